@@ -1,0 +1,43 @@
+"""A bound on time that several threads share and anyone may cut short."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Deadline:
+    """Time left for a pass.
+
+    Args:
+        seconds: From now; None for no bound.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, seconds: float | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._ends = None if seconds is None else clock() + seconds
+        self._cancelled = threading.Event()
+
+    def remaining_s(self) -> float:
+        """Seconds left: 0.0 when over or cancelled, infinity when there is no bound."""
+        if self._cancelled.is_set():
+            return 0.0
+        return float("inf") if self._ends is None else max(0.0, self._ends - self._clock())
+
+    @property
+    def over(self) -> bool:
+        """Whether no new request may be started."""
+        return self.remaining_s() <= 0
+
+    def cancel(self) -> None:
+        """End it now; wakes every ``wait``."""
+        self._cancelled.set()
+
+    def wait(self, seconds: float) -> None:
+        """Let ``seconds`` pass, or less if the deadline comes first or it is cancelled."""
+        self._cancelled.wait(min(seconds, self.remaining_s()))

@@ -1,0 +1,184 @@
+"""Every exception that journaltrack raises, and what each means for the data.
+
+::
+
+    JournaltrackError                      all of ours; carries a ``hint``: what to do next
+    ├── InvalidInputError  (ValueError)    a call that can never be right; nothing was journaled
+    │   ├── ArtifactError                  the file is missing, not a file, or changed while it was copied
+    │   ├── ComponentNotFoundError         ``Tracker.load``: SageMaker says that there is no such trial component
+    │   └── UndeliverableError             ``strict=True`` only: AWS could never accept the value
+    ├── InvalidTypeError   (TypeError)     an argument of the wrong type; nothing was journaled
+    ├── TrackerClosedError (RuntimeError)  a call after ``close()``; nothing was journaled
+    ├── JournalError                       the journal itself
+    │   ├── JournalNotFoundError           no such folder, or no ``journal.db`` in it
+    │   ├── NotAJournalError               something else lives there; it was left alone
+    │   ├── JournalTooNewError             written by a newer journaltrack; nothing was changed
+    │   ├── JournalCorruptError            SQLite says that the file is damaged; nothing was changed
+    │   ├── JournalWriteError              the journal does not take entries now (``unwritten`` says how many wait)
+    │   │   ├── JournalLockedError         another process held it for longer than the time allowed
+    │   │   ├── JournalFullError           no space left on the device
+    │   │   └── JournalReadOnlyError       the folder, file or file system is read-only
+    │   ├── LeaseHeldError                 somebody else reconciles this journal right now
+    │   └── LeaseLostError                 our lease was taken over in mid-pass; the pass stopped
+    └── RemoteError                        an answer (or none) from the remote, classified; see ``ErrorKind``
+        ├── AlreadyExistsError             create: the name is taken
+        └── ComponentMissingError          update or metrics: the component is not there
+
+This module knows nothing of SQLite, boto3 or the command line.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class JournaltrackError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        message: What happened and what it means for the data.
+        hint: What to do about it, one or two sentences; empty when there is nothing to do.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """The message and, on a line of its own, the hint."""
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+
+class InvalidInputError(JournaltrackError, ValueError):
+    """An argument that can never be right. Nothing was journaled."""
+
+
+class ArtifactError(InvalidInputError):
+    """The file to log is missing, is not a regular file, or kept changing while it was copied."""
+
+
+class ComponentNotFoundError(InvalidInputError):
+    """SageMaker answered that the trial component to load does not exist."""
+
+
+class UndeliverableError(InvalidInputError):
+    """With ``strict=True``: AWS could never accept this value, so it was not journaled."""
+
+
+class InvalidTypeError(JournaltrackError, TypeError):
+    """An argument of the wrong type. Nothing was journaled."""
+
+
+class TrackerClosedError(JournaltrackError, RuntimeError):
+    """A call on a tracker after ``close()``. Nothing was journaled."""
+
+
+class JournalError(JournaltrackError):
+    """Something about a journal."""
+
+
+class JournalNotFoundError(JournalError):
+    """There is no journal at the path."""
+
+
+class NotAJournalError(JournalError):
+    """What is at the path is not a journal. It was left as it is."""
+
+
+class JournalTooNewError(JournalError):
+    """The journal was written by a newer journaltrack than this one. It was left as it is."""
+
+
+class JournalCorruptError(JournalError):
+    """SQLite reports the journal's file as damaged. It was left as it is."""
+
+
+class JournalWriteError(JournalError):
+    """The journal does not take entries.
+
+    Args:
+        message: What happened.
+        hint: What to do.
+        unwritten: Entries that wait in memory and are lost if the process ends before they are written.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", unwritten: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.unwritten = unwritten
+
+
+class JournalLockedError(JournalWriteError):
+    """Another process held the journal's write lock for longer than the busy time-out."""
+
+
+class JournalFullError(JournalWriteError):
+    """No space is left on the journal's device."""
+
+
+class JournalReadOnlyError(JournalWriteError):
+    """The journal's folder, file or file system can't be written."""
+
+
+class LeaseHeldError(JournalError):
+    """Another process reconciles this journal now; the message names it."""
+
+
+class LeaseLostError(JournalError):
+    """The lease was taken over by somebody else in mid-pass (a stopped machine, a suspended laptop)."""
+
+
+class ErrorKind(enum.Enum):
+    """What a remote's failure means; the remote classifies, the reconciler decides."""
+
+    TRANSIENT = "transient"
+    """The same request may succeed later: retried with back-off, then left pending."""
+    PERMANENT = "permanent"
+    """The remote will never accept this request: what it carries is quarantined, after isolating the culprit."""
+    HOLD = "hold"
+    """This component can't go on until a person acts; it stays pending, the others go on."""
+    HALT = "halt"
+    """Nobody's fault and nothing can go on (credentials, permission, region): the pass stops, all stays pending."""
+
+
+class RemoteError(JournaltrackError):
+    """A request that the remote refused, or that got no answer.
+
+    Args:
+        message: The remote's own words where there are any.
+        kind: What the failure means, see ``ErrorKind``.
+        code: The remote's error code (``ThrottlingException``) or the transport's (``ConnectTimeout``).
+        hint: What to do.
+        request_id: The remote's id of the request, when it answered.
+        maybe_applied: The request may have taken effect although no answer arrived.
+        unreachable: No conversation took place at all (DNS, refused, no answer within the time-out).
+        uploads_only: With ``HALT``: only uploads are halted (no permission on the bucket), other streams go on.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: ErrorKind,
+        code: str,
+        hint: str = "",
+        request_id: str | None = None,
+        maybe_applied: bool = False,
+        unreachable: bool = False,
+        uploads_only: bool = False,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+        self.code = code
+        self.request_id = request_id
+        self.maybe_applied = maybe_applied
+        self.unreachable = unreachable
+        self.uploads_only = uploads_only
+
+
+class AlreadyExistsError(RemoteError):
+    """``create``: a component of that name exists already."""
+
+
+class ComponentMissingError(RemoteError):
+    """``update`` or ``put_metrics``: the remote does not know the component."""

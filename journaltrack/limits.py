@@ -1,0 +1,124 @@
+"""AWS's limits and ours: numbers with their units and sources, and the checks that use them.
+
+Pure: imports nothing of the package but its errors, does no I/O. The values were read from botocore 1.44.5's
+service models (``sagemaker/2017-07-24`` and ``sagemaker-metrics/2022-09-30``); ``tests/unit/test_limits.py`` compares
+them with the models of the botocore that is installed, so that a change upstream is noticed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+NAME_CHARS_MAX: Final = 120
+"""Characters of a trial component, trial or experiment name, and of a display name (``ExperimentEntityName``)."""
+NAME_PATTERN: Final = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,119}")
+"""``ExperimentEntityName``; SageMaker compares names without regard to case."""
+PARAMETERS_MAX: Final = 300
+"""Keys of a component's parameters (``TrialComponentParameters``)."""
+PARAMETER_KEY_CHARS_MAX: Final = 320
+"""Characters of a parameter's name (``TrialComponentKey320``)."""
+PARAMETER_STRING_CHARS_MAX: Final = 2_500
+"""Characters of a parameter's string value (``StringParameterValue``)."""
+ARTIFACTS_MAX: Final = 60
+"""Input artifacts, and output artifacts, of a component (``TrialComponentArtifacts``). Both original SDKs stop at 30."""
+ARTIFACT_KEY_CHARS_MAX: Final = 128
+"""Characters of an artifact's name (``TrialComponentKey128``)."""
+ARTIFACT_VALUE_CHARS_MAX: Final = 2_048
+"""Characters of an artifact's value (``TrialComponentArtifactValue``)."""
+MEDIA_TYPE_CHARS_MAX: Final = 64
+"""Characters of a media type (``MediaType``)."""
+MEDIA_TYPE_PATTERN: Final = re.compile(r"[-\w]+/[-\w+]+", re.ASCII)
+"""``MediaType``: refuses dots and parameters, so ``text/plain; charset=utf-8`` is not accepted."""
+STATUS_MESSAGE_CHARS_MAX: Final = 1_024
+"""Characters of a status message (``TrialComponentStatusMessage``), on one line."""
+METRIC_NAME_CHARS_MAX: Final = 255
+"""Characters of a metric's name (``MetricName`` of BatchPutMetrics)."""
+METRICS_PER_REQUEST_MAX: Final = 10
+"""Points in one BatchPutMetrics request (``RawMetricDataList``)."""
+STEP_MAX: Final = 2**31 - 1
+"""Largest iteration number: the model says ``integer``, 32 bits signed, at least 0."""
+TAGS_MAX: Final = 50
+"""Tags on a component (``TagList``)."""
+TAG_KEY_CHARS_MAX: Final = 128
+"""Characters of a tag's key (``TagKey``)."""
+TAG_VALUE_CHARS_MAX: Final = 256
+"""Characters of a tag's value (``TagValue``)."""
+TRACEBACK_CHARS_MAX: Final = 65_536
+"""Ours: characters of a traceback kept in the journal (the end is kept, it names the error)."""
+BUFFERED_ENTRIES_MAX: Final = 100_000
+"""Ours: entries that wait in memory while the journal takes none; about 50 MB."""
+
+_TAG_PATTERN = re.compile(r"[\w\s.:/=+\-@]*")
+
+
+def name_problem(name: str, what: str) -> str | None:
+    """Why AWS would refuse ``name`` as an ``ExperimentEntityName``, or None.
+
+    Args:
+        name: The name or display name.
+        what: What it is the name of, for the message ("display name").
+    """
+    if NAME_PATTERN.fullmatch(name) and len(name) <= NAME_CHARS_MAX:
+        return None
+    return (
+        f"{what} {shown(name)} can't be used: SageMaker allows letters, digits and single or repeated hyphens between them, "
+        f"starting and ending with a letter or digit, at most {NAME_CHARS_MAX} characters"
+    )
+
+
+def text_problem(text: str, what: str, chars_max: int, chars_min: int = 1) -> str | None:
+    """Why AWS would refuse ``text`` where its pattern is ``.*`` or ``.+`` (no line breaks), or None.
+
+    Args:
+        text: The text.
+        what: What it is, for the message ("parameter name").
+        chars_max: Largest length in characters.
+        chars_min: Smallest length in characters.
+    """
+    if len(text) > chars_max:
+        return f"{what} has {len(text)} characters; SageMaker takes at most {chars_max}"
+    if len(text) < chars_min:
+        return f"{what} is empty"
+    if "\n" in text or "\r" in text:
+        return f"{what} contains a line break, which SageMaker refuses"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return f"{what} contains a lone surrogate, which can't be encoded as UTF-8"
+    return None
+
+
+def number_problem(value: float | None, what: str) -> str | None:
+    """Why a number can't be sent, or None. ``None`` stands for a number that is not finite.
+
+    JSON has no NaN and no infinity; botocore would send the string "NaN", which the service refuses.
+    """
+    return None if value is not None else f"{what} is NaN or infinite, which can't be sent to SageMaker"
+
+
+def media_type_problem(media_type: str) -> str | None:
+    """Why AWS would refuse the media type, or None."""
+    if len(media_type) <= MEDIA_TYPE_CHARS_MAX and MEDIA_TYPE_PATTERN.fullmatch(media_type):
+        return None
+    return f"media type {shown(media_type)} does not fit SageMaker's pattern [-\\w]+/[-\\w+]+ of at most {MEDIA_TYPE_CHARS_MAX} characters"
+
+
+def tag_problem(key: str, value: str) -> str | None:
+    """Why AWS would refuse the tag, or None."""
+    if not 1 <= len(key) <= TAG_KEY_CHARS_MAX or not _TAG_PATTERN.fullmatch(key):
+        return f"tag key {shown(key)} can't be used: 1 to {TAG_KEY_CHARS_MAX} letters, digits, spaces and _.:/=+-@"
+    if len(value) > TAG_VALUE_CHARS_MAX or not _TAG_PATTERN.fullmatch(value):
+        return f"tag value {shown(value)} can't be used: at most {TAG_VALUE_CHARS_MAX} letters, digits, spaces and _.:/=+-@"
+    return None
+
+
+def one_line(message: str) -> str:
+    """The message as AWS takes it for a status: line breaks folded into spaces, cut to ``STATUS_MESSAGE_CHARS_MAX``."""
+    folded = " ".join(message.split()).encode(errors="replace").decode()
+    return folded if len(folded) <= STATUS_MESSAGE_CHARS_MAX else folded[: STATUS_MESSAGE_CHARS_MAX - 1] + "…"
+
+
+def shown(text: str, chars_max: int = 80) -> str:
+    """``text`` quoted for a message: control characters escaped, cut to about ``chars_max`` characters."""
+    return repr(text) if len(text) <= chars_max else repr(text[: chars_max - 1]) + "…"

@@ -1,0 +1,55 @@
+"""Where journals live, and what kind of file system that is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+DATABASE: Final = "journal.db"
+SPOOL: Final = "spool"
+
+# File systems on which SQLite's shared-memory index for WAL does not work between hosts (https://sqlite.org/wal.html).
+_NETWORK_FILE_SYSTEMS: Final = frozenset(
+    "nfs nfs4 cifs smb3 smbfs 9p afs ceph lustre gpfs beegfs fuse.sshfs fuse.glusterfs fuse.s3fs fuse.juicefs ncpfs ocfs2 gfs2 pvfs2 wekafs".split()
+)
+
+
+def home() -> Path:
+    """The folder of the default journal: ``JOURNALTRACK_HOME``, else the platform's user data folder."""
+    named = os.environ.get("JOURNALTRACK_HOME")
+    if named:
+        return Path(named).expanduser()
+    import platformdirs  # noqa: PLC0415 - only when nothing is configured
+
+    return Path(platformdirs.user_data_dir("journaltrack", appauthor=False))
+
+
+def default_journal() -> Path:
+    """The journal used when none is named: ``JOURNALTRACK_JOURNAL``, else ``journal`` in ``home()``."""
+    named = os.environ.get("JOURNALTRACK_JOURNAL")
+    return Path(named).expanduser() if named else home() / "journal"
+
+
+def network_file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """The type of the network file system that ``folder`` is on, or None if it is local or can't be told.
+
+    Args:
+        folder: An existing folder.
+        mounts: The kernel's table of mounts (proc(5)).
+    """
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    resolved = folder.resolve()
+    best, kind = -1, ""
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        fields, tail = left.split(), right.split()
+        if len(fields) < 5 or not tail:  # noqa: PLR2004 - mount point is the fifth field
+            continue
+        point = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+        if len(point) > best and resolved.is_relative_to(point):
+            best, kind = len(point), tail[0]
+    return kind if kind in _NETWORK_FILE_SYSTEMS else None
