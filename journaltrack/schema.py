@@ -1,0 +1,289 @@
+"""The journal's schema: tables, triggers, creation in one transaction, upgrade after a backup.
+
+One truth in SQLAlchemy Core, shared with Alembic: ``tests/migrations`` compares what ``create`` makes with what the
+revisions in ``migrations/`` make, triggers included. Alembic is imported only to upgrade, since it costs 0.4 s.
+
+Everything recorded is in ``entry``, which only grows. ``receipt`` and ``delivery`` say what became of it. The other
+tables are what can be derived (``field``, ``location``, ``mark``) or belongs to the machinery (``lease``, ``meta``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.resources
+import sqlite3
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from journaltrack.errors import JournalTooNewError, NotAJournalError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEAD: Final = "0001"
+"""The revision that this code reads and writes; ``tests/migrations`` compares it with Alembic's head."""
+
+metadata = MetaData()
+
+entry = Table(
+    "entry",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("writer_id", Integer, nullable=False),
+    Column("writer_seq", Integer, nullable=False),
+    Column("component_id", Integer, nullable=False),
+    Column("stream", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("name", Text),
+    Column("value", Float),
+    Column("step", Integer),
+    Column("timestamp_ns", Integer),
+    Column("payload", Text),
+    Column("recorded_at_ns", Integer, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+)
+# Metrics are nearly all entries and are read in order of seq: an index that leaves them out costs their append nothing.
+Index("entry_state", entry.c.component_id, entry.c.seq, sqlite_where=text("stream <> 'metric'"))
+
+writer = Table(
+    "writer",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("uuid", Text, nullable=False, unique=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("user", Text, nullable=False),
+    Column("program", Text, nullable=False),
+    Column("started_at_ns", Integer, nullable=False),
+    Column("package_version", Text, nullable=False),
+    Column("python_version", Text, nullable=False),
+    Column("git_commit", Text),
+)
+
+component = Table(
+    "component",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text(collation="NOCASE"), nullable=False, unique=True),
+    Column("created_at_ns", Integer, nullable=False),
+    # What the remote told us: NULL until a replay confirmed that the component is there.
+    Column("arn", Text),
+    Column("confirmed_at_ns", Integer),
+)
+
+receipt = Table(
+    "receipt",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("action", Text, nullable=False),
+    Column("component_id", Integer),
+    Column("entries", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("started_at_ns", Integer, nullable=False),
+    Column("finished_at_ns", Integer),
+    Column("outcome", Text),
+    Column("attempts", Integer),
+    Column("request_id", Text),
+    Column("error_code", Text),
+    Column("error_text", Text),
+)
+Index("receipt_unfinished", receipt.c.id, sqlite_where=text("finished_at_ns IS NULL"))
+Index("receipt_component", receipt.c.component_id, receipt.c.id)
+
+delivery = Table(
+    "delivery",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("receipt_id", Integer),
+    Column("outcome", Text, nullable=False),
+    Column("reason", Text),
+    Column("settled_at_ns", Integer, nullable=False),
+)
+# Problems are few: status and retry find them without reading what was delivered.
+Index("delivery_problem", delivery.c.outcome, delivery.c.seq, sqlite_where=text("outcome IN ('quarantined', 'in doubt')"))
+
+blob = Table(
+    "blob",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("size_bytes", Integer, nullable=False),
+    Column("spooled_at_ns", Integer, nullable=False),
+)
+
+location = Table(  # where a component's blob is in S3; bucket and prefix as asked for, '' for the default
+    "location",
+    metadata,
+    Column("component_id", Integer, primary_key=True),
+    Column("sha256", Text, primary_key=True),
+    Column("bucket", Text, primary_key=True),
+    Column("prefix", Text, primary_key=True),
+    Column("uri", Text, nullable=False),
+    Column("receipt_id", Integer, nullable=False),
+)
+
+field = Table(  # the entry that the remote holds now for each key of a component, as far as this journal knows
+    "field",
+    metadata,
+    Column("component_id", Integer, primary_key=True),
+    Column("map", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("seq", Integer, nullable=False),
+)
+
+mark = Table(  # every entry up to seq is settled
+    "mark",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("seq", Integer, nullable=False),
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("owner", Text),
+    Column("host", Text),
+    Column("pid", Integer),
+    Column("generation", Integer, nullable=False),
+    Column("acquired_at_ns", Integer),
+    Column("expires_at_ns", Integer),
+)
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("journal_id", Text, nullable=False),
+    Column("created_at_ns", Integer, nullable=False),
+    Column("created_by_version", Text, nullable=False),
+    Column("required_version", Text, nullable=False),
+)
+
+TRIGGERS: Final = (
+    "CREATE TRIGGER entry_no_update BEFORE UPDATE ON entry BEGIN SELECT RAISE(ABORT, 'journal entries are immutable'); END",
+    "CREATE TRIGGER entry_no_delete BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'journal entries are immutable'); END",
+    "CREATE TRIGGER receipt_no_delete BEFORE DELETE ON receipt BEGIN SELECT RAISE(ABORT, 'receipts are kept'); END",
+    "CREATE TRIGGER receipt_settled_once BEFORE UPDATE ON receipt WHEN OLD.finished_at_ns IS NOT NULL "
+    "BEGIN SELECT RAISE(ABORT, 'a finished receipt is immutable'); END",
+)
+"""Guards against our own mistakes and other people's scripts; they cost an INSERT nothing."""
+
+_DIALECT = sqlite.dialect()
+
+
+def ddl() -> list[str]:
+    """Every statement that makes the schema of ``HEAD``, in order."""
+    statements = [str(CreateTable(table).compile(dialect=_DIALECT)) for table in metadata.sorted_tables]
+    for table in metadata.sorted_tables:
+        indexes = sorted(table.indexes, key=lambda index: str(index.name))
+        statements += [str(CreateIndex(index).compile(dialect=_DIALECT)) for index in indexes]
+    return [*statements, *TRIGGERS]
+
+
+def insert_sql(table: Table) -> str:
+    """The INSERT of all columns of a table but an integer primary key, with ``?`` in the order of the columns."""
+    names = [c.name for c in table.columns if not (c.primary_key and isinstance(c.type, Integer) and len(table.primary_key) == 1)]
+    return str(table.insert().values(dict.fromkeys(names)).compile(dialect=_DIALECT, column_keys=names))
+
+
+def revision(connection: sqlite3.Connection) -> str | None:
+    """The schema revision of a database: None when it holds no table at all.
+
+    Raises:
+        NotAJournalError: It holds tables, but not a journal's.
+    """
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not tables:
+        return None
+    if {"entry", "meta", "alembic_version"} <= tables:
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        if row:
+            return str(row[0])
+    raise NotAJournalError(
+        "the file is an SQLite database, but not a journal; it was left as it is",
+        hint="name the folder of a journal, or an empty or new one",
+    )
+
+
+def create(connection: sqlite3.Connection, *, journal_id: str, now_ns: int, version: str) -> None:
+    """Make the schema in one transaction: after a kill the database is either whole or empty.
+
+    Does nothing if another process made it meanwhile. The connection is in autocommit mode.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if revision(connection) is None:
+            for statement in ddl():
+                connection.execute(statement)
+            connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+            connection.execute("INSERT INTO alembic_version VALUES (?)", (HEAD,))
+            connection.execute("INSERT INTO meta VALUES (1, ?, ?, ?, ?)", (journal_id, now_ns, version, version))
+            connection.execute("INSERT INTO lease (id, generation) VALUES (1, 0)")
+            connection.execute("INSERT INTO mark VALUES ('settled', 0)")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def upgrade(path: Path, current: str, *, now_ns: int, migrations: Path | None = None, head: str = HEAD) -> Path | None:
+    """Bring a journal's database to ``head``, atomically, after a backup beside it.
+
+    Args:
+        path: The database file.
+        current: Its revision.
+        now_ns: Names the backup.
+        migrations: Folder of the revisions; default: the one inside the package.
+        head: The revision to reach.
+
+    Returns:
+        The backup's path, or None when there was nothing to do.
+
+    Raises:
+        JournalTooNewError: ``current`` is not a revision that this code knows. Nothing was changed.
+    """
+    if current == head:
+        return None
+    from alembic import command  # noqa: PLC0415 - 0.4 s, only to migrate
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    with contextlib.ExitStack() as stack:
+        if migrations is None:
+            packaged = importlib.resources.files("journaltrack.migrations")
+            migrations = stack.enter_context(importlib.resources.as_file(packaged))
+        config = Config()
+        config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if current not in known:
+            raise too_new(path, current)
+        backup = path.with_name(f"{path.name}.{current}.{now_ns}.backup")
+        _back_up(path, backup)
+        config.attributes["database"] = str(path)
+        command.upgrade(config, head)
+    return backup
+
+
+def _back_up(path: Path, backup: Path) -> None:
+    """A consistent copy, readable by the owner alone, whole on disk before it gets its name."""
+    partial = backup.with_name(backup.name + ".partial")
+    partial.touch(mode=0o600)
+    with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(partial)) as target:
+        target.execute("PRAGMA synchronous=FULL")
+        source.backup(target)
+    partial.replace(backup)
+
+
+def too_new(path: Path, current: str) -> JournalTooNewError:
+    """The error that refuses a newer journal, naming the version that can read it."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        row = connection.execute("SELECT required_version FROM meta").fetchone()
+    needed = f"journaltrack {row[0]}" if row else "a newer journaltrack"
+    return JournalTooNewError(
+        f"the journal has schema revision {current}, this version knows {HEAD} at most; nothing was changed",
+        hint=f"install {needed} or later: pip install -U journaltrack",
+    )

@@ -1,0 +1,1 @@
+"""Alembic revisions of the journal's schema; installed as ``journaltrack.migrations``."""
