@@ -1,0 +1,149 @@
+"""The right to reconcile a journal, held by one process at a time. It never concerns appending.
+
+Two proofs together. A POSIX lock on ``reconcile.lock`` says whether the holder lives: the kernel frees it when the
+process ends, however it ends, and a forked child does not inherit it. The row in the database says who the holder is
+and guards against holders on other machines, whom the kernel's lock may not see: it expires, and every settlement
+checks that its generation is still the current one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from journaltrack.errors import JournalReadOnlyError, LeaseHeldError, LeaseLostError
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+
+    from journaltrack.database import Database
+
+LOCK_FILE: Final = "reconcile.lock"
+TTL_S: Final = 60.0
+"""A holder on another machine that has not renewed for so long is taken for gone."""
+
+_held: set[tuple[int, str]] = set()  # POSIX locks do not exclude threads of one process: this does
+_held_guard = threading.Lock()
+
+
+class Lease:
+    """A held lease; make one with ``acquire``."""
+
+    def __init__(self, database: Database, key: tuple[int, str], descriptor: int, generation: int, clock_ns: Callable[[], int]) -> None:
+        """Use ``acquire``."""
+        self.generation = generation
+        self._database = database
+        self._key = key
+        self._descriptor = descriptor
+        self._clock_ns = clock_ns
+        self._renewed_ns = clock_ns()
+
+    def check(self, connection: sqlite3.Connection) -> None:
+        """Inside a transaction: fail unless the lease is still ours; renew it when a third of its time has passed.
+
+        Raises:
+            LeaseLostError: Somebody else took it over; nothing of the transaction may be committed.
+        """
+        generation = connection.execute("SELECT generation FROM lease").fetchone()[0]
+        if generation != self.generation:
+            raise LeaseLostError(
+                f"the lease on the journal at {self._database.path.parent} was taken over by another process; this pass stopped",
+                hint="run `journaltrack status` to see who reconciles it now; nothing is lost",
+            )
+        now_ns = self._clock_ns()
+        if now_ns - self._renewed_ns > TTL_S * 1e9 / 3:
+            connection.execute("UPDATE lease SET expires_at_ns = ?", (now_ns + int(TTL_S * 1e9),))
+            self._renewed_ns = now_ns
+
+    def renew(self) -> None:
+        """Keep it during a long request.
+
+        Raises:
+            LeaseLostError: As ``check``.
+        """
+        if self._clock_ns() - self._renewed_ns > TTL_S * 1e9 / 3:
+            with self._database.transaction() as connection:
+                self.check(connection)
+
+    def release(self) -> None:
+        """Give it back."""
+        try:
+            with self._database.transaction() as connection:
+                connection.execute("UPDATE lease SET owner = NULL, expires_at_ns = 0 WHERE generation = ?", (self.generation,))
+        finally:
+            _unlock(self._key, self._descriptor)
+
+
+def acquire(database: Database, *, clock_ns: Callable[[], int] = time.time_ns) -> Lease:
+    """Take the lease of the journal that ``database`` belongs to.
+
+    Raises:
+        LeaseHeldError: Another process (named in the message) holds it.
+        JournalReadOnlyError: The folder can't be written, so nothing that is sent could be recorded.
+    """
+    key = (os.getpid(), str(database.path.parent.resolve()))
+    with _held_guard:
+        if key in _held:
+            raise _held_by(database, "another thread of this process")
+        _held.add(key)
+    descriptor = -1
+    try:
+        descriptor = _lock(database)
+        return Lease(database, key, descriptor, _take_row(database, clock_ns), clock_ns)
+    except BaseException:
+        _unlock(key, descriptor)
+        raise
+
+
+def _lock(database: Database) -> int:
+    path = database.path.with_name(LOCK_FILE)
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise JournalReadOnlyError(
+            f"the journal at {path.parent} can't be written, so what is sent could not be recorded: {error.strerror}",
+            hint="make the folder writable, or copy the journal to one that is",
+        ) from error
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise _held_by(database, None) from error
+    return descriptor
+
+
+def _take_row(database: Database, clock_ns: Callable[[], int]) -> int:
+    host = socket.gethostname()
+    with database.transaction() as connection:
+        owner, holder_host, generation, expires = connection.execute("SELECT owner, host, generation, expires_at_ns FROM lease").fetchone()
+        now_ns = clock_ns()
+        # Our lock is free, so a holder on this host is dead. Elsewhere only the clock can tell; an expiry further away
+        # than any lease lasts comes from a clock that was wrong.
+        if owner is not None and holder_host != host and now_ns < (expires or 0) <= now_ns + 2 * int(TTL_S * 1e9):
+            raise _held_by(database, None)
+        connection.execute(
+            "UPDATE lease SET owner = ?, host = ?, pid = ?, generation = ?, acquired_at_ns = ?, expires_at_ns = ?",
+            (f"pid {os.getpid()} on {host}", host, os.getpid(), generation + 1, now_ns, now_ns + int(TTL_S * 1e9)),
+        )
+    return int(generation) + 1
+
+
+def _held_by(database: Database, who: str | None) -> LeaseHeldError:
+    owner, acquired = database.read("SELECT owner, acquired_at_ns FROM lease")[0]
+    since = f" since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(acquired / 1e9))}" if acquired else ""
+    return LeaseHeldError(
+        f"the journal at {database.path.parent} is being reconciled by {who or owner or 'another process'}{since}",
+        hint="wait for it, or end that process: its lease is free as soon as it is gone (within a minute if it runs on another machine)",
+    )
+
+
+def _unlock(key: tuple[int, str], descriptor: int) -> None:
+    with _held_guard:
+        _held.discard(key)
+    if descriptor >= 0:
+        os.close(descriptor)  # frees the lock

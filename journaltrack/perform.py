@@ -1,0 +1,223 @@
+"""One action on one remote, and what its result means: the two halves of a request, without threads or storage.
+
+``perform`` runs on a worker thread and touches only the remote. ``judge`` is pure: from a result to what is recorded
+and what follows. Must not know SQLite or any particular remote.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
+from journaltrack.plan import Associate, Ensure, PutMetrics, Request, Update, Upload
+from journaltrack.remote import Answer, BlobUpload, Remote
+from journaltrack.settlement import Delivery, DeliveryOutcome, Outcome
+
+REASON_CHARS_MAX = 2_000
+"""Ours: characters of a remote's message that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What performing needs beside the action.
+
+    Attributes:
+        spool: Folder of the blobs.
+        journal_id: Owner of a component that has no create entry of its own.
+        create_or_attach: Create loaded components that are missing, attach to foreign ones that exist.
+    """
+
+    spool: Path
+    journal_id: str
+    create_or_attach: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a result means.
+
+    Attributes:
+        outcome: To record.
+        again: Requests that replace this one now (halves of a refused one, items to send again).
+        hold: No more requests for this component in this pass.
+        block: No more of the component's state in this pass: its order would be broken.
+        halt: No more requests at all in this pass (or no more uploads, if ``halt.uploads_only``).
+        passing: Another try may succeed; several in a row end the pass.
+    """
+
+    outcome: Outcome
+    again: tuple[Request, ...] = ()
+    hold: RemoteError | None = None
+    block: bool = False
+    halt: RemoteError | None = None
+    passing: RemoteError | None = None
+
+
+def perform(action: Request, remote: Remote, context: Context) -> Answer:
+    """Make the request (for ``Ensure`` up to three).
+
+    Raises:
+        RemoteError: It failed.
+    """
+    if isinstance(action, PutMetrics):
+        return remote.put_metrics(action.component, action.points)
+    if isinstance(action, Update):
+        return remote.update(action.component, action.fields())
+    if isinstance(action, Upload):
+        return remote.upload(
+            BlobUpload(
+                path=context.spool / action.blob.sha256[:2] / action.blob.sha256,
+                sha256=action.blob.sha256,
+                size_bytes=action.size_bytes,
+                component=action.component,
+                name=action.name,
+                bucket=action.blob.bucket,
+                prefix=action.blob.prefix,
+                media_type=action.media_type,
+            )
+        )
+    if isinstance(action, Associate):
+        return remote.associate(action.component, action.experiment, action.trial)
+    return _ensure(action, remote, context)
+
+
+def judge(action: Request, receipt_id: int, result: Answer | RemoteError, attempts: int) -> Verdict:
+    """What the result of an action means.
+
+    Args:
+        action: What was performed.
+        receipt_id: Of its intent.
+        result: The answer, or why there is none.
+        attempts: Times the request was sent.
+    """
+    if isinstance(result, Answer):
+        return _delivered(action, receipt_id, result, attempts)
+    outcome = Outcome(
+        receipt_id,
+        action.component_id,
+        "failed",
+        attempts=attempts,
+        request_id=result.request_id,
+        error_code=result.code,
+        error_text=str(result)[:REASON_CHARS_MAX],
+        missing=isinstance(result, ComponentMissingError),
+    )
+    if result.maybe_applied and not action.idempotent:
+        return _in_doubt(action, outcome, result)
+    if result.kind is ErrorKind.HALT:
+        return Verdict(replace(outcome, outcome="halted"), halt=result)
+    if result.kind is ErrorKind.HOLD:
+        return Verdict(replace(outcome, outcome="held"), hold=result)
+    if result.kind is ErrorKind.TRANSIENT:
+        return Verdict(outcome, block=True, halt=result if result.unreachable else None, passing=result)
+    return _refused(action, outcome, result)
+
+
+def _ensure(action: Ensure, remote: Remote, context: Context) -> Answer:
+    mode = "resume" if context.create_or_attach else action.mode
+    spec = action.spec if action.spec.owner else replace(action.spec, owner=context.journal_id)
+    if action.describe_first or mode != "create":
+        answer = _attach(action, remote, mode)
+        if answer is not None:
+            return answer
+        if mode in {"load", "job"}:
+            raise _missing(action.component, job=mode == "job")
+    try:
+        return remote.create(spec)
+    except AlreadyExistsError as error:
+        answer = _attach(action, remote, mode)
+        if answer is None:  # it was there and is gone: somebody deleted it in between
+            raise RemoteError(error.message, kind=ErrorKind.TRANSIENT, code=error.code, request_id=error.request_id) from error
+        return answer
+
+
+def _attach(action: Ensure, remote: Remote, mode: str) -> Answer | None:
+    """The component as it is there, None if it is not; an error if it is there but not ours to write to."""
+    found = remote.describe(action.component)
+    if found is None:
+        return None
+    if mode == "create" and found.owner != action.spec.owner:
+        raise RemoteError(
+            f"a trial component named {action.component} exists already and was not created by this journal; nothing of it was changed",
+            kind=ErrorKind.HOLD,
+            code="ComponentConflict",
+            request_id=found.request_id,
+            hint="if it is the same run, `journaltrack sync --create-or-attach --component NAME` attaches to it; "
+            "otherwise delete the other one first. In scripts: Tracker.create(trial_component_name=..., resume=True)",
+        )
+    return Answer(found.request_id, arn=found.arn)
+
+
+def _missing(component: str, *, job: bool) -> RemoteError:
+    why = "its SageMaker job has not created it yet" if job else "it was loaded by name, so another journal is expected to create it"
+    return ComponentMissingError(
+        f"the trial component {component} does not exist in SageMaker: {why}",
+        kind=ErrorKind.HOLD,
+        code="ComponentMissing",
+        hint="sync again when it is there, or create it now with `journaltrack sync --create-or-attach --component NAME`",
+    )
+
+
+def _delivered(action: Request, receipt_id: int, answer: Answer, attempts: int) -> Verdict:
+    outcome = Outcome(receipt_id, action.component_id, "delivered", attempts=attempts, request_id=answer.request_id)
+    if isinstance(action, PutMetrics) and answer.refused:
+        return _partly(action, outcome, answer)
+    if isinstance(action, Update):
+        fields = [(c.map, c.key, c.seq) for c in action.changes]
+        return Verdict(replace(outcome, deliveries=_change_deliveries(action, "delivered", None), fields=fields))
+    outcome = replace(outcome, deliveries=[Delivery(seq, "delivered") for seq in action.seqs])
+    if isinstance(action, Ensure):
+        outcome = replace(outcome, confirmed_arn=answer.arn or "")
+    if isinstance(action, Upload) and answer.uri is not None:
+        outcome = replace(outcome, location=(action.blob, answer.uri))
+    return Verdict(outcome)
+
+
+def _partly(action: PutMetrics, outcome: Outcome, answer: Answer) -> Verdict:
+    deliveries = []
+    again = []
+    for index, seq in enumerate(action.seqs):
+        refusal = answer.refused.get(index)
+        if refusal is None:
+            deliveries.append(Delivery(seq, "delivered"))
+        elif refusal.permanent:
+            deliveries.append(Delivery(seq, "quarantined", f"{refusal.code}: {refusal.message}"[:REASON_CHARS_MAX]))
+        else:
+            again.append(index)
+    codes = sorted({r.code for r in answer.refused.values()})
+    error = f"{len(answer.refused)} of {len(action.points)} points refused: {', '.join(codes)}"
+    return Verdict(
+        replace(outcome, outcome="partial", deliveries=deliveries, error_code=codes[0], error_text=error),
+        again=(action.pick(again),) if again else (),
+    )
+
+
+def _in_doubt(action: Request, outcome: Outcome, error: RemoteError) -> Verdict:
+    reason = f"sent, but no answer arrived ({error.code}): it may or may not be there"
+    deliveries = [Delivery(seq, "in doubt", reason) for seq in action.seqs]
+    return Verdict(
+        replace(outcome, outcome="in doubt", deliveries=deliveries), halt=error if error.unreachable else None, passing=error
+    )
+
+
+def _refused(action: Request, outcome: Outcome, error: RemoteError) -> Verdict:
+    """Refused for good: isolate what is at fault; a component that can't be created is held, with all that is in it."""
+    outcome = replace(outcome, outcome="refused")
+    if isinstance(action, Ensure):
+        return Verdict(replace(outcome, outcome="held"), hold=error)
+    halves = action.split()
+    if halves:
+        return Verdict(outcome, again=halves)
+    reason = f"{error.code}: {error.message}"[:REASON_CHARS_MAX]
+    if isinstance(action, Update):
+        return Verdict(replace(outcome, deliveries=_change_deliveries(action, "quarantined", reason)))
+    return Verdict(replace(outcome, deliveries=[Delivery(seq, "quarantined", reason) for seq in action.seqs]))
+
+
+def _change_deliveries(action: Update, of_last: DeliveryOutcome, reason: str | None) -> list[Delivery]:
+    deliveries = []
+    for change in action.changes:
+        deliveries.append(Delivery(change.seq, of_last, reason))
+        deliveries += [Delivery(seq, "superseded", f"entry {change.seq} overrides it") for seq in change.superseded]
+    return deliveries

@@ -1,0 +1,371 @@
+"""The reconciler: replays what is pending in a journal to a remote. lease → plan → perform → settle.
+
+Pending entries are read a chunk at a time, planned, and performed phase by phase; requests of one phase run side by
+side on threads, which touch the remote alone. This thread does all recording: intents before a request is handed to a
+worker, outcomes as they come, grouped in transactions that never span a request.
+
+Invariants: memory does not grow with the journal; a request is in flight only with a recorded intent; a failing
+component does not hold up the others. Must not know the tracker, boto3 or tenacity.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Final
+
+from journaltrack import lease as leases
+from journaltrack import paths
+from journaltrack import plan as planning
+from journaltrack import settlement as settling
+from journaltrack.deadline import Deadline
+from journaltrack.entries import CREATE, LOAD, Entry
+from journaltrack.errors import RemoteError
+from journaltrack.journal import Journal
+from journaltrack.perform import Context, Verdict, judge, perform
+from journaltrack.plan import Ensure, Request, Settle, Update, Upload
+from journaltrack.remote import Answer, Remote
+from journaltrack.settlement import Intent, Settlement
+
+logger = logging.getLogger(__name__)
+
+CHUNK_ENTRIES: Final = 20_000
+"""Entries read and planned at a time: bounds memory; 2,000 requests, so that waiting for the last ones costs little."""
+CONCURRENCY: Final = 16
+"""Requests in flight. boto3 gains little beyond: its own CPU is about 1 ms a call (docs/performance.md)."""
+_AGAIN_MAX: Final = 6  # rounds for items that the remote asks to send again
+_PASSING_MAX: Final = 3  # actions in a row that exhausted their retries: the remote is not well, end the pass
+_HEARTBEAT_S: Final = 5.0
+_GRACE_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a pass shall do.
+
+    Attributes:
+        component: Shell pattern of component names (case does not matter); None: all.
+        since_ns: Only entries recorded since then (nanoseconds since the epoch), and what makes their components.
+        concurrency: Requests in flight.
+        create_or_attach: Create loaded components that are missing, attach to foreign ones that exist.
+    """
+
+    component: str | None = None
+    since_ns: int | None = None
+    concurrency: int = CONCURRENCY
+    create_or_attach: bool = False
+
+    def wants(self, entry: Entry) -> bool:
+        """Whether the pass is about this entry."""
+        if self.component is not None and not fnmatch.fnmatchcase(entry.component.lower(), self.component.lower()):
+            return False
+        return self.since_ns is None or entry.recorded_at_ns >= self.since_ns or entry.kind in {CREATE, LOAD}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a pass is: settled of ``total`` entries that were pending at its start, requests answered so far."""
+
+    settled: int
+    total: int
+    requests: int
+
+
+@dataclass(slots=True)
+class PassReport:
+    """What a pass did.
+
+    Attributes:
+        delivered, superseded, quarantined, in_doubt: Entries settled so in this pass.
+        pending: Entries of the journal that are pending after it (also those that the options left out).
+        requests: Requests made.
+        held: Components that can't go on, and why.
+        halted: Why the pass ended early, if it did.
+        uploads_halted: Why no more uploads were made, if so.
+        failed: The last failure of a request whose retries were exhausted.
+        out_of_time: The deadline ended it.
+        duration_s: Seconds.
+    """
+
+    delivered: int = 0
+    superseded: int = 0
+    quarantined: int = 0
+    in_doubt: int = 0
+    pending: int = 0
+    requests: int = 0
+    held: dict[str, RemoteError] = field(default_factory=dict)
+    halted: RemoteError | None = None
+    uploads_halted: RemoteError | None = None
+    failed: RemoteError | None = None
+    out_of_time: bool = False
+    duration_s: float = 0.0
+
+    @property
+    def settled(self) -> int:
+        """Entries settled in this pass, whatever the outcome."""
+        return self.delivered + self.superseded + self.quarantined + self.in_doubt
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    action: Request
+    round: int = 0
+
+
+class Reconciler:
+    """Replays one journal to one remote.
+
+    Args:
+        journal: Of the caller, not shared with a tracker: reading must not keep appends waiting.
+        remote: Retries what is worth it, and raises ``RemoteError`` alone.
+        options: What to replay.
+        deadline: Ends the pass; what is not delivered stays pending.
+        on_progress: Called from the calling thread after every recording.
+        attempts: Tells, on the worker's thread, how often the remote sent the last request.
+        clock_ns: Nanoseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        remote: Remote,
+        *,
+        options: Options | None = None,
+        deadline: Deadline | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        attempts: Callable[[], int] = lambda: 1,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._journal = journal
+        self._remote = remote
+        self._options = options or Options()
+        self._deadline = deadline or Deadline()
+        self._on_progress = on_progress
+        self._attempts = attempts
+        self._clock_ns = clock_ns
+        self._context = Context(journal.path / paths.SPOOL, f"journal-{journal.journal_id}", self._options.create_or_attach)
+        self._report = PassReport()
+        self._total = 0
+        self._absent: set[int] = set()  # components whose creation failed for now: nothing of them can succeed
+        self._blocked: set[int] = set()  # components with a failed update: a later one may not overtake it
+        self._passing = 0
+
+    def run(self) -> PassReport:
+        """One pass: everything pending is tried once (with the remote's retries).
+
+        Returns:
+            What was done; failures of requests are in it, they are not raised.
+
+        Raises:
+            LeaseHeldError: Somebody else reconciles this journal.
+            LeaseLostError: Somebody else took the lease over in mid-pass.
+            JournalError: The journal can't be read or written.
+        """
+        started = time.monotonic()
+        lease = leases.acquire(self._journal.database, clock_ns=self._clock_ns)
+        try:
+            settlement = Settlement(self._journal.database, lease, self._clock_ns)
+            self._report.in_doubt += settlement.recover()
+            self._total = settling.pending_count(self._journal.database)
+            self._tell()
+            if self._total:
+                self._replay(settlement)
+            settlement.advance_mark()
+        finally:
+            lease.release()
+        self._report.pending = settling.pending_count(self._journal.database)
+        self._report.duration_s = time.monotonic() - started
+        return self._report
+
+    def _replay(self, settlement: Settlement) -> None:
+        pool = ThreadPoolExecutor(self._options.concurrency, thread_name_prefix="journaltrack-replay")
+        try:
+            for chunk in pending_chunks(self._journal, self._options):
+                self._replay_chunk(settlement, pool, [e for e in chunk if not self._is_held(e)])
+                if self._ended():
+                    return
+                settlement.advance_mark()
+        finally:
+            # A request that outlives the deadline is abandoned: its time-outs end the thread soon after.
+            pool.shutdown(wait=not self._deadline.over, cancel_futures=True)
+
+    def _replay_chunk(self, settlement: Settlement, pool: ThreadPoolExecutor, entries: Sequence[Entry]) -> None:
+        states = settling.states(self._journal.database, {e.component_id for e in entries})
+        actions = planning.plan(entries, states)
+        self._settle(settlement, [a for a in actions if isinstance(a, Settle)])
+        for phase in (1, 2, 3):
+            requests = [a for a in actions if not isinstance(a, Settle) and a.phase == phase]
+            if phase == 3:  # noqa: PLR2004 - the phase that needs to know where the uploads are
+                requests = self._resolved(settlement, requests)
+            self._perform(settlement, pool, requests)
+
+    def _resolved(self, settlement: Settlement, requests: Sequence[Request]) -> list[Request]:
+        updated = {r.component_id for r in requests if isinstance(r, Update)}
+        states = settling.states(self._journal.database, updated)
+        resolved: list[Request] = []
+        for request in requests:
+            if isinstance(request, Update):
+                update, orphans = planning.resolve(request, states[request.component_id])
+                self._settle(settlement, orphans)
+                if update is not None:
+                    resolved.append(update)
+            else:
+                resolved.append(request)
+        return resolved
+
+    def _perform(self, settlement: Settlement, pool: ThreadPoolExecutor, actions: Sequence[Request]) -> None:
+        """Make these independent requests, a window of them in flight at a time."""
+        waiting = deque(_Job(a) for a in actions)
+        window = self._options.concurrency + max(2, self._options.concurrency // 4)
+        running: dict[Future[tuple[Answer | RemoteError, int]], tuple[_Job, int]] = {}
+        while waiting or running:
+            self._launch(settlement, pool, waiting, running, window)
+            if not running:
+                break
+            done, _ = wait(running, timeout=min(_HEARTBEAT_S, self._deadline.remaining_s() + _GRACE_S), return_when=FIRST_COMPLETED)
+            if not done:
+                settlement.renew()
+                if self._deadline.over:
+                    logger.warning("%d requests did not end in time; the next sync finds out what became of them", len(running))
+                    break
+                continue
+            self._record(settlement, [(*running.pop(future), future.result()) for future in done], waiting)
+            if self._ended():
+                waiting.clear()
+                self._withdraw(settlement, running)
+        self._report.out_of_time |= self._deadline.over
+
+    def _launch(
+        self,
+        settlement: Settlement,
+        pool: ThreadPoolExecutor,
+        waiting: deque[_Job],
+        running: dict[Future[tuple[Answer | RemoteError, int]], tuple[_Job, int]],
+        window: int,
+    ) -> None:
+        jobs: list[_Job] = []
+        while waiting and len(running) + len(jobs) < window and not self._ended():
+            job = waiting.popleft()
+            if not self._is_out(job.action):
+                jobs.append(job)
+        if not jobs:
+            if self._ended():
+                waiting.clear()
+            return
+        receipts = settlement.begin([Intent(j.action.action, j.action.component_id, j.action.seqs) for j in jobs])
+        for job, receipt_id in zip(jobs, receipts, strict=True):
+            running[pool.submit(self._work, job)] = (job, receipt_id)
+
+    def _work(self, job: _Job) -> tuple[Answer | RemoteError, int]:
+        """On a worker's thread: never raises what a remote may say."""
+        if job.round:
+            self._deadline.wait(min(0.1 * 2**job.round, 5.0))
+        try:
+            return perform(job.action, self._remote, self._context), self._attempts()
+        except RemoteError as error:
+            return error, self._attempts()
+
+    def _record(
+        self, settlement: Settlement, results: Sequence[tuple[_Job, int, tuple[Answer | RemoteError, int]]], waiting: deque[_Job]
+    ) -> None:
+        verdicts = []
+        for job, receipt_id, (result, attempts) in results:
+            verdict = judge(job.action, receipt_id, result, attempts)
+            verdicts.append(verdict)
+            self._note(job, verdict)
+            if job.round < _AGAIN_MAX:
+                waiting.extendleft(_Job(a, job.round + (1 if isinstance(result, Answer) else 0)) for a in reversed(verdict.again))
+        settlement.finish([v.outcome for v in verdicts])
+        self._report.requests += len(verdicts)
+        self._count([d.outcome for v in verdicts for d in v.outcome.deliveries])
+
+    def _note(self, job: _Job, verdict: Verdict) -> None:
+        """Remember what this verdict forbids for the rest of the pass."""
+        component = job.action.component
+        if verdict.hold is not None and component not in self._report.held:
+            self._report.held[component] = verdict.hold
+            logger.warning("%s is held: %s", component, verdict.hold)
+        if verdict.block and isinstance(job.action, Ensure):
+            self._absent.add(job.action.component_id)
+        if verdict.block and isinstance(job.action, Update):
+            self._blocked.add(job.action.component_id)
+        if verdict.halt is not None:
+            if verdict.halt.uploads_only:
+                self._report.uploads_halted = self._report.uploads_halted or verdict.halt
+            else:
+                self._report.halted = self._report.halted or verdict.halt
+        if verdict.passing is None:
+            self._passing = 0
+            return
+        self._passing += 1
+        self._report.failed = verdict.passing
+        if self._passing >= _PASSING_MAX:
+            self._report.halted = self._report.halted or verdict.passing
+
+    def _withdraw(
+        self, settlement: Settlement, running: dict[Future[tuple[Answer | RemoteError, int]], tuple[_Job, int]]
+    ) -> None:
+        """Take back requests that no worker has begun: certainly not sent."""
+        withdrawn = [future for future in running if future.cancel()]
+        outcomes = []
+        for future in withdrawn:
+            job, receipt_id = running.pop(future)
+            outcomes.append(settling.Outcome(receipt_id, job.action.component_id, "not sent", attempts=0))
+        if outcomes:
+            settlement.finish(outcomes)
+
+    def _settle(self, settlement: Settlement, actions: Sequence[Settle]) -> None:
+        if actions:
+            settlement.settle(actions)
+            self._count([a.outcome for a in actions for _ in a.seqs])
+
+    def _count(self, outcomes: Sequence[str]) -> None:
+        for outcome in outcomes:
+            name = outcome.replace(" ", "_")
+            setattr(self._report, name, getattr(self._report, name) + 1)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(Progress(self._report.settled, self._total, self._report.requests))
+
+    def _ended(self) -> bool:
+        return self._report.halted is not None or self._deadline.over
+
+    def _is_held(self, entry: Entry) -> bool:
+        if entry.component in self._report.held or entry.component_id in self._absent:
+            return True
+        return entry.component_id in self._blocked and entry.stream == "component"
+
+    def _is_out(self, action: Request) -> bool:
+        """Whether something that happened in this pass forbids the action."""
+        if action.component in self._report.held or action.component_id in self._absent:
+            return True
+        if isinstance(action, Upload):
+            return self._report.uploads_halted is not None
+        return isinstance(action, Update) and action.component_id in self._blocked
+
+
+def pending_chunks(journal: Journal, options: Options) -> Iterator[list[Entry]]:
+    """Pending entries in order of ``seq``, as many at a time as are planned together."""
+    after_seq = settling.low_water_mark(journal.database)
+    while True:
+        page = journal.entries(after_seq=after_seq, pending=True, limit=CHUNK_ENTRIES)
+        if not page:
+            return
+        after_seq = page[-1].seq
+        chunk = [entry for entry in page if options.wants(entry)]
+        if chunk:
+            yield chunk
+
+
+def dry_run(journal: Journal, options: Options) -> Iterator[planning.Action]:
+    """The actions that a pass would begin with; changes nothing, asks nobody. Blobs count as uploaded."""
+    for chunk in pending_chunks(journal, options):
+        states = settling.states(journal.database, {e.component_id for e in chunk})
+        yield from planning.plan(chunk, states)

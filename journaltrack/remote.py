@@ -1,0 +1,121 @@
+"""What the reconciler needs of a remote: the protocol, its answers, and nothing of any particular service.
+
+A remote performs single requests and classifies failures as ``RemoteError``; it keeps no state of ours and decides
+nothing. Its methods are called from several threads at once. Wrapping one remote in another (retries, rate limits,
+recording) is how behaviour is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from journaltrack.plan import Artifact, ComponentSpec, Fields, MetricPoint, Status
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why one item of a request was not taken; ``permanent`` False means that it may be sent again."""
+
+    code: str
+    message: str
+    permanent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the remote said to one successful request.
+
+    Attributes:
+        request_id: The remote's id of the request; None when no request was needed.
+        arn: Of the component, when the answer tells it.
+        uri: Of the uploaded object.
+        refused: ``put_metrics``: items that were not taken, by their position.
+    """
+
+    request_id: str | None = None
+    arn: str | None = None
+    uri: str | None = None
+    refused: Mapping[int, Refusal] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteComponent:
+    """A component as the remote holds it. ``owner`` is ``ComponentSpec.owner`` of its create, None if not made by us."""
+
+    name: str
+    arn: str
+    owner: str | None = None
+    display_name: str | None = None
+    parameters: Mapping[str, str | float] = field(default_factory=dict)
+    input_artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+    output_artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+    status: Status | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlobUpload:
+    """A file to put under ``<prefix>/<component>/<name>``.
+
+    Attributes:
+        path: The file, of ``size_bytes`` bytes whose SHA-256 is ``sha256`` (hexadecimal).
+        bucket: None for the remote's default bucket, created when missing.
+        prefix: None for the remote's default prefix.
+        media_type: Its Content-Type, or None.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    component: str
+    name: str
+    bucket: str | None = None
+    prefix: str | None = None
+    media_type: str | None = None
+
+
+class Remote(Protocol):
+    """Where entries are delivered to. Every method raises ``RemoteError`` and nothing else for a failed request."""
+
+    def describe(self, component: str) -> RemoteComponent | None:
+        """The component, or None if the remote says that it does not exist."""
+        ...
+
+    def create(self, spec: ComponentSpec) -> Answer:
+        """Create the component.
+
+        Raises:
+            AlreadyExistsError: The name is taken, by us or by somebody else.
+        """
+        ...
+
+    def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
+        """Put the component into the trial; create trial and experiment when missing. Without a trial's name, the
+        experiment's default trial is used; without an experiment's, the trial must exist."""
+        ...
+
+    def upload(self, blob: BlobUpload) -> Answer:
+        """Store the file and return its URI. An object of the same content under the name is success; one of other
+        content is left alone, and the file is stored under a name that tells its content."""
+        ...
+
+    def update(self, component: str, fields: Fields) -> Answer:
+        """Set fields of the component; keys not named are left alone.
+
+        Raises:
+            ComponentMissingError: There is no such component.
+        """
+        ...
+
+    def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
+        """Record one to ten points. Not idempotent.
+
+        Raises:
+            ComponentMissingError: There is no such component.
+        """
+        ...

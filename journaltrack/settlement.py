@@ -1,0 +1,280 @@
+"""What a replay records: intents before sending, outcomes after, and what can be derived from them.
+
+The reconciling side of the journal. Every write checks the lease in the same transaction, so that a holder that lost
+it can settle nothing. Must not know what an action does or where it goes.
+
+Invariants: a receipt exists before its request is sent; an entry has at most one row in ``delivery``; a finished
+receipt never changes (a trigger sees to it). What a killed pass left unfinished is settled by ``recover``: requests
+that may be sent again make their entries pending again, the others (metrics) put theirs in doubt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+
+from journaltrack import plan as planning
+from journaltrack import schema
+from journaltrack.entries import BlobRef
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from journaltrack.database import Database
+    from journaltrack.lease import Lease
+
+ReceiptOutcome: TypeAlias = Literal[
+    "delivered", "partial", "refused", "failed", "in doubt", "held", "halted", "not sent", "interrupted", "released"
+]
+DeliveryOutcome: TypeAlias = Literal["delivered", "superseded", "quarantined", "in doubt"]
+
+IN_DOUBT_AFTER_KILL: Final = "the process that sent it ended before the answer arrived"
+
+_INSERT_RECEIPT: Final = schema.insert_sql(schema.receipt)
+_INSERT_DELIVERY: Final = "INSERT INTO delivery (seq, receipt_id, outcome, reason, settled_at_ns) VALUES (?, ?, ?, ?, ?)"
+_PENDING: Final = "FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+
+
+class Intent(NamedTuple):
+    """A request that is about to be sent."""
+
+    action: str
+    component_id: int
+    seqs: Sequence[int]
+
+
+class Delivery(NamedTuple):
+    """What became of one entry."""
+
+    seq: int
+    outcome: DeliveryOutcome
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one request.
+
+    Attributes:
+        receipt_id: From ``begin``.
+        component_id: Of the request.
+        outcome: Of the request.
+        attempts: Times it was sent.
+        request_id: The remote's id of the last of them.
+        error_code, error_text: Why it was not delivered.
+        deliveries: The entries that it settles; those it names no more stay pending.
+        confirmed_arn: The remote said that the component exists, under this ARN ('' if it did not say which).
+        missing: The remote said that the component does not exist (any more).
+        fields: (map, key, seq): what the remote holds now.
+        location: (blob, uri) of an upload.
+    """
+
+    receipt_id: int
+    component_id: int
+    outcome: ReceiptOutcome
+    attempts: int = 1
+    request_id: str | None = None
+    error_code: str | None = None
+    error_text: str | None = None
+    deliveries: Sequence[Delivery] = ()
+    confirmed_arn: str | None = None
+    missing: bool = False
+    fields: Sequence[tuple[str, str, int]] = ()
+    location: tuple[BlobRef, str] | None = None
+
+
+class Settlement:
+    """The records of one pass.
+
+    Args:
+        database: Of the journal; a connection of its own, so that appending goes on.
+        lease: Held by the caller for as long as this is used.
+        clock_ns: Nanoseconds since the epoch.
+    """
+
+    def __init__(self, database: Database, lease: Lease, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self._database = database
+        self._lease = lease
+        self._clock_ns = clock_ns
+
+    def recover(self) -> int:
+        """Settle what a killed pass left unfinished.
+
+        Returns:
+            How many entries are in doubt because of it.
+        """
+        in_doubt = 0
+        with self._database.transaction() as connection:
+            self._lease.check(connection)
+            now_ns = self._clock_ns()
+            unfinished = connection.execute("SELECT id, action, entries FROM receipt WHERE finished_at_ns IS NULL").fetchall()
+            for receipt_id, action, seqs in unfinished:
+                resendable = action != planning.PutMetrics.action
+                if not resendable:
+                    rows = [(seq, receipt_id, "in doubt", IN_DOUBT_AFTER_KILL, now_ns) for seq in planning.expand(seqs)]
+                    connection.executemany(_INSERT_DELIVERY, rows)
+                    in_doubt += len(rows)
+                connection.execute(
+                    "UPDATE receipt SET finished_at_ns = ?, outcome = ?, attempts = 1, error_text = ? WHERE id = ?",
+                    (now_ns, "interrupted" if resendable else "in doubt", IN_DOUBT_AFTER_KILL, receipt_id),
+                )
+        return in_doubt
+
+    def begin(self, intents: Sequence[Intent]) -> list[int]:
+        """Record that these requests are about to be sent; returns their receipts' ids, in order."""
+        now_ns = self._clock_ns()
+        generation = self._lease.generation
+        with self._database.transaction() as connection:
+            self._lease.check(connection)
+            return [
+                int(
+                    connection.execute(
+                        _INSERT_RECEIPT,
+                        (i.action, i.component_id, planning.ranges(i.seqs), generation, now_ns, None, None, None, None, None, None),
+                    ).lastrowid
+                    or 0
+                )
+                for i in intents
+            ]
+
+    def finish(self, outcomes: Sequence[Outcome]) -> None:
+        """Record what became of requests, all in one transaction."""
+        now_ns = self._clock_ns()
+        with self._database.transaction() as connection:
+            self._lease.check(connection)
+            connection.executemany(
+                "UPDATE receipt SET finished_at_ns = ?, outcome = ?, attempts = ?, request_id = ?, error_code = ?, error_text = ? WHERE id = ?",
+                [(now_ns, o.outcome, o.attempts, o.request_id, o.error_code, o.error_text, o.receipt_id) for o in outcomes],
+            )
+            connection.executemany(
+                _INSERT_DELIVERY,
+                [(d.seq, o.receipt_id, d.outcome, d.reason, now_ns) for o in outcomes for d in o.deliveries],
+            )
+            for outcome in outcomes:
+                _derive(connection, outcome, now_ns)
+
+    def settle(self, actions: Sequence[planning.Settle]) -> None:
+        """Record entries that need no request."""
+        now_ns = self._clock_ns()
+        with self._database.transaction() as connection:
+            self._lease.check(connection)
+            connection.executemany(
+                _INSERT_DELIVERY, [(seq, a.receipt_id, a.outcome, a.reason, now_ns) for a in actions for seq in a.seqs]
+            )
+
+    def renew(self) -> None:
+        """Keep the lease while nothing is recorded."""
+        self._lease.renew()
+
+    def advance_mark(self) -> None:
+        """Move the low-water mark up to the first pending entry: what is below is never read again."""
+        rows = self._database.read(f"SELECT e.seq {_PENDING} ORDER BY e.seq LIMIT 1")  # noqa: S608 - a constant
+        with self._database.transaction() as connection:
+            self._lease.check(connection)
+            if rows:
+                connection.execute("UPDATE mark SET seq = ?", (rows[0][0] - 1,))
+            else:  # entries may have come since: settled ones at the end are enough
+                connection.execute(
+                    "UPDATE mark SET seq = max(seq, (SELECT coalesce(max(d.seq), 0) FROM delivery d)) WHERE NOT EXISTS "
+                    f"(SELECT 1 {_PENDING} AND e.seq <= (SELECT coalesce(max(d.seq), 0) FROM delivery d))"  # noqa: S608 - a constant
+                )
+
+    def release(self, outcomes: Sequence[DeliveryOutcome], component_ids: Sequence[int] | None = None) -> int:
+        """Make settled problems pending again; a receipt says so.
+
+        Args:
+            outcomes: ``"quarantined"``, ``"in doubt"`` or both.
+            component_ids: Of these components only; None: of all.
+
+        Returns:
+            How many entries were released.
+        """
+        places = ",".join("?" * len(outcomes))
+        released = 0
+        with self._database.transaction() as connection:
+            self._lease.check(connection)
+            by_component: dict[int, list[int]] = defaultdict(list)
+            query = f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE d.outcome IN ({places})"  # noqa: S608
+            for component_id, seq in connection.execute(query, tuple(outcomes)):
+                if component_ids is None or component_id in component_ids:
+                    by_component[component_id].append(seq)
+            now_ns = self._clock_ns()
+            for component_id, seqs in by_component.items():
+                connection.execute(
+                    _INSERT_RECEIPT,
+                    ("release", component_id, planning.ranges(seqs), self._lease.generation, now_ns, now_ns, "released", 0, None, None, None),
+                )
+                connection.executemany("DELETE FROM delivery WHERE seq = ?", [(seq,) for seq in seqs])
+                connection.execute("UPDATE mark SET seq = min(seq, ?)", (min(seqs) - 1,))
+                released += len(seqs)
+        return released
+
+
+def pending_count(database: Database) -> int:
+    """How many entries are pending; costs what lies above the low-water mark."""
+    return int(database.read(f"SELECT count(*) {_PENDING}")[0][0])  # noqa: S608 - a constant
+
+
+def low_water_mark(database: Database) -> int:
+    """Every entry up to this ``seq`` is settled."""
+    return int(database.read("SELECT seq FROM mark")[0][0])
+
+
+def states(database: Database, component_ids: Iterable[int]) -> dict[int, planning.ComponentState]:
+    """What is known of these components, for ``plan``."""
+    states = {}
+    for component_id in component_ids:
+        confirmed, attempted = database.read(
+            "SELECT confirmed_at_ns IS NOT NULL, EXISTS (SELECT 1 FROM receipt WHERE component_id = c.id AND action = 'ensure') "
+            "FROM component c WHERE id = ?",
+            (component_id,),
+        )[0]
+        keys: dict[str, set[str]] = defaultdict(set)
+        for field_map, key in database.read("SELECT map, key FROM field WHERE component_id = ?", (component_id,)):
+            keys[field_map].add(key)
+        states[component_id] = planning.ComponentState(
+            confirmed=bool(confirmed),
+            create_attempted=bool(attempted),
+            keys={field_map: frozenset(k) for field_map, k in keys.items()},
+            locations=_locations(database, component_id),
+            refused=_refused_blobs(database, component_id),
+        )
+    return states
+
+
+def _refused_blobs(database: Database, component_id: int) -> frozenset[BlobRef]:
+    rows = database.read(
+        "SELECT json_extract(e.payload, '$.sha256'), json_extract(e.payload, '$.bucket'), json_extract(e.payload, '$.prefix') "
+        "FROM entry e JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND e.stream <> 'metric' AND e.kind = 'upload' "
+        "AND d.outcome = 'quarantined' AND json_valid(e.payload)",
+        (component_id,),
+    )
+    return frozenset(BlobRef(*row) for row in rows)
+
+
+def _locations(database: Database, component_id: int) -> dict[BlobRef, tuple[str, int]]:
+    rows = database.read("SELECT sha256, bucket, prefix, uri, receipt_id FROM location WHERE component_id = ?", (component_id,))
+    return {BlobRef(sha256, bucket or None, prefix or None): (uri, receipt) for sha256, bucket, prefix, uri, receipt in rows}
+
+
+def _derive(connection: sqlite3.Connection, outcome: Outcome, now_ns: int) -> None:
+    if outcome.confirmed_arn is not None:
+        connection.execute(
+            "UPDATE component SET confirmed_at_ns = ?, arn = coalesce(nullif(?, ''), arn) WHERE id = ?",
+            (now_ns, outcome.confirmed_arn, outcome.component_id),
+        )
+    if outcome.missing:
+        connection.execute("UPDATE component SET confirmed_at_ns = NULL WHERE id = ?", (outcome.component_id,))
+    connection.executemany(
+        "INSERT OR REPLACE INTO field (component_id, map, key, seq) VALUES (?, ?, ?, ?)",
+        [(outcome.component_id, *field) for field in outcome.fields],
+    )
+    if outcome.location is not None:
+        blob, uri = outcome.location
+        connection.execute(
+            "INSERT OR REPLACE INTO location (component_id, sha256, bucket, prefix, uri, receipt_id) VALUES (?, ?, ?, ?, ?, ?)",
+            (outcome.component_id, blob.sha256, blob.bucket or "", blob.prefix or "", uri, outcome.receipt_id),
+        )
