@@ -21,7 +21,7 @@ from journaltrack import errors
 from journaltrack._version import __version__
 
 if TYPE_CHECKING:
-    from journaltrack.audit import audit
+    from journaltrack.auditing import audit
     from journaltrack.composition import Tracker, sync
     from journaltrack.journal import Journal
     from journaltrack.trial_component import TrialComponent
@@ -33,7 +33,7 @@ _LAZY = {
     "sync": "journaltrack.composition",
     "Journal": "journaltrack.journal",
     "TrialComponent": "journaltrack.trial_component",
-    "audit": "journaltrack.audit",
+    "audit": "journaltrack.auditing",
 }
 
 

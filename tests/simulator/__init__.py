@@ -1,0 +1,38 @@
+"""A strict AWS on a loopback port: SageMaker experiments and metrics, STS and S3 for real boto3.
+
+What it is: `with simulator() as sim:` and `sim.endpoint_url`. Constraints come from botocore's own
+service models; merges, name clashes, missing things and repeated metric points are as AWS has
+them; faults are scheduled with `sim.fail(...)` and every request is in `sim.requests`.
+It must not know: anything of journaltrack.
+"""
+
+from tests.simulator.core import Simulator, simulator
+from tests.simulator.faults import (
+    BadGateway,
+    BlackHole,
+    Call,
+    CutAfter,
+    CutBefore,
+    Fault,
+    HttpError,
+    PartialErrors,
+    Request,
+)
+from tests.simulator.state import Component, MetricPoint, StoredObject
+
+__all__ = [
+    "BadGateway",
+    "BlackHole",
+    "Call",
+    "Component",
+    "CutAfter",
+    "CutBefore",
+    "Fault",
+    "HttpError",
+    "MetricPoint",
+    "PartialErrors",
+    "Request",
+    "Simulator",
+    "StoredObject",
+    "simulator",
+]
