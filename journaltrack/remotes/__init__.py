@@ -1,0 +1,1 @@
+"""What the reconciler delivers to: AWS (``aws``), a fake in memory (``memory``), and retries around either (``retrying``)."""

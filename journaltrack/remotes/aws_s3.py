@@ -1,0 +1,234 @@
+"""Artifacts in S3: default bucket, object names, uploads that S3 itself verifies.
+
+An object that is there is never overwritten: the same content under a name is success, other content gets a name that
+tells its digest. Small files go in one conditional request that carries our SHA-256, so that S3 compares what arrived
+with what was logged (BadDigest otherwise); large ones are read and compared before, and carry SHA-256 checksums per part.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import threading
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import ClientError
+
+from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.remote import Answer, BlobUpload
+from journaltrack.remotes.aws_errors import status_of
+
+if TYPE_CHECKING:
+    from journaltrack.deadline import Deadline
+    from journaltrack.remotes.aws_clients import Clients
+
+DEFAULT_PREFIX: Final = "trial-component-artifacts"
+"""As the original library names it."""
+SINGLE_PUT_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Up to here one PutObject; boto3's own threshold for multipart."""
+_READ_BYTES: Final = 1024 * 1024
+_TRANSFER: Final = TransferConfig(multipart_threshold=SINGLE_PUT_BYTES_MAX, max_concurrency=4)
+
+
+class Uploader:
+    """Uploads blobs. Threads may share it.
+
+    Args:
+        clients: Of the remote.
+        deadline: Cuts an upload short.
+    """
+
+    def __init__(self, clients: Clients, deadline: Deadline) -> None:
+        self._clients = clients
+        self._deadline = deadline
+        self._lock = threading.Lock()
+        self._default_bucket: str | None = None
+        self._ensured: set[str] = set()
+
+    def upload(self, blob: BlobUpload) -> Answer:
+        """See ``Remote.upload``.
+
+        Raises:
+            RemoteError: The blob is missing or damaged (permanent), or the bucket can't be used.
+        """
+        if not blob.path.is_file() or blob.path.is_symlink():
+            raise RemoteError(
+                f"the content of {blob.name} is missing from the spool: {blob.path}",
+                kind=ErrorKind.PERMANENT,
+                code="BlobMissing",
+                hint="restore spool/ from a copy of the journal, then `journaltrack retry`",
+            )
+        bucket = blob.bucket or self._bucket()
+        self._ensure(bucket)
+        name = object_name(blob.name)
+        folder = f"{(blob.prefix or DEFAULT_PREFIX).strip('/')}/{blob.component}"
+        request_id = self._put(blob, bucket, f"{folder}/{name}")
+        if request_id is not None:
+            return Answer(request_id or None, uri=f"s3://{bucket}/{folder}/{name}")
+        path = PurePosixPath(name)
+        told = str(path.with_name(f"{path.stem}.{blob.sha256[:12]}{path.suffix}"))
+        request_id = self._put(blob, bucket, f"{folder}/{told}")
+        if request_id is None:
+            raise RemoteError(f"s3://{bucket}/{folder}/{told} holds something else", kind=ErrorKind.PERMANENT, code="ObjectConflict")
+        return Answer(request_id or None, uri=f"s3://{bucket}/{folder}/{told}")
+
+    def _put(self, blob: BlobUpload, bucket: str, key: str) -> str | None:
+        """Store under this key unless it is taken; the request's id, or None if other content is there."""
+        if blob.size_bytes <= SINGLE_PUT_BYTES_MAX:
+            try:
+                return self._put_small(blob, bucket, key)
+            except ClientError as error:
+                if status_of(error) != 412:  # noqa: PLR2004 - Precondition Failed: the key is taken
+                    raise _damaged(blob, error) from error
+        held = self._head(bucket, key)
+        if held is None:
+            return self._put_large(blob, bucket, key)
+        if held.get("Metadata", {}).get("sha256") == blob.sha256:
+            return str(held.get("ResponseMetadata", {}).get("RequestId", ""))
+        return None
+
+    def _put_small(self, blob: BlobUpload, bucket: str, key: str) -> str:
+        answer = self._clients.s3.put_object(
+            Bucket=bucket,
+            Key=key,
+            Body=blob.path.read_bytes(),
+            IfNoneMatch="*",
+            ChecksumSHA256=base64.b64encode(bytes.fromhex(blob.sha256)).decode(),
+            **_described(blob),
+        )
+        return str(answer["ResponseMetadata"].get("RequestId", ""))
+
+    def _put_large(self, blob: BlobUpload, bucket: str, key: str) -> str:
+        with blob.path.open("rb") as raw:
+            digest = hashlib.sha256()
+            while block := raw.read(_READ_BYTES):
+                digest.update(block)
+                self._check_time()
+            if digest.hexdigest() != blob.sha256:
+                raise _damage(blob)
+            raw.seek(0)
+            self._clients.s3.upload_fileobj(
+                _Bounded(raw, self._check_time),
+                bucket,
+                key,
+                ExtraArgs={"ChecksumAlgorithm": "SHA256", **_described(blob)},
+                Config=_TRANSFER,
+            )
+        held = self._head(bucket, key) or {}
+        return str(held.get("ResponseMetadata", {}).get("RequestId", ""))
+
+    def _head(self, bucket: str, key: str) -> dict[str, Any] | None:
+        try:
+            answer: dict[str, Any] = self._clients.s3.head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if status_of(error) == 404:  # noqa: PLR2004
+                return None
+            raise
+        return answer
+
+    def _bucket(self) -> str:
+        """``sagemaker-<region>-<account>``, as the original library and the SageMaker SDK name it."""
+        with self._lock:
+            if self._default_bucket is None:
+                account = self._clients.sts.get_caller_identity()["Account"]
+                self._default_bucket = f"sagemaker-{self._clients.s3.meta.region_name}-{account}"
+            return self._default_bucket
+
+    def _ensure(self, bucket: str) -> None:
+        """See once that the bucket is there; create it when missing."""
+        with self._lock:
+            if bucket in self._ensured:
+                return
+            try:
+                self._clients.s3.head_bucket(Bucket=bucket)
+            except ClientError as error:
+                if status_of(error) != 404:  # noqa: PLR2004
+                    raise
+                self._create(bucket)
+            self._ensured.add(bucket)
+
+    def _create(self, bucket: str) -> None:
+        region = self._clients.s3.meta.region_name
+        # us-east-1 is the one region that must not be named (S3's CreateBucket reference).
+        location = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        try:
+            self._clients.s3.create_bucket(Bucket=bucket, **location)
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code == "BucketAlreadyOwnedByYou":
+                return
+            if code in {"AccessDenied", "403", "BucketAlreadyExists"}:
+                raise RemoteError(
+                    f"the bucket {bucket} does not exist and can't be created: {error}",
+                    kind=ErrorKind.HALT,
+                    code=code,
+                    request_id=error.response.get("ResponseMetadata", {}).get("RequestId"),
+                    uploads_only=True,
+                    hint="create it, ask for s3:CreateBucket, or name another with artifact_bucket=; artifacts wait in the journal's spool",
+                ) from error
+            raise
+
+    def _check_time(self) -> None:
+        if self._deadline.over:
+            raise RemoteError("the upload was cut short by the deadline", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
+
+
+class _Bounded(io.RawIOBase):
+    """A file whose reading fails once time is up, so that a transfer ends with it."""
+
+    def __init__(self, raw: IO[bytes], check: Any) -> None:  # noqa: ANN401
+        super().__init__()
+        self._raw = raw
+        self._check = check
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always: s3transfer needs the size."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Some bytes, unless time is up."""
+        self._check()
+        return self._raw.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As of the file."""
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As of the file."""
+        return self._raw.tell()
+
+
+def object_name(name: str) -> str:
+    """An artifact's name as the last part of a key; it can't leave its component's folder, whatever the name says."""
+    parts = [part for part in PurePosixPath(name).parts if part not in {"/", "..", "."}]
+    return "/".join(parts) or "artifact"
+
+
+def _described(blob: BlobUpload) -> dict[str, Any]:
+    described: dict[str, Any] = {"Metadata": {"sha256": blob.sha256}}
+    if blob.media_type and blob.media_type.isascii() and blob.media_type.isprintable():
+        described["ContentType"] = blob.media_type
+    return described
+
+
+def _damaged(blob: BlobUpload, error: ClientError) -> Exception:
+    """S3 compared what arrived with the digest that was logged: tell a damaged file from any other refusal."""
+    code = error.response.get("Error", {}).get("Code", "")
+    return _damage(blob) if code in {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"} else error
+
+
+def _damage(blob: BlobUpload) -> RemoteError:
+    return RemoteError(
+        f"the content of {blob.name} in the spool is not what was logged: {Path(blob.path).name} has another SHA-256",
+        kind=ErrorKind.PERMANENT,
+        code="BlobDamaged",
+        hint="restore spool/ from a copy of the journal, then `journaltrack retry`",
+    )

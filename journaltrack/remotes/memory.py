@@ -1,0 +1,155 @@
+"""A remote in memory, for tests of code that uses journaltrack and for trying things out; it needs no network.
+
+It merges per key, enforces the limits of ``limits.py`` and keeps metric points as a list, so that duplicates show.
+It passes the same contract tests as ``aws``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from journaltrack import limits
+from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
+from journaltrack.plan import Artifact, ComponentSpec, Fields, MetricPoint, Status, merge_status
+from journaltrack.remote import Answer, BlobUpload, Refusal, RemoteComponent
+
+DEFAULT_BUCKET = "memory"
+DEFAULT_PREFIX = "trial-component-artifacts"
+
+
+@dataclass(slots=True)
+class MemoryComponent:
+    """A component and all that was recorded of it."""
+
+    spec: ComponentSpec
+    parameters: dict[str, str | float] = field(default_factory=dict)
+    input_artifacts: dict[str, Artifact] = field(default_factory=dict)
+    output_artifacts: dict[str, Artifact] = field(default_factory=dict)
+    status: Status | None = None
+    points: list[MetricPoint] = field(default_factory=list)
+    trials: list[tuple[str | None, str | None]] = field(default_factory=list)
+
+
+class MemoryRemote:
+    """Implements ``journaltrack.remote.Remote``.
+
+    Attributes:
+        components: By lower-case name.
+        objects: SHA-256 of what was uploaded, by URI.
+    """
+
+    def __init__(self) -> None:
+        self.components: dict[str, MemoryComponent] = {}
+        self.objects: dict[str, str] = {}
+        self._requests = 0
+        self._lock = threading.Lock()
+
+    def describe(self, component: str) -> RemoteComponent | None:
+        """See ``Remote.describe``."""
+        with self._lock:
+            request_id = self._request_id()
+            held = self.components.get(component.lower())
+            if held is None:
+                return None
+            return RemoteComponent(
+                held.spec.name,
+                _arn(held.spec.name),
+                held.spec.owner,
+                held.spec.display_name,
+                dict(held.parameters),
+                dict(held.input_artifacts),
+                dict(held.output_artifacts),
+                held.status,
+                request_id,
+            )
+
+    def create(self, spec: ComponentSpec) -> Answer:
+        """See ``Remote.create``."""
+        problem = limits.name_problem(spec.name, "trial component name") or (
+            limits.name_problem(spec.display_name, "display name") if spec.display_name is not None else None
+        )
+        with self._lock:
+            request_id = self._request_id()
+            if problem:
+                raise _refused(problem, request_id)
+            if spec.name.lower() in self.components:
+                msg = f"a component named {spec.name} already exists"
+                raise AlreadyExistsError(msg, kind=ErrorKind.HOLD, code="AlreadyExists", request_id=request_id)
+            self.components[spec.name.lower()] = MemoryComponent(spec)
+            return Answer(request_id, arn=_arn(spec.name))
+
+    def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
+        """See ``Remote.associate``."""
+        with self._lock:
+            request_id = self._request_id()
+            self._held(component, request_id).trials.append((experiment, trial))
+            return Answer(request_id)
+
+    def upload(self, blob: BlobUpload) -> Answer:
+        """See ``Remote.upload``."""
+        with self._lock:
+            request_id = self._request_id()
+            if not blob.path.is_file():
+                raise RemoteError(f"{blob.path} is not there", kind=ErrorKind.PERMANENT, code="BlobMissing", request_id=request_id)
+            uri = f"s3://{blob.bucket or DEFAULT_BUCKET}/{blob.prefix or DEFAULT_PREFIX}/{blob.component}/{blob.name}"
+            if self.objects.get(uri, blob.sha256) != blob.sha256:
+                uri = f"{uri}.{blob.sha256[:12]}"
+            self.objects[uri] = blob.sha256
+            return Answer(request_id, uri=uri)
+
+    def update(self, component: str, fields: Fields) -> Answer:
+        """See ``Remote.update``."""
+        with self._lock:
+            request_id = self._request_id()
+            held = self._held(component, request_id)
+            merged = replace(held, parameters={**held.parameters, **fields.parameters})
+            if len(merged.parameters) > limits.PARAMETERS_MAX:
+                raise _refused("more than 300 parameters", request_id)
+            for name, value in fields.parameters.items():
+                problem = limits.text_problem(name, "parameter name", limits.PARAMETER_KEY_CHARS_MAX)
+                if isinstance(value, str) and not problem:
+                    problem = limits.text_problem(value, "value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0)
+                if problem:
+                    raise _refused(problem, request_id)
+            held.parameters = merged.parameters
+            held.input_artifacts.update(fields.input_artifacts)
+            held.output_artifacts.update(fields.output_artifacts)
+            if fields.status is not None:
+                status = merge_status(held.status, fields.status)
+                held.status = status if isinstance(status, Status) else fields.status
+            return Answer(request_id, arn=_arn(held.spec.name))
+
+    def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
+        """See ``Remote.put_metrics``."""
+        with self._lock:
+            request_id = self._request_id()
+            held = self._held(component, request_id)
+            refused = {}
+            for index, point in enumerate(points):
+                problem = limits.text_problem(point.name, "metric name", limits.METRIC_NAME_CHARS_MAX)
+                if problem:
+                    refused[index] = Refusal("VALIDATION_ERROR", problem, permanent=True)
+                else:
+                    held.points.append(point)
+            return Answer(request_id, refused=refused)
+
+    def _held(self, component: str, request_id: str) -> MemoryComponent:
+        held = self.components.get(component.lower())
+        if held is None:
+            msg = f"there is no component {component}"
+            raise ComponentMissingError(msg, kind=ErrorKind.HOLD, code="ResourceNotFound", request_id=request_id)
+        return held
+
+    def _request_id(self) -> str:
+        self._requests += 1
+        return f"memory-{self._requests}"
+
+
+def _arn(name: str) -> str:
+    return f"arn:memory:trial-component/{name.lower()}"
+
+
+def _refused(problem: str, request_id: str) -> RemoteError:
+    return RemoteError(problem, kind=ErrorKind.PERMANENT, code="ValidationException", request_id=request_id)

@@ -1,0 +1,117 @@
+"""Retries: the only retry layer, and the only place that knows tenacity.
+
+Wraps a remote. What is ``TRANSIENT`` is tried again with exponential back-off and full jitter
+(https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), a bounded number of times and never past the
+deadline. A metric request whose answer was lost is not tried again: it may have taken effect, and nothing would tell.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
+
+from journaltrack.errors import ErrorKind, RemoteError
+
+if TYPE_CHECKING:
+    from journaltrack.deadline import Deadline
+    from journaltrack.plan import ComponentSpec, Fields, MetricPoint
+    from journaltrack.remote import Answer, BlobUpload, Remote, RemoteComponent
+
+T = TypeVar("T")
+
+ATTEMPTS_MAX: Final = 8
+"""Times one request is sent: about 30 s of back-off on average."""
+UNREACHABLE_ATTEMPTS_MAX: Final = 3
+"""... when no conversation takes place at all: an unreachable endpoint is noticed in a second or two."""
+WAIT_FIRST_S: Final = 0.2
+WAIT_MAX_S: Final = 20.0
+
+
+class RetryingRemote:
+    """A remote that tries again what may succeed; implements ``journaltrack.remote.Remote``.
+
+    Args:
+        inner: The remote to wrap.
+        deadline: No attempt starts after it; cancelling it ends a wait at once.
+        attempts_max: Times one request is sent at most.
+        sleep: Waits so many seconds; default: ``deadline.wait``.
+    """
+
+    def __init__(
+        self, inner: Remote, *, deadline: Deadline, attempts_max: int = ATTEMPTS_MAX, sleep: Callable[[float], None] | None = None
+    ) -> None:
+        self._inner = inner
+        self._deadline = deadline
+        self._attempts_max = attempts_max
+        self._sleep = sleep or deadline.wait
+        self._wait = wait_random_exponential(multiplier=WAIT_FIRST_S, max=WAIT_MAX_S)
+        self._local = threading.local()
+        self._idempotent = self._policy(_is_transient)
+        self._metrics = self._policy(_is_transient_and_not_applied)
+
+    def attempts_of_last_call(self) -> int:
+        """How often the calling thread's last request was sent."""
+        return getattr(self._local, "attempts", 1)
+
+    def describe(self, component: str) -> RemoteComponent | None:
+        """See ``Remote.describe``."""
+        return self._call(self._idempotent, lambda: self._inner.describe(component))
+
+    def create(self, spec: ComponentSpec) -> Answer:
+        """See ``Remote.create``; an earlier attempt of our own may be what exists already, the caller looks."""
+        return self._call(self._idempotent, lambda: self._inner.create(spec))
+
+    def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
+        """See ``Remote.associate``."""
+        return self._call(self._idempotent, lambda: self._inner.associate(component, experiment, trial))
+
+    def upload(self, blob: BlobUpload) -> Answer:
+        """See ``Remote.upload``."""
+        return self._call(self._idempotent, lambda: self._inner.upload(blob))
+
+    def update(self, component: str, fields: Fields) -> Answer:
+        """See ``Remote.update``."""
+        return self._call(self._idempotent, lambda: self._inner.update(component, fields))
+
+    def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
+        """See ``Remote.put_metrics``; tried again only when it certainly had no effect."""
+        return self._call(self._metrics, lambda: self._inner.put_metrics(component, points))
+
+    def _call(self, policy: Retrying, request: Callable[[], T]) -> T:
+        self._local.attempts = 1
+        try:
+            return request()  # nearly always: tenacity's machinery costs more than the rest of this class
+        except RemoteError as error:
+            first: RemoteError = error
+        failures = iter([first])
+
+        def attempt() -> T:
+            failure = next(failures, None)
+            if failure is not None:
+                raise failure
+            self._local.attempts += 1
+            return request()
+
+        return policy(attempt)
+
+    def _policy(self, retryable: Callable[[BaseException], bool]) -> Retrying:
+        return Retrying(
+            retry=retry_if_exception(retryable), stop=self._has_to_stop, wait=self._wait, sleep=self._sleep, reraise=True
+        )
+
+    def _has_to_stop(self, state: RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome is not None else None
+        unreachable = isinstance(error, RemoteError) and error.unreachable
+        attempts_max = min(self._attempts_max, UNREACHABLE_ATTEMPTS_MAX) if unreachable else self._attempts_max
+        return state.attempt_number >= attempts_max or self._deadline.remaining_s() <= state.upcoming_sleep
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, RemoteError) and error.kind is ErrorKind.TRANSIENT
+
+
+def _is_transient_and_not_applied(error: BaseException) -> bool:
+    return isinstance(error, RemoteError) and error.kind is ErrorKind.TRANSIENT and not error.maybe_applied
