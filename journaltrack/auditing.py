@@ -75,7 +75,7 @@ class WriterRecord:
     package_version: str | None
     python_version: str | None
     git_commit: str | None
-    entries: int
+    entries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +281,8 @@ def _component(database: Database, row: ComponentRow, tally: _Tally, writers: tu
     errors = []
     if states.pending or states.in_flight:
         errors = database.read(
-            f"SELECT {report.ERROR_COLUMNS} FROM receipt WHERE component_id = ? AND error_text IS NOT NULL ORDER BY id DESC LIMIT 1", (row.id,)
+            f"SELECT {report.ERROR_COLUMNS} FROM receipt WHERE component_id = ? AND error_text IS NOT NULL ORDER BY id DESC LIMIT 1",
+            (row.id,),
         )
     return ComponentAudit(
         name=row.name,
@@ -343,12 +344,12 @@ def _writers(database: Database) -> dict[int, WriterRecord]:
     rows = database.read(
         "SELECT id, uuid, host, pid, user, program, started_at_ns, package_version, python_version, git_commit FROM writer ORDER BY id"
     )
-    return {row[0]: WriterRecord(*row, entries=0) for row in rows}
+    return {row[0]: WriterRecord(*row) for row in rows}
 
 
 def _recorded_by(counts: Mapping[int, int], writers: Mapping[int, WriterRecord]) -> tuple[WriterRecord, ...]:
-    nobody = (None,) * 9
-    return tuple(replace(writers.get(i) or WriterRecord(i, *nobody, entries=0), entries=counts[i]) for i in sorted(counts))
+    nobody = WriterRecord(0, None, None, None, None, None, None, None, None, None)
+    return tuple(replace(writers.get(i, nobody), id=i, entries=counts[i]) for i in sorted(counts))
 
 
 def _inconsistencies(database: Database, totals: States, ids: str | None) -> list[str]:

@@ -209,7 +209,9 @@ def _translate(error: sqlite3.Error, path: Path) -> JournalError:
             hint="see who has it open (fuser, lsof); on a network file system move the journal to a local disk",
         )
     if "full" in text:
-        return JournalFullError(f"no space is left for the journal at {path.parent}", hint="free space on that device; nothing written is lost")
+        return JournalFullError(
+            f"no space is left for the journal at {path.parent}", hint="free space on that device; nothing written is lost"
+        )
     if "readonly" in text or "read-only" in text:
         return JournalReadOnlyError(
             f"the journal at {path.parent} can't be written: {text}", hint="make it writable, or copy it to a folder that is"
@@ -224,7 +226,9 @@ def _translate(error: sqlite3.Error, path: Path) -> JournalError:
     if "unable to open" in text:
         if not path.exists():
             return JournalNotFoundError(f"there is no journal at {path.parent}", hint="check the path, or set JOURNALTRACK_JOURNAL")
-        return JournalReadOnlyError(f"the journal at {path.parent} can't be opened: {text}", hint="check owner and permissions of the folder")
+        return JournalReadOnlyError(
+            f"the journal at {path.parent} can't be opened: {text}", hint="check owner and permissions of the folder"
+        )
     return JournalWriteError(f"the journal at {path.parent} failed: {text}", hint="check the disk (dmesg); nothing already written is lost")
 
 

@@ -179,9 +179,7 @@ def artifact(direction: Direction, name: str, value: str | BlobRef, media_type: 
         detail = {"sha256": value.sha256, "bucket": value.bucket, "prefix": value.prefix, "media_type": media_type}
         return _checked(Draft(COMPONENT, direction, name, payload=encode(detail)))
     problem = limits.text_problem(value, "the value", limits.ARTIFACT_VALUE_CHARS_MAX)
-    return _checked(
-        Draft(COMPONENT, direction, name, payload=encode({"value": value, "media_type": media_type}), undeliverable=problem)
-    )
+    return _checked(Draft(COMPONENT, direction, name, payload=encode({"value": value, "media_type": media_type}), undeliverable=problem))
 
 
 def upload(name: str, blob: BlobRef, size_bytes: int, media_type: str | None, file_name: str) -> Draft:
@@ -237,9 +235,7 @@ def chain_start(writer_uuid: str) -> bytes:
     return hashlib.sha256(writer_uuid.encode()).digest()
 
 
-def chain_next(
-    previous: bytes, writer_seq: int, component: str, draft: Draft, recorded_at_ns: int, sha256: Any = hashlib.sha256
-) -> bytes:
+def chain_next(previous: bytes, writer_seq: int, component: str, draft: Draft, recorded_at_ns: int, sha256: Any = hashlib.sha256) -> bytes:
     """The digest of an entry: SHA-256 over its writer's previous digest and the entry's canonical encoding.
 
     The canonical encoding is a JSON array in UTF-8 without spaces: ``[writer_seq, component, stream, kind, name, value,

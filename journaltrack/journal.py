@@ -268,7 +268,7 @@ class Journal:
             limit: Entries in a page.
         """
         settled = "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) " if pending else ""
-        sql = f"{_SELECT_ENTRY}WHERE e.seq > ? {settled}ORDER BY e.seq LIMIT ?"  # noqa: S608 - constants
+        sql = f"{_SELECT_ENTRY}WHERE e.seq > ? {settled}ORDER BY e.seq LIMIT ?"
         return [Entry(*row) for row in self.database.read(sql, (after_seq, limit))]
 
     # -- inside -------------------------------------------------------------------------------------------------

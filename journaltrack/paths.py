@@ -11,7 +11,28 @@ SPOOL: Final = "spool"
 
 # File systems on which SQLite's shared-memory index for WAL does not work between hosts (https://sqlite.org/wal.html).
 _NETWORK_FILE_SYSTEMS: Final = frozenset(
-    "nfs nfs4 cifs smb3 smbfs 9p afs ceph lustre gpfs beegfs fuse.sshfs fuse.glusterfs fuse.s3fs fuse.juicefs ncpfs ocfs2 gfs2 pvfs2 wekafs".split()
+    [
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "9p",
+        "afs",
+        "ceph",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "fuse.sshfs",
+        "fuse.glusterfs",
+        "fuse.s3fs",
+        "fuse.juicefs",
+        "ncpfs",
+        "ocfs2",
+        "gfs2",
+        "pvfs2",
+        "wekafs",
+    ]
 )
 
 

@@ -196,9 +196,7 @@ def _partly(action: PutMetrics, outcome: Outcome, answer: Answer) -> Verdict:
 def _in_doubt(action: Request, outcome: Outcome, error: RemoteError) -> Verdict:
     reason = f"sent, but no answer arrived ({error.code}): it may or may not be there"
     deliveries = [Delivery(seq, "in doubt", reason) for seq in action.seqs]
-    return Verdict(
-        replace(outcome, outcome="in doubt", deliveries=deliveries), halt=error if error.unreachable else None, passing=error
-    )
+    return Verdict(replace(outcome, outcome="in doubt", deliveries=deliveries), halt=error if error.unreachable else None, passing=error)
 
 
 def _refused(action: Request, outcome: Outcome, error: RemoteError) -> Verdict:

@@ -307,9 +307,7 @@ class Reconciler:
         if self._passing >= _PASSING_MAX:
             self._report.halted = self._report.halted or verdict.passing
 
-    def _withdraw(
-        self, settlement: Settlement, running: dict[Future[tuple[Answer | RemoteError, int]], tuple[_Job, int]]
-    ) -> None:
+    def _withdraw(self, settlement: Settlement, running: dict[Future[tuple[Answer | RemoteError, int]], tuple[_Job, int]]) -> None:
         """Take back requests that no worker has begun: certainly not sent."""
         withdrawn = [future for future in running if future.cancel()]
         outcomes = []

@@ -96,12 +96,14 @@ class Remote(Protocol):
 
     def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
         """Put the component into the trial; create trial and experiment when missing. Without a trial's name, the
-        experiment's default trial is used; without an experiment's, the trial must exist."""
+        experiment's default trial is used; without an experiment's, the trial must exist.
+        """
         ...
 
     def upload(self, blob: BlobUpload) -> Answer:
         """Store the file and return its URI. An object of the same content under the name is success; one of other
-        content is left alone, and the file is stored under a name that tells its content."""
+        content is left alone, and the file is stored under a name that tells its content.
+        """
         ...
 
     def update(self, component: str, fields: Fields) -> Answer:

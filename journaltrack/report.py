@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
+import datetime as dt
 import enum
 import fnmatch
 import json
@@ -122,7 +122,7 @@ def in_flight(database: Database) -> InFlight:
     for receipt_id, text in receipts:
         try:
             intervals += _intervals(text)
-        except ValueError:
+        except ValueError:  # noqa: PERF203 - one bad item must not hide the others
             unreadable.append(receipt_id)
     merged: list[tuple[int, int]] = []
     for first, last in sorted(intervals):
@@ -190,7 +190,7 @@ def iso(time_ns: object) -> str | None:
         return None
     seconds, rest_ns = divmod(time_ns, 1_000_000_000)
     try:
-        moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+        moment = dt.datetime.fromtimestamp(seconds, dt.timezone.utc)
     except (OverflowError, ValueError, OSError):
         return f"out of range: {time_ns} ns"
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest_ns // 1000:06d}Z" if moment.year >= 1000 else f"out of range: {time_ns} ns"  # noqa: PLR2004
@@ -219,10 +219,7 @@ def to_json(value: Any) -> Any:  # noqa: ANN401 - any report, or any part of one
 
 
 def _members(members: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name.removesuffix("_ns"): iso(value) if name.endswith("_ns") else to_json(value)
-        for name, value in members.items()
-    }
+    return {name.removesuffix("_ns"): iso(value) if name.endswith("_ns") else to_json(value) for name, value in members.items()}
 
 
 def _intervals(text: object) -> list[tuple[int, int]]:

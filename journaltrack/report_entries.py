@@ -23,15 +23,15 @@ _CONDITIONS: Final[dict[State, str]] = {
     "quarantined": "d.outcome = 'quarantined'",
 }
 _FLYING: Final = (
-    "EXISTS (SELECT 1 FROM json_each(:flying) i WHERE e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]'))"
+    "EXISTS (SELECT 1 FROM json_each(?4) i WHERE e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]'))"
 )
 _SELECT: Final = (
     "SELECT e.seq, c.name, e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, d.outcome, "
     f"d.seq IS NULL AND {_FLYING}, d.settled_at_ns, d.reason, d.receipt_id, r.action, r.request_id, r.attempts, r.error_code, "
     "e.writer_id, w.host, w.user, w.pid, w.program FROM entry e LEFT JOIN component c ON c.id = e.component_id "
     "LEFT JOIN delivery d ON d.seq = e.seq LEFT JOIN receipt r ON r.id = d.receipt_id LEFT JOIN writer w ON w.id = e.writer_id "
-    "WHERE e.seq > :after AND (:ids IS NULL OR e.component_id IN (SELECT value FROM json_each(:ids))) "
-    "AND (:kind IS NULL OR e.kind = :kind) "
+    "WHERE e.seq > ?1 AND (?2 IS NULL OR e.component_id IN (SELECT value FROM json_each(?2))) "
+    "AND (?3 IS NULL OR e.kind = ?3) "
 )
 
 
@@ -96,14 +96,8 @@ def entries_of(
     """
     condition = f"AND {_CONDITIONS[state].format(flying=_FLYING)} " if state else ""
     with report.snapshot(journal.database):
-        bound = {
-            "after": after_seq,
-            "ids": report.matching(journal, component),
-            "kind": kind,
-            "flying": report.in_flight(journal.database).json,
-            "limit": limit,
-        }
-        rows = journal.database.read(f"{_SELECT}{condition}ORDER BY e.seq LIMIT :limit", bound)
+        bound = (after_seq, report.matching(journal, component), kind, report.in_flight(journal.database).json, limit)
+        rows = journal.database.read(f"{_SELECT}{condition}ORDER BY e.seq LIMIT ?5", bound)
     return [_audited(row) for row in rows]
 
 

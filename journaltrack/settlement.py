@@ -161,9 +161,7 @@ class Settlement:
         now_ns = self._clock_ns()
         with self._database.transaction() as connection:
             self._lease.check(connection)
-            connection.executemany(
-                _INSERT_DELIVERY, [(seq, a.receipt_id, a.outcome, a.reason, now_ns) for a in actions for seq in a.seqs]
-            )
+            connection.executemany(_INSERT_DELIVERY, [(seq, a.receipt_id, a.outcome, a.reason, now_ns) for a in actions for seq in a.seqs])
 
     def renew(self) -> None:
         """Keep the lease while nothing is recorded."""
@@ -171,7 +169,7 @@ class Settlement:
 
     def advance_mark(self) -> None:
         """Move the low-water mark up to the first pending entry: what is below is never read again."""
-        rows = self._database.read(f"SELECT e.seq {_PENDING} ORDER BY e.seq LIMIT 1")  # noqa: S608 - a constant
+        rows = self._database.read(f"SELECT e.seq {_PENDING} ORDER BY e.seq LIMIT 1")
         with self._database.transaction() as connection:
             self._lease.check(connection)
             if rows:
@@ -179,7 +177,7 @@ class Settlement:
             else:  # entries may have come since: settled ones at the end are enough
                 connection.execute(
                     "UPDATE mark SET seq = max(seq, (SELECT coalesce(max(d.seq), 0) FROM delivery d)) WHERE NOT EXISTS "
-                    f"(SELECT 1 {_PENDING} AND e.seq <= (SELECT coalesce(max(d.seq), 0) FROM delivery d))"  # noqa: S608 - a constant
+                    f"(SELECT 1 {_PENDING} AND e.seq <= (SELECT coalesce(max(d.seq), 0) FROM delivery d))"
                 )
 
     def release(self, outcomes: Sequence[DeliveryOutcome], component_ids: Sequence[int] | None = None) -> int:
@@ -197,7 +195,7 @@ class Settlement:
         with self._database.transaction() as connection:
             self._lease.check(connection)
             by_component: dict[int, list[int]] = defaultdict(list)
-            query = f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE d.outcome IN ({places})"  # noqa: S608
+            query = f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE d.outcome IN ({places})"
             for component_id, seq in connection.execute(query, tuple(outcomes)):
                 if component_ids is None or component_id in component_ids:
                     by_component[component_id].append(seq)
@@ -205,7 +203,19 @@ class Settlement:
             for component_id, seqs in by_component.items():
                 connection.execute(
                     _INSERT_RECEIPT,
-                    ("release", component_id, planning.ranges(seqs), self._lease.generation, now_ns, now_ns, "released", 0, None, None, None),
+                    (
+                        "release",
+                        component_id,
+                        planning.ranges(seqs),
+                        self._lease.generation,
+                        now_ns,
+                        now_ns,
+                        "released",
+                        0,
+                        None,
+                        None,
+                        None,
+                    ),
                 )
                 connection.executemany("DELETE FROM delivery WHERE seq = ?", [(seq,) for seq in seqs])
                 connection.execute("UPDATE mark SET seq = min(seq, ?)", (min(seqs) - 1,))
@@ -215,7 +225,7 @@ class Settlement:
 
 def pending_count(database: Database) -> int:
     """How many entries are pending; costs what lies above the low-water mark."""
-    return int(database.read(f"SELECT count(*) {_PENDING}")[0][0])  # noqa: S608 - a constant
+    return int(database.read(f"SELECT count(*) {_PENDING}")[0][0])
 
 
 def low_water_mark(database: Database) -> int:

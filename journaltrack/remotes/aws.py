@@ -21,7 +21,7 @@ from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.plan import Artifact, ComponentSpec, Fields, MetricPoint, Status
 from journaltrack.remote import Answer, BlobUpload, Refusal, RemoteComponent
 from journaltrack.remotes.aws_clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients
-from journaltrack.remotes.aws_errors import already_exists, classified, not_found
+from journaltrack.remotes.aws_errors import already_exists, classified, is_aws_answer, not_found, swallowed
 from journaltrack.remotes.aws_s3 import Uploader
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class AwsRemote:
         """See ``Remote.describe``: DescribeTrialComponent."""
         with _classifying(component):
             try:
-                answer = self._clients.sagemaker.describe_trial_component(TrialComponentName=component)
+                answer = _checked(self._clients.sagemaker.describe_trial_component(TrialComponentName=component), "DescribeTrialComponent")
             except ClientError as error:
                 if not_found(error):
                     return None
@@ -103,13 +103,15 @@ class AwsRemote:
         if spec.tags:
             request["Tags"] = [{"Key": key, "Value": value} for key, value in spec.tags]
         with _classifying(spec.name):
-            answer = self._clients.sagemaker.create_trial_component(**request)
+            answer = _checked(self._clients.sagemaker.create_trial_component(**request), "CreateTrialComponent")
         with self._lock:
             self._created.add(spec.name.lower())
         return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
 
     def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
         """See ``Remote.associate``: CreateExperiment, CreateTrial, AssociateTrialComponent."""
+        if trial is None and experiment is None:
+            return Answer()
         if trial is None:
             # As the newer SageMaker SDK names the trial of a run that was given an experiment alone.
             trial = f"Default-Run-Group-{experiment}"[: limits.NAME_CHARS_MAX].rstrip("-")
@@ -122,13 +124,7 @@ class AwsRemote:
                 answer = self._clients.sagemaker.associate_trial_component(TrialComponentName=component, TrialName=trial)
             except ClientError as error:
                 if not_found(error):
-                    raise RemoteError(
-                        str(error),
-                        kind=ErrorKind.PERMANENT,
-                        code="ResourceNotFound",
-                        request_id=_request_id(error.response),
-                        hint="a trial without an experiment_name must exist; create it, then `journaltrack retry`",
-                    ) from error
+                    raise self._what_is_missing(component, trial, error) from error
                 raise
         return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
 
@@ -143,6 +139,7 @@ class AwsRemote:
             fields = self._merged(component, fields)
         with _classifying(component):
             answer = self._clients.sagemaker.update_trial_component(TrialComponentName=component, **_update_request(fields))
+            _checked(answer, "UpdateTrialComponent")
         return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
 
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
@@ -151,14 +148,27 @@ class AwsRemote:
             answer = self._clients.metrics.batch_put_metrics(
                 TrialComponentName=component.lower(), MetricData=[_metric(point) for point in points]
             )
-        refused = {}
-        for error in answer.get("Errors") or ():
-            code = str(error.get("Code", "UNKNOWN"))
-            index = error.get("MetricIndex")
-            refusal = Refusal(code, "refused by BatchPutMetrics", permanent=code in _PERMANENT_CODES)
-            for position in range(len(points)) if index is None else (int(index),):
-                refused[position] = refusal
-        return Answer(_request_id(answer), refused=refused)
+        _checked(answer, "BatchPutMetrics")
+        errors = answer.get("Errors")
+        return Answer(_request_id(answer), refused=_refused(errors, len(points), _request_id(answer)) if errors else {})
+
+    def _what_is_missing(self, component: str, trial: str, error: ClientError) -> RemoteError:
+        """Whether it was the trial or the component that AssociateTrialComponent did not find: it says ResourceNotFound of both."""
+        with self._lock:
+            self._grouped.discard(("trial", trial.lower()))  # deleted meanwhile: made again the next time
+        try:
+            self._clients.sagemaker.describe_trial(TrialName=trial)
+        except ClientError as trial_error:
+            if not not_found(trial_error):
+                return classified(trial_error)
+            return RemoteError(
+                f"the trial {trial} does not exist: {error}",
+                kind=ErrorKind.PERMANENT,
+                code="ResourceNotFound",
+                request_id=_request_id(error.response),
+                hint="a trial without an experiment_name must exist; create it, then `journaltrack retry`",
+            )
+        return classified(error, component)
 
     def _ensure(self, kind: str, name: str, make: Any) -> None:  # noqa: ANN401
         """Create an experiment or trial once per pass; that it exists already is as good."""
@@ -209,6 +219,35 @@ class _classifying:  # noqa: N801 - reads as a verb in `with`
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if isinstance(error, (BotoCoreError, ClientError, ResponseParserError, OSError, ValueError)):
             raise classified(error, self._component) from error
+
+
+def _checked(answer: dict[str, Any], operation: str) -> dict[str, Any]:
+    """The answer, if it is the service's."""
+    if not is_aws_answer(answer):
+        raise swallowed(answer, operation)
+    return answer
+
+
+def _refused(errors: Sequence[dict[str, Any]], count: int, request_id: str | None) -> dict[int, Refusal]:
+    """Which points of a partial success were not taken (``BatchPutMetricsError``: Code and MetricIndex, counted from 0).
+
+    Raises:
+        RemoteError: An index is missing or out of range: some points were taken, and which ones is not known.
+    """
+    refused = {}
+    for error in errors:
+        code = str(error.get("Code") or "UNKNOWN")
+        index = error.get("MetricIndex", 0 if count == 1 else None)
+        if not isinstance(index, int) or not 0 <= index < count:
+            raise RemoteError(
+                f"BatchPutMetrics refused a point ({code}) but did not say which of the {count} (index {index})",
+                kind=ErrorKind.TRANSIENT,
+                code=code,
+                request_id=request_id,
+                maybe_applied=True,
+            )
+        refused[index] = Refusal(code, "refused by BatchPutMetrics", permanent=code in _PERMANENT_CODES)
+    return refused
 
 
 def _metric(point: MetricPoint) -> dict[str, Any]:
@@ -265,7 +304,9 @@ def _component(name: str, answer: dict[str, Any]) -> RemoteComponent:
         arn=answer.get("TrialComponentArn", ""),
         owner=generated_by[len(OWNER_PREFIX) :] if generated_by.startswith(OWNER_PREFIX) else None,
         display_name=answer.get("DisplayName"),
-        parameters={k: v["StringValue"] if "StringValue" in v else v.get("NumberValue", 0.0) for k, v in answer.get("Parameters", {}).items()},
+        parameters={
+            k: v["StringValue"] if "StringValue" in v else v.get("NumberValue", 0.0) for k, v in answer.get("Parameters", {}).items()
+        },
         input_artifacts={k: Artifact(v["Value"], v.get("MediaType")) for k, v in answer.get("InputArtifacts", {}).items()},
         output_artifacts={k: Artifact(v["Value"], v.get("MediaType")) for k, v in answer.get("OutputArtifacts", {}).items()},
         status=Status(

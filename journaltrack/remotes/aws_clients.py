@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import NoRegionError
 
 if TYPE_CHECKING:
     from journaltrack.deadline import Deadline
@@ -21,6 +22,8 @@ CONNECT_TIMEOUT_S: Final = 3.0
 READ_TIMEOUT_S: Final = 30.0
 """Longest silence of a server. A pass with a deadline waits for half of its time at most."""
 _READ_TIMEOUT_MIN_S: Final = 1.0
+_OUR_HOOK: Final = "journaltrack-read-timeout"
+_EVENTS: Final = ("provide-client-params", "before-parameter-build", "before-call", "request-created", "before-sign", "before-send")
 
 
 class Clients:
@@ -65,8 +68,13 @@ class Clients:
 
     @property
     def sagemaker(self) -> Any:  # noqa: ANN401
-        """For trial components; the one that was passed in, if any."""
-        return self._given if self._given is not None else self._client("sagemaker")
+        """For trial components.
+
+        A client that was passed in as botocore made it is replaced by one of the same region, endpoint and credentials:
+        its own retries and time-outs (botocore's: five times 60 s) would outlive every deadline. One that somebody hooked
+        into (botocore's ``Stubber``, own handlers), or that is no botocore client at all, is used as it is.
+        """
+        return self._client("sagemaker")
 
     @property
     def metrics(self) -> Any:  # noqa: ANN401
@@ -86,8 +94,7 @@ class Clients:
     @property
     def is_aws(self) -> bool:
         """Whether trial components are kept by AWS itself, not by a stand-in at some other address."""
-        host = urlsplit(str(self.sagemaker.meta.endpoint_url)).hostname or ""
-        return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
+        return _is_aws(str(self.sagemaker.meta.endpoint_url))
 
     def _client(self, service: str) -> Any:  # noqa: ANN401
         client = self._clients.get(service)
@@ -95,7 +102,10 @@ class Clients:
             with self._lock:
                 client = self._clients.get(service)
                 if client is None:
-                    client = self._clients[service] = self._make(service)
+                    client = self._make(service)
+                    if service == "sagemaker" and self._given is not None and _hooks(self._given) != _hooks(client):
+                        client = self._given
+                    self._clients[service] = client
         return client
 
     def _make(self, service: str) -> Any:  # noqa: ANN401
@@ -112,11 +122,19 @@ class Clients:
             # A stand-in has no names like bucket.host.
             s3={"addressing_style": "path"} if self._is_custom(endpoint_url, service) else None,
         )
-        return self._session.client(service, region_name=self._region_name(), endpoint_url=endpoint_url, config=config)
+        client = self._session.client(service, region_name=self._region_name(), endpoint_url=endpoint_url, config=config)
+        client.meta.events.register("before-call", self._shorten_timeout, unique_id=_OUR_HOOK)
+        return client
+
+    def _shorten_timeout(self, *, context: dict[str, Any], **_: object) -> None:
+        """Near the deadline an answer is not awaited for the whole time-out (botocore reads this since 1.43)."""
+        left = self._deadline.remaining_s()
+        if left < self._read_timeout_s:
+            context["read_timeout"] = max(_READ_TIMEOUT_MIN_S, left)
 
     def _session_like_given(self) -> Any:  # noqa: ANN401
         """A new session; with the credentials of the client that was passed in, if one was."""
-        session = boto3.Session(profile_name=self._profile, region_name=self._region)
+        session: Any = boto3.Session(profile_name=self._profile, region_name=self._region)
         if self._given is not None:
             # The resolved credentials of a client are not public; its request signer holds them (botocore.signers).
             credentials = getattr(getattr(self._given, "_request_signer", None), "_credentials", None)
@@ -124,21 +142,25 @@ class Clients:
                 session._session._credentials = credentials  # noqa: SLF001
         return session
 
-    def _region_name(self) -> str | None:
+    def _region_name(self) -> str:
         if self._region:
             return self._region
         if self._given is not None:
             return str(self._given.meta.region_name)
         # The original honours AWS_REGION, which botocore itself does not read.
-        return self._session.region_name or os.environ.get("AWS_REGION")
+        region: str | None = self._session.region_name or os.environ.get("AWS_REGION")
+        if not region:  # S3's client would be made without one, for us-east-1
+            raise NoRegionError
+        return region
 
     def _endpoint_of(self, service: str) -> str | None:
         if self._endpoint_url:
             return self._endpoint_url
         if service == "sagemaker" and os.environ.get("SAGEMAKER_ENDPOINT"):  # honoured by the original
             return os.environ["SAGEMAKER_ENDPOINT"]
-        if self._given is not None and not self.is_aws:
-            return str(self._given.meta.endpoint_url)
+        of_given = str(self._given.meta.endpoint_url) if self._given is not None else ""
+        if of_given and (service == "sagemaker" or not _is_aws(of_given)):
+            return of_given
         return None
 
     @staticmethod
@@ -146,3 +168,22 @@ class Clients:
         if service != "s3":
             return False
         return bool(endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+
+
+def _is_aws(endpoint_url: str) -> bool:
+    host = urlsplit(endpoint_url).hostname or ""
+    return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
+
+
+def _hooks(client: Any) -> list[str] | None:  # noqa: ANN401
+    """What is hooked into a client's requests, by name; None if it does not tell (botocore has no public way to ask)."""
+    events = getattr(getattr(client, "meta", None), "events", None)
+    handlers = getattr(getattr(events, "_emitter", events), "_handlers", None)
+    if handlers is None:
+        return None
+    names = {
+        f"{event} {getattr(handler, '__qualname__', handler)}"
+        for event in _EVENTS
+        for handler in handlers.prefix_search(f"{event}.sagemaker.UpdateTrialComponent")
+    }
+    return sorted(name for name in names if "_shorten_timeout" not in name)

@@ -7,6 +7,7 @@ retry tables (``botocore/data/_retry.json``).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from botocore import exceptions as boto
@@ -21,25 +22,40 @@ _REGION: Final = "name the region with --region or AWS_REGION"
 _CREDENTIALS: Final = f"configure credentials (`aws configure`, AWS_PROFILE, or --profile); {_SAFE}"
 
 _TRANSIENT: Final = frozenset(
-    "Throttling ThrottlingException ThrottledException RequestThrottled RequestThrottledException TooManyRequestsException "
+    "Throttling ThrottlingException ThrottledException RequestThrottled RequestThrottledException TooManyRequestsException "  # noqa: SIM905 - thirty quoted strings read worse
     "RequestLimitExceeded BandwidthLimitExceeded LimitExceededException SlowDown PriorRequestNotComplete ProvisionedThroughputExceededException "
     "EC2ThrottledException TransactionInProgressException ConflictException RequestTimeout RequestTimeoutException InternalError InternalFailure "
-    "InternalServerError InternalServerException ServiceUnavailable ServiceUnavailableException OperationAborted Busy 500 503".split()
+    "InternalServerError InternalServerException ServiceUnavailable ServiceUnavailableException OperationAborted Busy "
+    "ConditionalRequestConflict BadDigest XAmzContentSHA256Mismatch XAmzContentChecksumMismatch IncompleteBody".split()
 )
 _HALT: Final = {
     **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"), _RENEW),
     **dict.fromkeys(
-        ("InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId", "InvalidToken", "MissingAuthenticationToken"),
+        (
+            "InvalidClientTokenId",
+            "UnrecognizedClientException",
+            "InvalidAccessKeyId",
+            "InvalidToken",
+            "MissingAuthenticationToken",
+            "MissingAuthenticationTokenException",
+        ),
         f"these credentials are not known to AWS: check AWS_PROFILE and the access key; {_SAFE}",
     ),
     **dict.fromkeys(
-        ("SignatureDoesNotMatch", "InvalidSignatureException", "IncompleteSignature"), f"check the secret key and the region; {_SAFE}"
+        ("SignatureDoesNotMatch", "InvalidSignatureException", "IncompleteSignature", "IncompleteSignatureException"),
+        f"check the secret key and the region; {_SAFE}",
     ),
     **dict.fromkeys(
-        ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"), f"this machine's clock is wrong: set it (chronyc, ntpdate); {_SAFE}"
+        ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"),
+        f"this machine's clock is wrong: set it (chronyc, ntpdate); {_SAFE}",
     ),
-    **dict.fromkeys(("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AllAccessDisabled", "403"), _PERMISSION),
-    **dict.fromkeys(("OptInRequired", "SubscriptionRequiredException"), "the account is not signed up for this service or region"),
+    **dict.fromkeys(
+        ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized", "AllAccessDisabled", "403"), _PERMISSION
+    ),
+    **dict.fromkeys(
+        ("OptInRequired", "SubscriptionRequiredException", "AccountProblem", "InvalidPayer", "NotSignedUp"),
+        "the account is not signed up for this service or region, or is suspended: see its billing console",
+    ),
     **dict.fromkeys(
         ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301", "UnknownEndpoint"),
         f"the bucket or the service is in another region: {_REGION}",
@@ -62,7 +78,15 @@ _NO_CREDENTIALS: Final = (
     boto.NoAuthTokenError,
 )
 _RESTRICTED: Final = "restricted to the SageMaker runtime"
-_S3: Final = frozenset({"PutObject", "HeadObject", "HeadBucket", "CreateBucket", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"})
+_S3: Final = frozenset(
+    {"PutObject", "HeadObject", "HeadBucket", "CreateBucket", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"}
+)
+_NOT_AWS: Final = (
+    "what answered is not AWS: a proxy, the sign-in page of a network, or a wrong --endpoint-url; for uploads it may also be that the "
+    f"credentials expired or the bucket is in another region; {_SAFE}"
+)
+_NOT_AN_ANSWER: Final = frozenset({"text/html", "text/plain"})
+_CERTIFICATE: Final = f"the server's certificate is not trusted: behind an intercepting proxy set AWS_CA_BUNDLE; {_SAFE}"
 
 
 def classified(error: Exception, component: str | None = None) -> RemoteError:
@@ -77,6 +101,23 @@ def classified(error: Exception, component: str | None = None) -> RemoteError:
     if isinstance(error, boto.ClientError):
         return _answered(error, component)
     return _unanswered(error)
+
+
+def is_aws_answer(answer: Mapping[str, Any]) -> bool:
+    """Whether a successful answer came from the service: sign-in pages of networks and proxies also say 200, with HTML.
+
+    botocore takes such a page for an answer without members.
+    """
+    metadata = answer.get("ResponseMetadata", {})
+    content_type = str(metadata.get("HTTPHeaders", {}).get("content-type", "")).partition(";")[0].strip().lower()
+    return bool(metadata.get("RequestId")) or content_type not in _NOT_AN_ANSWER
+
+
+def swallowed(answer: Mapping[str, Any], operation: str) -> RemoteError:
+    """Something that is not the service answered in its place; whether it passed the request on is not known."""
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    text = f"{operation}: a web page came back (HTTP {status}) instead of AWS's answer"
+    return RemoteError(text, kind=ErrorKind.TRANSIENT, code="NotAnAnswer", hint=_NOT_AWS, unreachable=True, maybe_applied=True)
 
 
 def already_exists(error: boto.ClientError) -> bool:
@@ -113,20 +154,36 @@ def _answered(error: boto.ClientError, component: str | None) -> RemoteError:
     if code in {"ResourceLimitExceeded", "ServiceQuotaExceededException"}:
         hint = "delete trial components that are not needed, or ask AWS for a higher quota; the entries stay pending"
         return RemoteError(text, kind=ErrorKind.HOLD, hint=hint, **common)
-    if code == "400" and error.operation_name.startswith("Head"):  # an answer without a body: an expired token looks like this
-        return RemoteError(text, kind=ErrorKind.HALT, hint=_RENEW, **common)
-    if code in _HALT:
-        denied = _HALT[code] is _PERMISSION
-        return RemoteError(text, kind=ErrorKind.HALT, hint=_HALT[code], uploads_only=denied and error.operation_name in _S3, **common)
     if code in _TRANSIENT or status == 429:  # noqa: PLR2004 - Too Many Requests
         return RemoteError(text, kind=ErrorKind.TRANSIENT, hint="AWS asks to slow down or try later", **common)
+    text = _without_page(text)
+    halt = _halt(code, status, error.operation_name)
+    if halt is not None:
+        return RemoteError(text, kind=ErrorKind.HALT, hint=halt[0], uploads_only=halt[1], **common)
     if status >= 500:  # noqa: PLR2004 - a gateway's own page, not an error of the service: the request may have passed
         return RemoteError(text, kind=ErrorKind.TRANSIENT, maybe_applied=True, **common)
     return RemoteError(text, kind=ErrorKind.PERMANENT, **common)
 
 
+def _halt(code: str, status: int, operation: str) -> tuple[str, bool] | None:
+    """If the refusal is nobody's fault: what to do, and whether uploads alone are concerned."""
+    of_s3 = operation in _S3
+    if code == "400" and operation.startswith("Head"):
+        # An answer without a body: an expired token looks like this. If it is one, the next request to SageMaker says so in
+        # words; if it is not, metrics are not to wait for it.
+        return _RENEW, True
+    if code.startswith("KMS."):
+        return "the bucket's encryption key is disabled, deleted or not permitted: see its settings in KMS", True
+    if code.isdigit() and status < 500:  # noqa: PLR2004 - no error of a service: S3's HEAD has no body, the rest is not AWS
+        return _HALT.get(code, _NOT_AWS), of_s3
+    hint = _HALT.get(code)
+    return None if hint is None else (hint, of_s3 and hint is _PERMISSION)
+
+
 def _unanswered(error: Exception) -> RemoteError:
     code, text = type(error).__name__, str(error)
+    if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in text:
+        return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_CERTIFICATE)
     if isinstance(error, _NOT_SENT):
         return RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, unreachable=True)
     if isinstance(error, boto.ReadTimeoutError):
@@ -135,13 +192,19 @@ def _unanswered(error: Exception) -> RemoteError:
         return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_REGION)
     if isinstance(error, _NO_CREDENTIALS):
         return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_CREDENTIALS)
-    if isinstance(error, boto.ParamValidationError):
+    if isinstance(error, (boto.ParamValidationError, UnicodeError)):
         return RemoteError(text, kind=ErrorKind.PERMANENT, code=code)
-    if isinstance(error, (boto.HTTPClientError, boto.ConnectionError, ResponseParserError, OSError)):
+    if isinstance(error, (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError, OSError)):
         return RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, maybe_applied=True)
     if isinstance(error, ValueError):  # "Invalid endpoint: ..." comes as one
         return RemoteError(text, kind=ErrorKind.HALT, code=code, hint="check --endpoint-url or AWS_ENDPOINT_URL")
     return RemoteError(text, kind=ErrorKind.HALT, code=code, hint="check the AWS configuration; run with -v for details")
+
+
+def _without_page(text: str) -> str:
+    """A gateway's page of HTML says nothing to a person."""
+    start = text.find("<")
+    return text if start < 0 or "html" not in text.lower() else text[:start] + "(a web page)"
 
 
 def _code(error: boto.ClientError) -> str:

@@ -29,6 +29,8 @@ DEFAULT_PREFIX: Final = "trial-component-artifacts"
 """As the original library names it."""
 SINGLE_PUT_BYTES_MAX: Final = 8 * 1024 * 1024
 """Up to here one PutObject; boto3's own threshold for multipart."""
+LARGE_UPLOADS_MAX: Final = 2
+"""Ours: multipart uploads at a time. Each holds up to 14 parts of 8 MiB (s3transfer reads ahead); parts go side by side anyway."""
 _READ_BYTES: Final = 1024 * 1024
 _TRANSFER: Final = TransferConfig(multipart_threshold=SINGLE_PUT_BYTES_MAX, max_concurrency=4)
 
@@ -47,6 +49,7 @@ class Uploader:
         self._lock = threading.Lock()
         self._default_bucket: str | None = None
         self._ensured: set[str] = set()
+        self._large = threading.BoundedSemaphore(LARGE_UPLOADS_MAX)
 
     def upload(self, blob: BlobUpload) -> Answer:
         """See ``Remote.upload``.
@@ -64,7 +67,7 @@ class Uploader:
         bucket = blob.bucket or self._bucket()
         self._ensure(bucket)
         name = object_name(blob.name)
-        folder = f"{(blob.prefix or DEFAULT_PREFIX).strip('/')}/{blob.component}"
+        folder = f"{object_name(blob.prefix or DEFAULT_PREFIX)}/{object_name(blob.component)}"
         request_id = self._put(blob, bucket, f"{folder}/{name}")
         if request_id is not None:
             return Answer(request_id or None, uri=f"s3://{bucket}/{folder}/{name}")
@@ -77,12 +80,12 @@ class Uploader:
 
     def _put(self, blob: BlobUpload, bucket: str, key: str) -> str | None:
         """Store under this key unless it is taken; the request's id, or None if other content is there."""
-        if blob.size_bytes <= SINGLE_PUT_BYTES_MAX:
+        if blob.path.stat().st_size <= SINGLE_PUT_BYTES_MAX:  # not ``size_bytes``: a crafted journal may say anything
             try:
                 return self._put_small(blob, bucket, key)
             except ClientError as error:
                 if status_of(error) != 412:  # noqa: PLR2004 - Precondition Failed: the key is taken
-                    raise _damaged(blob, error) from error
+                    raise
         held = self._head(bucket, key)
         if held is None:
             return self._put_large(blob, bucket, key)
@@ -91,10 +94,13 @@ class Uploader:
         return None
 
     def _put_small(self, blob: BlobUpload, bucket: str, key: str) -> str:
+        content = blob.path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != blob.sha256:  # here, so that BadDigest can only mean the way there
+            raise _damage(blob)
         answer = self._clients.s3.put_object(
             Bucket=bucket,
             Key=key,
-            Body=blob.path.read_bytes(),
+            Body=content,
             IfNoneMatch="*",
             ChecksumSHA256=base64.b64encode(bytes.fromhex(blob.sha256)).decode(),
             **_described(blob),
@@ -110,13 +116,14 @@ class Uploader:
             if digest.hexdigest() != blob.sha256:
                 raise _damage(blob)
             raw.seek(0)
-            self._clients.s3.upload_fileobj(
-                _Bounded(raw, self._check_time),
-                bucket,
-                key,
-                ExtraArgs={"ChecksumAlgorithm": "SHA256", **_described(blob)},
-                Config=_TRANSFER,
-            )
+            with self._large:
+                self._clients.s3.upload_fileobj(
+                    _Bounded(raw, self._check_time),
+                    bucket,
+                    key,
+                    ExtraArgs={"ChecksumAlgorithm": "SHA256", **_described(blob)},
+                    Config=_TRANSFER,
+                )
         held = self._head(bucket, key) or {}
         return str(held.get("ResponseMetadata", {}).get("RequestId", ""))
 
@@ -208,8 +215,9 @@ class _Bounded(io.RawIOBase):
 
 def object_name(name: str) -> str:
     """An artifact's name as the last part of a key; it can't leave its component's folder, whatever the name says."""
-    parts = [part for part in PurePosixPath(name).parts if part not in {"/", "..", "."}]
-    return "/".join(parts) or "artifact"
+    text = name.encode(errors="replace").decode()  # a file name that is not UTF-8
+    printable = "".join(char if char.isprintable() else "_" for char in text)
+    return "/".join(part for part in printable.split("/") if part not in {"", "..", "."}) or "artifact"
 
 
 def _described(blob: BlobUpload) -> dict[str, Any]:
@@ -217,12 +225,6 @@ def _described(blob: BlobUpload) -> dict[str, Any]:
     if blob.media_type and blob.media_type.isascii() and blob.media_type.isprintable():
         described["ContentType"] = blob.media_type
     return described
-
-
-def _damaged(blob: BlobUpload, error: ClientError) -> Exception:
-    """S3 compared what arrived with the digest that was logged: tell a damaged file from any other refusal."""
-    code = error.response.get("Error", {}).get("Code", "")
-    return _damage(blob) if code in {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"} else error
 
 
 def _damage(blob: BlobUpload) -> RemoteError:

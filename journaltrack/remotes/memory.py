@@ -6,9 +6,12 @@ It passes the same contract tests as ``aws``.
 
 from __future__ import annotations
 
+import hashlib
+import math
+import posixpath
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from journaltrack import limits
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
@@ -93,9 +96,12 @@ class MemoryRemote:
             request_id = self._request_id()
             if not blob.path.is_file():
                 raise RemoteError(f"{blob.path} is not there", kind=ErrorKind.PERMANENT, code="BlobMissing", request_id=request_id)
+            if hashlib.sha256(blob.path.read_bytes()).hexdigest() != blob.sha256:
+                raise RemoteError(f"{blob.path} is damaged", kind=ErrorKind.PERMANENT, code="BlobDamaged", request_id=request_id)
             uri = f"s3://{blob.bucket or DEFAULT_BUCKET}/{blob.prefix or DEFAULT_PREFIX}/{blob.component}/{blob.name}"
             if self.objects.get(uri, blob.sha256) != blob.sha256:
-                uri = f"{uri}.{blob.sha256[:12]}"
+                stem, extension = posixpath.splitext(uri)
+                uri = f"{stem}.{blob.sha256[:12]}{extension}"
             self.objects[uri] = blob.sha256
             return Answer(request_id, uri=uri)
 
@@ -104,16 +110,10 @@ class MemoryRemote:
         with self._lock:
             request_id = self._request_id()
             held = self._held(component, request_id)
-            merged = replace(held, parameters={**held.parameters, **fields.parameters})
-            if len(merged.parameters) > limits.PARAMETERS_MAX:
-                raise _refused("more than 300 parameters", request_id)
-            for name, value in fields.parameters.items():
-                problem = limits.text_problem(name, "parameter name", limits.PARAMETER_KEY_CHARS_MAX)
-                if isinstance(value, str) and not problem:
-                    problem = limits.text_problem(value, "value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0)
-                if problem:
-                    raise _refused(problem, request_id)
-            held.parameters = merged.parameters
+            problem = _fields_problem(held, fields)
+            if problem:
+                raise _refused(problem, request_id)
+            held.parameters.update(fields.parameters)
             held.input_artifacts.update(fields.input_artifacts)
             held.output_artifacts.update(fields.output_artifacts)
             if fields.status is not None:
@@ -126,9 +126,13 @@ class MemoryRemote:
         with self._lock:
             request_id = self._request_id()
             held = self._held(component, request_id)
+            if not 1 <= len(points) <= limits.METRICS_PER_REQUEST_MAX:
+                raise _refused(f"a request takes 1 to {limits.METRICS_PER_REQUEST_MAX} points, not {len(points)}", request_id)
             refused = {}
             for index, point in enumerate(points):
+                finite = point.value if math.isfinite(point.value) else None
                 problem = limits.text_problem(point.name, "metric name", limits.METRIC_NAME_CHARS_MAX)
+                problem = problem or limits.number_problem(finite, "the value")
                 if problem:
                     refused[index] = Refusal("VALIDATION_ERROR", problem, permanent=True)
                 else:
@@ -145,6 +149,31 @@ class MemoryRemote:
     def _request_id(self) -> str:
         self._requests += 1
         return f"memory-{self._requests}"
+
+
+def _fields_problem(held: MemoryComponent, fields: Fields) -> str | None:
+    """Why SageMaker would refuse the update, or None."""
+    if len(held.parameters.keys() | fields.parameters.keys()) > limits.PARAMETERS_MAX:
+        return f"a component has at most {limits.PARAMETERS_MAX} parameters"
+    for name, value in fields.parameters.items():
+        problem = limits.text_problem(name, "parameter name", limits.PARAMETER_KEY_CHARS_MAX)
+        if isinstance(value, str):
+            problem = problem or limits.text_problem(value, "value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0)
+        else:
+            problem = problem or limits.number_problem(value if math.isfinite(value) else None, "the value")
+        if problem:
+            return problem
+    both = ((held.input_artifacts, fields.input_artifacts), (held.output_artifacts, fields.output_artifacts))
+    for there, new in both:
+        if len(there.keys() | new.keys()) > limits.ARTIFACTS_MAX:
+            return f"a component has at most {limits.ARTIFACTS_MAX} artifacts each way"
+        for name, artifact in new.items():
+            problem = limits.text_problem(name, "artifact name", limits.ARTIFACT_KEY_CHARS_MAX)
+            problem = problem or limits.text_problem(artifact.value, "value", limits.ARTIFACT_VALUE_CHARS_MAX)
+            problem = problem or (limits.media_type_problem(artifact.media_type) if artifact.media_type else None)
+            if problem:
+                return problem
+    return None
 
 
 def _arn(name: str) -> str:

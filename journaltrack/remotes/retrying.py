@@ -26,6 +26,8 @@ ATTEMPTS_MAX: Final = 8
 """Times one request is sent: about 30 s of back-off on average."""
 UNREACHABLE_ATTEMPTS_MAX: Final = 3
 """... when no conversation takes place at all: an unreachable endpoint is noticed in a second or two."""
+UNREACHABLE_S: Final = 2.0
+"""... and no more attempts when those after the first took this long: time-outs of connections are 3 s each."""
 WAIT_FIRST_S: Final = 0.2
 WAIT_MAX_S: Final = 20.0
 
@@ -86,26 +88,32 @@ class RetryingRemote:
             return request()  # nearly always: tenacity's machinery costs more than the rest of this class
         except RemoteError as error:
             first: RemoteError = error
-        failures = iter([first])
+        last: list[RemoteError] = [first]
+        known = True
 
         def attempt() -> T:
-            failure = next(failures, None)
-            if failure is not None:
-                raise failure
+            nonlocal known
+            if known or self._deadline.over:  # the first failure, or the wait was cut short: nothing is sent
+                known = False
+                raise last[0]
             self._local.attempts += 1
-            return request()
+            try:
+                return request()
+            except RemoteError as error:
+                last[0] = error
+                raise
 
         return policy(attempt)
 
     def _policy(self, retryable: Callable[[BaseException], bool]) -> Retrying:
-        return Retrying(
-            retry=retry_if_exception(retryable), stop=self._has_to_stop, wait=self._wait, sleep=self._sleep, reraise=True
-        )
+        return Retrying(retry=retry_if_exception(retryable), stop=self._has_to_stop, wait=self._wait, sleep=self._sleep, reraise=True)
 
     def _has_to_stop(self, state: RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome is not None else None
         unreachable = isinstance(error, RemoteError) and error.unreachable
         attempts_max = min(self._attempts_max, UNREACHABLE_ATTEMPTS_MAX) if unreachable else self._attempts_max
+        if unreachable and state.seconds_since_start is not None and state.seconds_since_start > UNREACHABLE_S:
+            return True  # silence, not refusals: one time-out more says enough
         return state.attempt_number >= attempts_max or self._deadline.remaining_s() <= state.upcoming_sleep
 
 

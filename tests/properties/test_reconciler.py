@@ -129,7 +129,17 @@ class Truth:
 
 FAULTS = st.lists(
     st.sampled_from(
-        ["none", "no answer, applied", "no answer, not applied", "partial", "kill after", "kill before", "throttled", "unreachable", "expired"]
+        [
+            "none",
+            "no answer, applied",
+            "no answer, not applied",
+            "partial",
+            "kill after",
+            "kill before",
+            "throttled",
+            "unreachable",
+            "expired",
+        ]
     ),
     min_size=1,
     max_size=6,
@@ -272,5 +282,10 @@ class ReplayMachine(RuleBasedStateMachine):
 
 TestReplay = ReplayMachine.TestCase
 TestReplay.settings = settings(
-    max_examples=int(os.environ.get("JOURNALTRACK_EXAMPLES", "100")), stateful_step_count=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    max_examples=int(os.environ.get("JOURNALTRACK_EXAMPLES", "100")),
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
 )

@@ -185,7 +185,9 @@ def test_unknown_outcome_of_a_create_is_looked_up_first():
 DRAFTS = st.one_of(
     st.builds(vocabulary.parameter, st.sampled_from("abc"), st.floats(allow_nan=True) | st.text(max_size=5) | st.integers()),
     st.builds(vocabulary.metric, st.sampled_from(["loss", "acc"]), st.floats(), st.none() | st.integers(0, 9), st.integers(0, 10**18)),
-    st.builds(vocabulary.artifact, st.sampled_from(["input", "output"]), st.sampled_from("xy"), st.just(BLOB) | st.text(max_size=4), st.none()),
+    st.builds(
+        vocabulary.artifact, st.sampled_from(["input", "output"]), st.sampled_from("xy"), st.just(BLOB) | st.text(max_size=4), st.none()
+    ),
     st.builds(vocabulary.upload, st.sampled_from("xy"), st.just(BLOB), st.just(3), st.none(), st.just("f")),
     st.builds(vocabulary.status, primary=st.sampled_from(["InProgress", "Failed"])),
     st.builds(vocabulary.create, owner=st.just("me")),

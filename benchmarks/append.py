@@ -1,0 +1,226 @@
+"""What one logged metric costs its caller: the public call, the journal's, and a bare sqlite3 insert of the same row."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import sqlite3
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Result, Run, Side, Values, compare, take_turns
+
+BATCH = 20
+P50_RATIO_MAX = 3.0
+_WARM_UP = 200
+_counter = itertools.count()
+
+_COLUMNS = "writer_id, writer_seq, component_id, stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns, digest"
+_TABLE = (
+    "CREATE TABLE entry (seq INTEGER PRIMARY KEY, writer_id INTEGER, writer_seq INTEGER, component_id INTEGER, stream TEXT, kind TEXT, "
+    "name TEXT, value FLOAT, step INTEGER, timestamp_ns INTEGER, payload TEXT, recorded_at_ns INTEGER, digest BLOB)"
+)
+_INSERT = f"INSERT INTO entry ({_COLUMNS}) VALUES ({', '.join('?' * 12)})"
+
+_FIGURES = (("p50", "p50_us", "µs"), ("p99", "p99_us", "µs"), ("p99.9", "p999_us", "µs"), ("max", "max_ms", "ms"))
+
+
+def run(options: Run) -> list[Result]:
+    """Measure. The target is for the median call of ``log_metric``."""
+    calls, few = options.size(20_000, 4_000), options.size(3_000, 600)
+    fresh = _Folders(options.folder)
+    plain = {"bare": "bare", "append_metric": "journal", "log_metric": "tracker"}
+    values: dict[str, list[Values]] = {}
+    for group, count, durability in ((plain, calls, "process"), ({"bare FULL": "bare", "log_metric power": "tracker"}, few, "power")):
+        sides = [Side(name, f"benchmarks.append:{f}", {"calls": count, "durability": durability}) for name, f in group.items()]
+        values |= _with_folders(sides, options.rounds, fresh)
+    batches = [Side("bare batch", "benchmarks.append:bare_batches", {"calls": calls // BATCH})]
+    batches.append(Side("log_metrics", "benchmarks.append:tracker_batches", {"calls": calls // BATCH}))
+    values |= _with_folders(batches, options.rounds, fresh)
+
+    results = []
+    for ours, floor, what in (
+        ("log_metric", "bare", "Tracker.log_metric"),
+        ("append_metric", "bare", "Journal.append_metric"),
+        ("log_metric power", "bare FULL", 'Tracker.log_metric, durability="power"'),
+        ("log_metrics", "bare batch", f"Tracker.log_metrics of {BATCH}"),
+    ):
+        floor_name = {"bare": "bare insert", "bare FULL": "bare insert, FULL"}.get(floor, f"bare transaction of {BATCH}")
+        results += _figures(what, floor_name, values[ours], values[floor], with_target=ours == "log_metric")
+    return results
+
+
+def run_budget(options: Run) -> list[Result]:
+    """Where the microseconds go: from the bare insert to the public call, one step at a time."""
+    calls = options.size(20_000, 4_000)
+    steps = {
+        "bare insert": "bare",
+        "+ the journal's schema": "bare_in_schema",
+        "+ clock, chain of digests": "bare_with_chain",
+        "+ lock, errors (Journal.append_metric)": "journal",
+        "+ validation (Tracker.log_metric)": "tracker",
+    }
+    sides = [Side(name, f"benchmarks.append:{f}", {"calls": calls, "durability": "process"}) for name, f in steps.items()]
+    values = _with_folders(sides, options.rounds, _Folders(options.folder))
+    floor = [v["p50_us"] for v in values["bare insert"]]
+    return [
+        compare("budget of an append", name, "µs", [v["p50_us"] for v in runs], floor, floor_name="bare insert")
+        for name, runs in values.items()
+    ]
+
+
+def bare(folder: str, calls: int, durability: str) -> Values:
+    """The floor: the driver, a table of the same columns without indexes, rows made beforehand."""
+    connection = _connect(folder, durability)
+    connection.execute(_TABLE)
+    rows = _rows(calls)
+    execute = connection.execute
+    return _timed(lambda i: execute(_INSERT, rows[i]), calls)
+
+
+def bare_batches(folder: str, calls: int) -> Values:
+    """The floor of a batch: one transaction, ``executemany``."""
+    connection = _connect(folder, "process")
+    connection.execute(_TABLE)
+    rows = _rows(calls * BATCH + BATCH * _WARM_UP)
+
+    def write(i: int) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(_INSERT, rows[i * BATCH : (i + 1) * BATCH])
+        connection.execute("COMMIT")
+
+    return _timed(write, calls)
+
+
+def bare_in_schema(folder: str, calls: int, durability: str) -> Values:
+    """As ``bare``, into the table that a journal has, with its triggers and its partial index."""
+    from journaltrack import schema
+    from journaltrack.journal import INSERT_ENTRY
+
+    connection = _connect(folder, durability)
+    schema.create(connection, journal_id="benchmark", now_ns=1, version="0")
+    rows = _rows(calls)
+    execute = connection.execute
+    return _timed(lambda i: execute(INSERT_ENTRY, rows[i]), calls)
+
+
+def bare_with_chain(folder: str, calls: int, durability: str) -> Values:
+    """As ``bare_in_schema``, with the entry made at the call: draft, clock, link of the chain."""
+    from journaltrack import entries, schema
+    from journaltrack.journal import INSERT_ENTRY
+
+    connection = _connect(folder, durability)
+    schema.create(connection, journal_id="benchmark", now_ns=1, version="0")
+    execute, digest = connection.execute, entries.chain_start("benchmark")
+
+    def write(i: int) -> None:
+        nonlocal digest
+        draft = entries.Draft("metric", "metric", "train:loss", 1.0 / (i + 1), i, time.time_ns())
+        now_ns = time.time_ns()
+        digest = entries.chain_next(digest, i + 1, "benchmark", draft, now_ns, hashlib.sha256)
+        execute(INSERT_ENTRY, (1, i + 1, 1, *draft[:7], now_ns, digest))
+
+    return _timed(write, calls)
+
+
+def journal(folder: str, calls: int, durability: str) -> Values:
+    """``Journal.append_metric``, with the arguments that the tracker gives it."""
+    from journaltrack.journal import Journal
+
+    opened = Journal.open(Path(folder), durability=durability)  # type: ignore[arg-type] - comes as JSON
+    component = opened.component("benchmark")
+    append = opened.append_metric
+    return _timed(lambda i: append(component, "train:loss", 1.0 / (i + 1), i, time.time_ns()), calls)
+
+
+def tracker(folder: str, calls: int, durability: str) -> Values:
+    """``Tracker.log_metric``, as a training script calls it."""
+    from journaltrack import Tracker
+
+    log_metric = Tracker.create(journal=folder, durability=durability).log_metric
+    return _timed(lambda i: log_metric("train:loss", 1.0 / (i + 1), iteration_number=i), calls)
+
+
+def tracker_batches(folder: str, calls: int) -> Values:
+    """``Tracker.log_metrics``."""
+    from journaltrack import Tracker
+
+    names = [f"metric-{n}" for n in range(BATCH)]
+    log_metrics = Tracker.create(journal=folder).log_metrics
+    return _timed(lambda i: log_metrics({name: 1.0 / (i + n + 1) for n, name in enumerate(names)}, iteration_number=i), calls)
+
+
+class _Folders:
+    """Names of folders that do not exist yet."""
+
+    def __init__(self, parent: Path) -> None:
+        self._parent = parent
+
+    def new(self) -> str:
+        return str(self._parent / f"journal-{next(_counter)}")
+
+
+def _with_folders(sides: Sequence[Side], rounds: int, folders: _Folders) -> dict[str, list[Values]]:
+    """Take turns, each run with a folder of its own."""
+    values: dict[str, list[Values]] = {side.name: [] for side in sides}
+    for number in range(rounds):
+        first = number % len(sides)
+        turn = [side._replace(arguments={**side.arguments, "folder": folders.new()}) for side in (*sides[first:], *sides[:first])]
+        for name, runs in take_turns(turn, 1).items():
+            values[name] += runs
+    return values
+
+
+def _figures(what: str, floor_name: str, ours: Sequence[Values], floor: Sequence[Values], *, with_target: bool) -> list[Result]:
+    results = []
+    for label, key, unit in _FIGURES:
+        target = P50_RATIO_MAX if with_target and label == "p50" else None
+        mine, theirs = [v[key] for v in ours], [v[key] for v in floor]
+        results.append(compare("append", f"{what}, {label}", unit, mine, theirs, floor_name=floor_name, target=target))
+    mine, theirs = [v["calls_per_s"] for v in ours], [v["calls_per_s"] for v in floor]
+    results.append(compare("append", f"{what}, throughput", "calls/s", mine, theirs, floor_name=floor_name, better="higher"))
+    return results
+
+
+def _connect(folder: str, durability: str) -> sqlite3.Connection:
+    Path(folder).mkdir(parents=True)
+    connection = sqlite3.connect(Path(folder) / "bare.db", isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute(f"PRAGMA synchronous={'FULL' if durability == 'power' else 'NORMAL'}")
+    return connection
+
+
+def _rows(calls: int) -> list[tuple[Any, ...]]:
+    """Rows as the journal would write them for the same calls."""
+    now_ns = time.time_ns()
+    digest = hashlib.sha256(b"benchmark").digest()
+    count = calls + _WARM_UP
+    return [(1, i + 1, 1, "metric", "metric", "train:loss", 1.0 / (i + 1), i, now_ns, None, now_ns, digest) for i in range(count)]
+
+
+def _timed(call: Callable[[int], object], calls: int) -> Values:
+    """The distribution of the times of single calls, and how many there were in a second."""
+    clock = time.perf_counter_ns
+    for i in range(_WARM_UP):
+        call(i)
+    samples = array("q", bytes(8 * calls))
+    started = clock()
+    for i in range(calls):
+        before = clock()
+        call(i + _WARM_UP)
+        samples[i] = clock() - before
+    took = clock() - started
+    ordered = sorted(samples)
+    with contextlib.suppress(IndexError):
+        return {
+            "p50_us": ordered[calls // 2] / 1e3,
+            "p99_us": ordered[int(calls * 0.99)] / 1e3,
+            "p999_us": ordered[int(calls * 0.999)] / 1e3,
+            "max_ms": ordered[-1] / 1e6,
+            "calls_per_s": calls / (took / 1e9),
+        }
+    return {}

@@ -1,0 +1,45 @@
+"""Journals full of pending metrics, made as fast as SQLite takes rows: the real INSERT, valid chains, one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+COMPONENT = "benchmark"
+NAMES = ("train:loss", "train:accuracy", "validation:loss", "validation:accuracy")
+
+
+def make(folder: str, metrics: int) -> dict[str, float]:
+    """A journal of one component with a pending create and so many pending points; run it in a child process."""
+    from journaltrack import entries, provenance, schema
+    from journaltrack.journal import INSERT_ENTRY, Journal
+
+    now_ns = time.time_ns()
+    journal = Journal.open(Path(folder), create=True)
+    component_id = journal.component(COMPONENT)
+    journal.append(component_id, [entries.create(owner="benchmark-owner")])
+    info = provenance.describe_process(now_ns)
+    with journal.database.transaction() as connection:
+        writer_id = connection.execute(schema.insert_sql(schema.writer), astuple(info)).lastrowid
+
+        def rows() -> Iterator[tuple[Any, ...]]:
+            digest = entries.chain_start(info.uuid)
+            for writer_seq in range(1, metrics + 1):
+                draft = point(writer_seq, now_ns + writer_seq * 1000)
+                digest = entries.chain_next(digest, writer_seq, COMPONENT, draft, now_ns + writer_seq * 1000, hashlib.sha256)
+                yield (writer_id, writer_seq, component_id, *draft[:7], now_ns + writer_seq * 1000, digest)
+
+        connection.executemany(INSERT_ENTRY, rows())
+    journal.close()
+    return {"entries": metrics + 1}
+
+
+def point(number: int, timestamp_ns: int) -> Any:
+    """A plausible point, as a draft."""
+    from journaltrack.entries import Draft
+
+    return Draft("metric", "metric", NAMES[number % 4], 1.0 / number, number // 4, timestamp_ns)

@@ -1,0 +1,93 @@
+"""The command line: a group that imports a command's module when that command runs.
+
+``journaltrack --help`` imports click and nothing else of weight: SQLAlchemy, rich and boto3 come with the commands
+that use them (``tests/unit/test_cli.py`` measures it). Here are also the last resort for errors, and the help's table
+of exit codes. The commands hold no logic of their own beyond choosing, calling and printing.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+from typing import Any
+
+import click
+
+from journaltrack._version import __version__
+from journaltrack.cli import exit_codes
+from journaltrack.cli.common import JSON, VERBOSE, configure_logging, exit_code_of, report_error, verbose_option
+from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.output import error_json, print_json
+
+__all__ = ["ExitCode", "main"]
+
+COMMANDS = {
+    "sync": "Replay what is pending to SageMaker and S3.",
+    "status": "What is pending, how old it is, and what went wrong last.",
+    "audit": "What was recorded, by whom, and what became of all of it.",
+    "show": "A component's parameters, artifacts and metrics, offline.",
+    "retry": "Make quarantined entries pending again.",
+    "completion": "Shell completion for bash, zsh and fish.",
+}
+"""Each is the attribute ``command`` of the module of that name in this package."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use, and which turns exceptions into messages and exit codes."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """In the order of their use, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import it."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"journaltrack.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Short help without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
+        """Run the command; its result is the exit code."""
+        configure_logging(ctx.meta.get(VERBOSE, 0))
+        try:
+            result = super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            result = ExitCode.INTERRUPTED
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # the reader of our output went away: click ends quietly
+            result = exit_code_of(error)
+            if ctx.meta.get(JSON):
+                print_json(error_json(error, result))
+            report_error(error, verbose=bool(ctx.meta.get(VERBOSE)))
+        if isinstance(result, ExitCode):
+            ctx.exit(int(result))
+        return result
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=f"\b\nExit codes:\n{exit_codes.table()}",
+)
+@click.version_option(__version__, prog_name="journaltrack")
+@verbose_option
+def main() -> None:
+    """Record experiments offline, replay them to SageMaker, and prove what arrived.
+
+    A JOURNAL is the folder that a training script wrote; without one, commands use JOURNALTRACK_JOURNAL, or "journal" in
+    JOURNALTRACK_HOME or in the user's data folder.
+
+    \b
+    Example:
+      journaltrack status                  what waits
+      journaltrack sync                    send it
+      journaltrack audit                   what arrived, and what did not
+    """  # noqa: D301 - click wants the backspace itself

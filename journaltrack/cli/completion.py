@@ -1,0 +1,31 @@
+"""``journaltrack completion``: the shell's completion, made by click."""
+
+from __future__ import annotations
+
+import click
+from click import shell_completion
+
+from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.output import say
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  echo 'eval \"$(journaltrack completion bash)\"' >> ~/.bashrc\n"
+    "  echo 'eval \"$(journaltrack completion zsh)\"' >> ~/.zshrc\n"
+    "  journaltrack completion fish > ~/.config/fish/completions/journaltrack.fish"
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def command(ctx: click.Context, shell: str) -> ExitCode:
+    """Print the script that lets SHELL complete commands, options and names of components.
+
+    Load it from the shell's start-up file, as the examples do; bash must be 4.4 or later.
+    """
+    kind = shell_completion.get_completion_class(shell)
+    if kind is None:  # pragma: no cover - click has the three
+        raise click.UsageError(f"click has no completion for {shell}")
+    root = ctx.find_root()
+    completion = kind(root.command, {}, "journaltrack", "_JOURNALTRACK_COMPLETE")
+    say(completion.source_template % completion.source_vars())
+    return ExitCode.OK

@@ -1,0 +1,150 @@
+"""The requests that a sync would make, summed up per component. Contacts nobody, changes nothing.
+
+Memory grows with names of parameters, artifacts and metrics, not with entries.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack import plan as planning
+from journaltrack import reconciler, report
+from journaltrack.cli import output
+from journaltrack.journal import Journal
+
+if TYPE_CHECKING:
+    from journaltrack.reconciler import Options
+
+_NAMES_MAX: Final = 20
+_MODES: Final = {
+    "create": "create it",
+    "resume": "create it, or attach to it if it exists",
+    "load": "look whether it exists",
+    "job": "look whether its job has created it",
+}
+
+
+@dataclass(slots=True)
+class ComponentPlan:
+    """What would be sent for one component.
+
+    Attributes:
+        component: Its name.
+        entries: That these requests settle.
+        requests: By action.
+        ensure: How its existence would be made sure of: "create", "resume", "load" or "job"; None: it is known to exist.
+        trials: (experiment, trial) to associate it with.
+        uploads: Artifact name and bytes.
+        keys: Names by what they are of: "parameters", "input_artifacts", "output_artifacts".
+        status: Whether its status or times would be set.
+        metrics: Points by metric.
+        without_request: Entries that would be settled as they are, by outcome and reason.
+    """
+
+    component: str
+    entries: int = 0
+    requests: Counter[str] = field(default_factory=Counter)
+    ensure: str | None = None
+    trials: list[tuple[str | None, str | None]] = field(default_factory=list)
+    uploads: dict[str, int] = field(default_factory=dict)
+    keys: dict[str, dict[str, None]] = field(default_factory=dict)
+    status: bool = False
+    metrics: Counter[str] = field(default_factory=Counter)
+    without_request: Counter[str] = field(default_factory=Counter)
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        return {
+            "component": self.component,
+            "entries": self.entries,
+            "requests": dict(self.requests),
+            "ensure": self.ensure,
+            "trials": [{"experiment": experiment, "trial": trial} for experiment, trial in self.trials],
+            "uploads": [{"name": name, "size_bytes": size} for name, size in self.uploads.items()],
+            "parameters": list(self.keys.get("parameters", ())),
+            "input_artifacts": list(self.keys.get("input_artifacts", ())),
+            "output_artifacts": list(self.keys.get("output_artifacts", ())),
+            "status": self.status,
+            "metrics": dict(self.metrics),
+            "without_request": dict(self.without_request),
+        }
+
+
+def plans(journal: str | None, options: Options) -> tuple[str, list[ComponentPlan]]:
+    """The journal's path, and what a sync with these options would send first, by component.
+
+    Raises:
+        JournalError: The journal can't be read.
+    """
+    opened = Journal.open(journal, create=False, read_only=True)
+    try:
+        names = {row.id: row.name for row in opened.components()}
+        found: dict[int, ComponentPlan] = {}
+        with report.snapshot(opened.database):
+            for action in reconciler.dry_run(opened, options):
+                plan = found.setdefault(action.component_id, ComponentPlan(names.get(action.component_id, "")))
+                _add(plan, action)
+        return str(opened.path), list(found.values())
+    finally:
+        opened.close()
+
+
+def print_plans(path: str, found: list[ComponentPlan]) -> None:
+    """As lines."""
+    requests = sum(sum(plan.requests.values()) for plan in found)
+    entries = sum(plan.entries for plan in found)
+    output.say(
+        f"{output.clean(path)}: would make {output.plural(requests, 'request')} for {output.plural(entries, 'entry')}; nothing was sent"
+    )
+    for plan in found:
+        rows = [
+            (f"  {action}", f"{output.plural(count, 'request'):<14}  {_described(plan, action)}".rstrip())
+            for action, count in plan.requests.items()
+        ]
+        rows += [("  no request", f"{output.plural(count, 'entry'):<14}  {why}") for why, count in plan.without_request.items()]
+        output.say(output.clean(plan.component))
+        output.fields(rows)
+
+
+def _add(plan: ComponentPlan, action: planning.Action) -> None:
+    plan.entries += len(action.seqs)
+    if isinstance(action, planning.Settle):
+        plan.without_request[f"{action.outcome}: {action.reason}"] += len(action.seqs)
+        return
+    if isinstance(action, planning.Ensure) and plan.ensure is not None:
+        return  # a later chunk's plan does not know that an earlier one makes it
+    plan.requests[action.action] += 1
+    if isinstance(action, planning.Ensure):
+        plan.ensure = action.mode
+    elif isinstance(action, planning.Associate):
+        plan.trials.append((action.experiment, action.trial))
+    elif isinstance(action, planning.Upload):
+        plan.uploads[action.name] = action.size_bytes
+    elif isinstance(action, planning.PutMetrics):
+        plan.metrics.update(point.name for point in action.points)
+    else:
+        for change in action.changes:
+            if change.map == "status":
+                plan.status = True
+            else:
+                plan.keys.setdefault(change.map, {})[change.key] = None
+
+
+def _described(plan: ComponentPlan, action: str) -> str:
+    if action == planning.Ensure.action:
+        return _MODES.get(plan.ensure or "", "")
+    if action == planning.Associate.action:
+        return ", ".join(f"trial {trial or '(default)'} of experiment {experiment or '(any)'}" for experiment, trial in plan.trials)
+    if action == planning.Upload.action:
+        return _few([f"{name} ({output.size(size)})" for name, size in plan.uploads.items()])
+    if action == planning.PutMetrics.action:
+        return _few([f"{name} {count}" for name, count in plan.metrics.items()])
+    parts = [f"{field_map.replace('_', ' ')}: {_few(list(keys))}" for field_map, keys in plan.keys.items()]
+    return "; ".join([*parts, *(["status"] if plan.status else [])])
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES_MAX} more" if len(names) > _NAMES_MAX else ""
+    return ", ".join(names[:_NAMES_MAX]) + more

@@ -1,0 +1,68 @@
+"""The exit codes of every command: the one place where they are defined, and from which the help prints them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+
+
+class ExitCode(enum.IntEnum):
+    """What a command's exit code says. Stable: scripts depend on it.
+
+    Of several that apply, ``worst`` names the one to return.
+    """
+
+    OK = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    PENDING = 3
+    PROBLEMS = 4
+    HALTED = 5
+    UNREACHABLE = 6
+    LEASE_HELD = 7
+    JOURNAL = 8
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+    @property
+    def meaning(self) -> str:
+        """One line for the help."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    ExitCode.OK: "all well; after sync and audit: everything is delivered",
+    ExitCode.UNEXPECTED: "an error in journaltrack itself (-v shows the traceback)",
+    ExitCode.USAGE: "wrong usage",
+    ExitCode.PENDING: "not everything is delivered: entries are pending or held",
+    ExitCode.PROBLEMS: "entries are quarantined or in doubt",
+    ExitCode.HALTED: "stopped by credentials, permission or region; nothing is lost",
+    ExitCode.UNREACHABLE: "the remote can't be reached, or the time was over",
+    ExitCode.LEASE_HELD: "another process reconciles this journal",
+    ExitCode.JOURNAL: "the journal is missing, none, too new, damaged or read-only",
+    ExitCode.INTERRUPTED: "ended by Ctrl-C before everything was delivered",
+    ExitCode.TERMINATED: "ended by SIGTERM before everything was delivered",
+}
+_SEVERITY = (
+    ExitCode.OK,
+    ExitCode.PENDING,
+    ExitCode.PROBLEMS,
+    ExitCode.UNREACHABLE,
+    ExitCode.HALTED,
+    ExitCode.LEASE_HELD,
+    ExitCode.JOURNAL,
+    ExitCode.USAGE,
+    ExitCode.UNEXPECTED,
+    ExitCode.TERMINATED,
+    ExitCode.INTERRUPTED,
+)
+
+
+def worst(codes: Iterable[ExitCode]) -> ExitCode:
+    """The one to return of several; ``OK`` for none."""
+    return max(codes, key=_SEVERITY.index, default=ExitCode.OK)
+
+
+def table() -> str:
+    """All codes with their meanings, a line each."""
+    return "\n".join(f"  {code.value:>3}  {code.meaning}" for code in ExitCode)

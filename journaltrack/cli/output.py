@@ -1,0 +1,176 @@
+"""How the command line writes: escaped text, aligned lines, tables and colours on a terminal alone.
+
+Invariant: nothing from a journal or a remote reaches the terminal except through ``clean``; rich is imported only to
+write to a terminal, with its markup off.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_SEPARATOR: Final = "  "
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
+_STYLES: Final = {"quarantined": "red", "in doubt": "red", "pending": "yellow", "in flight": "yellow", "delivered": "green"}
+
+
+def clean(value: object) -> str:
+    """A value as text on one line that can do nothing to a terminal.
+
+    Everything that is not printable is escaped: control characters (with ESC), line breaks, bidirectional overrides,
+    zero-width characters, lone surrogates. ``--json`` has the exact text.
+    """
+    text = value if isinstance(value, str) else str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def cell(value: object) -> str:
+    """A value in a table: "-" for none."""
+    return "-" if value is None or value == "" else clean(value)
+
+
+def cut(text: str, chars_max: int = 300) -> str:
+    """Text of at most ``chars_max`` characters."""
+    return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
+
+
+def moment(time_ns: object) -> str:
+    """Nanoseconds since the epoch as UTC to the second, in one word."""
+    from journaltrack.report import iso  # noqa: PLC0415 - imports SQLAlchemy
+
+    text = iso(time_ns)
+    if text is None:
+        return "-"
+    return f"{text[:19]}Z" if text.endswith("Z") else text
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "3 h 12 min"."""
+    if seconds < 10:  # noqa: PLR2004
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    parts = ((whole // 86_400, "d"), (whole // 3_600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s"))
+    first = next(i for i, (amount, _) in enumerate(parts) if amount)
+    return " ".join(f"{amount} {unit}" for amount, unit in parts[first : first + 2] if amount)
+
+
+def size(count_bytes: float) -> str:
+    """Bytes in decimal units."""
+    amount = float(count_bytes)
+    for unit in _UNITS[:-1]:
+        if amount < 1000:  # noqa: PLR2004
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} {_UNITS[-1]}"
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """A count with its noun: 1 entry, 2 entries."""
+    if count == 1:
+        return f"1 {one}"
+    return f"{count} {many or (one[:-1] + 'ies' if one.endswith('y') else one + 's')}"
+
+
+def say(text: str = "", *, err: bool = False) -> None:
+    """Write lines of ours; what they quote has been through ``clean``."""
+    stream: IO[str] = sys.stderr if err else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON
+    """One JSON document on stdout, in ASCII: safe whatever the terminal or the locale."""
+    say(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_json_line(value: Any) -> None:  # noqa: ANN401 - any JSON
+    """One JSON document on one line of stdout."""
+    say(json.dumps(value, allow_nan=False))
+
+
+def problem(word: str, message: object, hint: str = "") -> None:
+    """``error: ...`` and ``hint: ...`` on stderr."""
+    text = f"{word}: {clean(message)}"
+    if sys.stderr.isatty() and word == "error":
+        terminal(err=True).print(text, style="red", soft_wrap=True)
+    else:
+        say(text, err=True)
+    if hint:
+        say(f"hint: {clean(hint)}", err=True)
+
+
+def on_terminal(*, err: bool = False) -> bool:
+    """Whether a person reads it."""
+    return (sys.stderr if err else sys.stdout).isatty()
+
+
+def terminal(*, err: bool = False) -> Console:
+    """A console for tables and colours; honours NO_COLOR. Only for text that has been through ``clean``."""
+    from rich.console import Console  # noqa: PLC0415 - 60 ms, and only for a terminal
+
+    return Console(stderr=err, markup=False, emoji=False, highlight=False)
+
+
+def fields(rows: Sequence[tuple[str, object]], indent: str = "") -> None:
+    """Labels and values, aligned; values are escaped here."""
+    width = max((len(label) for label, _ in rows), default=0)
+    console = terminal() if on_terminal() else None
+    for label, value in rows:
+        text = f"{indent}{label:<{width}}{_SEPARATOR}{cell(value)}"
+        if console is None:
+            say(text)
+        else:
+            style = _STYLES.get(label.strip()) if not str(value).startswith("0") else None
+            console.print(text, style=style, soft_wrap=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table with a title; nothing when there are no rows. Cells are escaped here."""
+    if not rows:
+        return
+    cells = [[cell(value) for value in row] for row in rows]
+    right = [all(isinstance(row[i], (int, float)) or row[i] is None for row in rows) for i in range(len(columns))]
+    if on_terminal():
+        _rich_table(title, columns, cells, right)
+        return
+    say(title)
+    for line in aligned([list(columns), *cells], right):
+        say(f"{_SEPARATOR}{line}")
+
+
+def aligned(cells: Sequence[Sequence[str]], right: Sequence[bool], widths: list[int] | None = None) -> Iterator[str]:
+    """Lines of cells in columns. ``widths`` are least widths, and grow with what is written."""
+    widths = widths if widths is not None else [0] * len(right)
+    for row in cells:
+        widths[:] = [max(width, len(text)) for width, text in zip(widths, row, strict=True)]
+    for row in cells:
+        padded = [f"{t:>{w}}" if r else f"{t:<{w}}" for t, w, r in zip(row, widths, right, strict=True)]
+        yield _SEPARATOR.join(padded).rstrip()
+
+
+def _rich_table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    drawn = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, is_number in zip(columns, right, strict=True):
+        drawn.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    for row in cells:
+        drawn.add_row(*(Text(text, style=_STYLES.get(text, "")) for text in row))
+    terminal().print(drawn)
+
+
+def error_json(error: BaseException, code: int) -> Mapping[str, object]:
+    """An error as every command's ``--json`` reports it."""
+    message = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
+    return {"error": {"type": type(error).__name__, "message": message, "hint": getattr(error, "hint", "")}, "exit_code": int(code)}

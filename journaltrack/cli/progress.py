@@ -1,0 +1,77 @@
+"""How far a sync is: a bar on a terminal, plain lines elsewhere; both on stderr, so that stdout is for results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack.cli import output
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+    from typing_extensions import Self
+
+    from journaltrack.reconciler import Progress
+
+EVERY_S: Final = 5.0
+"""A plain line at most so often, and only after so long: short syncs say nothing but their summary."""
+
+
+class ProgressView:
+    """Shows the progress of one pass; call it with each ``Progress``.
+
+    Args:
+        label: What is synced; escaped here.
+        monotonic: Seconds.
+    """
+
+    def __init__(self, label: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._label = output.clean(label)
+        self._monotonic = monotonic
+        self._started = self._told = monotonic()
+        self._before: int | None = None  # settled before the pass made its first request: not this pass's speed
+        self._bar: Any = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        """Start the bar, on a terminal."""
+        if output.on_terminal(err=True):
+            from rich import progress  # noqa: PLC0415 - only for a terminal
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}", markup=False),
+                progress.BarColumn(),
+                progress.TextColumn("{task.completed:.0f}/{task.total:.0f} entries {task.fields[rate]:.0f}/s", markup=False),
+                progress.TimeRemainingColumn(),
+                console=output.terminal(err=True),
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show it."""
+        now = self._monotonic()
+        if self._before is None:
+            self._before = progress.settled
+        total = max(progress.total, progress.settled)
+        rate = (progress.settled - self._before) / max(now - self._started, 1e-3)
+        if self._bar is not None:
+            if self._task is None:
+                self._task = self._bar.add_task(self._label, total=total, rate=0.0)
+            self._bar.update(self._task, completed=progress.settled, total=total, rate=rate)
+        elif now - self._told >= EVERY_S:
+            self._told = now
+            output.say(line(self._label, progress.settled, total, rate), err=True)
+
+
+def line(label: str, settled: int, total: int, rate: float) -> str:
+    """Progress as one line of text: how much, how fast, how long still."""
+    left = f", about {output.duration((total - settled) / rate)} left" if rate > 0 else ""
+    return f"{label}: {settled} of {total} entries ({100 * settled // max(total, 1)} %), {rate:.0f}/s{left}"

@@ -1,0 +1,103 @@
+"""``journaltrack show``: one component as the journal knows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from journaltrack.cli import common, output
+from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from journaltrack.report_component import ArtifactView, ComponentView
+
+_NAMES_MAX = 10
+
+
+@click.command(
+    epilog="\b\nExamples:\n  journaltrack show digits-1\n  journaltrack show digits-1 --journal /mnt/usb/journal --json | jq .parameters"
+)
+@click.argument("component", shell_complete=common.complete_component)
+@click.option("-j", "--journal", metavar="JOURNAL", type=click.Path(), help="The journal's folder; without it, the default journal.")
+@common.common_options
+def command(component: str, journal: str | None, *, as_json: bool) -> ExitCode:
+    """Parameters, artifacts, status and the last metrics of COMPONENT, as recorded, whether delivered or not.
+
+    Reads the journal alone: no network. Changes nothing.
+    """
+    from journaltrack.report_component import show  # noqa: PLC0415 - SQLAlchemy
+
+    view = show(journal, component)
+    if view is None:
+        raise InvalidInputError(f"the journal has no component {component}", hint=_names(journal))
+    if as_json:
+        output.print_json({**view.to_json(), "exit_code": int(ExitCode.OK)})
+    else:
+        _print(view)
+    return ExitCode.OK
+
+
+def _names(journal: str | None) -> str:
+    from journaltrack.report import opened  # noqa: PLC0415
+
+    with opened(journal) as own:
+        names = [str(row.name) for row in own.components()]
+    if not names:
+        return "it has none at all"
+    more = f" and {len(names) - _NAMES_MAX} more" if len(names) > _NAMES_MAX else ""
+    return f"it has: {', '.join(names[-_NAMES_MAX:])}{more}"
+
+
+def _print(view: ComponentView) -> None:
+    status = view.status
+    trials = ", ".join(f"{trial or '(default trial)'} of {experiment or '(its experiment)'}" for experiment, trial in view.trials)
+    rows: list[tuple[str, object]] = [
+        ("component", view.name),
+        ("display name", view.display_name),
+        ("journal", view.journal),
+        ("origin", ", ".join(view.origins)),
+        ("arn", view.arn),
+        ("status", f"{status.primary or '-'}{': ' + status.message if status.message else ''}"),
+        ("started", output.moment(status.start_ns)),
+        ("ended", output.moment(status.end_ns)),
+    ]
+    if trials:
+        rows.append(("trials", trials))
+    if view.tags:
+        rows.append(("tags", ", ".join(f"{key}={value}" for key, value in view.tags.items())))
+    output.fields(rows)
+    output.table("parameters", ("name", "value", "state"), [(p.name, _number(p.value), p.state) for p in view.parameters])
+    for title, artifacts in (("inputs", view.inputs), ("outputs", view.outputs)):
+        output.table(title, ("name", "media type", "size", "state", "value"), [_artifact(artifact) for artifact in artifacts])
+    output.table(
+        "metrics",
+        ("name", "points", "not finite", "last", "step", "min", "max", "at"),
+        [
+            (
+                m.name,
+                m.points,
+                m.not_finite,
+                _number(m.last_value),
+                m.last_step,
+                _number(m.minimum),
+                _number(m.maximum),
+                output.moment(m.last_timestamp_ns),
+            )
+            for m in view.metrics
+        ],
+    )
+    if view.unreadable:
+        output.problem("warning", f"{output.plural(len(view.unreadable), 'entry')} can't be read, the first is {view.unreadable[0]}")
+
+
+def _artifact(artifact: ArtifactView) -> tuple[object, ...]:
+    value = artifact.value or (f"sha256 {artifact.sha256}, not uploaded yet" if artifact.sha256 else None)
+    size = output.size(artifact.size_bytes) if artifact.size_bytes is not None else None
+    return (artifact.name, artifact.media_type, size, artifact.state, value)
+
+
+def _number(value: object) -> object:
+    """A whole double without its ``.0``."""
+    return f"{value:.10g}" if isinstance(value, float) else value

@@ -1,0 +1,105 @@
+"""``journaltrack status``: where journals stand now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from journaltrack.cli import common, output
+from journaltrack.cli.exit_codes import ExitCode, worst
+from journaltrack.errors import JournaltrackError
+
+if TYPE_CHECKING:
+    from journaltrack.report_status import JournalStatus
+
+
+@click.command(
+    epilog="\b\nExamples:\n  journaltrack status\n  journaltrack status /mnt/usb/run-*/journal\n"
+    "  journaltrack status --check || echo 'not all is delivered'"
+)
+@common.many_journals
+@click.option("--check", is_flag=True, help="Exit with 4 when entries are quarantined or in doubt, with 3 when some are pending.")
+@common.common_options
+def command(journals: tuple[str, ...], more_journals: tuple[str, ...], *, check: bool, as_json: bool) -> ExitCode:
+    """What is pending in each JOURNAL and how old it is, what went wrong last, who reconciles it, and its size.
+
+    Changes nothing and contacts nobody; works on read-only media. Costs the same however much was delivered.
+    """
+    from journaltrack.report_status import status  # noqa: PLC0415 - SQLAlchemy
+
+    codes = []
+    found: list[dict[str, Any]] = []
+    for journal in common.named(journals, more_journals):
+        try:
+            current = status(journal)
+        except JournaltrackError as error:
+            codes.append(common.exit_code_of(error))
+            found.append({"journal": common.path_of(journal), **output.error_json(error, codes[-1])})
+            common.report_error(error, verbose=common.is_verbose())
+            continue
+        codes.append(state_code(current) if check else ExitCode.OK)
+        found.append({"journal": current.path, **current.to_json(), "exit_code": int(codes[-1])})
+        if not as_json:
+            print_status(current)
+    if as_json:
+        output.print_json({"journals": found, "exit_code": int(worst(codes))})
+    return worst(codes)
+
+
+def state_code(status: JournalStatus) -> ExitCode:
+    """What the state of a journal is as an exit code."""
+    if status.quarantined or status.in_doubt:
+        return ExitCode.PROBLEMS
+    return ExitCode.PENDING if status.pending or status.in_flight else ExitCode.OK
+
+
+def print_status(status: JournalStatus) -> None:
+    """As aligned lines."""
+    rows: list[tuple[str, object]] = [
+        ("journal", status.path),
+        ("journal id", status.journal_id),
+        ("components", status.components),
+        ("pending", output.plural(status.pending, "entry")),
+    ]
+    rows += [(f"  {stream.stream}", stream.entries) for stream in status.pending_by_stream]
+    if status.oldest_pending_at_ns is not None and status.oldest_pending_age_s is not None:
+        rows.append(
+            ("oldest pending", f"{output.moment(status.oldest_pending_at_ns)} ({output.duration(status.oldest_pending_age_s)} ago)")
+        )
+    rows += [
+        ("in flight", output.plural(status.in_flight, "entry")),
+        ("in doubt", output.plural(status.in_doubt, "entry")),
+        ("quarantined", output.plural(status.quarantined, "entry")),
+        ("last success", _last_success(status)),
+        ("last error", _last_error(status)),
+        ("reconciled by", _holder(status)),
+    ]
+    sizes = (
+        f"database {output.size(status.sizes.database_bytes)}, log {output.size(status.sizes.wal_bytes)}, "
+        f"spool {output.size(status.sizes.spool_bytes)} in {output.plural(status.sizes.spool_files, 'file')}"
+    )
+    rows.append(("size", sizes))
+    output.fields(rows)
+    if status.unfinished_receipts and status.lease is None:
+        requests = output.plural(status.unfinished_receipts, "request")
+        output.say(f"hint: {requests} of a sync that ended early have no recorded answer; the next sync settles them", err=True)
+    if status.quarantined or status.in_doubt:
+        output.say("hint: `journaltrack audit` names what is quarantined or in doubt, and why", err=True)
+
+
+def _last_success(status: JournalStatus) -> str | None:
+    last = status.last_success
+    return None if last is None else f"{output.moment(last.at_ns)} {last.action}, request {last.request_id or '-'}"
+
+
+def _last_error(status: JournalStatus) -> str | None:
+    last = status.last_error
+    if last is None:
+        return None
+    return output.cut(f"{output.moment(last.at_ns)} {last.action} {last.outcome}: {last.code or ''} {last.text or ''}")
+
+
+def _holder(status: JournalStatus) -> str | None:
+    holder = status.lease
+    return None if holder is None else f"{holder.owner} since {output.moment(holder.acquired_at_ns)}"

@@ -1,0 +1,233 @@
+"""``journaltrack sync``: replay what is pending, with progress, and say what became of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from journaltrack.cli import common, output
+from journaltrack.cli.exit_codes import ExitCode, worst
+from journaltrack.deadline import Deadline
+from journaltrack.errors import JournaltrackError, RemoteError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from journaltrack.reconciler import Options, PassReport
+    from journaltrack.report_status import JournalStatus
+
+_HELD_MAX: Final = 10
+_CONCURRENCY_MAX: Final = 256
+
+
+@dataclass(slots=True)
+class _Run:
+    """What all journals of one call share. ``signal`` is the one that ended it, 0 for none."""
+
+    options: Options
+    deadline: Deadline
+    aws: dict[str, str | None]
+    signal: int = 0
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+
+@click.command(
+    epilog="\b\nExamples:\n  journaltrack sync\n  journaltrack sync /mnt/usb/*/journal --profile research --region eu-west-1\n"
+    "  journaltrack sync --component 'digits-*' --since 2d --dry-run"
+)
+@common.many_journals
+@common.component_option
+@click.option(
+    "--since", metavar="WHEN", type=common.When(), help="Only what was recorded since: 2h, 3d (ago), 2026-11-03, 2026-11-03T12:00+01:00."
+)
+@click.option("--dry-run", is_flag=True, help="Print the requests that would be made; contact nobody.")
+@click.option("--create-or-attach", is_flag=True, help="Create loaded components that are missing, attach to foreign ones that exist.")
+@click.option("--profile", metavar="NAME", help="Profile of the AWS configuration.")
+@click.option("--region", metavar="NAME", help="AWS region.")
+@click.option("--endpoint-url", metavar="URL", help="One endpoint for all services, instead of AWS's.")
+@click.option("--concurrency", metavar="N", type=click.IntRange(1, _CONCURRENCY_MAX), help="Requests in flight.  [default: 16]")
+@click.option(
+    "--deadline",
+    "deadline_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0, min_open=True),
+    help="End after so long; the rest stays pending.",
+)
+@common.common_options
+def command(
+    journals: tuple[str, ...],
+    more_journals: tuple[str, ...],
+    *,
+    component: str | None,
+    since: int | None,
+    dry_run: bool,
+    create_or_attach: bool,
+    profile: str | None,
+    region: str | None,
+    endpoint_url: str | None,
+    concurrency: int | None,
+    deadline_s: float | None,
+    as_json: bool,
+) -> ExitCode:
+    """Send what is pending in each JOURNAL to SageMaker and S3, one journal after the other.
+
+    Sync as often as you like: what is delivered is not sent again. Ctrl-C (or SIGTERM) ends it after the requests in
+    flight, with everything recorded; a second one ends it at once. Of several journals the worst exit code is returned.
+    """
+    from journaltrack.reconciler import CONCURRENCY, Options  # noqa: PLC0415 - SQLAlchemy
+
+    options = Options(component=component, since_ns=since, concurrency=concurrency or CONCURRENCY, create_or_attach=create_or_attach)
+    run = _Run(options, Deadline(deadline_s), {"profile": profile, "region": region, "endpoint_url": endpoint_url})
+    codes: list[ExitCode] = []
+    with _stopping(run):
+        for journal in common.named(journals, more_journals):
+            if codes and run.signal:
+                break
+            try:
+                codes.append(_dry_run(run, journal, as_json=as_json) if dry_run else _sync(run, journal, as_json=as_json))
+            except JournaltrackError as error:
+                codes.append(common.exit_code_of(error))
+                run.results.append({"journal": common.path_of(journal), **output.error_json(error, codes[-1])})
+                common.report_error(error, verbose=common.is_verbose())
+    code = worst(codes)
+    if run.signal and code is not ExitCode.OK:
+        code = ExitCode.INTERRUPTED if run.signal == signal.SIGINT else ExitCode.TERMINATED
+    if as_json:
+        output.print_json({"journals": run.results, "exit_code": int(code)})
+    return code
+
+
+@contextlib.contextmanager
+def _stopping(run: _Run) -> Iterator[None]:
+    """The first SIGINT or SIGTERM cuts the deadline short; the second one does what it always does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        run.signal = number
+        run.deadline.cancel()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        os.write(2, b"\nstopping after the requests in flight; once more to stop at once\n")  # print is not for signal handlers
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _dry_run(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
+    from journaltrack.cli import dry_run  # noqa: PLC0415
+
+    path, found = dry_run.plans(journal, run.options)
+    if as_json:
+        plans = [plan.to_json() for plan in found]
+        run.results.append({"journal": path, "dry_run": True, "components": plans, "exit_code": int(ExitCode.OK)})
+    else:
+        dry_run.print_plans(path, found)
+    return ExitCode.OK
+
+
+def _sync(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
+    from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
+    from journaltrack.composition import sync  # noqa: PLC0415
+    from journaltrack.report_status import status  # noqa: PLC0415
+
+    with ProgressView(common.path_of(journal)) as view:
+        report = sync(journal, options=run.options, deadline=run.deadline, on_progress=view, **run.aws)
+    after = status(journal, component=run.options.component, since_ns=run.options.since_ns)
+    code = _code(report, after)
+    run.results.append(_json(report, after, code))
+    if not as_json:
+        output.say(_summary(report, after))
+    _explain(report, after, stopped=bool(run.signal))
+    return code
+
+
+def _code(report: PassReport, after: JournalStatus) -> ExitCode:
+    codes = [common.exit_code_of(error) for error in (report.halted, report.uploads_halted) if error is not None]
+    if after.pending or after.in_flight:
+        codes.append(ExitCode.UNREACHABLE if report.out_of_time or report.failed is not None else ExitCode.PENDING)
+    if after.quarantined or after.in_doubt:
+        codes.append(ExitCode.PROBLEMS)
+    return worst(codes)
+
+
+def _summary(report: PassReport, after: JournalStatus) -> str:
+    return (
+        f"{output.clean(after.path)}: {report.delivered} delivered, {report.superseded} superseded, {report.quarantined} quarantined, "
+        f"{report.in_doubt} in doubt in {output.plural(report.requests, 'request')}, {output.duration(report.duration_s)}; "
+        f"now {after.pending + after.in_flight} pending, {after.quarantined} quarantined, {after.in_doubt} in doubt"
+    )
+
+
+def _explain(report: PassReport, after: JournalStatus, *, stopped: bool) -> None:
+    """On stderr: why it is not all delivered, and what to do."""
+    if report.halted is not None:
+        output.problem("error", f"the sync stopped: {report.halted.message}", report.halted.hint)
+    if report.uploads_halted is not None:
+        output.problem("error", f"uploads stopped: {report.uploads_halted.message}", report.uploads_halted.hint)
+    for name, error in list(report.held.items())[:_HELD_MAX]:
+        output.problem("held", f"{name}: {error.message}", error.hint)
+    if len(report.held) > _HELD_MAX:
+        output.say(f"held: {len(report.held) - _HELD_MAX} more components; --json names them all", err=True)
+    if report.failed is not None and report.failed is not report.halted:
+        output.problem("error", f"some requests failed, their entries stay pending: {report.failed.message}", report.failed.hint)
+    if report.out_of_time and not stopped:
+        output.problem("error", "the time was over before everything was sent", "sync again: it goes on where this one ended")
+    if after.quarantined or after.in_doubt:
+        output.problem(
+            "warning",
+            f"{output.plural(after.quarantined, 'entry')} quarantined, {after.in_doubt} in doubt",
+            "`journaltrack audit` names them and says why; `journaltrack retry` makes them pending again",
+        )
+
+
+def _json(report: PassReport, after: JournalStatus, code: ExitCode) -> dict[str, Any]:
+    return {
+        "journal": after.path,
+        "journal_id": after.journal_id,
+        "delivered": report.delivered,
+        "superseded": report.superseded,
+        "quarantined": report.quarantined,
+        "in_doubt": report.in_doubt,
+        "requests": report.requests,
+        "duration_s": round(report.duration_s, 3),
+        "out_of_time": report.out_of_time,
+        "halted": _error(report.halted),
+        "uploads_halted": _error(report.uploads_halted),
+        "failed": _error(report.failed),
+        "held": {name: _error(error) for name, error in report.held.items()},
+        "after": {
+            "pending": after.pending,
+            "in_flight": after.in_flight,
+            "quarantined": after.quarantined,
+            "in_doubt": after.in_doubt,
+        },
+        "exit_code": int(code),
+    }
+
+
+def _error(error: RemoteError | None) -> dict[str, Any] | None:
+    if error is None:
+        return None
+    return {
+        "code": error.code,
+        "kind": error.kind.value,
+        "message": error.message,
+        "hint": error.hint,
+        "request_id": error.request_id,
+        "unreachable": error.unreachable,
+    }

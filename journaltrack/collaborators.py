@@ -1,0 +1,117 @@
+"""What a tracker hands metrics and files to: two small protocols, and the defaults that write to the journal."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from journaltrack import entries as vocabulary
+from journaltrack import limits, paths, validation
+from journaltrack.spool import Spool, SpooledBlob
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from journaltrack.journal import Journal
+    from journaltrack.trial_component import TrialComponent
+
+
+class MetricsWriter(Protocol):
+    """Takes metric points, one a call."""
+
+    def log_metric(
+        self, metric_name: str, value: float, timestamp: datetime | float | None = None, iteration_number: int | None = None
+    ) -> None:
+        """Record one point."""
+        ...
+
+    def close(self) -> None:
+        """No more points come."""
+        ...
+
+
+class ArtifactUploader(Protocol):
+    """Takes files and says where they are."""
+
+    def upload_artifact(self, file_path: str | os.PathLike[str]) -> tuple[str, str]:
+        """Store a file; returns its URI and an ETag or digest."""
+        ...
+
+
+class JournalMetricsWriter:
+    """Writes points to the journal: the default.
+
+    Args:
+        trial_component: Of which the points are.
+        admit: Called with a draft that AWS could never accept, before it is journaled: warns, or raises when strict.
+    """
+
+    def __init__(self, trial_component: TrialComponent, admit: Callable[[vocabulary.Draft], None]) -> None:
+        self._journal: Journal = trial_component.journal
+        self._component_id = trial_component.component_id
+        self._admit = admit
+        self._valid: set[str] = set()  # names that passed: the check costs more than the look-up
+
+    def draft(self, metric_name: str, value: object, timestamp: datetime | float | None, iteration_number: int | None) -> vocabulary.Draft:
+        """The point as it is journaled.
+
+        Raises:
+            InvalidInputError: A name, step or time that AWS can never accept.
+            InvalidTypeError: An argument of the wrong type.
+        """
+        name = validation.key(metric_name, "metric name", limits.METRIC_NAME_CHARS_MAX)
+        step = validation.step(iteration_number)
+        when = time.time_ns() if timestamp is None else validation.timestamp_ns(timestamp)
+        self._valid.add(name)
+        return vocabulary.metric(name, validation.metric_value(value), step, when)
+
+    def log_metric(
+        self, metric_name: str, value: object, timestamp: datetime | float | None = None, iteration_number: int | None = None
+    ) -> None:
+        """Record one point; see ``Tracker.log_metric``."""
+        if (
+            type(value) is float
+            and value - value == 0  # neither NaN nor infinite
+            and timestamp is None
+            and (iteration_number is None or (type(iteration_number) is int and 0 <= iteration_number <= limits.STEP_MAX))
+            and metric_name in self._valid
+        ):
+            self._journal.append_metric(self._component_id, metric_name, value, iteration_number, time.time_ns())
+            return
+        draft = self.draft(metric_name, value, timestamp, iteration_number)
+        if draft.undeliverable is not None:
+            self._admit(draft)
+        self._journal.append(self._component_id, [draft])
+
+    def close(self) -> None:
+        """Nothing: every point is in the journal already."""
+
+
+class JournalArtifactUploader:
+    """Keeps files in the journal's spool, to be uploaded by a replay: the default.
+
+    Args:
+        trial_component: Of which the files are.
+    """
+
+    def __init__(self, trial_component: TrialComponent) -> None:
+        self._journal = trial_component.journal
+        self._spool = Spool(trial_component.journal.path / paths.SPOOL)
+
+    def spool(self, file_path: str | os.PathLike[str]) -> SpooledBlob:
+        """Keep the bytes of the file as they are now.
+
+        Raises:
+            ArtifactError: The file is missing, not a regular file, or keeps changing.
+            JournalWriteError: The journal's disk does not take it.
+        """
+        blob = self._spool.add(file_path)
+        self._journal.add_blob(blob.sha256, blob.size_bytes)
+        return blob
+
+    def upload_artifact(self, file_path: str | os.PathLike[str]) -> tuple[str, str]:
+        """Keep the file; returns its path in the spool and its SHA-256."""
+        blob = self.spool(file_path)
+        return str(blob.path), blob.sha256

@@ -1,0 +1,242 @@
+"""One trial component as the journal knows it, offline: parameters, artifacts and status folded, metrics summed up.
+
+The fold is that of ``plan`` (the last call per key wins), over everything recorded and not only over what is pending:
+what a person sees here is what SageMaker will show once all is delivered, and each value says whether it is.
+Prints nothing, changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack import entries as vocabulary
+from journaltrack import plan as planning
+from journaltrack import report
+from journaltrack.entries import Entry
+from journaltrack.report import State
+
+if TYPE_CHECKING:
+    from journaltrack.journal import ComponentRow, Journal
+
+_PAGE_ENTRIES: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterView:
+    """A parameter's last value. A number that a double can't hold (or that is not finite) is shown as text."""
+
+    name: str
+    value: str | float
+    state: State | None
+    recorded_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactView:
+    """An input or output artifact: its text or, once uploaded, its URI; ``sha256`` and ``size_bytes`` for a logged file."""
+
+    name: str
+    value: str | None
+    media_type: str | None
+    sha256: str | None
+    size_bytes: int | None
+    state: State | None
+    recorded_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatusView:
+    """Status and times. ``traceback`` is in the journal alone."""
+
+    primary: str | None = None
+    message: str | None = None
+    start_ns: int | None = None
+    end_ns: int | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricView:
+    """One metric: its points, the last one recorded, and extremes of those that are finite."""
+
+    name: str
+    points: int
+    not_finite: int
+    last_value: float | str | None
+    last_step: int | None
+    last_timestamp_ns: int | None
+    minimum: float | None
+    maximum: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentView:
+    """A component, offline. ``trials`` are (experiment, trial) that it belongs to."""
+
+    name: str
+    journal: str
+    origins: tuple[str, ...]
+    display_name: str | None
+    arn: str | None
+    confirmed_at_ns: int | None
+    tags: dict[str, str]
+    trials: tuple[tuple[str | None, str | None], ...]
+    status: StatusView
+    parameters: tuple[ParameterView, ...]
+    inputs: tuple[ArtifactView, ...]
+    outputs: tuple[ArtifactView, ...]
+    metrics: tuple[MetricView, ...]
+    unreadable: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The view as ``json.dumps`` takes it, see ``journaltrack.report.to_json``."""
+        converted: dict[str, Any] = report.to_json(self)
+        return converted
+
+
+@dataclass(slots=True)
+class _Fold:
+    display_name: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    trials: dict[tuple[str | None, str | None], None] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    status: planning.Status = field(default_factory=planning.Status)
+    traceback: str | None = None
+    last: dict[tuple[str, str], tuple[Entry, planning.FieldValue, State | None]] = field(default_factory=dict)
+    unreadable: list[int] = field(default_factory=list)
+
+
+def show(journal: Journal | str | os.PathLike[str] | None, component: str) -> ComponentView | None:
+    """A component's folded parameters, artifacts, status and metrics; None if the journal has no such component.
+
+    Args:
+        journal: An open journal, its folder, or None for the default journal.
+        component: Its name (case does not matter).
+
+    Raises:
+        JournalError: The journal can't be read.
+    """
+    with report.opened(journal) as own, report.snapshot(own.database):
+        row = own.find(component)
+        return None if row is None else _show(own, row)
+
+
+def _show(journal: Journal, row: ComponentRow) -> ComponentView:
+    fold = _Fold()
+    for entry, state in _state_entries(journal, row.id):
+        try:
+            _add(fold, entry, state)
+        except ValueError:  # noqa: PERF203 - one bad item must not hide the others
+            fold.unreadable.append(entry.seq)
+    locations = {
+        (sha256, bucket or None, prefix or None): uri
+        for sha256, bucket, prefix, uri in journal.database.read(
+            "SELECT sha256, bucket, prefix, uri FROM location WHERE component_id = ?", (row.id,)
+        )
+    }
+    artifacts: dict[str, list[ArtifactView]] = {"input_artifacts": [], "output_artifacts": []}
+    parameters = []
+    for (field_map, name), (entry, value, state) in fold.last.items():
+        if field_map == "parameters":
+            exact = entry.detail.get("exact")
+            shown = exact if isinstance(exact, str) else value
+            parameters.append(ParameterView(name, shown if isinstance(shown, (str, float)) else "", state, entry.recorded_at_ns))
+        else:
+            artifacts[field_map].append(_artifact(entry, value, state, locations, fold.sizes))
+    now = fold.status
+    return ComponentView(
+        name=row.name,
+        journal=str(journal.path),
+        origins=report.origins(journal.database, row.id),
+        display_name=fold.display_name,
+        arn=row.arn,
+        confirmed_at_ns=row.confirmed_at_ns,
+        tags=fold.tags,
+        trials=tuple(fold.trials),
+        status=StatusView(now.primary, now.message, now.start_ns, now.end_ns, fold.traceback),
+        parameters=tuple(parameters),
+        inputs=tuple(artifacts["input_artifacts"]),
+        outputs=tuple(artifacts["output_artifacts"]),
+        metrics=_metrics(journal, row.id),
+        unreadable=tuple(fold.unreadable),
+    )
+
+
+def _state_entries(journal: Journal, component_id: int) -> Iterator[tuple[Entry, State | None]]:
+    flying = report.in_flight(journal.database).intervals
+    after_seq = 0
+    while True:
+        rows = journal.database.read(
+            "SELECT e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, "
+            "e.payload, e.recorded_at_ns, e.digest, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+            "WHERE e.component_id = ? AND e.stream <> 'metric' AND e.seq > ? ORDER BY e.seq LIMIT ?",
+            (component_id, after_seq, _PAGE_ENTRIES),
+        )
+        if not rows:
+            return
+        for *columns, outcome in rows:
+            entry = Entry(*columns)
+            yield entry, report.state_of(outcome, flying=any(first <= entry.seq <= last for first, last in flying))
+        after_seq = rows[-1][0]
+
+
+def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
+    detail = entry.detail
+    if entry.kind == vocabulary.CREATE:
+        tags = detail.get("tags")
+        fold.display_name = _text(detail.get("display_name")) or fold.display_name
+        fold.tags |= {str(key): str(value) for key, value in tags.items()} if isinstance(tags, dict) else {}
+    elif entry.kind == vocabulary.ASSOCIATE:
+        fold.trials[_text(detail.get("experiment")), _text(detail.get("trial"))] = None
+    elif entry.kind == vocabulary.UPLOAD:
+        size = detail.get("size")
+        if isinstance(size, int):
+            fold.sizes[planning.blob_of(entry).sha256] = size
+    elif entry.kind == vocabulary.STATUS:
+        merged = planning.merge_status(fold.status, planning.value_of(entry))
+        fold.status = merged if isinstance(merged, planning.Status) else fold.status
+        if detail.get("primary"):
+            fold.traceback = _text(detail.get("traceback"))
+    elif entry.kind == vocabulary.PARAMETER and entry.value is None and isinstance(detail.get("exact"), str):
+        fold.last["parameters", str(entry.name)] = (entry, detail["exact"], state)  # not finite: nothing that plan knows
+    elif entry.kind in planning.MAP_OF_KIND:
+        fold.last[planning.MAP_OF_KIND[entry.kind], str(entry.name)] = (entry, planning.value_of(entry), state)
+
+
+def _artifact(
+    entry: Entry,
+    value: planning.FieldValue,
+    state: State | None,
+    locations: dict[tuple[str, str | None, str | None], str],
+    sizes: dict[str, int],
+) -> ArtifactView:
+    media_type = _text(entry.detail.get("media_type"))
+    if isinstance(value, planning.PendingArtifact):
+        blob = value.blob
+        uri = locations.get((blob.sha256, blob.bucket, blob.prefix))
+        return ArtifactView(str(entry.name), uri, media_type, blob.sha256, sizes.get(blob.sha256), state, entry.recorded_at_ns)
+    text = value.value if isinstance(value, planning.Artifact) else None
+    return ArtifactView(str(entry.name), text, media_type, None, None, state, entry.recorded_at_ns)
+
+
+def _metrics(journal: Journal, component_id: int) -> tuple[MetricView, ...]:
+    rows = journal.database.read(
+        "SELECT m.name, m.points, m.points - m.finite, e.value, e.step, coalesce(e.timestamp_ns, e.recorded_at_ns), m.low, m.high, "
+        "e.payload FROM (SELECT name, count(*) AS points, count(value) AS finite, min(value) AS low, max(value) AS high, "
+        "max(seq) AS last FROM entry WHERE component_id = ? AND stream = 'metric' AND kind = 'metric' GROUP BY name) m "
+        "JOIN entry e ON e.seq = m.last ORDER BY m.name",
+        (component_id,),
+    )
+    views = []
+    for name, points, not_finite, value, step, timestamp_ns, low, high, payload in rows:
+        exact = report.detail_of(payload).get("exact")
+        shown = value if value is not None else _text(exact)
+        views.append(MetricView(str(name), points, not_finite, shown, step, timestamp_ns, low, high))
+    return tuple(views)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,197 @@
+"""Proof that a journal is as it was written: digest chains, places without gaps, artifact bytes. Changes nothing.
+
+What it finds: an entry that was changed, removed from the middle, inserted or reordered; a blob that is missing or has
+other bytes; pages that SQLite calls damaged. What it can't find: entries removed from a writer's end, and a forgery by
+somebody who recomputes the chain: for those compare with a copy, or with a digest kept elsewhere.
+
+Reads no file outside the journal's folder, whatever the journal says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from journaltrack import entries as vocabulary
+from journaltrack import paths, report
+
+if TYPE_CHECKING:
+    from journaltrack.database import Database
+    from journaltrack.journal import Journal
+
+ProblemKind: TypeAlias = Literal["database", "chain", "gap", "writer", "blob"]
+
+_PAGE_ENTRIES: Final = 10_000
+_READ_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ChainProblem:
+    """Something that is not as it was written.
+
+    Attributes:
+        kind: "database" (SQLite's own check), "chain" (an entry's content and digest differ), "gap" (an entry is
+            missing or out of place), "writer" (entries of a process that is not recorded), "blob".
+        message: What was found.
+        writer: The process's unique id.
+        host, pid: Of that process.
+        seq: Of the entry.
+        sha256: Of the blob.
+    """
+
+    kind: ProblemKind
+    message: str
+    writer: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    seq: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(slots=True)
+class _Chain:
+    uuid: str
+    host: str
+    pid: int
+    digest: bytes
+    writer_seq: int = 0
+    broken: bool = False
+
+
+def verify_chains(journal: Journal | str | os.PathLike[str] | None = None) -> list[ChainProblem]:
+    """Recompute everything that can be recomputed: 10 to 20 s for 1,000,000 entries, and the reading of all blobs.
+
+    Args:
+        journal: An open journal, its folder, or None for the default journal.
+
+    Returns:
+        What is wrong; per writer only the first broken link, since all later ones depend on it. Empty when all is well.
+
+    Raises:
+        JournalError: The journal can't be read.
+    """
+    with report.opened(journal) as own:
+        found = [*_database_problems(own.database)]
+        with report.snapshot(own.database):
+            found += _chain_problems(own.database)
+            found += _references_without_blob(own.database)
+            blobs = own.database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256")
+        folder = os.open(own.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for sha256, size_bytes in blobs:
+                message = _blob_problem(folder, sha256, size_bytes)
+                if message is not None:
+                    found.append(ChainProblem("blob", message, sha256=str(sha256)))
+        finally:
+            os.close(folder)
+        return found
+
+
+def _database_problems(database: Database) -> Iterator[ChainProblem]:
+    for (line,) in database.read("PRAGMA integrity_check(20)"):
+        if line != "ok":
+            yield ChainProblem("database", str(line))
+
+
+def _chain_problems(database: Database) -> Iterator[ChainProblem]:
+    chains = {
+        writer_id: _Chain(uuid, host, pid, vocabulary.chain_start(str(uuid)))
+        for writer_id, uuid, host, pid in database.read("SELECT id, uuid, host, pid FROM writer")
+    }
+    unknown: set[Any] = set()
+    after_seq = 0
+    while True:
+        rows = database.read(
+            "SELECT e.seq, e.writer_id, e.writer_seq, c.name, e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
+            "e.recorded_at_ns, e.digest FROM entry e LEFT JOIN component c ON c.id = e.component_id WHERE e.seq > ? ORDER BY e.seq LIMIT ?",
+            (after_seq, _PAGE_ENTRIES),
+        )
+        if not rows:
+            return
+        for seq, writer_id, *link in rows:
+            chain = chains.get(writer_id)
+            if chain is None:
+                if writer_id not in unknown:
+                    unknown.add(writer_id)
+                    yield ChainProblem("writer", f"entries from {seq} on are of writer {writer_id}, which is not recorded", seq=seq)
+            elif not chain.broken:
+                problem = _follow(chain, seq, *link)
+                if problem is not None:
+                    chain.broken = True
+                    yield problem
+        after_seq = rows[-1][0]
+
+
+def _follow(
+    chain: _Chain,
+    seq: int,
+    writer_seq: int,
+    component: str | None,
+    stream: str,
+    kind: str,
+    name: str | None,
+    value: float | None,
+    step: int | None,
+    timestamp_ns: int | None,
+    payload: str | None,
+    recorded_at_ns: int,
+    digest: object,
+) -> ChainProblem | None:
+    """One link further, or what is wrong with it."""
+    who = (chain.uuid, chain.host, chain.pid, seq)
+    if writer_seq != chain.writer_seq + 1:
+        return ChainProblem("gap", f"entry {seq} is number {writer_seq} of its writer, {chain.writer_seq + 1} was expected", *who)
+    # SQLite keeps no sign of zero, the digest does: both are tried.
+    for same in (value, -0.0) if value == 0 else (value,):
+        draft = vocabulary.Draft(stream, kind, name, same, step, timestamp_ns, payload)  # type: ignore[arg-type]
+        try:
+            expected = vocabulary.chain_next(chain.digest, writer_seq, component, draft, recorded_at_ns)  # type: ignore[arg-type]
+        except (TypeError, ValueError):  # a column of a type that no entry has
+            break
+        if expected == digest:
+            chain.digest, chain.writer_seq = expected, writer_seq
+            return None
+    return ChainProblem("chain", f"entry {seq} is not what its writer recorded: its digest does not fit its content", *who)
+
+
+def _references_without_blob(database: Database) -> Iterator[ChainProblem]:
+    rows = database.read(
+        "SELECT json_extract(e.payload, '$.sha256') AS sha256, min(e.seq) FROM entry e WHERE e.stream = 'upload' AND e.kind = 'upload' "
+        "AND json_valid(e.payload) AND NOT EXISTS (SELECT 1 FROM blob b WHERE b.sha256 = json_extract(e.payload, '$.sha256')) GROUP BY 1"
+    )
+    for sha256, seq in rows:
+        yield ChainProblem("blob", f"entry {seq} names the content {sha256}, which is not recorded", seq=seq, sha256=str(sha256))
+
+
+def _blob_problem(folder: int, sha256: object, size_bytes: object) -> str | None:
+    """Why a blob is not what it should be, or None. Follows no link and opens nothing but regular files."""
+    if not isinstance(sha256, str) or len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):  # noqa: PLR2004
+        return f"{sha256!r} is not a SHA-256"
+    opened: list[int] = []
+    try:
+        parent = folder
+        for name in (paths.SPOOL, sha256[:2]):
+            parent = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+            opened.append(parent)
+        file = os.open(sha256, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
+        opened.append(file)
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            return f"the blob {sha256} is not a regular file"
+        if found.st_size != size_bytes:
+            return f"the blob {sha256} has {found.st_size} bytes, {size_bytes} were recorded"
+        digest = hashlib.sha256()
+        while chunk := os.read(file, _READ_BYTES):
+            digest.update(chunk)
+    except FileNotFoundError:
+        return f"the blob {sha256} is missing from the spool"
+    except OSError as error:
+        return f"the blob {sha256} can't be read: {error.strerror}"
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return None if digest.hexdigest() == sha256 else f"the blob {sha256} has other bytes than were recorded"

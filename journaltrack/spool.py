@@ -1,0 +1,209 @@
+"""The spool: artifact bytes waiting to be uploaded, stored once per content under their SHA-256.
+
+Invariants: a file named by a digest is whole and on the disk (it gets its name after an fsync); nothing but this
+process's temporary files and whole blobs is in the folder; no path outside of it is ever opened for a digest.
+Must not know the journal's tables or any remote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from journaltrack.errors import ArtifactError, InvalidInputError, JournalFullError, JournalReadOnlyError, JournalWriteError
+
+BUFFER_BYTES: Final = 1024 * 1024
+TRIES: Final = 3
+"""Copies made of a file that keeps changing, before giving up."""
+_FICLONE: Final = 0x40049409  # ioctl_ficlone(2): share the blocks where the file system can
+_TEMPORARY: Final = "incoming-"
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledBlob:
+    """Bytes in the spool; ``sha256`` in hexadecimal."""
+
+    sha256: str
+    size_bytes: int
+    path: Path
+
+
+class Spool:
+    """A folder of blobs.
+
+    Args:
+        folder: Made at the first ``add``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(self, file_path: str | os.PathLike[str]) -> SpooledBlob:
+        """Keep the bytes of a file as they are now.
+
+        Raises:
+            ArtifactError: The file is missing, is not a regular file, can't be read, or changed during each of
+                ``TRIES`` copies.
+            JournalFullError: No space is left for the copy.
+            JournalReadOnlyError: The spool can't be written.
+        """
+        source = Path(file_path)
+        for _ in range(TRIES):
+            blob = self._copy(source)
+            if blob is not None:
+                return blob
+        raise ArtifactError(
+            f"{source} changed while it was copied, {TRIES} times; it was not logged",
+            hint="log it when its writer is done, or write to a temporary name and rename",
+        )
+
+    def path_of(self, sha256: str) -> Path:
+        """Where the blob of that digest is, or would be.
+
+        Raises:
+            InvalidInputError: Not a SHA-256 in lower-case hexadecimal.
+        """
+        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):  # noqa: PLR2004
+            raise InvalidInputError(f"{sha256[:80]!r} is not a SHA-256 in hexadecimal")
+        return self.folder / sha256[:2] / sha256
+
+    def has(self, sha256: str) -> bool:
+        """Whether a regular file (not a link) is there for the digest."""
+        try:
+            return stat.S_ISREG(self.path_of(sha256).lstat().st_mode)
+        except OSError:
+            return False
+
+    def verify(self, sha256: str) -> bool:
+        """Whether the blob is there and its bytes have that digest; reads all of it."""
+        if not self.has(sha256):
+            return False
+        digest = hashlib.sha256()
+        with self.path_of(sha256).open("rb") as file:
+            while block := file.read(BUFFER_BYTES):
+                digest.update(block)
+        return digest.hexdigest() == sha256
+
+    def collect(self, known: Callable[[str], bool], *, older_than_s: float = 3600.0, now: Callable[[], float] = time.time) -> list[Path]:
+        """Remove what no entry names: blobs and temporary files left by a kill.
+
+        Args:
+            known: Whether an entry names the digest.
+            older_than_s: Grace time, seconds: a file may be about to get its entry.
+            now: Seconds since the epoch.
+
+        Returns:
+            What was removed.
+        """
+        removed = []
+        for path in sorted(self.folder.glob("**/*")):
+            if path.is_dir() or now() - path.lstat().st_mtime < older_than_s:
+                continue
+            if path.name.startswith(_TEMPORARY) or not known(path.name):
+                path.unlink()
+                removed.append(path)
+        return removed
+
+    def _copy(self, source: Path) -> SpooledBlob | None:
+        """One copy; None if the file changed meanwhile."""
+        with _opened(source) as descriptor, _writing(self.folder):
+            before = os.fstat(descriptor)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary = self.folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
+            target = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            try:
+                try:
+                    sha256, size_bytes = _copy_bytes(descriptor, target)
+                    after = os.fstat(descriptor)
+                    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or size_bytes != after.st_size:
+                        return None
+                    os.fsync(target)
+                finally:
+                    os.close(target)
+                return SpooledBlob(sha256, size_bytes, self._store(temporary, sha256, size_bytes))
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _store(self, temporary: Path, sha256: str, size_bytes: int) -> Path:
+        path = self.path_of(sha256)
+        if self.has(sha256) and path.lstat().st_size == size_bytes:
+            return path
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        temporary.replace(path)
+        for folder in (path.parent, self.folder):
+            _fsync_folder(folder)
+        return path
+
+
+@contextlib.contextmanager
+def _opened(source: Path) -> Iterator[int]:
+    try:
+        # Without O_NONBLOCK a FIFO would block the training for ever.
+        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        hint = "check the path" if error.errno == errno.ENOENT else ""
+        raise ArtifactError(f"{source} can't be logged: {error.strerror}", hint=hint) from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ArtifactError(f"{source} can't be logged: it is not a regular file", hint="for a folder use log_artifacts(directory)")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        text = f"the artifact could not be copied to {folder}: {error.strerror}; it was not logged"
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise JournalFullError(text, hint="free space on that device") from error
+        if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
+            raise JournalReadOnlyError(text, hint="make the journal's folder writable") from error
+        raise JournalWriteError(text, hint="check the disk (dmesg)") from error
+
+
+def _copy_bytes(source: int, target: int) -> tuple[str, int]:
+    """Clone or copy everything; digest and size of what was written."""
+    cloned = _clone(source, target)
+    digest = hashlib.sha256()
+    size_bytes = 0
+    buffer = bytearray(BUFFER_BYTES)
+    view = memoryview(buffer)
+    reading = target if cloned else source
+    os.lseek(reading, 0, os.SEEK_SET)
+    with open(reading, "rb", buffering=0, closefd=False) as file:
+        while count := file.readinto(buffer):
+            digest.update(view[:count])
+            size_bytes += count
+            written = 0 if not cloned else count
+            while written < count:
+                written += os.write(target, view[written:count])
+    return digest.hexdigest(), size_bytes
+
+
+def _clone(source: int, target: int) -> bool:
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,615 @@
+"""The public API: the SageMaker Experiments ``Tracker``, with a journal in front of the network.
+
+validate → spool → append. Must not know the reconciler, boto3 or SQL; what needs the network (*replay on close*, *look
+up on load*) is handed in as ``Tracker.services`` by ``composition``.
+
+Invariants: a call has either journaled all it was given, in one transaction, when it returns, or raised and journaled
+nothing. No call but ``close`` and ``load`` of an unknown name touches the network, both bounded by a deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mimetypes
+import os
+import secrets
+import time
+import traceback as tracebacks
+import uuid
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from journaltrack import entries as vocabulary
+from journaltrack import jobs, limits, validation
+from journaltrack.collaborators import ArtifactUploader, JournalArtifactUploader, JournalMetricsWriter, MetricsWriter
+from journaltrack.errors import (
+    ArtifactError,
+    ComponentNotFoundError,
+    InvalidInputError,
+    InvalidTypeError,
+    JournalError,
+    TrackerClosedError,
+    UndeliverableError,
+)
+from journaltrack.journal import Journal, OnJournalError
+from journaltrack.trial_component import TrialComponent
+from journaltrack.validation import JournaltrackWarning
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from types import TracebackType
+
+    from journaltrack.database import Durability
+    from journaltrack.entries import BlobRef, Direction, Draft
+
+logger = logging.getLogger(__name__)
+
+_KEYS_MAX = {
+    vocabulary.PARAMETER: (limits.PARAMETERS_MAX, "parameters"),
+    vocabulary.INPUT: (limits.ARTIFACTS_MAX, "input artifacts"),
+    vocabulary.OUTPUT: (limits.ARTIFACTS_MAX, "output artifacts"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRequest:
+    """What to replay on close: one component of one journal, within ``deadline_s`` seconds."""
+
+    journal: Path
+    component: str
+    deadline_s: float
+    boto3_session: Any
+    sagemaker_client: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What needs the network, handed in by the composition root.
+
+    Attributes:
+        replay: Delivers what it can; never raises for the network's sake.
+        lookup: Whether a component exists: True, False, or None when that can't be told in time.
+    """
+
+    replay: Callable[[ReplayRequest], None] | None = None
+    lookup: Callable[[str, float, Any, Any], bool | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    artifact_bucket: str | None = None
+    artifact_prefix: str | None = None
+    boto3_session: Any = None
+    sagemaker_client: Any = None
+    strict: bool = False
+    sync: str = "close"
+    close_deadline_s: float = 10.0
+    owns_journal: bool = True
+
+
+class Tracker:
+    """Records the parameters, metrics and artifacts of one trial component.
+
+    Make one with ``create`` or ``load``. Threads may share it; a forked child may go on using it (it becomes a writer
+    of its own). As a context manager it sets status and times: Completed, Failed on an exception (with its message),
+    Stopped on KeyboardInterrupt; ``SystemExit`` with code 0 or None is a completed run, with any other a failed one.
+
+    Args:
+        trial_component: From another tracker, or any object with a ``trial_component_name``, which is then tracked in
+            the default journal.
+        metrics_writer: Takes the metrics; None: the journal.
+        artifact_uploader: Takes the files of ``log_artifact``; None: the journal's spool.
+    """
+
+    services: ClassVar[Services] = Services()
+
+    def __init__(
+        self, trial_component: Any, metrics_writer: MetricsWriter | None = None, artifact_uploader: ArtifactUploader | None = None
+    ) -> None:
+        if not isinstance(trial_component, TrialComponent):
+            trial_component = _attached(Journal.open(), getattr(trial_component, "trial_component_name", None))
+        self.trial_component: TrialComponent = trial_component
+        self._journal: Journal = trial_component.journal
+        self._id: int = trial_component.component_id
+        self._journal_metrics = JournalMetricsWriter(trial_component, self._admit)
+        self._metrics_writer: MetricsWriter = metrics_writer or self._journal_metrics
+        self._uploader: ArtifactUploader = artifact_uploader or JournalArtifactUploader(trial_component)
+        self._settings = _Settings(owns_journal=False)
+        self._closed = False
+        self._pid = os.getpid()
+        self._warned: set[tuple[str, str]] = set()
+        self._keys = _keys_in(self._journal, self._id)
+
+    @classmethod
+    def create(
+        cls,
+        display_name: str | None = None,
+        artifact_bucket: str | None = None,
+        artifact_prefix: str | None = None,
+        boto3_session: Any = None,  # noqa: ANN401 - boto3 has no types of its own
+        sagemaker_boto_client: Any = None,  # noqa: ANN401
+        *,
+        trial_component_name: str | None = None,
+        base_trial_component_name: str | None = None,
+        resume: bool = False,
+        experiment_name: str | None = None,
+        trial_name: str | None = None,
+        tags: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None,
+        journal: str | os.PathLike[str] | Journal | None = None,
+        durability: Durability = "process",
+        strict: bool = False,
+        on_journal_error: OnJournalError = "buffer",
+        sync: str | None = None,
+        close_deadline_s: float = 10.0,
+    ) -> Tracker:
+        """A tracker for a new trial component. Needs neither network nor credentials.
+
+        Args:
+            display_name: As SageMaker shows it.
+            artifact_bucket: For artifacts; None: ``sagemaker-<region>-<account>``, found out at the replay.
+            artifact_prefix: Of the artifacts' keys; None: ``trial-component-artifacts``.
+            boto3_session: For the replay on close.
+            sagemaker_boto_client: For the replay on close.
+            trial_component_name: None: made here, unique.
+            base_trial_component_name: The beginning of a made name.
+            resume: Attach to the component of that name if it exists, in this journal or in SageMaker: for a script
+                that does not know whether it is the first of its run.
+            experiment_name: Experiment to belong to, created at the replay when missing.
+            trial_name: Trial to belong to, created at the replay when missing (if the experiment is named).
+            tags: Put on the component when it is created.
+            journal: A journal or its folder; None: the default journal.
+            durability: ``"process"`` or ``"power"``, see ``Journal.open``.
+            strict: Raise ``UndeliverableError`` for what AWS could never accept, instead of journaling it marked so.
+            on_journal_error: ``"buffer"`` or ``"raise"``, see ``Journal.open``.
+            sync: ``"close"``: replay on close; ``"off"``: leave it to ``journaltrack sync``. None: the environment's
+                JOURNALTRACK_SYNC, else ``"close"``.
+            close_deadline_s: Seconds that the replay on close may take.
+
+        Raises:
+            InvalidInputError: A name, tag or option that can't be right, or (without ``resume``) a name that this
+                journal has already.
+            JournalError: The journal can't be opened.
+        """
+        settings = _settings(artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s)
+        if display_name is not None:
+            validation.entity_name(display_name, "display name")
+        for name, what in ((experiment_name, "experiment name"), (trial_name, "trial name")):
+            if name is not None:
+                validation.entity_name(name, what)
+        checked_tags = validation.tags(tags)
+        name = _name_for(trial_component_name, base_trial_component_name, resume=resume)
+        opened, owned = _open(journal, durability, on_journal_error)
+        with _closing_on_error(opened, owned):
+            known = opened.find(name)
+            if known is not None and not resume and opened.state_entries(known.id):
+                raise InvalidInputError(
+                    f"the journal at {opened.path} has a trial component {name} already",
+                    hint="pass resume=True to continue it, or use Tracker.load(name)",
+                )
+            component_id = opened.component(name)
+            drafts = [vocabulary.create(owner=str(uuid.uuid4()), display_name=display_name, resume=resume, tags=checked_tags)]
+            if experiment_name is not None or trial_name is not None:
+                drafts.append(vocabulary.associate(experiment=experiment_name, trial=trial_name))
+            opened.append(component_id, drafts)
+            return cls._made(TrialComponent(opened, component_id, name), settings, owned)
+
+    @classmethod
+    def load(
+        cls,
+        trial_component_name: str | None = None,
+        artifact_bucket: str | None = None,
+        artifact_prefix: str | None = None,
+        boto3_session: Any = None,  # noqa: ANN401 - boto3 has no types of its own
+        sagemaker_boto_client: Any = None,  # noqa: ANN401
+        *,
+        training_job_name: str | None = None,
+        processing_job_name: str | None = None,
+        journal: str | os.PathLike[str] | Journal | None = None,
+        durability: Durability = "process",
+        strict: bool = False,
+        on_journal_error: OnJournalError = "buffer",
+        sync: str | None = None,
+        close_deadline_s: float = 10.0,
+        lookup_deadline_s: float = 3.0,
+    ) -> Tracker:
+        """A tracker for a trial component that exists.
+
+        Without a name, inside a SageMaker job: the component of that job. A name that this journal knows needs no
+        network. Any other is looked up if AWS answers in time; otherwise it is taken on trust and verified by the
+        first replay.
+
+        Args:
+            trial_component_name: Or None inside a job.
+            artifact_bucket: As for ``create``; likewise the other arguments of the same name.
+            artifact_prefix: See ``create``.
+            boto3_session: See ``create``; also for the look-up.
+            sagemaker_boto_client: See ``create``; also for the look-up.
+            training_job_name: Track that job's component.
+            processing_job_name: Track that job's component.
+            journal: See ``create``.
+            durability: See ``create``.
+            strict: See ``create``.
+            on_journal_error: See ``create``.
+            sync: See ``create``; ``"off"`` also skips the look-up.
+            close_deadline_s: See ``create``.
+            lookup_deadline_s: Seconds that the look-up may take.
+
+        Raises:
+            ComponentNotFoundError: (a ValueError) AWS says that it does not exist.
+            InvalidInputError: (a ValueError) No name and no job, or a name that can't be right.
+            JournalError: The journal can't be opened.
+        """
+        settings = _settings(artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s)
+        name, is_job = _name_to_load(trial_component_name, training_job_name, processing_job_name)
+        opened, owned = _open(journal, durability, on_journal_error)
+        with _closing_on_error(opened, owned):
+            known = opened.find(name)
+            if known is not None and opened.state_entries(known.id):
+                return cls._made(TrialComponent(opened, known.id, known.name), settings, owned)
+            verified: bool | None = None
+            if not is_job and settings.sync != "off" and cls.services.lookup is not None:
+                verified = cls.services.lookup(name, lookup_deadline_s, boto3_session, sagemaker_boto_client)
+            if verified is False:
+                raise ComponentNotFoundError(
+                    f"SageMaker has no trial component {name}",
+                    hint="check name and region, or use Tracker.create(trial_component_name=..., resume=True)",
+                )
+            component_id = opened.component(name)
+            opened.append(component_id, [vocabulary.load(job=is_job, verified=bool(verified))])
+            return cls._made(TrialComponent(opened, component_id, name), settings, owned)
+
+    # -- logging ------------------------------------------------------------------------------------------------
+
+    def log_parameter(self, name: str, value: Any) -> None:  # noqa: ANN401 - anything has a str()
+        """Record a parameter; the last value per name counts.
+
+        Args:
+            name: At most 320 characters on one line.
+            value: Text or a number (NumPy scalars and zero-dimensional arrays too); booleans become "True" or "False",
+                anything else its ``str()``. Text beyond 2,500 characters is journaled, but not delivered.
+
+        Raises:
+            InvalidInputError: A name that AWS can never accept.
+        """
+        self.log_parameters({name: value})
+
+    def log_parameters(self, parameters: Mapping[str, Any]) -> None:
+        """Record parameters, all or none; see ``log_parameter``."""
+        drafts = [
+            vocabulary.parameter(validation.key(name, "parameter name", limits.PARAMETER_KEY_CHARS_MAX), validation.parameter_value(value))
+            for name, value in parameters.items()
+        ]
+        self._append(drafts)
+
+    def log_input(self, name: str, value: str, media_type: str | None = None) -> None:
+        """Record an input artifact: a URI or other text of at most 2,048 characters; the last value per name counts."""
+        self._append([self._reference("input", name, value, media_type)])
+
+    def log_output(self, name: str, value: str, media_type: str | None = None) -> None:
+        """Record an output artifact: a URI or other text of at most 2,048 characters; the last value per name counts."""
+        self._append([self._reference("output", name, value, media_type)])
+
+    def log_artifact(self, file_path: str | os.PathLike[str], name: str | None = None, media_type: str | None = None) -> None:
+        """Record a local file as an output artifact: its bytes as they are now; later changes to the file do not matter.
+
+        Args:
+            file_path: A regular file.
+            name: Of the artifact; None: the file's name.
+            media_type: None: guessed from the file's suffix.
+
+        Raises:
+            ArtifactError: (a ValueError) The file is missing, not a regular file, or keeps changing.
+            JournalWriteError: The journal's disk does not take it.
+        """
+        self.log_output_artifact(file_path, name, media_type)
+
+    def log_output_artifact(self, file_path: str | os.PathLike[str], name: str | None = None, media_type: str | None = None) -> None:
+        """Record a local file as an output artifact; see ``log_artifact``."""
+        self._append(self._file_drafts("output", file_path, name, media_type))
+
+    def log_input_artifact(self, file_path: str | os.PathLike[str], name: str | None = None, media_type: str | None = None) -> None:
+        """Record a local file as an input artifact; see ``log_artifact``."""
+        self._append(self._file_drafts("input", file_path, name, media_type))
+
+    def log_artifacts(self, directory: str | os.PathLike[str], *, direction: Direction = "output") -> None:
+        """Record every file below a folder, named by its path relative to it, all in one transaction.
+
+        Raises:
+            ArtifactError: (a ValueError) Not a folder, or see ``log_artifact``.
+        """
+        root = Path(directory)
+        if not root.is_dir():
+            raise ArtifactError(f"{root} is not a folder", hint="for a file use log_artifact(file_path)")
+        files = sorted(path for path in root.rglob("*") if path.is_file())
+        drafts = [d for path in files for d in self._file_drafts(direction, path, path.relative_to(root).as_posix(), None)]
+        if drafts:
+            self._append(drafts)
+
+    def log_metric(
+        self, metric_name: str, value: float, timestamp: datetime | float | None = None, iteration_number: int | None = None
+    ) -> None:
+        """Record one point of a metric.
+
+        Args:
+            metric_name: At most 255 characters on one line.
+            value: A number. NaN and infinity are journaled, but can't be delivered.
+            timestamp: A datetime (a naive one is local time) or seconds since the epoch; None: now.
+            iteration_number: An integer from 0 to 2^31-1.
+
+        Raises:
+            InvalidInputError: A name, step or time that AWS can never accept.
+            InvalidTypeError: An argument of the wrong type.
+        """
+        if self._closed:
+            self._check_open()
+        self._metrics_writer.log_metric(metric_name, value, timestamp, iteration_number)
+
+    def log_metrics(
+        self, metrics: Mapping[str, float], iteration_number: int | None = None, timestamp: datetime | float | None = None
+    ) -> None:
+        """Record a point of several metrics, all or none; see ``log_metric``."""
+        self._check_open()
+        if self._metrics_writer is not self._journal_metrics:
+            for name, value in metrics.items():
+                self._metrics_writer.log_metric(name, value, timestamp, iteration_number)
+            return
+        when = time.time() if timestamp is None else timestamp
+        self._append([self._journal_metrics.draft(name, value, when, iteration_number) for name, value in metrics.items()])
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """A power barrier: all that was logged is on the disk when this returns.
+
+        Raises:
+            JournalWriteError: Entries wait in memory only, ``unwritten`` of them, because the journal takes none.
+        """
+        self._check_open()
+        self._journal.flush()
+
+    def close(self) -> None:
+        """Flush the journal to the disk, then replay within the deadline. Idempotent.
+
+        A network that fails raises nothing: what is not delivered stays in the journal. In a forked child this
+        flushes alone: the run is the parent's to deliver.
+
+        Raises:
+            JournalWriteError: Entries could not be written to the journal; the tracker stays open.
+        """
+        if self._closed:
+            return
+        self._journal.flush()
+        self._metrics_writer.close()
+        self._closed = True
+        settings = self._settings
+        if os.getpid() == self._pid and settings.sync == "close" and self.services.replay is not None:
+            self.services.replay(
+                ReplayRequest(
+                    self._journal.path,
+                    self.trial_component.trial_component_name,
+                    settings.close_deadline_s,
+                    settings.boto3_session,
+                    settings.sagemaker_client,
+                )
+            )
+
+    def __enter__(self) -> Tracker:  # noqa: PYI034 - the original's signature
+        self._check_open()
+        if not self._is_job():
+            start_ns = None if self.trial_component.start_time is not None else time.time_ns()
+            self._append([vocabulary.status(primary="InProgress", start_ns=start_ns)])
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if self._closed:
+            return
+        try:
+            if not self._is_job():
+                self._append([_final_status(error)])
+            self.close()
+        except JournalError:
+            if error is None:
+                raise
+            logger.exception("the journal failed while another exception was on its way out")
+
+    def __repr__(self) -> str:
+        return f"Tracker({self.trial_component!r})"
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _made(cls, trial_component: TrialComponent, settings: _Settings, owned: bool) -> Tracker:
+        tracker = cls(trial_component, None, None)
+        tracker._settings = _Settings(
+            settings.artifact_bucket,
+            settings.artifact_prefix,
+            settings.boto3_session,
+            settings.sagemaker_client,
+            settings.strict,
+            settings.sync,
+            settings.close_deadline_s,
+            owned,
+        )
+        return tracker
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise TrackerClosedError(
+                f"the tracker of {self.trial_component.trial_component_name} is closed; nothing was recorded",
+                hint="use Tracker.load(name) to go on logging to the same component",
+            )
+
+    def _is_job(self) -> bool:
+        """Whether the component is that of the SageMaker job we are in: the job owns status and times then."""
+        return jobs.component_of_this_job() == self.trial_component.trial_component_name.lower()
+
+    def _append(self, drafts: Sequence[Draft]) -> None:
+        self._check_open()
+        checked = [self._within_limit(draft) for draft in drafts]
+        for draft in checked:
+            if draft.undeliverable is not None:
+                self._admit(draft)
+        if checked:
+            self._journal.append(self._id, checked)
+        for draft in checked:
+            if draft.kind in _KEYS_MAX and draft.name is not None and draft.undeliverable is None:
+                self._keys[draft.kind].add(draft.name)
+
+    def _within_limit(self, draft: Draft) -> Draft:
+        """Mark a new name beyond what a component can hold."""
+        if draft.kind not in _KEYS_MAX or draft.undeliverable is not None:
+            return draft
+        keys_max, what = _KEYS_MAX[draft.kind]
+        keys = self._keys[draft.kind]
+        if draft.name in keys or len(keys) < keys_max:
+            return draft
+        return draft._replace(undeliverable=f"the component has {keys_max} {what} already, which is SageMaker's limit")
+
+    def _admit(self, draft: Draft) -> None:
+        """Something that AWS could never accept: raise when strict, else warn once per name."""
+        text = f"{draft.kind} {limits.shown(draft.name or '')}: {draft.undeliverable}"
+        if self._settings.strict:
+            raise UndeliverableError(f"{text}; it was not recorded", hint="strict=False records it and leaves it out of the delivery")
+        self._warn(draft.kind, draft.name or "", f"{text}. It is recorded, but will not be delivered")
+
+    def _warn(self, kind: str, name: str, text: str) -> None:
+        if (kind, name) not in self._warned:
+            self._warned.add((kind, name))
+            warnings.warn(text, JournaltrackWarning, stacklevel=5)
+
+    def _reference(self, direction: Direction, name: str, value: str | BlobRef, media_type: str | None) -> Draft:
+        key = validation.key(name, f"{direction} name", limits.ARTIFACT_KEY_CHARS_MAX)
+        if not isinstance(value, (str, vocabulary.BlobRef)):
+            raise InvalidTypeError(f"the value of {direction} {key!r} must be a str, not {type(value).__name__}")
+        media_type = validation.optional_text(media_type, "media_type")
+        problem = limits.media_type_problem(media_type) if media_type else None
+        if problem:
+            self._warn("media type", media_type or "", f"{problem}: it is recorded, and left out of what is sent")
+        return vocabulary.artifact(direction, key, value, media_type)
+
+    def _file_drafts(
+        self, direction: Direction, file_path: str | os.PathLike[str], name: str | None, media_type: str | None
+    ) -> list[Draft]:
+        """Keep the file's bytes; what to record about it. Everything is checked before anything is copied."""
+        self._check_open()
+        path = Path(file_path)
+        key = validation.key(path.name if name is None else name, "artifact name", limits.ARTIFACT_KEY_CHARS_MAX)
+        media_type = validation.optional_text(media_type, "media_type") or mimetypes.guess_type(path.name)[0]
+        if not isinstance(self._uploader, JournalArtifactUploader):
+            uri, _ = self._uploader.upload_artifact(file_path)
+            return [self._reference(direction, key, uri, media_type)]
+        spooled = self._uploader.spool(path)
+        blob = vocabulary.BlobRef(spooled.sha256, self._settings.artifact_bucket, self._settings.artifact_prefix)
+        upload = vocabulary.upload(key, blob, spooled.size_bytes, media_type, path.name)
+        reference = self._within_limit(self._reference(direction, key, blob, media_type))
+        return [upload._replace(undeliverable=reference.undeliverable), reference]
+
+
+def _settings(
+    bucket: str | None,
+    prefix: str | None,
+    session: Any,
+    client: Any,
+    strict: bool,
+    sync: str | None,
+    close_deadline_s: float,  # noqa: ANN401
+) -> _Settings:
+    chosen = sync or os.environ.get("JOURNALTRACK_SYNC") or "close"
+    if chosen not in {"close", "off"}:
+        raise InvalidInputError(f"sync={chosen!r} is not known", hint='"close" replays on close, "off" leaves it to `journaltrack sync`')
+    if not close_deadline_s > 0:
+        raise InvalidInputError(f"close_deadline_s is {close_deadline_s}; it must be positive", hint='sync="off" replays nothing on close')
+    validation.optional_text(bucket, "artifact_bucket")
+    validation.optional_text(prefix, "artifact_prefix")
+    return _Settings(bucket, prefix, session, client, strict, chosen, close_deadline_s)
+
+
+def _name_for(name: str | None, base: str | None, *, resume: bool) -> str:
+    if name is not None:
+        if base is not None:
+            raise InvalidInputError("give trial_component_name or base_trial_component_name, not both")
+        return _lower(validation.entity_name(name, "trial component name"))
+    if resume:
+        raise InvalidInputError("resume=True needs a trial_component_name", hint="the name is how the next job finds the run")
+    base = "trialcomponent" if base is None else _lower(validation.entity_name(base, "base trial component name"))
+    suffix = f"-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+    return base[: limits.NAME_CHARS_MAX - len(suffix)].rstrip("-") + suffix
+
+
+def _name_to_load(name: str | None, training_job: str | None, processing_job: str | None) -> tuple[str, bool]:
+    given = [n for n in (name, training_job, processing_job) if n is not None]
+    if len(given) > 1:
+        raise InvalidInputError("give one of trial_component_name, training_job_name and processing_job_name")
+    if training_job is not None:
+        return _lower(validation.entity_name(jobs.component_of(training_job, "training"), "trial component name")), True
+    if processing_job is not None:
+        return _lower(validation.entity_name(jobs.component_of(processing_job, "processing"), "trial component name")), True
+    if name is not None:
+        return _lower(validation.entity_name(name, "trial component name")), False
+    resolved = jobs.component_of_this_job()
+    if resolved is None:
+        raise InvalidInputError(
+            "no trial_component_name was given, and this is no SageMaker training, processing or transform job",
+            hint="name the component, or use Tracker.create()",
+        )
+    return resolved, True
+
+
+def _lower(name: str) -> str:
+    if name != name.lower():
+        logger.warning("trial component names are kept in lower case, which is all that SageMaker's metrics accept: %s", name.lower())
+    return name.lower()
+
+
+def _open(
+    journal: str | os.PathLike[str] | Journal | None, durability: Durability, on_journal_error: OnJournalError
+) -> tuple[Journal, bool]:
+    if isinstance(journal, Journal):
+        return journal, False
+    return Journal.open(journal, durability=durability, on_journal_error=on_journal_error), True
+
+
+@contextlib.contextmanager
+def _closing_on_error(journal: Journal, owned: bool) -> Any:  # noqa: ANN401
+    try:
+        yield
+    except BaseException:
+        if owned:
+            journal.close()
+        raise
+
+
+def _attached(journal: Journal, name: object) -> TrialComponent:
+    """A foreign trial component object, tracked in the default journal."""
+    checked = _lower(validation.entity_name(name, "trial_component.trial_component_name"))
+    component_id = journal.component(checked)
+    if not journal.state_entries(component_id):
+        journal.append(component_id, [vocabulary.load()])
+    return TrialComponent(journal, component_id, checked)
+
+
+def _keys_in(journal: Journal, component_id: int) -> dict[str, set[str]]:
+    """The names that the component has in the journal, deliverable ones."""
+    keys: dict[str, set[str]] = {kind: set() for kind in _KEYS_MAX}
+    for entry in journal.state_entries(component_id):
+        if entry.kind in keys and len(keys[entry.kind]) < _KEYS_MAX[entry.kind][0] and vocabulary.undeliverable(entry) is None:
+            keys[entry.kind].add(entry.name or "")
+    return keys
+
+
+def _final_status(error: BaseException | None) -> Draft:
+    now_ns = time.time_ns()
+    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        return vocabulary.status(primary="Completed", end_ns=now_ns)
+    text = "".join(tracebacks.format_exception(type(error), error, error.__traceback__))[-limits.TRACEBACK_CHARS_MAX :]
+    message = f"SystemExit: {error.code}" if isinstance(error, SystemExit) else str(error)
+    return vocabulary.status(
+        primary="Stopped" if isinstance(error, KeyboardInterrupt) else "Failed",
+        message=limits.one_line(message) or type(error).__name__,
+        end_ns=now_ns,
+        traceback=text,
+    )

@@ -1,0 +1,195 @@
+"""Artifacts arrive whole, replace nothing, and stay in their component's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from journaltrack.deadline import Deadline
+from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.remote import BlobUpload
+from tests.contract.conftest import Subject, aws, session
+from tests.simulator import HttpError, Simulator, simulator
+
+LARGE_BYTES = 17 * 1024 * 1024
+BUCKET = "contract-bucket"
+
+
+def spooled(tmp_path: Path, content: bytes, component: str, name: str = "model.bin", **options: object) -> BlobUpload:
+    """A blob as the spool holds it."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = tmp_path / sha256
+    path.write_bytes(content)
+    return BlobUpload(path, sha256, len(content), component, name, **{"bucket": BUCKET, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [0, 1000, LARGE_BYTES], ids=["empty", "small", "multipart"])
+def test_what_is_fetched_is_what_was_logged(store: Subject, tmp_path: Path, name: str, size: int):
+    """An artifact's URI leads to its bytes, and uploading again leads to the same URI."""
+    content = os.urandom(size)
+    blob = spooled(tmp_path, content, name, media_type="text/plain; charset=utf-8")
+    answer = store.remote.upload(blob)
+    assert answer.uri == f"s3://{BUCKET}/trial-component-artifacts/{name}/model.bin"
+    assert answer.request_id
+    assert store.remote.upload(blob).uri == answer.uri
+    if store.fetch is not None:
+        assert store.fetch(answer.uri) == content
+
+
+@pytest.mark.parametrize("size", [1000, LARGE_BYTES], ids=["small", "multipart"])
+def test_other_content_of_the_same_name_keeps_both(store: Subject, tmp_path: Path, name: str, size: int):
+    """A second content under a name gets a name that tells its digest; the first stays, and both can be sent again."""
+    contents = [b"1" * size, b"2" * size]
+    blobs = [spooled(tmp_path, content, name, "folder/model.tar.gz") for content in contents]
+    first, second = (store.remote.upload(blob) for blob in blobs)
+    assert first.uri is not None
+    assert second.uri == first.uri.replace(".tar.gz", f".tar.{blobs[1].sha256[:12]}.gz")
+    assert [store.remote.upload(blob).uri for blob in blobs] == [first.uri, second.uri]
+    if store.fetch is not None:
+        assert [store.fetch(first.uri), store.fetch(second.uri)] == contents
+
+
+def test_a_damaged_blob_is_not_sent(store: Subject, tmp_path: Path, name: str):
+    """Bytes that are not those recorded are refused for good, before they leave."""
+    blob = spooled(tmp_path, b"as logged", name)
+    blob.path.write_bytes(b"as  rotten")
+    with pytest.raises(RemoteError) as caught:
+        store.remote.upload(blob)
+    assert (caught.value.kind, caught.value.code) == (ErrorKind.PERMANENT, "BlobDamaged")
+
+
+def test_a_missing_blob_is_permanent(store: Subject, tmp_path: Path, name: str):
+    """What is no longer in the spool can't be sent, whatever is tried."""
+    blob = spooled(tmp_path, b"x", name)
+    blob.path.unlink()
+    with pytest.raises(RemoteError) as caught:
+        store.remote.upload(blob)
+    assert (caught.value.kind, caught.value.code) == (ErrorKind.PERMANENT, "BlobMissing")
+
+
+def test_the_default_bucket_is_made_once(tmp_path: Path, name: str):
+    """sagemaker-<region>-<account> is made when missing, and looked at once per remote."""
+    with simulator(region="eu-west-1") as sim:
+        remote = aws(sim.endpoint_url, region="eu-west-1")
+        uris = [remote.upload(spooled(tmp_path, bytes([n]), name, f"{n}.bin", bucket=None)).uri for n in range(3)]
+        assert uris[0] == f"s3://sagemaker-eu-west-1-123456789012/trial-component-artifacts/{name}/0.bin"
+        assert len(sim.calls("HeadBucket")) == len(sim.calls("CreateBucket")) == len(sim.calls("GetCallerIdentity")) == 1
+
+
+@pytest.mark.parametrize(
+    ("bad", "key"),
+    [
+        ("../../other/model.bin", "other/model.bin"),
+        ("/etc/passwd", "etc/passwd"),
+        ("a//./b/../c.txt", "a/b/c.txt"),
+        ("..", "artifact"),
+        ("line\nbreak", "line_break"),
+        ("not-utf8-\udcff", "not-utf8-?"),
+        ("Größe 1+1=2 %41&?.txt", "Größe 1+1=2 %41&?.txt"),
+    ],
+)
+def test_a_name_can_not_leave_its_component(tmp_path: Path, name: str, bad: str, key: str):
+    """Whatever an artifact is called, its object lies under its component's prefix."""
+    with simulator() as sim:
+        remote = aws(sim.endpoint_url)
+        remote.upload(spooled(tmp_path, b"x", name, bad, prefix="../my/prefix/"))
+        assert [k for _, k in sim.objects] == [f"my/prefix/{name}/{key}"]
+
+
+def test_a_link_in_the_spool_is_not_followed(tmp_path: Path, name: str):
+    """A crafted journal can't have a file from elsewhere uploaded, even if it knows its digest."""
+    with simulator() as sim:
+        blob = spooled(tmp_path, b"secret", name)
+        blob.path.rename(tmp_path / "elsewhere")
+        blob.path.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(RemoteError) as caught:
+            aws(sim.endpoint_url).upload(blob)
+        assert caught.value.kind is ErrorKind.PERMANENT
+        assert not sim.objects
+
+
+def test_the_recorded_size_is_not_believed(tmp_path: Path, name: str):
+    """A large file that a crafted journal calls empty still goes in parts, not through memory in one piece."""
+    with simulator() as sim:
+        blob = spooled(tmp_path, b"0" * LARGE_BYTES, name)
+        lying = BlobUpload(blob.path, blob.sha256, 0, name, blob.name, bucket=BUCKET)
+        aws(sim.endpoint_url).upload(lying)
+        assert len(sim.calls("UploadPart")) == 3
+
+
+def test_a_bucket_that_may_not_be_used_halts_uploads_alone(tmp_path: Path, name: str):
+    """No permission on the bucket stops uploads, quarantines nothing, and names what to ask for."""
+    with simulator() as sim:
+        sim.state.foreign_buckets.add(BUCKET)
+        remote = aws(sim.endpoint_url)
+        with pytest.raises(RemoteError) as caught:
+            remote.upload(spooled(tmp_path, b"x", name))
+        assert (caught.value.kind, caught.value.uploads_only) == (ErrorKind.HALT, True)
+        assert caught.value.hint
+
+
+def test_a_bucket_that_may_not_be_made_halts_uploads_alone(tmp_path: Path, name: str):
+    """Without s3:CreateBucket the artifacts wait, and the hint names the permission."""
+    with simulator() as sim:
+        sim.access.denied_operations.add("CreateBucket")
+        with pytest.raises(RemoteError) as caught:
+            aws(sim.endpoint_url).upload(spooled(tmp_path, b"x", name, bucket=None))
+        assert (caught.value.kind, caught.value.uploads_only) == (ErrorKind.HALT, True)
+        assert "s3:CreateBucket" in caught.value.hint
+
+
+def test_credentials_that_expire_before_an_upload_quarantine_nothing(tmp_path: Path, name: str):
+    """S3 answers a HEAD without a body, "400": that is no fault of the artifact."""
+    with simulator() as sim:
+        sim.expired.add("AKIASIMULATED")
+        with pytest.raises(RemoteError) as caught:
+            aws(sim.endpoint_url).upload(spooled(tmp_path, b"x", name))
+        assert caught.value.kind is ErrorKind.HALT
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(503, "SlowDown"), (500, "InternalError"), (400, "BadDigest"), (409, "ConditionalRequestConflict")]
+)
+def test_a_passing_refusal_of_s3_is_transient(tmp_path: Path, name: str, status: int, code: str):
+    """S3's refusals that concern the moment or the way there can be tried again."""
+    with simulator() as sim:
+        sim.fail("PutObject", HttpError(status, code))
+        remote = aws(sim.endpoint_url)
+        blob = spooled(tmp_path, b"x", name)
+        with pytest.raises(RemoteError) as caught:
+            remote.upload(blob)
+        assert (caught.value.kind, caught.value.code) == (ErrorKind.TRANSIENT, code)
+        assert remote.upload(blob).uri
+
+
+def test_the_deadline_cuts_a_large_upload_short(tmp_path: Path, name: str):
+    """A pass can end in mid-upload: nothing half is left, and what was not sent is tried by the next pass."""
+    with simulator() as sim:
+        deadline = Deadline()
+        remote = aws(sim.endpoint_url, deadline=deadline)
+        sim.on_request = lambda call: deadline.cancel() if call.operation == "CreateMultipartUpload" else None
+        blob = spooled(tmp_path, os.urandom(LARGE_BYTES), name)
+        with pytest.raises(RemoteError) as caught:
+            remote.upload(blob)
+        assert caught.value.kind is ErrorKind.TRANSIENT
+        assert not sim.objects
+        assert not sim.uploads
+
+
+def test_content_that_another_tool_stored_is_left_alone(tmp_path: Path, name: str):
+    """An object without our digest is other content: never replaced."""
+    with simulator() as sim:
+        s3 = session().client("s3", endpoint_url=sim.endpoint_url)
+        s3.create_bucket(Bucket=BUCKET)
+        key = f"trial-component-artifacts/{name}/model.bin"
+        s3.put_object(Bucket=BUCKET, Key=key, Body=b"by hand")
+        answer = aws(sim.endpoint_url).upload(spooled(tmp_path, b"ours", name))
+        assert answer.uri != f"s3://{BUCKET}/{key}"
+        assert body_of(sim, key) == b"by hand"
+
+
+def body_of(sim: Simulator, key: str) -> bytes:
+    return sim.objects[BUCKET, key].body

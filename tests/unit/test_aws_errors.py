@@ -1,0 +1,169 @@
+"""The table of errors: every failure of botocore has a meaning, and none blames an entry for what is nobody's fault."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import botocore.session
+import pytest
+from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
+
+from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind
+from journaltrack.remotes.aws_errors import classified, is_aws_answer
+
+URL = {"endpoint_url": "https://api.sagemaker.us-east-1.amazonaws.com"}
+
+
+def refusal(code: str, message: str = "no", status: int = 400, operation: str = "UpdateTrialComponent") -> boto.ClientError:
+    metadata: Any = {"HTTPStatusCode": status, "RequestId": "r-1"}
+    return boto.ClientError({"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}, operation)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "unreachable", "maybe_applied"),
+    [
+        (boto.EndpointConnectionError(**URL), ErrorKind.TRANSIENT, True, False),
+        (boto.ConnectTimeoutError(**URL), ErrorKind.TRANSIENT, True, False),
+        (boto.ProxyConnectionError(proxy_url="http://proxy"), ErrorKind.TRANSIENT, True, False),
+        (boto.ReadTimeoutError(**URL), ErrorKind.TRANSIENT, True, True),
+        (boto.ConnectionClosedError(**URL), ErrorKind.TRANSIENT, False, True),
+        (boto.ResponseStreamingError(error="cut"), ErrorKind.TRANSIENT, False, True),
+        (boto.HTTPClientError(error="?"), ErrorKind.TRANSIENT, False, True),
+        (boto.IncompleteReadError(actual_bytes=1, expected_bytes=2), ErrorKind.TRANSIENT, False, True),
+        (ResponseParserError("not XML"), ErrorKind.TRANSIENT, False, True),
+        (boto.SSLError(error="handshake", **URL), ErrorKind.TRANSIENT, True, False),
+        (boto.SSLError(error="[SSL: CERTIFICATE_VERIFY_FAILED]", **URL), ErrorKind.HALT, False, False),
+        (boto.NoCredentialsError(), ErrorKind.HALT, False, False),
+        (boto.PartialCredentialsError(provider="env", cred_var="AWS_SECRET_ACCESS_KEY"), ErrorKind.HALT, False, False),
+        (boto.CredentialRetrievalError(provider="process", error_msg="exit 1"), ErrorKind.HALT, False, False),
+        (boto.TokenRetrievalError(provider="sso", error_msg="expired"), ErrorKind.HALT, False, False),
+        (boto.UnauthorizedSSOTokenError(), ErrorKind.HALT, False, False),
+        (boto.SSOTokenLoadError(error_msg="no token"), ErrorKind.HALT, False, False),
+        (boto.NoRegionError(), ErrorKind.HALT, False, False),
+        (boto.InvalidRegionError(region_name="!"), ErrorKind.HALT, False, False),
+        (boto.ProfileNotFound(profile="nobody"), ErrorKind.HALT, False, False),
+        (boto.ConfigParseError(path="~/.aws/config"), ErrorKind.HALT, False, False),
+        (ValueError("Invalid endpoint: x"), ErrorKind.HALT, False, False),
+        (boto.ParamValidationError(report="Missing"), ErrorKind.PERMANENT, False, False),
+        ("\udcff".encode, ErrorKind.PERMANENT, False, False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_failures_without_an_answer(error: Any, kind: ErrorKind, unreachable: bool, maybe_applied: bool):
+    """What botocore raises when AWS said nothing: who is to act, and whether the request may have had an effect."""
+    if callable(error):
+        with pytest.raises(UnicodeError) as caught:
+            error()
+        error = caught.value
+    found = classified(error)
+    assert (found.kind, found.unreachable, found.maybe_applied) == (kind, unreachable, maybe_applied)
+    assert found.code == type(error).__name__
+    assert found.hint or kind is ErrorKind.PERMANENT
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+        "UnrecognizedClientException",
+        "InvalidAccessKeyId",
+        "MissingAuthenticationToken",
+        "MissingAuthenticationTokenException",
+        "SignatureDoesNotMatch",
+        "InvalidSignatureException",
+        "IncompleteSignatureException",
+        "RequestTimeTooSkewed",
+        "RequestExpired",
+        "AccessDenied",
+        "AccessDeniedException",
+        "NotAuthorized",
+        "OptInRequired",
+        "PermanentRedirect",
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+        "AccountProblem",
+        "InvalidPayer",
+    ],
+)
+def test_what_is_nobodys_fault_halts_with_a_hint(code: str):
+    """Credentials, permission, region, clock: no entry is to blame, and a person is told what to do."""
+    found = classified(refusal(code, status=403))
+    assert found.kind is ErrorKind.HALT
+    assert found.hint
+    assert found.request_id == "r-1"
+
+
+def test_expired_credentials_tell_how_to_go_on():
+    """The commonest halt says how to renew, what to run, and that nothing is lost."""
+    hint = classified(refusal("ExpiredTokenException")).hint
+    assert all(words in hint for words in ("aws sso login", "journaltrack sync", "nothing was lost"))
+
+
+def test_every_code_that_botocore_itself_would_retry_is_transient():
+    """Its own retries are off, so ours must know what its table knows."""
+    table = botocore.session.Session().get_data("_retry")
+    codes = {
+        rule["applies_when"]["response"]["service_error_code"]
+        for rule in table["definitions"].values()
+        if "service_error_code" in rule["applies_when"].get("response", {})
+    }
+    kept = {c for c in codes if classified(refusal(c)).kind is not ErrorKind.TRANSIENT}
+    # RequestTimeTooSkewed-like codes of services that are never called here may be listed by a newer botocore: look at them.
+    assert kept <= {"ExpiredTokenException", "ExpiredToken"}, kept
+    assert "ThrottlingException" in codes
+
+
+@pytest.mark.parametrize("operation", ["HeadObject", "HeadBucket"])
+@pytest.mark.parametrize(("code", "status"), [("400", 400), ("403", 403), ("301", 301)])
+def test_refusals_without_a_body_halt_uploads_alone(operation: str, code: str, status: int):
+    """A HEAD has no body to say why: an artifact is not to blame, and metrics go on."""
+    found = classified(refusal(code, "", status, operation))
+    assert (found.kind, found.uploads_only) == (ErrorKind.HALT, True)
+    assert found.hint
+
+
+def test_a_denied_upload_halts_uploads_alone():
+    """No permission for S3 says nothing of SageMaker."""
+    assert classified(refusal("AccessDenied", status=403, operation="PutObject")).uploads_only
+    assert not classified(refusal("AccessDenied", status=403, operation="UpdateTrialComponent")).uploads_only
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "maybe"), [("502", 502, True), ("504", 504, True), ("500", 500, True), ("InternalFailure", 500, False)]
+)
+def test_an_error_of_a_gateway_leaves_doubt(code: str, status: int, maybe: bool):
+    """An error with AWS's own code was refused by AWS; a gateway's page may hide a success."""
+    found = classified(refusal(code, "<html>", status))
+    assert (found.kind, found.maybe_applied) == (ErrorKind.TRANSIENT, maybe)
+
+
+def test_a_taken_name_and_a_missing_component_have_types_of_their_own():
+    """AWS says the one in words; moto says the other in words."""
+    taken = refusal("ValidationException", "Trial Component with name (x) already exists.", operation="CreateTrialComponent")
+    assert isinstance(classified(taken, "x"), AlreadyExistsError)
+    for error in (refusal("ResourceNotFound"), refusal("ValidationException", "Could not find trial component")):
+        assert isinstance(classified(error, "x"), ComponentMissingError)
+
+
+def test_a_classified_error_stays_as_it_is():
+    """Classifying twice changes nothing."""
+    once = classified(refusal("Throttling"))
+    assert classified(once) is once
+
+
+@pytest.mark.parametrize(
+    ("headers", "request_id", "expected"),
+    [
+        ({"content-type": "application/x-amz-json-1.1"}, "r", True),
+        ({"content-type": "text/html; charset=utf-8"}, None, False),
+        ({"content-type": "text/html"}, "r", True),  # moto
+        ({}, None, True),  # a stand-in that says little
+    ],
+)
+def test_a_web_page_is_no_answer(headers: dict[str, str], request_id: str | None, expected: bool):
+    """A success is AWS's if it has a request id, or at least is not a page for people."""
+    metadata = {"HTTPHeaders": headers, **({"RequestId": request_id} if request_id else {})}
+    assert is_aws_answer({"ResponseMetadata": metadata}) is expected
