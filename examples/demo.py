@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import sqlite3
@@ -20,15 +19,27 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from demo_shell import (
+    end,
+    run_on_terminal,
+    say,
+    say_command,
+    say_output,
+    shown_path,
+    terminated_as_interrupted,
+    title,
+    without_network,
+    write_script,
+)
 
 NAME = "digits"
 METRICS_PER_EPOCH = 4
 WATCH_S = 60  # the longest that the demo waits for anything
 MARKER = "made-by-demo.txt"
-ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class DemoError(Exception):
@@ -164,24 +175,6 @@ def prepare(demo: Demo) -> None:
     demo.fact("no credential is in the environment", holds="ACCESS_KEY" not in environment_there and "PROFILE" not in environment_there)
 
 
-def without_network() -> list[str] | None:
-    """The command prefix that runs something in an empty network namespace; None where that is not permitted."""
-    for prefix in (["unshare", "-n", "--"], ["unshare", "-rn", "--"]):
-        with contextlib.suppress(OSError):
-            if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:  # noqa: S603
-                return prefix
-    return None
-
-
-def write_script(path: Path, environment: dict[str, str], prefix: list[str]) -> Path:
-    """A script that runs its arguments with this environment and no other, behind ``prefix``; the process id stays the same."""
-    settings = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
-    command = " \\\n    ".join(["exec env -i", *settings, f'{shlex.join(prefix)} "$@"'.strip()])
-    path.write_text(f"#!/bin/sh\n{command}\n", encoding="utf-8")
-    path.chmod(0o755)
-    return path
-
-
 def train_and_kill(demo: Demo) -> None:
     """SIGKILL half-way; nothing that was acknowledged may be missing."""
     title(2, f"Train, and kill -9 at about half of {demo.epochs} epochs")
@@ -301,7 +294,7 @@ def sync(demo: Demo) -> None:
     title(6, "Sync, by a process that has nothing to do with the training")
     command = [str(demo.folder / "online"), demo.journaltrack, "sync", str(demo.journal)]
     say_command(command)
-    exit_code, output = run_on_terminal(command)
+    exit_code, output = run_on_terminal(command, WATCH_S)
     demo.fact(f"exit code {exit_code}", holds=exit_code == 0)
     demo.fact("a progress bar was shown", holds=bool(re.search(r"━.*\d+/\d+ entries", output)))
     sent = requests_answered(demo)
@@ -310,35 +303,6 @@ def sync(demo: Demo) -> None:
     demo.run(command)
     again = requests_answered(demo) - sent
     demo.fact(f"the second sync made {again} requests, by the stand-in's own log", holds=again == 0)
-
-
-def run_on_terminal(command: Sequence[str]) -> tuple[int, str]:
-    """Run a command on a terminal of its own, as a person would, and pass on what it shows."""
-    import fcntl  # noqa: PLC0415
-    import pty  # noqa: PLC0415
-    import struct  # noqa: PLC0415
-    import termios  # noqa: PLC0415
-
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    child = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)  # noqa: S603
-    os.close(theirs)
-    received = b""
-    try:
-        with contextlib.suppress(OSError):  # EIO: the other side is closed
-            while block := os.read(ours, 65_536):
-                received += block
-                if sys.stdout.isatty():
-                    sys.stdout.write(block.decode(errors="replace"))
-                    sys.stdout.flush()
-        exit_code = child.wait(timeout=WATCH_S)
-    finally:
-        end(child)
-        os.close(ours)
-    output = ANSI.sub("", received.decode(errors="replace"))
-    if not sys.stdout.isatty():
-        say_output("\n".join(part.split("\r")[-1] for part in output.replace("\r\n", "\n").splitlines()[-2:]), 4)
-    return exit_code, output
 
 
 def audit(demo: Demo) -> None:
@@ -366,60 +330,6 @@ def read_back(demo: Demo) -> None:
     facts = output.count("✓")
     demo.fact(f"{facts} facts compared by {script}, which imports nothing of journaltrack", holds=facts > 0 and "✗" not in output)
     demo.facts += facts - 1
-
-
-def end(child: subprocess.Popen[bytes]) -> None:
-    """Make sure that a child is gone."""
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-def shown_path(path: str | Path) -> str:
-    """A path as short as it can be written here; symbolic links stay (a virtual environment's Python is one)."""
-    absolute = Path(path).absolute()
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
-
-
-def title(number: int, text: str) -> None:
-    """Begin a step."""
-    say(f"\n── {number}. {text} " + "─" * max(0, 100 - len(text)))
-
-
-def say(text: str) -> None:
-    """Print now, whatever the buffering."""
-    print(text, flush=True)
-
-
-def say_command(command: Sequence[str]) -> None:
-    """As one would type it."""
-    say("$ " + " ".join(word if word in {">", "2>&1", "&"} else shlex.quote(word) for word in command))
-
-
-def say_output(output: str, lines_max: int, *, tail: bool = False) -> None:
-    """The output of a command, indented; the middle is left out when it is long."""
-    lines = output.rstrip("\n").splitlines()
-    if tail:
-        lines = lines[-lines_max:]
-    elif len(lines) > lines_max:
-        lines = [*lines[: lines_max // 2], f"… {len(lines) - lines_max} lines …", *lines[-(lines_max - lines_max // 2) :]]
-    for line in lines:
-        say(f"    {line}")
-
-
-@contextlib.contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C, so that no child is left behind."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    yield
 
 
 if __name__ == "__main__":

@@ -147,6 +147,12 @@ class Database:
             if connection is not None and pooled is not None:
                 pooled.close()
 
+    def __del__(self) -> None:
+        # Python 3.13 warns of a connection that nobody closed; a tracker's lives as long as somebody may read it back.
+        pooled = getattr(self, "_pooled", None)
+        if pooled is not None:
+            pooled.close()
+
     def _connect(self) -> None:
         engine = create_engine("sqlite://", creator=self._open, poolclass=NullPool)
         self._pooled = engine.raw_connection()

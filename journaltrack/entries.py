@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -235,7 +236,9 @@ def chain_start(writer_uuid: str) -> bytes:
     return hashlib.sha256(writer_uuid.encode()).digest()
 
 
-def chain_next(previous: bytes, writer_seq: int, component: str, draft: Draft, recorded_at_ns: int, sha256: Any = hashlib.sha256) -> bytes:
+def chain_next(
+    previous: bytes, writer_seq: int, component: str, draft: Draft, recorded_at_ns: int, sha256: Callable[[bytes], Any] = hashlib.sha256
+) -> bytes:
     """The digest of an entry: SHA-256 over its writer's previous digest and the entry's canonical encoding.
 
     The canonical encoding is a JSON array in UTF-8 without spaces: ``[writer_seq, component, stream, kind, name, value,

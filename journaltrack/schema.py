@@ -166,8 +166,10 @@ TRIGGERS: Final = (
     "CREATE TRIGGER entry_no_update BEFORE UPDATE ON entry BEGIN SELECT RAISE(ABORT, 'journal entries are immutable'); END",
     "CREATE TRIGGER entry_no_delete BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'journal entries are immutable'); END",
     "CREATE TRIGGER receipt_no_delete BEFORE DELETE ON receipt BEGIN SELECT RAISE(ABORT, 'receipts are kept'); END",
-    "CREATE TRIGGER receipt_settled_once BEFORE UPDATE ON receipt WHEN OLD.finished_at_ns IS NOT NULL "
-    "BEGIN SELECT RAISE(ABORT, 'a finished receipt is immutable'); END",
+    (
+        "CREATE TRIGGER receipt_settled_once BEFORE UPDATE ON receipt WHEN OLD.finished_at_ns IS NOT NULL "
+        "BEGIN SELECT RAISE(ABORT, 'a finished receipt is immutable'); END"
+    ),
 )
 """Guards against our own mistakes and other people's scripts; they cost an INSERT nothing."""
 

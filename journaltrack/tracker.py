@@ -9,13 +9,10 @@ nothing. No call but ``close`` and ``load`` of an unknown name touches the netwo
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import mimetypes
 import os
-import secrets
 import time
-import traceback as tracebacks
 import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +33,18 @@ from journaltrack.errors import (
     UndeliverableError,
 )
 from journaltrack.journal import Journal, OnJournalError
+from journaltrack.tracker_setup import (
+    KEYS_MAX,
+    Settings,
+    attached,
+    closing_on_error,
+    final_status,
+    keys_in,
+    name_for,
+    name_to_load,
+    open_journal,
+    settings_of,
+)
 from journaltrack.trial_component import TrialComponent
 from journaltrack.validation import JournaltrackWarning
 
@@ -47,12 +56,6 @@ if TYPE_CHECKING:
     from journaltrack.entries import BlobRef, Direction, Draft
 
 logger = logging.getLogger(__name__)
-
-_KEYS_MAX = {
-    vocabulary.PARAMETER: (limits.PARAMETERS_MAX, "parameters"),
-    vocabulary.INPUT: (limits.ARTIFACTS_MAX, "input artifacts"),
-    vocabulary.OUTPUT: (limits.ARTIFACTS_MAX, "output artifacts"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +82,6 @@ class Services:
     lookup: Callable[[str, float, Any, Any], bool | None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    artifact_bucket: str | None = None
-    artifact_prefix: str | None = None
-    boto3_session: Any = None
-    sagemaker_client: Any = None
-    strict: bool = False
-    sync: str = "close"
-    close_deadline_s: float = 10.0
-    owns_journal: bool = True
-
-
 class Tracker:
     """Records the parameters, metrics and artifacts of one trial component.
 
@@ -108,21 +99,21 @@ class Tracker:
     services: ClassVar[Services] = Services()
 
     def __init__(
-        self, trial_component: Any, metrics_writer: MetricsWriter | None = None, artifact_uploader: ArtifactUploader | None = None
+        self, trial_component: object, metrics_writer: MetricsWriter | None = None, artifact_uploader: ArtifactUploader | None = None
     ) -> None:
         if not isinstance(trial_component, TrialComponent):
-            trial_component = _attached(Journal.open(), getattr(trial_component, "trial_component_name", None))
+            trial_component = attached(Journal.open(), getattr(trial_component, "trial_component_name", None))
         self.trial_component: TrialComponent = trial_component
         self._journal: Journal = trial_component.journal
         self._id: int = trial_component.component_id
         self._journal_metrics = JournalMetricsWriter(trial_component, self._admit)
         self._metrics_writer: MetricsWriter = metrics_writer or self._journal_metrics
         self._uploader: ArtifactUploader = artifact_uploader or JournalArtifactUploader(trial_component)
-        self._settings = _Settings(owns_journal=False)
+        self._settings = Settings()
         self._closed = False
         self._pid = os.getpid()
         self._warned: set[tuple[str, str]] = set()
-        self._keys = _keys_in(self._journal, self._id)
+        self._keys = keys_in(self._journal, self._id)
 
     @classmethod
     def create(
@@ -174,16 +165,16 @@ class Tracker:
                 journal has already.
             JournalError: The journal can't be opened.
         """
-        settings = _settings(artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s)
+        settings = settings_of(artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s)
         if display_name is not None:
             validation.entity_name(display_name, "display name")
         for name, what in ((experiment_name, "experiment name"), (trial_name, "trial name")):
             if name is not None:
                 validation.entity_name(name, what)
         checked_tags = validation.tags(tags)
-        name = _name_for(trial_component_name, base_trial_component_name, resume=resume)
-        opened, owned = _open(journal, durability, on_journal_error)
-        with _closing_on_error(opened, owned):
+        name = name_for(trial_component_name, base_trial_component_name, resume=resume)
+        opened, owned = open_journal(journal, durability, on_journal_error)
+        with closing_on_error(opened, owned):
             known = opened.find(name)
             if known is not None and not resume and opened.state_entries(known.id):
                 raise InvalidInputError(
@@ -195,7 +186,7 @@ class Tracker:
             if experiment_name is not None or trial_name is not None:
                 drafts.append(vocabulary.associate(experiment=experiment_name, trial=trial_name))
             opened.append(component_id, drafts)
-            return cls._made(TrialComponent(opened, component_id, name), settings, owned)
+            return cls._made(TrialComponent(opened, component_id, name), settings)
 
     @classmethod
     def load(
@@ -243,13 +234,13 @@ class Tracker:
             InvalidInputError: (a ValueError) No name and no job, or a name that can't be right.
             JournalError: The journal can't be opened.
         """
-        settings = _settings(artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s)
-        name, is_job = _name_to_load(trial_component_name, training_job_name, processing_job_name)
-        opened, owned = _open(journal, durability, on_journal_error)
-        with _closing_on_error(opened, owned):
+        settings = settings_of(artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s)
+        name, is_job = name_to_load(trial_component_name, training_job_name, processing_job_name)
+        opened, owned = open_journal(journal, durability, on_journal_error)
+        with closing_on_error(opened, owned):
             known = opened.find(name)
             if known is not None and opened.state_entries(known.id):
-                return cls._made(TrialComponent(opened, known.id, known.name), settings, owned)
+                return cls._made(TrialComponent(opened, known.id, known.name), settings)
             verified: bool | None = None
             if not is_job and settings.sync != "off" and cls.services.lookup is not None:
                 verified = cls.services.lookup(name, lookup_deadline_s, boto3_session, sagemaker_boto_client)
@@ -260,7 +251,7 @@ class Tracker:
                 )
             component_id = opened.component(name)
             opened.append(component_id, [vocabulary.load(job=is_job, verified=bool(verified))])
-            return cls._made(TrialComponent(opened, component_id, name), settings, owned)
+            return cls._made(TrialComponent(opened, component_id, name), settings)
 
     # -- logging ------------------------------------------------------------------------------------------------
 
@@ -409,7 +400,7 @@ class Tracker:
             return
         try:
             if not self._is_job():
-                self._append([_final_status(error)])
+                self._append([final_status(error)])
             self.close()
         except JournalError:
             if error is None:
@@ -422,18 +413,9 @@ class Tracker:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def _made(cls, trial_component: TrialComponent, settings: _Settings, owned: bool) -> Tracker:
+    def _made(cls, trial_component: TrialComponent, settings: Settings) -> Tracker:
         tracker = cls(trial_component, None, None)
-        tracker._settings = _Settings(
-            settings.artifact_bucket,
-            settings.artifact_prefix,
-            settings.boto3_session,
-            settings.sagemaker_client,
-            settings.strict,
-            settings.sync,
-            settings.close_deadline_s,
-            owned,
-        )
+        tracker._settings = settings
         return tracker
 
     def _check_open(self) -> None:
@@ -456,14 +438,14 @@ class Tracker:
         if checked:
             self._journal.append(self._id, checked)
         for draft in checked:
-            if draft.kind in _KEYS_MAX and draft.name is not None and draft.undeliverable is None:
+            if draft.kind in KEYS_MAX and draft.name is not None and draft.undeliverable is None:
                 self._keys[draft.kind].add(draft.name)
 
     def _within_limit(self, draft: Draft) -> Draft:
         """Mark a new name beyond what a component can hold."""
-        if draft.kind not in _KEYS_MAX or draft.undeliverable is not None:
+        if draft.kind not in KEYS_MAX or draft.undeliverable is not None:
             return draft
-        keys_max, what = _KEYS_MAX[draft.kind]
+        keys_max, what = KEYS_MAX[draft.kind]
         keys = self._keys[draft.kind]
         if draft.name in keys or len(keys) < keys_max:
             return draft
@@ -507,109 +489,3 @@ class Tracker:
         upload = vocabulary.upload(key, blob, spooled.size_bytes, media_type, path.name)
         reference = self._within_limit(self._reference(direction, key, blob, media_type))
         return [upload._replace(undeliverable=reference.undeliverable), reference]
-
-
-def _settings(
-    bucket: str | None,
-    prefix: str | None,
-    session: Any,
-    client: Any,
-    strict: bool,
-    sync: str | None,
-    close_deadline_s: float,  # noqa: ANN401
-) -> _Settings:
-    chosen = sync or os.environ.get("JOURNALTRACK_SYNC") or "close"
-    if chosen not in {"close", "off"}:
-        raise InvalidInputError(f"sync={chosen!r} is not known", hint='"close" replays on close, "off" leaves it to `journaltrack sync`')
-    if not close_deadline_s > 0:
-        raise InvalidInputError(f"close_deadline_s is {close_deadline_s}; it must be positive", hint='sync="off" replays nothing on close')
-    validation.optional_text(bucket, "artifact_bucket")
-    validation.optional_text(prefix, "artifact_prefix")
-    return _Settings(bucket, prefix, session, client, strict, chosen, close_deadline_s)
-
-
-def _name_for(name: str | None, base: str | None, *, resume: bool) -> str:
-    if name is not None:
-        if base is not None:
-            raise InvalidInputError("give trial_component_name or base_trial_component_name, not both")
-        return _lower(validation.entity_name(name, "trial component name"))
-    if resume:
-        raise InvalidInputError("resume=True needs a trial_component_name", hint="the name is how the next job finds the run")
-    base = "trialcomponent" if base is None else _lower(validation.entity_name(base, "base trial component name"))
-    suffix = f"-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
-    return base[: limits.NAME_CHARS_MAX - len(suffix)].rstrip("-") + suffix
-
-
-def _name_to_load(name: str | None, training_job: str | None, processing_job: str | None) -> tuple[str, bool]:
-    given = [n for n in (name, training_job, processing_job) if n is not None]
-    if len(given) > 1:
-        raise InvalidInputError("give one of trial_component_name, training_job_name and processing_job_name")
-    if training_job is not None:
-        return _lower(validation.entity_name(jobs.component_of(training_job, "training"), "trial component name")), True
-    if processing_job is not None:
-        return _lower(validation.entity_name(jobs.component_of(processing_job, "processing"), "trial component name")), True
-    if name is not None:
-        return _lower(validation.entity_name(name, "trial component name")), False
-    resolved = jobs.component_of_this_job()
-    if resolved is None:
-        raise InvalidInputError(
-            "no trial_component_name was given, and this is no SageMaker training, processing or transform job",
-            hint="name the component, or use Tracker.create()",
-        )
-    return resolved, True
-
-
-def _lower(name: str) -> str:
-    if name != name.lower():
-        logger.warning("trial component names are kept in lower case, which is all that SageMaker's metrics accept: %s", name.lower())
-    return name.lower()
-
-
-def _open(
-    journal: str | os.PathLike[str] | Journal | None, durability: Durability, on_journal_error: OnJournalError
-) -> tuple[Journal, bool]:
-    if isinstance(journal, Journal):
-        return journal, False
-    return Journal.open(journal, durability=durability, on_journal_error=on_journal_error), True
-
-
-@contextlib.contextmanager
-def _closing_on_error(journal: Journal, owned: bool) -> Any:  # noqa: ANN401
-    try:
-        yield
-    except BaseException:
-        if owned:
-            journal.close()
-        raise
-
-
-def _attached(journal: Journal, name: object) -> TrialComponent:
-    """A foreign trial component object, tracked in the default journal."""
-    checked = _lower(validation.entity_name(name, "trial_component.trial_component_name"))
-    component_id = journal.component(checked)
-    if not journal.state_entries(component_id):
-        journal.append(component_id, [vocabulary.load()])
-    return TrialComponent(journal, component_id, checked)
-
-
-def _keys_in(journal: Journal, component_id: int) -> dict[str, set[str]]:
-    """The names that the component has in the journal, deliverable ones."""
-    keys: dict[str, set[str]] = {kind: set() for kind in _KEYS_MAX}
-    for entry in journal.state_entries(component_id):
-        if entry.kind in keys and len(keys[entry.kind]) < _KEYS_MAX[entry.kind][0] and vocabulary.undeliverable(entry) is None:
-            keys[entry.kind].add(entry.name or "")
-    return keys
-
-
-def _final_status(error: BaseException | None) -> Draft:
-    now_ns = time.time_ns()
-    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
-        return vocabulary.status(primary="Completed", end_ns=now_ns)
-    text = "".join(tracebacks.format_exception(type(error), error, error.__traceback__))[-limits.TRACEBACK_CHARS_MAX :]
-    message = f"SystemExit: {error.code}" if isinstance(error, SystemExit) else str(error)
-    return vocabulary.status(
-        primary="Stopped" if isinstance(error, KeyboardInterrupt) else "Failed",
-        message=limits.one_line(message) or type(error).__name__,
-        end_ns=now_ns,
-        traceback=text,
-    )

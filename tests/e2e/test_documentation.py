@@ -107,7 +107,7 @@ class Session:
         }
         self.online = self.offline | {"AWS_ENDPOINT_URL": endpoint_url, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
 
-    def run(self, block: Block) -> None:
+    def check(self, block: Block) -> None:
         """Execute a block in the way of its language."""
         if block.language == "python":
             self._python(block)
@@ -239,7 +239,7 @@ def test_every_block_of_the_documentation_works(path, tmp_path):
     with simulator() as sim:
         session = Session(tmp_path, sim.endpoint_url)
         for block in blocks(path.read_text(encoding="utf-8")):
-            session.run(block)
+            session.check(block)
 
 
 def test_the_table_of_exit_codes_is_the_enum():
@@ -269,7 +269,7 @@ def test_a_block_in_an_unknown_language_is_an_error(tmp_path):
     for info in ("", "pycon", "python title=x"):
         (block,) = blocks(f"```{info}\n1\n```\n")
         with pytest.raises(WrongError, match="nobody knows"):
-            Session(tmp_path / (info.replace(" ", "") or "none"), "").run(block)
+            Session(tmp_path / (info.replace(" ", "") or "none"), "").check(block)
 
 
 def test_output_that_is_not_printed_is_an_error():
@@ -294,6 +294,6 @@ def test_make_targets_and_package_names_must_exist():
 def test_a_command_that_fails_must_show_its_exit_code(tmp_path):
     """A failing command is an error, unless ``$ echo $?`` follows and shows the code."""
     session = Session(tmp_path, "")
-    session.run(Block("console", ["$ (exit 3)", "$ echo $?", "3"], 1))
+    session.check(Block("console", ["$ (exit 3)", "$ echo $?", "3"], 1))
     with pytest.raises(WrongError, match="exit code 3"):
-        session.run(Block("console", ["$ (exit 3)", "$ true"], 1))
+        session.check(Block("console", ["$ (exit 3)", "$ true"], 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -201,10 +202,8 @@ class ReplayMachine(RuleBasedStateMachine):
         """A pass that meets faults (of its metric requests, or of whatever comes), and perhaps does not survive them."""
         self.truth.script = list(script)
         self.truth.of_metrics = of_metrics
-        try:
+        with contextlib.suppress(KilledError):
             Reconciler(self.journal, self.truth, options=Options(concurrency=CONCURRENCY)).run()
-        except KilledError:
-            pass
         self.truth.script = []
 
     @rule()

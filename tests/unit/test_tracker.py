@@ -1,0 +1,381 @@
+"""The public API: what is recorded, what raises, what is marked."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+import sqlite3
+import subprocess
+import sys
+import warnings
+from datetime import datetime, timezone
+
+import numpy as np
+import pytest
+
+from journaltrack import Journal, Tracker
+from journaltrack.errors import (
+    ArtifactError,
+    ComponentNotFoundError,
+    InvalidInputError,
+    TrackerClosedError,
+    UndeliverableError,
+)
+from journaltrack.tracker import Services
+from journaltrack.validation import JournaltrackWarning
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where the test's journal is."""
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def tracker(folder):
+    """A tracker that replays nothing."""
+    return Tracker.create(journal=folder, sync="off")
+
+
+def rows(folder, sql, *parameters):
+    """What plain sqlite3 finds in the journal."""
+    with sqlite3.connect(f"file:{folder}/journal.db?mode=ro", uri=True) as connection:
+        found = connection.execute(sql, parameters).fetchall()
+    connection.close()
+    return found
+
+
+def test_signatures_are_those_of_the_original():
+    """Positional order, names and defaults of the reference API are kept; additions are keyword-only."""
+
+    def positional(function):
+        kinds = inspect.signature(function).parameters.values()
+        return [(p.name, p.default) for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
+
+    common = [("artifact_bucket", None), ("artifact_prefix", None), ("boto3_session", None), ("sagemaker_boto_client", None)]
+    assert positional(Tracker.create) == [("display_name", None), *common]
+    assert positional(Tracker.load) == [("trial_component_name", None), *common]
+    assert [n for n, _ in positional(Tracker.__init__)] == ["trial_component", "metrics_writer", "artifact_uploader"]
+    empty = inspect.Parameter.empty
+    assert positional(Tracker.log_parameter) == [("name", empty), ("value", empty)]
+    assert positional(Tracker.log_parameters) == [("parameters", empty)]
+    assert positional(Tracker.log_input) == [("name", empty), ("value", empty), ("media_type", None)]
+    assert positional(Tracker.log_output) == positional(Tracker.log_input)
+    assert positional(Tracker.log_artifact) == [("file_path", empty), ("name", None), ("media_type", None)]
+    assert positional(Tracker.log_metric) == [("metric_name", empty), ("value", empty), ("timestamp", None), ("iteration_number", None)]
+
+
+def test_every_call_is_in_the_file_when_it_returns(folder, tracker):
+    """An independent reader finds each call at once."""
+    for number, call in enumerate(
+        [
+            lambda: tracker.log_parameter("lr", 0.1),
+            lambda: tracker.log_parameters({"a": 1, "b": "x"}),
+            lambda: tracker.log_input("in", "s3://b/k"),
+            lambda: tracker.log_output("out", "s3://b/o", "text/plain"),
+            lambda: tracker.log_metric("loss", 0.5, iteration_number=1),
+            lambda: tracker.log_metrics({"x": 1, "y": 2.5}, iteration_number=2),
+        ]
+    ):
+        before = rows(folder, "SELECT count(*) FROM entry")[0][0]
+        call()
+        assert rows(folder, "SELECT count(*) FROM entry")[0][0] - before == [1, 2, 1, 1, 1, 2][number]
+
+
+def test_read_back_gives_the_last_value_per_name(tracker, tmp_path):
+    """trial_component shows what was logged."""
+    file = tmp_path / "model.txt"
+    file.write_text("weights")
+    tracker.log_parameters({"lr": 0.1, "opt": "sgd", "nested": True, "numpy": np.float32(0.5), "zero": np.array(3)})
+    tracker.log_parameter("lr", 0.2)
+    tracker.log_input("data", "s3://bucket/data", "text/csv")
+    tracker.log_artifact(file)
+    component = tracker.trial_component
+    assert component.parameters == {"lr": 0.2, "opt": "sgd", "nested": "True", "numpy": 0.5, "zero": 3.0}
+    assert component.input_artifacts["data"].value == "s3://bucket/data"
+    assert component.input_artifacts["data"].media_type == "text/csv"
+    assert component.trial_component_arn is None
+    with open(component.output_artifacts["model.txt"].value) as kept:
+        assert kept.read() == "weights"
+
+
+def test_artifact_is_kept_as_it_was_at_the_call(tracker, tmp_path):
+    """Overwriting or removing the file later changes nothing; one content is stored once."""
+    file = tmp_path / "checkpoint"
+    file.write_bytes(b"first")
+    tracker.log_artifact(str(file), name="one")
+    tracker.log_artifact(str(file), name="two")
+    file.write_bytes(b"other")
+    file.unlink()
+    values = {a.value for a in tracker.trial_component.output_artifacts.values()}
+    assert len(values) == 1
+    with open(values.pop(), "rb") as kept:
+        assert kept.read() == b"first"
+
+
+def test_folder_of_artifacts_keeps_relative_names(tracker, tmp_path):
+    """log_artifacts names files by their path below the folder."""
+    (tmp_path / "d" / "sub").mkdir(parents=True)
+    (tmp_path / "d" / "a.txt").write_text("a")
+    (tmp_path / "d" / "sub" / "b.txt").write_text("b")
+    tracker.log_artifacts(tmp_path / "d")
+    assert sorted(tracker.trial_component.output_artifacts) == ["a.txt", "sub/b.txt"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t: t.log_parameter("", 1),
+        lambda t: t.log_parameter("a" * 321, 1),
+        lambda t: t.log_metric("a\nb", 1.0),
+        lambda t: t.log_metric("loss", 1.0, iteration_number=-1),
+        lambda t: t.log_metric("loss", 1.0, iteration_number=2**31),
+        lambda t: t.log_metric("loss", 1.0, timestamp=-5),
+        lambda t: t.log_metric("\ud800", 1.0),
+        lambda t: t.log_input("n" * 129, "v"),
+        lambda t: t.log_artifact("/nonexistent"),
+        lambda t: t.log_artifact("/"),
+        lambda t: t.log_artifacts("/etc/hostname"),
+        lambda t: t.log_parameters({"good": 1, "": 2}),
+        lambda t: t.log_metrics({"good": 1.0, "bad\n": 2.0}),
+    ],
+)
+def test_what_can_never_be_right_raises_and_records_nothing(folder, tracker, call):
+    """A programmer's mistake is a ValueError at the call, and nothing of the call is journaled."""
+    before = rows(folder, "SELECT count(*) FROM entry")
+    with pytest.raises(ValueError):
+        call(tracker)
+    assert rows(folder, "SELECT count(*) FROM entry") == before
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t: t.log_metric("loss", "0.5"),
+        lambda t: t.log_metric("loss", 1j),
+        lambda t: t.log_metric(3, 1.0),
+        lambda t: t.log_metric("loss", 1.0, iteration_number=1.5),
+        lambda t: t.log_metric("loss", 1.0, iteration_number=True),
+        lambda t: t.log_metric("loss", 1.0, timestamp="now"),
+        lambda t: t.log_parameter(None, 1),
+        lambda t: t.log_input("x", 5),
+        lambda t: t.log_metric("loss", np.zeros(2)),
+    ],
+)
+def test_wrong_types_are_type_errors(folder, tracker, call):
+    """An argument of the wrong type is a TypeError at the call, and nothing is journaled."""
+    before = rows(folder, "SELECT count(*) FROM entry")
+    with pytest.raises(TypeError):
+        call(tracker)
+    assert rows(folder, "SELECT count(*) FROM entry") == before
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float64("nan"), 10**400])
+def test_what_only_the_data_decides_is_kept_and_marked(folder, tracker, value):
+    """A NaN loss is journaled, quarantined with the reason, and warned about once per name."""
+    with pytest.warns(JournaltrackWarning, match="will not be delivered"):
+        tracker.log_metric("loss", value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tracker.log_metric("loss", value)
+    found = rows(folder, "SELECT d.outcome, d.reason FROM delivery d JOIN entry e USING (seq) WHERE e.name = 'loss'")
+    assert [outcome for outcome, _ in found] == ["quarantined"] * 2
+    assert "NaN or infinite" in found[0][1]
+
+
+def test_strict_raises_and_records_nothing(folder):
+    """With strict=True what AWS could never accept is an error at the call."""
+    tracker = Tracker.create(journal=folder, sync="off", strict=True)
+    before = rows(folder, "SELECT count(*) FROM entry")
+    with pytest.raises(UndeliverableError):
+        tracker.log_metric("loss", math.nan)
+    with pytest.raises(UndeliverableError):
+        tracker.log_parameter("long", "x" * 3_000)
+    assert rows(folder, "SELECT count(*) FROM entry") == before
+
+
+def test_the_301st_parameter_is_kept_and_marked(folder, tracker):
+    """One parameter more than a component holds is journaled, marked, and blocks no other."""
+    tracker.log_parameters({f"p{i}": i for i in range(300)})
+    with pytest.warns(JournaltrackWarning, match="300 parameters"):
+        tracker.log_parameter("one more", 1)
+    tracker.log_parameter("p0", "again")
+    assert rows(folder, "SELECT e.name FROM delivery d JOIN entry e USING (seq)") == [("one more",)]
+
+
+def test_media_type_that_aws_refuses_is_recorded_with_a_warning(tracker):
+    """A media type with parameters is kept in the journal and named in a warning."""
+    with pytest.warns(JournaltrackWarning, match="media type"):
+        tracker.log_input("in", "v", "text/plain; charset=utf-8")
+    assert tracker.trial_component.input_artifacts["in"].media_type == "text/plain; charset=utf-8"
+
+
+def test_with_sets_status_and_times(tracker):
+    """A block that ends well is Completed, between its start and its end."""
+    with tracker:
+        assert tracker.trial_component.status.primary_status == "InProgress"
+    component = tracker.trial_component
+    assert component.status.primary_status == "Completed"
+    assert component.start_time <= component.end_time <= datetime.now(timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (RuntimeError("line one\nline two"), "Failed", "line one line two"),
+        (KeyError("x"), "Failed", "'x'"),
+        (RuntimeError("x" * 5_000), "Failed", "x" * 1_023 + "…"),
+        (KeyboardInterrupt(), "Stopped", "KeyboardInterrupt"),
+        (SystemExit(0), "Completed", None),
+        (SystemExit(3), "Failed", "SystemExit: 3"),
+    ],
+)
+def test_an_exception_in_the_block_is_the_status(folder, tracker, error, status, message):
+    """The exception passes through; its text, made acceptable to AWS, is the status message; the traceback is journaled."""
+    with pytest.raises(type(error)), tracker:
+        raise error
+    found = tracker.trial_component.status
+    assert (found.primary_status, found.message) == (status, message)
+    traces = rows(folder, "SELECT json_extract(payload, '$.traceback') FROM entry WHERE kind = 'status' ORDER BY seq DESC LIMIT 1")
+    assert (traces[0][0] is None) == (status == "Completed")
+
+
+def test_closing_twice_is_fine_and_logging_after_it_is_an_error(folder, tracker):
+    """close is idempotent; a later call is refused and recorded nowhere."""
+    tracker.close()
+    tracker.close()
+    before = rows(folder, "SELECT count(*) FROM entry")
+    for call in (lambda: tracker.log_metric("x", 1.0), lambda: tracker.log_parameter("x", 1), lambda: tracker.log_metrics({"x": 1})):
+        with pytest.raises(TrackerClosedError):
+            call()
+    assert rows(folder, "SELECT count(*) FROM entry") == before
+
+
+def test_replay_on_close_is_asked_for_once_and_not_by_a_child(folder, monkeypatch):
+    """close hands the component to the replay; a forked child's close does not."""
+    asked = []
+    monkeypatch.setattr(Tracker, "services", Services(replay=asked.append))
+    tracker = Tracker.create(journal=folder, close_deadline_s=7)
+    child = os.fork()
+    if child == 0:
+        tracker.log_metric("from the child", 1.0)
+        tracker.close()
+        os._exit(len(asked))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    tracker.close()
+    tracker.close()
+    assert [(r.component, r.deadline_s) for r in asked] == [(tracker.trial_component.trial_component_name, 7)]
+    assert rows(folder, "SELECT count(DISTINCT writer_id) FROM entry") == [(2,)]
+
+
+def test_names_are_unique_lower_case_and_acceptable(folder):
+    """Generated names fit SageMaker's rules, whatever base is given."""
+    journal = Journal.open(folder)
+    names = {Tracker.create(journal=journal, sync="off").trial_component.trial_component_name for _ in range(20)}
+    long = Tracker.create(journal=journal, sync="off", base_trial_component_name="Base-" + "x" * 110).trial_component.trial_component_name
+    assert len(names) == 20
+    for name in [*names, long]:
+        assert name == name.lower()
+        assert len(name) <= 120
+    assert long.startswith("base-x")
+    journal.close()
+
+
+def test_existing_name_needs_resume(folder):
+    """Creating a component that the journal has is refused, resuming it continues, loading it needs no network."""
+    Tracker.create(journal=folder, sync="off", trial_component_name="run").log_parameter("a", 1)
+    with pytest.raises(InvalidInputError, match="resume=True"):
+        Tracker.create(journal=folder, sync="off", trial_component_name="run")
+    resumed = Tracker.create(journal=folder, sync="off", trial_component_name="RUN", resume=True)
+    resumed.log_parameter("b", 2)
+    assert Tracker.load("run", journal=folder, sync="off").trial_component.parameters == {"a": 1.0, "b": 2.0}
+
+
+@pytest.mark.parametrize(("answer", "kinds"), [(True, '{"verified":true}'), (None, "{}")])
+def test_loading_an_unknown_name_takes_it_on_trust_when_aws_is_silent(folder, monkeypatch, answer, kinds):
+    """A name that AWS knows, or can't be asked about, is attached; the journal says which of the two."""
+    monkeypatch.setattr(Tracker, "services", Services(lookup=lambda *_: answer))
+    Tracker.load("elsewhere", journal=folder)
+    assert rows(folder, "SELECT kind, payload FROM entry") == [("load", kinds)]
+
+
+def test_loading_what_aws_denies_is_a_value_error(folder, monkeypatch):
+    """A name that AWS says does not exist can't be loaded."""
+    monkeypatch.setattr(Tracker, "services", Services(lookup=lambda *_: False))
+    with pytest.raises(ComponentNotFoundError):
+        Tracker.load("nowhere", journal=folder)
+    assert rows(folder, "SELECT count(*) FROM entry") == [(0,)]
+
+
+def test_in_a_training_job_the_jobs_component_is_loaded_and_its_status_left_alone(folder, monkeypatch):
+    """load() without a name finds the job's component; `with` leaves status and times to the job."""
+    monkeypatch.setenv("TRAINING_JOB_ARN", "arn:aws:sagemaker:eu-west-1:123456789012:training-job/My-Job")
+    with Tracker.load(journal=folder, sync="off") as tracker:
+        tracker.log_metric("loss", 1.0)
+    assert tracker.trial_component.trial_component_name == "my-job-aws-training-job"
+    assert rows(folder, "SELECT kind FROM entry") == [("load",), ("metric",)]
+
+
+def test_outside_of_a_job_load_needs_a_name(folder):
+    """load() without a name and without a job is a ValueError."""
+    with pytest.raises(ValueError, match="no SageMaker"):
+        Tracker.load(journal=folder)
+
+
+def test_own_collaborators_are_used(folder, tmp_path):
+    """A caller's writer gets the metrics, a caller's uploader the files; its URI is recorded."""
+    (tmp_path / "f.txt").write_text("x")
+    taken = []
+
+    class Writer:
+        def log_metric(self, *arguments):
+            taken.append(arguments)
+
+        def close(self):
+            taken.append("closed")
+
+    class Uploader:
+        def upload_artifact(self, file_path):
+            return f"s3://mine/{os.path.basename(file_path)}", "etag"
+
+    component = Tracker.create(journal=folder, sync="off").trial_component
+    tracker = Tracker(component, Writer(), Uploader())
+    tracker.log_metric("m", 1.0, None, 3)
+    tracker.log_artifact(str(tmp_path / "f.txt"))
+    tracker.close()
+    assert taken == [("m", 1.0, None, 3), "closed"]
+    assert component.output_artifacts["f.txt"].value == "s3://mine/f.txt"
+
+
+@pytest.mark.parametrize(
+    ("given", "nanoseconds"),
+    [
+        (1_700_000_000, 1_700_000_000 * 10**9),
+        (1_700_000_000.25, 1_700_000_000_250_000_000),
+        (datetime(2023, 11, 14, 22, 13, 20, 123456, tzinfo=timezone.utc), 1_700_000_000_123_456_000),
+        (datetime.fromtimestamp(1_700_000_000), 1_700_000_000 * 10**9),  # noqa: DTZ006 - naive is local time
+    ],
+)
+def test_timestamps_are_kept_exactly(folder, tracker, given, nanoseconds):
+    """Seconds, aware and naive datetimes mean the same instant in the journal."""
+    tracker.log_metric("m", 1, timestamp=given)
+    assert rows(folder, "SELECT timestamp_ns FROM entry WHERE kind = 'metric'") == [(nanoseconds,)]
+
+
+def test_special_files_are_refused_without_blocking(tracker, tmp_path):
+    """A FIFO can't be logged, and does not keep training waiting."""
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ArtifactError, match="regular file"):
+        tracker.log_artifact(tmp_path / "fifo")
+
+
+def test_creating_a_tracker_imports_nothing_heavy(folder):
+    """Training pays for no boto3, Alembic, tenacity, watchdog or rich."""
+    code = (
+        "import sys; from journaltrack import Tracker\n"
+        f"t = Tracker.create(journal={str(folder)!r}, sync='off'); t.log_metric('m', 1.0); t.close()\n"
+        "print([m for m in ('boto3', 'botocore', 'alembic', 'tenacity', 'watchdog', 'rich', 'click') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
