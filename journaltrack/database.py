@@ -116,6 +116,12 @@ class Database:
                     connection.execute("ROLLBACK")
                 raise
 
+    def choose_log(self) -> None:
+        """Use a write-ahead log where that is safe; changes the file, so only for what is known to be a journal."""
+        with self.lock, translated(self.path):
+            self.wal = _prefer_wal(self.connection, self.path)
+            self._set_synchronous(self.connection)
+
     def set_busy_timeout(self, seconds: float) -> None:
         """Change how long a writer waits for the lock."""
         with self.lock:
@@ -138,14 +144,22 @@ class Database:
                         hint="check the disk (dmesg); entries survive a kill, but perhaps not loss of power",
                     ) from error
 
+    def rest(self) -> None:
+        """Give the connection back; the next use opens another."""
+        with self.lock:
+            self._disconnect()
+
     def close(self) -> None:
         """Close the connection. Idempotent; a later use raises ``JournalError``."""
         with self.lock:
             self._closed = True
-            connection, self._connection = self._connection, None
-            pooled, self._pooled = self._pooled, None
-            if connection is not None and pooled is not None:
-                pooled.close()
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        self._connection = None
+        pooled, self._pooled = self._pooled, None
+        if pooled is not None:
+            pooled.close()
 
     def __del__(self) -> None:
         # Python 3.13 warns of a connection that nobody closed; a tracker's lives as long as somebody may read it back.
@@ -173,12 +187,15 @@ class Database:
                         raise
                     connection = _connect_uri(uri + "&immutable=1", self._busy_timeout_s)
                 return connection
-            self.wal = _prefer_wal(connection, self.path)
-            connection.execute(f"PRAGMA synchronous={'FULL' if self._durability == 'power' or not self.wal else 'NORMAL'}")
+            self.wal = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+            self._set_synchronous(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _set_synchronous(self, connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA synchronous={'FULL' if self._durability == 'power' or not self.wal else 'NORMAL'}")
 
     def _before_fork(self) -> None:
         # No thread of ours may be inside SQLite at the fork: its locks would stay taken in the child for ever.

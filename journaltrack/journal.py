@@ -410,6 +410,8 @@ def _bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create
     connection: sqlite3.Connection = database.connection
     with database.lock, translated(database.path):
         current = schema.revision(connection)
+    if not database.read_only and (create or current is not None):
+        database.choose_log()
     if current is None:
         if not create:
             raise JournalNotFoundError(f"the journal at {database.path.parent} is empty", hint="nothing was ever recorded in it")

@@ -100,7 +100,7 @@ def judge(action: Request, receipt_id: int, result: Answer | RemoteError, attemp
         attempts=attempts,
         request_id=result.request_id,
         error_code=result.code,
-        error_text=str(result)[:REASON_CHARS_MAX],
+        error_text=result.message[:REASON_CHARS_MAX],
         missing=isinstance(result, ComponentMissingError),
     )
     if result.maybe_applied and not action.idempotent:

@@ -110,6 +110,7 @@ class Tracker:
         self._metrics_writer: MetricsWriter = metrics_writer or self._journal_metrics
         self._uploader: ArtifactUploader = artifact_uploader or JournalArtifactUploader(trial_component)
         self._settings = Settings()
+        self._owns_journal = False
         self._closed = False
         self._pid = os.getpid()
         self._warned: set[tuple[str, str]] = set()
@@ -186,7 +187,7 @@ class Tracker:
             if experiment_name is not None or trial_name is not None:
                 drafts.append(vocabulary.associate(experiment=experiment_name, trial=trial_name))
             opened.append(component_id, drafts)
-            return cls._made(TrialComponent(opened, component_id, name), settings)
+            return cls._made(TrialComponent(opened, component_id, name), settings, owned)
 
     @classmethod
     def load(
@@ -240,7 +241,7 @@ class Tracker:
         with closing_on_error(opened, owned):
             known = opened.find(name)
             if known is not None and opened.state_entries(known.id):
-                return cls._made(TrialComponent(opened, known.id, known.name), settings)
+                return cls._made(TrialComponent(opened, known.id, known.name), settings, owned)
             verified: bool | None = None
             if not is_job and settings.sync != "off" and cls.services.lookup is not None:
                 verified = cls.services.lookup(name, lookup_deadline_s, boto3_session, sagemaker_boto_client)
@@ -251,7 +252,7 @@ class Tracker:
                 )
             component_id = opened.component(name)
             opened.append(component_id, [vocabulary.load(job=is_job, verified=bool(verified))])
-            return cls._made(TrialComponent(opened, component_id, name), settings)
+            return cls._made(TrialComponent(opened, component_id, name), settings, owned)
 
     # -- logging ------------------------------------------------------------------------------------------------
 
@@ -376,6 +377,8 @@ class Tracker:
         self._journal.flush()
         self._metrics_writer.close()
         self._closed = True
+        if self._owns_journal:
+            self._journal.database.rest()  # reading back opens it again
         settings = self._settings
         if os.getpid() == self._pid and settings.sync == "close" and self.services.replay is not None:
             self.services.replay(
@@ -413,9 +416,10 @@ class Tracker:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def _made(cls, trial_component: TrialComponent, settings: Settings) -> Tracker:
+    def _made(cls, trial_component: TrialComponent, settings: Settings, owned: bool) -> Tracker:
         tracker = cls(trial_component, None, None)
         tracker._settings = settings
+        tracker._owns_journal = owned
         return tracker
 
     def _check_open(self) -> None:
@@ -431,7 +435,8 @@ class Tracker:
 
     def _append(self, drafts: Sequence[Draft]) -> None:
         self._check_open()
-        checked = [self._within_limit(draft) for draft in drafts]
+        new: set[tuple[str, str | None]] = set()
+        checked = [self._within_limit(draft, new) for draft in drafts]
         for draft in checked:
             if draft.undeliverable is not None:
                 self._admit(draft)
@@ -441,13 +446,16 @@ class Tracker:
             if draft.kind in KEYS_MAX and draft.name is not None and draft.undeliverable is None:
                 self._keys[draft.kind].add(draft.name)
 
-    def _within_limit(self, draft: Draft) -> Draft:
-        """Mark a new name beyond what a component can hold."""
+    def _within_limit(self, draft: Draft, new: set[tuple[str, str | None]]) -> Draft:
+        """Mark a name beyond what a component can hold; ``new`` collects those that the same call brings."""
         if draft.kind not in KEYS_MAX or draft.undeliverable is not None:
             return draft
         keys_max, what = KEYS_MAX[draft.kind]
         keys = self._keys[draft.kind]
-        if draft.name in keys or len(keys) < keys_max:
+        if draft.name in keys or (draft.kind, draft.name) in new:
+            return draft
+        if len(keys) + sum(kind == draft.kind for kind, _ in new) < keys_max:
+            new.add((draft.kind, draft.name))
             return draft
         return draft._replace(undeliverable=f"the component has {keys_max} {what} already, which is SageMaker's limit")
 
@@ -487,5 +495,5 @@ class Tracker:
         spooled = self._uploader.spool(path)
         blob = vocabulary.BlobRef(spooled.sha256, self._settings.artifact_bucket, self._settings.artifact_prefix)
         upload = vocabulary.upload(key, blob, spooled.size_bytes, media_type, path.name)
-        reference = self._within_limit(self._reference(direction, key, blob, media_type))
+        reference = self._within_limit(self._reference(direction, key, blob, media_type), set())
         return [upload._replace(undeliverable=reference.undeliverable), reference]

@@ -183,7 +183,7 @@ def _explain(report: PassReport, after: JournalStatus, *, stopped: bool) -> None
         output.problem("held", f"{name}: {error.message}", error.hint)
     if len(report.held) > _HELD_MAX:
         output.say(f"held: {len(report.held) - _HELD_MAX} more components; --json names them all", err=True)
-    if report.failed is not None and report.failed is not report.halted:
+    if report.failed is not None and (report.halted is None or report.failed.message != report.halted.message):
         output.problem("error", f"some requests failed, their entries stay pending: {report.failed.message}", report.failed.hint)
     if report.out_of_time and not stopped:
         output.problem("error", "the time was over before everything was sent", "sync again: it goes on where this one ended")

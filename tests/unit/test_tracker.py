@@ -200,8 +200,10 @@ def test_the_301st_parameter_is_kept_and_marked(folder, tracker):
     tracker.log_parameters({f"p{i}": i for i in range(300)})
     with pytest.warns(JournaltrackWarning, match="300 parameters"):
         tracker.log_parameter("one more", 1)
+    with pytest.warns(JournaltrackWarning, match="300 parameters"):
+        tracker.log_parameters({"p1": 1, "another": 2})
     tracker.log_parameter("p0", "again")
-    assert rows(folder, "SELECT e.name FROM delivery d JOIN entry e USING (seq)") == [("one more",)]
+    assert rows(folder, "SELECT e.name FROM delivery d JOIN entry e USING (seq)") == [("one more",), ("another",)]
 
 
 def test_media_type_that_aws_refuses_is_recorded_with_a_warning(tracker):

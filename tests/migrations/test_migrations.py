@@ -1,0 +1,118 @@
+"""Schema and revisions are one; upgrades are whole or absent."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from journaltrack import entries as vocabulary
+from journaltrack import schema
+from journaltrack.errors import JournalTooNewError
+from journaltrack.journal import Journal
+
+MIGRATIONS = Path(__file__).parents[2] / "migrations"
+
+SECOND = '''"""Only for tests."""
+from alembic import op
+revision = "0002"
+down_revision = "0001"
+def upgrade():
+    op.execute("CREATE TABLE annotation (id INTEGER PRIMARY KEY, text TEXT)")
+    op.execute("ALTER TABLE writer ADD COLUMN note TEXT")
+    {}
+'''
+
+
+def objects(path):
+    """Everything in the schema, white space folded."""
+    with closing(sqlite3.connect(path)) as connection:
+        found = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'alembic_version'")
+        return sorted((kind, name, re.sub(r"\s+", "", sql)) for kind, name, sql in found)
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """The database of a journal with an entry in it."""
+    opened = Journal.open(tmp_path / "journal")
+    opened.append(opened.component("run"), [vocabulary.create(owner="me"), vocabulary.metric("loss", 1.0, 1, 1)])
+    opened.close()
+    return tmp_path / "journal" / "journal.db"
+
+
+def migrations_with(tmp_path, body):
+    """The real revisions and one more."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "versions" / "0002_test.py").write_text(SECOND.format(body))
+    return folder
+
+
+def test_revisions_make_what_the_code_makes(journal, tmp_path):
+    """Tables, indexes and triggers of a new journal are those of `alembic upgrade head`."""
+    empty = tmp_path / "migrated.db"
+    with closing(sqlite3.connect(empty)) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    _upgrade_from_nothing(empty)
+    assert objects(empty) == objects(journal)
+    assert any(kind == "trigger" for kind, _, _ in objects(empty))
+
+
+def _upgrade_from_nothing(path):
+    from alembic import command
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["database"] = str(path)
+    command.upgrade(config, "head")
+
+
+def test_head_is_alembics_head():
+    """The revision that the code writes is the last one there is."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_current_head() == schema.HEAD
+
+
+def test_upgrade_keeps_everything_and_leaves_a_backup(journal, tmp_path):
+    """After an upgrade entries and triggers are as before, and the backup beside the journal is whole and private."""
+    before = objects(journal)
+    backup = schema.upgrade(journal, "0001", now_ns=7, migrations=migrations_with(tmp_path, "pass"), head="0002")
+    assert backup is not None
+    assert backup.stat().st_mode & 0o777 == 0o600
+    assert objects(backup) == before
+    with closing(sqlite3.connect(journal)) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+        assert connection.execute("SELECT count(*) FROM entry").fetchone() == (2,)
+        with pytest.raises(sqlite3.IntegrityError, match="immutable"):
+            connection.execute("UPDATE entry SET value = 2")
+
+
+def test_failing_upgrade_changes_nothing(journal, tmp_path):
+    """A revision that fails half-way leaves schema, revision and data as they were."""
+    before = objects(journal)
+    with pytest.raises(ZeroDivisionError):
+        schema.upgrade(journal, "0001", now_ns=7, migrations=migrations_with(tmp_path, "1 / 0"), head="0002")
+    assert objects(journal) == before
+    opened = Journal.open(journal.parent)
+    assert len(opened.entries()) == 2
+    opened.close()
+
+
+def test_newer_journal_is_refused_and_left_alone(journal):
+    """A journal of a revision that this code does not know is not touched; the error names the version needed."""
+    with closing(sqlite3.connect(journal)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("UPDATE meta SET required_version = '9.9.0'")
+    before = objects(journal)
+    for read_only in (False, True):
+        with pytest.raises(JournalTooNewError, match=r"journaltrack 9\.9\.0"):
+            Journal.open(journal.parent, read_only=read_only)
+    assert objects(journal) == before
+    assert not list(journal.parent.glob("*.backup"))

@@ -1,0 +1,99 @@
+"""The rule of direction: tracker → journal ← reconciler → remote, and one door for each library."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import journaltrack
+
+PACKAGE = Path(journaltrack.__file__).parent
+
+DOORS = {
+    "boto3": ("remotes.aws", "remotes.aws_clients", "remotes.aws_s3"),
+    "botocore": ("remotes.aws", "remotes.aws_clients", "remotes.aws_errors", "remotes.aws_s3"),
+    "s3transfer": ("remotes.aws_s3",),
+    "tenacity": ("remotes.retrying",),
+    "alembic": ("schema",),
+    "watchdog": ("watcher",),
+    "sqlalchemy": ("schema", "database"),
+    "click": ("cli",),
+    "rich": ("cli",),
+    "sqlite3": ("schema", "database", "journal", "settlement", "lease", "auditing", "report", "cli"),
+}
+FORBIDDEN = {
+    "tracker": ("reconciler", "settlement", "lease", "perform", "remotes", "composition", "cli"),
+    "journal": ("tracker", "reconciler", "settlement", "remotes", "plan", "remote", "composition", "cli"),
+    "reconciler": ("tracker", "remotes", "composition", "cli"),
+    "perform": ("tracker", "journal", "database", "remotes", "composition", "cli"),
+    "remotes": ("tracker", "journal", "database", "settlement", "reconciler", "composition", "cli"),
+    "auditing": ("tracker", "remotes", "composition", "cli"),
+    "report": ("tracker", "remotes", "composition", "cli"),
+    "spool": ("journal", "database", "schema", "remotes"),
+}
+PURE = {
+    "plan": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},
+    "entries": {"time", "random", "datetime", "os", "sqlite3", "pathlib", "threading", "logging"},
+    "limits": {"time", "random", "datetime", "os", "sqlite3", "pathlib", "threading", "logging"},
+    "errors": {"time", "os", "sqlite3", "pathlib", "logging"},
+}
+
+
+def modules():
+    """Name and tree of every module of the package."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree):
+    """Every module that a tree imports at run time, wherever the import stands."""
+    skipped = {
+        id(n) for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) for n in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            if node.module.startswith("journaltrack"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def begins(name, prefixes):
+    """Whether the module is one of these, or below or beside it (report_entries counts as report)."""
+    return any(name == p or name.startswith((p + ".", p + "_")) for p in prefixes)
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_each_library_has_one_door(library):
+    """A library is imported only where the design says."""
+    users = [name for name, tree in modules() if library in {i.split(".")[0] for i in imported(tree)}]
+    assert [u for u in users if not begins(u, DOORS[library])] == [], f"{library} has its door in {DOORS[library]}"
+
+
+@pytest.mark.parametrize("layer", FORBIDDEN)
+def test_layers_look_one_way(layer):
+    """No module imports what lies beyond its layer."""
+    crossings = [
+        f"{name} imports {used}"
+        for name, tree in modules()
+        if begins(name, (layer,))
+        for used in imported(tree)
+        if used.startswith("journaltrack.")
+        and begins(used.removeprefix("journaltrack."), FORBIDDEN[layer])
+        and not begins(used, ("journaltrack.journal.Journal",))
+    ]
+    allowed = {"perform imports journaltrack.remote"}
+    assert [c for c in crossings if c not in allowed] == []
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_pure_modules_touch_no_clock_file_or_chance(module):
+    """Vocabulary and plan depend on nothing that can differ between two runs."""
+    tree = dict(modules())[module]
+    assert {i.split(".")[0] for i in imported(tree)} & PURE[module] == set()
