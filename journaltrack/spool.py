@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import stat
 import time
@@ -107,11 +108,13 @@ class Spool:
         """
         removed = []
         for path in sorted(self.folder.glob("**/*")):
-            if path.is_dir() or now() - path.lstat().st_mtime < older_than_s:
-                continue
-            if path.name.startswith(_TEMPORARY) or not known(path.name):
-                path.unlink()
-                removed.append(path)
+            with contextlib.suppress(FileNotFoundError):  # another process collects, or an add is done with its temporary file
+                status = path.lstat()
+                if stat.S_ISDIR(status.st_mode) or now() - status.st_mtime < older_than_s:
+                    continue
+                if path.name.startswith(_TEMPORARY) or not known(path.name):
+                    path.unlink()
+                    removed.append(path)
         return removed
 
     def _copy(self, source: Path) -> SpooledBlob | None:
@@ -123,7 +126,7 @@ class Spool:
             target = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
                 try:
-                    sha256, size_bytes = _copy_bytes(descriptor, target)
+                    sha256, size_bytes = _copy_bytes(descriptor, target, source)
                     after = os.fstat(descriptor)
                     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or size_bytes != after.st_size:
                         return None
@@ -137,10 +140,17 @@ class Spool:
     def _store(self, temporary: Path, sha256: str, size_bytes: int) -> Path:
         path = self.path_of(sha256)
         if self.has(sha256) and path.lstat().st_size == size_bytes:
-            return path
+            try:
+                # A blob left by a kill has no entry yet, and may be past the grace time: give it a new one, or ``collect``
+                # could take it away before this call's entry names it.
+                os.utime(path, follow_symlinks=False)
+            except FileNotFoundError:  # collected in between: store it anew
+                pass
+            else:
+                return path
         path.parent.mkdir(mode=0o700, exist_ok=True)
         temporary.replace(path)
-        for folder in (path.parent, self.folder):
+        for folder in (path.parent, self.folder, self.folder.parent):
             _fsync_folder(folder)
         return path
 
@@ -174,8 +184,8 @@ def _writing(folder: Path) -> Iterator[None]:
         raise JournalWriteError(text, hint="check the disk (dmesg)") from error
 
 
-def _copy_bytes(source: int, target: int) -> tuple[str, int]:
-    """Clone or copy everything; digest and size of what was written."""
+def _copy_bytes(source: int, target: int, path: Path) -> tuple[str, int]:
+    """Clone or copy everything; digest and size of what was written. ``path`` is the source's, for messages."""
     cloned = _clone(source, target)
     digest = hashlib.sha256()
     size_bytes = 0
@@ -184,13 +194,25 @@ def _copy_bytes(source: int, target: int) -> tuple[str, int]:
     reading = target if cloned else source
     os.lseek(reading, 0, os.SEEK_SET)
     with open(reading, "rb", buffering=0, closefd=False) as file:
-        while count := file.readinto(buffer):
+        while count := _read(file, buffer, None if cloned else path):
             digest.update(view[:count])
             size_bytes += count
             written = 0 if not cloned else count
             while written < count:
                 written += os.write(target, view[written:count])
     return digest.hexdigest(), size_bytes
+
+
+def _read(file: io.FileIO, buffer: bytearray, path: Path | None) -> int:
+    """Fill the buffer. A read of the caller's file (``path``) that fails is not the journal's fault."""
+    try:
+        return file.readinto(buffer) or 0
+    except OSError as error:
+        if path is None:
+            raise
+        raise ArtifactError(
+            f"{path} could not be read to its end: {error.strerror}; it was not logged", hint="check the disk or mount that it is on"
+        ) from error
 
 
 def _clone(source: int, target: int) -> bool:

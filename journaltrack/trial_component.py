@@ -100,7 +100,7 @@ class TrialComponent:
             detail = entry.detail
             value = detail.get("value")
             if value is None:
-                sha256 = str(detail.get("sha256"))
+                sha256 = planning.blob_of(entry).sha256  # a crafted one could name a file outside of the spool
                 value = str(self.journal.path / paths.SPOOL / sha256[:2] / sha256)
             artifacts[entry.name or ""] = TrialComponentArtifact(value, detail.get("media_type"))
         return artifacts

@@ -48,7 +48,7 @@ def key(name: object, what: str, chars_max: int) -> str:
     problem = limits.text_problem(name, f"{what} {limits.shown(name)}", chars_max)
     if problem:
         raise InvalidInputError(problem)
-    return str(name)
+    return _plain(name)
 
 
 def scalar(value: Any) -> Any:  # noqa: ANN401 - whatever a caller has
@@ -79,7 +79,7 @@ def parameter_value(value: object) -> str | float | int:
     """A parameter's value as it is journaled: numbers as numbers, booleans as "True" or "False", the rest as text."""
     value = scalar(value)
     if isinstance(value, str):
-        return str(value)
+        return _plain(value)
     if isinstance(value, (bool, numbers.Complex)) and not isinstance(value, numbers.Real):
         return str(value)
     if isinstance(value, bool):
@@ -125,13 +125,16 @@ def timestamp_ns(value: object) -> int:
         InvalidInputError: Before 1970 or after 9999.
     """
     if isinstance(value, datetime):
-        since = (value if value.tzinfo is not None else value.astimezone()) - _EPOCH
+        try:
+            since = (value if value.tzinfo is not None else value.astimezone()) - _EPOCH
+        except (OverflowError, ValueError) as error:  # datetime.min has no local time
+            raise InvalidInputError(f"timestamp {value} is before 1970 or after 9999") from error
         nanoseconds = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
     else:
         value = scalar(value)
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise InvalidTypeError(f"timestamp must be a datetime or seconds since the epoch, not {type(value).__name__}")
-        if not 0 <= float(value) <= _SECONDS_MAX:  # also refuses NaN
+        if not 0 <= _float(value) <= _SECONDS_MAX:  # also refuses NaN; a plain float() could overflow
             raise InvalidInputError(f"timestamp is {value}: seconds since the epoch are expected, 0 to {_SECONDS_MAX}")
         nanoseconds = int(value) * 1_000_000_000 if isinstance(value, numbers.Integral) else round(float(value) * 1e6) * 1000
     if not 0 <= nanoseconds <= _SECONDS_MAX * 1_000_000_000:
@@ -180,3 +183,10 @@ def _float(value: Any) -> float:  # noqa: ANN401
         return float(value)
     except OverflowError:
         return float("inf") if value > 0 else float("-inf")
+    except ValueError:  # Decimal("sNaN")
+        return float("nan")
+
+
+def _plain(text: str) -> str:
+    """The characters of a ``str`` or of an instance of a subclass of it: ``str()`` of an enum's member is its name."""
+    return str.__str__(text)

@@ -1,0 +1,53 @@
+"""A syncing process killed at any request: the next one finds out, nothing is lost, nothing is sent twice unseen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections import Counter
+from contextlib import closing
+
+import pytest
+
+from tests.faults.conftest import sync_process
+from tests.simulator import simulator
+
+
+def states(journal):
+    """How many entries are in which state, from the tables alone."""
+    with closing(sqlite3.connect(f"file:{journal}/journal.db?mode=ro", uri=True)) as connection:
+        total = connection.execute("SELECT count(*) FROM entry").fetchone()[0]
+        settled = Counter(outcome for (outcome,) in connection.execute("SELECT outcome FROM delivery"))
+    return Counter(pending=total - settled.total()) + settled
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 5, 8, 11])
+def test_sync_killed_at_any_request_is_finished_by_the_next(journal, at):
+    """Killed when its n-th request arrives, a sync is completed by another; doubtful points are there once or not at all."""
+    with simulator() as sim:
+        child = []
+
+        def kill(call):
+            if call.n >= at and child:
+                os.kill(child[0].pid, signal.SIGKILL)
+
+        sim.on_request = kill
+        child.append(sync_process(journal, sim.endpoint_url))
+        child[0].communicate()
+        assert child[0].returncode == -signal.SIGKILL
+        sim.on_request = None
+        again = sync_process(journal, sim.endpoint_url)
+        out, err = again.communicate()
+        found = states(journal)
+        assert found["pending"] == 0, out + err
+        assert again.returncode == (4 if found["in doubt"] else 0), out + err
+        there = Counter(point.value for point in sim.components["run"].metrics)
+        assert max(there.values()) == 1
+        assert 95 - found["in doubt"] <= len(there) <= 95
+        assert set(sim.components["run"].parameters) == {"lr", "optimizer"}
+        assert sim.components["run"].status["PrimaryStatus"] == "Completed"
+        assert [stored.body for stored in sim.objects.values()] == [b"weights"]
+        before = len(sim.requests)
+        sync_process(journal, sim.endpoint_url).communicate()
+        assert len(sim.requests) == before

@@ -1,0 +1,215 @@
+"""The spool: whole bytes under their digest, or an error and nothing."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+
+import pytest
+
+from journaltrack import spool as spool_module
+from journaltrack.errors import ArtifactError, InvalidInputError, JournalFullError, JournalReadOnlyError, JournalWriteError
+from journaltrack.spool import BUFFER_BYTES, TRIES, Spool
+
+
+@pytest.fixture
+def spool(tmp_path):
+    """An empty spool."""
+    return Spool(tmp_path / "journal" / "spool")
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A file of more than one buffer."""
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"0123456789abcdef" * (BUFFER_BYTES // 16) + b"tail")
+    return path
+
+
+def before_each_copy(monkeypatch, action):
+    """Run ``action`` once the source is open and before its bytes are read; the copy is by read and write then."""
+
+    def clone(source, target):
+        action()
+        return False
+
+    monkeypatch.setattr(spool_module, "_clone", clone)
+
+
+def files_in(spool):
+    """Every file in the spool."""
+    return [path for path in spool.folder.glob("**/*") if path.is_file()]
+
+
+def test_content_is_stored_whole_under_its_digest(spool, file):
+    """The blob has the file's bytes, and digest, size and path say so."""
+    blob = spool.add(file)
+    assert blob.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert blob.size_bytes == file.stat().st_size
+    assert blob.path == spool.folder / blob.sha256[:2] / blob.sha256
+    assert blob.path.read_bytes() == file.read_bytes()
+    assert spool.verify(blob.sha256)
+
+
+def test_an_empty_file_is_a_content_too(spool, tmp_path):
+    """No bytes have a digest like any others."""
+    (tmp_path / "empty").touch()
+    blob = spool.add(tmp_path / "empty")
+    assert (blob.sha256, blob.size_bytes) == (hashlib.sha256().hexdigest(), 0)
+
+
+def test_a_blob_shares_nothing_with_its_file(spool, file):
+    """Writing into the file in place later leaves the blob as it was: it is no hard link."""
+    blob = spool.add(file)
+    with file.open("r+b") as overwritten:
+        overwritten.write(b"changed")
+    assert blob.path.stat().st_ino != file.stat().st_ino
+    assert spool.verify(blob.sha256)
+
+
+def test_one_content_is_stored_once(spool, file, tmp_path):
+    """A second file of the same bytes adds nothing to the spool."""
+    (tmp_path / "copy").write_bytes(file.read_bytes())
+    assert spool.add(file) == spool.add(tmp_path / "copy")
+    assert len(files_in(spool)) == 1
+
+
+def test_a_truncated_blob_is_replaced(spool, file):
+    """A blob of the wrong size, left by a damaged disk, does not pass for the content."""
+    blob = spool.add(file)
+    blob.path.write_bytes(b"cut")
+    spool.add(file)
+    assert spool.verify(blob.sha256)
+
+
+def test_the_spool_is_its_owners_alone(spool, file):
+    """Folders are 0700 and files 0600 whatever the umask."""
+    old = os.umask(0)
+    try:
+        blob = spool.add(file)
+    finally:
+        os.umask(old)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (spool.folder, blob.path.parent, blob.path)]
+    assert modes == [0o700, 0o700, 0o600]
+
+
+def test_what_is_no_file_is_refused(spool, tmp_path):
+    """A missing file, a folder, a FIFO and a device raise ArtifactError and leave nothing in the spool."""
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "missing", tmp_path, tmp_path / "fifo", "/dev/null"):
+        with pytest.raises(ArtifactError):
+            spool.add(path)
+    assert files_in(spool) == []
+
+
+def test_a_file_that_changes_once_is_copied_again(spool, file, monkeypatch):
+    """The blob has the bytes after the change, not a mixture."""
+    changes = [b"all new"]
+    before_each_copy(monkeypatch, lambda: file.write_bytes(changes.pop()) if changes else None)
+    assert spool.add(file).path.read_bytes() == b"all new"
+    assert len(files_in(spool)) == 1
+
+
+def test_a_file_that_keeps_changing_is_refused(spool, file, monkeypatch):
+    """After TRIES copies it is an ArtifactError, and no copy stays behind."""
+    copies = []
+
+    def grow():
+        copies.append(1)
+        with file.open("ab") as growing:
+            growing.write(b"more")
+
+    before_each_copy(monkeypatch, grow)
+    with pytest.raises(ArtifactError, match="changed while it was copied"):
+        spool.add(file)
+    assert len(copies) == TRIES
+    assert files_in(spool) == []
+
+
+def test_a_file_that_is_removed_in_mid_copy_is_kept_whole(spool, file, monkeypatch):
+    """The open file is what is copied: its name may go away meanwhile."""
+    content = file.read_bytes()
+    before_each_copy(monkeypatch, file.unlink)
+    assert spool.add(file).path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (errno.ENOSPC, JournalFullError),
+        (errno.EDQUOT, JournalFullError),
+        (errno.EROFS, JournalReadOnlyError),
+        (errno.EACCES, JournalReadOnlyError),
+        (errno.EIO, JournalWriteError),
+    ],
+)
+def test_a_disk_that_does_not_take_the_copy_is_the_journals_error(spool, file, monkeypatch, number, error):
+    """The call is not acknowledged: the error says what is wrong with the journal's disk, and the temporary file is gone."""
+
+    def fail():
+        raise OSError(number, os.strerror(number))
+
+    before_each_copy(monkeypatch, fail)
+    with pytest.raises(error, match="was not logged"):
+        spool.add(file)
+    assert files_in(spool) == []
+
+
+def test_a_file_that_can_not_be_read_to_its_end_is_not_the_journals_fault(spool, tmp_path):
+    """A read error of the source (here: the kernel refuses to read address 0 of a process) is an ArtifactError naming it."""
+    with pytest.raises(ArtifactError, match="/proc/self/mem could not be read"):
+        spool.add("/proc/self/mem")
+    assert files_in(spool) == []
+
+
+@pytest.mark.parametrize("sha256", ["", "ab", "../../../etc/passwd", "A" * 64, "g" * 64, "a" * 63 + "/", "a" * 64 + "\n"])
+def test_only_a_digest_names_a_blob(spool, sha256):
+    """Nothing but 64 lower-case hexadecimal digits makes a path: no name leads out of the folder."""
+    with pytest.raises(InvalidInputError):
+        spool.path_of(sha256)
+
+
+def test_a_link_is_no_blob(spool, file, tmp_path):
+    """A symbolic link under a digest is never read, even if what it points to has that digest."""
+    blob = spool.add(file)
+    blob.path.unlink()
+    blob.path.symlink_to(file)
+    assert not spool.has(blob.sha256)
+    assert not spool.verify(blob.sha256)
+    blob = spool.add(file)
+    assert not blob.path.is_symlink()
+
+
+def test_verify_notices_damage(spool, file):
+    """Changed bytes of the same size, and missing bytes, do not verify."""
+    blob = spool.add(file)
+    with blob.path.open("r+b") as damaged:
+        damaged.write(b"X")
+    assert not spool.verify(blob.sha256)
+    blob.path.unlink()
+    assert not spool.verify(blob.sha256)
+
+
+def test_collect_removes_only_what_no_entry_names_after_the_grace_time(spool, file, tmp_path):
+    """Young files and named blobs stay; orphans and temporary files of a killed process go."""
+    named = spool.add(file)
+    (tmp_path / "orphan").write_text("nobody")
+    orphan = spool.add(tmp_path / "orphan")
+    leftover = spool.folder / "incoming-killed"
+    leftover.write_text("half")
+    now_s = orphan.path.stat().st_mtime
+    known = {named.sha256}.__contains__
+    assert spool.collect(known, older_than_s=60, now=lambda: now_s + 30) == []
+    assert set(spool.collect(known, older_than_s=60, now=lambda: now_s + 90)) == {orphan.path, leftover}
+    assert files_in(spool) == [named.path]
+
+
+def test_logging_an_old_orphan_again_gives_it_a_new_grace_time(spool, file):
+    """A blob about to get its entry is not collected for having been left by a kill long ago."""
+    blob = spool.add(file)
+    os.utime(blob.path, (1_000_000, 1_000_000))
+    spool.add(file)
+    assert spool.collect(lambda _: False, older_than_s=60) == []
+    assert spool.verify(blob.sha256)
