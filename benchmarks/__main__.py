@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
     "start": start.run,
     "append-budget": append.run_budget,
     "request-budget": replay.run_budget,
+    "threads": replay.run_threads,
 }
 
 

@@ -63,6 +63,8 @@ def run_budget(options: Run) -> list[Result]:
         "+ clock, chain of digests": "bare_with_chain",
         "+ lock, errors (Journal.append_metric)": "journal",
         "+ validation (Tracker.log_metric)": "tracker",
+        "for comparison: SQLAlchemy, held connection": "sqlalchemy_held",
+        "for comparison: SQLAlchemy, engine.begin()": "sqlalchemy_begin",
     }
     sides = [Side(name, f"benchmarks.append:{f}", {"calls": calls, "durability": "process"}) for name, f in steps.items()]
     values = _with_folders(sides, options.rounds, _Folders(options.folder))
@@ -123,6 +125,29 @@ def bare_with_chain(folder: str, calls: int, durability: str) -> Values:
         now_ns = time.time_ns()
         digest = entries.chain_next(digest, i + 1, "benchmark", draft, now_ns, hashlib.sha256)
         execute(INSERT_ENTRY, (1, i + 1, 1, *draft[:7], now_ns, digest))
+
+    return _timed(write, calls)
+
+
+def sqlalchemy_held(folder: str, calls: int, durability: str) -> Values:
+    """The road not taken: Core's ``execute`` on one connection in autocommit mode."""
+    from journaltrack import schema
+
+    execute = _engine(folder, durability).connect().execution_options(isolation_level="AUTOCOMMIT").execute
+    rows, insert = _mappings(calls), schema.entry.insert()
+    return _timed(lambda i: execute(insert, rows[i]), calls)
+
+
+def sqlalchemy_begin(folder: str, calls: int, durability: str) -> Values:
+    """The road not taken: a connection and a transaction per call."""
+    from journaltrack import schema
+
+    engine = _engine(folder, durability)
+    rows, insert = _mappings(calls), schema.entry.insert()
+
+    def write(i: int) -> None:
+        with engine.begin() as connection:
+            connection.execute(insert, rows[i])
 
     return _timed(write, calls)
 
@@ -192,6 +217,24 @@ def _connect(folder: str, durability: str) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute(f"PRAGMA synchronous={'FULL' if durability == 'power' else 'NORMAL'}")
     return connection
+
+
+def _engine(folder: str, durability: str) -> Any:
+    from sqlalchemy import create_engine, event
+
+    from journaltrack import schema
+
+    connection = _connect(folder, durability)
+    schema.create(connection, journal_id="benchmark", now_ns=1, version="0")
+    engine = create_engine(f"sqlite:///{folder}/bare.db")
+    pragma = f"PRAGMA synchronous={'FULL' if durability == 'power' else 'NORMAL'}"
+    event.listen(engine, "connect", lambda driver, _record: driver.execute(pragma))
+    return engine
+
+
+def _mappings(calls: int) -> list[dict[str, Any]]:
+    names = _COLUMNS.split(", ")
+    return [dict(zip(names, row, strict=True)) for row in _rows(calls)]
 
 
 def _rows(calls: int) -> list[tuple[Any, ...]]:

@@ -106,7 +106,24 @@ def run_memory(options: Run) -> list[Result]:
     return results
 
 
-def bare_loop(endpoint_url: str, metrics: int) -> Values:
+def run_threads(options: Run) -> list[Result]:
+    """How many requests in flight are worth it: the bare loop with more and more threads."""
+    calls = options.size(200, 50)
+    counts = (1, 4, 8, 16, 32)
+    with static_server(30) as server:
+        sides = [
+            Side(str(n), "benchmarks.replay:bare_loop", {"endpoint_url": server.endpoint_url, "metrics": calls * n * POINTS, "threads": n})
+            for n in counts
+        ]
+        values = take_turns(sides, options.rounds)
+    floor = [v["calls_per_s"] for v in values["1"]]
+    return [
+        compare("threads", f"boto3, 30 ms latency, {n} threads", "calls/s", [v["calls_per_s"] for v in runs], floor, floor_name="1 thread")
+        for n, runs in values.items()
+    ]
+
+
+def bare_loop(endpoint_url: str, metrics: int, threads: int = THREADS) -> Values:
     """The floor: boto3 as anybody would use it for points that are in memory, a pool of threads, ten points a request."""
     from concurrent.futures import ThreadPoolExecutor
     from datetime import datetime, timezone
@@ -118,7 +135,7 @@ def bare_loop(endpoint_url: str, metrics: int) -> Values:
     batches = [range(i, min(i + POINTS, metrics)) for i in range(0, metrics, POINTS)]
     own = own_use()
     started = time.perf_counter()
-    client = boto3.Session().client("sagemaker-metrics", endpoint_url=endpoint_url, config=Config(max_pool_connections=THREADS))
+    client = boto3.Session().client("sagemaker-metrics", endpoint_url=endpoint_url, config=Config(max_pool_connections=threads))
 
     def put(numbers: range) -> None:
         client.batch_put_metrics(
@@ -134,7 +151,7 @@ def bare_loop(endpoint_url: str, metrics: int) -> Values:
             ],
         )
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(put, batches):
             pass
     return _work(own, started, len(batches))
