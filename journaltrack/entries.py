@@ -249,6 +249,22 @@ def chain_next(
     return digest
 
 
+def metric_text(component: str, name: str) -> str:
+    """What the canonical encodings of all points of a metric share, for ``chain_next_metric``."""
+    return f',{_encode_canonical(component)},"metric","metric",{_encode_canonical(name)},'
+
+
+def chain_next_metric(
+    previous: bytes, writer_seq: int, middle: str, value: float, step: int | None, timestamp_ns: int, recorded_at_ns: int
+) -> bytes:
+    """``chain_next`` for a metric point without payload, in a third of the time: the encoding is put together by hand.
+
+    ``middle`` is from ``metric_text``; ``value`` is a plain, finite ``float``, whose ``repr`` is what JSON has too.
+    """
+    text = f"[{writer_seq}{middle}{value!r},{'null' if step is None else step},{timestamp_ns},null,{recorded_at_ns}]"
+    return hashlib.sha256(previous + text.encode("utf-8", "surrogatepass")).digest()
+
+
 def _finite(value: float) -> tuple[float | None, str | None]:
     """A number as (finite double or None, payload that keeps what the double loses or None)."""
     try:

@@ -90,10 +90,14 @@ class Journal:
         self._clock_ns = clock_ns
         self._monotonic = monotonic
         self._names: dict[int, str] = {}
+        self._metric_texts: dict[tuple[int, str], str] = {}
         self._waiting: deque[_Row] = deque()
         self._next_try = 0.0
         self._generation = -1
-        self._forget_writer()
+        self._writer_id = 0
+        self._writer_uuid = ""
+        self._writer_seq = 0
+        self._chain = b""
 
     @classmethod
     def open(
@@ -195,16 +199,21 @@ class Journal:
         Raises:
             JournalWriteError: As ``append``.
         """
-        draft = Draft("metric", "metric", name, value, step, timestamp_ns)
         with self.database.lock:
-            row = self._row(component_id, draft, self._clock_ns())
-            if self._waiting:
-                self._write([row])
+            now_ns = self._clock_ns()
+            if self._waiting or not self._writer_id or self._generation != self.database.generation:
+                self._write([self._row(component_id, Draft("metric", "metric", name, float(value), step, timestamp_ns), now_ns)])
                 return
+            middle = self._metric_texts.get((component_id, name)) or self._metric_text(component_id, name)
+            value = float(value)
+            writer_seq = self._writer_seq + 1
+            digest = vocabulary.chain_next_metric(self._chain, writer_seq, middle, value, step, timestamp_ns, now_ns)
+            self._writer_seq, self._chain = writer_seq, digest
+            columns = (self._writer_id, writer_seq, component_id, "metric", "metric", name, value, step, timestamp_ns, None, now_ns, digest)
             try:
-                self.database.connection.execute(INSERT_ENTRY, row.columns)
+                self.database.connection.execute(INSERT_ENTRY, columns)
             except Exception:  # noqa: BLE001 - sorted out, and raised again, by the general path
-                self._write([row])
+                self._write([_Row(columns, None)])
 
     def add_blob(self, sha256: str, size_bytes: int) -> None:
         """Record that the spool holds a content."""
@@ -273,19 +282,22 @@ class Journal:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _forget_writer(self) -> None:
-        self._writer_id = 0
-        self._writer_uuid = ""
-        self._writer_seq = 0
-        self._chain = b""
+    def _component_name(self, component_id: int) -> str:
+        name = self._names.get(component_id)
+        if name is None:
+            name = self._names[component_id] = str(self.database.read("SELECT name FROM component WHERE id = ?", (component_id,))[0][0])
+        return name
+
+    def _metric_text(self, component_id: int, name: str) -> str:
+        """The part of a point's canonical encoding that is the same for all points of the metric."""
+        text = self._metric_texts[component_id, name] = vocabulary.metric_text(self._component_name(component_id), name)
+        return text
 
     def _row(self, component_id: int, draft: Draft, now_ns: int) -> _Row:
         """Give the draft its place in this process's chain. Hold the lock."""
         if self._generation != self.database.generation or not self._writer_id:
             self._start_writer(now_ns)
-        name = self._names.get(component_id)
-        if name is None:
-            name = self._names[component_id] = self.database.read("SELECT name FROM component WHERE id = ?", (component_id,))[0][0]
+        name = self._component_name(component_id)
         writer_seq = self._writer_seq + 1
         digest = vocabulary.chain_next(self._chain, writer_seq, name, draft, now_ns, hashlib.sha256)
         self._writer_seq, self._chain = writer_seq, digest

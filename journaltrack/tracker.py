@@ -28,7 +28,6 @@ from journaltrack.errors import (
     ComponentNotFoundError,
     InvalidInputError,
     InvalidTypeError,
-    JournalError,
     TrackerClosedError,
     UndeliverableError,
 )
@@ -109,7 +108,7 @@ class Tracker:
         self._journal_metrics = JournalMetricsWriter(trial_component, self._admit)
         self._metrics_writer: MetricsWriter = metrics_writer or self._journal_metrics
         self._uploader: ArtifactUploader = artifact_uploader or JournalArtifactUploader(trial_component)
-        self._settings = Settings()
+        self._settings = settings_of()
         self._owns_journal = False
         self._closed = False
         self._pid = os.getpid()
@@ -312,7 +311,10 @@ class Tracker:
 
         Raises:
             ArtifactError: (a ValueError) Not a folder, or see ``log_artifact``.
+            InvalidInputError: ``direction`` is neither "input" nor "output".
         """
+        if direction not in {"input", "output"}:  # anything else would be an entry of an unknown kind: pending for ever
+            raise InvalidInputError(f'direction is {direction!r}; it is "input" or "output"')
         root = Path(directory)
         if not root.is_dir():
             raise ArtifactError(f"{root} is not a folder", hint="for a file use log_artifact(file_path)")
@@ -402,13 +404,15 @@ class Tracker:
         if self._closed:
             return
         try:
-            if not self._is_job():
+            if os.getpid() == self._pid and not self._is_job():  # a forked child that leaves the block does not end the run
                 self._append([final_status(error)])
             self.close()
-        except JournalError:
+        except Exception as failure:
             if error is None:
                 raise
-            logger.exception("the journal failed while another exception was on its way out")
+            # Also what a caller's own metrics writer raises: the exception that ended the block is the one to see.
+            logger.exception("closing failed while another exception was on its way out")
+            warnings.warn(f"closing the tracker failed: {failure}", RuntimeWarning, stacklevel=2)
 
     def __repr__(self) -> str:
         return f"Tracker({self.trial_component!r})"

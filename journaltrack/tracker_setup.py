@@ -48,13 +48,13 @@ class Settings:
 
 
 def settings_of(
-    bucket: str | None,
-    prefix: str | None,
-    session: Any,  # noqa: ANN401 - boto3 has no types of its own
-    client: Any,  # noqa: ANN401
-    strict: bool,
-    sync: str | None,
-    close_deadline_s: float,
+    bucket: str | None = None,
+    prefix: str | None = None,
+    session: Any = None,  # noqa: ANN401 - boto3 has no types of its own
+    client: Any = None,  # noqa: ANN401
+    strict: bool = False,
+    sync: str | None = None,
+    close_deadline_s: float = 10.0,
 ) -> Settings:
     """The settings, checked.
 
