@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from boto3.s3.transfer import TransferConfig
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.remote import Answer, BlobUpload
@@ -116,14 +116,20 @@ class Uploader:
             if digest.hexdigest() != blob.sha256:
                 raise _damage(blob)
             raw.seek(0)
-            with self._large:
-                self._clients.s3.upload_fileobj(
-                    _Bounded(raw, self._check_time),
-                    bucket,
-                    key,
-                    ExtraArgs={"ChecksumAlgorithm": "SHA256", **_described(blob)},
-                    Config=_TRANSFER,
-                )
+            try:
+                with self._large:
+                    self._clients.s3.upload_fileobj(
+                        _Bounded(raw, self._check_time),
+                        bucket,
+                        key,
+                        ExtraArgs={"ChecksumAlgorithm": "SHA256", **_described(blob)},
+                        # s3transfer reads parts ahead, even before the upload exists: what was read is stopped here.
+                        Callback=lambda _bytes_sent: self._check_time(),
+                        Config=_TRANSFER,
+                    )
+            except BotoCoreError:
+                self._check_time()  # botocore's HTTP layer wraps what the callback raises: say what it was
+                raise
         held = self._head(bucket, key) or {}
         return str(held.get("ResponseMetadata", {}).get("RequestId", ""))
 

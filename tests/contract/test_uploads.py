@@ -174,7 +174,8 @@ def test_the_deadline_cuts_a_large_upload_short(tmp_path: Path, name: str):
         blob = spooled(tmp_path, os.urandom(LARGE_BYTES), name)
         with pytest.raises(RemoteError) as caught:
             remote.upload(blob)
-        assert caught.value.kind is ErrorKind.TRANSIENT
+        assert (caught.value.kind, caught.value.code) == (ErrorKind.TRANSIENT, "DeadlineOver")
+        assert not sim.calls("CompleteMultipartUpload")
         assert not sim.objects
         assert not sim.uploads
 
