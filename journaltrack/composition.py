@@ -18,7 +18,8 @@ from journaltrack.tracker import ReplayRequest, Services, Tracker
 if TYPE_CHECKING:
     import os
 
-    from journaltrack.reconciler import Options, PassReport, Progress
+    from journaltrack.pass_report import PassReport, Progress
+    from journaltrack.reconciler import Options
 
 __all__ = ["Tracker", "sync"]
 

@@ -22,6 +22,7 @@ class Deadline:
         self._clock = clock
         self._ends = None if seconds is None else clock() + seconds
         self._cancelled = threading.Event()
+        self._grace_ends = self._ends
 
     def remaining_s(self) -> float:
         """Seconds left: 0.0 when over or cancelled, infinity when there is no bound."""
@@ -34,9 +35,19 @@ class Deadline:
         """Whether no new request may be started."""
         return self.remaining_s() <= 0
 
-    def cancel(self) -> None:
-        """End it now; wakes every ``wait``."""
-        self._cancelled.set()
+    def cancel(self, *, grace_s: float = 0.0) -> None:
+        """End it now; wakes every ``wait``.
+
+        Args:
+            grace_s: For so long, requests in flight are still waited for (``grace_remaining_s``).
+        """
+        if not self._cancelled.is_set():
+            self._grace_ends = self._clock() + grace_s
+            self._cancelled.set()
+
+    def grace_remaining_s(self) -> float:
+        """Seconds for which an answer to what is in flight is still worth waiting for."""
+        return float("inf") if self._grace_ends is None else max(0.0, self._grace_ends - self._clock())
 
     def wait(self, seconds: float) -> None:
         """Let ``seconds`` pass, or less if the deadline comes first or it is cancelled."""

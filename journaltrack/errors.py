@@ -153,6 +153,7 @@ class RemoteError(JournaltrackError):
         maybe_applied: The request may have taken effect although no answer arrived.
         unreachable: No conversation took place at all (DNS, refused, no answer within the time-out).
         uploads_only: With ``HALT``: only uploads are halted (no permission on the bucket), other streams go on.
+        everywhere: With ``HALT``: no request of any journal can succeed (credentials, region, clock, certificate).
     """
 
     def __init__(
@@ -166,6 +167,7 @@ class RemoteError(JournaltrackError):
         maybe_applied: bool = False,
         unreachable: bool = False,
         uploads_only: bool = False,
+        everywhere: bool = False,
     ) -> None:
         super().__init__(message, hint=hint)
         self.kind = kind
@@ -174,6 +176,7 @@ class RemoteError(JournaltrackError):
         self.maybe_applied = maybe_applied
         self.unreachable = unreachable
         self.uploads_only = uploads_only
+        self.everywhere = everywhere
 
 
 class AlreadyExistsError(RemoteError):

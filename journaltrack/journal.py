@@ -268,6 +268,10 @@ class Journal:
         with self.database.lock:
             return written + [e for e in self._in_memory() if e.component_id == component_id and e.stream != vocabulary.METRIC]
 
+    def last_seq(self) -> int:
+        """The newest entry's ``seq``; 0 when there is none."""
+        return int(self.database.read("SELECT coalesce(max(seq), 0) FROM entry")[0][0])
+
     def entries(self, *, after_seq: int = 0, pending: bool = False, limit: int = 10_000) -> list[Entry]:
         """Entries in order of ``seq``, a page at a time.
 

@@ -110,6 +110,8 @@ def judge(action: Request, receipt_id: int, result: Answer | RemoteError, attemp
     if result.kind is ErrorKind.HOLD:
         return Verdict(replace(outcome, outcome="held"), hold=result)
     if result.kind is ErrorKind.TRANSIENT:
+        if result.unreachable and isinstance(action, Upload):  # the store is another endpoint: the component's need not be down
+            return Verdict(outcome, halt=_of_uploads_only(result))
         return Verdict(outcome, block=True, halt=result if result.unreachable else None, passing=result)
     return _refused(action, outcome, result)
 
@@ -190,6 +192,12 @@ def _partly(action: PutMetrics, outcome: Outcome, answer: Answer) -> Verdict:
     return Verdict(
         replace(outcome, outcome="partial", deliveries=deliveries, error_code=codes[0], error_text=error),
         again=(action.pick(again),) if again else (),
+    )
+
+
+def _of_uploads_only(error: RemoteError) -> RemoteError:
+    return RemoteError(
+        error.message, kind=error.kind, code=error.code, hint=error.hint, request_id=error.request_id, unreachable=True, uploads_only=True
     )
 
 

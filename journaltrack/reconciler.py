@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from journaltrack import lease as leases
@@ -27,6 +27,7 @@ from journaltrack.deadline import Deadline
 from journaltrack.entries import CREATE, LOAD, Entry
 from journaltrack.errors import RemoteError
 from journaltrack.journal import Journal
+from journaltrack.pass_report import PassReport, Position, Progress
 from journaltrack.perform import Context, Verdict, judge, perform
 from journaltrack.plan import Ensure, Request, Settle, Update, Upload
 from journaltrack.remote import Answer, Remote
@@ -65,50 +66,6 @@ class Options:
         if self.component is not None and not fnmatch.fnmatchcase(entry.component.lower(), self.component.lower()):
             return False
         return self.since_ns is None or entry.recorded_at_ns >= self.since_ns or entry.kind in {CREATE, LOAD}
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a pass is: settled of ``total`` entries that were pending at its start, requests answered so far."""
-
-    settled: int
-    total: int
-    requests: int
-
-
-@dataclass(slots=True)
-class PassReport:
-    """What a pass did.
-
-    Attributes:
-        delivered, superseded, quarantined, in_doubt: Entries settled so in this pass.
-        pending: Entries of the journal that are pending after it (also those that the options left out).
-        requests: Requests made.
-        held: Components that can't go on, and why.
-        halted: Why the pass ended early, if it did.
-        uploads_halted: Why no more uploads were made, if so.
-        failed: The last failure of a request whose retries were exhausted.
-        out_of_time: The deadline ended it.
-        duration_s: Seconds.
-    """
-
-    delivered: int = 0
-    superseded: int = 0
-    quarantined: int = 0
-    in_doubt: int = 0
-    pending: int = 0
-    requests: int = 0
-    held: dict[str, RemoteError] = field(default_factory=dict)
-    halted: RemoteError | None = None
-    uploads_halted: RemoteError | None = None
-    failed: RemoteError | None = None
-    out_of_time: bool = False
-    duration_s: float = 0.0
-
-    @property
-    def settled(self) -> int:
-        """Entries settled in this pass, whatever the outcome."""
-        return self.delivered + self.superseded + self.quarantined + self.in_doubt
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +108,7 @@ class Reconciler:
         self._context = Context(journal.path / paths.SPOOL, f"journal-{journal.journal_id}", self._options.create_or_attach)
         self._report = PassReport()
         self._total = 0
+        self._seen_seq = 0
         self._absent: set[int] = set()  # components whose creation failed for now: nothing of them can succeed
         self._blocked: set[int] = set()  # components with a failed update: a later one may not overtake it
         self._passing = 0
@@ -171,6 +129,7 @@ class Reconciler:
         try:
             settlement = Settlement(self._journal.database, lease, self._clock_ns)
             self._report.in_doubt += settlement.recover()
+            self._seen_seq = self._journal.last_seq()  # before counting: what comes later is not taken for seen
             self._total = settling.pending_count(self._journal.database)
             self._tell()
             if self._total:
@@ -178,6 +137,7 @@ class Reconciler:
             settlement.advance_mark()
         finally:
             lease.release()
+        self._report.position = Position(self._seen_seq, settling.last_receipt_id(self._journal.database))
         self._report.pending = settling.pending_count(self._journal.database)
         self._report.duration_s = time.monotonic() - started
         return self._report
@@ -186,6 +146,7 @@ class Reconciler:
         pool = ThreadPoolExecutor(self._options.concurrency, thread_name_prefix="journaltrack-replay")
         try:
             for chunk in pending_chunks(self._journal, self._options):
+                self._seen_seq = max(self._seen_seq, chunk[-1].seq)
                 self._replay_chunk(settlement, pool, [e for e in chunk if not self._is_held(e)])
                 if self._ended():
                     return
@@ -224,20 +185,21 @@ class Reconciler:
         window = self._options.concurrency + max(2, self._options.concurrency // 4)
         running: dict[Future[tuple[Answer | RemoteError, int]], tuple[_Job, int]] = {}
         while waiting or running:
+            if self._ended():
+                waiting.clear()
+                self._withdraw(settlement, running)
             self._launch(settlement, pool, waiting, running, window)
             if not running:
                 break
-            done, _ = wait(running, timeout=min(_HEARTBEAT_S, self._deadline.remaining_s() + _GRACE_S), return_when=FIRST_COMPLETED)
+            time_left_s = max(self._deadline.remaining_s(), self._deadline.grace_remaining_s())
+            done, _ = wait(running, timeout=min(_HEARTBEAT_S, time_left_s + _GRACE_S), return_when=FIRST_COMPLETED)
             if not done:
                 settlement.renew()
-                if self._deadline.over:
+                if self._deadline.over and self._deadline.grace_remaining_s() <= 0:
                     logger.warning("%d requests did not end in time; the next sync finds out what became of them", len(running))
                     break
                 continue
             self._record(settlement, [(*running.pop(future), future.result()) for future in done], waiting)
-            if self._ended():
-                waiting.clear()
-                self._withdraw(settlement, running)
         self._report.out_of_time |= self._deadline.over
 
     def _launch(
@@ -254,8 +216,6 @@ class Reconciler:
             if not self._is_out(job.action):
                 jobs.append(job)
         if not jobs:
-            if self._ended():
-                waiting.clear()
             return
         receipts = settlement.begin([Intent(j.action.action, j.action.component_id, j.action.seqs) for j in jobs])
         for job, receipt_id in zip(jobs, receipts, strict=True):

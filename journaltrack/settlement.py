@@ -228,6 +228,11 @@ def pending_count(database: Database) -> int:
     return int(database.read(f"SELECT count(*) {_PENDING}")[0][0])
 
 
+def last_receipt_id(database: Database) -> int:
+    """Of the newest receipt; 0 when there is none."""
+    return int(database.read("SELECT coalesce(max(id), 0) FROM receipt")[0][0])
+
+
 def low_water_mark(database: Database) -> int:
     """Every entry up to this ``seq`` is settled."""
     return int(database.read("SELECT seq FROM mark")[0][0])

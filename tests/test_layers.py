@@ -26,6 +26,7 @@ DOORS = {
 FORBIDDEN = {
     "tracker": ("reconciler", "settlement", "lease", "perform", "remotes", "composition", "cli"),
     "journal": ("tracker", "reconciler", "settlement", "remotes", "plan", "remote", "composition", "cli"),
+    "watcher": ("tracker", "journal", "database", "settlement", "reconciler", "remotes", "composition", "cli"),
     "reconciler": ("tracker", "remotes", "composition", "cli"),
     "perform": ("tracker", "journal", "database", "remotes", "composition", "cli"),
     "remotes": ("tracker", "journal", "database", "settlement", "reconciler", "composition", "cli"),

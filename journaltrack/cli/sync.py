@@ -20,11 +20,13 @@ from journaltrack.errors import JournaltrackError, RemoteError
 if TYPE_CHECKING:
     from types import FrameType
 
-    from journaltrack.reconciler import Options, PassReport
+    from journaltrack.pass_report import PassReport
+    from journaltrack.reconciler import Options
     from journaltrack.report_status import JournalStatus
 
 _HELD_MAX: Final = 10
 _CONCURRENCY_MAX: Final = 256
+_IN_FLIGHT_S: Final = 30.0  # how long an interrupted sync waits for answers: the longest silence that a request allows
 
 
 @dataclass(slots=True)
@@ -114,7 +116,7 @@ def _stopping(run: _Run) -> Iterator[None]:
 
     def stop(number: int, _frame: FrameType | None) -> None:
         run.signal = number
-        run.deadline.cancel()
+        run.deadline.cancel(grace_s=_IN_FLIGHT_S)
         for each, handler in before.items():
             signal.signal(each, handler)
         os.write(2, b"\nstopping after the requests in flight; once more to stop at once\n")  # print is not for signal handlers

@@ -19,6 +19,7 @@ from journaltrack import limits
 from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.plan import Artifact, ComponentSpec, Fields, MetricPoint, Status
+from journaltrack.rate_limit import RateLimit
 from journaltrack.remote import Answer, BlobUpload, Refusal, RemoteComponent
 from journaltrack.remotes.aws_clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients
 from journaltrack.remotes.aws_errors import already_exists, classified, is_aws_answer, not_found, swallowed
@@ -47,6 +48,7 @@ class AwsRemote:
         merges_per_key: Whether updates are merged by the service; None: if it is AWS's own endpoint.
         connect_timeout_s: Seconds to establish a connection.
         read_timeout_s: Seconds that a server may be silent.
+        rate_limit: Bounds requests per second, those of other remotes that share it included.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class AwsRemote:
         merges_per_key: bool | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
+        rate_limit: RateLimit | None = None,
     ) -> None:
         deadline = deadline or Deadline()
         self._clients = Clients(
@@ -74,6 +77,7 @@ class AwsRemote:
             connections=concurrency,
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
+            rate_limit=rate_limit,
         )
         self._uploader = Uploader(self._clients, deadline)
         self._merges_per_key = merges_per_key

@@ -61,6 +61,11 @@ _HALT: Final = {
         f"the bucket or the service is in another region: {_REGION}",
     ),
 }
+_EVERYWHERE: Final = frozenset(_HALT) - {
+    *("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized", "AllAccessDisabled", "403"),
+    *("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"),
+}
+"""What no other component or bucket can change; a permission may be missing for one, and a bucket has its own region."""
 _UNREACHABLE: Final = "check the network, VPN or proxy (HTTPS_PROXY), or the endpoint's address; everything waits in the journal"
 _NOT_SENT: Final = (
     boto.EndpointConnectionError,
@@ -159,7 +164,7 @@ def _answered(error: boto.ClientError, component: str | None) -> RemoteError:
     text = _without_page(text)
     halt = _halt(code, status, error.operation_name)
     if halt is not None:
-        return RemoteError(text, kind=ErrorKind.HALT, hint=halt[0], uploads_only=halt[1], **common)
+        return RemoteError(text, kind=ErrorKind.HALT, hint=halt[0], uploads_only=halt[1], everywhere=code in _EVERYWHERE, **common)
     if status >= 500:  # noqa: PLR2004 - a gateway's own page, not an error of the service: the request may have passed
         return RemoteError(text, kind=ErrorKind.TRANSIENT, maybe_applied=True, **common)
     return RemoteError(text, kind=ErrorKind.PERMANENT, **common)
@@ -183,21 +188,21 @@ def _halt(code: str, status: int, operation: str) -> tuple[str, bool] | None:
 def _unanswered(error: Exception) -> RemoteError:
     code, text = type(error).__name__, str(error)
     if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in text:
-        return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_CERTIFICATE)
+        return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_CERTIFICATE, everywhere=True)
     if isinstance(error, _NOT_SENT):
         return RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, unreachable=True)
     if isinstance(error, boto.ReadTimeoutError):
         return RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, unreachable=True, maybe_applied=True)
     if isinstance(error, (boto.NoRegionError, boto.InvalidRegionError)):
-        return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_REGION)
+        return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_REGION, everywhere=True)
     if isinstance(error, _NO_CREDENTIALS):
-        return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_CREDENTIALS)
+        return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_CREDENTIALS, everywhere=True)
     if isinstance(error, (boto.ParamValidationError, UnicodeError)):
         return RemoteError(text, kind=ErrorKind.PERMANENT, code=code)
     if isinstance(error, (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError, OSError)):
         return RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, maybe_applied=True)
     if isinstance(error, ValueError):  # "Invalid endpoint: ..." comes as one
-        return RemoteError(text, kind=ErrorKind.HALT, code=code, hint="check --endpoint-url or AWS_ENDPOINT_URL")
+        return RemoteError(text, kind=ErrorKind.HALT, code=code, hint="check --endpoint-url or AWS_ENDPOINT_URL", everywhere=True)
     return RemoteError(text, kind=ErrorKind.HALT, code=code, hint="check the AWS configuration; run with -v for details")
 
 

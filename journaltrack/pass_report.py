@@ -1,0 +1,105 @@
+"""What one pass did: the reconciler's result, and its form as JSON for another process. Pure data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, NamedTuple
+
+from journaltrack.errors import ErrorKind, RemoteError
+
+_ERROR_FIELDS: Final = ("code", "hint", "request_id", "maybe_applied", "unreachable", "uploads_only", "everywhere")
+_ERRORS: Final = ("halted", "uploads_halted", "failed")
+
+
+class Position(NamedTuple):
+    """How far somebody has seen a journal: up to which entry, and up to which receipt.
+
+    A journal whose position is the one after a pass has nothing that the pass had not seen: entries come with a higher
+    ``seq``, and what a person releases comes with a receipt.
+    """
+
+    seq: int
+    receipt_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a pass is: settled of ``total`` entries that were pending at its start, requests answered so far."""
+
+    settled: int
+    total: int
+    requests: int
+
+
+@dataclass(slots=True)
+class PassReport:
+    """What a pass did.
+
+    Attributes:
+        delivered, superseded, quarantined, in_doubt: Entries settled so in this pass.
+        pending: Entries of the journal that are pending after it (also those that the options left out).
+        requests: Requests made.
+        held: Components that can't go on, and why.
+        halted: Why the pass ended early, if it did.
+        uploads_halted: Why no more uploads were made, if so.
+        failed: The last failure of a request whose retries were exhausted.
+        out_of_time: The deadline ended it.
+        duration_s: Seconds.
+        position: What the pass has seen of the journal; None: it ended before it had looked.
+    """
+
+    delivered: int = 0
+    superseded: int = 0
+    quarantined: int = 0
+    in_doubt: int = 0
+    pending: int = 0
+    requests: int = 0
+    held: dict[str, RemoteError] = field(default_factory=dict)
+    halted: RemoteError | None = None
+    uploads_halted: RemoteError | None = None
+    failed: RemoteError | None = None
+    out_of_time: bool = False
+    duration_s: float = 0.0
+    position: Position | None = None
+
+    @property
+    def settled(self) -> int:
+        """Entries settled in this pass, whatever the outcome."""
+        return self.delivered + self.superseded + self.quarantined + self.in_doubt
+
+    @property
+    def problem(self) -> RemoteError | None:
+        """Why not everything was delivered, the gravest reason first; None if there is none (but see ``out_of_time``)."""
+        return self.halted or self.uploads_halted or next(iter(self.held.values()), None) or self.failed
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``json.dumps`` takes it; ``from_json`` is the way back."""
+        converted: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        for name in _ERRORS:
+            converted[name] = error_to_json(converted[name])
+        converted["held"] = {name: error_to_json(error) for name, error in self.held.items()}
+        return converted
+
+    @classmethod
+    def from_json(cls, converted: dict[str, Any]) -> PassReport:
+        """From ``to_json``."""
+        report = cls(**converted)
+        for name in _ERRORS:
+            setattr(report, name, error_from_json(converted[name]))
+        report.held = {name: error for name, told in converted["held"].items() if (error := error_from_json(told)) is not None}
+        report.position = None if converted["position"] is None else Position(*converted["position"])
+        return report
+
+
+def error_to_json(error: RemoteError | None) -> dict[str, Any] | None:
+    """A remote's failure as ``json.dumps`` takes it."""
+    if error is None:
+        return None
+    return {"message": error.message, "kind": error.kind.value, **{name: getattr(error, name) for name in _ERROR_FIELDS}}
+
+
+def error_from_json(converted: dict[str, Any] | None) -> RemoteError | None:
+    """From ``error_to_json``."""
+    if converted is None:
+        return None
+    return RemoteError(converted["message"], kind=ErrorKind(converted["kind"]), **{name: converted[name] for name in _ERROR_FIELDS})
