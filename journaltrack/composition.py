@@ -8,22 +8,71 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.deadline import Deadline
-from journaltrack.errors import ErrorKind, JournalError, LeaseHeldError, RemoteError
+from journaltrack.errors import ErrorKind, JournalError, JournalOutdatedError, LeaseHeldError, RemoteError
 from journaltrack.journal import Journal
 from journaltrack.tracker import ReplayRequest, Services, Tracker
 
 if TYPE_CHECKING:
     import os
 
+    from journaltrack.background import Background
     from journaltrack.pass_report import PassReport, Progress
+    from journaltrack.rate_limit import RateLimit
     from journaltrack.reconciler import Options
+    from journaltrack.remotes.aws import AwsRemote
+    from journaltrack.watcher_journal import Delivery, DeliveryRequest
 
 __all__ = ["Tracker", "sync"]
 
 logger = logging.getLogger(__name__)
+
+PROBE_NAME: Final = "journaltrack-probe"
+"""The trial component that a probe asks for; that it does not exist is the answer hoped for."""
+PROBE_TIMEOUT_S: Final = 5.0
+"""Silence after which a probe takes the endpoint for down, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How to reach the remote. Every pass makes a session of its own from it: renewed credentials are noticed.
+
+    Attributes:
+        boto3_session: Used instead of a new session.
+        sagemaker_client: Used for SageMaker calls; its region, endpoint and credentials serve the others too.
+        profile: Of the AWS configuration.
+        region: AWS region.
+        endpoint_url: One endpoint for all services (a local stand-in).
+        rate_limit: Bounds requests per second, shared by all that is made from this connection.
+    """
+
+    boto3_session: Any = None
+    sagemaker_client: Any = None
+    profile: str | None = None
+    region: str | None = None
+    endpoint_url: str | None = None
+    rate_limit: RateLimit | None = None
+
+    def remote(self, deadline: Deadline, concurrency: int, timeout_s: float | None = None) -> AwsRemote:
+        """A remote for one pass; ``timeout_s`` bounds the wait for connections and answers."""
+        from journaltrack.remotes.aws import AwsRemote  # noqa: PLC0415 - imports boto3
+        from journaltrack.remotes.aws_clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S  # noqa: PLC0415
+
+        return AwsRemote(
+            session=self.boto3_session,
+            sagemaker_client=self.sagemaker_client,
+            profile=self.profile,
+            region=self.region,
+            endpoint_url=self.endpoint_url,
+            deadline=deadline,
+            concurrency=concurrency,
+            rate_limit=self.rate_limit,
+            connect_timeout_s=CONNECT_TIMEOUT_S if timeout_s is None else min(timeout_s, CONNECT_TIMEOUT_S),
+            read_timeout_s=READ_TIMEOUT_S if timeout_s is None else timeout_s,
+        )
 
 
 def sync(
@@ -36,6 +85,7 @@ def sync(
     profile: str | None = None,
     region: str | None = None,
     endpoint_url: str | None = None,
+    rate_limit: RateLimit | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> PassReport:
     """Replay what is pending in a journal to SageMaker and S3, once.
@@ -49,6 +99,7 @@ def sync(
         profile: Of the AWS configuration.
         region: AWS region.
         endpoint_url: One endpoint for all services (a local stand-in).
+        rate_limit: Bounds requests per second.
         on_progress: Called after every recording.
 
     Returns:
@@ -59,25 +110,25 @@ def sync(
         LeaseHeldError: Another process reconciles it.
         JournalError: It can't be read or written.
     """
+    connection = Connection(boto3_session, sagemaker_boto_client, profile, region, endpoint_url, rate_limit)
+    return _pass(journal, connection, options, deadline or Deadline(), on_progress)
+
+
+def _pass(
+    journal: str | os.PathLike[str] | None,
+    connection: Connection,
+    options: Options | None,
+    deadline: Deadline,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> PassReport:
     from journaltrack.reconciler import Options, Reconciler  # noqa: PLC0415 - the tracker's start does not pay for it
 
     options = options or Options()
-    deadline = deadline or Deadline()
     opened = Journal.open(journal, create=False)
     try:
-        from journaltrack.remotes.aws import AwsRemote  # noqa: PLC0415 - imports boto3
         from journaltrack.remotes.retrying import RetryingRemote  # noqa: PLC0415
 
-        aws = AwsRemote(
-            session=boto3_session,
-            sagemaker_client=sagemaker_boto_client,
-            profile=profile,
-            region=region,
-            endpoint_url=endpoint_url,
-            deadline=deadline,
-            concurrency=options.concurrency,
-        )
-        remote = RetryingRemote(aws, deadline=deadline)
+        remote = RetryingRemote(connection.remote(deadline, options.concurrency), deadline=deadline)
         reconciler = Reconciler(
             opened, remote, options=options, deadline=deadline, on_progress=on_progress, attempts=remote.attempts_of_last_call
         )
@@ -86,28 +137,79 @@ def sync(
         opened.close()
 
 
+def deliver(request: DeliveryRequest, connection: Connection, options: Options | None = None) -> Delivery:
+    """What the watcher has done about one journal: look, and make a pass if there is something new to do.
+
+    Raises:
+        JournalError: The journal can't be read or written, or somebody else reconciles it.
+    """
+    from journaltrack import pending_work  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.pass_report import PassReport  # noqa: PLC0415
+    from journaltrack.watcher_journal import Delivery  # noqa: PLC0415
+
+    try:
+        work = pending_work.look(request.journal, blobs=request.arriving)
+    except JournalOutdatedError:
+        if request.look_only:
+            raise
+    else:
+        if request.look_only:
+            return Delivery(work.pending)
+        if work.missing_blobs:
+            return Delivery(work.pending, missing_blobs=work.missing_blobs)
+        if not work.any or work.position == request.unless:
+            return Delivery(work.pending, work.position)
+        error = probe(connection) if request.preflight else None
+        if error is not None:
+            return Delivery(work.pending, report=PassReport(pending=work.pending, halted=error))
+    report = _pass(request.journal, connection, options, request.deadline)
+    return Delivery(report.pending, report.position, report)
+
+
+def probe(connection: Connection) -> RemoteError | None:
+    """Whether the endpoint answers and takes the credentials, by one request that changes nothing and is not repeated.
+
+    Returns:
+        None if it does; an answer that refuses only this request (no permission to describe) is one. Else why not.
+    """
+    try:
+        connection.remote(Deadline(), concurrency=1, timeout_s=PROBE_TIMEOUT_S).describe(PROBE_NAME)
+    except RemoteError as error:
+        return error if error.kind is ErrorKind.TRANSIENT or error.everywhere else None
+    return None
+
+
 def _replay(request: ReplayRequest) -> None:
     """Replay on close: what the tracker's component has pending, within the deadline; failures are logged."""
     from journaltrack.reconciler import Options  # noqa: PLC0415
 
+    connection = Connection(request.boto3_session, request.sagemaker_client)
+    options = Options(component=request.component)
+    replay_logged(request, lambda: _pass(request.journal, connection, options, Deadline(request.deadline_s)))
+
+
+def replay_logged(request: ReplayRequest, replay: Callable[[], PassReport | None]) -> None:
+    """Make the pass at the end of a tracker; what goes wrong is logged, never raised into training."""
     try:
-        report = sync(
-            request.journal,
-            options=Options(component=request.component),
-            deadline=Deadline(request.deadline_s),
-            boto3_session=request.boto3_session,
-            sagemaker_boto_client=request.sagemaker_client,
-        )
+        report = replay()
     except LeaseHeldError as error:
         logger.info("%s is left to the other process: %s", request.component, error.message)
         return
     except (JournalError, RemoteError) as error:
         logger.warning("%s was not replayed on close, its entries stay in the journal: %s", request.component, error)
         return
+    if report is None:
+        return
     problem = report.halted or report.uploads_halted or report.held.get(request.component) or report.failed
     if problem is not None or report.out_of_time:
         why = str(problem) if problem is not None else f"the deadline of {request.deadline_s:g} s was over"
         logger.warning("%s was not delivered completely on close; `journaltrack sync` delivers the rest: %s", request.component, why)
+
+
+def _background(request: ReplayRequest) -> Background:
+    from journaltrack import background  # noqa: PLC0415 - watchers are for those who want one
+
+    return background.start(request)
 
 
 def _lookup(component: str, deadline_s: float, boto3_session: Any, sagemaker_client: Any) -> bool | None:  # noqa: ANN401
@@ -123,4 +225,4 @@ def _lookup(component: str, deadline_s: float, boto3_session: Any, sagemaker_cli
         return None
 
 
-Tracker.services = Services(replay=_replay, lookup=_lookup)
+Tracker.services = Services(replay=_replay, lookup=_lookup, background=_background)

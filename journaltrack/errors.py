@@ -12,6 +12,7 @@
     ├── JournalError                       the journal itself
     │   ├── JournalNotFoundError           no such folder, or no ``journal.db`` in it
     │   ├── NotAJournalError               something else lives there; it was left alone
+    │   ├── JournalOutdatedError           written by an older journaltrack, and opened for reading alone
     │   ├── JournalTooNewError             written by a newer journaltrack; nothing was changed
     │   ├── JournalCorruptError            SQLite says that the file is damaged; nothing was changed
     │   ├── JournalWriteError              the journal does not take entries now (``unwritten`` says how many wait)
@@ -88,6 +89,10 @@ class NotAJournalError(JournalError):
 
 class JournalTooNewError(JournalError):
     """The journal was written by a newer journaltrack than this one. It was left as it is."""
+
+
+class JournalOutdatedError(JournalError):
+    """The journal has an older schema, and was opened for reading alone: it is upgraded when it is opened for writing."""
 
 
 class JournalCorruptError(JournalError):

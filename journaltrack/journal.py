@@ -31,6 +31,7 @@ from journaltrack.errors import (
     InvalidInputError,
     JournalError,
     JournalNotFoundError,
+    JournalOutdatedError,
     JournalReadOnlyError,
     JournalWriteError,
     NotAJournalError,
@@ -437,7 +438,7 @@ def _bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create
         if database.read_only:
             if current > schema.HEAD:  # revisions are zero-padded numbers
                 raise schema.too_new(database.path, current)
-            raise JournalError(
+            raise JournalOutdatedError(
                 f"the journal at {database.path.parent} has the older schema revision {current}; it was left as it is",
                 hint="run `journaltrack status PATH` once with the right to write: it upgrades the journal after a backup",
             )

@@ -19,11 +19,17 @@ class RateLimit:
     """
 
     def __init__(self, requests_per_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._interval_s = 1 / requests_per_s if requests_per_s > 0 else 0.0
-        self._burst_s = min(1.0, 1.0 - self._interval_s) if self._interval_s < 1 else 0.0
         self._clock = clock
         self._lock = threading.Lock()
-        self._next = clock() - self._burst_s
+        self._next = float("-inf")
+        self._interval_s = self._burst_s = 0.0
+        self.change(requests_per_s)
+
+    def change(self, requests_per_s: float) -> None:
+        """Another bound from the next request on."""
+        with self._lock:
+            self._interval_s = 1 / requests_per_s if requests_per_s > 0 else 0.0
+            self._burst_s = max(0.0, 1.0 - self._interval_s) if self._interval_s else 0.0
 
     def reserve(self) -> float:
         """Take the next turn; how many seconds to wait for it."""

@@ -15,7 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +23,7 @@ from journaltrack import lease as leases
 from journaltrack import paths
 from journaltrack import plan as planning
 from journaltrack import settlement as settling
+from journaltrack.daemon_pool import DaemonPool
 from journaltrack.deadline import Deadline
 from journaltrack.entries import CREATE, LOAD, Entry
 from journaltrack.errors import RemoteError
@@ -143,7 +144,7 @@ class Reconciler:
         return self._report
 
     def _replay(self, settlement: Settlement) -> None:
-        pool = ThreadPoolExecutor(self._options.concurrency, thread_name_prefix="journaltrack-replay")
+        pool = DaemonPool(self._options.concurrency, "journaltrack-replay")
         try:
             for chunk in pending_chunks(self._journal, self._options):
                 self._seen_seq = max(self._seen_seq, chunk[-1].seq)
@@ -152,10 +153,10 @@ class Reconciler:
                     return
                 settlement.advance_mark()
         finally:
-            # A request that outlives the deadline is abandoned: its time-outs end the thread soon after.
+            # A request that outlives the deadline is abandoned; its thread keeps nobody from exiting.
             pool.shutdown(wait=not self._deadline.over, cancel_futures=True)
 
-    def _replay_chunk(self, settlement: Settlement, pool: ThreadPoolExecutor, entries: Sequence[Entry]) -> None:
+    def _replay_chunk(self, settlement: Settlement, pool: Executor, entries: Sequence[Entry]) -> None:
         states = settling.states(self._journal.database, {e.component_id for e in entries})
         actions = planning.plan(entries, states)
         self._settle(settlement, [a for a in actions if isinstance(a, Settle)])
@@ -179,7 +180,7 @@ class Reconciler:
                 resolved.append(request)
         return resolved
 
-    def _perform(self, settlement: Settlement, pool: ThreadPoolExecutor, actions: Sequence[Request]) -> None:
+    def _perform(self, settlement: Settlement, pool: Executor, actions: Sequence[Request]) -> None:
         """Make these independent requests, a window of them in flight at a time."""
         waiting = deque(_Job(a) for a in actions)
         window = self._options.concurrency + max(2, self._options.concurrency // 4)
@@ -205,7 +206,7 @@ class Reconciler:
     def _launch(
         self,
         settlement: Settlement,
-        pool: ThreadPoolExecutor,
+        pool: Executor,
         waiting: deque[_Job],
         running: dict[Future[tuple[Answer | RemoteError, int]], tuple[_Job, int]],
         window: int,

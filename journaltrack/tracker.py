@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from journaltrack import entries as vocabulary
 from journaltrack import jobs, limits, validation
@@ -68,6 +68,14 @@ class ReplayRequest:
     sagemaker_client: Any
 
 
+class Background(Protocol):
+    """Delivers a journal while training goes on."""
+
+    def finish(self, request: ReplayRequest) -> None:
+        """Deliver what is asked for, within its deadline, and end when no other tracker needs it. Never raises for the network's sake."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What needs the network, handed in by the composition root.
@@ -75,10 +83,12 @@ class Services:
     Attributes:
         replay: Delivers what it can; never raises for the network's sake.
         lookup: Whether a component exists: True, False, or None when that can't be told in time.
+        background: Begins to deliver a journal from now on, for ``sync="background"``.
     """
 
     replay: Callable[[ReplayRequest], None] | None = None
     lookup: Callable[[str, float, Any, Any], bool | None] | None = None
+    background: Callable[[ReplayRequest], Background] | None = None
 
 
 class Tracker:
@@ -111,6 +121,7 @@ class Tracker:
         self._settings = settings_of()
         self._owns_journal = False
         self._closed = False
+        self._background: Background | None = None
         self._pid = os.getpid()
         self._warned: set[tuple[str, str]] = set()
         self._keys = keys_in(self._journal, self._id)
@@ -381,17 +392,12 @@ class Tracker:
         self._closed = True
         if self._owns_journal:
             self._journal.database.rest()  # reading back opens it again
-        settings = self._settings
-        if os.getpid() == self._pid and settings.sync == "close" and self.services.replay is not None:
-            self.services.replay(
-                ReplayRequest(
-                    self._journal.path,
-                    self.trial_component.trial_component_name,
-                    settings.close_deadline_s,
-                    settings.boto3_session,
-                    settings.sagemaker_client,
-                )
-            )
+        if os.getpid() != self._pid:
+            return
+        if self._background is not None:
+            self._background.finish(self._replay_request())
+        elif self._settings.sync == "close" and self.services.replay is not None:
+            self.services.replay(self._replay_request())
 
     def __enter__(self) -> Tracker:  # noqa: PYI034 - the original's signature
         self._check_open()
@@ -424,7 +430,19 @@ class Tracker:
         tracker = cls(trial_component, None, None)
         tracker._settings = settings
         tracker._owns_journal = owned
+        if settings.sync == "background" and cls.services.background is not None:
+            tracker._background = cls.services.background(tracker._replay_request())
         return tracker
+
+    def _replay_request(self) -> ReplayRequest:
+        settings = self._settings
+        return ReplayRequest(
+            self._journal.path,
+            self.trial_component.trial_component_name,
+            settings.close_deadline_s,
+            settings.boto3_session,
+            settings.sagemaker_client,
+        )
 
     def _check_open(self) -> None:
         if self._closed:

@@ -63,8 +63,11 @@ def settings_of(
         InvalidTypeError: A bucket or prefix that is no str.
     """
     chosen = sync or os.environ.get("JOURNALTRACK_SYNC") or "close"
-    if chosen not in {"close", "off"}:
-        raise InvalidInputError(f"sync={chosen!r} is not known", hint='"close" replays on close, "off" leaves it to `journaltrack sync`')
+    if chosen not in {"close", "background", "off"}:
+        raise InvalidInputError(
+            f"sync={chosen!r} is not known",
+            hint='"close" replays on close, "background" all the time, "off" leaves it to `journaltrack sync` or `watch`',
+        )
     if not close_deadline_s > 0:
         raise InvalidInputError(f"close_deadline_s is {close_deadline_s}; it must be positive", hint='sync="off" replays nothing on close')
     validation.optional_text(bucket, "artifact_bucket")

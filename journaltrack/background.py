@@ -1,0 +1,125 @@
+"""``sync="background"``: a watcher inside of the training process, with passes in a process of their own.
+
+One daemon thread a journal, shared by the trackers that write to it, looks at two files a few times a second; what changed
+is delivered by ``pass_process``, so that replaying takes neither time nor the interpreter lock from training. With a boto3
+session or client of the caller's, which no other process can use, passes run on a thread here instead.
+
+Invariants: nothing here keeps the interpreter from exiting; a forked child has none of it, until it makes a tracker itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack import composition, configuration
+from journaltrack.deadline import Deadline
+from journaltrack.errors import JournalError
+from journaltrack.pass_process import PassProcess
+from journaltrack.rate_limit import RateLimit
+from journaltrack.watcher import Watcher
+from journaltrack.watcher_events import NoEvents
+from journaltrack.watcher_journal import Delivery, DeliveryRequest
+
+if TYPE_CHECKING:
+    from journaltrack.errors import RemoteError
+    from journaltrack.tracker import ReplayRequest
+
+logger = logging.getLogger(__name__)
+
+_STOP_S: Final = 2.0
+"""How long the last tracker's ``close`` waits for a pass that outlived its deadline."""
+
+
+class Background:
+    """Delivers one journal for as long as trackers of this process use it."""
+
+    def __init__(self, journal: Path, request: ReplayRequest) -> None:
+        """Use ``start``."""
+        known = configuration.current()
+        self._journal = journal
+        self._users = 0
+        self._process: PassProcess | None = None
+        self._connection = composition.Connection(
+            request.boto3_session, request.sagemaker_client, known.profile, known.region, known.endpoint_url, RateLimit(known.requests_per_s)
+        )
+        self._concurrency = known.concurrency
+        if request.boto3_session is None and request.sagemaker_client is None and sys.executable:
+            self._process = PassProcess(
+                {
+                    "profile": known.profile,
+                    "region": known.region,
+                    "endpoint_url": known.endpoint_url,
+                    "requests_per_s": known.requests_per_s,
+                    "concurrency": known.concurrency,
+                }
+            )
+        self._watcher = Watcher([journal], self._deliver, self._probe, known.watch, events=lambda _: NoEvents(), arrivals=False)
+        self._thread = threading.Thread(target=self._watcher.run, name="journaltrack-background", daemon=True)
+        self._thread.start()
+
+    def finish(self, request: ReplayRequest) -> None:
+        """A tracker closes: deliver what its component has pending, within its deadline; failures are logged."""
+        deadline = Deadline(request.deadline_s)
+        composition.replay_logged(request, lambda: self._final(request, deadline))
+        with _guard:
+            self._users -= 1
+            if self._users > 0 or _running.get(self._journal) is not self:
+                return
+            del _running[self._journal]
+        self._watcher.stop()
+        self._thread.join(_STOP_S)
+        if self._process is not None:
+            self._process.close(_STOP_S)
+
+    def _final(self, request: ReplayRequest, deadline: Deadline) -> Any:  # noqa: ANN401 - a PassReport or None
+        asked = DeliveryRequest(request.journal, deadline)
+        try:
+            if self._process is not None:
+                return self._process.deliver(asked, request.component).report
+            from journaltrack.reconciler import Options  # noqa: PLC0415
+
+            return composition.deliver(asked, self._connection, Options(component=request.component, concurrency=self._concurrency)).report
+        finally:
+            deadline.cancel()
+
+    def _deliver(self, request: DeliveryRequest) -> Delivery:
+        if self._process is not None:
+            return self._process.deliver(request)
+        from journaltrack.reconciler import Options  # noqa: PLC0415
+
+        return composition.deliver(request, self._connection, Options(concurrency=self._concurrency))
+
+    def _probe(self) -> RemoteError | None:
+        return composition.probe(self._connection) if self._process is None else self._process.probe()
+
+
+_running: dict[Path, Background] = {}
+_guard = threading.Lock()
+
+
+def start(request: ReplayRequest) -> Background:
+    """The journal's background delivery, begun if this is its first tracker in this process; end it with ``finish``."""
+    journal = request.journal.resolve()
+    with _guard:
+        found = _running.get(journal)
+        if found is None:
+            found = _running[journal] = Background(journal, request)
+        found._users += 1  # noqa: SLF001 - guarded by this module's lock
+    return found
+
+
+def _forked() -> None:
+    global _guard  # noqa: PLW0603 - another thread may have held it at the fork
+    _guard = threading.Lock()
+    _left_behind.append(dict(_running))
+    _running.clear()
+
+
+_left_behind: list[object] = []  # a parent's, in a forked child: kept, so that nothing closes what is the parent's
+
+os.register_at_fork(after_in_child=_forked)

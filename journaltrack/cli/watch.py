@@ -1,0 +1,201 @@
+"""``journaltrack watch``: deliver what is written into journals, as it is written, until a signal ends it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from journaltrack.cli import common, output
+from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.errors import InvalidInputError
+from journaltrack.log_line import logfmt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from journaltrack.configuration import Configuration, Loaded
+    from journaltrack.errors import RemoteError
+    from journaltrack.watcher import Watcher
+    from journaltrack.watcher_journal import Delivery, DeliveryRequest
+
+logger = logging.getLogger("journaltrack.watch")
+
+_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+
+@click.command(
+    epilog="\b\nExamples:\n  journaltrack watch\n  journaltrack watch /data/journals /mnt/inbox --profile research --region eu-west-1\n"
+    "  journaltrack watch --rate-limit 20 --metrics-file /var/lib/node_exporter/journaltrack.prom"
+)
+@click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=click.Path())
+@click.option("--config", "config_file", metavar="FILE", type=click.Path(dir_okay=False), help="Configuration to use (TOML).")
+@click.option("--profile", metavar="NAME", help="Profile of the AWS configuration.")
+@click.option("--region", metavar="NAME", help="AWS region.")
+@click.option("--endpoint-url", metavar="URL", help="One endpoint for all services, instead of AWS's.")
+@click.option("--concurrency", metavar="N", type=int, help="Requests in flight for one journal.")
+@click.option("--rate-limit", metavar="N", type=float, help="Requests per second at most, for all journals together; 0: no limit.")
+@click.option("--debounce", metavar="SECONDS", type=float, help="How long after a write to wait for more.")
+@click.option("--poll", metavar="SECONDS", type=float, help="How often to look without an event.")
+@click.option("--settle", metavar="SECONDS", type=float, help="How long a journal that appears must stay unchanged to count as whole.")
+@click.option("--health-file", metavar="FILE", type=click.Path(dir_okay=False), help="Where to write the state as JSON.")
+@click.option("--metrics-file", metavar="FILE", type=click.Path(dir_okay=False), help="Where to write the state for Prometheus.")
+@common.verbose_option
+def command(folders: tuple[str, ...], config_file: str | None, **given: Any) -> ExitCode:  # noqa: ANN401 - the options above
+    """Deliver what is written into the journals in each FOLDER, as it is written.
+
+    A FOLDER is a journal or holds journals; new ones are picked up. Without one, the folders of the configuration are
+    watched, or the default journal. While the endpoint can't be reached or the credentials are expired it is probed, with
+    growing pauses, and everything goes out when it answers again. A journal that arrives (copied from a stick) is left
+    alone until it is whole. Log lines on stderr are key=value. SIGTERM and Ctrl-C end it after the requests in flight
+    (exit code 0), SIGHUP reads the configuration again.
+    """
+    service = _Service(folders, config_file, _overrides(given))
+    _log_events(verbose=common.is_verbose())
+    return service.run()
+
+
+def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
+    names = {
+        "rate_limit": "requests_per_s",
+        "debounce": "watch.debounce_s",
+        "poll": "watch.poll_s",
+        "settle": "watch.settle_s",
+        "health_file": "watch.health_file",
+        "metrics_file": "watch.metrics_file",
+    }
+    return {names.get(name, name): value for name, value in given.items() if value is not None}
+
+
+class _Service:
+    """A watcher on a thread, with the main thread waiting for signals."""
+
+    def __init__(self, folders: tuple[str, ...], config_file: str | None, overrides: Mapping[str, Any]) -> None:
+        from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
+
+        self._folders = folders
+        self._config_file = Path(config_file) if config_file is not None else None
+        self._overrides = overrides
+        self._loaded = self._load()
+        self._rate_limit = RateLimit(self._configuration.requests_per_s)
+        self._failure: BaseException | None = None
+
+    @property
+    def _configuration(self) -> Configuration:
+        return self._loaded.configuration
+
+    def run(self) -> ExitCode:
+        from journaltrack.watcher import Watcher  # noqa: PLC0415 - SQLAlchemy comes with the first pass
+        from journaltrack.watcher_events import FolderEvents  # noqa: PLC0415
+        from journaltrack.watcher_health import Health  # noqa: PLC0415
+
+        settings = self._configuration.watch
+        health = Health(_path(settings.health_file), _path(settings.metrics_file))
+        # Blocked before any thread is made: signals are for ``sigwait`` below, not for a handler in the middle of something.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        watcher = Watcher(self._roots(), self._deliver, self._probe, settings, events=FolderEvents, tell=health)
+        logger.info(logfmt("watching", folders=",".join(map(str, self._roots())), pid=os.getpid(), configuration=self._loaded.path))
+        thread = threading.Thread(target=self._watch, args=(watcher,), name="journaltrack-watcher", daemon=True)
+        thread.start()
+        self._await_end(watcher)
+        thread.join()
+        health.close()
+        if self._failure is not None:
+            raise self._failure
+        return ExitCode.OK
+
+    def _watch(self, watcher: Watcher) -> None:
+        try:
+            watcher.run()
+        except BaseException as error:  # noqa: BLE001 - raised again by the main thread
+            self._failure = error
+        finally:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    def _await_end(self, watcher: Watcher) -> None:
+        while True:
+            number = signal.sigwait(_SIGNALS)
+            if number != signal.SIGHUP:
+                logger.info(logfmt("stopping", signal=signal.Signals(number).name))
+                watcher.stop()
+                # A second Ctrl-C or SIGTERM does what it always does.
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT} | ({signal.SIGTERM} if watcher.running else set()))
+                return
+            try:
+                self._loaded = self._load()
+            except InvalidInputError as error:
+                logger.error(logfmt("configuration-refused", error=error.message, hint=error.hint))  # noqa: TRY400 - its text is what is wanted
+                continue
+            self._rate_limit.change(self._configuration.requests_per_s)
+            watcher.reconfigure(self._roots(), self._configuration.watch)
+            logger.info(logfmt("configuration-read", configuration=self._loaded.path, folders=",".join(map(str, self._roots()))))
+
+    def _load(self) -> Loaded:
+        from journaltrack import configuration  # noqa: PLC0415
+
+        return configuration.load(self._config_file, overrides=self._overrides)
+
+    def _roots(self) -> list[Path]:
+        from journaltrack import paths  # noqa: PLC0415
+
+        named = self._folders or self._configuration.watch.folders or (self._configuration.journal or paths.default_journal(),)
+        return [Path(folder).expanduser().absolute() for folder in dict.fromkeys(named)]
+
+    def _deliver(self, request: DeliveryRequest) -> Delivery:
+        from journaltrack import composition  # noqa: PLC0415
+        from journaltrack.reconciler import Options  # noqa: PLC0415
+
+        return composition.deliver(request, self._connection(), Options(concurrency=self._configuration.concurrency))
+
+    def _probe(self) -> RemoteError | None:
+        from journaltrack import composition  # noqa: PLC0415
+
+        return composition.probe(self._connection())
+
+    def _connection(self) -> Any:  # noqa: ANN401 - a Connection; SQLAlchemy is not imported for an annotation
+        from journaltrack.composition import Connection  # noqa: PLC0415
+
+        known = self._configuration
+        return Connection(profile=known.profile, region=known.region, endpoint_url=known.endpoint_url, rate_limit=self._rate_limit)
+
+
+def _path(named: str | None) -> Path | None:
+    return None if named is None else Path(named).expanduser().absolute()
+
+
+class _Lines(logging.Handler):
+    """One line an event: time, level, key=value."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it, escaped."""
+        try:
+            moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            text = record.getMessage()
+            line = text if text.startswith("event=") else logfmt("log", logger=record.name, text=text)
+            output.say(f"{moment}.{int(record.msecs):03d}Z {record.levelname.lower()} {output.clean(line)}", err=True)
+        except Exception:  # noqa: BLE001 - logging must not end the watcher
+            self.handleError(record)
+
+
+@functools.lru_cache(maxsize=1)
+def _lines() -> _Lines:
+    return _Lines()
+
+
+def _log_events(*, verbose: bool) -> None:
+    """Log through ``_Lines`` alone: everything of ours from INFO on, of others from WARNING on."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    root.addHandler(_lines())
+    ours = logging.getLogger("journaltrack")
+    ours.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for name in ("reconciler", "composition"):  # a pass is told in one line
+        logging.getLogger(f"journaltrack.{name}").setLevel(logging.DEBUG if verbose else logging.ERROR)

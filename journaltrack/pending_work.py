@@ -1,0 +1,63 @@
+"""What waits in a journal, found out without changing it: whether a pass is worth its requests, and whether all is there.
+
+Reading alone: no lease, no lock that appending would notice, nothing created but SQLite's own shared-memory file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from journaltrack import paths, report, settlement
+from journaltrack.pass_report import Position
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_PENDING_UPLOADS: Final = (
+    "SELECT DISTINCT json_extract(e.payload, '$.sha256') FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.kind = 'upload' "
+    "AND json_valid(e.payload) AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What waits.
+
+    Attributes:
+        position: What a pass that began now would have seen.
+        pending: Entries.
+        unfinished: Requests of a pass that was killed; the next pass settles them.
+        missing_blobs: Pending artifacts whose content is not in the spool (None: not looked).
+    """
+
+    position: Position
+    pending: int
+    unfinished: int
+    missing_blobs: int | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether a pass has something to do."""
+        return bool(self.pending or self.unfinished)
+
+
+def look(journal: Path, *, blobs: bool = False) -> Work:
+    """What waits in the journal of this folder; costs what is pending.
+
+    Args:
+        journal: Its folder.
+        blobs: Also look whether what is to be uploaded is in the spool.
+
+    Raises:
+        JournalError: It can't be read.
+    """
+    with report.opened(journal) as own, report.snapshot(own.database):
+        database = own.database
+        position = Position(own.last_seq(), settlement.last_receipt_id(database))
+        unfinished = int(database.read("SELECT count(*) FROM receipt WHERE finished_at_ns IS NULL")[0][0])
+        missing = None
+        if blobs:
+            digests = [str(digest) for (digest,) in database.read(_PENDING_UPLOADS)]
+            missing = sum(not (journal / paths.SPOOL / digest[:2] / digest).is_file() for digest in digests)
+        return Work(position, settlement.pending_count(database), unfinished, missing)
