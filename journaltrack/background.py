@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import composition, configuration
 from journaltrack.deadline import Deadline
-from journaltrack.errors import JournalError
 from journaltrack.pass_process import PassProcess
-from journaltrack.rate_limit import RateLimit
 from journaltrack.watcher import Watcher
 from journaltrack.watcher_events import NoEvents
 from journaltrack.watcher_journal import Delivery, DeliveryRequest
 
 if TYPE_CHECKING:
     from journaltrack.errors import RemoteError
+    from journaltrack.reconciler import Options
     from journaltrack.tracker import ReplayRequest
 
 logger = logging.getLogger(__name__)
@@ -44,10 +43,8 @@ class Background:
         self._journal = journal
         self._users = 0
         self._process: PassProcess | None = None
-        self._connection = composition.Connection(
-            request.boto3_session, request.sagemaker_client, known.profile, known.region, known.endpoint_url, RateLimit(known.requests_per_s)
-        )
-        self._concurrency = known.concurrency
+        self._connection = composition.Connection.configured(request.boto3_session, request.sagemaker_client)
+        self._concurrency, self._timestamps = known.concurrency, known.timestamps
         if request.boto3_session is None and request.sagemaker_client is None and sys.executable:
             self._process = PassProcess(
                 {
@@ -56,6 +53,7 @@ class Background:
                     "endpoint_url": known.endpoint_url,
                     "requests_per_s": known.requests_per_s,
                     "concurrency": known.concurrency,
+                    "timestamps": known.timestamps,
                 }
             )
         self._watcher = Watcher([journal], self._deliver, self._probe, known.watch, events=lambda _: NoEvents(), arrivals=False)
@@ -81,18 +79,19 @@ class Background:
         try:
             if self._process is not None:
                 return self._process.deliver(asked, request.component).report
-            from journaltrack.reconciler import Options  # noqa: PLC0415
-
-            return composition.deliver(asked, self._connection, Options(component=request.component, concurrency=self._concurrency)).report
+            return composition.deliver(asked, self._connection, self._options(request.component)).report
         finally:
             deadline.cancel()
 
     def _deliver(self, request: DeliveryRequest) -> Delivery:
         if self._process is not None:
             return self._process.deliver(request)
-        from journaltrack.reconciler import Options  # noqa: PLC0415
+        return composition.deliver(request, self._connection, self._options())
 
-        return composition.deliver(request, self._connection, Options(concurrency=self._concurrency))
+    def _options(self, component: str | None = None) -> Options:
+        from journaltrack.reconciler import Options  # noqa: PLC0415 - a helper process imports it, this one need not
+
+        return Options(component, concurrency=self._concurrency, timestamps=self._timestamps)
 
     def _probe(self) -> RemoteError | None:
         return composition.probe(self._connection) if self._process is None else self._process.probe()

@@ -6,11 +6,13 @@ imported when one of them runs, not before.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from journaltrack import configuration
 from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, JournalError, JournalOutdatedError, LeaseHeldError, RemoteError
 from journaltrack.journal import Journal
@@ -56,6 +58,15 @@ class Connection:
     endpoint_url: str | None = None
     rate_limit: RateLimit | None = None
 
+    @classmethod
+    def configured(cls, boto3_session: Any = None, sagemaker_client: Any = None) -> Connection:  # noqa: ANN401
+        """As the configuration says, for a tracker; a session or client of the caller's comes first."""
+        known = configuration.current()
+        limit = _limit_of(known.requests_per_s)
+        if boto3_session is not None or sagemaker_client is not None:
+            return cls(boto3_session, sagemaker_client, rate_limit=limit)
+        return cls(profile=known.profile, region=known.region, endpoint_url=known.endpoint_url, rate_limit=limit)
+
     def remote(self, deadline: Deadline, concurrency: int, timeout_s: float | None = None) -> AwsRemote:
         """A remote for one pass; ``timeout_s`` bounds the wait for connections and answers."""
         from journaltrack.remotes.aws import AwsRemote  # noqa: PLC0415 - imports boto3
@@ -73,6 +84,14 @@ class Connection:
             connect_timeout_s=CONNECT_TIMEOUT_S if timeout_s is None else min(timeout_s, CONNECT_TIMEOUT_S),
             read_timeout_s=READ_TIMEOUT_S if timeout_s is None else timeout_s,
         )
+
+
+@functools.lru_cache(maxsize=1)
+def _limit_of(requests_per_s: float) -> RateLimit:
+    """The limit that all trackers of a process share."""
+    from journaltrack.rate_limit import RateLimit  # noqa: PLC0415 - only with a replay
+
+    return RateLimit(requests_per_s)
 
 
 def sync(
@@ -183,8 +202,9 @@ def _replay(request: ReplayRequest) -> None:
     """Replay on close: what the tracker's component has pending, within the deadline; failures are logged."""
     from journaltrack.reconciler import Options  # noqa: PLC0415
 
-    connection = Connection(request.boto3_session, request.sagemaker_client)
-    options = Options(component=request.component)
+    known = configuration.current()
+    connection = Connection.configured(request.boto3_session, request.sagemaker_client)
+    options = Options(request.component, concurrency=known.concurrency, timestamps=known.timestamps)
     replay_logged(request, lambda: _pass(request.journal, connection, options, Deadline(request.deadline_s)))
 
 
@@ -214,10 +234,8 @@ def _background(request: ReplayRequest) -> Background:
 
 def _lookup(component: str, deadline_s: float, boto3_session: Any, sagemaker_client: Any) -> bool | None:  # noqa: ANN401
     """Whether SageMaker knows the component: None when it can't be asked."""
-    from journaltrack.remotes.aws import AwsRemote  # noqa: PLC0415 - imports boto3
-
     try:
-        remote = AwsRemote(session=boto3_session, sagemaker_client=sagemaker_client, deadline=Deadline(deadline_s), concurrency=1)
+        remote = Connection.configured(boto3_session, sagemaker_client).remote(Deadline(deadline_s), concurrency=1)
         return remote.describe(component) is not None
     except RemoteError as error:
         level = logging.INFO if error.kind is ErrorKind.TRANSIENT else logging.WARNING

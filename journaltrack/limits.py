@@ -36,6 +36,10 @@ METRIC_NAME_CHARS_MAX: Final = 255
 """Characters of a metric's name (``MetricName`` of BatchPutMetrics)."""
 METRICS_PER_REQUEST_MAX: Final = 10
 """Points in one BatchPutMetrics request (``RawMetricDataList``)."""
+METRIC_AGE_MAX_S: Final = 14 * 24 * 3_600
+METRIC_AHEAD_MAX_S: Final = 2 * 3_600
+"""Seconds that a metric's time may lie back or ahead: bounds of the original library's metrics writer (sagemaker-experiments);
+whether BatchPutMetrics has them is documented nowhere."""
 STEP_MAX: Final = 2**31 - 1
 """Largest iteration number: the model says ``integer``, 32 bits signed, at least 0."""
 TAGS_MAX: Final = 50

@@ -39,7 +39,7 @@ class PassProcess:
     """Makes passes in a child, started when it is needed. Threads may share it; one request is made at a time.
 
     Args:
-        connection: ``profile``, ``region``, ``endpoint_url``, ``requests_per_s`` and ``concurrency`` for the child.
+        connection: ``profile``, ``region``, ``endpoint_url``, ``requests_per_s``, ``concurrency`` and ``timestamps`` for the child.
     """
 
     def __init__(self, connection: Mapping[str, Any]) -> None:
@@ -253,8 +253,9 @@ def _answered(request: dict[str, Any], known: dict[str, Any], deadline: Deadline
         preflight=request["preflight"],
         look_only=request["look_only"],
     )
+    options = Options(request["component"], concurrency=known["concurrency"], timestamps=known["timestamps"])
     try:
-        delivery = composition.deliver(asked, connection, Options(component=request["component"], concurrency=known["concurrency"]))
+        delivery = composition.deliver(asked, connection, options)
     except JournaltrackError as error:
         return {"error": {"type": type(error).__name__, "message": error.message, "hint": error.hint}}
     report = delivery.report

@@ -47,8 +47,14 @@ def home() -> Path:
 
 
 def default_journal() -> Path:
-    """The journal used when none is named: ``JOURNALTRACK_JOURNAL``, else ``journal`` in ``home()``."""
-    named = os.environ.get("JOURNALTRACK_JOURNAL")
+    """The journal used when none is named: that of the configuration (``JOURNALTRACK_JOURNAL``), else ``journal`` in ``home()``.
+
+    Raises:
+        InvalidInputError: The configuration file can't be right.
+    """
+    from journaltrack import configuration  # noqa: PLC0415 - only when none is named
+
+    named = configuration.current().journal
     return Path(named).expanduser() if named else home() / "journal"
 
 

@@ -228,6 +228,14 @@ class PutMetrics:
         middle = len(self.points) // 2
         return (self.pick(range(middle)), self.pick(range(middle, len(self.points))))
 
+    def within(self, now_ns: int, age_max_s: float, ahead_max_s: float) -> PutMetrics:
+        """The same with ``now_ns`` as the time of each point that is older or further ahead than that; steps and order stay."""
+        first_ns, last_ns = now_ns - int(age_max_s * 1e9), now_ns + int(ahead_max_s * 1e9)
+        if all(first_ns <= point.timestamp_ns <= last_ns for point in self.points):
+            return self
+        points = (p if first_ns <= p.timestamp_ns <= last_ns else p._replace(timestamp_ns=now_ns) for p in self.points)
+        return replace(self, points=tuple(points))
+
     def pick(self, indexes: Iterable[int]) -> PutMetrics:
         """The same for some of the points, by position."""
         chosen = list(indexes)

@@ -28,9 +28,10 @@ from journaltrack.deadline import Deadline
 from journaltrack.entries import CREATE, LOAD, Entry
 from journaltrack.errors import RemoteError
 from journaltrack.journal import Journal
+from journaltrack.limits import METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S
 from journaltrack.pass_report import PassReport, Position, Progress
 from journaltrack.perform import Context, Verdict, judge, perform
-from journaltrack.plan import Ensure, Request, Settle, Update, Upload
+from journaltrack.plan import Ensure, PutMetrics, Request, Settle, Update, Upload
 from journaltrack.remote import Answer, Remote
 from journaltrack.settlement import Intent, Settlement
 
@@ -55,12 +56,15 @@ class Options:
         since_ns: Only entries recorded since then (nanoseconds since the epoch), and what makes their components.
         concurrency: Requests in flight.
         create_or_attach: Create loaded components that are missing, attach to foreign ones that exist.
+        timestamps: Metrics older than ``limits.METRIC_AGE_MAX_S`` or further ahead than ``METRIC_AHEAD_MAX_S``: ``"keep"`` sends
+            them as they are, ``"shift"`` with the time of delivery.
     """
 
     component: str | None = None
     since_ns: int | None = None
     concurrency: int = CONCURRENCY
     create_or_attach: bool = False
+    timestamps: str = "keep"
 
     def wants(self, entry: Entry) -> bool:
         """Whether the pass is about this entry."""
@@ -227,9 +231,15 @@ class Reconciler:
         if job.round:
             self._deadline.wait(min(0.1 * 2**job.round, 5.0))
         try:
-            return perform(job.action, self._remote, self._context), self._attempts()
+            return perform(self._timed(job.action), self._remote, self._context), self._attempts()
         except RemoteError as error:
             return error, self._attempts()
+
+    def _timed(self, action: Request) -> Request:
+        """The action with the timestamps to send; what is recorded of it stays as it was."""
+        if self._options.timestamps == "shift" and isinstance(action, PutMetrics):
+            return action.within(self._clock_ns(), METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S)
+        return action
 
     def _record(
         self, settlement: Settlement, results: Sequence[tuple[_Job, int, tuple[Answer | RemoteError, int]]], waiting: deque[_Job]

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from journaltrack import configuration, jobs, limits, validation
 from journaltrack import entries as vocabulary
-from journaltrack import jobs, limits, validation
 from journaltrack.collaborators import ArtifactUploader, JournalArtifactUploader, JournalMetricsWriter, MetricsWriter
 from journaltrack.errors import (
     ArtifactError,
@@ -142,11 +142,11 @@ class Tracker:
         trial_name: str | None = None,
         tags: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None,
         journal: str | os.PathLike[str] | Journal | None = None,
-        durability: Durability = "process",
+        durability: Durability | None = None,
         strict: bool = False,
         on_journal_error: OnJournalError = "buffer",
         sync: str | None = None,
-        close_deadline_s: float = 10.0,
+        close_deadline_s: float | None = None,
     ) -> Tracker:
         """A tracker for a new trial component. Needs neither network nor credentials.
 
@@ -164,19 +164,22 @@ class Tracker:
             trial_name: Trial to belong to, created at the replay when missing (if the experiment is named).
             tags: Put on the component when it is created.
             journal: A journal or its folder; None: the default journal.
-            durability: ``"process"`` or ``"power"``, see ``Journal.open``.
+            durability: ``"process"`` or ``"power"``, see ``Journal.open``. Here and below None: what the configuration says
+                (docs/configuration.md), else ``"process"``.
             strict: Raise ``UndeliverableError`` for what AWS could never accept, instead of journaling it marked so.
             on_journal_error: ``"buffer"`` or ``"raise"``, see ``Journal.open``.
-            sync: ``"close"``: replay on close; ``"off"``: leave it to ``journaltrack sync``. None: the environment's
-                JOURNALTRACK_SYNC, else ``"close"``.
-            close_deadline_s: Seconds that the replay on close may take.
+            sync: ``"close"``: replay on close; ``"background"``: also while training runs, in another process; ``"off"``: leave it
+                to ``journaltrack sync`` or ``watch``. None: see ``durability``, else ``"close"``.
+            close_deadline_s: Seconds that the replay on close may take; None: see ``durability``, else 10.
 
         Raises:
             InvalidInputError: A name, tag or option that can't be right, or (without ``resume``) a name that this
                 journal has already.
             JournalError: The journal can't be opened.
         """
-        settings = settings_of(artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s)
+        settings = settings_of(
+            artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s, durability
+        )
         if display_name is not None:
             validation.entity_name(display_name, "display name")
         for name, what in ((experiment_name, "experiment name"), (trial_name, "trial name")):
@@ -184,7 +187,7 @@ class Tracker:
                 validation.entity_name(name, what)
         checked_tags = validation.tags(tags)
         name = name_for(trial_component_name, base_trial_component_name, resume=resume)
-        opened, owned = open_journal(journal, durability, on_journal_error)
+        opened, owned = open_journal(journal, settings.durability, on_journal_error)
         with closing_on_error(opened, owned):
             known = opened.find(name)
             if known is not None and not resume and opened.state_entries(known.id):
@@ -211,12 +214,12 @@ class Tracker:
         training_job_name: str | None = None,
         processing_job_name: str | None = None,
         journal: str | os.PathLike[str] | Journal | None = None,
-        durability: Durability = "process",
+        durability: Durability | None = None,
         strict: bool = False,
         on_journal_error: OnJournalError = "buffer",
         sync: str | None = None,
-        close_deadline_s: float = 10.0,
-        lookup_deadline_s: float = 3.0,
+        close_deadline_s: float | None = None,
+        lookup_deadline_s: float | None = None,
     ) -> Tracker:
         """A tracker for a trial component that exists.
 
@@ -238,23 +241,26 @@ class Tracker:
             on_journal_error: See ``create``.
             sync: See ``create``; ``"off"`` also skips the look-up.
             close_deadline_s: See ``create``.
-            lookup_deadline_s: Seconds that the look-up may take.
+            lookup_deadline_s: Seconds that the look-up may take; None: see ``durability``, else 3.
 
         Raises:
             ComponentNotFoundError: (a ValueError) AWS says that it does not exist.
             InvalidInputError: (a ValueError) No name and no job, or a name that can't be right.
             JournalError: The journal can't be opened.
         """
-        settings = settings_of(artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s)
+        settings = settings_of(
+            artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s, durability
+        )
         name, is_job = name_to_load(trial_component_name, training_job_name, processing_job_name)
-        opened, owned = open_journal(journal, durability, on_journal_error)
+        opened, owned = open_journal(journal, settings.durability, on_journal_error)
         with closing_on_error(opened, owned):
             known = opened.find(name)
             if known is not None and opened.state_entries(known.id):
                 return cls._made(TrialComponent(opened, known.id, known.name), settings, owned)
             verified: bool | None = None
             if not is_job and settings.sync != "off" and cls.services.lookup is not None:
-                verified = cls.services.lookup(name, lookup_deadline_s, boto3_session, sagemaker_boto_client)
+                deadline_s = configuration.current().lookup_deadline_s if lookup_deadline_s is None else lookup_deadline_s
+                verified = cls.services.lookup(name, deadline_s, boto3_session, sagemaker_boto_client)
             if verified is False:
                 raise ComponentNotFoundError(
                     f"SageMaker has no trial component {name}",

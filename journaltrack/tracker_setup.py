@@ -13,10 +13,10 @@ import time
 import traceback as tracebacks
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from journaltrack import configuration, jobs, limits, validation
 from journaltrack import entries as vocabulary
-from journaltrack import jobs, limits, validation
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal import Journal, OnJournalError
 from journaltrack.trial_component import TrialComponent
@@ -45,6 +45,7 @@ class Settings:
     strict: bool = False
     sync: str = "close"
     close_deadline_s: float = 10.0
+    durability: Durability = "process"
 
 
 def settings_of(
@@ -54,15 +55,18 @@ def settings_of(
     client: Any = None,  # noqa: ANN401
     strict: bool = False,
     sync: str | None = None,
-    close_deadline_s: float = 10.0,
+    close_deadline_s: float | None = None,
+    durability: Durability | None = None,
 ) -> Settings:
-    """The settings, checked.
+    """The settings, checked; what was not given comes from the configuration.
 
     Raises:
         InvalidInputError: An option that can't be right.
         InvalidTypeError: A bucket or prefix that is no str.
     """
-    chosen = sync or os.environ.get("JOURNALTRACK_SYNC") or "close"
+    known = configuration.current()
+    chosen = sync or known.sync
+    close_deadline_s = known.close_deadline_s if close_deadline_s is None else close_deadline_s
     if chosen not in {"close", "background", "off"}:
         raise InvalidInputError(
             f"sync={chosen!r} is not known",
@@ -72,7 +76,7 @@ def settings_of(
         raise InvalidInputError(f"close_deadline_s is {close_deadline_s}; it must be positive", hint='sync="off" replays nothing on close')
     validation.optional_text(bucket, "artifact_bucket")
     validation.optional_text(prefix, "artifact_prefix")
-    return Settings(bucket, prefix, session, client, strict, chosen, close_deadline_s)
+    return Settings(bucket, prefix, session, client, strict, chosen, close_deadline_s, durability or cast("Durability", known.durability))
 
 
 def name_for(name: str | None, base: str | None, *, resume: bool) -> str:

@@ -187,7 +187,9 @@ class Watcher:
         if files is None:
             del self.journals[journal.path]
             self._events.forget(journal.path)
-            logger.warning(logfmt("journal-gone", journal=journal.path, hint="nothing more of it is delivered; it is found again if it comes back"))
+            logger.warning(
+                logfmt("journal-gone", journal=journal.path, hint="nothing more of it is delivered; it is found again if it comes back")
+            )
             return
         if journal.seen(files, now, self.settings.debounce_s):
             self._events.forget(journal.path)
@@ -329,7 +331,10 @@ class Watcher:
 
     def _tell_if_due(self, now: float) -> None:
         told_at, told = self._told
-        state = (self.gate.error, [(j.path, j.state, j.pending, j.last_error, j.last_success_at_ns, j.reason) for j in self.journals.values()])
+        state = (
+            self.gate.error,
+            [(j.path, j.state, j.pending, j.last_error, j.last_success_at_ns, j.reason) for j in self.journals.values()],
+        )
         if now - told_at >= TELL_EVERY_S or (state != told and now - told_at >= TELL_AT_MOST_S):
             self._told = (now, state)
             self._tell(self)

@@ -23,10 +23,12 @@ __all__ = ["ExitCode", "main"]
 
 COMMANDS = {
     "sync": "Replay what is pending to SageMaker and S3.",
+    "watch": "Deliver what is written into journals, as it is written.",
     "status": "What is pending, how old it is, and what went wrong last.",
     "audit": "What was recorded, by whom, and what became of all of it.",
     "show": "A component's parameters, artifacts and metrics, offline.",
     "retry": "Make quarantined entries pending again.",
+    "config": "What is configured, and where each value comes from.",
     "completion": "Shell completion for bash, zsh and fish.",
 }
 """Each is the attribute ``command`` of the module of that name in this package."""

@@ -90,6 +90,17 @@ def component_option(command: _Command) -> _Command:
     )(command)
 
 
+def config_option(command: _Command) -> _Command:
+    """``--config FILE``."""
+    return click.option(
+        "--config",
+        "config_file",
+        metavar="FILE",
+        type=click.Path(dir_okay=False),
+        help="The configuration (TOML) to use; `journaltrack config` shows what is in force.",
+    )(command)
+
+
 def many_journals(command: _Command) -> _Command:
     """``[JOURNAL]...`` or ``-j JOURNAL`` several times."""
     argument = click.argument("journals", metavar="[JOURNAL]...", nargs=-1, type=click.Path())

@@ -35,7 +35,7 @@ class _Run:
 
     options: Options
     deadline: Deadline
-    aws: dict[str, str | None]
+    aws: dict[str, Any]
     signal: int = 0
     results: list[dict[str, Any]] = field(default_factory=list)
 
@@ -51,6 +51,7 @@ class _Run:
 )
 @click.option("--dry-run", is_flag=True, help="Print the requests that would be made; contact nobody.")
 @click.option("--create-or-attach", is_flag=True, help="Create loaded components that are missing, attach to foreign ones that exist.")
+@common.config_option
 @click.option("--profile", metavar="NAME", help="Profile of the AWS configuration.")
 @click.option("--region", metavar="NAME", help="AWS region.")
 @click.option("--endpoint-url", metavar="URL", help="One endpoint for all services, instead of AWS's.")
@@ -71,6 +72,7 @@ def command(
     since: int | None,
     dry_run: bool,
     create_or_attach: bool,
+    config_file: str | None,
     profile: str | None,
     region: str | None,
     endpoint_url: str | None,
@@ -83,10 +85,20 @@ def command(
     Sync as often as you like: what is delivered is not sent again. Ctrl-C (or SIGTERM) ends it after the requests in
     flight, with everything recorded; a second one ends it at once. Of several journals the worst exit code is returned.
     """
-    from journaltrack.reconciler import CONCURRENCY, Options  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack import configuration  # noqa: PLC0415 - shell completion imports this module
+    from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
+    from journaltrack.reconciler import Options  # noqa: PLC0415 - SQLAlchemy
 
-    options = Options(component=component, since_ns=since, concurrency=concurrency or CONCURRENCY, create_or_attach=create_or_attach)
-    run = _Run(options, Deadline(deadline_s), {"profile": profile, "region": region, "endpoint_url": endpoint_url})
+    given = {"concurrency": concurrency, "profile": profile, "region": region, "endpoint_url": endpoint_url}
+    known = configuration.load(config_file, overrides=given).configuration
+    options = Options(component, since, known.concurrency, create_or_attach, known.timestamps)
+    aws = {
+        "profile": known.profile,
+        "region": known.region,
+        "endpoint_url": known.endpoint_url,
+        "rate_limit": RateLimit(known.requests_per_s),
+    }
+    run = _Run(options, Deadline(deadline_s), aws)
     codes: list[ExitCode] = []
     with _stopping(run):
         for journal in common.named(journals, more_journals):

@@ -36,7 +36,7 @@ _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     "  journaltrack watch --rate-limit 20 --metrics-file /var/lib/node_exporter/journaltrack.prom"
 )
 @click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=click.Path())
-@click.option("--config", "config_file", metavar="FILE", type=click.Path(dir_okay=False), help="Configuration to use (TOML).")
+@common.config_option
 @click.option("--profile", metavar="NAME", help="Profile of the AWS configuration.")
 @click.option("--region", metavar="NAME", help="AWS region.")
 @click.option("--endpoint-url", metavar="URL", help="One endpoint for all services, instead of AWS's.")
@@ -152,7 +152,9 @@ class _Service:
         from journaltrack import composition  # noqa: PLC0415
         from journaltrack.reconciler import Options  # noqa: PLC0415
 
-        return composition.deliver(request, self._connection(), Options(concurrency=self._configuration.concurrency))
+        return composition.deliver(
+            request, self._connection(), Options(concurrency=self._configuration.concurrency, timestamps=self._configuration.timestamps)
+        )
 
     def _probe(self) -> RemoteError | None:
         from journaltrack import composition  # noqa: PLC0415

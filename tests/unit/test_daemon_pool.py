@@ -65,6 +65,8 @@ def test_shutting_down_cancels_what_has_not_begun():
 
 def test_a_call_that_never_ends_keeps_no_interpreter():
     """The process exits although a call is still running."""
-    code = "import threading; from journaltrack.daemon_pool import DaemonPool; DaemonPool(1, 'x').submit(threading.Event().wait); print('end')"
+    code = (
+        "import threading; from journaltrack.daemon_pool import DaemonPool; DaemonPool(1, 'x').submit(threading.Event().wait); print('end')"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "end\n"

@@ -1,0 +1,313 @@
+"""Configuration: one small TOML file, environment variables over it, the command line over both.
+
+Every key is a field of ``Configuration`` or (in the table ``[watch]``) of ``WatchConfiguration``; its type, bounds and meaning
+are in the field's metadata, from which reading, ``journaltrack config`` and the documentation's table are made.
+
+The file is the one that ``JOURNALTRACK_CONFIG`` names, else ``config.toml`` in the platform's folder for a user's
+configuration. The variable of a key is ``JOURNALTRACK_<KEY>``, of one in [watch] ``JOURNALTRACK_WATCH_<KEY>``; an empty one
+counts as unset. Standard library alone: training processes import this.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from journaltrack.errors import InvalidInputError
+
+CONFIG_VARIABLE: Final = "JOURNALTRACK_CONFIG"
+_PREFIX: Final = "JOURNALTRACK_"
+_WATCH: Final = "watch"
+
+
+def _text(default: str | None, meaning: str, *, choices: tuple[str, ...] = (), path: bool = False) -> Any:  # noqa: ANN401 - as dataclasses.field
+    return field(default=default, metadata={"kind": "text", "meaning": meaning, "choices": choices, "path": path, "unit": ""})
+
+
+def _number(
+    default: float, meaning: str, *, unit: str = "seconds", least: float = 0.0, most: float = float("inf"), zero: bool = False
+) -> Any:  # noqa: ANN401
+    kind = "integer" if isinstance(default, int) else "number"
+    return field(default=default, metadata={"kind": kind, "meaning": meaning, "unit": unit, "least": least, "most": most, "zero": zero})
+
+
+@dataclass(frozen=True, slots=True)
+class WatchConfiguration:
+    """The table ``[watch]``: how ``journaltrack watch`` and ``sync="background"`` go about it."""
+
+    folders: tuple[str, ...] = field(
+        default=(), metadata={"kind": "paths", "meaning": "journals, or folders of journals; none: the default journal", "unit": ""}
+    )
+    debounce_s: float = _number(0.3, "after a write, how long to wait for more before a pass")
+    poll_s: float = _number(5.0, "how often to look where no event tells (network file systems), and beside the events")
+    settle_s: float = _number(5.0, "how long a journal that appears must stay unchanged to count as whole")
+    journals_at_a_time: int = _number(4, "passes side by side", unit="journals", least=1, most=64)
+    probe_first_s: float = _number(1.0, "first delay to a probe after the endpoint was found down; doubles")
+    probe_max_s: float = _number(30.0, "longest delay between probes: what waits goes out within it after the endpoint is back")
+    retry_first_s: float = _number(
+        5.0, "first delay after a journal's own trouble (a held component, a bucket without permission); doubles"
+    )
+    retry_max_s: float = _number(300.0, "longest of these delays")
+    stop_deadline_s: float = _number(20.0, "after SIGTERM: how long answers to requests in flight are awaited")
+    health_file: str | None = _text(None, "where the state is written as JSON; none: watchers/ in JOURNALTRACK_HOME", path=True)
+    metrics_file: str | None = _text(None, "where the state is written for Prometheus's textfile collector; none: nowhere", path=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """All that can be configured."""
+
+    journal: str | None = _text(
+        None, "the default journal's folder; none: journal in JOURNALTRACK_HOME or the user's data folder", path=True
+    )
+    sync: str = _text("close", "when a tracker replays", choices=("close", "background", "off"))
+    durability: str = _text("process", "what a returned call survives: a kill, or also loss of power", choices=("process", "power"))
+    close_deadline_s: float = _number(10.0, "how long a tracker's close may replay")
+    lookup_deadline_s: float = _number(3.0, "how long Tracker.load may ask for a name that the journal does not know")
+    concurrency: int = _number(16, "requests in flight for one journal", unit="requests", least=1, most=256)
+    requests_per_s: float = _number(
+        0.0, "requests at most, for all journals of a process together; 0: no limit", unit="per second", zero=True
+    )
+    timestamps: str = _text(
+        "keep",
+        "metrics older than 14 days or over 2 hours ahead: send as they are, or with the time of delivery (the journal keeps the original)",
+        choices=("keep", "shift"),
+    )
+    profile: str | None = _text(None, "profile of the AWS configuration")
+    region: str | None = _text(None, "AWS region")
+    endpoint_url: str | None = _text(None, "one endpoint for all services, instead of AWS's")
+    watch: WatchConfiguration = field(default_factory=WatchConfiguration)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and where each value comes from.
+
+    Attributes:
+        configuration: In force.
+        origins: By key ("watch.debounce_s"): "default", a file's path, a variable's name, or "command line".
+        path: The file that was read; None: there is none.
+    """
+
+    configuration: Configuration
+    origins: Mapping[str, str]
+    path: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key, as ``journaltrack config`` and the documentation show it."""
+
+    key: str
+    variable: str
+    default: Any
+    unit: str
+    meaning: str
+    choices: tuple[str, ...]
+
+
+def settings() -> list[Setting]:
+    """All keys, in the order of the file."""
+    return [
+        Setting(key, _variable(key), each.default, each.metadata["unit"], each.metadata["meaning"], each.metadata.get("choices", ()))
+        for key, each in _FIELDS.items()
+    ]
+
+
+def value_of(configuration: Configuration, key: str) -> Any:  # noqa: ANN401 - of the key's type
+    """The value of a key such as "watch.debounce_s"."""
+    table, _, name = key.rpartition(".")
+    return getattr(configuration.watch if table == _WATCH else configuration, name)
+
+
+def default_file() -> Path:
+    """Where the file is when none is named."""
+    import platformdirs  # noqa: PLC0415 - only when nothing is named
+
+    return Path(platformdirs.user_config_dir("journaltrack", appauthor=False)) / "config.toml"
+
+
+def load(
+    path: str | os.PathLike[str] | None = None, *, environ: Mapping[str, str] | None = None, overrides: Mapping[str, object] | None = None
+) -> Loaded:
+    """The configuration in force.
+
+    Args:
+        path: The file; None: see the module. A file that is named, here or by the variable, must exist.
+        environ: Environment variables; None: the process's.
+        overrides: Values from the command line by key; None as a value counts as not given.
+
+    Raises:
+        InvalidInputError: A file that can't be read, an unknown key, or a value that can't be right; the message says where.
+    """
+    environ = os.environ if environ is None else environ
+    file, values = _from_file(path, environ)
+    origins: dict[str, str] = dict.fromkeys(_FIELDS, "default")
+    origins.update(dict.fromkeys(values, str(file)))
+    for key, each in _FIELDS.items():
+        text = environ.get(_variable(key), "")
+        if text:
+            values[key] = _checked(key, each, _parsed(each, text), _variable(key))
+            origins[key] = _variable(key)
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            values[key] = _checked(key, _field(key, "the command line"), value, "the command line")
+            origins[key] = "command line"
+    watch = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{_WATCH}.")}
+    rest = {key: value for key, value in values.items() if "." not in key}
+    return Loaded(Configuration(**rest, watch=WatchConfiguration(**watch)), origins, file)
+
+
+def current() -> Configuration:
+    """The configuration in force, read again only when the file or the environment changed.
+
+    Raises:
+        InvalidInputError: See ``load``.
+    """
+    named = os.environ.get(CONFIG_VARIABLE)
+    file = Path(named).expanduser() if named else default_file()
+    try:
+        found = file.stat()
+        stamp: object = (found.st_mtime_ns, found.st_size, found.st_ino)
+    except OSError:
+        stamp = None
+    key = (str(file), stamp, tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(_PREFIX))))
+    if _current.get("key") != key:
+        _current.update(configuration=load().configuration, key=key)
+    known: Configuration = _current["configuration"]
+    return known
+
+
+def example() -> str:
+    """A file with all defaults, commented."""
+    lines: list[str] = ["# journaltrack's configuration. Every line is the default; take away the # to change it."]
+    table = ""
+    for setting in settings():
+        of, _, name = setting.key.rpartition(".")
+        if of != table:
+            lines += ["", f"[{of}]"]
+            table = of
+        unit = f" ({setting.unit})" if setting.unit else ""
+        choices = f" [{', '.join(setting.choices)}]" if setting.choices else ""
+        shown = _toml(setting.default)
+        lines += ["", f"# {setting.meaning}{unit}{choices}", f"#{name} = {shown}" if setting.default is None else f"{name} = {shown}"]
+    return "\n".join(lines) + "\n"
+
+
+# -- inside -----------------------------------------------------------------------------------------------------------
+
+_FIELDS: Final[Mapping[str, Field[Any]]] = {
+    **{each.name: each for each in fields(Configuration) if each.name != _WATCH},
+    **{f"{_WATCH}.{each.name}": each for each in fields(WatchConfiguration)},
+}
+_current: dict[str, Any] = {}
+
+
+def _variable(key: str) -> str:
+    return _PREFIX + key.replace(".", "_").upper()
+
+
+def _toml(value: Any) -> str:  # noqa: ANN401
+    if value is None:
+        return '""'
+    if isinstance(value, str):
+        return f'"{value}"'
+    return "[]" if isinstance(value, tuple) else str(value)
+
+
+def _field(key: str, where: str) -> Field[Any]:
+    found = _FIELDS.get(key)
+    if found is None:
+        near = difflib.get_close_matches(key, list(_FIELDS), n=1)
+        raise InvalidInputError(
+            f"{key!r} in {where} is no key of the configuration",
+            hint=f"perhaps {near[0]}" if near else "`journaltrack config` lists the keys",
+        )
+    return found
+
+
+def _from_file(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> tuple[Path | None, dict[str, Any]]:
+    named = path if path is not None else environ.get(CONFIG_VARIABLE) or None
+    file = (Path(named) if named is not None else default_file()).expanduser().absolute()
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        if named is None:
+            return None, {}
+        raise InvalidInputError(f"there is no configuration file {file}", hint=f"check --config or {CONFIG_VARIABLE}") from None
+    except OSError as error:
+        raise InvalidInputError(f"the configuration {file} can't be read: {error.strerror}", hint="check its permissions") from error
+    if sys.version_info >= (3, 11):
+        import tomllib  # noqa: PLC0415 - only when there is a file
+    else:
+        import tomli as tomllib  # noqa: PLC0415
+    try:
+        tree = tomllib.loads(content.decode())
+    except ValueError as error:  # also bytes that are not UTF-8
+        raise InvalidInputError(
+            f"{file} is not TOML: {error}", hint="`journaltrack config --example` prints a file to start from"
+        ) from error
+    values: dict[str, Any] = {}
+    for key, value in _flat(tree, file):
+        values[key] = _checked(key, _field(key, str(file)), value, str(file), base=file.parent)
+    return file, values
+
+
+def _flat(tree: Mapping[str, Any], file: Path) -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for name, value in tree.items():
+        if name == _WATCH:
+            if not isinstance(value, dict):
+                raise InvalidInputError(f"{_WATCH} in {file} must be a table", hint="write [watch] on a line of its own")
+            flat += [(f"{_WATCH}.{inner}", each) for inner, each in value.items()]
+        else:
+            flat.append((name, value))
+    return flat
+
+
+def _parsed(each: Field[Any], text: str) -> Any:  # noqa: ANN401 - what TOML would have made of it
+    kind = each.metadata["kind"]
+    parsers: dict[str, Callable[[str], Any]] = {"integer": int, "number": float, "paths": lambda t: t.split(os.pathsep)}
+    try:
+        return parsers.get(kind, str)(text)
+    except ValueError:
+        return text  # refused with the right words by the check
+
+
+def _checked(key: str, each: Field[Any], value: Any, where: str, *, base: Path | None = None) -> Any:  # noqa: ANN401
+    metadata = each.metadata
+    if metadata["kind"] == "paths":
+        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+            raise _wrong(key, value, where, "a list of paths")
+        return tuple(_absolute(v, base) for v in value if v)
+    if metadata["kind"] == "text":
+        if not isinstance(value, str):
+            raise _wrong(key, value, where, "text")
+        if metadata["choices"] and value not in metadata["choices"]:
+            raise _wrong(key, value, where, "one of " + ", ".join(metadata["choices"]))
+        if not value:
+            return each.default
+        return _absolute(value, base) if metadata["path"] else value
+    whole = metadata["kind"] == "integer"
+    wanted = "a whole number" if whole else "a number"
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or value != value:  # noqa: PLR0124 - NaN
+        raise _wrong(key, value, where, wanted)
+    least, most, unit = metadata["least"], metadata["most"], metadata["unit"]
+    if value < least or value > most or value == float("inf") or (value == 0 and not metadata["zero"]):
+        bounds = f"from {least} to {most}" if most != float("inf") else "0 or more" if metadata["zero"] else "more than 0"
+        raise _wrong(key, value, where, f"{wanted} of {unit}, {bounds}")
+    return value if whole else float(value)
+
+
+def _absolute(path: str, base: Path | None) -> str:
+    expanded = Path(path).expanduser()
+    return str(expanded if base is None else base / expanded)
+
+
+def _wrong(key: str, value: object, where: str, wanted: str) -> InvalidInputError:
+    return InvalidInputError(f"{key} in {where} is {value!r}; it must be {wanted}", hint="`journaltrack config --example` shows all keys")

@@ -1,0 +1,442 @@
+"""The watcher's decisions, with real folders and files, a clock of the test's, and the network played by two functions."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import wait
+from dataclasses import replace
+
+import pytest
+
+from journaltrack import Tracker
+from journaltrack.configuration import WatchConfiguration
+from journaltrack.errors import ErrorKind, LeaseHeldError, RemoteError
+from journaltrack.pass_report import PassReport
+from journaltrack.pending_work import look
+from journaltrack.watcher import Watcher
+from journaltrack.watcher_journal import Delivery
+
+SETTINGS = WatchConfiguration(
+    debounce_s=0.25, poll_s=4.0, settle_s=3.0, journals_at_a_time=2, probe_first_s=1.0, probe_max_s=8.0, retry_first_s=2.0, retry_max_s=64.0
+)
+DOWN = RemoteError("refused", kind=ErrorKind.TRANSIENT, code="EndpointConnectionError", unreachable=True, hint="check the network")
+EXPIRED = RemoteError("expired", kind=ErrorKind.HALT, code="ExpiredToken", everywhere=True, hint="renew")
+FORBIDDEN = RemoteError("not allowed", kind=ErrorKind.HALT, code="AccessDenied", hint="ask for it")
+CONFLICT = RemoteError("taken", kind=ErrorKind.HOLD, code="ComponentConflict", hint="rename")
+
+
+class Events:
+    """Events as the test says; a folder can be refused a watch."""
+
+    def __init__(self):
+        self.watched, self.happened, self.refused = set(), set(), False
+
+    def watch(self, folder):
+        if not self.refused:
+            self.watched.add(folder)
+        return not self.refused
+
+    def forget(self, folder):
+        self.watched.discard(folder)
+
+    def taken(self):
+        taken, self.happened = self.happened, set()
+        return taken
+
+    def close(self):
+        self.watched.clear()
+
+
+class World:
+    """A watcher, its clock, and an endpoint that is up, down, or has something against one journal."""
+
+    def __init__(self, *roots, settings=SETTINGS, **options):
+        self.now = 1000.0
+        self.error = None
+        self.problems = {}
+        self.passes, self.looks, self.probes, self.requests = [], [], [], []
+        self.events = Events()
+        self.told = []
+        self.watcher = Watcher(
+            list(roots),
+            self.deliver,
+            self.probe,
+            settings,
+            events=lambda _: self.events,
+            tell=lambda watcher: self.told.append((self.now, watcher.gate.up)),
+            clock=lambda: self.now,
+            clock_ns=lambda: int(self.now * 1e9),
+            chance=lambda: 1.0,
+            **options,
+        )
+
+    def deliver(self, request):
+        self.requests.append(request)
+        self.looks.append((self.now, request.journal))
+        work = look(request.journal)
+        if request.look_only:
+            return Delivery(work.pending)
+        if not work.any or work.position == request.unless:
+            return Delivery(work.pending, work.position)
+        self.passes.append((self.now, request.journal))
+        problem = self.problems.get(request.journal.name, self.error)
+        if isinstance(problem, Exception) and not isinstance(problem, RemoteError):
+            raise problem
+        report = PassReport(pending=work.pending, position=work.position)
+        if problem is None:
+            report.delivered, report.pending = work.pending, 0
+            self.settle(request.journal)
+        elif problem.kind is ErrorKind.HOLD:
+            report.held["run"] = problem
+        else:
+            report.halted = problem
+        return Delivery(report.pending, report.position, report)
+
+    def settle(self, journal):
+        from journaltrack.journal import Journal
+
+        opened = Journal.open(journal, create=False)
+        with opened.database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO delivery (seq, outcome, settled_at_ns) SELECT seq, 'superseded', 0 FROM entry WHERE true ON CONFLICT DO NOTHING"
+            )
+        opened.close()
+
+    def probe(self):
+        self.probes.append(self.now)
+        return self.error
+
+    def run(self, seconds):
+        """Let time pass: every step at the time that the watcher asked for, and what it began ended before the next."""
+        end = self.now + seconds
+        while True:
+            pause = self.watcher.step()
+            futures = [j.running for j in self.watcher.journals.values() if j.running is not None]
+            if self.watcher._probing is not None:
+                futures.append(self.watcher._probing)
+            if futures:
+                wait(futures)
+                continue
+            if self.now + pause > end:
+                self.now = end
+                return
+            self.now += max(pause, 0.001)
+
+    def times(self, journal):
+        return [at for at, path in self.passes if path == journal]
+
+
+def tracker(folder, name="run"):
+    return Tracker.create(trial_component_name=name, journal=folder, sync="off", resume=True)
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """A closed journal with one component."""
+    tracker(tmp_path / "root" / "a").close()
+    return tmp_path / "root" / "a"
+
+
+def log(folder, value=1.0):
+    with_tracker = tracker(folder)
+    with_tracker.log_metric("loss", value)
+    with_tracker.close()
+
+
+def test_nothing_is_read_while_nothing_changes(journal):
+    """After a journal's entries are delivered, it is not opened again until its files change."""
+    world = World(journal.parent)
+    world.run(20)
+    assert len(world.passes) == 1
+    looks = len(world.looks)
+    world.run(10_000)
+    assert len(world.looks) == looks
+    log(journal)
+    world.run(SETTINGS.poll_s + 1)
+    assert len(world.passes) == 2
+
+
+def test_an_event_makes_a_pass_within_the_debounce(journal):
+    """With an event, a write is delivered after the debounce, and not only when the slow poll comes."""
+    world = World(journal.parent)
+    world.run(21)
+    assert journal in world.events.watched
+    log(journal)
+    world.events.happened.add(journal)
+    begun = world.now
+    world.run(1)
+    assert world.times(journal)[-1] == pytest.approx(begun + SETTINGS.debounce_s, abs=0.01)
+
+
+def test_a_journal_that_is_written_to_all_the_time_is_polled_without_events(journal):
+    """While writes come, the system is asked for no events, and passes follow each other at the debounce; afterwards it is watched again."""
+    world = World(journal.parent)
+    world.run(21)
+    writer = tracker(journal)
+    world.events.happened.add(journal)
+    before = len(world.passes)
+    for _ in range(10):
+        writer.log_metric("loss", 1.0)
+        world.run(0.5)
+        assert journal not in world.events.watched
+    assert 8 <= len(world.passes) - before <= 20
+    writer.close()
+    world.run(20)
+    assert journal in world.events.watched
+
+
+def test_a_refused_watch_is_made_up_for_by_polls(journal):
+    """Without events (network file systems, inotify's limit) a write is delivered within a poll's time."""
+    world = World(journal.parent)
+    world.events.refused = True
+    world.run(20)
+    log(journal)
+    begun = world.now
+    world.run(30)
+    assert world.times(journal)[-1] - begun <= SETTINGS.poll_s + 2 * SETTINGS.debounce_s
+
+
+def test_an_entry_written_while_a_pass_runs_is_delivered_by_the_next(journal):
+    """What a pass had not seen is not lost among the pass's own writes."""
+    world = World(journal.parent)
+    deliver = world.deliver
+
+    def writes_meanwhile(request):
+        delivery = deliver(request)
+        if delivery.report is not None and len(world.passes) == 1:
+            log(journal, 2.0)
+        return delivery
+
+    world.watcher._deliver = writes_meanwhile
+    world.run(20)
+    assert len(world.passes) == 2
+    assert look(journal).pending == 0
+
+
+def test_new_journals_are_picked_up_and_gone_ones_dropped(tmp_path, journal):
+    """Journals that appear below a folder are delivered; those that vanish are let go and found again."""
+    world = World(tmp_path / "root")
+    world.run(20)
+    log(tmp_path / "root" / "b")
+    world.run(20)
+    assert world.times(tmp_path / "root" / "b")
+    journal.rename(tmp_path / "away")
+    world.run(20)
+    assert set(world.watcher.journals) == {tmp_path / "root" / "b"}
+    log(tmp_path / "away")
+    (tmp_path / "away").rename(journal)
+    world.run(20)
+    assert len(world.times(journal)) == 2
+
+
+def test_a_folder_that_is_not_there_yet_is_waited_for(tmp_path):
+    """A stick that is plugged in later is found."""
+    world = World(tmp_path / "stick")
+    world.run(20)
+    log(tmp_path / "stick" / "journal")
+    world.run(20)
+    assert world.passes
+
+
+def test_an_endpoint_that_is_down_is_probed_and_gets_no_passes(tmp_path):
+    """During an outage there are only probes, with growing delays up to the bound; then everything goes out at once."""
+    root = tmp_path / "root"
+    for name in "abc":
+        log(root / name)
+    world = World(root)
+    world.error = DOWN
+    world.run(200)
+    assert len(world.passes) <= 3
+    gaps = [later - earlier for earlier, later in zip(world.probes, world.probes[1:], strict=False)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == pytest.approx(SETTINGS.probe_max_s)
+    log(root / "d")
+    world.run(20)
+    assert (root / "d") not in {path for _, path in world.passes}
+    assert world.watcher.journals[root / "d"].pending == 2, "what waits is still told"
+    world.error = None
+    passes, begun = len(world.passes), world.now
+    world.run(SETTINGS.probe_max_s + 0.01)
+    assert {path for _, path in world.passes[passes:]} == {root / name for name in "abcd"}
+    assert all(look(root / name).pending == 0 for name in "abcd")
+    assert world.now - begun <= SETTINGS.probe_max_s + 0.01
+
+
+def test_expired_credentials_are_probed_for_like_an_endpoint(journal):
+    """With expired credentials no pass is tried; new ones are noticed by a probe."""
+    world = World(journal.parent)
+    world.error = EXPIRED
+    world.run(100)
+    assert len(world.passes) == 1
+    assert not world.watcher.gate.up
+    world.error = None
+    world.run(SETTINGS.probe_max_s + 0.01)
+    assert world.watcher.gate.up
+    assert look(journal).pending == 0
+
+
+@pytest.mark.parametrize("problem", [FORBIDDEN, CONFLICT], ids=["halted", "held"])
+def test_a_journal_that_cannot_go_on_holds_up_no_other(tmp_path, problem):
+    """One journal's own trouble is tried again with growing delays; others are delivered as ever."""
+    root = tmp_path / "root"
+    log(root / "bad")
+    log(root / "good")
+    world = World(root)
+    world.problems["bad"] = problem
+    world.run(100)
+    assert look(root / "good").pending == 0
+    assert world.watcher.gate.up
+    bad = world.times(root / "bad")
+    gaps = [later - earlier for earlier, later in zip(bad, bad[1:], strict=False)]
+    assert gaps == sorted(gaps)
+    assert 4 <= len(bad) <= 7
+    log(root / "good")
+    begun = world.now
+    world.run(SETTINGS.poll_s + 1)
+    assert world.times(root / "good")[-1] > begun
+    error = world.watcher.journals[root / "bad"].error_text
+    assert error == {"code": problem.code, "message": problem.message, "hint": problem.hint}
+    del world.problems["bad"]
+    world.run(SETTINGS.retry_max_s)
+    assert look(root / "bad").pending == 0
+    assert world.watcher.journals[root / "bad"].error_text is None
+
+
+def test_a_journal_that_somebody_else_reconciles_is_tried_again(journal):
+    """A held lease is no trouble: what the other one left is delivered later."""
+    world = World(journal.parent)
+    world.problems["a"] = LeaseHeldError("pid 1 has it")
+    world.run(30)
+    assert world.watcher.gate.up
+    del world.problems["a"]
+    world.run(SETTINGS.retry_max_s)
+    assert look(journal).pending == 0
+
+
+def test_at_most_one_pass_a_journal_and_several_journals_at_a_time(tmp_path):
+    """Passes of one journal never overlap, those of different ones do, up to the bound."""
+    import threading
+
+    root = tmp_path / "root"
+    for name in "abcdef":
+        log(root / name)
+    world = World(root)
+    running, most, together, lock = [], [], threading.Barrier(2), threading.Lock()
+    deliver = world.deliver
+
+    def counted(request):
+        with lock:
+            assert request.journal not in running
+            running.append(request.journal)
+            most.append(len(running))
+        if look(request.journal).any:
+            together.wait(20)  # two at a time, or this breaks
+        with lock:
+            delivery = deliver(request)
+            running.remove(request.journal)
+        return delivery
+
+    world.watcher._deliver = counted
+    world.run(60)
+    assert max(most) == 2
+    assert all(look(root / name).pending == 0 for name in "abcdef")
+
+
+def test_a_copy_under_way_is_left_alone_until_it_is_quiet(tmp_path, journal):
+    """A journal that appears is not opened before its files have been still for the settling time."""
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    log(journal)
+    world = World(inbox)
+    whole = (journal / "journal.db").read_bytes()
+    (inbox / "copy").mkdir()
+    for part in range(1, 11):
+        (inbox / "copy" / "journal.db").write_bytes(whole[: len(whole) * part // 10])
+        world.run(SETTINGS.poll_s if part < 10 else SETTINGS.settle_s / 2)
+        assert not world.looks
+    shutil.copytree(journal / "spool", inbox / "copy" / "spool")
+    world.run(SETTINGS.settle_s + 2 * SETTINGS.poll_s)
+    assert world.times(inbox / "copy")
+    assert all(request.arriving for request in world.requests[:1])
+
+
+def test_missing_artifacts_keep_a_copy_waiting(journal):
+    """A copy whose spool has not arrived is not delivered, and says so; it is looked at again."""
+    world = World(journal.parent)
+    world.watcher._deliver = lambda request: world.looks.append(world.now) or Delivery(3, missing_blobs=2)
+    world.run(60)
+    assert "2 of its artifacts" in world.watcher.journals[journal].reason
+    assert 3 <= len(world.looks) <= 8
+
+
+def test_a_replaced_journal_has_to_settle_again(tmp_path, journal):
+    """Another database in the same place is another journal: nothing of what was seen counts for it."""
+    world = World(journal.parent)
+    world.run(20)
+    log(tmp_path / "other")
+    shutil.rmtree(journal)
+    (tmp_path / "other").rename(journal)
+    begun = world.now
+    world.run(30)
+    assert world.times(journal)[-1] - begun >= SETTINGS.settle_s
+    assert look(journal).pending == 0
+
+
+def test_a_probe_goes_first_after_a_silence(journal):
+    """The first pass after a while begins with a request that may be repeated; passes that follow closely do not."""
+    world = World(journal.parent)
+    world.run(20)
+    log(journal)
+    world.run(10)
+    made = [request for request in world.requests if not request.look_only]
+    assert made[0].preflight
+    world.watcher.gate.answered(world.now)
+    log(journal)
+    world.run(SETTINGS.poll_s + 1)
+    assert not world.requests[-2].preflight
+
+
+def test_the_state_is_told_when_it_changes_and_now_and_then(journal):
+    """A change is told within a second or so, and a watcher that lives is heard of."""
+    world = World(journal.parent)
+    world.run(20)
+    told = len(world.told)
+    world.run(150)
+    assert 9 <= len(world.told) - told <= 12
+    world.error = DOWN
+    log(journal)
+    world.run(SETTINGS.poll_s + 3)
+    assert world.told[-1][1] is False
+
+
+def test_other_folders_and_delays_can_be_chosen_while_it_runs(tmp_path, journal):
+    """After a reconfiguration other folders are watched, and the former ones are not."""
+    world = World(journal.parent)
+    world.run(20)
+    log(tmp_path / "new" / "b")
+    world.watcher.reconfigure([tmp_path / "new"], replace(SETTINGS, poll_s=1.0))
+    world.run(20)
+    assert set(world.watcher.journals) == {tmp_path / "new" / "b"}
+    assert look(tmp_path / "new" / "b").pending == 0
+    log(journal)
+    world.run(20)
+    assert look(journal).pending
+
+
+def test_a_journal_that_cannot_be_looked_at_is_an_error_of_its_own(tmp_path, journal, monkeypatch):
+    """An I/O error at one journal is told, and the others go on."""
+    from journaltrack import watcher_folders
+
+    log(tmp_path / "root" / "b")
+    world = World(journal.parent)
+    files_of = watcher_folders.files_of
+
+    def failing(path):
+        if path == journal:
+            raise PermissionError(13, "Permission denied")
+        return files_of(path)
+
+    monkeypatch.setattr(watcher_folders, "files_of", failing)
+    world.run(30)
+    assert "Permission denied" in world.watcher.journals[journal].error_text["message"]
+    assert look(tmp_path / "root" / "b").pending == 0
