@@ -100,7 +100,6 @@ class Watcher:
         self._parents: set[Path] = set()
         self._poll_at = float("-inf")
         self._told: tuple[float, object] = (float("-inf"), None)
-        self._ended = False
         self.unfinished = 0
 
     # -- from other threads -----------------------------------------------------------------------------------------
@@ -109,11 +108,6 @@ class Watcher:
         """End ``run`` soon: what is in flight is finished and recorded, within ``stop_deadline_s``."""
         self._stopping.set()
         self._wake.set()
-
-    @property
-    def running(self) -> bool:
-        """Whether ``run`` has not ended."""
-        return not self._ended
 
     def wake(self) -> None:
         """Look at everything now."""
@@ -198,9 +192,12 @@ class Watcher:
             again = folders.files_of(journal.path)
             if again is not None and journal.seen(again, now, self.settings.debounce_s):
                 self._events.forget(journal.path)
+        reason = journal.reason
         if journal.arriving and journal.settle(now, self.settings.settle_s):
             journal.due_at = now
             logger.info(logfmt("journal-whole", journal=journal.path))
+        elif journal.arriving and journal.reason != reason:
+            logger.info(logfmt("journal-arriving", journal=journal.path, reason=journal.reason))
 
     def _launch(self, now: float) -> None:
         """Begin what is due, the journal that waited longest first."""
@@ -260,11 +257,13 @@ class Watcher:
                     self._take(journal, delivery, now)
 
     def _take(self, journal: WatchedJournal, delivery: Delivery, now: float) -> None:
+        reason = journal.reason
         journal.take(delivery, now, self._clock_ns(), self.settings.debounce_s)
         report = delivery.report
         if report is None:
-            if journal.reason is not None:
-                logger.warning(logfmt("journal-incomplete", journal=journal.path, reason=journal.reason))
+            if journal.reason is not None and journal.reason != reason:
+                hint = "waiting for them; if they are lost, `journaltrack sync` of this journal sets them aside and delivers the rest"
+                logger.warning(logfmt("journal-incomplete", journal=journal.path, reason=journal.reason, hint=hint))
             return
         if report.settled or report.problem is not None:
             logger.log(logging.INFO if report.problem is None else logging.WARNING, _pass_line(journal, report))
@@ -353,7 +352,6 @@ class Watcher:
         self._collect(self._clock())
         self._tell(self)
         self.unfinished = sum(not future.done() for future in futures)
-        self._ended = True
         logger.info(logfmt("stopped", unfinished=self.unfinished))
 
 

@@ -40,7 +40,7 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
         return ExitCode.OK
     where = str(loaded.path) if loaded.path else f"none ({configuration.default_file()} does not exist)"
     output.say(f"file  {output.clean(where)}")
-    output.table("", ("key", "value", "from"), [(s.key, _shown(value), origin) for s, value, origin in rows])
+    output.table("settings", ("key", "value", "from"), [(s.key, _shown(value), origin) for s, value, origin in rows])
     return ExitCode.OK
 
 

@@ -125,8 +125,7 @@ class _Service:
             if number != signal.SIGHUP:
                 logger.info(logfmt("stopping", signal=signal.Signals(number).name))
                 watcher.stop()
-                # A second Ctrl-C or SIGTERM does what it always does.
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT} | ({signal.SIGTERM} if watcher.running else set()))
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a second Ctrl-C does what it always does
                 return
             try:
                 self._loaded = self._load()
