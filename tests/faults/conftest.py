@@ -118,4 +118,4 @@ def watch():
     for watching in started:
         if watching.process.poll() is None:
             watching.end(signal.SIGKILL)
-        print("".join(watching.lines))
+        sys.stdout.write("".join(watching.lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from concurrent.futures import wait
 from dataclasses import replace
@@ -247,7 +248,7 @@ def test_an_endpoint_that_is_down_is_probed_and_gets_no_passes(tmp_path):
     world.error = DOWN
     world.run(200)
     assert len(world.passes) <= 3
-    gaps = [later - earlier for earlier, later in zip(world.probes, world.probes[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(world.probes)]
     assert gaps == sorted(gaps)
     assert gaps[-1] == pytest.approx(SETTINGS.probe_max_s)
     log(root / "d")
@@ -287,7 +288,7 @@ def test_a_journal_that_cannot_go_on_holds_up_no_other(tmp_path, problem):
     assert look(root / "good").pending == 0
     assert world.watcher.gate.up
     bad = world.times(root / "bad")
-    gaps = [later - earlier for earlier, later in zip(bad, bad[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(bad)]
     assert gaps == sorted(gaps)
     assert 4 <= len(bad) <= 7
     log(root / "good")

@@ -1,0 +1,257 @@
+"""``sync="background"``: delivered while training runs, by a process that ends with it, and never in training's way."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import boto3
+import pytest
+
+from journaltrack import Tracker
+from tests.faults.conftest import ENVIRONMENT, QUICK
+from tests.faults.test_sync_killed import states
+from tests.faults.test_watch import arrived, points_of
+from tests.simulator import BlackHole, HttpError, simulator
+
+
+@pytest.fixture
+def quick(monkeypatch, credentials):
+    """Credentials, and short delays."""
+    for name, value in QUICK.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("JOURNALTRACK_WATCH_DEBOUNCE_S", "0.05")
+
+
+def at(sim, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", sim.endpoint_url)
+
+
+def children_of(pid):
+    """Its child processes, by pid, whichever of its threads made them."""
+    return [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+
+
+def script(code, sim, journal, **environment):
+    """Start a training script."""
+    known = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | ENVIRONMENT | QUICK
+    known |= {"AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_JOURNAL": str(journal), "JOURNALTRACK_SYNC": "background", **environment}
+    known["JOURNALTRACK_WATCH_DEBOUNCE_S"] = "0.05"
+    return subprocess.Popen([sys.executable, "-c", code], env=known, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_points_arrive_while_training_runs(tmp_path, quick, monkeypatch):
+    """Without close, what is logged is delivered; close delivers the rest and leaves no process behind."""
+    with simulator() as sim:
+        at(sim, monkeypatch)
+        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background")
+        for step in range(30):
+            tracker.log_metric("loss", float(step), iteration_number=step)
+        assert arrived(sim, 30)
+        with tracker:
+            tracker.log_metric("loss", 1000.0)
+        assert points_of(sim).total() == 31
+        assert sim.components["run"].status["PrimaryStatus"] == "Completed"
+        assert set(points_of(sim).values()) == {1}
+        assert children_of(os.getpid()) == []
+        assert not [thread for thread in threading.enumerate() if thread.name == "journaltrack-background"]
+        assert states(tmp_path / "journal")["pending"] == 0
+
+
+def test_an_outage_during_training_and_at_its_end(tmp_path, quick, monkeypatch, caplog):
+    """While the endpoint is down nothing raises and close keeps its deadline; the next tracker's background delivers everything."""
+    with simulator() as sim:
+        at(sim, monkeypatch)
+        sim.stop()
+        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background", close_deadline_s=2)
+        for step in range(20):
+            tracker.log_metric("loss", float(step), iteration_number=step)
+        begun = time.monotonic()
+        tracker.close()
+        assert time.monotonic() - begun < 10
+        assert "not delivered completely" in caplog.text
+        sim.start()
+        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background", resume=True)
+        assert arrived(sim, 20)
+        tracker.close()
+        assert set(points_of(sim).values()) == {1}
+
+
+def test_two_trackers_of_a_journal_share_one_background(tmp_path, quick, monkeypatch):
+    """The second tracker starts nothing anew, and the first one's end does not end it."""
+    with simulator() as sim:
+        at(sim, monkeypatch)
+        first = Tracker.create(trial_component_name="a", journal=tmp_path / "journal", sync="background")
+        second = Tracker.create(trial_component_name="b", journal=tmp_path / "journal", sync="background")
+        first.log_metric("loss", 1.0)
+        assert arrived(sim, 1, "a")
+        assert len(children_of(os.getpid())) == 1
+        first.close()
+        second.log_metric("loss", 1.0)
+        assert arrived(sim, 1, "b")
+        second.close()
+        assert children_of(os.getpid()) == []
+
+
+def test_a_session_of_the_caller_is_used(tmp_path, quick, monkeypatch):
+    """A boto3 session that is handed in makes the requests: no other process could."""
+    with simulator(known_keys={"AKIDSESSION": "secret"}) as sim:
+        at(sim, monkeypatch)
+        session = boto3.Session("AKIDSESSION", "secret", region_name="us-east-1")
+        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background", boto3_session=session)
+        tracker.log_metric("loss", 1.0)
+        assert arrived(sim, 1)
+        assert children_of(os.getpid()) == []
+        tracker.close()
+        assert {request.access_key for request in sim.requests} == {"AKIDSESSION"}
+
+
+KILLED = """
+import os, sys
+from journaltrack import Tracker
+tracker = Tracker.create(trial_component_name="run")
+for step in range(200):
+    tracker.log_metric("loss", float(step), iteration_number=step)
+print("logged", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_training_process_leaves_no_helper_and_nothing_in_doubt(tmp_path):
+    """When training is killed while a pass is under way, its helper records the answers to what is in flight, and ends."""
+    with simulator(latency_s=0.1) as sim:
+        training = script(KILLED, sim, tmp_path / "journal")
+        assert training.stdout.readline() == "logged\n"
+        assert sim.wait_until(lambda sim: sim.calls("BatchPutMetrics"))
+        (helper,) = children_of(training.pid)
+        ended = os.pidfd_open(helper)
+        training.kill()
+        training.communicate()
+        assert select.select([ended], [], [], 30)[0], "the helper has ended"
+        os.close(ended)
+        found = states(tmp_path / "journal")
+        assert found["in doubt"] == 0
+        assert len(points_of(sim)) == 200 - found["pending"]
+
+
+UNCLOSED = """
+from journaltrack import Tracker
+tracker = Tracker.create(trial_component_name="run")
+tracker.log_metric("loss", 1.0)
+print("logged", flush=True)
+input()
+"""
+
+
+def test_a_silent_server_keeps_no_interpreter_from_exiting(tmp_path):
+    """A script that ends without close exits at once, although a request waits for an answer that never comes."""
+    with simulator() as sim:
+        sim.fail("*", BlackHole(), times=1_000)
+        asked = threading.Event()
+        sim.on_request = lambda _: asked.set()
+        training = script(UNCLOSED, sim, tmp_path / "journal")
+        assert training.stdout.readline() == "logged\n"
+        assert asked.wait(30)
+        begun = time.monotonic()
+        training.communicate("\n", timeout=20)
+        assert time.monotonic() - begun < 4, "less than the time-out of any request"
+        assert training.returncode == 0
+        sim.release()
+    assert states(tmp_path / "journal")["pending"] + states(tmp_path / "journal")["in doubt"] >= 1
+
+
+FORKING = """
+import os, sys
+from journaltrack import Tracker
+tracker = Tracker.create(trial_component_name="run")
+tracker.log_metric("parent", 0.0)
+print("ready", flush=True)
+input()
+children = []
+for worker in range(4):
+    pid = os.fork()
+    if pid == 0:
+        for step in range(10):
+            tracker.log_metric("child", float(worker * 10 + step), iteration_number=step)
+        os._exit(0)
+    children.append(pid)
+for pid in children:
+    assert os.waitpid(pid, 0)[1] == 0
+tracker.log_metric("parent", 1.0)
+print("forked", flush=True)
+input()
+tracker.close()
+"""
+
+
+def test_training_that_forks_is_delivered_whole(tmp_path):
+    """Workers forked from a process with a background log into the journal; parent's and children's points arrive once."""
+    with simulator() as sim:
+        training = script(FORKING, sim, tmp_path / "journal")
+        assert training.stdout.readline() == "ready\n"
+        assert arrived(sim, 1)
+        training.stdin.write("\n")
+        training.stdin.flush()
+        assert training.stdout.readline() == "forked\n"
+        assert arrived(sim, 42)
+        training.communicate("\n", timeout=60)
+        assert training.returncode == 0
+        there = Counter((point.name, point.value) for point in sim.components["run"].metrics)
+        assert there == Counter({("parent", 0.0): 1, ("parent", 1.0): 1, **{("child", float(n)): 1 for n in range(40)}})
+
+
+CHILD_TRACKER = """
+import os
+from journaltrack import Tracker
+tracker = Tracker.create(trial_component_name="parent")
+tracker.log_metric("loss", 1.0)
+pid = os.fork()
+if pid == 0:
+    with Tracker.create(trial_component_name="child") as own:
+        own.log_metric("loss", 2.0)
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+tracker.close()
+"""
+
+
+def test_a_forked_child_may_have_a_background_of_its_own(tmp_path):
+    """A tracker made in a forked child delivers; so does the parent's afterwards."""
+    with simulator() as sim:
+        training = script(CHILD_TRACKER, sim, tmp_path / "journal")
+        training.communicate(timeout=120)
+        assert training.returncode == 0
+        assert points_of(sim, "parent") == {1.0: 1}
+        assert points_of(sim, "child") == {2.0: 1}
+
+
+def test_a_helper_that_is_killed_is_started_again(tmp_path, quick, monkeypatch):
+    """When somebody kills the helper, training notices nothing, and another one delivers."""
+    with simulator() as sim:
+        at(sim, monkeypatch)
+        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background")
+        tracker.log_metric("loss", 1.0)
+        assert arrived(sim, 1)
+        (helper,) = children_of(os.getpid())
+        os.kill(helper, signal.SIGKILL)
+        tracker.log_metric("loss", 2.0)
+        assert arrived(sim, 2)
+        tracker.close()
+
+
+def test_what_is_refused_never_raises_into_training(tmp_path, quick, monkeypatch, caplog):
+    """Without permission everything stays in the journal, and close says why in the log."""
+    with simulator() as sim:
+        at(sim, monkeypatch)
+        sim.fail("*", HttpError(400, "AccessDeniedException"), times=1_000)
+        with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background") as tracker:
+            tracker.log_metric("loss", 1.0)
+        assert "AccessDenied" in caplog.text
+        assert states(tmp_path / "journal")["pending"] == 4
