@@ -71,6 +71,7 @@ class JournalStatus:
     Attributes:
         journal_id, path: Of the journal.
         at_ns: The time of this status.
+        last_seq: Of the newest entry; 0 when there is none.
         components: How many it has.
         pending: Entries that wait.
         pending_by_stream: The same by stream.
@@ -87,6 +88,7 @@ class JournalStatus:
     journal_id: str
     path: str
     at_ns: int
+    last_seq: int
     components: int
     pending: int
     pending_by_stream: tuple[PendingStream, ...]
@@ -162,6 +164,7 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
         journal_id=journal.journal_id,
         path=str(journal.path),
         at_ns=now_ns,
+        last_seq=journal.last_seq(),
         components=len(json.loads(ids)) if ids is not None else database.read("SELECT count(*) FROM component")[0][0],
         pending=sum(s.entries for s in streams),
         pending_by_stream=tuple(s for s in streams if s.entries),

@@ -221,6 +221,19 @@ def named(journals: Sequence[str], more: Sequence[str]) -> list[str | None]:
     return list(dict.fromkeys([*journals, *more])) or [None]
 
 
+def with_folders(journals: Sequence[str | None]) -> list[str | None]:
+    """The same with each folder of journals replaced by those in it."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from journaltrack.watcher_folders import journals_in  # noqa: PLC0415
+
+    found: list[str | None] = []
+    for journal in journals:
+        inside = [] if journal is None else [str(path) for path in journals_in(Path(journal).expanduser())]
+        found += inside or [journal]
+    return list(dict.fromkeys(found))
+
+
 def is_verbose() -> bool:
     """Whether ``-v`` was given."""
     return bool(click.get_current_context().meta.get(VERBOSE))

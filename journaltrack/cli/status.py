@@ -16,21 +16,39 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog="\b\nExamples:\n  journaltrack status\n  journaltrack status /mnt/usb/run-*/journal\n"
-    "  journaltrack status --check || echo 'not all is delivered'"
+    "  journaltrack status --watch /data/journals\n  journaltrack status --check || echo 'not all is delivered'"
 )
 @common.many_journals
+@click.option("--watch", is_flag=True, help="Go on showing it, with the rate of delivery and the watcher's next attempt, until Ctrl-C.")
+@click.option("--interval", metavar="SECONDS", type=click.FloatRange(0.1), default=2.0, help="With --watch: how often.  [default: 2]")
+@click.option("--count", metavar="N", type=click.IntRange(1), help="With --watch: end after so many times.")
 @click.option("--check", is_flag=True, help="Exit with 4 when entries are quarantined or in doubt, with 3 when some are pending.")
 @common.common_options
-def command(journals: tuple[str, ...], more_journals: tuple[str, ...], *, check: bool, as_json: bool) -> ExitCode:
+def command(
+    journals: tuple[str, ...],
+    more_journals: tuple[str, ...],
+    *,
+    watch: bool,
+    interval: float,
+    count: int | None,
+    check: bool,
+    as_json: bool,
+) -> ExitCode:
     """What is pending in each JOURNAL and how old it is, what went wrong last, who reconciles it, and its size.
 
-    Changes nothing and contacts nobody; works on read-only media. Costs the same however much was delivered.
+    A folder of journals stands for those in it. Changes nothing and contacts nobody; works on read-only media. Costs the
+    same however much was delivered.
     """
     from journaltrack.report_status import status  # noqa: PLC0415 - SQLAlchemy
 
+    named = common.with_folders(common.named(journals, more_journals))
+    if watch:
+        from journaltrack.cli.live import show  # noqa: PLC0415
+
+        return show(named, interval_s=interval, count=count, as_json=as_json)
     codes = []
     found: list[dict[str, Any]] = []
-    for journal in common.named(journals, more_journals):
+    for journal in named:
         try:
             current = status(journal)
         except JournaltrackError as error:
