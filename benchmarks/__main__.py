@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import append, replay, start
+from benchmarks import append, replay, start, watch
 from benchmarks.measure import Result, Run, Spread, machine, say, watched_load
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -23,6 +23,10 @@ BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
     "append-budget": append.run_budget,
     "request-budget": replay.run_budget,
     "threads": replay.run_threads,
+    "watch-latency": watch.run_latency,
+    "watch-idle": watch.run_idle,
+    "watch-recovery": watch.run_recovery,
+    "background": watch.run_background,
 }
 
 

@@ -87,10 +87,10 @@ class _Connection(asyncio.Protocol):
             self._transport.write(answer)
 
 
-async def _serve(latency_s: float) -> None:
+async def _serve(latency_s: float, port: int) -> None:
     loop = asyncio.get_running_loop()
     _Connection.latency_s = latency_s
-    server = await loop.create_server(_Connection, "127.0.0.1", 0)
+    server = await loop.create_server(_Connection, "127.0.0.1", port)
     port = server.sockets[0].getsockname()[1]
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -116,9 +116,9 @@ class StaticServer:
 
 
 @contextlib.contextmanager
-def static_server(latency_ms: float = 0.0) -> Iterator[StaticServer]:
+def static_server(latency_ms: float = 0.0, port: int = 0) -> Iterator[StaticServer]:
     """A server in a process of its own, for as long as the block lasts."""
-    command = [sys.executable, "-m", "benchmarks.static_server", "--latency-ms", str(latency_ms)]
+    command = [sys.executable, "-m", "benchmarks.static_server", "--latency-ms", str(latency_ms), "--port", str(port)]
     with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -130,4 +130,6 @@ def static_server(latency_ms: float = 0.0) -> Iterator[StaticServer]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.static_server")
     parser.add_argument("--latency-ms", type=float, default=0.0)
-    asyncio.run(_serve(parser.parse_args().latency_ms / 1000))
+    parser.add_argument("--port", type=int, default=0)
+    options = parser.parse_args()
+    asyncio.run(_serve(options.latency_ms / 1000, options.port))
