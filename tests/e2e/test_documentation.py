@@ -8,24 +8,31 @@ A file is a session: its blocks run in order, in one temporary folder with a def
   of the file. Lines below are its output: compared after what differs from run to run (times, ids, paths) was taken out;
   ``…`` stands for anything, on a line of its own for any lines. A command that fails must be followed by ``$ echo $?``.
 - ``bash`` is a script, run with ``set -eu`` in the same way.
-- ``json`` must parse. ``text`` is prose. Any other language is an error, and so is none.
+- ``toml`` must be a configuration; it is saved under the name in its first line. ``ini`` must be a unit that systemd takes (where
+  there is systemd). ``json`` and ``yaml`` must parse, and commands of containers be ours. ``text`` is prose.
+- Any other language is an error, and so is none.
 
 ``make`` and ``pip install`` are checked against Makefile and pyproject.toml instead of being run.
 """
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
+from journaltrack import configuration
 from journaltrack.cli import COMMANDS, ExitCode
 from tests.simulator import simulator
 
@@ -109,19 +116,39 @@ class Session:
 
     def check(self, block: Block) -> None:
         """Execute a block in the way of its language."""
-        if block.language == "python":
-            self._python(block)
-        elif block.language == "console":
-            for command in commands(block):
-                self._command(command)
-            self._expect_success(block.line + len(block.lines))
-        elif block.language == "bash":
-            self._command(Command("set -eu\n" + block.text, [], block.line))
-            self._expect_success(block.line)
-        elif block.language == "json":
-            json.loads(block.text)
-        elif block.language != "text":
+        ways = {
+            "python": self._python,
+            "console": self._console,
+            "bash": self._bash,
+            "toml": self._toml,
+            "ini": self._unit,
+            "yaml": self._manifest,
+            "json": lambda block: json.loads(block.text),
+            "text": lambda _: None,
+        }
+        if block.language not in ways:
             raise WrongError(f"line {block.line}: nobody knows how to check the language {block.language!r}")
+        ways[block.language](block)
+
+    def _console(self, block: Block) -> None:
+        for command in commands(block):
+            self._command(command)
+        self._expect_success(block.line + len(block.lines))
+
+    def _bash(self, block: Block) -> None:
+        self._command(Command("set -eu\n" + block.text, [], block.line))
+        self._expect_success(block.line)
+
+    def _toml(self, block: Block) -> None:
+        named = re.fullmatch(r"# ([\w-]+\.toml)", block.lines[0])
+        file = self.work / (named[1] if named else "block.toml")
+        file.write_text(block.text, encoding="utf-8")
+        configuration.load(file, environ={})
+
+    def _manifest(self, block: Block) -> None:
+        for words in containers(yaml.safe_load(block.text)):
+            if words[:1] == ["journaltrack"]:
+                options_exist(words)
 
     def _python(self, block: Block) -> None:
         named = re.fullmatch(r"# ([\w-]+\.py)", block.lines[0])
@@ -132,6 +159,21 @@ class Session:
         )
         if done.returncode != 0:
             raise WrongError(f"line {block.line}: the program ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+
+    def _unit(self, block: Block) -> None:
+        """systemd has nothing to say against the unit; its command is ours, with options that exist."""
+        unit = configparser.ConfigParser(interpolation=None)
+        unit.optionxform = str
+        unit.read_string(block.text)
+        words = shlex.split(unit["Service"]["ExecStart"])
+        options_exist(["journaltrack", *words[1:]])
+        if shutil.which("systemd-analyze"):
+            file = self.work / "documented.service"
+            file.write_text(block.text.replace(words[0], shutil.which("true") or "true"), encoding="utf-8")
+            told = subprocess.run(["systemd-analyze", "verify", file], capture_output=True, text=True, check=False).stderr
+            wrong = [line for line in told.splitlines() if file.name in line and re.search("Unknown|Failed|Invalid|ignoring", line)]
+            if wrong:
+                raise WrongError(f"line {block.line}: systemd says: {wrong}")
 
     def _command(self, command: Command) -> None:
         if command.text.startswith(("make ", "pip install ")):
@@ -181,6 +223,26 @@ def blocks(text: str) -> list[Block]:
     if inside is not None:
         raise WrongError(f"line {inside[2]}: the block does not end")
     return found
+
+
+def containers(tree: object) -> Iterator[list[str]]:
+    """What containers of a Kubernetes manifest run."""
+    if isinstance(tree, dict):
+        if "image" in tree and "args" in tree:
+            yield tree["args"]
+        for value in tree.values():
+            yield from containers(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from containers(value)
+
+
+def options_exist(words: list[str]) -> None:
+    """The command and its options are in its help."""
+    done = subprocess.run([BIN / words[0], words[1], "--help"], capture_output=True, text=True, check=False)
+    missing = [word for word in words if word.startswith("--") and word not in done.stdout]
+    if done.returncode or missing:
+        raise WrongError(f"{' '.join(words)}: no such command, or no {missing}")
 
 
 def commands(block: Block) -> list[Command]:
@@ -248,6 +310,19 @@ def test_the_table_of_exit_codes_is_the_enum():
     shown = re.findall(r"^\| (\d+) \| (.*) \|$", text.replace("`", ""), re.MULTILINE)
     assert shown == [(str(code.value), code.meaning) for code in ExitCode]
     assert set(re.findall(r"^## (\w+)$", text, re.MULTILINE)) == set(COMMANDS)
+
+
+def test_the_table_of_keys_is_the_code():
+    """docs/configuration.md has every key with its default, unit, choices and meaning, and no other."""
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| `([\w.]+)` \| (.*?) \| (.*) \|$", text, re.MULTILINE)
+    wanted = []
+    for setting in configuration.settings():
+        default = "" if setting.default in (None, ()) else f"`{setting.default}`"
+        unit = f" ({setting.unit})" if setting.unit else ""
+        choices = ": " + ", ".join(f"`{choice}`" for choice in setting.choices) if setting.choices else ""
+        wanted.append((setting.key, default, f"{setting.meaning}{unit}{choices}"))
+    assert shown == wanted
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
