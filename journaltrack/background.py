@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_POLL_S: Final = 0.5
+"""No event tells of the process's own writes: two ``stat`` calls, 5 µs, so often."""
 _STOP_S: Final = 2.0
 """How long the last tracker's ``close`` waits for a pass that outlived its deadline."""
 
@@ -56,7 +59,8 @@ class Background:
                     "timestamps": known.timestamps,
                 }
             )
-        self._watcher = Watcher([journal], self._deliver, self._probe, known.watch, events=lambda _: NoEvents(), arrivals=False)
+        watch = replace(known.watch, poll_s=min(known.watch.poll_s, max(_POLL_S, known.watch.debounce_s)))
+        self._watcher = Watcher([journal], self._deliver, self._probe, watch, events=lambda _: NoEvents(), arrivals=False)
         self._thread = threading.Thread(target=self._watcher.run, name="journaltrack-background", daemon=True)
         self._thread.start()
 

@@ -39,6 +39,7 @@ TELL_EVERY_S: Final = 15.0
 """The state is told at least so often, so that a monitor sees that the watcher lives, ..."""
 TELL_AT_MOST_S: Final = 1.0
 """... and at most so often."""
+_BUG: Final = "this is a bug in journaltrack; nothing is lost: run `journaltrack sync -v` and report the traceback"
 
 
 class Events(Protocol):
@@ -160,7 +161,11 @@ class Watcher:
             self.journals[path] = WatchedJournal(path, backoff, arriving=self._arrivals, unchecked=self._arrivals, quiet_since=now)
             logger.info(logfmt("journal-found", journal=path))
         for journal in list(self.journals.values()):
-            self._examine(journal, now)
+            if journal.running is None and not any(journal.path.is_relative_to(root) for root in self._roots):
+                del self.journals[journal.path]  # of a folder that is watched no more
+                self._events.forget(journal.path)
+            else:
+                self._examine(journal, now)
         parents = {path for root in self._roots for path in (root, *(p.parent for p in found if p != root and p.is_relative_to(root)))}
         for parent in self._parents - parents:
             self._events.forget(parent)
@@ -241,7 +246,10 @@ class Watcher:
         """Take what ended on the pool."""
         if self._probing is not None and self._probing.done():
             probed, self._probing = self._probing, None
-            error = probed.result()
+            bug = probed.exception()
+            error = (
+                probed.result() if bug is None else RemoteError(_unexpected(bug), kind=ErrorKind.TRANSIENT, code="Unexpected", hint=_BUG)
+            )
             if error is None:
                 self._up(now)
             else:
@@ -253,6 +261,9 @@ class Watcher:
                     delivery = future.result()
                 except JournaltrackError as error:
                     self._fail(journal, error, now)
+                except Exception as bug:
+                    logger.debug("a pass failed", exc_info=bug)
+                    self._fail(journal, JournalError(_unexpected(bug), hint=_BUG), now)
                 else:
                     self._take(journal, delivery, now)
 
@@ -309,10 +320,6 @@ class Watcher:
         for journal in self.journals.values():
             journal.retry.pace(settings.retry_first_s, settings.retry_max_s)
         self._roots = list(roots)
-        for path in [p for p in self.journals if not any(p.is_relative_to(root) for root in roots)]:
-            if self.journals[path].running is None:
-                del self.journals[path]
-                self._events.forget(path)
 
     def _next_step(self, now: float) -> float:
         """When something is due that no event announces."""
@@ -353,6 +360,10 @@ class Watcher:
         self._tell(self)
         self.unfinished = sum(not future.done() for future in futures)
         logger.info(logfmt("stopped", unfinished=self.unfinished))
+
+
+def _unexpected(bug: BaseException) -> str:
+    return f"unexpected: {type(bug).__name__}: {bug}"
 
 
 def _pass_line(journal: WatchedJournal, report: PassReport) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from journaltrack import Tracker
 from tests.faults.test_sync_killed import states
-from tests.simulator import BlackHole, simulator
+from tests.simulator import BlackHole, HttpError, simulator
 
 TRAINER = """
 import sys
@@ -313,6 +313,20 @@ def test_a_journal_copied_in_pieces_is_left_alone_until_it_is_whole(tmp_path, wa
         found = states(copy)
         assert found["pending"] == found["quarantined"] == 0
     writer.close()
+
+
+def test_what_a_person_releases_is_delivered(tmp_path, watch):
+    """Entries that `journaltrack retry` makes pending again are sent by the watcher that runs, without a new entry."""
+    record(tmp_path / "journal", points=20)
+    with simulator() as sim:
+        sim.fail("BatchPutMetrics", HttpError(400, "ValidationException", "not today"), times=1_000)
+        watching = watch(tmp_path, sim.endpoint_url)
+        watching.wait_for("event=pass", "quarantined=20")
+        sim.clear_faults()
+        subprocess.run([sys.executable, "-m", "journaltrack", "retry", str(tmp_path / "journal")], check=True, capture_output=True)
+        assert arrived(sim, 20)
+        assert watching.end() == 0
+        assert set(points_of(sim).values()) == {1}
 
 
 def test_sigterm_finishes_what_is_in_flight(tmp_path, watch):

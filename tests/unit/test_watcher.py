@@ -424,6 +424,32 @@ def test_other_folders_and_delays_can_be_chosen_while_it_runs(tmp_path, journal)
     assert look(journal).pending
 
 
+def test_a_bug_in_one_journal_s_pass_is_told_and_stops_no_other(tmp_path, journal):
+    """Whatever a pass raises, the watcher goes on, and says what it was; the journal is tried again."""
+    log(tmp_path / "root" / "b")
+    world = World(journal.parent)
+    world.problems["a"] = ZeroDivisionError("division by zero")
+    world.run(30)
+    assert "ZeroDivisionError" in world.watcher.journals[journal].error_text["message"]
+    assert look(tmp_path / "root" / "b").pending == 0
+    world.problems.clear()
+    world.run(SETTINGS.retry_max_s)
+    assert look(journal).pending == 0
+
+
+def test_a_probe_that_fails_unexpectedly_is_a_failed_probe(journal):
+    """Whatever a probe raises, there is another one."""
+    world = World(journal.parent)
+    world.error = DOWN
+    world.run(20)
+    probe, world.watcher._probe = world.watcher._probe, lambda: 1 / 0
+    world.run(20)
+    assert "ZeroDivisionError" in world.watcher.gate.error.message
+    world.watcher._probe, world.error = probe, None
+    world.run(SETTINGS.probe_max_s + 1)
+    assert look(journal).pending == 0
+
+
 def test_a_journal_that_cannot_be_looked_at_is_an_error_of_its_own(tmp_path, journal, monkeypatch):
     """An I/O error at one journal is told, and the others go on."""
     from journaltrack import watcher_folders
