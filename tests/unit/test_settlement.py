@@ -1,0 +1,140 @@
+"""What a replay records: intents before outcomes, one settlement an entry, and what a killed pass leaves."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from journaltrack import entries, settlement
+from journaltrack import lease as leases
+from journaltrack.journal import Journal
+from journaltrack.plan import Settle
+from journaltrack.settlement import Delivery, Intent, Outcome, Settlement, low_water_mark, pending_count
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """An open journal with two components and twelve entries, all pending."""
+    opened = Journal.open(tmp_path / "journal")
+    first, second = opened.component("a"), opened.component("b")
+    for step in range(12):
+        opened.append_metric(first if step < 8 else second, "loss", 1.0, step, 1)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def records(journal):
+    """The records of one pass."""
+    held = leases.acquire(journal.database)
+    yield Settlement(journal.database, held)
+    held.release()
+
+
+def outcomes(journal):
+    """How each settled entry ended, from the table alone."""
+    return dict(journal.database.read("SELECT seq, outcome FROM delivery ORDER BY seq"))
+
+
+def test_an_intent_is_there_before_its_outcome(journal, records):
+    """A receipt is unfinished until its outcome is recorded, and then names what was answered."""
+    (receipt,) = records.begin([Intent("metrics", 1, [1, 2, 3])])
+    assert journal.database.read("SELECT entries, finished_at_ns FROM receipt") == [("1-3", None)]
+    assert outcomes(journal) == {}
+    records.finish([Outcome(receipt, 1, "delivered", request_id="r-1", deliveries=[Delivery(n, "delivered") for n in (1, 2, 3)])])
+    assert journal.database.read("SELECT outcome, request_id, finished_at_ns IS NOT NULL FROM receipt") == [("delivered", "r-1", 1)]
+    assert outcomes(journal) == {1: "delivered", 2: "delivered", 3: "delivered"}
+
+
+def test_recovery_puts_lost_metrics_in_doubt_and_nothing_else(journal, records):
+    """Of a killed pass, metrics are in doubt and what can be sent again is pending; doing it twice changes nothing."""
+    records.begin([Intent("metrics", 1, [1, 2, 5]), Intent("update", 1, [3]), Intent("upload", 2, [9])])
+    assert records.recover() == 3
+    assert outcomes(journal) == {1: "in doubt", 2: "in doubt", 5: "in doubt"}
+    assert [row[0] for row in journal.database.read("SELECT outcome FROM receipt ORDER BY id")] == [
+        "in doubt",
+        "interrupted",
+        "interrupted",
+    ]
+    assert records.recover() == 0
+    assert pending_count(journal.database) == 9
+
+
+def test_no_entry_is_settled_twice(journal, records):
+    """A second settlement of an entry is refused, with all that was to be recorded with it."""
+    records.settle([Settle(1, (1, 2), "superseded", "by 3")])
+    (receipt,) = records.begin([Intent("metrics", 1, [2, 3])])
+    with pytest.raises(sqlite3.IntegrityError):
+        records.finish([Outcome(receipt, 1, "delivered", deliveries=[Delivery(3, "delivered"), Delivery(2, "delivered")])])
+    assert outcomes(journal) == {1: "superseded", 2: "superseded"}
+    assert journal.database.read("SELECT finished_at_ns FROM receipt") == [(None,)], "nothing of the transaction stayed"
+
+
+def test_a_finished_receipt_never_changes(journal, records):
+    """What was answered stays as it was recorded."""
+    (receipt,) = records.begin([Intent("metrics", 1, [1])])
+    records.finish([Outcome(receipt, 1, "delivered", deliveries=[Delivery(1, "delivered")])])
+    with pytest.raises(sqlite3.IntegrityError):
+        records.finish([Outcome(receipt, 1, "refused")])
+    assert journal.database.read("SELECT outcome FROM receipt") == [("delivered",)]
+
+
+def test_a_partial_answer_leaves_the_rest_pending(journal, records):
+    """Only what an outcome names is settled."""
+    (receipt,) = records.begin([Intent("metrics", 1, range(1, 9))])
+    records.finish([Outcome(receipt, 1, "partial", deliveries=[Delivery(1, "delivered"), Delivery(4, "quarantined", "VALIDATION_ERROR")])])
+    assert pending_count(journal.database) == 10
+    assert [entry.seq for entry in journal.entries(pending=True)] == [2, 3, 5, 6, 7, 8, 9, 10, 11, 12]
+
+
+def test_the_mark_never_passes_a_pending_entry(journal, records):
+    """In whatever order entries are settled, everything up to the mark is settled, and the count is right."""
+    for seqs in ((2, 3), (1,), (12,), (5, 6), (4,), (7, 8, 9, 10, 11)):
+        records.settle([Settle(1, seqs, "superseded", "for the test")])
+        records.advance_mark()
+        mark = low_water_mark(journal.database)
+        known = outcomes(journal)
+        assert all(seq in known for seq in range(1, mark + 1))
+        assert mark == 12 or mark + 1 not in known
+        assert pending_count(journal.database) == 12 - len(known)
+    assert low_water_mark(journal.database) == 12
+    journal.append_metric(1, "loss", 1.0, 1, 1)
+    records.advance_mark()
+    assert pending_count(journal.database) == 1
+
+
+def test_a_release_makes_entries_pending_again_even_below_the_mark(journal, records):
+    """Released entries of the component that was named are pending, a receipt says so, and others stay as they are."""
+    records.settle([Settle(1, tuple(range(1, 13)), "quarantined", "for the test")])
+    records.advance_mark()
+    assert pending_count(journal.database) == 0
+    assert records.release(["quarantined"], [2]) == 4
+    assert [entry.seq for entry in journal.entries(after_seq=low_water_mark(journal.database), pending=True)] == [9, 10, 11, 12]
+    assert journal.database.read("SELECT action, outcome, entries FROM receipt") == [("release", "released", "9-12")]
+    assert records.release(["in doubt"]) == 0
+    assert records.release(["quarantined", "in doubt"]) == 8
+    assert pending_count(journal.database) == 12
+
+
+def test_what_a_remote_confirmed_is_known_to_the_next_plan(journal, records):
+    """A confirmed component, its fields and the places of its blobs are the state that planning starts from."""
+    blob = entries.BlobRef("a" * 64, None, "prefix")
+    made, updated, uploaded = records.begin([Intent("ensure", 1, [1]), Intent("update", 1, [2]), Intent("upload", 1, [3])])
+    before = settlement.states(journal.database, [1])[1]
+    assert (before.confirmed, before.create_attempted) == (False, True)
+    records.finish(
+        [
+            Outcome(made, 1, "delivered", confirmed_arn="arn:x"),
+            Outcome(updated, 1, "delivered", fields=[("parameters", "lr", 2)]),
+            Outcome(uploaded, 1, "delivered", location=(blob, "s3://b/k")),
+        ]
+    )
+    state = settlement.states(journal.database, [1])[1]
+    assert state.confirmed
+    assert state.keys["parameters"] == {"lr"}
+    assert state.locations == {blob: ("s3://b/k", uploaded)}
+    assert journal.find("a").arn == "arn:x"
+    (gone,) = records.begin([Intent("update", 1, [4])])
+    records.finish([Outcome(gone, 1, "held", missing=True)])
+    assert not settlement.states(journal.database, [1])[1].confirmed
