@@ -161,8 +161,8 @@ def remote_loop(endpoint_url: str, metrics: int) -> Values:
     """As ``bare_loop``, through our remote: what it adds to boto3."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from journaltrack.actions import MetricPoint
     from journaltrack.deadline import Deadline
-    from journaltrack.plan import MetricPoint
     from journaltrack.remotes.aws import AwsRemote
     from journaltrack.remotes.retrying import RetryingRemote
 

@@ -27,7 +27,7 @@ from journaltrack.watcher_journal import Delivery, DeliveryRequest
 if TYPE_CHECKING:
     from journaltrack.errors import RemoteError
     from journaltrack.reconciler import Options
-    from journaltrack.tracker import ReplayRequest
+    from journaltrack.services import ReplayRequest
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from journaltrack import configuration
 from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, JournalError, JournalOutdatedError, LeaseHeldError, RemoteError
 from journaltrack.journal import Journal
-from journaltrack.tracker import ReplayRequest, Services, Tracker
+from journaltrack.services import ReplayRequest, Services
+from journaltrack.tracker import Tracker
 
 if TYPE_CHECKING:
     import os

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from journaltrack.actions import Associate, Ensure, PutMetrics, Request, Update, Upload
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
-from journaltrack.plan import Associate, Ensure, PutMetrics, Request, Update, Upload
 from journaltrack.remote import Answer, BlobUpload, Remote
 from journaltrack.settlement import Delivery, DeliveryOutcome, Outcome
 

@@ -23,6 +23,7 @@ from journaltrack import lease as leases
 from journaltrack import paths
 from journaltrack import plan as planning
 from journaltrack import settlement as settling
+from journaltrack.actions import Action, Ensure, PutMetrics, Request, Settle, Update, Upload
 from journaltrack.daemon_pool import DaemonPool
 from journaltrack.deadline import Deadline
 from journaltrack.entries import CREATE, LOAD, Entry
@@ -31,7 +32,6 @@ from journaltrack.journal import Journal
 from journaltrack.limits import METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S
 from journaltrack.pass_report import PassReport, Position, Progress
 from journaltrack.perform import Context, Verdict, judge, perform
-from journaltrack.plan import Ensure, PutMetrics, Request, Settle, Update, Upload
 from journaltrack.remote import Answer, Remote
 from journaltrack.settlement import Intent, Settlement
 
@@ -337,7 +337,7 @@ def pending_chunks(journal: Journal, options: Options) -> Iterator[list[Entry]]:
             yield chunk
 
 
-def dry_run(journal: Journal, options: Options) -> Iterator[planning.Action]:
+def dry_run(journal: Journal, options: Options) -> Iterator[Action]:
     """The actions that a pass would begin with; changes nothing, asks nobody. Blobs count as uploaded."""
     for chunk in pending_chunks(journal, options):
         states = settling.states(journal.database, {e.component_id for e in chunk})

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from journaltrack.plan import Artifact, ComponentSpec, Fields, MetricPoint, Status
+from journaltrack.actions import Artifact, ComponentSpec, Fields, MetricPoint, Status
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from journaltrack import entries as vocabulary
 from journaltrack import plan as planning
 from journaltrack import report
+from journaltrack.actions import MAP_OF_KIND, Artifact, FieldValue, PendingArtifact, Status, merge_status
 from journaltrack.entries import Entry
 from journaltrack.report import State
 
@@ -103,9 +104,9 @@ class _Fold:
     tags: dict[str, str] = field(default_factory=dict)
     trials: dict[tuple[str | None, str | None], None] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
-    status: planning.Status = field(default_factory=planning.Status)
+    status: Status = field(default_factory=Status)
     traceback: str | None = None
-    last: dict[tuple[str, str], tuple[Entry, planning.FieldValue, State | None]] = field(default_factory=dict)
+    last: dict[tuple[str, str], tuple[Entry, FieldValue, State | None]] = field(default_factory=dict)
     unreadable: list[int] = field(default_factory=list)
 
 
@@ -196,29 +197,29 @@ def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
         if isinstance(size, int):
             fold.sizes[planning.blob_of(entry).sha256] = size
     elif entry.kind == vocabulary.STATUS:
-        merged = planning.merge_status(fold.status, planning.value_of(entry))
-        fold.status = merged if isinstance(merged, planning.Status) else fold.status
+        merged = merge_status(fold.status, planning.value_of(entry))
+        fold.status = merged if isinstance(merged, Status) else fold.status
         if detail.get("primary"):
             fold.traceback = _text(detail.get("traceback"))
     elif entry.kind == vocabulary.PARAMETER and entry.value is None and isinstance(detail.get("exact"), str):
         fold.last["parameters", str(entry.name)] = (entry, detail["exact"], state)  # not finite: nothing that plan knows
-    elif entry.kind in planning.MAP_OF_KIND:
-        fold.last[planning.MAP_OF_KIND[entry.kind], str(entry.name)] = (entry, planning.value_of(entry), state)
+    elif entry.kind in MAP_OF_KIND:
+        fold.last[MAP_OF_KIND[entry.kind], str(entry.name)] = (entry, planning.value_of(entry), state)
 
 
 def _artifact(
     entry: Entry,
-    value: planning.FieldValue,
+    value: FieldValue,
     state: State | None,
     locations: dict[tuple[str, str | None, str | None], str],
     sizes: dict[str, int],
 ) -> ArtifactView:
     media_type = _text(entry.detail.get("media_type"))
-    if isinstance(value, planning.PendingArtifact):
+    if isinstance(value, PendingArtifact):
         blob = value.blob
         uri = locations.get((blob.sha256, blob.bucket, blob.prefix))
         return ArtifactView(str(entry.name), uri, media_type, blob.sha256, sizes.get(blob.sha256), state, entry.recorded_at_ns)
-    text = value.value if isinstance(value, planning.Artifact) else None
+    text = value.value if isinstance(value, Artifact) else None
     return ArtifactView(str(entry.name), text, media_type, None, None, state, entry.recorded_at_ns)
 
 

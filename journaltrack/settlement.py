@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
-from journaltrack import plan as planning
 from journaltrack import schema
+from journaltrack.actions import ComponentState, PutMetrics, Settle, expand, ranges
 from journaltrack.entries import BlobRef
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ class Settlement:
             now_ns = self._clock_ns()
             unfinished = connection.execute("SELECT id, action, entries FROM receipt WHERE finished_at_ns IS NULL").fetchall()
             for receipt_id, action, seqs in unfinished:
-                resendable = action != planning.PutMetrics.action
+                resendable = action != PutMetrics.action
                 if not resendable:
-                    rows = [(seq, receipt_id, "in doubt", IN_DOUBT_AFTER_KILL, now_ns) for seq in planning.expand(seqs)]
+                    rows = [(seq, receipt_id, "in doubt", IN_DOUBT_AFTER_KILL, now_ns) for seq in expand(seqs)]
                     connection.executemany(_INSERT_DELIVERY, rows)
                     in_doubt += len(rows)
                 connection.execute(
@@ -133,7 +133,7 @@ class Settlement:
                 int(
                     connection.execute(
                         _INSERT_RECEIPT,
-                        (i.action, i.component_id, planning.ranges(i.seqs), generation, now_ns, None, None, None, None, None, None),
+                        (i.action, i.component_id, ranges(i.seqs), generation, now_ns, None, None, None, None, None, None),
                     ).lastrowid
                     or 0
                 )
@@ -156,7 +156,7 @@ class Settlement:
             for outcome in outcomes:
                 _derive(connection, outcome, now_ns)
 
-    def settle(self, actions: Sequence[planning.Settle]) -> None:
+    def settle(self, actions: Sequence[Settle]) -> None:
         """Record entries that need no request."""
         now_ns = self._clock_ns()
         with self._database.transaction() as connection:
@@ -206,7 +206,7 @@ class Settlement:
                     (
                         "release",
                         component_id,
-                        planning.ranges(seqs),
+                        ranges(seqs),
                         self._lease.generation,
                         now_ns,
                         now_ns,
@@ -238,7 +238,7 @@ def low_water_mark(database: Database) -> int:
     return int(database.read("SELECT seq FROM mark")[0][0])
 
 
-def states(database: Database, component_ids: Iterable[int]) -> dict[int, planning.ComponentState]:
+def states(database: Database, component_ids: Iterable[int]) -> dict[int, ComponentState]:
     """What is known of these components, for ``plan``."""
     states = {}
     for component_id in component_ids:
@@ -250,7 +250,7 @@ def states(database: Database, component_ids: Iterable[int]) -> dict[int, planni
         keys: dict[str, set[str]] = defaultdict(set)
         for field_map, key in database.read("SELECT map, key FROM field WHERE component_id = ?", (component_id,)):
             keys[field_map].add(key)
-        states[component_id] = planning.ComponentState(
+        states[component_id] = ComponentState(
             confirmed=bool(confirmed),
             create_attempted=bool(attempted),
             keys={field_map: frozenset(k) for field_map, k in keys.items()},

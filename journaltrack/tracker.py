@@ -15,10 +15,9 @@ import os
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from journaltrack import configuration, jobs, limits, validation
 from journaltrack import entries as vocabulary
@@ -32,6 +31,7 @@ from journaltrack.errors import (
     UndeliverableError,
 )
 from journaltrack.journal import Journal, OnJournalError
+from journaltrack.services import Background, ReplayRequest, Services
 from journaltrack.tracker_setup import (
     KEYS_MAX,
     Settings,
@@ -55,40 +55,6 @@ if TYPE_CHECKING:
     from journaltrack.entries import BlobRef, Direction, Draft
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayRequest:
-    """What to replay on close: one component of one journal, within ``deadline_s`` seconds."""
-
-    journal: Path
-    component: str
-    deadline_s: float
-    boto3_session: Any
-    sagemaker_client: Any
-
-
-class Background(Protocol):
-    """Delivers a journal while training goes on."""
-
-    def finish(self, request: ReplayRequest) -> None:
-        """Deliver what is asked for, within its deadline, and end when no other tracker needs it. Never raises for the network's sake."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What needs the network, handed in by the composition root.
-
-    Attributes:
-        replay: Delivers what it can; never raises for the network's sake.
-        lookup: Whether a component exists: True, False, or None when that can't be told in time.
-        background: Begins to deliver a journal from now on, for ``sync="background"``.
-    """
-
-    replay: Callable[[ReplayRequest], None] | None = None
-    lookup: Callable[[str, float, Any, Any], bool | None] | None = None
-    background: Callable[[ReplayRequest], Background] | None = None
 
 
 class Tracker:

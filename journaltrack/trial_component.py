@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from journaltrack import entries as vocabulary
 from journaltrack import paths
 from journaltrack import plan as planning
+from journaltrack.actions import FieldValue, Status, merge_status
 
 if TYPE_CHECKING:
     from journaltrack.journal import Journal
@@ -105,11 +106,11 @@ class TrialComponent:
             artifacts[entry.name or ""] = TrialComponentArtifact(value, detail.get("media_type"))
         return artifacts
 
-    def _status(self) -> planning.Status:
-        merged: planning.FieldValue = planning.Status()
+    def _status(self) -> Status:
+        merged: FieldValue = Status()
         for entry in self._entries(vocabulary.STATUS):
-            merged = planning.merge_status(merged, planning.value_of(entry))
-        return merged if isinstance(merged, planning.Status) else planning.Status()
+            merged = merge_status(merged, planning.value_of(entry))
+        return merged if isinstance(merged, Status) else Status()
 
     def __repr__(self) -> str:
         return f"TrialComponent({self.trial_component_name!r}, journal={str(self.journal.path)!r})"

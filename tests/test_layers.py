@@ -35,6 +35,8 @@ FORBIDDEN = {
     "spool": ("journal", "database", "schema", "remotes"),
 }
 PURE = {
+    "actions": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},
+    "schedule": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},
     "plan": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},
     "entries": {"time", "random", "datetime", "os", "sqlite3", "pathlib", "threading", "logging"},
     "limits": {"time", "random", "datetime", "os", "sqlite3", "pathlib", "threading", "logging"},

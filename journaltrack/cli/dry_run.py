@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import plan as planning
 from journaltrack import reconciler, report
+from journaltrack.actions import Action, Associate, Ensure, PutMetrics, Settle, Upload
 from journaltrack.cli import output
 from journaltrack.journal import Journal
 
@@ -108,21 +108,21 @@ def print_plans(path: str, found: list[ComponentPlan]) -> None:
         output.fields(rows)
 
 
-def _add(plan: ComponentPlan, action: planning.Action) -> None:
+def _add(plan: ComponentPlan, action: Action) -> None:
     plan.entries += len(action.seqs)
-    if isinstance(action, planning.Settle):
+    if isinstance(action, Settle):
         plan.without_request[f"{action.outcome}: {action.reason}"] += len(action.seqs)
         return
-    if isinstance(action, planning.Ensure) and plan.ensure is not None:
+    if isinstance(action, Ensure) and plan.ensure is not None:
         return  # a later chunk's plan does not know that an earlier one makes it
     plan.requests[action.action] += 1
-    if isinstance(action, planning.Ensure):
+    if isinstance(action, Ensure):
         plan.ensure = action.mode
-    elif isinstance(action, planning.Associate):
+    elif isinstance(action, Associate):
         plan.trials.append((action.experiment, action.trial))
-    elif isinstance(action, planning.Upload):
+    elif isinstance(action, Upload):
         plan.uploads[action.name] = action.size_bytes
-    elif isinstance(action, planning.PutMetrics):
+    elif isinstance(action, PutMetrics):
         plan.metrics.update(point.name for point in action.points)
     else:
         for change in action.changes:
@@ -133,13 +133,13 @@ def _add(plan: ComponentPlan, action: planning.Action) -> None:
 
 
 def _described(plan: ComponentPlan, action: str) -> str:
-    if action == planning.Ensure.action:
+    if action == Ensure.action:
         return _MODES.get(plan.ensure or "", "")
-    if action == planning.Associate.action:
+    if action == Associate.action:
         return ", ".join(f"trial {trial or '(default)'} of experiment {experiment or '(any)'}" for experiment, trial in plan.trials)
-    if action == planning.Upload.action:
+    if action == Upload.action:
         return _few([f"{name} ({output.size(size)})" for name, size in plan.uploads.items()])
-    if action == planning.PutMetrics.action:
+    if action == PutMetrics.action:
         return _few([f"{name} {count}" for name, count in plan.metrics.items()])
     parts = [f"{field_map.replace('_', ' ')}: {_few(list(keys))}" for field_map, keys in plan.keys.items()]
     return "; ".join([*parts, *(["status"] if plan.status else [])])

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from journaltrack import limits
+from journaltrack.actions import Artifact, ComponentSpec, Fields, MetricPoint, Status, merge_status
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
-from journaltrack.plan import Artifact, ComponentSpec, Fields, MetricPoint, Status, merge_status
 from journaltrack.remote import Answer, BlobUpload, Refusal, RemoteComponent
 
 DEFAULT_BUCKET = "memory"

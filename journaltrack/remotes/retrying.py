@@ -16,8 +16,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_e
 from journaltrack.errors import ErrorKind, RemoteError
 
 if TYPE_CHECKING:
+    from journaltrack.actions import ComponentSpec, Fields, MetricPoint
     from journaltrack.deadline import Deadline
-    from journaltrack.plan import ComponentSpec, Fields, MetricPoint
     from journaltrack.remote import Answer, BlobUpload, Remote, RemoteComponent
 
 T = TypeVar("T")

@@ -12,9 +12,9 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
+from journaltrack.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.deadline import Deadline
 from journaltrack.errors import ComponentMissingError, ErrorKind, RemoteError
-from journaltrack.plan import ComponentSpec, Fields, MetricPoint
 from journaltrack.remotes.aws import AwsRemote
 from journaltrack.remotes.retrying import RetryingRemote
 from tests.contract.conftest import KEYS, REGION, aws, free_ports

@@ -17,10 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from journaltrack import entries as vocabulary
 from journaltrack import lease as leases
+from journaltrack.actions import expand
 from journaltrack.entries import BlobRef
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
 from journaltrack.journal import Journal
-from journaltrack.plan import expand
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remote import Answer, Refusal, RemoteComponent
 from journaltrack.settlement import Settlement

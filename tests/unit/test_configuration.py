@@ -194,7 +194,7 @@ def test_the_command_says_what_is_in_force_and_from_where(write, monkeypatch):
 
 def test_timestamps_that_are_too_old_can_be_shifted():
     """With ``shift``, points outside of the window get the time of delivery, the others keep theirs; values and steps stay."""
-    from journaltrack.plan import MetricPoint, PutMetrics
+    from journaltrack.actions import MetricPoint, PutMetrics
 
     now_ns = 1_800_000_000 * 10**9
     day_ns = 86_400 * 10**9

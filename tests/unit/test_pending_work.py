@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from journaltrack import Tracker, lease
+from journaltrack.actions import Settle
 from journaltrack.errors import ErrorKind, JournalNotFoundError, RemoteError
 from journaltrack.journal import Journal
 from journaltrack.pass_report import PassReport, Position
 from journaltrack.pending_work import look
-from journaltrack.plan import Settle
 from journaltrack.settlement import Intent, Settlement
 
 

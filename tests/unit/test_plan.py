@@ -12,8 +12,21 @@ from hypothesis import strategies as st
 
 from journaltrack import entries as vocabulary
 from journaltrack import plan as planning
+from journaltrack.actions import (
+    Artifact,
+    Associate,
+    ComponentState,
+    Ensure,
+    PendingArtifact,
+    PutMetrics,
+    Settle,
+    Status,
+    Update,
+    Upload,
+    expand,
+    ranges,
+)
 from journaltrack.entries import BlobRef, Draft, Entry
-from journaltrack.plan import Artifact, Associate, ComponentState, Ensure, PendingArtifact, PutMetrics, Settle, Status, Update, Upload
 
 CONFIRMED = {1: ComponentState(confirmed=True), 2: ComponentState(confirmed=True)}
 BLOB = BlobRef("ab" * 32, None, None)
@@ -222,7 +235,7 @@ def test_splitting_loses_nothing_and_ends(drafts):
 @given(st.lists(st.integers(1, 10**6), unique=True))
 def test_ranges_read_back_the_same(seqs):
     """Sequence numbers survive their compact form."""
-    assert planning.expand(planning.ranges(seqs)) == sorted(seqs)
+    assert expand(ranges(seqs)) == sorted(seqs)
 
 
 def test_pending_artifact_is_never_sent_unresolved():

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from journaltrack.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.deadline import Deadline
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
-from journaltrack.plan import ComponentSpec, Fields, MetricPoint
 from journaltrack.remote import Answer
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.remotes.retrying import UNREACHABLE_ATTEMPTS_MAX, RetryingRemote

@@ -8,8 +8,8 @@ import pytest
 
 from journaltrack import entries, settlement
 from journaltrack import lease as leases
+from journaltrack.actions import Settle
 from journaltrack.journal import Journal
-from journaltrack.plan import Settle
 from journaltrack.settlement import Delivery, Intent, Outcome, Settlement, low_water_mark, pending_count
 
 

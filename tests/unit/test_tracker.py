@@ -22,7 +22,7 @@ from journaltrack.errors import (
     TrackerClosedError,
     UndeliverableError,
 )
-from journaltrack.tracker import Services
+from journaltrack.services import Services
 from journaltrack.validation import JournaltrackWarning
 
 

@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from journaltrack import Tracker
-from journaltrack.tracker import Services
+from journaltrack.services import Services
 
 
 class BrokenWriter:
