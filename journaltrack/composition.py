@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import configuration
@@ -146,9 +146,12 @@ def _pass(
     options = options or Options()
     opened = Journal.open(journal, create=False)
     try:
+        from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
         from journaltrack.remotes.retrying import RetryingRemote  # noqa: PLC0415
 
-        remote = RetryingRemote(connection.remote(deadline, options.concurrency), deadline=deadline)
+        limit = connection.rate_limit or RateLimit(0)  # finds what a throttling service allows
+        aws = replace(connection, rate_limit=limit).remote(deadline, options.concurrency)
+        remote = RetryingRemote(aws, deadline=deadline, on_throttled=limit.refused)
         reconciler = Reconciler(
             opened, remote, options=options, deadline=deadline, on_progress=on_progress, attempts=remote.attempts_of_last_call
         )

@@ -159,6 +159,7 @@ class RemoteError(JournaltrackError):
         unreachable: No conversation took place at all (DNS, refused, no answer within the time-out).
         uploads_only: With ``HALT``: only uploads are halted (no permission on the bucket), other streams go on.
         everywhere: With ``HALT``: no request of any journal can succeed (credentials, region, clock, certificate).
+        throttled: With ``TRANSIENT``: the remote asks for fewer requests a second.
     """
 
     def __init__(
@@ -173,6 +174,7 @@ class RemoteError(JournaltrackError):
         unreachable: bool = False,
         uploads_only: bool = False,
         everywhere: bool = False,
+        throttled: bool = False,
     ) -> None:
         super().__init__(message, hint=hint)
         self.kind = kind
@@ -182,6 +184,7 @@ class RemoteError(JournaltrackError):
         self.unreachable = unreachable
         self.uploads_only = uploads_only
         self.everywhere = everywhere
+        self.throttled = throttled
 
 
 class AlreadyExistsError(RemoteError):

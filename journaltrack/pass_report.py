@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from journaltrack.errors import ErrorKind, RemoteError
 
-_ERROR_FIELDS: Final = ("code", "hint", "request_id", "maybe_applied", "unreachable", "uploads_only", "everywhere")
+_ERROR_FIELDS: Final = ("code", "hint", "request_id", "maybe_applied", "unreachable", "uploads_only", "everywhere", "throttled")
 _ERRORS: Final = ("halted", "uploads_halted", "failed")
 
 

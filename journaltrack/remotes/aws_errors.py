@@ -28,6 +28,11 @@ _TRANSIENT: Final = frozenset(
     "InternalServerError InternalServerException ServiceUnavailable ServiceUnavailableException OperationAborted Busy "
     "ConditionalRequestConflict BadDigest XAmzContentSHA256Mismatch XAmzContentChecksumMismatch IncompleteBody".split()
 )
+_THROTTLED: Final = frozenset(
+    "Throttling ThrottlingException ThrottledException RequestThrottled RequestThrottledException TooManyRequestsException "  # noqa: SIM905 - as above
+    "RequestLimitExceeded BandwidthLimitExceeded LimitExceededException SlowDown ProvisionedThroughputExceededException EC2ThrottledException".split()
+)
+"""botocore's own list of throttling errors (botocore/retries/standard.py, ThrottledRetryableChecker)."""
 _HALT: Final = {
     **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"), _RENEW),
     **dict.fromkeys(
@@ -160,7 +165,8 @@ def _answered(error: boto.ClientError, component: str | None) -> RemoteError:
         hint = "delete trial components that are not needed, or ask AWS for a higher quota; the entries stay pending"
         return RemoteError(text, kind=ErrorKind.HOLD, hint=hint, **common)
     if code in _TRANSIENT or status == 429:  # noqa: PLR2004 - Too Many Requests
-        return RemoteError(text, kind=ErrorKind.TRANSIENT, hint="AWS asks to slow down or try later", **common)
+        throttled = status == 429 or code in _THROTTLED  # noqa: PLR2004
+        return RemoteError(text, kind=ErrorKind.TRANSIENT, hint="AWS asks to slow down or try later", throttled=throttled, **common)
     text = _without_page(text)
     halt = _halt(code, status, error.operation_name)
     if halt is not None:

@@ -40,12 +40,20 @@ class RetryingRemote:
         deadline: No attempt starts after it; cancelling it ends a wait at once.
         attempts_max: Times one request is sent at most.
         sleep: Waits so many seconds; default: ``deadline.wait``.
+        on_throttled: Called when the remote asks for fewer requests.
     """
 
     def __init__(
-        self, inner: Remote, *, deadline: Deadline, attempts_max: int = ATTEMPTS_MAX, sleep: Callable[[float], None] | None = None
+        self,
+        inner: Remote,
+        *,
+        deadline: Deadline,
+        attempts_max: int = ATTEMPTS_MAX,
+        sleep: Callable[[float], None] | None = None,
+        on_throttled: Callable[[], None] = lambda: None,
     ) -> None:
         self._inner = inner
+        self._on_throttled = on_throttled
         self._deadline = deadline
         self._attempts_max = attempts_max
         self._sleep = sleep or deadline.wait
@@ -88,6 +96,8 @@ class RetryingRemote:
             return request()  # nearly always: tenacity's machinery costs more than the rest of this class
         except RemoteError as error:
             first: RemoteError = error
+            if error.throttled:
+                self._on_throttled()
         last: list[RemoteError] = [first]
         known = True
 
@@ -101,6 +111,8 @@ class RetryingRemote:
                 return request()
             except RemoteError as error:
                 last[0] = error
+                if error.throttled:
+                    self._on_throttled()
                 raise
 
         return policy(attempt)

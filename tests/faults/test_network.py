@@ -78,6 +78,19 @@ def test_credentials_that_expire_in_mid_pass_halt_it_and_quarantine_nothing(jour
         assert sorted(p.value for p in sim.components["run"].metrics) == [1.0 + n for n in range(95)]
 
 
+def test_a_service_that_throttles_is_asked_at_the_rate_that_it_allows(tmp_path, credentials):
+    """After the first refusals the rate is found: few requests are refused, and everything arrives once."""
+    with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="off") as tracker:
+        for step in range(2_000):
+            tracker.log_metric("loss", float(step), iteration_number=step)
+    with simulator(max_rate=60) as sim:
+        report = sync(tmp_path / "journal", endpoint_url=sim.endpoint_url)
+        assert report.pending == 0
+        assert sorted(point.value for point in sim.components["run"].metrics) == [float(step) for step in range(2_000)]
+        refused = sum(request.status != 200 for request in sim.requests)
+        assert 0 < refused < len(sim.requests) / 5, "without a limiter, about half"
+
+
 def test_throttling_and_partial_errors_are_worked_off(journal, credentials):
     """Throttled requests and items to be sent again are, within the same sync, and none twice."""
     with simulator() as sim:

@@ -113,6 +113,7 @@ errors = st.none() | st.builds(
     unreachable=st.booleans(),
     uploads_only=st.booleans(),
     everywhere=st.booleans(),
+    throttled=st.booleans(),
 )
 counts = st.integers(0, 10**9)
 
