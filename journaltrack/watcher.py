@@ -208,13 +208,17 @@ class Watcher:
         """Begin what is due, the journal that waited longest first."""
         if not self.gate.up and self._probing is None and now >= (self.gate.probe_at or now):
             self._probing = self._submit(self._probe)
-        free = self.settings.journals_at_a_time - sum(j.running is not None for j in self.journals.values())
+        free = self._free()
         for journal in sorted(self.journals.values(), key=lambda each: each.started_at):
             if free <= 0:
                 return
             if journal.running is None and not journal.arriving and self._is_due(journal, now):
                 self._start(journal, now)
                 free -= 1
+
+    def _free(self) -> int:
+        """How many more passes may be made now."""
+        return max(0, self.settings.journals_at_a_time - sum(j.running is not None for j in self.journals.values()))
 
     def _is_due(self, journal: WatchedJournal, now: float) -> bool:
         if not self.gate.up:  # only to tell how much waits
@@ -326,12 +330,13 @@ class Watcher:
         times = [self._poll_at, self._told[0] + TELL_EVERY_S]
         if not self.gate.up and self._probing is None and self.gate.probe_at is not None:
             times.append(self.gate.probe_at)
+        free = self._free()
         for journal in self.journals.values():
             if journal.running is not None:
                 continue
             if now <= journal.hot_until:
                 times.append(now + self.settings.debounce_s)
-            if self.gate.up:
+            if self.gate.up and free and not journal.arriving:  # the end of a pass wakes by itself
                 times += [t for t in (journal.due_at, journal.retry_at) if t is not None]
         return min(times)
 

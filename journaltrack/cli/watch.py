@@ -145,7 +145,8 @@ class _Service:
         from journaltrack import paths  # noqa: PLC0415
 
         named = self._folders or self._configuration.watch.folders or (self._configuration.journal or paths.default_journal(),)
-        return [Path(folder).expanduser().absolute() for folder in dict.fromkeys(named)]
+        # Resolved: one journal under two names would be opened by two passes of one process, whose locks do not exclude each other.
+        return list(dict.fromkeys(Path(folder).expanduser().resolve() for folder in named))
 
     def _deliver(self, request: DeliveryRequest) -> Delivery:
         from journaltrack import composition  # noqa: PLC0415

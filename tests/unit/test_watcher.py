@@ -58,6 +58,7 @@ class World:
         self.passes, self.looks, self.probes, self.requests = [], [], [], []
         self.events = Events()
         self.told = []
+        self.steps = 0
         self.watcher = Watcher(
             list(roots),
             self.deliver,
@@ -112,6 +113,7 @@ class World:
         end = self.now + seconds
         while True:
             pause = self.watcher.step()
+            self.steps += 1
             futures = [j.running for j in self.watcher.journals.values() if j.running is not None]
             if self.watcher._probing is not None:
                 futures.append(self.watcher._probing)
@@ -359,6 +361,41 @@ def test_a_copy_under_way_is_left_alone_until_it_is_quiet(tmp_path, journal):
     world.run(SETTINGS.settle_s + 2 * SETTINGS.poll_s)
     assert world.times(inbox / "copy")
     assert all(request.arriving for request in world.requests[:1])
+
+
+def test_a_copy_that_stays_incomplete_costs_a_look_now_and_then(tmp_path, journal):
+    """Half a database for ever is looked at when polls come, without turning in circles meanwhile; it is never opened."""
+    inbox = tmp_path / "inbox" / "half"
+    inbox.mkdir(parents=True)
+    whole = (journal / "journal.db").read_bytes()
+    (inbox / "journal.db").write_bytes(whole[: len(whole) // 2])
+    world = World(tmp_path / "inbox")
+    world.run(1_000)
+    assert world.steps < 2 * 1_000 / SETTINGS.poll_s
+    assert not world.looks
+    assert "bytes" in world.watcher.journals[inbox].reason
+
+
+def test_waiting_for_a_free_place_costs_nothing(tmp_path):
+    """With more journals due than may be delivered at a time, the watcher sleeps until a pass has ended."""
+    import threading
+
+    root = tmp_path / "root"
+    for name in "abcdef":
+        log(root / name)
+    world = World(root)
+    release = threading.Event()
+    deliver = world.deliver
+    world.watcher._deliver = lambda request: (release.wait(30), deliver(request))[1]
+    pauses = []
+    for _ in range(40):
+        pauses.append(world.watcher.step())
+        world.now += 0.5
+    assert sum(journal.running is not None for journal in world.watcher.journals.values()) == SETTINGS.journals_at_a_time
+    assert min(pauses[20:]) > 0.1
+    release.set()
+    world.run(60)
+    assert all(look(root / name).pending == 0 for name in "abcdef")
 
 
 def test_missing_artifacts_keep_a_copy_waiting(journal):
