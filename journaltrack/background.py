@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -33,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.5
 """No event tells of the process's own writes: two ``stat`` calls, 5 µs, so often."""
-_STOP_S: Final = 2.0
-"""How long the last tracker's ``close`` waits for a pass that outlived its deadline."""
+_STOP_S: Final = 0.5
+"""How long the last tracker's ``close`` waits for its thread, and for its helper, beyond its deadline: both end by themselves."""
 
 
 class Background:
@@ -66,6 +67,7 @@ class Background:
 
     def finish(self, request: ReplayRequest) -> None:
         """A tracker closes: deliver what its component has pending, within its deadline; failures are logged."""
+        ends = time.monotonic() + request.deadline_s
         deadline = Deadline(request.deadline_s)
         composition.replay_logged(request, lambda: self._final(request, deadline))
         with _guard:
@@ -74,9 +76,9 @@ class Background:
                 return
             del _running[self._journal]
         self._watcher.stop()
-        self._thread.join(_STOP_S)
+        self._thread.join(max(_STOP_S, ends - time.monotonic()))
         if self._process is not None:
-            self._process.close(_STOP_S)
+            self._process.close(max(_STOP_S, ends - time.monotonic()))
 
     def _final(self, request: ReplayRequest, deadline: Deadline) -> Any:  # noqa: ANN401 - a PassReport or None
         asked = DeliveryRequest(request.journal, deadline)

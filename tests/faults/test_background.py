@@ -168,6 +168,22 @@ def test_a_silent_server_keeps_no_interpreter_from_exiting(tmp_path):
     assert states(tmp_path / "journal")["pending"] + states(tmp_path / "journal")["in doubt"] >= 1
 
 
+def test_close_keeps_its_deadline_with_a_silent_server(tmp_path, quick, monkeypatch, caplog):
+    """When nobody answers, close returns soon after its deadline; what was sent is settled by the helper or the next sync."""
+    with simulator() as sim:
+        at(sim, monkeypatch)
+        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background", close_deadline_s=2)
+        tracker.log_metric("loss", 1.0)
+        assert arrived(sim, 1)
+        sim.fail("*", BlackHole(), times=1_000)
+        tracker.log_metric("loss", 2.0)
+        begun = time.monotonic()
+        tracker.close()
+        assert time.monotonic() - begun < 6
+        assert "delivers the rest" in caplog.text or "stay in the journal" in caplog.text
+        sim.release()
+
+
 FORKING = """
 import os, sys
 from journaltrack import Tracker
