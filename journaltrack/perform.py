@@ -6,6 +6,7 @@ and what follows. Must not know SQLite or any particular remote.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from journaltrack.settlement import Delivery, DeliveryOutcome, Outcome
 
 REASON_CHARS_MAX = 2_000
 """Ours: characters of a remote's message that are kept."""
+SHIFTED = "sent with the time of delivery, since its own is older than 14 days or over 2 hours ahead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def perform(action: Request, remote: Remote, context: Context) -> Answer:
     return _ensure(action, remote, context)
 
 
-def judge(action: Request, receipt_id: int, result: Answer | RemoteError, attempts: int) -> Verdict:
+def judge(action: Request, receipt_id: int, result: Answer | RemoteError, attempts: int, notes: Mapping[int, str] | None = None) -> Verdict:
     """What the result of an action means.
 
     Args:
@@ -90,7 +92,22 @@ def judge(action: Request, receipt_id: int, result: Answer | RemoteError, attemp
         receipt_id: Of its intent.
         result: The answer, or why there is none.
         attempts: Times the request was sent.
+        notes: By ``seq``: what an audit is to say of entries that were delivered otherwise than as they are.
     """
+    verdict = _judge(action, receipt_id, result, attempts)
+    if not notes:
+        return verdict
+    told = [d._replace(reason=d.reason or notes.get(d.seq)) for d in verdict.outcome.deliveries]
+    return replace(verdict, outcome=replace(verdict.outcome, deliveries=told))
+
+
+def shifted(action: PutMetrics, sent: PutMetrics) -> dict[int, str]:
+    """What to tell of the points that were sent with another time than theirs, by ``seq``."""
+    pairs = zip(action.seqs, action.points, sent.points, strict=True)
+    return {seq: SHIFTED for seq, own, now in pairs if own.timestamp_ns != now.timestamp_ns}
+
+
+def _judge(action: Request, receipt_id: int, result: Answer | RemoteError, attempts: int) -> Verdict:
     if isinstance(result, Answer):
         return _delivered(action, receipt_id, result, attempts)
     outcome = Outcome(

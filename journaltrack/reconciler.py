@@ -14,10 +14,10 @@ import fnmatch
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from journaltrack import lease as leases
 from journaltrack import paths
@@ -31,7 +31,7 @@ from journaltrack.errors import RemoteError
 from journaltrack.journal import Journal
 from journaltrack.limits import METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S
 from journaltrack.pass_report import PassReport, Position, Progress
-from journaltrack.perform import Context, Verdict, judge, perform
+from journaltrack.perform import Context, Verdict, judge, perform, shifted
 from journaltrack.remote import Answer, Remote
 from journaltrack.settlement import Intent, Settlement
 
@@ -80,6 +80,14 @@ class Options:
 class _Job:
     action: Request
     round: int = 0
+
+
+class _Result(NamedTuple):
+    """What a worker brought back; ``notes`` is what is to be told of entries that were not sent as they are, by ``seq``."""
+
+    result: Answer | RemoteError
+    attempts: int
+    notes: Mapping[int, str]
 
 
 class Reconciler:
@@ -191,7 +199,7 @@ class Reconciler:
         """Make these independent requests, a window of them in flight at a time."""
         waiting = deque(_Job(a) for a in actions)
         window = self._options.concurrency + max(2, self._options.concurrency // 4)
-        running: dict[Future[tuple[Answer | RemoteError, int]], tuple[_Job, int]] = {}
+        running: dict[Future[_Result], tuple[_Job, int]] = {}
         while waiting or running:
             if self._ended():
                 waiting.clear()
@@ -217,7 +225,7 @@ class Reconciler:
         settlement: Settlement,
         pool: Executor,
         waiting: deque[_Job],
-        running: dict[Future[tuple[Answer | RemoteError, int]], tuple[_Job, int]],
+        running: dict[Future[_Result], tuple[_Job, int]],
         window: int,
     ) -> None:
         jobs: list[_Job] = []
@@ -231,14 +239,16 @@ class Reconciler:
         for job, receipt_id in zip(jobs, receipts, strict=True):
             running[pool.submit(self._work, job)] = (job, receipt_id)
 
-    def _work(self, job: _Job) -> tuple[Answer | RemoteError, int]:
+    def _work(self, job: _Job) -> _Result:
         """On a worker's thread: never raises what a remote may say."""
         if job.round:
             self._deadline.wait(min(0.1 * 2**job.round, 5.0))
+        sent = self._timed(job.action)
+        notes = shifted(job.action, sent) if isinstance(job.action, PutMetrics) and isinstance(sent, PutMetrics) else {}
         try:
-            return perform(self._timed(job.action), self._remote, self._context), self._attempts()
+            return _Result(perform(sent, self._remote, self._context), self._attempts(), notes)
         except RemoteError as error:
-            return error, self._attempts()
+            return _Result(error, self._attempts(), notes)
 
     def _timed(self, action: Request) -> Request:
         """The action with the timestamps to send; what is recorded of it stays as it was."""
@@ -246,12 +256,10 @@ class Reconciler:
             return action.within(self._clock_ns(), METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S)
         return action
 
-    def _record(
-        self, settlement: Settlement, results: Sequence[tuple[_Job, int, tuple[Answer | RemoteError, int]]], waiting: deque[_Job]
-    ) -> None:
+    def _record(self, settlement: Settlement, results: Sequence[tuple[_Job, int, _Result]], waiting: deque[_Job]) -> None:
         verdicts = []
-        for job, receipt_id, (result, attempts) in results:
-            verdict = judge(job.action, receipt_id, result, attempts)
+        for job, receipt_id, (result, attempts, notes) in results:
+            verdict = judge(job.action, receipt_id, result, attempts, notes)
             verdicts.append(verdict)
             self._note(job, verdict)
             if job.round < _AGAIN_MAX:
@@ -283,7 +291,7 @@ class Reconciler:
         if self._passing >= _PASSING_MAX:
             self._report.halted = self._report.halted or verdict.passing
 
-    def _withdraw(self, settlement: Settlement, running: dict[Future[tuple[Answer | RemoteError, int]], tuple[_Job, int]]) -> None:
+    def _withdraw(self, settlement: Settlement, running: dict[Future[_Result], tuple[_Job, int]]) -> None:
         """Take back requests that no worker has begun: certainly not sent."""
         withdrawn = [future for future in running if future.cancel()]
         outcomes = []

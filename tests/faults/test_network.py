@@ -13,6 +13,7 @@ from journaltrack import lease as leases
 from journaltrack.deadline import Deadline
 from journaltrack.errors import ComponentNotFoundError, ErrorKind
 from journaltrack.reconciler import Options
+from journaltrack.report_entries import each_entry
 from tests.faults.conftest import sync_process
 from tests.faults.test_sync_killed import states
 from tests.simulator import BlackHole, CutAfter, HttpError, PartialErrors, simulator
@@ -89,6 +90,30 @@ def test_a_service_that_throttles_is_asked_at_the_rate_that_it_allows(tmp_path, 
         assert sorted(point.value for point in sim.components["run"].metrics) == [float(step) for step in range(2_000)]
         refused = sum(request.status != 200 for request in sim.requests)
         assert 0 < refused < len(sim.requests) / 5, "without a limiter, about half"
+
+
+def test_old_metrics_are_sent_as_they_are_or_with_the_time_of_delivery(tmp_path, credentials):
+    """By default times are sent as recorded; with ``shift``, those out of AWS's window are not, and the audit says which."""
+    now = time.time()
+    times = {1.0: now - 30 * 86_400, 2.0: now - 86_400, 3.0: now + 86_400}
+    for policy in ("keep", "shift"):
+        journal = tmp_path / policy
+        with Tracker.create(trial_component_name=policy, journal=journal, sync="off") as tracker:
+            for step, (value, at) in enumerate(times.items()):
+                tracker.log_metric("loss", value, timestamp=at, iteration_number=step)
+        with simulator() as sim:
+            code, printed = run(journal, sim.endpoint_url, env={"JOURNALTRACK_TIMESTAMPS": policy})
+            assert code == 0, printed
+            sent = {point.value: (point.timestamp, point.step) for point in sim.components[policy].metrics}
+        assert [step for _, step in sent.values()] == [0, 1, 2]
+        moved = {value for value, at in times.items() if abs(sent[value][0] - at) > 1}
+        assert moved == ({1.0, 3.0} if policy == "shift" else set())
+        assert all(abs(sent[value][0] - now) < 3_600 for value in moved)
+        opened = Journal.open(journal, read_only=True, create=False)
+        metrics = [entry for entry in each_entry(opened) if entry.kind == "metric"]
+        opened.close()
+        assert {entry.value for entry in metrics if entry.reason and "time of delivery" in entry.reason} == moved
+        assert {entry.value: entry.timestamp_ns / 1e9 for entry in metrics} == pytest.approx(times), "the journal keeps what was logged"
 
 
 def test_throttling_and_partial_errors_are_worked_off(journal, credentials):
