@@ -180,6 +180,11 @@ class Watcher:
             return
         try:
             files = folders.files_of(journal.path)
+            changed = files is not None and journal.seen(files, now, self.settings.debounce_s)
+            if not changed and now > journal.hot_until and self._events.watch(journal.path):
+                # Written to between the look and the watch? Then there was no event.
+                files = folders.files_of(journal.path)
+                changed = files is not None and journal.seen(files, now, self.settings.debounce_s)
         except OSError as error:
             self._fail(journal, JournalError(f"{journal.path} can't be looked at: {error.strerror}", hint="check its permissions"), now)
             return
@@ -190,13 +195,8 @@ class Watcher:
                 logfmt("journal-gone", journal=journal.path, hint="nothing more of it is delivered; it is found again if it comes back")
             )
             return
-        if journal.seen(files, now, self.settings.debounce_s):
+        if changed:
             self._events.forget(journal.path)
-        elif now > journal.hot_until and self._events.watch(journal.path):
-            # Written to between the look and the watch? Then there was no event.
-            again = folders.files_of(journal.path)
-            if again is not None and journal.seen(again, now, self.settings.debounce_s):
-                self._events.forget(journal.path)
         reason = journal.reason
         if journal.arriving and journal.settle(now, self.settings.settle_s):
             journal.due_at = now
@@ -227,9 +227,13 @@ class Watcher:
 
     def _start(self, journal: WatchedJournal, now: float) -> None:
         try:
-            journal.files = folders.files_of(journal.path) or journal.files  # before the look: what comes later is a change
+            files = folders.files_of(journal.path) or journal.files
         except OSError:
-            logger.debug("%s can't be looked at", journal.path)
+            files = journal.files  # the pass finds out
+        if files is not None and self._arrivals and journal.files is not None and journal.files.replaced_by(files):
+            journal.seen(files, now, self.settings.debounce_s)  # another one came in its place just now: it has to settle
+            return
+        journal.files = files  # before the look: what comes later is a change
         retrying = journal.retry_at is not None and now >= journal.retry_at
         journal.due_at = None
         journal.started_at = journal.looked_at = now
@@ -289,7 +293,8 @@ class Watcher:
         halted = report.halted
         if halted is not None and (halted.unreachable or halted.everywhere or halted.kind is ErrorKind.TRANSIENT):
             journal.retry_at = now  # owed as soon as the endpoint is back
-            self._down(halted, now)
+            if self.gate.up:  # passes that ran side by side fail side by side: one outage, not several
+                self._down(halted, now)
 
     def _fail(self, journal: WatchedJournal, error: JournaltrackError, now: float) -> None:
         news = journal.last_error is None or journal.last_error.message != error.message
