@@ -158,7 +158,8 @@ class Watcher:
             found.update(folders.journals_in(root))
         for path in sorted(found - self.journals.keys()):
             backoff = Backoff(self.settings.retry_first_s, self.settings.retry_max_s, self._chance)
-            self.journals[path] = WatchedJournal(path, backoff, arriving=self._arrivals, unchecked=self._arrivals, quiet_since=now)
+            arrivals = self._arrivals
+            self.journals[path] = WatchedJournal(path, backoff, arrivals, arriving=arrivals, unchecked=arrivals, quiet_since=now)
             logger.info(logfmt("journal-found", journal=path))
         for journal in list(self.journals.values()):
             if journal.running is None and not any(journal.path.is_relative_to(root) for root in self._roots):

@@ -81,10 +81,15 @@ class Totals:
 
 @dataclass(slots=True)
 class WatchedJournal:
-    """What the watcher knows of one journal. Times are the watcher's (monotonic seconds), unless named ``_ns``."""
+    """What the watcher knows of one journal. Times are the watcher's (monotonic seconds), unless named ``_ns``.
+
+    ``arrivals`` False is for a journal that this process has open itself: it is no copy, and its files must not be opened
+    (closing them would drop SQLite's locks).
+    """
 
     path: Path
     retry: Backoff
+    arrivals: bool = True
     files: folders.Files | None = None
     position: Position | None = None
     arriving: bool = True
@@ -130,7 +135,7 @@ class WatchedJournal:
         if files == self.files:
             return False
         if self.files is not None and self.files.replaced_by(files):
-            self.arriving = self.unchecked = True
+            self.arriving = self.unchecked = self.arrivals
             self.position = None
         self.files = files
         self.hot_until = now + HOT_S

@@ -421,6 +421,24 @@ def test_a_replaced_journal_has_to_settle_again(tmp_path, journal):
     assert look(journal).pending == 0
 
 
+def test_a_journal_of_one_s_own_is_never_taken_for_a_copy(tmp_path, journal, monkeypatch):
+    """Inside of a training process no file of the journal is opened, not even when another one is put in its place."""
+    from journaltrack import watcher_folders
+
+    def forbidden(*_):
+        raise AssertionError
+
+    for name in ("held_open", "in_arrival", "log_is_torn"):
+        monkeypatch.setattr(watcher_folders, name, forbidden)
+    world = World(journal, arrivals=False)
+    world.run(20)
+    log(tmp_path / "other")
+    shutil.rmtree(journal)
+    (tmp_path / "other").rename(journal)
+    world.run(20)
+    assert look(journal).pending == 0
+
+
 def test_a_probe_goes_first_after_a_silence(journal):
     """The first pass after a while begins with a request that may be repeated; passes that follow closely do not."""
     world = World(journal.parent)
