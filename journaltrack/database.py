@@ -18,7 +18,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import create_engine
@@ -37,6 +37,8 @@ from journaltrack.errors import (
 )
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Durability: TypeAlias = Literal["process", "power"]
 BUSY_TIMEOUT_S: Final = 30.0
@@ -66,7 +68,7 @@ class Database:
     ) -> None:
         self.path = path
         self.read_only = read_only
-        self.generation = 0  # counts connections; whoever caches something of a connection compares it
+        self.generation = 0  # counts forks; whoever caches something that is this process's own compares it
         self.wal = False
         self._durability = durability
         self._busy_timeout_s = busy_timeout_s
@@ -102,18 +104,42 @@ class Database:
         with self.lock, translated(self.path):
             return self.connection.execute(sql, parameters).fetchall()
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One write transaction: all of the block or, after any exception, nothing."""
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``work`` in one write transaction: all of it or, after any exception, nothing.
+
+        Safe against exceptions that a signal handler raises at any moment (Ctrl-C, a time-out by SIGALRM): the lock is freed,
+        and a transaction that could not be rolled back then is rolled back before the next one.
+        """
         with self.lock, translated(self.path):
             connection = self.connection
+            try:
+                self.roll_back()
+                connection.execute("BEGIN IMMEDIATE")
+                result = work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                self.roll_back()
+                raise
+            return result
+
+    def roll_back(self) -> None:
+        """End a transaction that an interruption left open; hold ``lock``. Without one, nothing happens."""
+        connection = self._connection
+        if connection is not None and connection.in_transaction:  # some errors (disk full, I/O) roll back by themselves
+            connection.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """``write`` for a block, where no signal handler raises: a ``with`` statement can be interrupted between its lines."""
+        with self.lock, translated(self.path):
+            connection = self.connection
+            self.roll_back()
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                if connection.in_transaction:  # some errors (disk full, I/O) roll back by themselves
-                    connection.execute("ROLLBACK")
+                self.roll_back()
                 raise
 
     def choose_log(self) -> None:
@@ -122,10 +148,10 @@ class Database:
             self.wal = _prefer_wal(self.connection, self.path)
             self._set_synchronous(self.connection)
 
-    def set_busy_timeout(self, seconds: float) -> None:
-        """Change how long a writer waits for the lock."""
+    def set_busy_timeout(self, seconds: float | None) -> None:
+        """Change how long a writer waits for the lock; None: what it was at first."""
         with self.lock:
-            self.connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+            self.connection.execute(f"PRAGMA busy_timeout = {int((self._busy_timeout_s if seconds is None else seconds) * 1000)}")
 
     def sync(self) -> None:
         """A power barrier: everything committed is on the disk when this returns."""
@@ -171,7 +197,6 @@ class Database:
         engine = create_engine("sqlite://", creator=self._open, poolclass=NullPool)
         self._pooled = engine.raw_connection()
         self._connection = self._pooled.driver_connection
-        self.generation += 1
 
     def _open(self) -> sqlite3.Connection:
         uri = f"file:{quote(str(self.path))}?mode={'ro' if self.read_only else 'rw'}"
@@ -199,7 +224,12 @@ class Database:
 
     def _before_fork(self) -> None:
         # No thread of ours may be inside SQLite at the fork: its locks would stay taken in the child for ever.
-        self.lock.acquire(timeout=_FORK_WAIT_S)
+        if not self.lock.acquire(timeout=_FORK_WAIT_S) or self._connection is None or self._connection.in_transaction:
+            return
+        # Nor may a connection be open. SQLite remembers in memory which POSIX locks its process holds: a child would inherit that
+        # memory without the locks, and take none for a connection of its own. Whoever closes the journal next (the parent, a sync)
+        # would believe to be the last and delete the log that the child goes on writing to. Both sides open again at the next use.
+        self._disconnect()
 
     def _after_fork_in_parent(self) -> None:
         with contextlib.suppress(RuntimeError):  # the wait above may have timed out

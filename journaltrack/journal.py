@@ -10,12 +10,14 @@ waits in memory in order and is counted by ``unwritten``. Each process that appe
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import logging
 import os
 import time
 import uuid
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
@@ -87,13 +89,15 @@ class Journal:
         self.path: Path = database.path.parent
         self.database = database
         self.journal_id: str = str(database.read("SELECT journal_id FROM meta")[0][0])
-        self._on_journal_error = on_journal_error
+        self.on_journal_error: OnJournalError = on_journal_error
         self._clock_ns = clock_ns
         self._monotonic = monotonic
         self._names: dict[int, str] = {}
         self._metric_texts: dict[tuple[int, str], str] = {}
         self._waiting: deque[_Row] = deque()
         self._next_try = 0.0
+        self._unsettled = False  # an append has begun and not ended: chain and buffer need not fit what the journal holds
+        self._last_try_registered = False
         self._generation = -1
         self._writer_id = 0
         self._writer_uuid = ""
@@ -165,8 +169,8 @@ class Journal:
         """
         row = self.find(name)
         if row is None:
-            with self.database.transaction() as connection:
-                connection.execute("INSERT OR IGNORE INTO component (name, created_at_ns) VALUES (?, ?)", (name, self._clock_ns()))
+            columns = (name, self._clock_ns())
+            self.database.write(lambda c: c.execute("INSERT OR IGNORE INTO component (name, created_at_ns) VALUES (?, ?)", columns))
             row = self.find(name)
         if row is None:  # pragma: no cover - the row was just written
             raise JournalWriteError(f"the component {name} could not be recorded")
@@ -183,9 +187,8 @@ class Journal:
         Raises:
             JournalWriteError: The journal takes nothing and ``on_journal_error="raise"``, or the buffer is full.
         """
-        now_ns = self._clock_ns()
         with self.database.lock:
-            self._write([self._row(component_id, draft, now_ns) for draft in drafts])
+            self._write_drafts(component_id, drafts, self._clock_ns())
 
     def append_metric(self, component_id: int, name: str, value: float, step: int | None, timestamp_ns: int) -> None:
         """Record one metric point that is known to be deliverable: the hot path.
@@ -202,24 +205,33 @@ class Journal:
         """
         with self.database.lock:
             now_ns = self._clock_ns()
-            if self._waiting or not self._writer_id or self._generation != self.database.generation:
-                self._write([self._row(component_id, Draft("metric", "metric", name, float(value), step, timestamp_ns), now_ns)])
+            if (
+                self._waiting
+                or self._unsettled
+                or not self._writer_id
+                or self._generation != self.database.generation
+                or self.database.connection.in_transaction
+            ):
+                draft = Draft("metric", "metric", name, float(value), step, timestamp_ns)
+                self._write_drafts(component_id, [draft], now_ns)
                 return
             middle = self._metric_texts.get((component_id, name)) or self._metric_text(component_id, name)
             value = float(value)
             writer_seq = self._writer_seq + 1
             digest = vocabulary.chain_next_metric(self._chain, writer_seq, middle, value, step, timestamp_ns, now_ns)
-            self._writer_seq, self._chain = writer_seq, digest
             columns = (self._writer_id, writer_seq, component_id, "metric", "metric", name, value, step, timestamp_ns, None, now_ns, digest)
+            self._unsettled = True
+            self._writer_seq, self._chain = writer_seq, digest
             try:
                 self.database.connection.execute(INSERT_ENTRY, columns)
             except Exception:  # noqa: BLE001 - sorted out, and raised again, by the general path
-                self._write([_Row(columns, None)])
+                self._write_settled([_Row(columns, None)])
+            self._unsettled = False
 
     def add_blob(self, sha256: str, size_bytes: int) -> None:
         """Record that the spool holds a content."""
-        with self.database.transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?, ?)", (sha256, size_bytes, self._clock_ns()))
+        columns = (sha256, size_bytes, self._clock_ns())
+        self.database.write(lambda connection: connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?, ?)", columns))
 
     def flush(self) -> None:
         """A power barrier: every entry recorded so far is on the disk when this returns.
@@ -229,12 +241,15 @@ class Journal:
         """
         with self.database.lock:
             self._drop_parents_entries()
+            self._settle_interruption()
             if self._waiting:
                 self._next_try = 0.0
+                self._unsettled = True
                 try:
-                    self._write([])
+                    self._write_settled([])
                 except JournalError as error:
                     raise self._still_waiting(error) from error
+                self._unsettled = False
                 if self._waiting:
                     raise self._still_waiting(None)
         self.database.sync()
@@ -313,17 +328,50 @@ class Journal:
         """Register this process: at the first append, and again in a forked child."""
         self._drop_parents_entries()
         info = provenance.describe_process(now_ns)
-        with self.database.transaction() as connection:
-            self._writer_id = int(connection.execute(_INSERT_WRITER, astuple(info)).lastrowid or 0)
+        self._writer_id = self.database.write(lambda connection: int(connection.execute(_INSERT_WRITER, astuple(info)).lastrowid or 0))
         self._writer_uuid = info.uuid
         self._writer_seq = 0
         self._chain = vocabulary.chain_start(info.uuid)
-        self._generation = self.database.generation
+        self._generation = self.database.generation  # last: an interruption before it lets the next append start again
 
     def _drop_parents_entries(self) -> None:
         """In a forked child: what waits in memory is the parent's to write."""
         if self._waiting and self._generation != self.database.generation:
             self._waiting.clear()
+
+    def _write_drafts(self, component_id: int, drafts: Sequence[Draft], now_ns: int) -> None:
+        """Give drafts their places and write them. Hold the lock."""
+        self._settle_interruption()
+        self._unsettled = True
+        self._write_settled([self._row(component_id, draft, now_ns) for draft in drafts])
+        self._unsettled = False
+
+    def _write_settled(self, rows: Sequence[_Row]) -> None:
+        """``_write``; also after an error of the journal chain and buffer are known to fit what it holds. Hold the lock."""
+        try:
+            self._write(rows)
+        except Exception:
+            self._unsettled = False
+            raise
+
+    def _settle_interruption(self) -> None:
+        """After an exception that a signal handler raised in the midst of an append: find out what was written. Hold the lock.
+
+        Raises:
+            JournalError: The journal can't be read; nothing of this call was recorded.
+        """
+        if self._generation == self.database.generation and self._unsettled:
+            self.database.set_busy_timeout(None)
+            self.database.roll_back()
+            rows = self.database.read(
+                "SELECT writer_seq, digest FROM entry WHERE writer_id = ? ORDER BY seq DESC LIMIT 1", (self._writer_id,)
+            )
+            self._writer_seq, self._chain = (rows[0][0], bytes(rows[0][1])) if rows else (0, vocabulary.chain_start(self._writer_uuid))
+            while self._waiting and self._waiting[0].columns[1] <= self._writer_seq:
+                self._waiting.popleft()  # the interruption came after their commit
+            if self._waiting:
+                self._writer_seq, self._chain = self._waiting[-1].columns[1], self._waiting[-1].columns[-1]
+        self._unsettled = False
 
     def _write(self, rows: Sequence[_Row]) -> None:
         """Write what waits and then ``rows``, or let them wait too. Hold the lock."""
@@ -339,22 +387,24 @@ class Journal:
             if self.database.closed:
                 raise
             self._next_try = self._monotonic() + _RETRY_EVERY_S
-            if self._on_journal_error == "raise":
+            if self.on_journal_error == "raise":
                 self._take_back(rows)
                 raise
             self._let_wait(rows, error)
             return
         if waiting:
             self._waiting.clear()
-            self.database.set_busy_timeout(BUSY_TIMEOUT_S)
+            self.database.set_busy_timeout(None)
             logger.warning("the journal at %s takes entries again: %d that waited in memory are written", self.path, len(waiting))
 
     def _insert(self, rows: Sequence[_Row]) -> None:
-        with self.database.transaction() as connection:
+        def insert(connection: sqlite3.Connection) -> None:
             for row in rows:
                 seq = connection.execute(INSERT_ENTRY, row.columns).lastrowid
                 if row.undeliverable is not None:
                     connection.execute(_INSERT_REFUSED, (seq, row.undeliverable, row.columns[10]))
+
+        self.database.write(insert)
 
     def _let_wait(self, rows: Sequence[_Row], error: JournalError | None) -> None:
         if not rows:
@@ -368,6 +418,9 @@ class Journal:
             )
         first = not self._waiting
         self._waiting.extend(rows)
+        if first and not self._last_try_registered:
+            self._last_try_registered = True
+            atexit.register(_write_at_exit, weakref.ref(self))
         if first and error is not None:
             warnings.warn(
                 f"{error.message}. Entries wait in memory ({limits.BUFFERED_ENTRIES_MAX} at most) and are lost if the process "
@@ -403,6 +456,17 @@ class Journal:
         )
 
 
+def _write_at_exit(reference: weakref.ref[Journal]) -> None:
+    """What waits in memory gets its last chance when the interpreter ends without ``close``."""
+    journal = reference()
+    if journal is None or journal.database.closed or not journal.unwritten:
+        return
+    try:
+        journal.flush()
+    except JournalError as error:
+        logger.error("%s", error)  # noqa: TRY400 - a traceback says nothing here
+
+
 def _prepare(folder: Path, file: Path, *, create: bool) -> None:
     """See that the database file exists, with permissions for its owner alone."""
     if folder.exists() and not folder.is_dir():
@@ -424,16 +488,15 @@ def _prepare(folder: Path, file: Path, *, create: bool) -> None:
 
 
 def _bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create: bool) -> None:
-    connection: sqlite3.Connection = database.connection
     with database.lock, translated(database.path):
-        current = schema.revision(connection)
+        current = schema.revision(database.connection)
     if not database.read_only and (create or current is not None):
         database.choose_log()
     if current is None:
         if not create:
             raise JournalNotFoundError(f"the journal at {database.path.parent} is empty", hint="nothing was ever recorded in it")
         with database.lock, translated(database.path):
-            schema.create(connection, journal_id=str(uuid.uuid4()), now_ns=clock_ns(), version=__version__)
+            schema.create(database.connection, journal_id=str(uuid.uuid4()), now_ns=clock_ns(), version=__version__)
     elif current != schema.HEAD:
         if database.read_only:
             if current > schema.HEAD:  # revisions are zero-padded numbers

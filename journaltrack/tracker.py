@@ -16,6 +16,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -392,6 +393,19 @@ class Tracker:
             logger.exception("closing failed while another exception was on its way out")
             warnings.warn(f"closing the tracker failed: {failure}", RuntimeWarning, stacklevel=2)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In a process that gets it by pickle (``multiprocessing`` with "spawn", a DataLoader's worker): another writer of the same
+        component in the same journal. Like a forked child, it neither replays nor ends the run.
+        """
+        self._check_open()
+        own = [
+            None if isinstance(given, default) else given
+            for given, default in ((self._metrics_writer, JournalMetricsWriter), (self._uploader, JournalArtifactUploader))
+        ]
+        settings = replace(self._settings, boto3_session=None, sagemaker_client=None, sync="off")
+        how = (os.fspath(self._journal.path), settings.durability, self._journal.on_journal_error)
+        return _elsewhere, (self.trial_component.trial_component_name, how, settings, *own)
+
     def __repr__(self) -> str:
         return f"Tracker({self.trial_component!r})"
 
@@ -491,3 +505,18 @@ class Tracker:
         upload = vocabulary.upload(key, blob, spooled.size_bytes, media_type, path.name)
         reference = self._within_limit(self._reference(direction, key, blob, media_type), set())
         return [upload._replace(undeliverable=reference.undeliverable), reference]
+
+
+def _elsewhere(
+    name: str,
+    how: tuple[str, Durability, OnJournalError],
+    settings: Settings,
+    metrics_writer: MetricsWriter | None,
+    artifact_uploader: ArtifactUploader | None,
+) -> Tracker:
+    """A tracker that was pickled, in the process that it came to."""
+    path, durability, on_journal_error = how
+    journal = Journal.open(path, durability=durability, on_journal_error=on_journal_error, create=False)
+    tracker = Tracker(TrialComponent(journal, journal.component(name), name), metrics_writer, artifact_uploader)
+    tracker._settings, tracker._owns_journal, tracker._pid = settings, True, -1  # noqa: SLF001 - this module's own; nobody's pid: not its run
+    return tracker
