@@ -48,7 +48,7 @@ class Background:
         self._users = 0
         self._process: PassProcess | None = None
         self._connection = composition.Connection.configured(request.boto3_session, request.sagemaker_client)
-        self._concurrency, self._timestamps = known.concurrency, known.timestamps
+        self._of_a_pass = known.of_a_pass()
         if request.boto3_session is None and request.sagemaker_client is None and sys.executable:
             self._process = PassProcess(
                 {
@@ -56,8 +56,7 @@ class Background:
                     "region": known.region,
                     "endpoint_url": known.endpoint_url,
                     "requests_per_s": known.requests_per_s,
-                    "concurrency": known.concurrency,
-                    "timestamps": known.timestamps,
+                    "options": self._of_a_pass,
                 }
             )
         watch = replace(known.watch, poll_s=min(known.watch.poll_s, max(_POLL_S, known.watch.debounce_s)))
@@ -97,7 +96,7 @@ class Background:
     def _options(self, component: str | None = None) -> Options:
         from journaltrack.reconciler import Options  # noqa: PLC0415 - a helper process imports it, this one need not
 
-        return Options(component, concurrency=self._concurrency, timestamps=self._timestamps)
+        return Options(component, **self._of_a_pass)
 
     def _probe(self) -> RemoteError | None:
         return composition.probe(self._connection) if self._process is None else self._process.probe()

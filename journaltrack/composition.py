@@ -208,7 +208,7 @@ def _replay(request: ReplayRequest) -> None:
 
     known = configuration.current()
     connection = Connection.configured(request.boto3_session, request.sagemaker_client)
-    options = Options(request.component, concurrency=known.concurrency, timestamps=known.timestamps)
+    options = Options(request.component, **known.of_a_pass())
     replay_logged(request, lambda: _pass(request.journal, connection, options, Deadline(request.deadline_s)))
 
 

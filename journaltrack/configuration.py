@@ -78,10 +78,17 @@ class Configuration:
         "metrics older than 14 days or over 2 hours ahead: send as they are, or with the time of delivery (the journal keeps the original)",
         choices=("keep", "shift"),
     )
+    visible_after_s: float = _number(
+        900.0, "how long after a request without an answer its metrics count as not arrived when reading back does not show them"
+    )
     profile: str | None = _text(None, "profile of the AWS configuration")
     region: str | None = _text(None, "AWS region")
     endpoint_url: str | None = _text(None, "one endpoint for all services, instead of AWS's")
     watch: WatchConfiguration = field(default_factory=WatchConfiguration)
+
+    def of_a_pass(self) -> dict[str, Any]:
+        """What is configured of ``reconciler.Options``, by its names."""
+        return {"concurrency": self.concurrency, "timestamps": self.timestamps, "visible_after_s": self.visible_after_s}
 
 
 @dataclass(frozen=True, slots=True)

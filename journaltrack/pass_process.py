@@ -39,7 +39,7 @@ class PassProcess:
     """Makes passes in a child, started when it is needed. Threads may share it; one request is made at a time.
 
     Args:
-        connection: ``profile``, ``region``, ``endpoint_url``, ``requests_per_s``, ``concurrency`` and ``timestamps`` for the child.
+        connection: ``profile``, ``region``, ``endpoint_url``, ``requests_per_s``, and ``options`` (of the passes) for the child.
     """
 
     def __init__(self, connection: Mapping[str, Any]) -> None:
@@ -253,7 +253,7 @@ def _answered(request: dict[str, Any], known: dict[str, Any], deadline: Deadline
         preflight=request["preflight"],
         look_only=request["look_only"],
     )
-    options = Options(request["component"], concurrency=known["concurrency"], timestamps=known["timestamps"])
+    options = Options(request["component"], **known["options"])
     try:
         delivery = composition.deliver(asked, connection, options)
     except JournaltrackError as error:

@@ -37,6 +37,7 @@ class PassReport:
 
     Attributes:
         delivered, superseded, quarantined, in_doubt: Entries settled so in this pass.
+        arrived, not_arrived: Entries that were in doubt and, read back, proved to be there (delivered now) or not (pending again).
         pending: Entries of the journal that are pending after it (also those that the options left out).
         requests: Requests made.
         held: Components that can't go on, and why.
@@ -52,6 +53,8 @@ class PassReport:
     superseded: int = 0
     quarantined: int = 0
     in_doubt: int = 0
+    arrived: int = 0
+    not_arrived: int = 0
     pending: int = 0
     requests: int = 0
     held: dict[str, RemoteError] = field(default_factory=dict)

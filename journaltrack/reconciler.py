@@ -19,8 +19,9 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Executor, Future,
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from journaltrack import doubts as doubting
 from journaltrack import lease as leases
-from journaltrack import paths
+from journaltrack import paths, readback
 from journaltrack import plan as planning
 from journaltrack import settlement as settling
 from journaltrack.actions import Action, Ensure, PutMetrics, Request, Settle, Update, Upload
@@ -61,6 +62,7 @@ class Options:
         create_or_attach: Create loaded components that are missing, attach to foreign ones that exist.
         timestamps: Metrics older than ``limits.METRIC_AGE_MAX_S`` or further ahead than ``METRIC_AHEAD_MAX_S``: ``"keep"`` sends
             them as they are, ``"shift"`` with the time of delivery.
+        visible_after_s: How long after a request its points are taken for not there when reading back does not show them.
     """
 
     component: str | None = None
@@ -68,10 +70,15 @@ class Options:
     concurrency: int = CONCURRENCY
     create_or_attach: bool = False
     timestamps: str = "keep"
+    visible_after_s: float = readback.VISIBLE_AFTER_S
+
+    def wants_component(self, name: str) -> bool:
+        """Whether the pass is about this component."""
+        return self.component is None or fnmatch.fnmatchcase(name.lower(), self.component.lower())
 
     def wants(self, entry: Entry) -> bool:
         """Whether the pass is about this entry."""
-        if self.component is not None and not fnmatch.fnmatchcase(entry.component.lower(), self.component.lower()):
+        if not self.wants_component(entry.component):
             return False
         return self.since_ns is None or entry.recorded_at_ns >= self.since_ns or entry.kind in {CREATE, LOAD}
 
@@ -145,10 +152,11 @@ class Reconciler:
         try:
             settlement = Settlement(self._journal.database, lease, self._clock_ns)
             self._report.in_doubt += settlement.recover()
+            self._resolve_doubts(lease)
             self._seen_seq = self._journal.last_seq()  # before counting: what comes later is not taken for seen
             self._total = settling.pending_count(self._journal.database)
             self._tell()
-            if self._total:
+            if self._total and not self._ended():
                 self._replay(settlement)
             settlement.advance_mark()
         finally:
@@ -157,6 +165,38 @@ class Reconciler:
         self._report.pending = settling.pending_count(self._journal.database)
         self._report.duration_s = time.monotonic() - started
         return self._report
+
+    def _resolve_doubts(self, lease: leases.Lease) -> None:
+        """Ask the remote which points in doubt arrived, so that those which did not go out in this pass."""
+        options, database = self._options, self._journal.database
+        asked = doubting.to_ask(database, now_ns=self._clock_ns(), visible_after_s=options.visible_after_s)
+        for component_id, name in asked.items():
+            if self._ended():
+                return
+            if not options.wants_component(name):
+                continue
+            lease.renew()
+            found = doubting.of_component(database, component_id)
+            steps: dict[str, tuple[int, int]] = {}
+            for doubt in found:
+                if doubt.step is not None:
+                    first, last = steps.get(doubt.name, (doubt.step, doubt.step))
+                    steps[doubt.name] = (min(first, doubt.step), max(last, doubt.step))
+            try:
+                shown = self._remote.read_metrics(name, steps)
+            except RemoteError as error:
+                logger.info("%s could not be asked for its metrics in doubt: %s", name, error)
+                if error.unreachable or error.everywhere:  # what the next request would meet, too
+                    self._report.halted = error
+                continue
+            if shown is None:
+                continue
+            self._report.requests += 1
+            known = doubting.acknowledged(database, component_id, found)
+            findings = readback.judge(found, known, shown, now_ns=self._clock_ns(), visible_after_s=options.visible_after_s)
+            doubting.record(database, lease, component_id, findings, shown.request_id, self._clock_ns)
+            self._report.arrived += sum(finding.outcome == "arrived" for finding in findings)
+            self._report.not_arrived += sum(finding.outcome == "not arrived" for finding in findings)
 
     def _replay(self, settlement: Settlement) -> None:
         pool = DaemonPool(self._options.concurrency, "journaltrack-replay")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from journaltrack.actions import Artifact, ComponentSpec, Fields, MetricPoint, Status
+from journaltrack.readback import ReadBack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,5 +120,14 @@ class Remote(Protocol):
 
         Raises:
             ComponentMissingError: There is no such component.
+        """
+        ...
+
+    def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
+        """What the service shows of the component's metrics; None if it says that the component does not exist.
+
+        Args:
+            component: Its name.
+            steps: Metrics of which single steps are asked for, with the first and last step.
         """
         ...

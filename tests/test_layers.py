@@ -13,7 +13,7 @@ PACKAGE = Path(journaltrack.__file__).parent
 
 DOORS = {
     "boto3": ("remotes.aws", "remotes.aws_clients", "remotes.aws_s3"),
-    "botocore": ("remotes.aws", "remotes.aws_clients", "remotes.aws_errors", "remotes.aws_s3"),
+    "botocore": ("remotes.aws", "remotes.aws_clients", "remotes.aws_errors", "remotes.aws_metrics", "remotes.aws_s3"),
     "s3transfer": ("remotes.aws_s3",),
     "tenacity": ("remotes.retrying",),
     "alembic": ("schema",),
@@ -21,7 +21,7 @@ DOORS = {
     "sqlalchemy": ("schema", "database"),
     "click": ("cli",),
     "rich": ("cli",),
-    "sqlite3": ("schema", "database", "journal", "settlement", "lease", "auditing", "report", "cli"),
+    "sqlite3": ("schema", "database", "journal", "settlement", "doubts", "lease", "auditing", "report", "cli"),
 }
 FORBIDDEN = {
     "tracker": ("reconciler", "settlement", "lease", "perform", "remotes", "composition", "cli"),
@@ -33,9 +33,11 @@ FORBIDDEN = {
     "auditing": ("tracker", "remotes", "composition", "cli"),
     "report": ("tracker", "remotes", "composition", "cli"),
     "spool": ("journal", "database", "schema", "remotes"),
+    "doubts": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
 }
 PURE = {
     "actions": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},
+    "readback": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},
     "schedule": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},
     "plan": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},
     "entries": {"time", "random", "datetime", "os", "sqlite3", "pathlib", "threading", "logging"},

@@ -28,6 +28,7 @@ COMMANDS = {
     "audit": "What was recorded, by whom, and what became of all of it.",
     "show": "A component's parameters, artifacts and metrics, offline.",
     "retry": "Make quarantined entries pending again.",
+    "settle": "Decide about entries in doubt.",
     "config": "What is configured, and where each value comes from.",
     "completion": "Shell completion for bash, zsh and fish.",
 }

@@ -91,7 +91,7 @@ def command(
 
     given = {"concurrency": concurrency, "profile": profile, "region": region, "endpoint_url": endpoint_url}
     known = configuration.load(config_file, overrides=given).configuration
-    options = Options(component, since, known.concurrency, create_or_attach, known.timestamps)
+    options = Options(component, since, create_or_attach=create_or_attach, **known.of_a_pass())
     aws = {
         "profile": known.profile,
         "region": known.region,
@@ -189,6 +189,10 @@ def _summary(report: PassReport, after: JournalStatus) -> str:
 
 def _explain(report: PassReport, after: JournalStatus, *, stopped: bool) -> None:
     """On stderr: why it is not all delivered, and what to do."""
+    if report.arrived or report.not_arrived:
+        output.say(
+            f"of the entries in doubt {report.arrived} proved to be there, {report.not_arrived} not: those were pending again", err=True
+        )
     if report.halted is not None:
         output.problem("error", f"the sync stopped: {report.halted.message}", report.halted.hint)
     if report.uploads_halted is not None:
@@ -202,11 +206,10 @@ def _explain(report: PassReport, after: JournalStatus, *, stopped: bool) -> None
     if report.out_of_time and not stopped:
         output.problem("error", "the time was over before everything was sent", "sync again: it goes on where this one ended")
     if after.quarantined or after.in_doubt:
-        output.problem(
-            "warning",
-            f"{output.plural(after.quarantined, 'entry')} quarantined, {after.in_doubt} in doubt",
-            "`journaltrack audit` names them and says why; `journaltrack retry` makes them pending again",
-        )
+        hint = "`journaltrack audit` names them and says why; `journaltrack retry` makes them pending again"
+        if after.in_doubt:
+            hint += "; a later sync reads back what is in doubt"
+        output.problem("warning", f"{output.plural(after.quarantined, 'entry')} quarantined, {after.in_doubt} in doubt", hint)
 
 
 def _json(report: PassReport, after: JournalStatus, code: ExitCode) -> dict[str, Any]:
@@ -217,6 +220,8 @@ def _json(report: PassReport, after: JournalStatus, code: ExitCode) -> dict[str,
         "superseded": report.superseded,
         "quarantined": report.quarantined,
         "in_doubt": report.in_doubt,
+        "arrived": report.arrived,
+        "not_arrived": report.not_arrived,
         "requests": report.requests,
         "duration_s": round(report.duration_s, 3),
         "out_of_time": report.out_of_time,

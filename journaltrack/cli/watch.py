@@ -152,9 +152,7 @@ class _Service:
         from journaltrack import composition  # noqa: PLC0415
         from journaltrack.reconciler import Options  # noqa: PLC0415
 
-        return composition.deliver(
-            request, self._connection(), Options(concurrency=self._configuration.concurrency, timestamps=self._configuration.timestamps)
-        )
+        return composition.deliver(request, self._connection(), Options(**self._configuration.of_a_pass()))
 
     def _probe(self) -> RemoteError | None:
         from journaltrack import composition  # noqa: PLC0415

@@ -8,7 +8,7 @@ parameters are kept, those with an identical key are replaced"). An endpoint tha
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,10 +23,13 @@ from journaltrack.rate_limit import RateLimit
 from journaltrack.remote import Answer, BlobUpload, Refusal, RemoteComponent
 from journaltrack.remotes.aws_clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients
 from journaltrack.remotes.aws_errors import already_exists, classified, is_aws_answer, not_found, swallowed
+from journaltrack.remotes.aws_metrics import read_back
 from journaltrack.remotes.aws_s3 import Uploader
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from journaltrack.readback import ReadBack
 
 OWNER_PREFIX: Final = "journaltrack:"
 """How MetadataProperties.GeneratedBy says whose a component is."""
@@ -155,6 +158,11 @@ class AwsRemote:
         _checked(answer, "BatchPutMetrics")
         errors = answer.get("Errors")
         return Answer(_request_id(answer), refused=_refused(errors, len(points), _request_id(answer)) if errors else {})
+
+    def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
+        """See ``Remote.read_metrics``: see ``aws_metrics``."""
+        with _classifying(component):
+            return read_back(self._clients, component, steps)
 
     def _what_is_missing(self, component: str, trial: str, error: ClientError) -> RemoteError:
         """Whether it was the trial or the component that AssociateTrialComponent did not find: it says ResourceNotFound of both."""

@@ -10,12 +10,15 @@ import hashlib
 import math
 import posixpath
 import threading
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from journaltrack import limits
 from journaltrack.actions import Artifact, ComponentSpec, Fields, MetricPoint, Status, merge_status
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
+from journaltrack.readback import ReadBack, Shown
 from journaltrack.remote import Answer, BlobUpload, Refusal, RemoteComponent
 
 DEFAULT_BUCKET = "memory"
@@ -138,6 +141,27 @@ class MemoryRemote:
                 else:
                     held.points.append(point)
             return Answer(request_id, refused=refused)
+
+    def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
+        """See ``Remote.read_metrics``."""
+        with self._lock:
+            request_id = self._request_id()
+            held = self.components.get(component.lower())
+            if held is None:
+                return None
+            by_name: dict[str, list[float]] = defaultdict(list)
+            by_step: dict[tuple[str, int], list[float]] = defaultdict(list)
+            for point in held.points:
+                by_name[point.name].append(point.value)
+                first, last = steps.get(point.name, (1, 0))
+                if point.step is not None and first <= point.step <= last:
+                    by_step[point.name, point.step].append(point.value)
+            return ReadBack(
+                {name: Shown(len(values), fmean(values)) for name, values in by_name.items()},
+                {step: Shown(len(values), fmean(values)) for step, values in by_step.items()},
+                frozenset(steps),
+                request_id,
+            )
 
     def _held(self, component: str, request_id: str) -> MemoryComponent:
         held = self.components.get(component.lower())

@@ -8,7 +8,7 @@ deadline. A metric request whose answer was lost is not tried again: it may have
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
@@ -18,6 +18,7 @@ from journaltrack.errors import ErrorKind, RemoteError
 if TYPE_CHECKING:
     from journaltrack.actions import ComponentSpec, Fields, MetricPoint
     from journaltrack.deadline import Deadline
+    from journaltrack.readback import ReadBack
     from journaltrack.remote import Answer, BlobUpload, Remote, RemoteComponent
 
 T = TypeVar("T")
@@ -89,6 +90,10 @@ class RetryingRemote:
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
         """See ``Remote.put_metrics``; tried again only when it certainly had no effect."""
         return self._call(self._metrics, lambda: self._inner.put_metrics(component, points))
+
+    def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
+        """See ``Remote.read_metrics``."""
+        return self._call(self._idempotent, lambda: self._inner.read_metrics(component, steps))
 
     def _call(self, policy: Retrying, request: Callable[[], T]) -> T:
         self._local.attempts = 1
