@@ -1,231 +1,245 @@
-"""A model that knows the truth: random calls, replays with faults and kills, against a real journal."""
+"""A model that knows the truth: calls of several writers, replays with faults and kills at every seam, against a real journal."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import shutil
+import sqlite3
 import tempfile
-import threading
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from journaltrack import entries as vocabulary
 from journaltrack import lease as leases
 from journaltrack.actions import expand
+from journaltrack.auditing import audit
 from journaltrack.entries import BlobRef
-from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
+from journaltrack.errors import LeaseHeldError, LeaseLostError
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
-from journaltrack.remote import Answer, Refusal, RemoteComponent
+from journaltrack.report_integrity import verify_chains
 from journaltrack.settlement import Settlement
+from tests.golden import REVISIONS, restore
+from tests.properties.truth import FAULTS, KilledError, Seams, Truth
 
 CONCURRENCY = 3
-
-
-class KilledError(BaseException):
-    """The process ends here: no code of ours may catch it."""
-
-
-class Truth:
-    """A remote whose every effect is known, with a script of faults: one is taken per request."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.components: dict[str, dict] = {}
-        self.points: list[tuple[str, float]] = []
-        self.uploads: Counter[str] = Counter()
-        self.script: list[str] = []
-        self.of_metrics = False
-        self.requests = 0
-
-    def _request(self, apply, *, codes=None):
-        with self.lock:
-            self.requests += 1
-            fault = self.script.pop(0) if self.script and (codes or not self.of_metrics) else "none"
-            if fault == "kill before":
-                raise KilledError
-            if fault == "throttled":
-                raise RemoteError("slow down", kind=ErrorKind.TRANSIENT, code="ThrottlingException")
-            if fault == "unreachable":
-                raise RemoteError("refused", kind=ErrorKind.TRANSIENT, code="EndpointConnectionError", unreachable=True)
-            if fault == "expired":
-                raise RemoteError("expired", kind=ErrorKind.HALT, code="ExpiredTokenException")
-            if fault == "no answer, not applied":
-                raise RemoteError("timeout", kind=ErrorKind.TRANSIENT, code="ReadTimeout", maybe_applied=True)
-            if fault == "partial" and codes is not None:
-                return codes()
-            answer = apply()
-            if fault == "no answer, applied":
-                raise RemoteError("reset", kind=ErrorKind.TRANSIENT, code="ConnectionClosedError", maybe_applied=True)
-            if fault == "kill after":
-                raise KilledError
-            return answer
-
-    def describe(self, component):
-        def apply():
-            held = self.components.get(component)
-            return held and RemoteComponent(component, f"arn:{component}", owner=held["owner"])
-
-        return self._request(apply)
-
-    def create(self, spec):
-        def apply():
-            if spec.name in self.components:
-                raise AlreadyExistsError("it exists", kind=ErrorKind.PERMANENT, code="AlreadyExists")
-            self.components[spec.name] = {"owner": spec.owner, "parameters": {}, "artifacts": {}}
-            return Answer("r", arn=f"arn:{spec.name}")
-
-        return self._request(apply)
-
-    def associate(self, component, experiment, trial):
-        return self._request(lambda: Answer("r"))
-
-    def upload(self, blob):
-        def apply():
-            self.uploads[blob.sha256] += 1
-            return Answer("r", uri=f"s3://bucket/{blob.component}/{blob.name}")
-
-        return self._request(apply)
-
-    def update(self, component, fields):
-        def apply():
-            held = self._held(component)
-            if "poison" in fields.parameters.values():
-                raise RemoteError("poisonous", kind=ErrorKind.PERMANENT, code="ValidationException")
-            held["parameters"].update(fields.parameters)
-            held["artifacts"].update({k: a.value for k, a in fields.output_artifacts.items()})
-            return Answer("r")
-
-        return self._request(apply)
-
-    def put_metrics(self, component, points):
-        def apply():
-            self._held(component)
-            if any(p.value < 0 for p in points):
-                raise RemoteError("negative", kind=ErrorKind.PERMANENT, code="ValidationException")
-            self.points += [(component, p.value) for p in points]
-            return Answer("r")
-
-        def partly():
-            self._held(component)
-            refused = {0: Refusal("INTERNAL_ERROR", "again", permanent=False)}
-            if len(points) > 1:
-                refused[len(points) - 1] = Refusal("METRIC_LIMIT_EXCEEDED", "full", permanent=True)
-            self.points += [(component, p.value) for i, p in enumerate(points) if i not in refused]
-            return Answer("r", refused=refused)
-
-        return self._request(apply, codes=partly)
-
-    def _held(self, component):
-        if component not in self.components:
-            raise ComponentMissingError("gone", kind=ErrorKind.HOLD, code="ResourceNotFound")
-        return self.components[component]
-
-
-FAULTS = st.lists(
-    st.sampled_from(
-        [
-            "none",
-            "no answer, applied",
-            "no answer, not applied",
-            "partial",
-            "kill after",
-            "kill before",
-            "throttled",
-            "unreachable",
-            "expired",
-        ]
-    ),
-    min_size=1,
-    max_size=6,
-)
+SECOND_NS = 10**9
+SCRIPTS = st.lists(st.sampled_from(FAULTS), min_size=1, max_size=6)
 COMPONENTS = st.sampled_from(["a", "b"])
+WRITERS = st.integers(0, 1)
 
 
 class ReplayMachine(RuleBasedStateMachine):
-    """Calls, replays, faults and kills in any order."""
+    """Calls, replays, faults, kills, moves to other machines, in any order."""
 
-    @initialize(known=st.booleans())
-    def open(self, known) -> None:
-        """A new journal with two components."""
-        self.folder = Path(tempfile.mkdtemp())
-        self.journal = Journal.open(self.folder)
+    @initialize(known=st.booleans(), revision=st.sampled_from([None, None, *REVISIONS]))
+    def open(self, known, revision) -> None:
+        """A journal with two components: a new one, or one that an earlier release left in the midst of its work."""
+        self.root = Path(tempfile.mkdtemp())
+        self.folder = self.root / "0"
+        self.now_ns = 2_000_000_000 * SECOND_NS
         self.truth = Truth()
         self.numbers = itertools.count(1)
-        for name in "ab":
-            self.journal.append(self.journal.component(name), [vocabulary.create(owner=f"owner of {name}")])
+        self.places = itertools.count(1)
+        self.resent = set()  # entries that a person sent again although they were in doubt
+        if revision is not None:
+            restore(revision, self.folder)
+        self.writers = []
+        self.open_writers()
+        if revision is None:
+            for name in "ab":
+                self.writers[0].append(self.writers[0].component(name), [vocabulary.create(owner=f"owner of {name}")])
+        else:  # what the old journal says that it delivered
+            self.truth.components["a"] = {"owner": "owner of a", "parameters": {"x": 7.0}, "artifacts": {}, "status": None}
+            self.truth.points = [("a", "g", 1000.0 + n, n) for n in range(12)]
+            self.truth.visible = 12
         if known:  # most faults are interesting behind the creation
             self.replay_in_peace()
 
+    def open_writers(self) -> None:
+        """Two processes that log."""
+        self.writers = [Journal.open(self.folder, clock_ns=lambda: self.now_ns) for _ in range(2)]
+
     def teardown(self) -> None:
-        """Remove the journal."""
-        if hasattr(self, "journal"):
-            self.journal.close()
-            shutil.rmtree(self.folder)
+        """The audit agrees with the tables, every chain holds."""
+        if hasattr(self, "writers"):
+            totals = audit(self.folder).totals
+            states = Counter(self.states().values())
+            assert totals.adds_up
+            assert totals.entries == states.total()
+            for state, name in (
+                ("pending", "pending"),
+                ("in flight", "in_flight"),
+                ("in doubt", "in_doubt"),
+                ("quarantined", "quarantined"),
+            ):
+                assert getattr(totals, name) == states[state]
+            assert [p for p in verify_chains(self.folder) if p.kind != "blob"] == []
+            for writer in self.writers:
+                writer.close()
+            shutil.rmtree(self.root)
 
-    @rule(component=COMPONENTS, count=st.integers(1, 25))
-    def log_metrics(self, component, count) -> None:
+    @rule(writer=WRITERS, component=COMPONENTS, count=st.integers(1, 25), stepped=st.booleans())
+    def log_metrics(self, writer, component, count, stepped) -> None:
         """Points with values that occur once."""
-        self._log(component, [float(next(self.numbers)) for _ in range(count)])
+        self._log(writer, component, [float(next(self.numbers)) for _ in range(count)], stepped=stepped)
 
-    @rule(component=COMPONENTS, count=st.integers(1, 12))
-    def log_spoiled_metrics(self, component, count) -> None:
+    @rule(writer=WRITERS, component=COMPONENTS, count=st.integers(1, 12))
+    def log_spoiled_metrics(self, writer, component, count) -> None:
         """Points among which AWS refuses one, and one that can't be sent at all."""
         values = [float(next(self.numbers)) for _ in range(count)]
         values[count // 2] *= -1
-        self._log(component, [*values, float("nan")])
+        self._log(writer, component, [*values, float("nan")], stepped=False)
 
-    def _log(self, component, values) -> None:
-        self.journal.append(self.journal.component(component), [vocabulary.metric("m", v, 0, 1) for v in values])
+    def _log(self, writer, component, values, *, stepped) -> None:
+        journal = self.writers[writer]
+        drafts = [vocabulary.metric("m", v, int(abs(v)) if stepped and not math.isnan(v) else None, 1) for v in values]
+        journal.append(journal.component(component), drafts)
 
-    @rule(component=COMPONENTS, key=st.sampled_from("xyz"), poison=st.booleans())
-    def log_parameter(self, component, key, poison) -> None:
+    @rule(writer=WRITERS, component=COMPONENTS, key=st.sampled_from("xyz"), poison=st.booleans())
+    def log_parameter(self, writer, component, key, poison) -> None:
         """A parameter, perhaps one that AWS refuses."""
         value = "poison" if poison else float(next(self.numbers))
-        self.journal.append(self.journal.component(component), [vocabulary.parameter(key, value)])
+        self.writers[writer].append(self.writers[writer].component(component), [vocabulary.parameter(key, value)])
 
-    @rule(component=COMPONENTS, content=st.sampled_from("pq"))
-    def log_artifact(self, component, content) -> None:
+    @rule(writer=WRITERS, component=COMPONENTS, content=st.sampled_from("pq"))
+    def log_artifact(self, writer, component, content) -> None:
         """An artifact of one of two contents."""
         blob = BlobRef(content.encode().hex() * 32, None, None)
         drafts = [vocabulary.upload(content, blob, 1, None, "f"), vocabulary.artifact("output", content, blob, None)]
-        self.journal.append(self.journal.component(component), drafts)
+        self.writers[writer].append(self.writers[writer].component(component), drafts)
 
-    @rule(script=FAULTS, of_metrics=st.booleans())
+    @rule(script=SCRIPTS, of_metrics=st.booleans())
     def replay_with_faults(self, script, of_metrics) -> None:
         """A pass that meets faults (of its metric requests, or of whatever comes), and perhaps does not survive them."""
         self.truth.script = list(script)
         self.truth.of_metrics = of_metrics
-        with contextlib.suppress(KilledError):
-            Reconciler(self.journal, self.truth, options=Options(concurrency=CONCURRENCY)).run()
+        with contextlib.suppress(KilledError, LeaseHeldError):
+            self._pass()
         self.truth.script = []
+
+    @rule(transactions=st.integers(0, 12), after=st.booleans())
+    def killed_at_a_seam(self, transactions, after) -> None:
+        """A pass whose process dies before or after any of its transactions; the lease's row stays as it was."""
+        with contextlib.suppress(KilledError, LeaseHeldError):
+            self._pass(dies_at=transactions, dies_after_commit=after)
+
+    @rule(script=SCRIPTS)
+    def taken_over(self, script) -> None:
+        """In mid-pass another machine takes the lease over, since this one seemed dead: the pass stops, and settles nothing more."""
+
+        def take_over():
+            with closing(sqlite3.connect(self.folder / "journal.db", isolation_level=None)) as connection:
+                connection.execute("UPDATE lease SET generation = generation + 1")
+
+        self.truth.script = list(script)
+        self.truth.beside = take_over
+        with contextlib.suppress(KilledError, LeaseHeldError, LeaseLostError):
+            self._pass()
+        self.truth.script, self.truth.beside = [], None
+
+    @rule()
+    def two_at_once(self) -> None:
+        """A second reconciler in mid-pass is turned away; the first goes on."""
+        turned_away = []
+
+        def second():
+            try:
+                self._pass()
+            except LeaseHeldError:
+                turned_away.append(True)
+
+        self.truth.beside = second
+        before = self.truth.requests
+        with contextlib.suppress(LeaseHeldError):
+            self._pass()
+        assert turned_away or self.truth.requests == before
+        self.truth.beside = None
+
+    @rule()
+    def moved_to_another_machine(self) -> None:
+        """The folder is copied to a machine of another name, and used there; a dead pass's lease there still looks alive for a minute."""
+        for writer in self.writers:
+            writer.close()
+        place = self.root / str(next(self.places))
+        shutil.copytree(self.folder, place)
+        shutil.rmtree(self.folder)
+        self.folder = place
+        with closing(sqlite3.connect(place / "journal.db", isolation_level=None)) as connection:
+            connection.execute("UPDATE lease SET host = 'elsewhere'")
+        self.open_writers()
+
+    @rule()
+    def time_passes(self) -> None:
+        """Twenty minutes: reading back shows all that arrived, a dead holder's lease is over."""
+        self.now_ns += 20 * 60 * SECOND_NS
+        self.truth.visible = len(self.truth.points)
 
     @rule()
     def replay_in_peace(self) -> None:
-        """A pass without faults ends with nothing pending, and the next one makes no request."""
-        report = Reconciler(self.journal, self.truth, options=Options(concurrency=CONCURRENCY)).run()
+        """A pass without faults ends with nothing pending, and the next one makes no request; what time can clear up is cleared up."""
+        self.time_passes()
+        report = self._pass()
         assert report.pending == 0, report
         before = self.truth.requests
-        Reconciler(self.journal, self.truth).run()
+        self._pass()
         assert self.truth.requests == before
+        self.time_passes()  # what a killed pass left was put in doubt by this one
+        self._pass()
+        doubtful = [e for e in self._entries() if self.states()[e.seq] == "in doubt" and e.seq not in self.resent]
+        assert all(e.step is None or e.value < 0 for e in doubtful) or self.resent, "a point with a step of its own is still in doubt"
 
     @precondition(lambda self: any(s == "quarantined" for s in self.states().values()))
     @rule()
     def release(self) -> None:
         """Quarantined entries become pending again."""
-        lease = leases.acquire(self.journal.database)
-        Settlement(self.journal.database, lease).release(["quarantined"])
-        lease.release()
+        self._release("quarantined")
+
+    @precondition(lambda self: any(s == "in doubt" for s in self.states().values()))
+    @rule()
+    def send_again_what_is_in_doubt(self) -> None:
+        """A person prefers a double to a loss."""
+        doubtful = {seq for seq, state in self.states().items() if state == "in doubt"}
+        if self._release("in doubt"):
+            self.resent |= doubtful
+
+    def _release(self, outcome) -> bool:
+        journal = Journal.open(self.folder)
+        try:
+            lease = leases.acquire(journal.database, clock_ns=lambda: self.now_ns)
+        except LeaseHeldError:
+            return False
+        else:
+            Settlement(journal.database, lease, lambda: self.now_ns).release([outcome])
+            lease.release()
+            return True
+        finally:
+            journal.close()
+
+    def _pass(self, dies_at=None, *, dies_after_commit=False):
+        database = Seams(self.folder / "journal.db")
+        database.dies_at, database.dies_after_commit = dies_at, dies_after_commit
+        journal = Journal(database)
+        try:
+            options = Options(concurrency=CONCURRENCY)
+            return Reconciler(journal, self.truth, options=options, clock_ns=lambda: self.now_ns).run()
+        finally:
+            database.close()
+
+    def _entries(self):
+        return self.writers[0].entries(limit=10**6)
 
     def states(self) -> dict[int, str]:
         """The state of every entry, from the tables alone."""
-        read = self.journal.database.read
+        read = self.writers[0].database.read
         states = dict.fromkeys((seq for (seq,) in read("SELECT seq FROM entry")), "pending")
         for (seqs,) in read("SELECT entries FROM receipt WHERE finished_at_ns IS NULL"):
             states.update(dict.fromkeys(expand(seqs), "in flight"))
@@ -235,15 +249,17 @@ class ReplayMachine(RuleBasedStateMachine):
     @invariant()
     def points_are_where_the_journal_says(self) -> None:
         """Delivered points are there once, pending and quarantined ones are not, in-doubt and in-flight ones once at most."""
-        if not hasattr(self, "journal"):
+        if not hasattr(self, "writers"):
             return
-        there = Counter(self.truth.points)
+        there = Counter((component, value) for component, _, value, _ in self.truth.points)
         states = self.states()
-        for entry in self.journal.entries(limit=10**6):
+        for entry in self._entries():
             if entry.kind != "metric" or entry.value is None:
                 continue
             count = there.pop((entry.component, entry.value), 0)
             state = states[entry.seq]
+            if entry.seq in self.resent:
+                continue  # what the audit called in doubt, and a person sent again: once or twice
             assert count <= 1, f"{entry} was recorded {count} times"
             if state == "delivered":
                 assert count == 1, f"{entry} is not there"
@@ -256,35 +272,45 @@ class ReplayMachine(RuleBasedStateMachine):
     @invariant()
     def parameters_are_the_fold_of_what_was_delivered(self) -> None:
         """Where nothing is pending, the remote holds for each key the last value that was delivered."""
-        if not hasattr(self, "journal"):
+        if not hasattr(self, "writers"):
             return
         states = self.states()
-        for component in self.journal.components():
-            entries = [e for e in self.journal.state_entries(component.id) if e.kind == "parameter"]
+        for component in self.writers[0].components():
+            entries = [e for e in self.writers[0].state_entries(component.id) if e.kind == "parameter"]
             if any(states[e.seq] in {"pending", "in flight"} for e in entries):
                 continue
             expected = {}
             for entry in entries:
                 if states[entry.seq] == "delivered":
-                    expected[entry.name] = entry.value
+                    expected[entry.name] = entry.detail.get("text", entry.value)
             held = self.truth.components.get(component.name, {"parameters": {}})["parameters"]
             assert {k: v for k, v in held.items() if k in expected} == expected
 
     @invariant()
+    def points_keep_their_order(self) -> None:
+        """The points of a request are in the order of their calls."""
+        if hasattr(self, "writers"):
+            for batch in self.truth.batches:
+                magnitudes = [abs(value) for value in batch if abs(value) < 1000]
+                assert magnitudes == sorted(magnitudes)
+            self.truth.batches.clear()
+
+    @invariant()
     def the_mark_is_below_everything_pending(self) -> None:
         """No pending entry is hidden below the low-water mark."""
-        if not hasattr(self, "journal"):
+        if not hasattr(self, "writers"):
             return
-        mark = self.journal.database.read("SELECT seq FROM mark")[0][0]
+        mark = self.writers[0].database.read("SELECT seq FROM mark")[0][0]
         assert all(seq > mark for seq, state in self.states().items() if state in {"pending", "in flight"})
 
 
 TestReplay = ReplayMachine.TestCase
 TestReplay.settings = settings(
-    max_examples=int(os.environ.get("JOURNALTRACK_EXAMPLES", "100")),
+    max_examples=int(100 * float(os.environ.get("JOURNALTRACK_SOAK", "1"))),
     stateful_step_count=30,
     deadline=None,
-    derandomize=True,
+    derandomize="JOURNALTRACK_SOAK" not in os.environ,
     suppress_health_check=[HealthCheck.too_slow],
     print_blob=True,
+    phases=[Phase.generate],
 )

@@ -1,0 +1,173 @@
+"""What the model knows: a remote whose every effect is recorded, faults by script, a database that dies at any seam."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter, defaultdict
+from statistics import fmean
+
+from journaltrack.database import Database
+from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
+from journaltrack.readback import ReadBack, Shown
+from journaltrack.remote import Answer, Refusal, RemoteComponent
+
+ERRORS = {
+    "throttled": lambda: RemoteError("slow down", kind=ErrorKind.TRANSIENT, code="ThrottlingException", throttled=True),
+    "500": lambda: RemoteError("sorry", kind=ErrorKind.TRANSIENT, code="InternalFailure"),
+    "unreachable": lambda: RemoteError("refused", kind=ErrorKind.TRANSIENT, code="EndpointConnectionError", unreachable=True),
+    "expired": lambda: RemoteError("expired", kind=ErrorKind.HALT, code="ExpiredTokenException", everywhere=True),
+    "limit": lambda: RemoteError("too many", kind=ErrorKind.HOLD, code="ResourceLimitExceeded"),
+    "timeout, not applied": lambda: RemoteError("silence", kind=ErrorKind.TRANSIENT, code="ReadTimeout", maybe_applied=True),
+}
+LOST_ANSWERS = {"cut after", "kill after"}
+FAULTS = ["none", "partial", "kill before", *sorted(LOST_ANSWERS), *ERRORS]
+
+
+class KilledError(BaseException):
+    """The process ends here: no code of ours may catch it."""
+
+
+class Seams(Database):
+    """A connection whose process dies before or after the n-th transaction, and does nothing ever after."""
+
+    dies_at: int | None = None
+    dies_after_commit = False
+    dead = False
+
+    @contextlib.contextmanager
+    def transaction(self):
+        if self.dead or (self.dies_at == 0 and not self.dies_after_commit):
+            self.dead = True
+            raise KilledError
+        with super().transaction() as connection:
+            yield connection
+        if self.dies_at == 0:
+            self.dead = True
+            raise KilledError
+        if self.dies_at is not None:
+            self.dies_at -= 1
+
+
+class Truth:
+    """A remote that remembers everything; one fault of the script is taken per request."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.components = {}
+        self.points = []  # (component, metric, value, step)
+        self.visible = 0  # points that reading back shows for certain; each later one may be shown or not
+        self.uploads = Counter()
+        self.script = []
+        self.of_metrics = False
+        self.requests = 0
+        self.batches = []
+        self.beside = None  # called once, in the midst of a request
+
+    def _request(self, apply, *, codes=None):
+        beside, self.beside = self.beside, None
+        if beside is not None:
+            beside()
+        with self.lock:
+            self.requests += 1
+            fault = self.script.pop(0) if self.script and (codes or not self.of_metrics) else "none"
+            if fault == "kill before":
+                raise KilledError
+            if fault in ERRORS:
+                raise ERRORS[fault]()  # noqa: RSE102 - makes the error
+            if fault == "partial" and codes is not None:
+                return codes()
+            answer = apply()
+            if fault == "cut after":
+                raise RemoteError("reset", kind=ErrorKind.TRANSIENT, code="ConnectionClosedError", maybe_applied=True)
+            if fault == "kill after":
+                raise KilledError
+            return answer
+
+    def describe(self, component):
+        def apply():
+            held = self.components.get(component)
+            return held and RemoteComponent(component, f"arn:{component}", owner=held["owner"])
+
+        return self._request(apply)
+
+    def create(self, spec):
+        def apply():
+            if spec.name in self.components:
+                raise AlreadyExistsError("it exists", kind=ErrorKind.PERMANENT, code="AlreadyExists")
+            self.components[spec.name] = {"owner": spec.owner, "parameters": {}, "artifacts": {}, "status": None}
+            return Answer("r", arn=f"arn:{spec.name}")
+
+        return self._request(apply)
+
+    def associate(self, component, _experiment, _trial):
+        return self._request(lambda: self._held(component) and Answer("r"))
+
+    def upload(self, blob):
+        def apply():
+            self.uploads[blob.sha256] += 1
+            return Answer("r", uri=f"s3://bucket/{blob.component}/{blob.name}")
+
+        return self._request(apply)
+
+    def update(self, component, fields):
+        def apply():
+            held = self._held(component)
+            if "poison" in fields.parameters.values():
+                raise RemoteError("poisonous", kind=ErrorKind.PERMANENT, code="ValidationException")
+            held["parameters"].update(fields.parameters)
+            held["artifacts"].update({k: a.value for k, a in fields.output_artifacts.items()})
+            held["status"] = fields.status or held["status"]
+            return Answer("r")
+
+        return self._request(apply)
+
+    def put_metrics(self, component, points):
+        self.batches.append([p.value for p in points])
+
+        def take(taken):
+            self.points += [(component, p.name, p.value, p.step) for p in taken]
+
+        def apply():
+            self._held(component)
+            if any(p.value < 0 for p in points):
+                raise RemoteError("negative", kind=ErrorKind.PERMANENT, code="ValidationException")
+            take(points)
+            return Answer("r")
+
+        def partly():
+            self._held(component)
+            codes = ["INTERNAL_ERROR", "METRIC_LIMIT_EXCEEDED", "CONFLICT_ERROR", "VALIDATION_ERROR"]
+            refused = {
+                i: Refusal(code, "refused", permanent=code in {"METRIC_LIMIT_EXCEEDED", "VALIDATION_ERROR"})
+                for i, code in zip(range(0, len(points), 2), codes, strict=False)
+            }
+            take(p for i, p in enumerate(points) if i not in refused)
+            return Answer("r", refused=refused)
+
+        return self._request(apply, codes=partly)
+
+    def read_metrics(self, component, steps):
+        def apply():
+            if component not in self.components:
+                return None
+            totals, by_step = defaultdict(list), defaultdict(list)
+            shown = self.points[: self.visible] + self.points[self.visible :: 2]  # of the later ones, every other is shown already
+            for owner, name, value, step in shown:
+                if owner == component:
+                    totals[name].append(value)
+                    if step is not None and name in steps:
+                        by_step[name, step].append(value)
+            return ReadBack(
+                {k: Shown(len(v), fmean(v)) for k, v in totals.items()},
+                {k: Shown(len(v), fmean(v)) for k, v in by_step.items()},
+                frozenset(steps),
+                "r",
+            )
+
+        return self._request(apply)
+
+    def _held(self, component):
+        if component not in self.components:
+            raise ComponentMissingError("gone", kind=ErrorKind.HOLD, code="ResourceNotFound")
+        return self.components[component]
