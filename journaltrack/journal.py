@@ -15,7 +15,6 @@ import hashlib
 import logging
 import os
 import time
-import uuid
 import warnings
 import weakref
 from collections import deque
@@ -25,19 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, paths, provenance, schema
-from journaltrack._version import __version__
-from journaltrack.database import BUSY_TIMEOUT_S, Database, Durability, translated
+from journaltrack import limits, opening, paths, provenance, schema
+from journaltrack.database import BUSY_TIMEOUT_S, Database, Durability
 from journaltrack.entries import Draft, Entry
-from journaltrack.errors import (
-    InvalidInputError,
-    JournalError,
-    JournalNotFoundError,
-    JournalOutdatedError,
-    JournalReadOnlyError,
-    JournalWriteError,
-    NotAJournalError,
-)
+from journaltrack.errors import InvalidInputError, JournalError, JournalWriteError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -144,10 +134,10 @@ class Journal:
             )
         folder = Path(paths.default_journal() if path is None else path).expanduser().absolute()
         file = folder / paths.DATABASE
-        _prepare(folder, file, create=create and not read_only)
+        opening.prepare(folder, file, create=create and not read_only)
         database = Database(file, durability=durability, read_only=read_only, busy_timeout_s=busy_timeout_s)
         try:
-            _bring_up_to_date(database, clock_ns, create=create and not read_only)
+            opening.bring_up_to_date(database, clock_ns, create=create and not read_only)
             return cls(database, on_journal_error=on_journal_error, clock_ns=clock_ns)
         except BaseException:
             database.close()
@@ -465,44 +455,3 @@ def _write_at_exit(reference: weakref.ref[Journal]) -> None:
         journal.flush()
     except JournalError as error:
         logger.error("%s", error)  # noqa: TRY400 - a traceback says nothing here
-
-
-def _prepare(folder: Path, file: Path, *, create: bool) -> None:
-    """See that the database file exists, with permissions for its owner alone."""
-    if folder.exists() and not folder.is_dir():
-        raise NotAJournalError(f"{folder} is a file; a journal is a folder", hint="name the folder, not the journal.db in it")
-    if file.exists():
-        return
-    if not create:
-        raise JournalNotFoundError(
-            f"there is no journal at {folder}", hint="check the path; a training script makes the journal at its first Tracker.create()"
-        )
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (folder / paths.SPOOL).mkdir(mode=0o700, exist_ok=True)
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise JournalReadOnlyError(
-            f"no journal can be made at {folder}: {error.strerror}", hint="set JOURNALTRACK_HOME or journal= to a folder that you can write"
-        ) from error
-
-
-def _bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create: bool) -> None:
-    with database.lock, translated(database.path):
-        current = schema.revision(database.connection)
-    if not database.read_only and (create or current is not None):
-        database.choose_log()
-    if current is None:
-        if not create:
-            raise JournalNotFoundError(f"the journal at {database.path.parent} is empty", hint="nothing was ever recorded in it")
-        with database.lock, translated(database.path):
-            schema.create(database.connection, journal_id=str(uuid.uuid4()), now_ns=clock_ns(), version=__version__)
-    elif current != schema.HEAD:
-        if database.read_only:
-            if current > schema.HEAD:  # revisions are zero-padded numbers
-                raise schema.too_new(database.path, current)
-            raise JournalOutdatedError(
-                f"the journal at {database.path.parent} has the older schema revision {current}; it was left as it is",
-                hint="run `journaltrack status PATH` once with the right to write: it upgrades the journal after a backup",
-            )
-        schema.upgrade(database.path, current, now_ns=clock_ns())

@@ -1,0 +1,69 @@
+"""The first steps with a journal's folder: make it, recognize it, bring it up to date.
+
+Must not know what is appended to it or read from it.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from journaltrack import paths, schema
+from journaltrack._version import __version__
+from journaltrack.database import Database, translated
+from journaltrack.errors import JournalNotFoundError, JournalOutdatedError, JournalReadOnlyError, NotAJournalError
+
+
+def prepare(folder: Path, file: Path, *, create: bool) -> None:
+    """See that the database file exists, with permissions for its owner alone.
+
+    Raises:
+        NotAJournalError: The folder is a file.
+        JournalNotFoundError: There is none, and ``create`` is false.
+        JournalReadOnlyError: It can't be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotAJournalError(f"{folder} is a file; a journal is a folder", hint="name the folder, not the journal.db in it")
+    if file.exists():
+        return
+    if not create:
+        raise JournalNotFoundError(
+            f"there is no journal at {folder}", hint="check the path; a training script makes the journal at its first Tracker.create()"
+        )
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / paths.SPOOL).mkdir(mode=0o700, exist_ok=True)
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise JournalReadOnlyError(
+            f"no journal can be made at {folder}: {error.strerror}", hint="set JOURNALTRACK_HOME or journal= to a folder that you can write"
+        ) from error
+
+
+def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create: bool) -> None:
+    """Make the schema in an empty database, upgrade an older one after a backup, refuse a newer one.
+
+    Raises:
+        JournalNotFoundError: It is empty, and ``create`` is false.
+        JournalTooNewError, JournalOutdatedError, NotAJournalError: As ``Journal.open`` says.
+    """
+    with database.lock, translated(database.path):
+        current = schema.revision(database.connection)
+    if not database.read_only and (create or current is not None):
+        database.choose_log()
+    if current is None:
+        if not create:
+            raise JournalNotFoundError(f"the journal at {database.path.parent} is empty", hint="nothing was ever recorded in it")
+        with database.lock, translated(database.path):
+            schema.create(database.connection, journal_id=str(uuid.uuid4()), now_ns=clock_ns(), version=__version__)
+    elif current != schema.HEAD:
+        if database.read_only:
+            if current > schema.HEAD:  # revisions are zero-padded numbers
+                raise schema.too_new(database.path, current)
+            raise JournalOutdatedError(
+                f"the journal at {database.path.parent} has the older schema revision {current}; it was left as it is",
+                hint="run `journaltrack status PATH` once with the right to write: it upgrades the journal after a backup",
+            )
+        schema.upgrade(database.path, current, now_ns=clock_ns())
