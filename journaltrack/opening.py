@@ -66,4 +66,5 @@ def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create:
                 f"the journal at {database.path.parent} has the older schema revision {current}; it was left as it is",
                 hint="run `journaltrack status PATH` once with the right to write: it upgrades the journal after a backup",
             )
-        schema.upgrade(database.path, current, now_ns=clock_ns())
+        with translated(database.path):
+            schema.upgrade(database.path, current, now_ns=clock_ns())

@@ -14,8 +14,11 @@ import importlib.resources
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text, create_engine, event, text
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from journaltrack.errors import JournalTooNewError, NotAJournalError
@@ -23,6 +26,10 @@ from journaltrack.errors import JournalTooNewError, NotAJournalError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sqlalchemy import Connection, Engine
+
+UPGRADE_WAIT_S: Final = 600.0
+"""How long a process waits for another one that upgrades the journal, backup included, seconds."""
 HEAD: Final = "0001"
 """The revision that this code reads and writes; ``tests/migrations`` compares it with Alembic's head."""
 
@@ -243,7 +250,7 @@ def upgrade(path: Path, current: str, *, now_ns: int, migrations: Path | None = 
         head: The revision to reach.
 
     Returns:
-        The backup's path, or None when there was nothing to do.
+        The backup's path, or None when there was nothing to do, or another process did it meanwhile.
 
     Raises:
         JournalTooNewError: ``current`` is not a revision that this code knows. Nothing was changed.
@@ -263,11 +270,36 @@ def upgrade(path: Path, current: str, *, now_ns: int, migrations: Path | None = 
         known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
         if current not in known:
             raise too_new(path, current)
-        backup = path.with_name(f"{path.name}.{current}.{now_ns}.backup")
-        _back_up(path, backup)
-        config.attributes["database"] = str(path)
-        command.upgrade(config, head)
+        engine = upgrading_engine(path)
+        stack.callback(engine.dispose)
+        try:
+            # One transaction from here on: nobody appends, and no other process upgrades, between the backup and the end.
+            with engine.begin() as connection:
+                current = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one()
+                if current == head:  # by another process, meanwhile
+                    return None
+                backup = path.with_name(f"{path.name}.{current}.{now_ns}.backup")
+                _back_up(path, backup)
+                config.attributes["connection"] = connection
+                command.upgrade(config, head)
+        except DBAPIError as error:
+            raise error.orig or error from error
     return backup
+
+
+def upgrading_engine(path: Path) -> Engine:
+    """Connections whose transactions take the write lock when they begin, and keep DDL inside: the driver commits before it otherwise."""
+    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool, connect_args={"timeout": UPGRADE_WAIT_S})
+
+    @event.listens_for(engine, "connect")
+    def _autocommit(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
 
 
 def _back_up(path: Path, backup: Path) -> None:

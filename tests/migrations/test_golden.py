@@ -1,0 +1,222 @@
+"""Journals of earlier releases: read, verified, delivered by the code of today; upgrades whole or absent whenever a kill comes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import signal
+import sqlite3
+import time
+from contextlib import closing
+
+import pytest
+from alembic.script import ScriptDirectory
+from click.testing import CliRunner
+
+from journaltrack import doctor, schema
+from journaltrack.actions import MetricPoint
+from journaltrack.auditing import audit
+from journaltrack.cli import main
+from journaltrack.errors import JournalOutdatedError
+from journaltrack.journal import Journal
+from journaltrack.reconciler import Options, Reconciler
+from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.report_integrity import verify_chains
+from tests.golden import HERE, REVISIONS, restore
+from tests.migrations.test_migrations import MIGRATIONS, migrations_with
+
+KILLS = int(25 * float(os.environ.get("JOURNALTRACK_SOAK", "1")))
+FORK = multiprocessing.get_context("fork")
+
+
+def content(path):
+    """All rows of what is recorded."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        tables = ("entry", "component", "receipt", "delivery", "blob", "location", "field", "meta")
+        return {table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables}
+
+
+def revision_of(path):
+    """The schema's, by plain sqlite3; the database is whole."""
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return connection.execute("SELECT version_num FROM alembic_version").fetchone()[0]
+
+
+def test_every_released_schema_has_its_golden_journal():
+    """One folder per revision that there is."""
+    revisions = sorted(s.revision for s in ScriptDirectory(str(MIGRATIONS)).walk_revisions())
+    assert sorted(REVISIONS) == revisions
+    assert schema.HEAD in REVISIONS
+    for revision in REVISIONS:
+        assert f"INSERT INTO \"alembic_version\" VALUES('{revision}')" in (HERE / revision / "journal.sql").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_a_golden_journal_is_read_and_proved(revision, tmp_path):
+    """Every row is kept by opening it, every chain and blob holds, all reports read it."""
+    folder = restore(revision, tmp_path / "j")
+    before = content(folder / "journal.db")
+    Journal.open(folder).close()
+    after = content(folder / "journal.db")
+    assert {table: [row[: len(before[table][0])] for row in rows] for table, rows in after.items() if before[table]} == {
+        table: rows for table, rows in before.items() if rows
+    }
+    assert verify_chains(folder) == []
+    assert doctor.examine(folder).healthy
+    totals = audit(folder).totals
+    assert totals.adds_up
+    assert totals.entries == len(before["entry"])
+    for command in (["status"], ["audit"], ["audit", "--entries"], ["show", "a"]):
+        result = CliRunner().invoke(main, [command[0], "--json", *command[1:], "--journal", str(folder)])
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        assert result.exit_code in {0, 3, 4}, result.output
+        for line in result.stdout.splitlines() if "--entries" in command else [result.stdout]:
+            json.loads(line)
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_a_golden_journal_is_logged_to_and_delivered(revision, tmp_path):
+    """What the old release left pending arrives, what it had sent does not arrive again, and a new writer goes on."""
+    folder = restore(revision, tmp_path / "j")
+    pending = {row[0] for row in content(folder / "journal.db")["entry"]} - {row[0] for row in content(folder / "journal.db")["delivery"]}
+    assert pending
+    remote = MemoryRemote()
+    with closing(Journal.open(folder)) as journal:
+        for component in journal.components():
+            if component.confirmed_at_ns is not None:  # the remote of today has what the old release had made
+                remote.components[component.name] = _made_by_the_old_release(journal, component)
+        journal.append_metric(journal.component("a"), "new", 5.0, 1, 1)
+        report = Reconciler(journal, remote, options=Options()).run()
+    assert report.pending == 0
+    sent = [point.value for component in remote.components.values() for point in component.points]
+    assert 5.0 in sent
+    assert len(sent) == len(set(sent))
+    settled = {row[0]: row[2] for row in content(folder / "journal.db")["delivery"]}
+    assert pending <= set(settled)
+    assert verify_chains(folder) == []
+
+
+def _made_by_the_old_release(journal, component):
+    from journaltrack.actions import ComponentSpec
+    from journaltrack.remotes.memory import MemoryComponent
+
+    entries = [e for e in journal.entries() if e.component_id == component.id]
+    with closing(sqlite3.connect(journal.path / "journal.db")) as connection:
+        there = {seq for (seq,) in connection.execute("SELECT seq FROM delivery WHERE outcome = 'delivered'")}
+    owner = next(e.detail["owner"] for e in entries if e.kind == "create")
+    points = [MetricPoint(e.name, e.value, e.step, e.timestamp_ns) for e in entries if e.kind == "metric" and e.seq in there]
+    return MemoryComponent(ComponentSpec(component.name, owner, None, ()), points=points)
+
+
+def test_an_old_journal_on_read_only_ground_says_so(tmp_path):
+    """It is not upgraded behind the reader's back: the error says what to run."""
+    folder = restore(REVISIONS[0], tmp_path / "j")
+    with closing(sqlite3.connect(folder / "journal.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0000'")
+    with pytest.raises(JournalOutdatedError, match="older schema revision 0000"):
+        Journal.open(folder, read_only=True)
+
+
+GROW = """op.execute("CREATE TABLE entry_copy AS SELECT * FROM entry")
+    op.execute("CREATE INDEX entry_copy_name ON entry_copy (name, value)")
+    op.execute("UPDATE writer SET note = 'upgraded'")
+    op.execute("DROP TABLE entry_copy")"""
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A golden journal with 5,000 entries more."""
+    folder = restore(REVISIONS[-1], tmp_path / "large")
+    with closing(Journal.open(folder)) as journal:
+        component = journal.component("a")
+        from journaltrack import entries as vocabulary
+
+        journal.append(component, [vocabulary.metric("m", float(n), n, 1) for n in range(5_000)])
+    return folder
+
+
+def upgrade(path, migrations):
+    """What the child does."""
+    schema.upgrade(path, "0001", now_ns=1, migrations=migrations, head="0002")
+
+
+def killed_upgrade(path, migrations, after_s):
+    """An upgrade in a forked child that is killed after a time; whether it was in time to be killed, and how long it lived."""
+    child = FORK.Process(target=upgrade, args=(path, migrations))
+    began = time.monotonic()
+    child.start()
+    child.join(after_s)
+    child.kill()  # does nothing when it has ended
+    child.join()
+    return child.exitcode == -signal.SIGKILL, time.monotonic() - began
+
+
+def check_whole(folder, before, backup_of):
+    """All of the old schema, or all of the new one; every row as before; a backup under its name is whole."""
+    path = folder / "journal.db"
+    revision = revision_of(path)
+    with closing(sqlite3.connect(path)) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        columns = {row[1] for row in connection.execute("PRAGMA table_info(writer)")}
+        assert ("annotation" in tables, "note" in columns, "entry_copy" in tables) == (revision == "0002", revision == "0002", False)
+    assert content(path) == before
+    for backup in folder.glob("*.backup"):
+        assert revision_of(backup) == "0001"
+        assert content(backup) == backup_of
+    return revision
+
+
+def test_an_upgrade_that_is_killed_is_whole_or_absent(large, tmp_path):
+    """SIGKILL at random moments of an upgrade of 5,000 entries: the journal is the old or the new one, never between."""
+    migrations = migrations_with(tmp_path, GROW)
+    path = large / "journal.db"
+    pristine = path.read_bytes()
+    before = content(path)
+    _, whole_s = killed_upgrade(path, migrations, 60)
+    assert check_whole(large, before, before) == "0002"
+    chance = random.Random(4)
+    killed = 0
+    for _ in range(KILLS):
+        for left in large.glob("journal.db*"):
+            left.unlink()
+        path.write_bytes(pristine)
+        in_time, _ = killed_upgrade(path, migrations, chance.uniform(0, whole_s))
+        killed += in_time
+        revision = check_whole(large, before, before)
+        if revision == "0001":
+            upgrade(path, migrations)
+            assert check_whole(large, before, before) == "0002"
+    assert killed
+
+
+@pytest.mark.parametrize("statement", range(6))
+def test_an_upgrade_that_dies_at_a_statement_is_absent(large, tmp_path, statement):
+    """The process ends by SIGKILL behind each statement of the revision."""
+    lines = GROW.split("\n    ")
+    body = "\n    ".join([*lines[: max(statement - 1, 0)], "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
+    migrations = migrations_with(tmp_path, body)
+    if statement == 0:  # before the first
+        revision = next((migrations / "versions").glob("0002*"))
+        revision.write_text(revision.read_text().replace("def upgrade():", "def upgrade():\n    import os; os.kill(os.getpid(), 9)"))
+    before = content(large / "journal.db")
+    died, _ = killed_upgrade(large / "journal.db", migrations, 60)
+    assert died
+    assert check_whole(large, before, before) == "0001"
+
+
+def test_eight_processes_upgrade_at_once(large, tmp_path):
+    """One does it, the others find it done; nobody fails."""
+    migrations = migrations_with(tmp_path, GROW)
+    before = content(large / "journal.db")
+    children = [FORK.Process(target=upgrade, args=(large / "journal.db", migrations)) for _ in range(8)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0] * 8
+    assert check_whole(large, before, before) == "0002"
+    assert len([p for p in large.iterdir() if re.fullmatch(r"journal\.db\.0001\.\d+\.backup", p.name)]) == 1
