@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, NamedTuple, TypeAlias
+from typing import ClassVar, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits
@@ -19,6 +19,8 @@ from journaltrack.entries import BlobRef
 FieldMap: TypeAlias = Literal["parameters", "input_artifacts", "output_artifacts", "status"]
 Mode: TypeAlias = Literal["create", "resume", "load", "job"]
 
+SEQ_MAX: Final = 2**63 - 1
+"""SQLite's largest integer, and so the highest ``seq`` that there can be."""
 MAP_OF_KIND: dict[str, FieldMap] = {
     vocabulary.PARAMETER: "parameters",
     vocabulary.INPUT: "input_artifacts",
@@ -293,8 +295,28 @@ def ranges(seqs: Sequence[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
+def ranges_in(text: object) -> list[tuple[int, int]]:
+    """What ``ranges`` wrote, as (first, last), not expanded: a crafted journal may name more than there is memory for.
+
+    Raises:
+        ValueError: It is nothing that ``ranges`` writes.
+    """
+    if not isinstance(text, str):
+        msg = "not text"
+        raise ValueError(msg)  # noqa: TRY004 - bad data, not a caller's type error
+    found = []
+    for part in text.split(",") if text else ():
+        first, _, last = part.partition("-")
+        interval = (int(first), int(last or first))
+        if not 0 < interval[0] <= interval[1] <= SEQ_MAX:
+            msg = f"not a range: {part[:80]}"
+            raise ValueError(msg)
+        found.append(interval)
+    return found
+
+
 def expand(text: str) -> list[int]:
-    """The inverse of ``ranges``."""
+    """The inverse of ``ranges``, for what is known to be ours and small."""
     seqs: list[int] = []
     for part in text.split(",") if text else ():
         first, _, last = part.partition("-")

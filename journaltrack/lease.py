@@ -15,11 +15,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from journaltrack import file_locks
 from journaltrack.errors import JournalReadOnlyError, LeaseHeldError, LeaseLostError
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
+    from pathlib import Path
 
     from journaltrack.database import Database
 
@@ -98,6 +100,14 @@ def acquire(database: Database, *, clock_ns: Callable[[], int] = time.time_ns) -
     except BaseException:
         _unlock(key, descriptor)
         raise
+
+
+def lock_holder(folder: Path) -> int | None:
+    """The process on this machine that reconciles the journal in that folder, by the kernel's lock; None: nobody."""
+    with _held_guard:
+        if (os.getpid(), str(folder.resolve())) in _held:
+            return os.getpid()  # and asking the kernel would open the file, and closing it give up our lock
+    return file_locks.holder(folder / LOCK_FILE)
 
 
 def _lock(database: Database) -> int:

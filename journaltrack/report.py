@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from journaltrack import entries as vocabulary
+from journaltrack.actions import ranges_in
 from journaltrack.database import translated
 from journaltrack.journal import Journal
 
@@ -36,7 +37,6 @@ _STATE_OF_OUTCOME: Final[dict[str, State]] = {
     "in doubt": "in doubt",
     "quarantined": "quarantined",
 }
-_SEQ_MAX: Final = 2**63 - 1  # SQLite's largest integer
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def in_flight(database: Database) -> InFlight:
     receipts = database.read("SELECT id, entries FROM receipt WHERE finished_at_ns IS NULL")
     for receipt_id, text in receipts:
         try:
-            intervals += _intervals(text)
+            intervals += ranges_in(text)
         except ValueError:  # noqa: PERF203 - one bad item must not hide the others
             unreadable.append(receipt_id)
     merged: list[tuple[int, int]] = []
@@ -151,7 +151,7 @@ ERROR_COLUMNS: Final = "id, action, outcome, error_code, error_text, finished_at
 def last_error(database: Database) -> ErrorRecord | None:
     """The last request that did not go well, among the ``RECENT_RECEIPTS`` last ones."""
     rows = database.read(
-        f"SELECT {ERROR_COLUMNS} FROM receipt WHERE error_text IS NOT NULL AND "
+        f"SELECT {ERROR_COLUMNS} FROM receipt WHERE error_text IS NOT NULL AND action <> 'repair' AND "
         f"id > (SELECT coalesce(max(id), 0) FROM receipt) - {RECENT_RECEIPTS} ORDER BY id DESC LIMIT 1"
     )
     return error_record(rows[0] if rows else None)
@@ -220,23 +220,3 @@ def to_json(value: Any) -> Any:  # noqa: ANN401 - any report, or any part of one
 
 def _members(members: dict[str, Any]) -> dict[str, Any]:
     return {name.removesuffix("_ns"): iso(value) if name.endswith("_ns") else to_json(value) for name, value in members.items()}
-
-
-def _intervals(text: object) -> list[tuple[int, int]]:
-    """``plan.ranges`` read back as intervals, without expanding them.
-
-    Raises:
-        ValueError: It is nothing that ``plan.ranges`` writes.
-    """
-    if not isinstance(text, str):
-        msg = "not text"
-        raise ValueError(msg)  # noqa: TRY004 - bad data, not a caller's type error
-    intervals = []
-    for part in text.split(",") if text else ():
-        first, _, last = part.partition("-")
-        interval = (int(first), int(last or first))
-        if not 0 < interval[0] <= interval[1] <= _SEQ_MAX:
-            msg = f"not a range: {part}"
-            raise ValueError(msg)
-        intervals.append(interval)
-    return intervals

@@ -75,15 +75,15 @@ def verify_chains(journal: Journal | str | os.PathLike[str] | None = None) -> li
         JournalError: The journal can't be read.
     """
     with report.opened(journal) as own:
-        found = [*_database_problems(own.database)]
+        found = [*database_problems(own.database)]
         with report.snapshot(own.database):
-            found += _chain_problems(own.database)
-            found += _references_without_blob(own.database)
+            found += chain_problems(own.database)
+            found += references_without_blob(own.database)
             blobs = own.database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256")
         folder = os.open(own.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for sha256, size_bytes in blobs:
-                message = _blob_problem(folder, sha256, size_bytes)
+                message = blob_problem(folder, sha256, size_bytes)
                 if message is not None:
                     found.append(ChainProblem("blob", message, sha256=str(sha256)))
         finally:
@@ -91,13 +91,15 @@ def verify_chains(journal: Journal | str | os.PathLike[str] | None = None) -> li
         return found
 
 
-def _database_problems(database: Database) -> Iterator[ChainProblem]:
+def database_problems(database: Database) -> Iterator[ChainProblem]:
+    """What SQLite's own check of pages and indexes says."""
     for (line,) in database.read("PRAGMA integrity_check(20)"):
         if line != "ok":
             yield ChainProblem("database", str(line))
 
 
-def _chain_problems(database: Database) -> Iterator[ChainProblem]:
+def chain_problems(database: Database) -> Iterator[ChainProblem]:
+    """The first broken link of each writer."""
     chains = {
         writer_id: _Chain(uuid, host, pid, vocabulary.chain_start(str(uuid)))
         for writer_id, uuid, host, pid in database.read("SELECT id, uuid, host, pid FROM writer")
@@ -158,7 +160,8 @@ def _follow(
     return ChainProblem("chain", f"entry {seq} is not what its writer recorded: its digest does not fit its content", *who)
 
 
-def _references_without_blob(database: Database) -> Iterator[ChainProblem]:
+def references_without_blob(database: Database) -> Iterator[ChainProblem]:
+    """Uploads of contents that the journal does not know."""
     rows = database.read(
         "SELECT json_extract(e.payload, '$.sha256') AS sha256, min(e.seq) FROM entry e WHERE e.stream = 'upload' AND e.kind = 'upload' "
         "AND json_valid(e.payload) AND NOT EXISTS (SELECT 1 FROM blob b WHERE b.sha256 = json_extract(e.payload, '$.sha256')) GROUP BY 1"
@@ -167,8 +170,14 @@ def _references_without_blob(database: Database) -> Iterator[ChainProblem]:
         yield ChainProblem("blob", f"entry {seq} names the content {sha256}, which is not recorded", seq=seq, sha256=str(sha256))
 
 
-def _blob_problem(folder: int, sha256: object, size_bytes: object) -> str | None:
-    """Why a blob is not what it should be, or None. Follows no link and opens nothing but regular files."""
+def blob_problem(folder: int, sha256: object, size_bytes: object) -> str | None:
+    """Why a blob is not what it should be, or None. Follows no link and opens nothing but regular files.
+
+    Args:
+        folder: A descriptor of the journal's folder.
+        sha256: As recorded, whatever that is.
+        size_bytes: As recorded.
+    """
     if not isinstance(sha256, str) or len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):  # noqa: PLR2004
         return f"{sha256!r} is not a SHA-256"
     opened: list[int] = []

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import schema
-from journaltrack.actions import ComponentState, PutMetrics, Settle, expand, ranges
+from journaltrack.actions import SEQ_MAX, ComponentState, PutMetrics, Settle, ranges, ranges_in
 from journaltrack.entries import BlobRef
 
 if TYPE_CHECKING:
@@ -114,9 +114,7 @@ class Settlement:
             for receipt_id, action, seqs in unfinished:
                 resendable = action != PutMetrics.action
                 if not resendable:
-                    rows = [(seq, receipt_id, "in doubt", IN_DOUBT_AFTER_KILL, now_ns) for seq in expand(seqs)]
-                    connection.executemany(_INSERT_DELIVERY, rows)
-                    in_doubt += len(rows)
+                    in_doubt += _put_in_doubt(connection, receipt_id, seqs, now_ns)
                 connection.execute(
                     "UPDATE receipt SET finished_at_ns = ?, outcome = ?, attempts = 1, error_text = ? WHERE id = ?",
                     (now_ns, "interrupted" if resendable else "in doubt", IN_DOUBT_AFTER_KILL, receipt_id),
@@ -221,6 +219,19 @@ class Settlement:
                 connection.execute("UPDATE mark SET seq = min(seq, ?)", (min(seqs) - 1,))
                 released += len(seqs)
         return released
+
+
+def _put_in_doubt(connection: sqlite3.Connection, receipt_id: int, seqs: object, now_ns: int) -> int:
+    """The entries of a metric request that was begun and not finished; all unsettled metrics if it can't be read which."""
+    try:
+        named = ranges_in(seqs)
+    except ValueError:
+        named = [(1, SEQ_MAX)]
+    insert = (
+        "INSERT INTO delivery SELECT e.seq, ?, 'in doubt', ?, ? FROM entry e WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' "
+        "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+    )
+    return sum(connection.execute(insert, (receipt_id, IN_DOUBT_AFTER_KILL, now_ns, first, last)).rowcount for first, last in named)
 
 
 def pending_count(database: Database) -> int:

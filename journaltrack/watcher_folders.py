@@ -8,15 +8,12 @@ journals that this process has not opened.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import struct
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from journaltrack import paths
+from journaltrack import file_locks, paths
 
 DEPTH_MAX: Final = 4
 """How deep below a watched folder journals are looked for."""
@@ -124,21 +121,7 @@ def held_open(journal: Path) -> bool:
 
     False where the system does not tell.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        descriptor = os.open(journal / paths.DATABASE, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        # struct flock: type, whence, start, len, pid; the answer's type says whether a write lock would be refused.
-        asked = struct.pack("@hhqqi", fcntl.F_WRLCK, os.SEEK_SET, _SHARED_FIRST, _SHARED_SIZE, 0)
-        answer = struct.unpack("@hhqqi", fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return bool(answer[0] != fcntl.F_UNLCK)
+    return file_locks.holder(journal / paths.DATABASE, start=_SHARED_FIRST, length=_SHARED_SIZE) is not None
 
 
 def _pages(header: bytes) -> tuple[int, int]:

@@ -21,7 +21,7 @@ DOORS = {
     "sqlalchemy": ("schema", "database"),
     "click": ("cli",),
     "rich": ("cli",),
-    "sqlite3": ("schema", "database", "journal", "settlement", "doubts", "lease", "auditing", "report", "cli"),
+    "sqlite3": ("schema", "database", "journal", "settlement", "doubts", "lease", "auditing", "report", "doctor", "salvage", "cli"),
 }
 FORBIDDEN = {
     "tracker": ("reconciler", "settlement", "lease", "perform", "remotes", "composition", "cli"),
@@ -33,6 +33,7 @@ FORBIDDEN = {
     "auditing": ("tracker", "remotes", "composition", "cli"),
     "report": ("tracker", "remotes", "composition", "cli"),
     "spool": ("journal", "database", "schema", "remotes"),
+    "doctor": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
     "doubts": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
 }
 PURE = {

@@ -29,6 +29,7 @@ COMMANDS = {
     "show": "A component's parameters, artifacts and metrics, offline.",
     "retry": "Make quarantined entries pending again.",
     "settle": "Decide about entries in doubt.",
+    "doctor": "Is the journal well, and what can be repaired.",
     "config": "What is configured, and where each value comes from.",
     "completion": "Shell completion for bash, zsh and fish.",
 }

@@ -1,0 +1,233 @@
+"""What is inside the database: pages, schema, records, chains, clock. Reads alone, through one snapshot."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+from journaltrack import entries as vocabulary
+from journaltrack import report, schema
+from journaltrack.actions import ranges_in
+from journaltrack.doctor.findings import Finding
+from journaltrack.lease import TTL_S
+from journaltrack.report_integrity import chain_problems, database_problems
+
+if TYPE_CHECKING:
+    from journaltrack.database import Database
+
+CLOCK_STEP_S: Final = 60.0
+"""A clock that goes back by more is worth a note; less is a time server's work."""
+_WAL_LARGE_BYTES: Final = 256 << 20
+_KINDS: Final = tuple(sorted(vocabulary.KINDS))
+
+
+def check_pages(database: Database) -> Iterator[Finding]:
+    """SQLite's own check, and the size of its log."""
+    problems = [problem.message for problem in database_problems(database)]
+    if problems:
+        yield damaged(f"SQLite finds the database damaged: {'; '.join(problems[:3])}" + (" ..." if len(problems) > 3 else ""))  # noqa: PLR2004
+    log = database.path.with_name(f"{database.path.name}-wal")
+    if log.exists() and log.stat().st_size > _WAL_LARGE_BYTES:
+        yield Finding(
+            "database",
+            "warning",
+            f"the write-ahead log has {log.stat().st_size} bytes",
+            "nothing is lost, but opening and reading the journal get slow; a process that reads for hours keeps the log from being emptied",
+            "end long readers; journaltrack doctor --repair empties the log",
+            "log",
+        )
+
+
+def damaged(message: str) -> Finding:
+    """The finding that calls for the database to be rebuilt."""
+    return Finding(
+        "database",
+        "problem",
+        message,
+        "entries on damaged pages can't be read; the others can",
+        "end the processes that log, then journaltrack doctor --repair rebuilds the database from all that is readable and keeps the damaged files",
+        "rebuild",
+    )
+
+
+def objects(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
+    """Tables, indexes, triggers and views of a database: (type, name) to SQL in one spelling."""
+    rows = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
+    return {(str(kind), str(name)): " ".join(str(sql).split()) for kind, name, sql in rows}
+
+
+def expected_objects() -> dict[tuple[str, str], str]:
+    """Those of a journal that this version makes."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        schema.create(connection, journal_id="", now_ns=0, version="")
+        return objects(connection)
+
+
+def check_schema(database: Database) -> Iterator[Finding]:
+    """Are there the tables, indexes and triggers of a journal, and nothing else?"""
+    with database.lock:
+        found, expected = objects(database.connection), expected_objects()
+    foreign = sorted(name for (kind, name), sql in found.items() if expected.get((kind, name)) != sql)
+    missing = sorted((kind, name) for kind, name in expected if (kind, name) not in found)
+    if foreign:
+        yield Finding(
+            "schema",
+            "problem",
+            f"the database has objects that no journal has, or has differently: {', '.join(foreign)}",
+            "somebody else made them; triggers and views among them could change what is recorded or shown",
+            "journaltrack doctor --repair copies the entries into a clean database and keeps this one aside",
+            "rebuild",
+            tuple(foreign),
+        )
+    tables = [name for kind, name in missing if kind == "table"]
+    if tables:
+        yield damaged(f"tables are missing: {', '.join(tables)}")
+    rest = tuple(name for kind, name in missing if kind != "table")
+    if rest:
+        yield Finding(
+            "schema",
+            "problem",
+            f"the database misses {', '.join(rest)}",
+            "what was recorded is no longer guarded against changes (triggers), or found slowly (indexes)",
+            "journaltrack doctor --repair makes them again; journaltrack audit --verify tells whether entries were changed meanwhile",
+            "schema",
+            rest,
+        )
+
+
+def check_records(database: Database) -> Iterator[Finding]:
+    """Do the tables agree with each other?"""
+    read = database.read
+    for table, rows in (("meta", 1), ("mark", 1), ("lease", 1), ("alembic_version", 1)):
+        count = read(f"SELECT count(*) FROM {table}")[0][0]
+        if count != rows:
+            yield damaged(f"the table {table} has {count} rows, {rows} is right")
+            return
+    yield from _check_mark(database)
+    yield from _check_lease_row(database)
+    (strays,) = read("SELECT count(*) FROM delivery d WHERE NOT EXISTS (SELECT 1 FROM entry e WHERE e.seq = d.seq)")[0]
+    if strays:
+        yield Finding(
+            "records",
+            "problem",
+            f"settlements of entries that are not there: {strays}",
+            "entries were removed from the journal",
+            "journaltrack audit --verify names the gaps; compare with a copy",
+        )
+    (nameless,) = read("SELECT count(*) FROM entry e WHERE NOT EXISTS (SELECT 1 FROM component c WHERE c.id = e.component_id)")[0]
+    if nameless:
+        yield damaged(f"entries of components that are not recorded: {nameless}")
+    unreadable = [i for i, text in read("SELECT id, entries FROM receipt") if not _is_readable(text)]
+    if unreadable:
+        yield Finding(
+            "records",
+            "problem",
+            f"receipts that don't say of which entries they are: {', '.join(map(str, unreadable[:5]))} ({len(unreadable)} in all)",
+            "what those requests sent can't be told; their entries count as they are recorded otherwise",
+            "compare with a copy of the journal",
+        )
+    unfinished = report.in_flight(database).receipts
+    if unfinished:
+        yield Finding(
+            "records",
+            "note",
+            f"requests begun and not finished: {unfinished}; a sync is running, or was killed",
+            "after a kill the next sync finds out what became of them",
+            "journaltrack sync",
+        )
+    places = ",".join("?" * len(_KINDS))
+    (unknown,) = read(f"SELECT count(*) FROM entry WHERE stream <> 'metric' AND kind NOT IN ({places})", _KINDS)[0]
+    if unknown:
+        yield Finding(
+            "records",
+            "note",
+            f"entries of kinds that this version does not know: {unknown}",
+            "they are kept and stay pending",
+            "install a newer journaltrack to deliver them",
+        )
+
+
+def _is_readable(text: object) -> bool:
+    try:
+        ranges_in(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_mark(database: Database) -> Iterator[Finding]:
+    ((mark,),) = database.read("SELECT seq FROM mark")
+    ((newest,),) = database.read("SELECT coalesce(max(seq), 0) FROM entry")
+    hidden = 0
+    if isinstance(mark, int) and 0 <= mark <= newest:
+        sql = "SELECT count(*) FROM entry e WHERE e.seq <= ? AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+        ((hidden,),) = database.read(sql, (mark,))
+        if not hidden:
+            return
+    yield Finding(
+        "records",
+        "problem",
+        f"the low-water mark is {mark!r}" + (f"; pending entries below it: {hidden}" if hidden else f", the newest entry is {newest}"),
+        "pending entries below the mark would never be sent",
+        "journaltrack doctor --repair computes it anew",
+        "mark",
+    )
+
+
+def _check_lease_row(database: Database) -> Iterator[Finding]:
+    ((generation, expires_at_ns),) = database.read("SELECT generation, expires_at_ns FROM lease")
+    if not isinstance(generation, int) or not (expires_at_ns is None or isinstance(expires_at_ns, int)):
+        yield Finding(
+            "records",
+            "problem",
+            f"the lease can't be read: generation {generation!r}, expires {expires_at_ns!r}",
+            "no process can reconcile the journal",
+            "journaltrack doctor --repair makes it anew",
+            "lease",
+        )
+        return
+    rows = database.read("SELECT owner, host, expires_at_ns FROM lease WHERE owner IS NOT NULL AND expires_at_ns > ?", (time.time_ns(),))
+    if rows:
+        owner, _, expires_at_ns = rows[0]
+        yield Finding(
+            "records",
+            "note",
+            f"the lease is recorded for {owner}",
+            "a sync on that machine holds it while that process lives; one that died on another machine holds it for "
+            f"{int(min(TTL_S, max(0, expires_at_ns - time.time_ns()) / 1e9))} s more",
+        )
+
+
+def check_chains(database: Database) -> Iterator[Finding]:
+    """Is every entry as its writer recorded it?"""
+    for problem in chain_problems(database):
+        yield Finding(
+            "chains",
+            "problem",
+            f"{problem.message} (writer {problem.writer}, pid {problem.pid} on {problem.host})",
+            "entries were changed, removed or inserted after they had been recorded; what follows in that writer's chain can't be proved",
+            "nothing can repair a chain: compare with a copy of the journal",
+        )
+
+
+def check_clock(database: Database, clock_ns: Callable[[], int] = time.time_ns) -> Iterator[Finding]:
+    """Did the clock of a node jump, or is it ahead of this one?"""
+    now_ns = clock_ns()
+    ((ahead, newest_ns),) = database.read(
+        "SELECT count(*), max(recorded_at_ns) FROM entry WHERE recorded_at_ns > ?", (now_ns + int(CLOCK_STEP_S * 1e9),)
+    )
+    effect = "order is kept; metrics carry the time of that clock: see `timestamps` in docs/configuration.md"
+    if ahead:
+        yield Finding(
+            "clock", "note", f"entries recorded in the future of this machine's clock: {ahead}, until {report.iso(newest_ns)}", effect
+        )
+    ((back,),) = database.read(
+        "SELECT count(*) FROM (SELECT recorded_at_ns - lag(recorded_at_ns) OVER (PARTITION BY writer_id ORDER BY seq) AS step_ns "
+        "FROM entry) WHERE step_ns < ?",
+        (-int(CLOCK_STEP_S * 1e9),),
+    )
+    if back:
+        yield Finding("clock", "note", f"the clock went back by more than a minute while something was logged; times: {back}", effect)

@@ -1,0 +1,207 @@
+"""The journal's folder seen from outside: files, permissions, medium, locks. Opens no database.
+
+Asking for locks opens the files, and closing them drops this process's own: these checks come before SQLite opens the
+journal, in a process that has not opened it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from journaltrack import file_locks, lease, paths
+from journaltrack.doctor.findings import Finding
+
+REPLACEMENT: Final = f"{paths.DATABASE}.rebuilt"
+"""A rebuilt database that is whole and has not taken the damaged one's place yet."""
+SCRAP_AGE_S: Final = 3600.0
+"""Half copies that are older belong to a process that is gone."""
+_FREE_PROBLEM_BYTES: Final = 1 << 20
+_FREE_WARNING_BYTES: Final = 256 << 20
+_WAL_WRITE_LOCK: Final = 120  # the byte in the -shm file that a writer locks (https://sqlite.org/walformat.html)
+_RESERVED_LOCK: Final = 0x40000001  # ... and the one in the database without a write-ahead log (sqlite3's os.h)
+_LOOKS: Final = 5
+_BETWEEN_LOOKS_S: Final = 0.2
+
+
+def own_files(folder: Path) -> list[Path]:
+    """The files that SQLite and the lease keep in the folder, those that are there (links included)."""
+    names = [paths.DATABASE, *(f"{paths.DATABASE}-{suffix}" for suffix in ("wal", "shm", "journal")), lease.LOCK_FILE]
+    return [folder / name for name in names if os.path.lexists(folder / name)]
+
+
+def scraps(folder: Path, now: Callable[[], float] = time.time) -> list[Path]:
+    """Half copies left by processes that were killed: of artifacts, of backups. No call that returned needs them."""
+    found = []
+    for path in [*folder.glob(f"{paths.SPOOL}/incoming-*"), *folder.glob(f"{paths.DATABASE}.*.partial")]:
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            continue
+        if stat.S_ISREG(status.st_mode) and now() - status.st_mtime > SCRAP_AGE_S:
+            found.append(path)
+    return sorted(found)
+
+
+def check_files(folder: Path) -> Iterator[Finding]:
+    """Are the files there, are they files, may others read them, what did killed processes leave?"""
+    if os.path.lexists(folder / REPLACEMENT):
+        yield Finding(
+            "files",
+            "problem",
+            "an earlier repair was interrupted after it had rebuilt the database",
+            "the rebuilt database is whole, and not in its place yet",
+            "journaltrack doctor --repair puts it there",
+            "finish",
+        )
+    if not os.path.lexists(folder / paths.DATABASE):
+        backups = sorted(p.name for p in folder.glob(f"{paths.DATABASE}.*.backup"))
+        yield Finding(
+            "files",
+            "problem",
+            f"{paths.DATABASE} is missing",
+            "the entries are not in this folder",
+            "restore the folder from a copy" + (f", or rename the newest backup: {backups[-1]}" if backups else ""),
+            subjects=tuple(backups),
+        )
+    for path in own_files(folder):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            yield Finding(
+                "files",
+                "problem",
+                f"{path.name} is not a regular file",
+                "journaltrack follows no links inside a journal and does not use it",
+                "put the file itself in the folder",
+                subjects=(path.name,),
+            )
+    yield from _check_permissions(folder)
+    left = scraps(folder)
+    if left:
+        yield Finding(
+            "files",
+            "note",
+            f"half copies left by processes that were killed: {len(left)}, of {sum(p.lstat().st_size for p in left)} bytes",
+            "no call that returned needs them",
+            "journaltrack doctor --repair removes them",
+            "leftovers",
+            tuple(str(p.relative_to(folder)) for p in left),
+        )
+
+
+def open_to_others(folder: Path) -> list[Path]:
+    """The folder and its files that others may read or write, and whose mode can be changed by this user."""
+    candidates = [folder, folder / paths.SPOOL, *own_files(folder), *folder.glob(f"{paths.DATABASE}.*.backup")]
+    found = []
+    for path in candidates:
+        try:
+            status = path.lstat()
+        except OSError:
+            continue
+        if not stat.S_ISLNK(status.st_mode) and status.st_mode & 0o077:
+            found.append(path)
+    return found
+
+
+def _check_permissions(folder: Path) -> Iterator[Finding]:
+    loose = open_to_others(folder)
+    # Inside a folder that is closed nobody comes to the files.
+    if folder in loose:
+        names = tuple("." if p == folder else p.name for p in loose)
+        yield Finding(
+            "files",
+            "warning",
+            f"others may look into the folder: mode {stat.S_IMODE(folder.stat().st_mode):04o}",
+            "who can write there can change the journal; who can read sees all that was logged",
+            "journaltrack doctor --repair closes it (0700, files 0600), unless the file system knows no permissions",
+            "permissions",
+            names,
+        )
+    owner = folder.stat().st_uid
+    if owner not in (os.geteuid(), 0):
+        yield Finding(
+            "files",
+            "warning",
+            f"the folder belongs to the user with the id {owner}, not to you ({os.geteuid()})",
+            "that user can change the journal",
+            "copy the folder if you want it for yourself",
+        )
+
+
+def check_medium(folder: Path) -> Iterator[Finding]:
+    """Where the folder is: network, full, read-only."""
+    kind = paths.network_file_system(folder)
+    if kind:
+        yield Finding(
+            "medium",
+            "warning",
+            f"the journal is on a network file system ({kind})",
+            "a call costs milliseconds, and safety rests on that file system's locks",
+            "set JOURNALTRACK_JOURNAL to a folder on a local disk",
+        )
+    if os.statvfs(folder).f_flag & os.ST_RDONLY or not os.access(folder, os.W_OK | os.X_OK):
+        yield Finding(
+            "medium",
+            "warning",
+            "the folder can't be written",
+            "it can be read and audited; nothing can be logged, synced or repaired here",
+            "copy the folder to a disk that can be written",
+        )
+        return
+    free = shutil.disk_usage(folder).free
+    if free < _FREE_WARNING_BYTES:
+        yield Finding(
+            "medium",
+            "problem" if free < _FREE_PROBLEM_BYTES else "warning",
+            f"{free} bytes are free on the disk",
+            "entries wait in the training process's memory when the disk is full, and artifacts are not logged",
+            "free space on that device",
+        )
+
+
+def check_locks(folder: Path, sleep: Callable[[float], None] = time.sleep) -> Iterator[Finding]:
+    """Does a process keep others from appending, or from reconciling?"""
+    writer = _write_lock_holder(folder)
+    for _ in range(_LOOKS - 1):
+        if writer is None:
+            break
+        sleep(_BETWEEN_LOOKS_S)
+        writer = writer if _write_lock_holder(folder) == writer else None
+    if writer is not None:
+        yield Finding(
+            "locks",
+            "problem",
+            f"{_named(writer)} has been inside a transaction for a second or longer",
+            "every other process that logs waits for it, and keeps entries in memory after 30 s",
+            "look whether it is stopped (Ctrl-Z, a debugger) and let it go on, or end it: what it had committed stays",
+        )
+    reconciler = lease.lock_holder(folder)
+    if reconciler is not None:
+        yield Finding(
+            "locks",
+            "note",
+            f"{_named(reconciler)} reconciles this journal",
+            "no other process can sync it meanwhile; logging goes on",
+            "if it hangs, end it: its lease is free at once, and the next sync finds out what arrived",
+        )
+
+
+def _write_lock_holder(folder: Path) -> int | None:
+    shared_memory = folder / f"{paths.DATABASE}-shm"
+    if shared_memory.exists():
+        return file_locks.holder(shared_memory, start=_WAL_WRITE_LOCK, length=1)
+    return file_locks.holder(folder / paths.DATABASE, start=_RESERVED_LOCK, length=1)
+
+
+def _named(pid: int) -> str:
+    if pid == 0:
+        return "a process that can't be seen from here"
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        command = ""
+    return f"process {pid} ({command[:120]})" if command else f"process {pid}"

@@ -1,0 +1,282 @@
+"""What can be repaired. Nothing that might be evidence is deleted: what is replaced goes to ``damaged/`` in the folder.
+
+Every repair that writes to the database holds the lease, so that no sync works on it meanwhile, and leaves a receipt of
+the action ``repair``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from journaltrack import lease, paths, schema
+from journaltrack.database import Database
+from journaltrack.doctor.checks_database import expected_objects, objects
+from journaltrack.doctor.checks_files import REPLACEMENT, open_to_others, own_files, scraps
+from journaltrack.doctor.findings import Examination, Finding, Repair, Repaired
+from journaltrack.errors import JournalError, JournalLockedError
+from journaltrack.salvage import salvage
+from journaltrack.spool import BUFFER_BYTES, Spool
+from journaltrack.watcher_folders import held_open
+
+DAMAGED: Final = "damaged"
+"""The folder, inside the journal's, for what a repair took out of use."""
+_REPAIR: Final = "repair"
+_INSERT_RECEIPT: Final = schema.insert_sql(schema.receipt)
+_ORDER: Final[tuple[Repair, ...]] = ("permissions", "leftovers", "finish", "rebuild", "lease", "schema", "mark", "log", "spool")
+
+
+def mend(examination: Examination, *, restore_from: Sequence[Path] = (), clock_ns: Callable[[], int] = time.time_ns) -> list[Repaired]:
+    """Do what the findings allow; one failure keeps nothing else from being repaired.
+
+    Args:
+        examination: From ``examine``, of this moment.
+        restore_from: Folders in which contents missing from the spool may be, under whatever names.
+        clock_ns: Nanoseconds since the epoch.
+
+    Returns:
+        What was done, and what was not and why. Examine again to see what remains.
+    """
+    folder = Path(examination.path)
+    done = []
+    for repair in _ORDER:
+        findings = [f for f in examination.findings if f.repair == repair]
+        if not findings:
+            continue
+        try:
+            message = _REPAIRS[repair](folder, findings, restore_from, clock_ns)
+            done.append(Repaired(repair, message is not None, message or "nothing could be done"))
+        except (JournalError, OSError, sqlite3.Error) as error:
+            text = error.message if isinstance(error, JournalError) else str(error)
+            hint = f" ({error.hint})" if isinstance(error, JournalError) and error.hint else ""
+            done.append(Repaired(repair, done=False, message=f"{text}{hint}"))
+    return done
+
+
+def _permissions(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]) -> str | None:
+    loose = open_to_others(folder)
+    for path in loose:
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    still = open_to_others(folder)
+    return None if still else f"closed to others: {len(loose)} files and folders"
+
+
+def _leftovers(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]) -> str | None:
+    left = scraps(folder)
+    for path in left:
+        path.unlink(missing_ok=True)
+    return f"half copies removed: {len(left)}"
+
+
+def _rebuild(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
+    _refuse_if_used(folder)
+    partial = folder / f"{REPLACEMENT}.partial"
+    partial.unlink(missing_ok=True)
+    report = salvage(folder, partial, now_ns=clock_ns())
+    partial.replace(folder / REPLACEMENT)
+    _swap(folder, clock_ns)
+    return str(report)
+
+
+def _finish(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
+    _refuse_if_used(folder)
+    _swap(folder, clock_ns)
+    return "put the rebuilt database in its place"
+
+
+def _swap(folder: Path, clock_ns: Callable[[], int]) -> None:
+    """Put the rebuilt database in the place of the damaged one.
+
+    A kill at any point leaves the rebuilt database under one of its two names, and the damaged files under one of theirs.
+    The old log goes first: beside the new database SQLite would replay it into that.
+    """
+    aside = _aside(folder, clock_ns)
+    database = folder / paths.DATABASE
+    old = [path for path in own_files(folder) if path.name.startswith(paths.DATABASE)]
+    for path in sorted(old, key=lambda p: p == database):
+        if path == database:
+            try:
+                os.link(path, aside / path.name, follow_symlinks=False)
+            except OSError:  # no links there
+                shutil.copy2(path, aside / path.name, follow_symlinks=False)
+        else:
+            path.replace(aside / path.name)
+    _sync(aside)
+    (folder / REPLACEMENT).replace(database)
+    _sync(folder)
+
+
+def _aside(folder: Path, clock_ns: Callable[[], int]) -> Path:
+    aside = folder / DAMAGED / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(clock_ns() / 1e9))
+    while aside.exists():
+        aside = aside.with_name(f"{aside.name}+")
+    (folder / DAMAGED).mkdir(mode=0o700, exist_ok=True)
+    aside.mkdir(mode=0o700)
+    return aside
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _schema(folder: Path, findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
+    def make(connection: sqlite3.Connection) -> None:
+        there = objects(connection)
+        for key, sql in expected_objects().items():
+            if key not in there and key[0] in {"index", "trigger"}:
+                connection.execute(sql)
+
+    names = ", ".join(name for finding in findings for name in finding.subjects)
+    return _in_database(folder, make, f"made {names} again", clock_ns)
+
+
+def _lease(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
+    def reset(connection: sqlite3.Connection) -> None:
+        used = "SELECT coalesce(max(generation), 0) FROM receipt WHERE typeof(generation) = 'integer'"
+        connection.execute("DELETE FROM lease")
+        connection.execute(f"INSERT INTO lease (id, generation) SELECT 1, ({used}) + 1")
+
+    with closing(Database(folder / paths.DATABASE)) as database:
+        database.write(reset)
+    return _in_database(folder, lambda _: None, "made the lease anew", clock_ns)
+
+
+def _mark(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
+    pending = "SELECT min(e.seq) - 1 FROM entry e WHERE NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+    sql = f"UPDATE mark SET seq = coalesce(({pending}), (SELECT max(seq) FROM entry), 0)"
+    return _in_database(folder, lambda connection: connection.execute(sql), "computed the low-water mark anew", clock_ns)
+
+
+def _log(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]) -> str | None:
+    with closing(Database(folder / paths.DATABASE)) as database:
+        busy = database.read("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
+    return None if busy else "emptied the write-ahead log"
+
+
+def _spool(folder: Path, findings: Sequence[Finding], restore_from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
+    spool = Spool(folder / paths.SPOOL)
+    wanted = {sha256 for finding in findings for sha256 in finding.subjects}
+    aside: Path | None = None
+    for sha256 in sorted(wanted):
+        path = spool.path_of(sha256)
+        if os.path.lexists(path):
+            aside = aside or _aside(folder, clock_ns)
+            path.replace(aside / sha256)
+    found = {}
+    for sha256, candidate in _matching(folder, restore_from, wanted):
+        if sha256 not in found:
+            blob = spool.add(candidate)
+            found[blob.sha256] = blob
+        if wanted == set(found):
+            break
+
+    def record(connection: sqlite3.Connection) -> None:
+        for blob in found.values():
+            connection.execute("INSERT OR REPLACE INTO blob VALUES (?, ?, ?)", (blob.sha256, blob.size_bytes, clock_ns()))
+
+    moved = f"; damaged ones are in {aside.relative_to(folder)}" if aside else ""
+    if not found and not aside:
+        return None
+    return _in_database(folder, record, f"contents restored: {len(found)} of {len(wanted)}{moved}", clock_ns)
+
+
+def _matching(folder: Path, restore_from: Sequence[Path], wanted: set[str]) -> Iterator[tuple[str, Path]]:
+    """Regular files with one of these digests; reads those alone whose size fits."""
+    with closing(Database(folder / paths.DATABASE, read_only=True)) as database:
+        rows = database.read("SELECT size_bytes FROM blob WHERE sha256 IN (SELECT value FROM json_each(?))", (json.dumps(sorted(wanted)),))
+    sizes = {size for (size,) in rows} if len(rows) == len(wanted) else None
+    for root in restore_from:
+        for parent, folders, names in os.walk(root):
+            folders.sort()
+            for path in (Path(parent, name) for name in sorted(names)):
+                try:
+                    status = path.lstat()
+                    if not stat.S_ISREG(status.st_mode) or (sizes is not None and status.st_size not in sizes):
+                        continue
+                    with path.open("rb") as file:
+                        sha256 = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+                except OSError:
+                    continue
+                if sha256 in wanted:
+                    yield sha256, path
+
+
+def _digest(file: BinaryIO) -> str:
+    digest = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
+    while block := file.read(BUFFER_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _in_database(folder: Path, work: Callable[[sqlite3.Connection], object], message: str, clock_ns: Callable[[], int]) -> str:
+    """Do something in one transaction with its receipt, holding the lease."""
+    with closing(Database(folder / paths.DATABASE)) as database:
+        held = lease.acquire(database, clock_ns=clock_ns)
+
+        def all_of_it(connection: sqlite3.Connection) -> None:
+            held.check(connection)
+            work(connection)
+            now_ns = clock_ns()
+            connection.execute(_INSERT_RECEIPT, (_REPAIR, None, "", held.generation, now_ns, now_ns, "repaired", 0, None, None, message))
+
+        try:
+            database.write(all_of_it)
+        finally:
+            held.release()
+    return message
+
+
+def _refuse_if_used(folder: Path) -> None:
+    """The database can be replaced only while nobody has it open: they would go on writing to the one that was moved aside.
+
+    Raises:
+        JournalLockedError: Somebody has.
+    """
+    users = sorted(_having_open(folder / paths.DATABASE))
+    if users or held_open(folder) or lease.lock_holder(folder) is not None:
+        who = ", ".join(f"process {pid}" for pid in users) or "a process"
+        raise JournalLockedError(
+            f"{who} has the journal at {folder} open; its database was not replaced",
+            hint="end what logs to it or syncs it, then repair again",
+        )
+
+
+def _having_open(file: Path) -> Iterator[int]:
+    """The processes of this user that have the file open, as far as /proc tells."""
+    try:
+        wanted = file.lstat()
+    except FileNotFoundError:
+        return
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        pid = int(descriptor.parts[2])
+        with contextlib.suppress(OSError):
+            status = descriptor.stat()
+            if pid != os.getpid() and (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
+                yield pid
+
+
+_REPAIRS: Final[dict[Repair, Callable[[Path, Sequence[Finding], Sequence[Path], Callable[[], int]], str | None]]] = {
+    "permissions": _permissions,
+    "leftovers": _leftovers,
+    "finish": _finish,
+    "rebuild": _rebuild,
+    "schema": _schema,
+    "lease": _lease,
+    "mark": _mark,
+    "log": _log,
+    "spool": _spool,
+}

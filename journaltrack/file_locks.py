@@ -1,0 +1,43 @@
+"""Who holds a POSIX lock on a file, asked without taking one (fcntl(2), F_GETLK).
+
+Closing any descriptor of a file drops the locks that this process has on it: ask only about files on which this process
+holds none. Linux only; elsewhere nobody is seen.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import sys
+from pathlib import Path
+from typing import Final
+
+_FLOCK: Final = "@hhqqi"  # struct flock: type, whence, start, len, pid
+
+
+def holder(path: Path, *, start: int = 0, length: int = 0) -> int | None:
+    """The process that keeps others from write-locking these bytes; None: nobody, or it can't be told.
+
+    Args:
+        path: The file; a link is not followed.
+        start: First byte.
+        length: Bytes; 0: to the end of the file, however long it grows.
+
+    Returns:
+        Its pid; 0 when it runs on another machine or in another pid namespace.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+        lock_type, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None if lock_type == fcntl.F_UNLCK else max(pid, 0)

@@ -1,0 +1,287 @@
+"""A new database from all that is readable of a damaged one.
+
+Rows are told apart by their shape, so that neither the schema nor an index need be whole; what can be derived is derived
+anew. Three rules: an entry that is readable is kept, as it is; what may have been sent is never simply sent again; nothing
+is made up without a name that says so. Changes nothing of the damaged journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import uuid
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, get_args
+from urllib.parse import quote
+
+from sqlalchemy import Float, Integer, LargeBinary, Table
+
+from journaltrack import paths, schema, sqlite_pages
+from journaltrack._version import __version__
+from journaltrack.actions import ranges_in
+from journaltrack.errors import JournalCorruptError
+from journaltrack.settlement import DeliveryOutcome
+from journaltrack.sqlite_pages import Row
+
+LOST_NAME: Final = "lost-name-of-component"
+"""Begins the names of components whose own row could not be read."""
+_DIGEST_BYTES: Final = 32
+_BATCH: Final = 10_000
+_OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
+
+
+@dataclass(slots=True)
+class Salvaged:
+    """What was found.
+
+    Attributes:
+        pages: Pages read.
+        damaged: Page number (0: the log) to what is wrong with it.
+        rows: Rows kept, by table.
+        missing: Entries (``seq``) that are missing between others, as "120-143,150". What is missing at the end can't be told.
+        in_doubt: Metrics put in doubt, since the record of their delivery may be among what is lost.
+        nameless: Entries quarantined because the name of their component is lost.
+        journal_id_kept: Whether the journal has the identity that it had.
+    """
+
+    pages: int = 0
+    damaged: dict[int, str] = field(default_factory=dict)
+    rows: Counter[str] = field(default_factory=Counter)
+    missing: str = ""
+    in_doubt: int = 0
+    nameless: int = 0
+    journal_id_kept: bool = False
+
+    def __str__(self) -> str:
+        """In one line."""
+        parts = [
+            f"rebuilt the database from {self.pages} pages, {len(self.damaged)} of them damaged",
+            f"entries kept: {self.rows['entry']}",
+            f"missing between others: {self.missing or 'none'}",
+            f"in doubt: {self.in_doubt}" if self.in_doubt else "",
+            f"without the name of their component: {self.nameless}" if self.nameless else "",
+            "" if self.journal_id_kept else "the journal's identity is lost: it has a new one",
+        ]
+        return "; ".join(part for part in parts if part)
+
+
+def salvage(folder: Path, target: Path, *, now_ns: int) -> Salvaged:
+    """Make a whole database at ``target`` from the journal in ``folder``, which nobody may have open.
+
+    Args:
+        folder: The journal's.
+        target: Must not exist.
+        now_ns: Nanoseconds since the epoch.
+
+    Raises:
+        JournalCorruptError: Nothing of a journal is readable there; ``target`` is not made.
+        OSError: The files can't be read, or the target can't be written.
+    """
+    found = Salvaged()
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    try:
+        with closing(sqlite3.connect(target, isolation_level=None)) as connection, ExitStack() as stack:
+            connection.execute("PRAGMA synchronous=OFF")
+            schema.create(connection, journal_id=str(uuid.uuid4()), now_ns=now_ns, version=__version__)
+            connection.execute("BEGIN")
+            pages = sqlite_pages.opened(folder / paths.DATABASE, stack)
+            generation = _copy(connection, pages.rows(), found)
+            found.pages, found.damaged = pages.count, pages.damaged
+            _refuse_nothing(folder, found)
+            whole = not pages.damaged and _is_whole(folder / paths.DATABASE)
+            _complete(connection, found, generation, now_ns, whole=whole)
+            connection.execute("COMMIT")
+        _sync(target)
+    except BaseException:
+        for path in (target, target.with_name(f"{target.name}-journal")):
+            path.unlink(missing_ok=True)
+        raise
+    return found
+
+
+def _refuse_nothing(folder: Path, found: Salvaged) -> None:
+    if not found.rows["entry"] and not found.rows["meta"]:
+        raise JournalCorruptError(
+            f"nothing of a journal is readable in {folder / paths.DATABASE}; it was left as it is", hint="restore the folder from a copy"
+        )
+
+
+# -- telling rows apart -----------------------------------------------------------------------------------------
+
+
+def _shape(table: Table) -> tuple[tuple[type, ...], ...]:
+    """The types that each column's values may have."""
+    shape: list[tuple[type, ...]] = []
+    for column in table.columns:
+        if column.primary_key and isinstance(column.type, Integer) and len(table.primary_key) == 1:
+            shape.append((type(None),))  # the rowid
+            continue
+        kinds: tuple[type, ...] = (str,)
+        if isinstance(column.type, Integer):
+            kinds = (int,)
+        elif isinstance(column.type, Float):
+            kinds = (float, int)  # SQLite stores a whole number in fewer bytes
+        elif isinstance(column.type, LargeBinary):
+            kinds = (bytes,)
+        shape.append((*kinds, type(None)) if column.nullable else kinds)
+    return tuple(shape)
+
+
+_SHAPES: Final = {
+    table.name: (len(table.columns), _shape(table))
+    for table in (
+        schema.entry,
+        schema.writer,
+        schema.component,
+        schema.receipt,
+        schema.delivery,
+        schema.blob,
+        schema.location,
+        schema.field,
+        schema.mark,
+        schema.lease,
+        schema.meta,
+    )
+}
+_BY_LENGTH: Final[dict[int, list[str]]] = {}
+for _name, (_length, _) in _SHAPES.items():
+    _BY_LENGTH.setdefault(_length, []).append(_name)
+
+
+def _table_of(values: tuple[Any, ...]) -> str | None:
+    for name in _BY_LENGTH.get(len(values), ()):
+        if all(isinstance(value, kinds) for value, kinds in zip(values, _SHAPES[name][1], strict=True)):
+            return name
+    return None
+
+
+def _insert(table: str, *, conflict: str = "", ignore: bool = True) -> str:
+    count = _SHAPES[table][0]
+    return f"INSERT {'OR IGNORE ' if ignore else ''}INTO {table} VALUES ({','.join('?' * count)}) {conflict}"
+
+
+# Copies of a row come from pages that are no longer in use, or from an unproved log. Entries and deliveries never change;
+# of a receipt the finished copy is the later one, of a field the one with the later entry.
+_FINISHED: Final = "finished_at_ns = excluded.finished_at_ns, outcome = excluded.outcome, attempts = excluded.attempts"
+_SQL: Final = {
+    **{name: _insert(name) for name in ("entry", "writer", "component", "delivery", "blob", "location")},
+    "receipt": _insert(
+        "receipt",
+        ignore=False,
+        conflict=f"ON CONFLICT (id) DO UPDATE SET {_FINISHED}, request_id = excluded.request_id, error_code = excluded.error_code, "
+        "error_text = excluded.error_text WHERE finished_at_ns IS NULL AND excluded.finished_at_ns IS NOT NULL",
+    ),
+    "field": _insert(
+        "field", ignore=False, conflict="ON CONFLICT (component_id, map, key) DO UPDATE SET seq = excluded.seq WHERE excluded.seq > seq"
+    ),
+}
+
+
+def _copy(connection: sqlite3.Connection, rows: Iterable[Row], found: Salvaged) -> int | None:
+    """Put every row that is one of a journal's into its table; the highest generation of a lease, None for none seen."""
+    generation: int | None = None
+    waiting: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _SQL}
+
+    def flush(name: str) -> None:
+        connection.executemany(_SQL[name], waiting[name])
+        waiting[name].clear()
+
+    for row in rows:
+        name = _table_of(row.values)
+        if name is None:
+            continue
+        values = row.values if _SHAPES[name][1][0] != (type(None),) else (row.rowid, *row.values[1:])
+        if (name == "entry" and (len(values[12]) != _DIGEST_BYTES or row.rowid < 1)) or (  # type: ignore[arg-type]
+            name == "delivery" and values[2] not in _OUTCOMES
+        ):
+            continue
+        if name == "lease":
+            generation = max(generation or 0, int(values[4]))  # type: ignore[arg-type]
+        elif name == "meta":
+            connection.execute("UPDATE meta SET journal_id = ?, created_at_ns = ?, created_by_version = ?", values[1:4])
+            found.journal_id_kept = True
+        elif name in waiting:
+            waiting[name].append(values)
+            if len(waiting[name]) >= _BATCH:
+                flush(name)
+        found.rows[name] += name in {"lease", "meta", "mark"}
+    for name in waiting:
+        flush(name)
+        found.rows[name] = connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
+    return generation
+
+
+# -- what follows from what is lost -----------------------------------------------------------------------------
+
+
+def _complete(connection: sqlite3.Connection, found: Salvaged, generation: int | None, now_ns: int, *, whole: bool) -> None:
+    """Give what is nameless a name, settle what may have been sent, and make anew what can be computed."""
+    execute = connection.execute
+    execute(
+        "INSERT INTO writer SELECT DISTINCT writer_id, 'lost-writer-' || writer_id, 'unknown', 0, 'unknown', 'unknown', 0, '', '', NULL "
+        "FROM entry WHERE writer_id NOT IN (SELECT id FROM writer)"
+    )
+    nameless = [i for (i,) in execute("SELECT DISTINCT component_id FROM entry WHERE component_id NOT IN (SELECT id FROM component)")]
+    for component_id in nameless:
+        execute("INSERT INTO component (id, name, created_at_ns) VALUES (?, ?, ?)", (component_id, f"{LOST_NAME}-{component_id}", now_ns))
+        found.nameless += execute(
+            "INSERT INTO delivery SELECT seq, NULL, 'quarantined', 'the name of its component was on a page that is lost', ? FROM entry "
+            "WHERE component_id = ? AND seq NOT IN (SELECT seq FROM delivery)",
+            (now_ns, component_id),
+        ).rowcount
+    used = execute("SELECT max(generation) FROM receipt WHERE typeof(generation) = 'integer'").fetchone()[0]
+    highest = max(generation or 0, used or 0)
+    never_synced = generation == 0 and used is None
+    if not whole and not never_synced:
+        _settle_by_receipts(connection, now_ns)
+        found.in_doubt = execute(
+            "INSERT INTO delivery SELECT e.seq, NULL, 'in doubt', 'it may have been sent: the record of its delivery may have been on a "
+            "page that is lost', ? FROM entry e WHERE e.stream = 'metric' AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)",
+            (now_ns,),
+        ).rowcount
+        # What could not be settled above is settled now: no receipt is in flight any more.
+        execute("UPDATE receipt SET finished_at_ns = ?, outcome = 'interrupted' WHERE finished_at_ns IS NULL", (now_ns,))
+    pending = "SELECT min(seq) - 1 FROM entry WHERE seq NOT IN (SELECT seq FROM delivery)"
+    execute(f"UPDATE mark SET seq = coalesce(({pending}), (SELECT max(seq) FROM entry), 0)")
+    execute("UPDATE lease SET generation = ?", (highest + 1,))
+    gaps = execute(
+        "SELECT previous + 1, seq - 1 FROM (SELECT seq, lag(seq, 1, 0) OVER (ORDER BY seq) AS previous FROM entry) WHERE seq > previous + 1"
+    )
+    found.missing = ",".join(f"{first}-{last}" if last > first else str(first) for first, last in gaps)
+    values = ("repair", None, "", highest + 1, now_ns, now_ns, "repaired", 0, None, None, str(found))
+    execute(schema.insert_sql(schema.receipt), values)
+
+
+def _settle_by_receipts(connection: sqlite3.Connection, now_ns: int) -> None:
+    """Entries that a receipt calls delivered, and that have no record of their own (any more), are."""
+    for receipt_id, seqs in connection.execute(
+        "SELECT id, entries FROM receipt WHERE outcome = 'delivered' AND action <> 'readback'"
+    ).fetchall():
+        with contextlib.suppress(ValueError):
+            connection.executemany(
+                "INSERT OR IGNORE INTO delivery SELECT seq, ?, 'delivered', NULL, ? FROM entry WHERE seq BETWEEN ? AND ?",
+                [(receipt_id, now_ns, first, last) for first, last in ranges_in(seqs)],
+            )
+
+
+def _is_whole(database: Path) -> bool:
+    """Whether SQLite finds nothing wrong with the original; it is opened for reading alone."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
+            return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",))
+    except sqlite3.Error:
+        return False
+
+
+def _sync(path: Path) -> None:
+    for each, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
+        descriptor = os.open(each, flags)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
