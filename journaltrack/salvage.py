@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any, Final, get_args
 from urllib.parse import quote
 
-from sqlalchemy import Float, Integer, LargeBinary, Table
-
 from journaltrack import paths, schema, sqlite_pages
 from journaltrack._version import __version__
 from journaltrack.actions import ranges_in
@@ -114,26 +112,8 @@ def _refuse_nothing(folder: Path, found: Salvaged) -> None:
 # -- telling rows apart -----------------------------------------------------------------------------------------
 
 
-def _shape(table: Table) -> tuple[tuple[type, ...], ...]:
-    """The types that each column's values may have."""
-    shape: list[tuple[type, ...]] = []
-    for column in table.columns:
-        if column.primary_key and isinstance(column.type, Integer) and len(table.primary_key) == 1:
-            shape.append((type(None),))  # the rowid
-            continue
-        kinds: tuple[type, ...] = (str,)
-        if isinstance(column.type, Integer):
-            kinds = (int,)
-        elif isinstance(column.type, Float):
-            kinds = (float, int)  # SQLite stores a whole number in fewer bytes
-        elif isinstance(column.type, LargeBinary):
-            kinds = (bytes,)
-        shape.append((*kinds, type(None)) if column.nullable else kinds)
-    return tuple(shape)
-
-
 _SHAPES: Final = {
-    table.name: (len(table.columns), _shape(table))
+    table.name: (len(table.columns), schema.value_kinds(table))
     for table in (
         schema.entry,
         schema.writer,

@@ -198,6 +198,24 @@ def insert_sql(table: Table) -> str:
     return str(table.insert().values(dict.fromkeys(names)).compile(dialect=_DIALECT, column_keys=names))
 
 
+def value_kinds(table: Table) -> tuple[tuple[type, ...], ...]:
+    """The Python types that SQLite may give for each column; an integer primary key is the rowid, and None in its row."""
+    shape: list[tuple[type, ...]] = []
+    for column in table.columns:
+        if column.primary_key and isinstance(column.type, Integer) and len(table.primary_key) == 1:
+            shape.append((type(None),))  # the rowid
+            continue
+        kinds: tuple[type, ...] = (str,)
+        if isinstance(column.type, Integer):
+            kinds = (int,)
+        elif isinstance(column.type, Float):
+            kinds = (float, int)  # SQLite stores a whole number in fewer bytes
+        elif isinstance(column.type, LargeBinary):
+            kinds = (bytes,)
+        shape.append((*kinds, type(None)) if column.nullable else kinds)
+    return tuple(shape)
+
+
 def revision(connection: sqlite3.Connection) -> str | None:
     """The schema revision of a database: None when it holds no table at all.
 
