@@ -74,6 +74,7 @@ class Database:
         self._busy_timeout_s = busy_timeout_s
         self._pooled: Any = None
         self._connection: sqlite3.Connection | None = None
+        self._names_synced = False
         self._closed = False
         self.lock = threading.RLock()
         with self.lock, translated(self.path):
@@ -147,6 +148,8 @@ class Database:
         with self.lock, translated(self.path):
             self.wal = _prefer_wal(self.connection, self.path)
             self._set_synchronous(self.connection)
+            if self._durability == "power":
+                self._sync_names(self.connection)
 
     def set_busy_timeout(self, seconds: float | None) -> None:
         """Change how long a writer waits for the lock; None: what it was at first."""
@@ -160,8 +163,9 @@ class Database:
             # closing any descriptor of it drops this process's POSIX locks, and with them SQLite's protection.
             if self.wal:
                 try:
-                    _fsync(self.path.with_name(self.path.name + "-wal"))
-                    _fsync(self.path.parent)
+                    paths.fsync(self.path.with_name(self.path.name + "-wal"))
+                    if not self._names_synced:
+                        self._sync_names(self.connection)
                 except FileNotFoundError:
                     pass  # nothing was written since the log was last emptied
                 except OSError as error:
@@ -183,6 +187,7 @@ class Database:
 
     def _disconnect(self) -> None:
         self._connection = None
+        self._names_synced = False
         pooled, self._pooled = self._pooled, None
         if pooled is not None:
             pooled.close()
@@ -214,6 +219,8 @@ class Database:
                 return connection
             self.wal = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
             self._set_synchronous(connection)
+            if self._durability == "power":
+                self._sync_names(connection)
         except BaseException:
             connection.close()
             raise
@@ -221,6 +228,16 @@ class Database:
 
     def _set_synchronous(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA synchronous={'FULL' if self._durability == 'power' or not self.wal else 'NORMAL'}")
+
+    def _sync_names(self, connection: sqlite3.Connection) -> None:
+        """See that the log's name is on the disk, and the folder's: SQLite syncs only names of files that it made itself.
+
+        Once for a connection: as long as one is open, nobody deletes the log.
+        """
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log, or makes it
+        paths.fsync(self.path.parent)
+        paths.fsync(self.path.parent.parent)
+        self._names_synced = True
 
     def _before_fork(self) -> None:
         # No thread of ours may be inside SQLite at the fork: its locks would stay taken in the child for ever.
@@ -238,6 +255,7 @@ class Database:
     def _after_fork_in_child(self) -> None:
         _left_behind.append((self._pooled, self._connection))
         self._pooled = self._connection = None
+        self._names_synced = False
         self.lock = threading.RLock()
         self.generation += 1
 
@@ -309,14 +327,6 @@ def _has_content(path: Path) -> bool:
         return path.stat().st_size > 0
     except OSError:
         return False
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _each(method: Callable[[Database], None]) -> Callable[[], None]:

@@ -33,13 +33,23 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
             f"there is no journal at {folder}", hint="check the path; a training script makes the journal at its first Tracker.create()"
         )
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_folder(folder)
         (folder / paths.SPOOL).mkdir(mode=0o700, exist_ok=True)
         os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        paths.fsync(folder)
     except OSError as error:
         raise JournalReadOnlyError(
             f"no journal can be made at {folder}: {error.strerror}", hint="set JOURNALTRACK_HOME or journal= to a folder that you can write"
         ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """The folder and what is missing above it; their names are on the disk when this returns."""
+    if folder.exists():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    paths.fsync(folder.parent)
 
 
 def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create: bool) -> None:

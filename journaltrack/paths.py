@@ -1,4 +1,4 @@
-"""Where journals live, and what kind of file system that is."""
+"""Where journals live, what kind of file system that is, and when their names are on the disk."""
 
 from __future__ import annotations
 
@@ -80,3 +80,16 @@ def network_file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo"
         if len(point) > best and resolved.is_relative_to(point):
             best, kind = len(point), tail[0]
     return kind if kind in _NETWORK_FILE_SYSTEMS else None
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk.
+
+    Raises:
+        OSError: They can't be opened, or the disk refuses.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

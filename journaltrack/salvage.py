@@ -94,7 +94,8 @@ def salvage(folder: Path, target: Path, *, now_ns: int) -> Salvaged:
             whole = not pages.damaged and _is_whole(folder / paths.DATABASE)
             _complete(connection, found, generation, now_ns, whole=whole)
             connection.execute("COMMIT")
-        _sync(target)
+        paths.fsync(target)
+        paths.fsync(target.parent)
     except BaseException:
         for path in (target, target.with_name(f"{target.name}-journal")):
             path.unlink(missing_ok=True)
@@ -256,12 +257,3 @@ def _is_whole(database: Path) -> bool:
             return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",))
     except sqlite3.Error:
         return False
-
-
-def _sync(path: Path) -> None:
-    for each, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
-        descriptor = os.open(each, flags)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -122,12 +122,16 @@ class Settlement:
         return in_doubt
 
     def begin(self, intents: Sequence[Intent]) -> list[int]:
-        """Record that these requests are about to be sent; returns their receipts' ids, in order."""
+        """Record that these requests are about to be sent; returns their receipts' ids, in order.
+
+        All of it is on the disk then, and so is every entry that they carry: after a loss of power nothing that was sent is
+        unknown, and so nothing is sent again as if it had not been.
+        """
         now_ns = self._clock_ns()
         generation = self._lease.generation
         with self._database.transaction() as connection:
             self._lease.check(connection)
-            return [
+            receipts = [
                 int(
                     connection.execute(
                         _INSERT_RECEIPT,
@@ -137,6 +141,8 @@ class Settlement:
                 )
                 for i in intents
             ]
+        self._database.sync()
+        return receipts
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Record what became of requests, all in one transaction."""

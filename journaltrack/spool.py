@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from journaltrack import paths
 from journaltrack.errors import ArtifactError, InvalidInputError, JournalFullError, JournalReadOnlyError, JournalWriteError
 
 BUFFER_BYTES: Final = 1024 * 1024
@@ -151,7 +152,7 @@ class Spool:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         temporary.replace(path)
         for folder in (path.parent, self.folder, self.folder.parent):
-            _fsync_folder(folder)
+            paths.fsync(folder)
         return path
 
 
@@ -221,11 +222,3 @@ def _clone(source: int, target: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

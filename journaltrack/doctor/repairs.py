@@ -111,9 +111,9 @@ def _swap(folder: Path, clock_ns: Callable[[], int]) -> None:
                 shutil.copy2(path, aside / path.name, follow_symlinks=False)
         else:
             path.replace(aside / path.name)
-    _sync(aside)
+    paths.fsync(aside)
     (folder / REPLACEMENT).replace(database)
-    _sync(folder)
+    paths.fsync(folder)
 
 
 def _aside(folder: Path, clock_ns: Callable[[], int]) -> Path:
@@ -123,14 +123,6 @@ def _aside(folder: Path, clock_ns: Callable[[], int]) -> Path:
     (folder / DAMAGED).mkdir(mode=0o700, exist_ok=True)
     aside.mkdir(mode=0o700)
     return aside
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _schema(folder: Path, findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
