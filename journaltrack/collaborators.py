@@ -98,7 +98,6 @@ class JournalArtifactUploader:
 
     def __init__(self, trial_component: TrialComponent) -> None:
         self._journal = trial_component.journal
-        self._spool = Spool(trial_component.journal.path / paths.SPOOL)
 
     def spool(self, file_path: str | os.PathLike[str]) -> SpooledBlob:
         """Keep the bytes of the file as they are now.
@@ -107,7 +106,7 @@ class JournalArtifactUploader:
             ArtifactError: The file is missing, not a regular file, or keeps changing.
             JournalWriteError: The journal's disk does not take it.
         """
-        blob = self._spool.add(file_path)
+        blob = Spool(self._journal.path / paths.SPOOL).add(file_path)  # the journal may have been moved
         self._journal.add_blob(blob.sha256, blob.size_bytes)
         return blob
 

@@ -11,6 +11,7 @@ Must not know what is stored.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import sqlite3
@@ -75,6 +76,7 @@ class Database:
         self._pooled: Any = None
         self._connection: sqlite3.Connection | None = None
         self._names_synced = False
+        self._identity = (0, 0)  # device and inode of the file that is open
         self._closed = False
         self.lock = threading.RLock()
         with self.lock, translated(self.path):
@@ -174,6 +176,41 @@ class Database:
                         hint="check the disk (dmesg); entries survive a kill, but perhaps not loss of power",
                     ) from error
 
+    def moved(self) -> bool:
+        """Whether the path no longer names the file that is open, or the log's name is gone."""
+        if self._connection is None:
+            return False
+        try:
+            if _identity(self.path) != self._identity:
+                return True
+            return self.wal and not os.path.lexists(f"{self.path}-wal")
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False  # it can't be told
+
+    def place_now(self) -> Path | None:
+        """Where the file that is open is; None when it was deleted, or the system does not tell (no /proc)."""
+        with contextlib.suppress(OSError):
+            for descriptor in Path("/proc/self/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    status = descriptor.stat()
+                    if (status.st_dev, status.st_ino) == self._identity and status.st_nlink:
+                        return Path(os.readlink(descriptor))  # noqa: PTH115 - Python 3.10 makes no difference
+        return None
+
+    def move_to(self, path: Path) -> None:
+        """Connect to another file from now on; the connection to the old one is kept open.
+
+        Closing it would delete the log *by its name*, which may be another database's by now.
+        """
+        with self.lock:
+            _left_behind.append((self._pooled, self._connection))
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))  # not even at the end of the interpreter
+            self._pooled = self._connection = None
+            self._names_synced = False
+            self.path = path
+
     def rest(self) -> None:
         """Give the connection back; the next use opens another."""
         with self.lock:
@@ -218,6 +255,7 @@ class Database:
                     connection = _connect_uri(uri + "&immutable=1", self._busy_timeout_s)
                 return connection
             self.wal = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+            self._identity = _identity(self.path)
             self._set_synchronous(connection)
             if self._durability == "power":
                 self._sync_names(connection)
@@ -298,7 +336,8 @@ def _translate(error: sqlite3.Error, path: Path) -> JournalError:
         if not path.exists():
             return JournalNotFoundError(f"there is no journal at {path.parent}", hint="check the path, or set JOURNALTRACK_JOURNAL")
         return JournalReadOnlyError(
-            f"the journal at {path.parent} can't be opened: {text}", hint="check owner and permissions of the folder"
+            f"the journal at {path.parent} can't be opened: {text}",
+            hint="check owner and permissions of the folder, or copy it to one that is writable",
         )
     return JournalWriteError(f"the journal at {path.parent} failed: {text}", hint="check the disk (dmesg); nothing already written is lost")
 
@@ -320,6 +359,11 @@ def _prefer_wal(connection: sqlite3.Connection, path: Path) -> bool:
         kind or "a file system without shared memory",
     )
     return False
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.stat(path)  # noqa: PTH116 - on the path of an append now and then
+    return status.st_dev, status.st_ino
 
 
 def _has_content(path: Path) -> bool:

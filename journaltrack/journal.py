@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, opening, paths, provenance, schema
+from journaltrack import limits, opening, paths, provenance, rescue, schema
 from journaltrack.database import BUSY_TIMEOUT_S, Database, Durability
 from journaltrack.entries import Draft, Entry
-from journaltrack.errors import InvalidInputError, JournalError, JournalWriteError
+from journaltrack.errors import InvalidInputError, JournalError, JournalReadOnlyError, JournalWriteError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 OnJournalError: TypeAlias = Literal["buffer", "raise"]
 
+_LOOK_EVERY_NS: Final = 250_000_000  # how often an append sees whether the journal's files are still where they were
 _RETRY_EVERY_S: Final = 1.0  # while the journal takes nothing: how often an append tries again
 _BUSY_WHILE_FAILING_S: Final = 0.05  # ... and how long it lets training wait for that
 
@@ -86,11 +87,12 @@ class Journal:
         self._metric_texts: dict[tuple[int, str], str] = {}
         self._waiting: deque[_Row] = deque()
         self._next_try = 0.0
+        self._looked_ns = clock_ns()
         self._unsettled = False  # an append has begun and not ended: chain and buffer need not fit what the journal holds
         self._last_try_registered = False
         self._generation = -1
-        self._writer_id = 0
-        self._writer_uuid = ""
+        self._writer: provenance.WriterInfo | None = None
+        self._writer_id = 0  # until it is recorded
         self._writer_seq = 0
         self._chain = b""
 
@@ -201,6 +203,7 @@ class Journal:
                 or not self._writer_id
                 or self._generation != self.database.generation
                 or self.database.connection.in_transaction
+                or not 0 <= now_ns - self._looked_ns < _LOOK_EVERY_NS  # a clock may jump
             ):
                 draft = Draft("metric", "metric", name, float(value), step, timestamp_ns)
                 self._write_drafts(component_id, [draft], now_ns)
@@ -232,6 +235,7 @@ class Journal:
         with self.database.lock:
             self._drop_parents_entries()
             self._settle_interruption()
+            self._look(self._clock_ns())
             if self._waiting:
                 self._next_try = 0.0
                 self._unsettled = True
@@ -305,7 +309,7 @@ class Journal:
 
     def _row(self, component_id: int, draft: Draft, now_ns: int) -> _Row:
         """Give the draft its place in this process's chain. Hold the lock."""
-        if self._generation != self.database.generation or not self._writer_id:
+        if self._generation != self.database.generation or self._writer is None:
             self._start_writer(now_ns)
         name = self._component_name(component_id)
         writer_seq = self._writer_seq + 1
@@ -315,11 +319,12 @@ class Journal:
         return _Row(columns, draft.undeliverable)
 
     def _start_writer(self, now_ns: int) -> None:
-        """Register this process: at the first append, and again in a forked child."""
+        """This process as a writer: at the first append, and again in a forked child. It is recorded with its first entries."""
         self._drop_parents_entries()
-        info = provenance.describe_process(now_ns)
-        self._writer_id = self.database.write(lambda connection: int(connection.execute(_INSERT_WRITER, astuple(info)).lastrowid or 0))
-        self._writer_uuid = info.uuid
+        if self.database.read_only:
+            raise JournalReadOnlyError(f"the journal at {self.path} was opened for reading alone", hint="open it without read_only=True")
+        self._writer = info = provenance.describe_process(now_ns)
+        self._writer_id = 0
         self._writer_seq = 0
         self._chain = vocabulary.chain_start(info.uuid)
         self._generation = self.database.generation  # last: an interruption before it lets the next append start again
@@ -332,9 +337,22 @@ class Journal:
     def _write_drafts(self, component_id: int, drafts: Sequence[Draft], now_ns: int) -> None:
         """Give drafts their places and write them. Hold the lock."""
         self._settle_interruption()
+        if not 0 <= now_ns - self._looked_ns < _LOOK_EVERY_NS:
+            self._look(now_ns)
         self._unsettled = True
         self._write_settled([self._row(component_id, draft, now_ns) for draft in drafts])
         self._unsettled = False
+
+    def _look(self, now_ns: int) -> None:
+        """See whether the files are still where they were, and save what is in them if not. Hold the lock."""
+        self._looked_ns = now_ns
+        if self.database.moved():
+            try:
+                self.path = rescue.rescue(self.database)
+            except JournalError as error:
+                if self.on_journal_error == "raise":
+                    raise
+                logger.warning("%s", error)
 
     def _write_settled(self, rows: Sequence[_Row]) -> None:
         """``_write``; also after an error of the journal chain and buffer are known to fit what it holds. Hold the lock."""
@@ -350,13 +368,15 @@ class Journal:
         Raises:
             JournalError: The journal can't be read; nothing of this call was recorded.
         """
-        if self._generation == self.database.generation and self._unsettled:
+        if self._generation == self.database.generation and self._unsettled and self._writer is not None:
             self.database.set_busy_timeout(None)
             self.database.roll_back()
+            recorded = self.database.read("SELECT id FROM writer WHERE uuid = ?", (self._writer.uuid,))
+            self._writer_id = recorded[0][0] if recorded else 0
             rows = self.database.read(
                 "SELECT writer_seq, digest FROM entry WHERE writer_id = ? ORDER BY seq DESC LIMIT 1", (self._writer_id,)
             )
-            self._writer_seq, self._chain = (rows[0][0], bytes(rows[0][1])) if rows else (0, vocabulary.chain_start(self._writer_uuid))
+            self._writer_seq, self._chain = (rows[0][0], bytes(rows[0][1])) if rows else (0, vocabulary.chain_start(self._writer.uuid))
             while self._waiting and self._waiting[0].columns[1] <= self._writer_seq:
                 self._waiting.popleft()  # the interruption came after their commit
             if self._waiting:
@@ -388,13 +408,19 @@ class Journal:
             logger.warning("the journal at %s takes entries again: %d that waited in memory are written", self.path, len(waiting))
 
     def _insert(self, rows: Sequence[_Row]) -> None:
-        def insert(connection: sqlite3.Connection) -> None:
+        writer = self._writer
+
+        def insert(connection: sqlite3.Connection) -> int:
+            writer_id = self._writer_id
+            if not writer_id and writer is not None:
+                writer_id = int(connection.execute(_INSERT_WRITER, astuple(writer)).lastrowid or 0)
             for row in rows:
-                seq = connection.execute(INSERT_ENTRY, row.columns).lastrowid
+                seq = connection.execute(INSERT_ENTRY, (writer_id, *row.columns[1:])).lastrowid
                 if row.undeliverable is not None:
                     connection.execute(_INSERT_REFUSED, (seq, row.undeliverable, row.columns[10]))
+            return writer_id
 
-        self.database.write(insert)
+        self._writer_id = self.database.write(insert)
 
     def _let_wait(self, rows: Sequence[_Row], error: JournalError | None) -> None:
         if not rows:
@@ -429,7 +455,7 @@ class Journal:
         rows = self.database.read(
             "SELECT digest FROM entry WHERE writer_id = ? AND writer_seq = ? ORDER BY seq DESC LIMIT 1", (self._writer_id, self._writer_seq)
         )
-        return bytes(rows[0][0]) if rows else vocabulary.chain_start(self._writer_uuid)
+        return bytes(rows[0][0]) if rows or self._writer is None else vocabulary.chain_start(self._writer.uuid)
 
     def _in_memory(self) -> Iterator[Entry]:
         """Entries that wait, as entries of ``seq`` 0. Hold the lock."""

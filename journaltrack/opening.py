@@ -5,6 +5,7 @@ Must not know what is appended to it or read from it.
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 from journaltrack import paths, schema
 from journaltrack._version import __version__
 from journaltrack.database import Database, translated
-from journaltrack.errors import JournalNotFoundError, JournalOutdatedError, JournalReadOnlyError, NotAJournalError
+from journaltrack.errors import JournalFullError, JournalNotFoundError, JournalOutdatedError, JournalReadOnlyError, NotAJournalError
 
 
 def prepare(folder: Path, file: Path, *, create: bool) -> None:
@@ -22,7 +23,7 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
     Raises:
         NotAJournalError: The folder is a file.
         JournalNotFoundError: There is none, and ``create`` is false.
-        JournalReadOnlyError: It can't be made.
+        JournalFullError, JournalReadOnlyError: It can't be made.
     """
     if folder.exists() and not folder.is_dir():
         raise NotAJournalError(f"{folder} is a file; a journal is a folder", hint="name the folder, not the journal.db in it")
@@ -33,21 +34,23 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
             f"there is no journal at {folder}", hint="check the path; a training script makes the journal at its first Tracker.create()"
         )
     try:
-        _make_folder(folder)
+        make_folder(folder)
         (folder / paths.SPOOL).mkdir(mode=0o700, exist_ok=True)
         os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
         paths.fsync(folder)
     except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise JournalFullError(f"no journal can be made at {folder}: {error.strerror}", hint="free space on that device") from error
         raise JournalReadOnlyError(
             f"no journal can be made at {folder}: {error.strerror}", hint="set JOURNALTRACK_HOME or journal= to a folder that you can write"
         ) from error
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """The folder and what is missing above it; their names are on the disk when this returns."""
     if folder.exists():
         return
-    _make_folder(folder.parent)
+    make_folder(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
     paths.fsync(folder.parent)
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 from journaltrack import schema
 from journaltrack.actions import SEQ_MAX, ComponentState, PutMetrics, Settle, ranges, ranges_in
 from journaltrack.entries import BlobRef
+from journaltrack.rescue import rescue
 
 if TYPE_CHECKING:
     import sqlite3
@@ -129,6 +130,9 @@ class Settlement:
         """
         now_ns = self._clock_ns()
         generation = self._lease.generation
+        with self._database.lock:
+            if self._database.moved():
+                rescue(self._database)
         with self._database.transaction() as connection:
             self._lease.check(connection)
             receipts = [

@@ -21,7 +21,20 @@ DOORS = {
     "sqlalchemy": ("schema", "database"),
     "click": ("cli",),
     "rich": ("cli",),
-    "sqlite3": ("schema", "database", "journal", "settlement", "doubts", "lease", "auditing", "report", "doctor", "salvage", "cli"),
+    "sqlite3": (
+        "schema",
+        "database",
+        "journal",
+        "settlement",
+        "doubts",
+        "lease",
+        "auditing",
+        "report",
+        "doctor",
+        "salvage",
+        "rescue",
+        "cli",
+    ),
 }
 FORBIDDEN = {
     "tracker": ("reconciler", "settlement", "lease", "perform", "remotes", "composition", "cli"),

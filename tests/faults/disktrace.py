@@ -6,6 +6,8 @@ program's memory. Calls that would move bytes without our seeing them (reflink, 
 with an error, so that the program falls back to writing.
 
     events = record([sys.executable, "program.py"], folder=tmp_path / "disk", acknowledgements=tmp_path / "acks")
+
+The program may ask for errors, by writing a line to the acknowledgements: ``fault ENOSPC write,truncate *-wal``, ``fault none``.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import fnmatch
 import os
 import platform
 import select
@@ -32,7 +35,7 @@ _MACHINES = {
             1: "write", 18: "pwrite", 20: "writev", 2: "open", 257: "openat", 85: "creat", 77: "ftruncate", 76: "truncate",
             82: "rename", 264: "renameat", 316: "renameat2", 87: "unlink", 263: "unlinkat", 84: "rmdir", 83: "mkdir", 258: "mkdirat",
             74: "fsync", 75: "fdatasync", 86: "link", 265: "linkat",
-            16: "ioctl", 326: "refused", 40: "refused", 285: "refused", 296: "refused", 328: "refused",
+            17: "pread", 0: "read", 16: "ioctl", 326: "refused", 40: "refused", 285: "refused", 296: "refused", 328: "refused",
         },
     ),
     "aarch64": (
@@ -41,12 +44,16 @@ _MACHINES = {
         {
             64: "write", 68: "pwrite", 66: "writev", 56: "openat", 46: "ftruncate", 45: "truncate", 38: "renameat", 276: "renameat2",
             35: "unlinkat", 34: "mkdirat", 82: "fsync", 83: "fdatasync", 37: "linkat",
-            29: "ioctl", 285: "refused", 71: "refused", 47: "refused", 70: "refused", 287: "refused",
+            67: "pread", 63: "read", 29: "ioctl", 285: "refused", 71: "refused", 47: "refused", 70: "refused", 287: "refused",
         },
     ),
 }  # fmt: skip
 _FICLONE = 0x40049409
 _AT_FDCWD = -100
+_KINDS = {
+    "write": "write", "pwrite": "write", "writev": "write", "ftruncate": "truncate", "fsync": "sync", "fdatasync": "sync",
+    "pread": "read", "read": "read",
+}  # fmt: skip
 _CONTINUE = 1
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101
 
@@ -61,6 +68,14 @@ class Event(NamedTuple):
     to: str = ""
 
 
+class Recording(NamedTuple):
+    """What ``record`` gives."""
+
+    events: list[Event]
+    code: int
+    failed: int
+
+
 def supported() -> str | None:
     """Why nothing can be recorded here, or None."""
     if not sys.platform.startswith("linux") or platform.machine() not in _MACHINES:
@@ -69,7 +84,7 @@ def supported() -> str | None:
     return None if child.returncode == 0 else f"the kernel gives no seccomp listener here: {child.stderr.strip()[-200:]}"
 
 
-def record(command, *, folder, acknowledgements, env=None, timeout_s=120):
+def record(command, *, folder, acknowledgements, env=None, reads=False, timeout_s=120):
     """Run a Python program under the recorder.
 
     Args:
@@ -77,13 +92,14 @@ def record(command, *, folder, acknowledgements, env=None, timeout_s=120):
         folder: What happens below it is recorded.
         acknowledgements: A file outside; each write to it is an ``ack`` event with what was written.
         env: Of the program.
+        reads: Whether reads can fail, too; slow.
         timeout_s: Bound on its time.
 
     Returns:
-        The events in order, and the program's exit code.
+        The events in order, the program's exit code, and how many calls were made to fail.
     """
     ours, theirs = socket.socketpair()
-    command = [sys.executable, __file__, str(theirs.fileno()), *map(str, command)]
+    command = [sys.executable, __file__, str(theirs.fileno()), "reads" if reads else "-", *map(str, command)]
     with subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env) as program:
         theirs.close()
         ours.settimeout(timeout_s)
@@ -91,11 +107,12 @@ def record(command, *, folder, acknowledgements, env=None, timeout_s=120):
         listener = descriptors[0]
         ours.close()
         try:
-            events = _Recorder(listener, os.path.realpath(folder), os.path.realpath(acknowledgements)).run(timeout_s)
+            recorder = _Recorder(listener, os.path.realpath(folder), os.path.realpath(acknowledgements))
+            events = recorder.run(timeout_s)
         finally:
             os.close(listener)
         code = program.wait(timeout_s)
-    return events, code
+    return Recording(events, code, recorder.failed)
 
 
 class _Recorder:
@@ -103,6 +120,8 @@ class _Recorder:
         self.listener, self.folder, self.acknowledgements = listener, folder, acknowledgements
         self.names = _MACHINES[platform.machine()][2]
         self.events = []
+        self.fault = None  # (error, kinds, pattern)
+        self.failed = 0
 
     def run(self, timeout_s):
         poll = select.poll()
@@ -132,22 +151,40 @@ class _Recorder:
             return errno.ENOSYS
         if name == "ioctl":
             return errno.EOPNOTSUPP if a[1] & 0xFFFFFFFF == _FICLONE else 0
-        if name in {"write", "pwrite", "writev", "ftruncate", "fsync", "fdatasync"}:
-            self.seen_descriptor(pid, name, a)
-        else:
-            self.seen_path(pid, name, a)
+        if name in {"write", "pwrite", "writev", "ftruncate", "fsync", "fdatasync", "pread", "read"}:
+            return self.seen_descriptor(pid, name, a)
+        return self.seen_path(pid, name, a)
+
+    def fails(self, kind, path):
+        """The error that the program asked for, or 0."""
+        if self.fault is None or not (path + "/").startswith(self.folder + "/"):
+            return 0
+        error, kinds, pattern = self.fault
+        if kind in kinds and fnmatch.fnmatch(path, pattern):
+            self.failed += 1
+            return error
         return 0
+
+    def ask(self, line):
+        """What the program wants to fail from now on."""
+        if line.startswith("fault none"):
+            self.fault = None
+        elif line.startswith("fault "):
+            _, error, kinds, pattern = line.split()
+            self.fault = getattr(errno, error), set(kinds.split(",")), pattern
 
     def seen_descriptor(self, pid, name, a):
         descriptor = ctypes.c_int(a[0] & 0xFFFFFFFF).value
         try:
             path = os.readlink(f"/proc/{pid}/fd/{descriptor}").removesuffix(" (deleted)")
         except OSError:
-            return
+            return 0
         if path == self.acknowledgements and name == "write":
             self.events.append(Event("ack", path, data=memory(pid, a[1], a[2])))
-        if not self.below(path):
-            return
+            self.ask(self.events[-1].data.decode())
+        failure = self.fails(_KINDS[name], path)
+        if failure or name in {"pread", "read"} or not self.below(path):
+            return failure
         if name in {"fsync", "fdatasync"}:
             self.events.append(Event("fsync", path))
         elif name == "ftruncate":
@@ -160,17 +197,17 @@ class _Recorder:
                 fields = dict(line.split(":", 1) for line in info)
             append = int(fields["flags"], 8) & os.O_APPEND
             self.events.append(Event("write", path, os.path.getsize(path) if append else int(fields["pos"]), data))
+        return 0
 
     def seen_path(self, pid, name, a):
         at = name.endswith(("at", "at2"))
         first = self.path(pid, a[0] if at else _AT_FDCWD, a[1] if at else a[0])
         if name in {"open", "openat", "creat"}:
-            flags = os.O_CREAT | os.O_TRUNC if name == "creat" else a[2 if at else 1]
-            if self.below(first) and flags & os.O_CREAT and not os.path.lexists(first):
-                self.events.append(Event("create", first))
-            elif self.below(first) and flags & os.O_TRUNC:
-                self.events.append(Event("truncate", first, 0))
-        elif name == "truncate" and self.below(first):
+            return self.seen_open(first, os.O_CREAT | os.O_TRUNC if name == "creat" else a[2 if at else 1])
+        failure = self.fails("name", first)
+        if failure:
+            return failure
+        if name == "truncate" and self.below(first):
             self.events.append(Event("truncate", first, a[1]))
         elif name in {"mkdir", "mkdirat"} and self.below(first) and not os.path.lexists(first):
             self.events.append(Event("mkdir", first))
@@ -180,6 +217,17 @@ class _Recorder:
             second = self.path(pid, a[2] if at else _AT_FDCWD, a[3] if at else a[1])
             if self.below(first) or self.below(second):
                 self.events.append(Event("link" if "link" in name else "rename", first, to=second))
+        return 0
+
+    def seen_open(self, path, flags):
+        new = flags & os.O_CREAT and not os.path.lexists(path)
+        failure = self.fails("create" if new else "open" if flags & 3 else "look", path)
+        if not failure and self.below(path):
+            if new:
+                self.events.append(Event("create", path))
+            elif flags & os.O_TRUNC:
+                self.events.append(Event("truncate", path, 0))
+        return failure
 
     def path(self, pid, directory, address):
         text = os.fsdecode(string(pid, address))
@@ -223,9 +271,10 @@ def string(pid, address):
 # -- in the recorded process -------------------------------------------------------------------------------------
 
 
-def listen():
+def listen(*, reads=False):
     """Install the filter in this thread and all that come of it; the listener's descriptor."""
     audit, seccomp, names = _MACHINES[platform.machine()]
+    names = [number for number, name in names.items() if reads or name not in {"read", "pread"}]
     program = [(0x20, 0, 0, 4), (0x15, 1, 0, audit), (0x06, 0, 0, 0x7FFF0000), (0x20, 0, 0, 0)]
     for number in names:
         program += [(0x15, 0, 1, number), (0x06, 0, 0, 0x7FC00000)]
@@ -255,12 +304,12 @@ def main():
     import runpy
 
     channel = socket.socket(fileno=int(sys.argv[1]))
-    listener = listen()
+    listener = listen(reads=sys.argv[2] == "reads")
     # socket.send_fds writes nothing that is filtered: sendmsg(2).
     channel.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener]))])
     os.close(listener)
     channel.close()
-    sys.argv = sys.argv[2:]
+    sys.argv = sys.argv[3:]
     sys.path.insert(0, os.getcwd())
     runpy.run_path(sys.argv[0], run_name="__main__")
 

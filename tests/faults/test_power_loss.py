@@ -50,7 +50,7 @@ def recorded(tmp_path_factory):
             if scenario == "upgrade":
                 environment["MIGRATIONS"] = str(migrations_with(place, 'op.execute("CREATE TABLE copy AS SELECT * FROM entry")'))
             command = [power_programs.__file__, scenario, place / "disk", place / "acks"]
-            events, code = disktrace.record(command, folder=place / "disk", acknowledgements=place / "acks", env=environment)
+            events, code, _ = disktrace.record(command, folder=place / "disk", acknowledgements=place / "acks", env=environment)
             assert code == 0
             made[scenario] = str(place / "disk"), events
         return made[scenario]

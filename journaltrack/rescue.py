@@ -1,0 +1,161 @@
+"""The journal's files were deleted, moved or replaced while this process has them open.
+
+SQLite goes on writing to what it has open: into files that no longer have a name, if they were deleted, where everything
+ends with the process. So an open journal looks now and then whether its path still names what it writes to, and if not,
+this module saves what is there: through the open connection everything ever committed can still be read.
+
+- Moved (``mv``): the files are somewhere else, whole; logging goes on there.
+- Deleted (``rm -r``, a clean-up job): everything is written to a new database under the old name.
+- Deleted, and another journal is there now: to a new journal beside it, ``<name>.rescued-<number>``.
+- Only the log is gone: what it held is written into the database.
+
+Must not know what an entry is; the chains need no care, since entries are copied as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from journaltrack import opening, paths
+from journaltrack.errors import JournalWriteError
+
+if TYPE_CHECKING:
+    from journaltrack.database import Database
+
+logger = logging.getLogger(__name__)
+
+_SIBLINGS_MAX: Final = 1_000
+_LOCK_FILE: Final = "rescue.lock"
+
+
+def rescue(database: Database) -> Path:
+    """Save what the open connection can still read, and connect to where it is now.
+
+    Hold ``database.lock``; no transaction may be open.
+
+    Returns:
+        The journal's folder, which may be another one than before.
+
+    Raises:
+        JournalWriteError: It can't be written anywhere; the open connection is kept.
+    """
+    before = database.path
+    place = database.place_now()
+    if place == before:
+        database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        database.rest()
+        _say(f"the write-ahead log of the journal at {before.parent} was deleted while it was in use; what it held was saved")
+        return before.parent
+    if place is not None and place.name == before.name:
+        database.move_to(place)
+        _say(f"the journal at {before.parent} was moved to {place.parent} while it was in use; what is logged goes there now")
+        return place.parent
+    try:
+        folder = _write_again(database)
+    except (OSError, sqlite3.Error) as error:
+        raise JournalWriteError(
+            f"the journal at {before.parent} was deleted while it was in use, and can't be written again: {error}",
+            hint="make its folder writable before this process ends: it still holds everything, and tries again",
+        ) from error
+    database.move_to(folder / before.name)
+    _say(
+        f"the journal at {before.parent} was deleted while it was in use; all that was recorded in it was written again to {folder}. "
+        "Artifacts of its spool that were not delivered are lost unless they are logged again"
+    )
+    return folder
+
+
+def _write_again(database: Database) -> Path:
+    """A copy of the deleted journal under its old name, or beside it; or what is missing in the copy that another process made."""
+    path = database.path
+    (journal_id,) = database.connection.execute("SELECT journal_id FROM meta").fetchone()
+    for folder in (path.parent, *(path.parent.with_name(f"{path.parent.name}.rescued-{n}") for n in range(1, _SIBLINGS_MAX))):
+        opening.make_folder(folder)
+        with _alone_in(folder):
+            if not os.path.lexists(folder / path.name):
+                _copy(database, folder / path.name)
+                return folder
+            if _journal_id(folder / path.name) == journal_id:
+                _add_missing(database.connection, folder / path.name)
+                return folder
+    msg = f"all names beside {path.parent} are taken"
+    raise OSError(msg)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Of several processes that had the deleted journal open, one makes the copy and the others find it."""
+    descriptor = os.open(folder / _LOCK_FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _copy(database: Database, path: Path) -> None:
+    (path.parent / paths.SPOOL).mkdir(mode=0o700, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        os.close(os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+        with closing(sqlite3.connect(partial)) as target:
+            database.connection.backup(target)
+        paths.fsync(partial)
+        for suffix in ("-wal", "-shm", "-journal"):  # the deleted one's: SQLite would take them for the new one's
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        partial.rename(path)
+        paths.fsync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _journal_id(path: Path) -> str | None:
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as other:
+            return str(other.execute("SELECT journal_id FROM meta").fetchone()[0])
+    except (sqlite3.Error, TypeError):
+        return None
+
+
+def _add_missing(old: sqlite3.Connection, path: Path) -> None:
+    """What was committed to the deleted files after another process had copied them.
+
+    Raises:
+        sqlite3.IntegrityError: Both have used the same number for something new.
+    """
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as new:
+        new.execute("BEGIN IMMEDIATE")
+        for table in ("writer", "component", "receipt"):
+            (last,) = new.execute(f"SELECT coalesce(max(id), 0) FROM {table}").fetchone()
+            rows = old.execute(f"SELECT * FROM {table} WHERE id > ?", (last,)).fetchall()
+            _insert(new, table, rows)
+            if table == "receipt":
+                _insert(new, "delivery", old.execute("SELECT * FROM delivery WHERE receipt_id > ?", (last,)).fetchall(), "OR IGNORE")
+        (last,) = new.execute("SELECT coalesce(max(seq), 0) FROM entry").fetchone()
+        ends = dict(new.execute("SELECT writer_id, max(writer_seq) FROM entry GROUP BY writer_id"))
+        for writer_id, seq in old.execute("SELECT writer_id, max(writer_seq) FROM entry GROUP BY writer_id").fetchall():
+            sql = "SELECT * FROM entry WHERE writer_id = ? AND writer_seq > ? ORDER BY seq"
+            if seq > ends.get(writer_id, 0):
+                _insert(new, "entry", [(None, *row[1:]) for row in old.execute(sql, (writer_id, ends.get(writer_id, 0)))])
+        _insert(new, "blob", old.execute("SELECT * FROM blob").fetchall(), "OR IGNORE")
+        new.execute("COMMIT")
+
+
+def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[object]], conflict: str = "") -> None:
+    if rows:
+        connection.executemany(f"INSERT {conflict} INTO {table} VALUES ({','.join('?' * len(rows[0]))})", rows)
+
+
+def _say(text: str) -> None:
+    logger.warning("%s", text)
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
