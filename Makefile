@@ -6,7 +6,7 @@ STAMP = $(VENV)/.installed
 # SQLAlchemy 2.1, NumPy and others have left Python 3.10: it has pins of its own.
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints-3.10.txt" if sys.version_info < (3, 11) else "constraints.txt")')
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test soak lint format bench clean
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -22,6 +22,9 @@ demo: $(STAMP)  ## a real training run, offline, killed, resumed, synced to a lo
 
 test: $(STAMP)  ## the suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+soak: $(STAMP)  ## every attack SCALE times as often as in the suite, and a table of what was lost
+	$(BIN)/python -m tests.soak $(SCALE)
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

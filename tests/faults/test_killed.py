@@ -16,6 +16,7 @@ import pytest
 
 from journaltrack import Tracker
 from journaltrack.report_integrity import verify_chains
+from tests import tally
 from tests.faults.killing import WRITERS
 from tests.faults.killing_syncs import kill_syncs
 from tests.faults.killing_training import kill_training
@@ -26,6 +27,8 @@ TRAINING_KILLS = max(1, round(50 * SOAK))  # of each kind
 SYNC_KILLS = max(1, round(40 * SOAK))
 SYNC_KILLS_PER_JOURNAL = 100
 
+KINDS = {"one": "one process", "processes": "8 processes", "threads": "4 threads", "forks": "a parent and forked workers"}
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the zygote rests on prctl(2) and SOCK_SEQPACKET")
 
 
@@ -35,6 +38,9 @@ def test_syncs_killed_while_training_goes_on_lose_and_double_nothing(first, tmp_
     kills = min(SYNC_KILLS - first, SYNC_KILLS_PER_JOURNAL)
     counted = kill_syncs(tmp_path, kills, f"{SEED} from {first}")
     sys.stdout.write(f"{counted}\n")
+    tally.count(
+        "SIGKILL of a sync, while training logs", attacks=counted.kills, checked=counted.entries, lost=counted.lost + counted.duplicated
+    )
     assert not counted.problems, counted
     assert (counted.lost, counted.duplicated, counted.unexplained, counted.quarantined) == (0, 0, 0, 0), counted
     assert counted.entries == counted.delivered + counted.in_doubt, counted
@@ -46,6 +52,8 @@ def test_nothing_acknowledged_is_lost_when_training_is_killed(mode, tmp_path):
     """However often processes, threads or forks that log are killed, all that was acknowledged is there, and no half call."""
     counted = kill_training(mode, tmp_path, TRAINING_KILLS, SEED)
     sys.stdout.write(f"{counted}\n")
+    lost = counted.lost + counted.torn + counted.stray
+    tally.count(f"SIGKILL of training: {KINDS[mode]}", attacks=counted.kills, checked=counted.entries, lost=lost)
     assert not counted.problems, counted
     assert (counted.lost, counted.torn, counted.stray) == (0, 0, 0), counted
     assert counted.found >= counted.entries, counted

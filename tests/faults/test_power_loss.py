@@ -25,6 +25,7 @@ from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.report_integrity import verify_chains
+from tests import tally
 from tests.faults import disktrace, power_programs
 from tests.faults.diskmodel import CHOICES, Disk
 from tests.migrations.test_migrations import migrations_with
@@ -146,6 +147,7 @@ def test_what_a_barrier_covered_survives_loss_of_power(scenario, recorded, tmp_p
         assert lost_and_torn(folder, before, live=LIVE[scenario]) == ([], []), (scenario, len(before))
         assert blobs_damaged(folder) == []
         tried += 1
+        tally.count("loss of power: training", attacks=1, checked=sum(entries_in(folder).values()))
         if tried % 5 == 0:
             Journal.open(folder).close()
             assert verify_chains(folder) == []
@@ -232,6 +234,7 @@ def test_a_pass_that_lost_power_sends_nothing_twice(recorded, tmp_path):
     for before, folder in disks(root, events, tmp_path / "disk"):
         if len(before) >= first - 20:
             assert sent_twice(before, folder) == [], len(before)
+            tally.count("loss of power: a sync", attacks=1, checked=sum(entries_in(folder).values()))
 
 
 def test_the_method_sees_requests_that_were_not_noted_first(recorded, tmp_path):
@@ -256,6 +259,7 @@ def test_an_upgrade_that_lost_power_is_whole_or_absent(recorded, tmp_path):
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         assert ("annotation" in tables) == ("copy" in tables) == (revision == "0002")
         seen[revision] += 1
+        tally.count("loss of power: an upgrade", attacks=1, checked=sum(entries_in(folder).values()))
         for backup in folder.glob("*.backup"):
             with closing(sqlite3.connect(backup)) as connection:
                 assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

@@ -22,6 +22,7 @@ from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.report_integrity import verify_chains
 from journaltrack.salvage import LOST_NAME, salvage
+from tests import tally
 from tests.golden import REVISIONS, restore
 
 TABLES = ("entry", "writer", "component", "receipt", "delivery", "blob", "location", "field", "meta")
@@ -132,6 +133,7 @@ def test_every_page_may_be_lost(tmp_path):
             assert what == "flips" or between == {seq for seq in missing if seq < max(kept)}, (number, what)
             check_delivery(folder, remote, what)
             tried[what] += 1
+            tally.count("a page of the database lost or overwritten", attacks=1, checked=len(expected))
     assert sum(tried.values()) > 20
 
 
@@ -253,6 +255,7 @@ def test_flipped_bytes_never_raise_anything_else(tmp_path):
         Journal.open(tmp_path / "j").close()
         after = {row[0]: row for row in content(tmp_path / "j" / "journal.db")["entry"]}
         changed = {seq for seq, row in after.items() if before.get(seq) != row}
+        tally.count("bytes of the database flipped", attacks=1, checked=len(before))
         if changed:
             assert verify_chains(tmp_path / "j") != []
 

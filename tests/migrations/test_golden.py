@@ -25,6 +25,7 @@ from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.report_integrity import verify_chains
+from tests import tally
 from tests.golden import HERE, REVISIONS, restore
 from tests.migrations.test_migrations import MIGRATIONS, migrations_with
 
@@ -186,6 +187,7 @@ def test_an_upgrade_that_is_killed_is_whole_or_absent(large, tmp_path):
         path.write_bytes(pristine)
         in_time, _ = killed_upgrade(path, migrations, chance.uniform(0, whole_s))
         killed += in_time
+        tally.count("SIGKILL of an upgrade", attacks=int(in_time), checked=len(before["entry"]))
         revision = check_whole(large, before, before)
         if revision == "0001":
             upgrade(path, migrations)

@@ -27,6 +27,7 @@ from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.report_integrity import verify_chains
 from journaltrack.settlement import Settlement
+from tests import tally
 from tests.golden import REVISIONS, restore
 from tests.properties.truth import FAULTS, KilledError, Seams, Truth
 
@@ -83,6 +84,7 @@ class ReplayMachine(RuleBasedStateMachine):
             ):
                 assert getattr(totals, name) == states[state]
             assert [p for p in verify_chains(self.folder) if p.kind != "blob"] == []
+            tally.count("random histories of logging, faults, kills, moves, syncs", attacks=1, checked=totals.entries)
             for writer in self.writers:
                 writer.close()
             shutil.rmtree(self.root)
