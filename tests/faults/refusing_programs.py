@@ -1,4 +1,4 @@
-"""What test_disk runs under the recorder, which makes calls fail: `disk_programs.py SCENARIO FOLDER ACKNOWLEDGEMENTS ARGUMENT...`.
+"""What test_disk_refusing runs under the recorder, which makes calls fail: `refusing_programs.py SCENARIO FOLDER ACKNOWLEDGEMENTS ARGUMENT...`.
 
 Lines that are acknowledged: ``call N`` when a call has returned, ``saw WORDS`` for what the program noticed.
 """

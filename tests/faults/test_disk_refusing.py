@@ -23,7 +23,7 @@ import pytest
 from journaltrack import Tracker, errors
 from journaltrack.journal import Journal
 from journaltrack.report_integrity import verify_chains
-from tests.faults import disk_programs, disktrace, power_programs
+from tests.faults import refusing_programs, disktrace, power_programs
 from tests.faults.test_power_loss import entries_in
 
 WHY_NOT = disktrace.supported()
@@ -39,7 +39,7 @@ def run(tmp_path, scenario, *arguments, reads=False):
     """Run a scenario; what it saw, the journal's folder, the calls that returned, how many system calls failed."""
     (tmp_path / "disk").mkdir()
     environment = os.environ | {"JOURNALTRACK_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [disk_programs.__file__, scenario, tmp_path / "disk", tmp_path / "acks", *arguments]
+    command = [refusing_programs.__file__, scenario, tmp_path / "disk", tmp_path / "acks", *arguments]
     events, code, failed = disktrace.record(
         command, folder=tmp_path / "disk", acknowledgements=tmp_path / "acks", env=environment, reads=reads
     )
