@@ -14,7 +14,9 @@ import contextlib
 import ctypes
 import logging
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +47,7 @@ Durability: TypeAlias = Literal["process", "power"]
 BUSY_TIMEOUT_S: Final = 30.0
 """How long a writer waits for another process's transaction before ``JournalLockedError``; ours last milliseconds."""
 _FORK_WAIT_S: Final = 1.0
+_LOGS: Final = ("-wal", "-journal")
 
 _live: weakref.WeakSet[Database] = weakref.WeakSet()
 _left_behind: list[object] = []  # a parent's connections in a forked child: kept, so that nothing closes them
@@ -77,6 +80,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._names_synced = False
         self._identity = (0, 0)  # device and inode of the file that is open
+        self._unsure = False  # an fsync of the log failed: what was written before may never reach the disk
         self._closed = False
         self.lock = threading.RLock()
         with self.lock, translated(self.path):
@@ -101,6 +105,11 @@ class Database:
     def closed(self) -> bool:
         """Whether ``close`` was called."""
         return self._closed
+
+    @property
+    def idle(self) -> bool:
+        """Whether the connection is open, and in no transaction; opens none."""
+        return self._connection is not None and not self._connection.in_transaction
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows of a SELECT."""
@@ -155,15 +164,22 @@ class Database:
 
     def set_busy_timeout(self, seconds: float | None) -> None:
         """Change how long a writer waits for the lock; None: what it was at first."""
-        with self.lock:
+        with self.lock, translated(self.path):
             self.connection.execute(f"PRAGMA busy_timeout = {int((self._busy_timeout_s if seconds is None else seconds) * 1000)}")
 
     def sync(self) -> None:
-        """A power barrier: everything committed is on the disk when this returns."""
+        """A power barrier: everything committed is on the disk when this returns.
+
+        Raises:
+            JournalWriteError: It may not be, and no later success of fsync says that it is: the kernel tells of a failure once, and may
+                have dropped what it could not write. The next call copies the log into the database and waits for that.
+        """
         with self.lock, translated(self.path):
             # With a rollback journal every commit was such a barrier. Never open the database file itself here:
             # closing any descriptor of it drops this process's POSIX locks, and with them SQLite's protection.
             if self.wal:
+                if self._unsure:
+                    self._empty_log()
                 try:
                     paths.fsync(self.path.with_name(self.path.name + "-wal"))
                     if not self._names_synced:
@@ -171,10 +187,18 @@ class Database:
                 except FileNotFoundError:
                     pass  # nothing was written since the log was last emptied
                 except OSError as error:
-                    raise JournalWriteError(
-                        f"the journal at {self.path.parent} could not be flushed: {error}",
-                        hint="check the disk (dmesg); entries survive a kill, but perhaps not loss of power",
-                    ) from error
+                    self._unsure = True
+                    raise self._not_flushed(str(error)) from error
+
+    def _empty_log(self) -> None:
+        busy, _, _ = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise self._not_flushed("the last flush failed, and while others use the journal it can't be repeated")
+        self._unsure = False
+
+    def _not_flushed(self, why: str) -> JournalWriteError:
+        hint = "check the disk (dmesg), and flush again; entries survive a kill, but perhaps not loss of power"
+        return JournalWriteError(f"the journal at {self.path.parent} could not be flushed: {why}", hint=hint)
 
     def moved(self) -> bool:
         """Whether the path no longer names the file that is open, or the log's name is gone."""
@@ -250,8 +274,10 @@ class Database:
                 except sqlite3.OperationalError:
                     # WAL needs a shared-memory file beside the database; read-only media have none, and no writer either.
                     connection.close()
-                    if _has_content(self.path.with_name(self.path.name + "-wal")):
-                        raise
+                    if any(_has_content(self.path.with_name(self.path.name + suffix)) for suffix in _LOGS):
+                        if os.access(self.path.parent, os.W_OK):
+                            raise
+                        return self._open_copy()
                     connection = _connect_uri(uri + "&immutable=1", self._busy_timeout_s)
                 return connection
             self.wal = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
@@ -263,6 +289,21 @@ class Database:
             connection.close()
             raise
         return connection
+
+    def _open_copy(self) -> sqlite3.Connection:
+        """What a writer was killed over is on read-only media now: SQLite must bring its log in, which only a copy allows."""
+        with tempfile.TemporaryDirectory(prefix="journaltrack-") as folder:
+            for suffix in ("", *_LOGS):
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(self.path.with_name(self.path.name + suffix), Path(folder, self.path.name + suffix))
+            connection = _connect_uri(f"file:{quote(str(Path(folder, self.path.name)))}?mode=rw", self._busy_timeout_s)
+            try:
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                connection.execute("PRAGMA query_only = 1")
+            except BaseException:
+                connection.close()
+                raise
+        return connection  # its files have no names any more, and are gone with it
 
     def _set_synchronous(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA synchronous={'FULL' if self._durability == 'power' or not self.wal else 'NORMAL'}")

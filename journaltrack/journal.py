@@ -89,7 +89,6 @@ class Journal:
         self._next_try = 0.0
         self._looked_ns = clock_ns()
         self._unsettled = False  # an append has begun and not ended: chain and buffer need not fit what the journal holds
-        self._last_try_registered = False
         self._generation = -1
         self._writer: provenance.WriterInfo | None = None
         self._writer_id = 0  # until it is recorded
@@ -202,7 +201,7 @@ class Journal:
                 or self._unsettled
                 or not self._writer_id
                 or self._generation != self.database.generation
-                or self.database.connection.in_transaction
+                or not self.database.idle
                 or not 0 <= now_ns - self._looked_ns < _LOOK_EVERY_NS  # a clock may jump
             ):
                 draft = Draft("metric", "metric", name, float(value), step, timestamp_ns)
@@ -327,6 +326,7 @@ class Journal:
         self._writer_id = 0
         self._writer_seq = 0
         self._chain = vocabulary.chain_start(info.uuid)
+        _appending.add(self)
         self._generation = self.database.generation  # last: an interruption before it lets the next append start again
 
     def _drop_parents_entries(self) -> None:
@@ -434,9 +434,6 @@ class Journal:
             )
         first = not self._waiting
         self._waiting.extend(rows)
-        if first and not self._last_try_registered:
-            self._last_try_registered = True
-            atexit.register(_write_at_exit, weakref.ref(self))
         if first and error is not None:
             warnings.warn(
                 f"{error.message}. Entries wait in memory ({limits.BUFFERED_ENTRIES_MAX} at most) and are lost if the process "
@@ -472,12 +469,15 @@ class Journal:
         )
 
 
-def _write_at_exit(reference: weakref.ref[Journal]) -> None:
-    """What waits in memory gets its last chance when the interpreter ends without ``close``."""
-    journal = reference()
-    if journal is None or journal.database.closed or not journal.unwritten:
-        return
-    try:
-        journal.flush()
-    except JournalError as error:
-        logger.error("%s", error)  # noqa: TRY400 - a traceback says nothing here
+_appending: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+@atexit.register
+def _write_at_exit() -> None:
+    """What waits in memory, or is in deleted files, gets its last chance when the interpreter ends without ``close``."""
+    for journal in list(_appending):
+        if not journal.database.closed and (journal.unwritten or journal.database.moved()):
+            try:
+                journal.flush()
+            except JournalError as error:
+                logger.error("%s", error)  # noqa: TRY400 - a traceback says nothing here

@@ -134,21 +134,14 @@ class Spool:
                     os.fsync(target)
                 finally:
                     os.close(target)
-                return SpooledBlob(sha256, size_bytes, self._store(temporary, sha256, size_bytes))
+                return SpooledBlob(sha256, size_bytes, self._store(temporary, sha256))
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def _store(self, temporary: Path, sha256: str, size_bytes: int) -> Path:
+    def _store(self, temporary: Path, sha256: str) -> Path:
+        # Also over a blob of that name: it may be damaged, and its age may be past the grace time of ``collect``. Also then the
+        # folders are waited for: an earlier call may have failed to.
         path = self.path_of(sha256)
-        if self.has(sha256) and path.lstat().st_size == size_bytes:
-            try:
-                # A blob left by a kill has no entry yet, and may be past the grace time: give it a new one, or ``collect``
-                # could take it away before this call's entry names it.
-                os.utime(path, follow_symlinks=False)
-            except FileNotFoundError:  # collected in between: store it anew
-                pass
-            else:
-                return path
         path.parent.mkdir(mode=0o700, exist_ok=True)
         temporary.replace(path)
         for folder in (path.parent, self.folder, self.folder.parent):
