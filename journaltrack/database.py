@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import operator
 import os
 import sqlite3
 import threading
@@ -24,7 +25,7 @@ from urllib.parse import quote
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from journaltrack import paths
+from journaltrack import access, paths
 from journaltrack.errors import (
     JournalCorruptError,
     JournalError,
@@ -44,6 +45,13 @@ Durability: TypeAlias = Literal["process", "power"]
 BUSY_TIMEOUT_S: Final = 30.0
 """How long a writer waits for another process's transaction before ``JournalLockedError``; ours last milliseconds."""
 _FORK_WAIT_S: Final = 1.0
+
+_TEXT: Final = operator.methodcaller("decode", "utf-8", "replace")
+_CONFIGURATION: Final = {
+    value: on
+    for name, on in (("SQLITE_DBCONFIG_DEFENSIVE", True), ("SQLITE_DBCONFIG_ENABLE_VIEW", False), ("SQLITE_DBCONFIG_TRUSTED_SCHEMA", False))
+    if (value := getattr(sqlite3, name, None)) is not None
+}
 
 _live: weakref.WeakSet[Database] = weakref.WeakSet()
 _left_behind: list[object] = []  # a parent's connections in a forked child: kept, so that nothing closes them
@@ -199,17 +207,17 @@ class Database:
         self._connection = self._pooled.driver_connection
 
     def _open(self) -> sqlite3.Connection:
+        access.check_files(self.path.parent)
         uri = f"file:{quote(str(self.path))}?mode={'ro' if self.read_only else 'rw'}"
         connection = _connect_uri(uri, self._busy_timeout_s)
         try:
             if self.read_only:
                 try:
                     connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                except sqlite3.OperationalError:
+                except sqlite3.OperationalError as error:
                     # WAL needs a shared-memory file beside the database; read-only media have none, and no writer either.
                     connection.close()
-                    if _has_content(self.path.with_name(self.path.name + "-wal")):
-                        raise
+                    self._refuse_immutable(error)
                     connection = _connect_uri(uri + "&immutable=1", self._busy_timeout_s)
                 return connection
             self.wal = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
@@ -218,6 +226,21 @@ class Database:
             connection.close()
             raise
         return connection
+
+    def _refuse_immutable(self, error: sqlite3.OperationalError) -> None:
+        """Reading the file alone, without locks, is right only if nobody writes and all of the journal is in it.
+
+        Raises:
+            JournalReadOnlyError: A transaction was cut short, and has to be rolled back first.
+            sqlite3.OperationalError: What SQLite said.
+        """
+        if _has_content(self.path.with_name(self.path.name + "-journal")):
+            raise JournalReadOnlyError(
+                f"the journal at {self.path.parent} was left in the middle of a transaction, which can't be rolled back by reading alone",
+                hint="`journaltrack sync` rolls it back; on a medium that can't be written copy the whole folder first. No recorded entry is lost",
+            ) from error
+        if _is_lock(error) or _has_content(self.path.with_name(self.path.name + "-wal")):
+            raise error
 
     def _set_synchronous(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA synchronous={'FULL' if self._durability == 'power' or not self.wal else 'NORMAL'}")
@@ -256,7 +279,7 @@ def translated(path: Path) -> Iterator[None]:
 def _translate(error: sqlite3.Error, path: Path) -> JournalError:
     text = str(error)
     name = getattr(error, "sqlite_errorname", "") or ""  # Python 3.11 and later
-    if "locked" in text or "busy" in text or name.startswith("SQLITE_BUSY"):
+    if _is_lock(error):
         return JournalLockedError(
             f"the journal at {path.parent} is locked by another process: {text}",
             hint="see who has it open (fuser, lsof); on a network file system move the journal to a local disk",
@@ -285,8 +308,26 @@ def _translate(error: sqlite3.Error, path: Path) -> JournalError:
     return JournalWriteError(f"the journal at {path.parent} failed: {text}", hint="check the disk (dmesg); nothing already written is lost")
 
 
+def _is_lock(error: sqlite3.Error) -> bool:
+    name = getattr(error, "sqlite_errorname", "") or ""  # Python 3.11 and later
+    return "locked" in str(error) or "busy" in str(error) or name.startswith("SQLITE_BUSY")
+
+
 def _connect_uri(uri: str, busy_timeout_s: float) -> sqlite3.Connection:
-    return sqlite3.connect(uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=64)
+    """A connection that trusts nothing of what the file brings: see https://sqlite.org/security.html."""
+    connection = sqlite3.connect(uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=64)
+    try:
+        connection.text_factory = _TEXT  # the default raises where a crafted or damaged text is not UTF-8
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cell_size_check = ON")
+        if hasattr(connection, "setconfig"):  # Python 3.12 and later
+            for option, value in _CONFIGURATION.items():
+                with contextlib.suppress(sqlite3.OperationalError):  # a build of SQLite without it
+                    connection.setconfig(option, value)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _prefer_wal(connection: sqlite3.Connection, path: Path) -> bool:
@@ -312,7 +353,7 @@ def _has_content(path: Path) -> bool:
 
 
 def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

@@ -15,6 +15,7 @@
     │   ├── JournalOutdatedError           written by an older journaltrack, and opened for reading alone
     │   ├── JournalTooNewError             written by a newer journaltrack; nothing was changed
     │   ├── JournalCorruptError            SQLite says that the file is damaged; nothing was changed
+    │   ├── JournalAlteredError            its schema or own records are not what journaltrack makes; nothing was changed
     │   ├── JournalWriteError              the journal does not take entries now (``unwritten`` says how many wait)
     │   │   ├── JournalLockedError         another process held it for longer than the time allowed
     │   │   ├── JournalFullError           no space left on the device
@@ -97,6 +98,10 @@ class JournalOutdatedError(JournalError):
 
 class JournalCorruptError(JournalError):
     """SQLite reports the journal's file as damaged. It was left as it is."""
+
+
+class JournalAlteredError(JournalError):
+    """The journal's schema or its own records are not what any journaltrack makes. It was left as it is."""
 
 
 class JournalWriteError(JournalError):

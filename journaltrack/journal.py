@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, paths, provenance, schema
+from journaltrack import access, limits, paths, provenance, schema, schema_check
 from journaltrack._version import __version__
 from journaltrack.database import BUSY_TIMEOUT_S, Database, Durability, translated
 from journaltrack.entries import Draft, Entry
@@ -471,6 +471,7 @@ def _prepare(folder: Path, file: Path, *, create: bool) -> None:
     """See that the database file exists, with permissions for its owner alone."""
     if folder.exists() and not folder.is_dir():
         raise NotAJournalError(f"{folder} is a file; a journal is a folder", hint="name the folder, not the journal.db in it")
+    access.check_files(folder)
     if file.exists():
         return
     if not create:
@@ -480,7 +481,7 @@ def _prepare(folder: Path, file: Path, *, create: bool) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / paths.SPOOL).mkdir(mode=0o700, exist_ok=True)
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
     except OSError as error:
         raise JournalReadOnlyError(
             f"no journal can be made at {folder}: {error.strerror}", hint="set JOURNALTRACK_HOME or journal= to a folder that you can write"
@@ -488,9 +489,10 @@ def _prepare(folder: Path, file: Path, *, create: bool) -> None:
 
 
 def _bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create: bool) -> None:
+    writing = not database.read_only
     with database.lock, translated(database.path):
-        current = schema.revision(database.connection)
-    if not database.read_only and (create or current is not None):
+        current = schema_check.revision(database.connection, database.path, writing=writing)
+    if writing and (create or current is not None):
         database.choose_log()
     if current is None:
         if not create:
@@ -506,3 +508,9 @@ def _bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create
                 hint="run `journaltrack status PATH` once with the right to write: it upgrades the journal after a backup",
             )
         schema.upgrade(database.path, current, now_ns=clock_ns())
+        with database.lock, translated(database.path):
+            schema_check.revision(database.connection, database.path, writing=True)
+    with database.lock, translated(database.path):
+        schema_check.check_records(database.connection, database.path)
+    if writing:
+        access.warn_if_exposed(database.path.parent)

@@ -15,6 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from journaltrack.access import LOCK_FILE
 from journaltrack.errors import JournalReadOnlyError, LeaseHeldError, LeaseLostError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from journaltrack.database import Database
 
-LOCK_FILE: Final = "reconcile.lock"
 TTL_S: Final = 60.0
 """A holder on another machine that has not renewed for so long is taken for gone."""
 
@@ -103,7 +103,7 @@ def acquire(database: Database, *, clock_ns: Callable[[], int] = time.time_ns) -
 def _lock(database: Database) -> int:
     path = database.path.with_name(LOCK_FILE)
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise JournalReadOnlyError(
             f"the journal at {path.parent} can't be written, so what is sent could not be recorded: {error.strerror}",
