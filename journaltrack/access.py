@@ -43,11 +43,12 @@ def check_files(folder: Path) -> None:
     Raises:
         NotAJournalError: One of them is a link, FIFO or something else.
     """
+    inside = os.fspath(folder)
     for name in _FILES:
-        mode = _mode(folder / name)
+        mode = _mode(f"{inside}/{name}")
         if mode is not None and not stat.S_ISREG(mode):
             raise _refused(folder / name, mode, "a regular file")
-    mode = _mode(folder / paths.SPOOL)
+    mode = _mode(f"{inside}/{paths.SPOOL}")
     if mode is not None and not stat.S_ISDIR(mode):
         raise _refused(folder / paths.SPOOL, mode, "a folder")
 
@@ -117,9 +118,9 @@ def opened_blob(path: Path) -> Iterator[int]:
             os.close(descriptor)
 
 
-def _mode(path: Path) -> int | None:
+def _mode(path: str) -> int | None:
     try:
-        return path.lstat().st_mode
+        return os.lstat(path).st_mode  # this is done at every opening: a Path costs as much again
     except OSError:  # not there, or nothing that can be looked at: opening it will say so
         return None
 

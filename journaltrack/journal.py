@@ -24,8 +24,8 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
-from journaltrack import entries as vocabulary
 from journaltrack import access, limits, paths, provenance, schema, schema_check
+from journaltrack import entries as vocabulary
 from journaltrack._version import __version__
 from journaltrack.database import BUSY_TIMEOUT_S, Database, Durability, translated
 from journaltrack.entries import Draft, Entry

@@ -12,14 +12,14 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from journaltrack import limits, schema
 from journaltrack.errors import JournalAlteredError, NotAJournalError
 
-HEAD_DIGEST: Final = "ec99e066de7c9a15bf135c26c2092a31fa0a22bc3ecefb65e4fb3b795563148d"
+HEAD_DIGEST: Final = "e4bc86c4ccda2144ef98db540353571df1b774f5a8e3f7ec22729b82c9a3a18a"
 """Of the schema of ``schema.HEAD``; ``tests/unit/test_schema_check.py`` compares it with what ``schema`` makes."""
 _VERSION_TABLE: Final = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
 _OURS: Final = frozenset({"entry", "meta", "alembic_version"})
@@ -33,7 +33,6 @@ _RECORDS: Final = (
     ("mark", "typeof(seq) = 'integer'"),
 )
 """Tables of one row, and what holds of it."""
-_SPACE: Final = re.compile(r"\s+")
 _GENERATED: Final = re.compile(r"\bas\s*\(", re.IGNORECASE)
 _VIRTUAL: Final = re.compile(r"\s*create\s+virtual\b", re.IGNORECASE)
 
@@ -60,7 +59,8 @@ def revision(connection: sqlite3.Connection, path: Path, *, writing: bool) -> st
         JournalAlteredError: It holds what no journaltrack made.
     """
     rows = connection.execute(
-        "SELECT cast(type AS text), cast(name AS text), cast(tbl_name AS text), coalesce(cast(sql AS text), '') FROM sqlite_master LIMIT ?",
+        "SELECT cast(type AS text), cast(name AS text), cast(tbl_name AS text), coalesce(cast(sql AS text), '') FROM sqlite_master "
+        "ORDER BY type, name LIMIT ?",
         (_OBJECTS_MAX,),
     )
     objects = [_Object(*row) for row in rows]
@@ -101,10 +101,10 @@ def check_records(connection: sqlite3.Connection, path: Path) -> None:
             )
 
 
-def digest(objects: Iterable[_Object]) -> str:
-    """Of a schema, white space taken away; indexes that SQLite makes by itself and its statistics do not count."""
-    kept = sorted((o.kind, o.name, o.table, _plain(o.sql)) for o in objects if o.sql and _plain(o.sql) not in _STATISTICS)
-    return hashlib.sha256(repr(kept).encode("utf-8", "surrogatepass")).hexdigest()
+def digest(objects: Sequence[_Object]) -> str:
+    """Of a schema in order of kind and name, white space taken away; indexes that SQLite makes by itself and its statistics do not count."""
+    texts = ["\0".join(each) for each in objects if each.sql and not (each.name.startswith("sqlite_") and _plain(each.sql) in _STATISTICS)]
+    return hashlib.sha256(_plain("\0\0".join(texts)).encode()).hexdigest()
 
 
 def made() -> str:
@@ -116,7 +116,9 @@ def _made() -> list[_Object]:
     with sqlite3.connect(":memory:", isolation_level=None) as connection:
         for statement in (*schema.ddl(), _VERSION_TABLE):
             connection.execute(statement)
-        rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+        rows = connection.execute(
+            "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name"
+        ).fetchall()
     connection.close()
     return [_Object(*row) for row in rows]
 
@@ -130,7 +132,8 @@ def _version(connection: sqlite3.Connection, path: Path) -> str:
 
 def _runs(each: _Object) -> bool:
     """Whether SQLite would run it, or give its content to a module, when a table is used. A newer version's triggers would, too:
-    what is newer is refused anyway."""
+    what is newer is refused anyway.
+    """
     if each.kind == "trigger":
         return all(_plain(each.sql) != _plain(ours) for ours in schema.TRIGGERS)
     return each.kind not in {"table", "index"} or (each.kind == "table" and bool(_VIRTUAL.match(each.sql) or _GENERATED.search(each.sql)))
@@ -142,7 +145,7 @@ def _same(each: _Object, wanted: _Object | None) -> bool:
 
 def _plain(sql: str) -> str:
     """Without white space: revisions and ``schema`` differ in it."""
-    return _SPACE.sub("", sql)
+    return "".join(sql.split())
 
 
 _HINT: Final = "`journaltrack doctor` says more; if the journal is not yours, do not trust it; if it is, restore it from a copy"
