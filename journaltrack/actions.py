@@ -25,6 +25,7 @@ MAP_OF_KIND: dict[str, FieldMap] = {
     vocabulary.OUTPUT: "output_artifacts",
     vocabulary.STATUS: "status",
 }
+_SEQ_MAX = 2**63 - 1  # SQLite's largest integer
 KEYS_MAX: dict[FieldMap, int] = {
     "parameters": limits.PARAMETERS_MAX,
     "input_artifacts": limits.ARTIFACTS_MAX,
@@ -293,10 +294,21 @@ def ranges(seqs: Sequence[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
-def expand(text: str) -> list[int]:
-    """The inverse of ``ranges``."""
-    seqs: list[int] = []
+def intervals(text: object) -> list[tuple[int, int]]:
+    """The inverse of ``ranges``, as (first, last) that are not expanded: a crafted text may name any number.
+
+    Raises:
+        ValueError: It is nothing that ``ranges`` writes.
+    """
+    if not isinstance(text, str):
+        msg = "not text"
+        raise ValueError(msg)  # noqa: TRY004 - bad data, not a caller's type error
+    found = []
     for part in text.split(",") if text else ():
         first, _, last = part.partition("-")
-        seqs.extend(range(int(first), int(last or first) + 1))
-    return seqs
+        interval = (int(first), int(last or first))
+        if not 0 < interval[0] <= interval[1] <= _SEQ_MAX:
+            msg = f"not a range: {limits.shown(part)}"
+            raise ValueError(msg)
+        found.append(interval)
+    return found

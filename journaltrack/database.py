@@ -16,6 +16,7 @@ import operator
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -44,6 +45,8 @@ T = TypeVar("T")
 Durability: TypeAlias = Literal["process", "power"]
 BUSY_TIMEOUT_S: Final = 30.0
 """How long a writer waits for another process's transaction before ``JournalLockedError``; ours last milliseconds."""
+PAGE_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Ours: text and blobs that are read at a time."""
 _FORK_WAIT_S: Final = 1.0
 
 _TEXT: Final = operator.methodcaller("decode", "utf-8", "replace")
@@ -112,6 +115,19 @@ class Database:
         with self.lock, translated(self.path):
             return self.connection.execute(sql, parameters).fetchall()
 
+    def read_page(self, sql: str, parameters: Sequence[Any] = (), bytes_max: int = PAGE_BYTES_MAX) -> list[Any]:
+        """The first rows of a SELECT, until they take ``bytes_max``: a crafted row may have any size. At least one, if there are any."""
+        rows = []
+        with self.lock, translated(self.path):
+            cursor = self.connection.execute(sql, parameters)
+            for row in cursor:
+                rows.append(row)
+                bytes_max -= sum(len(value) for value in row if isinstance(value, (str, bytes)))
+                if bytes_max <= 0:
+                    break
+            cursor.close()
+        return rows
+
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``work`` in one write transaction: all of it or, after any exception, nothing.
 
@@ -153,7 +169,7 @@ class Database:
     def choose_log(self) -> None:
         """Use a write-ahead log where that is safe; changes the file, so only for what is known to be a journal."""
         with self.lock, translated(self.path):
-            self.wal = _prefer_wal(self.connection, self.path)
+            self.wal = _prefer_wal(self.connection, self.path, self._busy_timeout_s)
             self._set_synchronous(self.connection)
 
     def set_busy_timeout(self, seconds: float | None) -> None:
@@ -270,8 +286,13 @@ def translated(path: Path) -> Iterator[None]:
     """Turn SQLite's errors about the file at ``path`` into ours, with a hint."""
     try:
         yield
-    except (sqlite3.ProgrammingError, sqlite3.IntegrityError, sqlite3.InterfaceError):
-        raise  # our own mistake, or a trigger that guards against it
+    except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
+        raise  # our own mistake
+    except sqlite3.IntegrityError as error:
+        raise JournalCorruptError(
+            f"the journal at {path.parent} contradicts itself: {error}; this was not recorded",
+            hint="`journaltrack doctor` says more; copy the whole folder before anything else",
+        ) from error
     except sqlite3.Error as error:
         raise _translate(error, path) from error
 
@@ -330,10 +351,18 @@ def _connect_uri(uri: str, busy_timeout_s: float) -> sqlite3.Connection:
     return connection
 
 
-def _prefer_wal(connection: sqlite3.Connection, path: Path) -> bool:
+def _prefer_wal(connection: sqlite3.Connection, path: Path, busy_timeout_s: float) -> bool:
     """Use a write-ahead log where it is safe; elsewhere a rollback journal, which costs a call 4 ms instead of 12 µs."""
     kind = paths.network_file_system(path.parent)
-    mode = connection.execute(f"PRAGMA journal_mode={'DELETE' if kind else 'WAL'}").fetchone()[0]
+    until = time.monotonic() + busy_timeout_s
+    while True:
+        try:
+            mode = connection.execute(f"PRAGMA journal_mode={'DELETE' if kind else 'WAL'}").fetchone()[0]
+            break
+        except sqlite3.OperationalError as error:  # SQLite does not wait here when several processes make a journal at once
+            if not _is_lock(error) or time.monotonic() >= until:
+                raise
+            time.sleep(0.005)
     if mode == "wal":
         return True
     logger.warning(

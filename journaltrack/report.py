@@ -6,6 +6,7 @@ journal holds is data from somebody else: columns may be of any type and of any 
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
 import datetime as dt
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from journaltrack import actions, limits
 from journaltrack import entries as vocabulary
 from journaltrack.database import translated
 from journaltrack.journal import Journal
@@ -30,13 +32,13 @@ STATES: Final[tuple[State, ...]] = ("pending", "in flight", "delivered", "in dou
 RECENT_RECEIPTS: Final = 10_000
 """Ours: how far back ``status`` looks for the last success and the last error, in receipts."""
 
+_BEYOND: Final = 2**63  # more than any entry's seq
 _STATE_OF_OUTCOME: Final[dict[str, State]] = {
     "delivered": "delivered",
     "superseded": "delivered",
     "in doubt": "in doubt",
     "quarantined": "quarantined",
 }
-_SEQ_MAX: Final = 2**63 - 1  # SQLite's largest integer
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,11 @@ class InFlight:
     receipts: int
     intervals: tuple[tuple[int, int], ...]
     unreadable: tuple[int, ...]
+
+    def names(self, seq: int) -> bool:
+        """Whether one of them names the entry; a crafted journal may have as many intervals as entries."""
+        place = bisect.bisect_right(self.intervals, (seq, _BEYOND)) - 1
+        return place >= 0 and seq <= self.intervals[place][1]
 
     @property
     def json(self) -> str:
@@ -121,7 +128,7 @@ def in_flight(database: Database) -> InFlight:
     receipts = database.read("SELECT id, entries FROM receipt WHERE finished_at_ns IS NULL")
     for receipt_id, text in receipts:
         try:
-            intervals += _intervals(text)
+            intervals += actions.intervals(text)
         except ValueError:  # noqa: PERF203 - one bad item must not hide the others
             unreadable.append(receipt_id)
     merged: list[tuple[int, int]] = []
@@ -133,11 +140,11 @@ def in_flight(database: Database) -> InFlight:
     return InFlight(len(receipts), tuple(merged), tuple(unreadable))
 
 
-def state_of(outcome: str | None, *, flying: bool) -> State | None:
+def state_of(outcome: object, *, flying: bool) -> State | None:
     """The one state of an entry, from its delivery's outcome; None for an outcome that this version does not know."""
     if outcome is None:
         return "in flight" if flying else "pending"
-    return _STATE_OF_OUTCOME.get(outcome)
+    return _STATE_OF_OUTCOME.get(outcome) if isinstance(outcome, str) else None
 
 
 def error_record(row: tuple[Any, ...] | None) -> ErrorRecord | None:
@@ -161,11 +168,12 @@ def detail_of(payload: object) -> dict[str, Any]:
     """A payload decoded; an empty dict when it is absent or can't be read."""
     if not isinstance(payload, str):
         return {}
+    if len(payload) > limits.PAYLOAD_CHARS_MAX:
+        return {"omitted": f"{len(payload)} characters; they are in the journal"}
     try:
-        decoded = json.loads(payload)
-    except (ValueError, RecursionError):
+        return vocabulary.decode(payload)
+    except ValueError:
         return {}
-    return decoded if isinstance(decoded, dict) else {}
 
 
 def origins(database: Database, component_id: int) -> tuple[str, ...]:
@@ -220,23 +228,3 @@ def to_json(value: Any) -> Any:  # noqa: ANN401 - any report, or any part of one
 
 def _members(members: dict[str, Any]) -> dict[str, Any]:
     return {name.removesuffix("_ns"): iso(value) if name.endswith("_ns") else to_json(value) for name, value in members.items()}
-
-
-def _intervals(text: object) -> list[tuple[int, int]]:
-    """``plan.ranges`` read back as intervals, without expanding them.
-
-    Raises:
-        ValueError: It is nothing that ``plan.ranges`` writes.
-    """
-    if not isinstance(text, str):
-        msg = "not text"
-        raise ValueError(msg)  # noqa: TRY004 - bad data, not a caller's type error
-    intervals = []
-    for part in text.split(",") if text else ():
-        first, _, last = part.partition("-")
-        interval = (int(first), int(last or first))
-        if not 0 < interval[0] <= interval[1] <= _SEQ_MAX:
-            msg = f"not a range: {part}"
-            raise ValueError(msg)
-        intervals.append(interval)
-    return intervals

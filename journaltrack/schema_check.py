@@ -30,7 +30,7 @@ _STATISTICS: Final = frozenset({"CREATETABLEsqlite_stat1(tbl,idx,stat)", "CREATE
 _RECORDS: Final = (
     ("meta", "typeof(journal_id) = 'text' AND length(journal_id) BETWEEN 1 AND 200"),
     ("lease", "typeof(generation) = 'integer' AND generation BETWEEN 0 AND 4611686018427387904"),
-    ("mark", "typeof(seq) = 'integer'"),
+    ("mark", "typeof(seq) = 'integer' AND seq BETWEEN 0 AND 9223372036854775807"),
 )
 """Tables of one row, and what holds of it."""
 _GENERATED: Final = re.compile(r"\bas\s*\(", re.IGNORECASE)

@@ -10,6 +10,7 @@ that may be sent again make their entries pending again, the others (metrics) pu
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import schema
-from journaltrack.actions import ComponentState, PutMetrics, Settle, expand, ranges
+from journaltrack.actions import ComponentState, PutMetrics, Settle, intervals, ranges
 from journaltrack.entries import BlobRef
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from journaltrack.database import Database
     from journaltrack.lease import Lease
+
+logger = logging.getLogger(__name__)
 
 ReceiptOutcome: TypeAlias = Literal[
     "delivered", "partial", "refused", "failed", "in doubt", "held", "halted", "not sent", "interrupted", "released"
@@ -35,6 +38,10 @@ IN_DOUBT_AFTER_KILL: Final = "the process that sent it ended before the answer a
 
 _INSERT_RECEIPT: Final = schema.insert_sql(schema.receipt)
 _INSERT_DELIVERY: Final = "INSERT INTO delivery (seq, receipt_id, outcome, reason, settled_at_ns) VALUES (?, ?, ?, ?, ?)"
+_PUT_IN_DOUBT: Final = (
+    "INSERT INTO delivery (seq, receipt_id, outcome, reason, settled_at_ns) SELECT e.seq, ?, 'in doubt', ?, ? FROM entry e "
+    "WHERE e.seq BETWEEN ? AND ? AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+)
 _PENDING: Final = "FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
 
 
@@ -113,13 +120,17 @@ class Settlement:
             unfinished = connection.execute("SELECT id, action, entries FROM receipt WHERE finished_at_ns IS NULL").fetchall()
             for receipt_id, action, seqs in unfinished:
                 resendable = action != PutMetrics.action
+                why = IN_DOUBT_AFTER_KILL
                 if not resendable:
-                    rows = [(seq, receipt_id, "in doubt", IN_DOUBT_AFTER_KILL, now_ns) for seq in expand(seqs)]
-                    connection.executemany(_INSERT_DELIVERY, rows)
-                    in_doubt += len(rows)
+                    try:
+                        for first, last in intervals(seqs):  # not expanded: a crafted receipt may name any number of entries
+                            in_doubt += connection.execute(_PUT_IN_DOUBT, (receipt_id, why, now_ns, first, last)).rowcount
+                    except ValueError:
+                        why += "; which entries it carried can't be read"
+                        logger.warning("receipt %s was left unfinished, and which entries it carried can't be read", receipt_id)
                 connection.execute(
                     "UPDATE receipt SET finished_at_ns = ?, outcome = ?, attempts = 1, error_text = ? WHERE id = ?",
-                    (now_ns, "interrupted" if resendable else "in doubt", IN_DOUBT_AFTER_KILL, receipt_id),
+                    (now_ns, "interrupted" if resendable else "in doubt", why, receipt_id),
                 )
         return in_doubt
 
@@ -218,7 +229,7 @@ class Settlement:
                     ),
                 )
                 connection.executemany("DELETE FROM delivery WHERE seq = ?", [(seq,) for seq in seqs])
-                connection.execute("UPDATE mark SET seq = min(seq, ?)", (min(seqs) - 1,))
+                connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(min(seqs) - 1, 0),))
                 released += len(seqs)
         return released
 
@@ -242,11 +253,14 @@ def states(database: Database, component_ids: Iterable[int]) -> dict[int, Compon
     """What is known of these components, for ``plan``."""
     states = {}
     for component_id in component_ids:
-        confirmed, attempted = database.read(
+        known = database.read(
             "SELECT confirmed_at_ns IS NOT NULL, EXISTS (SELECT 1 FROM receipt WHERE component_id = c.id AND action = 'ensure') "
             "FROM component c WHERE id = ?",
             (component_id,),
-        )[0]
+        )
+        if not known:
+            continue
+        ((confirmed, attempted),) = known
         keys: dict[str, set[str]] = defaultdict(set)
         for field_map, key in database.read("SELECT map, key FROM field WHERE component_id = ?", (component_id,)):
             keys[field_map].add(key)
