@@ -309,16 +309,7 @@ def ranges_in(text: object) -> list[tuple[int, int]]:
         first, _, last = part.partition("-")
         interval = (int(first), int(last or first))
         if not 0 < interval[0] <= interval[1] <= SEQ_MAX:
-            msg = f"not a range: {part[:80]}"
+            msg = f"not a range: {limits.shown(part)}"
             raise ValueError(msg)
         found.append(interval)
     return found
-
-
-def expand(text: str) -> list[int]:
-    """The inverse of ``ranges``, for what is known to be ours and small."""
-    seqs: list[int] = []
-    for part in text.split(",") if text else ():
-        first, _, last = part.partition("-")
-        seqs.extend(range(int(first), int(last or first) + 1))
-    return seqs

@@ -211,7 +211,7 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
     wanted = None if ids is None else set(json.loads(ids))
     rows = [row for row in journal.components() if wanted is None or row.id in wanted]
     lost = tallies.keys() - {row.id for row in rows}
-    wrong += [f"{_total([tallies[i]]).entries} entries belong to component {i}, which is not recorded" for i in sorted(lost)]
+    wrong += [f"{_total([tallies[i]]).entries} entries belong to component {i}, which is not recorded" for i in sorted(lost, key=str)]
     writers = _writers(database)
     recorders = _merged(tally.writers for tally in tallies.values())
     wrong += [f"{n} entries are of writer {i}, which is not recorded" for i, n in recorders.items() if i not in writers]
@@ -297,7 +297,7 @@ def _component(database: Database, row: ComponentRow, tally: _Tally, writers: tu
         last_delivered_at_ns=max(tally.delivered, default=None),
         writers=writers,
         last_error=report.error_record(errors[0] if errors else None),
-        unknown_kinds=tuple(sorted({kind for _, kind in tally.kinds} - vocabulary.KINDS)),
+        unknown_kinds=tuple(sorted(str(kind) for kind in {kind for _, kind in tally.kinds} - vocabulary.KINDS)),
     )
 
 
@@ -328,7 +328,7 @@ def _problems(database: Database, ids: str | None) -> tuple[dict[int, list[Probl
 def _receipts(database: Database, ids: str | None) -> dict[int, list[ReceiptGroup]]:
     rows = database.read(
         "SELECT g.*, (SELECT request_id FROM receipt WHERE id = first_id), (SELECT request_id FROM receipt WHERE id = last_id) FROM ("
-        "SELECT component_id, action, coalesce(outcome, 'unfinished'), count(*), sum(coalesce(attempts, 0)), min(started_at_ns), "
+        "SELECT component_id, action, coalesce(outcome, 'unfinished'), count(*), cast(total(attempts) AS integer), min(started_at_ns), "
         "max(finished_at_ns), min(CASE WHEN request_id IS NOT NULL THEN id END) AS first_id, "
         "max(CASE WHEN request_id IS NOT NULL THEN id END) AS last_id FROM receipt "
         f"WHERE {_OF_COMPONENTS.format('component_id')} GROUP BY 1, 2, 3 ORDER BY 1, min(id)) g",
@@ -349,7 +349,12 @@ def _writers(database: Database) -> dict[int, WriterRecord]:
 
 def _recorded_by(counts: Mapping[int, int], writers: Mapping[int, WriterRecord]) -> tuple[WriterRecord, ...]:
     nobody = WriterRecord(0, None, None, None, None, None, None, None, None, None)
-    return tuple(replace(writers.get(i, nobody), id=i, entries=counts[i]) for i in sorted(counts))
+    return tuple(replace(writers.get(i, nobody), id=i, entries=counts[i]) for i in sorted(counts, key=_order))
+
+
+def _order(writer_id: object) -> tuple[bool, int, str]:
+    """By number; what is no number at the end, as only a crafted journal has it."""
+    return (False, writer_id, "") if isinstance(writer_id, int) else (True, 0, str(writer_id))
 
 
 def _inconsistencies(database: Database, totals: States, ids: str | None) -> list[str]:

@@ -13,11 +13,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import operator
 import os
 import shutil
 import sqlite3
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +29,7 @@ from urllib.parse import quote
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from journaltrack import paths
+from journaltrack import access, paths
 from journaltrack.errors import (
     JournalCorruptError,
     JournalError,
@@ -46,8 +48,17 @@ T = TypeVar("T")
 Durability: TypeAlias = Literal["process", "power"]
 BUSY_TIMEOUT_S: Final = 30.0
 """How long a writer waits for another process's transaction before ``JournalLockedError``; ours last milliseconds."""
+PAGE_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Ours: text and blobs that are read at a time."""
 _FORK_WAIT_S: Final = 1.0
 _LOGS: Final = ("-wal", "-journal")
+
+_TEXT: Final = operator.methodcaller("decode", "utf-8", "replace")
+_CONFIGURATION: Final = {
+    value: on
+    for name, on in (("SQLITE_DBCONFIG_DEFENSIVE", True), ("SQLITE_DBCONFIG_ENABLE_VIEW", False), ("SQLITE_DBCONFIG_TRUSTED_SCHEMA", False))
+    if (value := getattr(sqlite3, name, None)) is not None
+}
 
 _live: weakref.WeakSet[Database] = weakref.WeakSet()
 _left_behind: list[object] = []  # a parent's connections in a forked child: kept, so that nothing closes them
@@ -116,6 +127,19 @@ class Database:
         with self.lock, translated(self.path):
             return self.connection.execute(sql, parameters).fetchall()
 
+    def read_page(self, sql: str, parameters: Sequence[Any] = (), bytes_max: int = PAGE_BYTES_MAX) -> list[Any]:
+        """The first rows of a SELECT, until they take ``bytes_max``: a crafted row may have any size. At least one, if there are any."""
+        rows = []
+        with self.lock, translated(self.path):
+            cursor = self.connection.execute(sql, parameters)
+            for row in cursor:
+                rows.append(row)
+                bytes_max -= sum(len(value) for value in row if isinstance(value, (str, bytes)))
+                if bytes_max <= 0:
+                    break
+            cursor.close()
+        return rows
+
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``work`` in one write transaction: all of it or, after any exception, nothing.
 
@@ -157,7 +181,7 @@ class Database:
     def choose_log(self) -> None:
         """Use a write-ahead log where that is safe; changes the file, so only for what is known to be a journal."""
         with self.lock, translated(self.path):
-            self.wal = _prefer_wal(self.connection, self.path)
+            self.wal = _prefer_wal(self.connection, self.path, self._busy_timeout_s)
             self._set_synchronous(self.connection)
             if self._durability == "power":
                 self._sync_names(self.connection)
@@ -265,18 +289,18 @@ class Database:
         self._connection = self._pooled.driver_connection
 
     def _open(self) -> sqlite3.Connection:
+        access.check_files(self.path.parent)
         uri = f"file:{quote(str(self.path))}?mode={'ro' if self.read_only else 'rw'}"
         connection = _connect_uri(uri, self._busy_timeout_s)
         try:
             if self.read_only:
                 try:
                     connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                except sqlite3.OperationalError:
+                except sqlite3.OperationalError as error:
                     # WAL needs a shared-memory file beside the database; read-only media have none, and no writer either.
                     connection.close()
-                    if any(_has_content(self.path.with_name(self.path.name + suffix)) for suffix in _LOGS):
-                        if os.access(self.path.parent, os.W_OK):
-                            raise
+                    self._refuse_immutable(error)
+                    if _has_content(self.path.with_name(self.path.name + "-wal")):
                         return self._open_copy()
                     connection = _connect_uri(uri + "&immutable=1", self._busy_timeout_s)
                 return connection
@@ -304,6 +328,22 @@ class Database:
                 connection.close()
                 raise
         return connection  # its files have no names any more, and are gone with it
+
+    def _refuse_immutable(self, error: sqlite3.OperationalError) -> None:
+        """Reading the file alone, without locks, is right only if nobody writes and all of the journal is in it.
+
+        Raises:
+            JournalReadOnlyError: A transaction was cut short, and has to be rolled back first.
+            sqlite3.OperationalError: What SQLite said.
+        """
+        writable = os.access(self.path.parent, os.W_OK)
+        if _has_content(self.path.with_name(self.path.name + "-journal")):
+            raise JournalReadOnlyError(
+                f"the journal at {self.path.parent} was left in the middle of a transaction, which can't be rolled back by reading alone",
+                hint="`journaltrack sync` rolls it back; on a medium that can't be written copy the whole folder first. No recorded entry is lost",
+            ) from error
+        if _is_lock(error) or (writable and _has_content(self.path.with_name(self.path.name + "-wal"))):
+            raise error
 
     def _set_synchronous(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA synchronous={'FULL' if self._durability == 'power' or not self.wal else 'NORMAL'}")
@@ -344,8 +384,13 @@ def translated(path: Path) -> Iterator[None]:
     """Turn SQLite's errors about the file at ``path`` into ours, with a hint."""
     try:
         yield
-    except (sqlite3.ProgrammingError, sqlite3.IntegrityError, sqlite3.InterfaceError):
-        raise  # our own mistake, or a trigger that guards against it
+    except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
+        raise  # our own mistake
+    except sqlite3.IntegrityError as error:
+        raise JournalCorruptError(
+            f"the journal at {path.parent} contradicts itself: {error}; this was not recorded",
+            hint="`journaltrack doctor` says more; copy the whole folder before anything else",
+        ) from error
     except sqlite3.Error as error:
         raise _translate(error, path) from error
 
@@ -353,7 +398,7 @@ def translated(path: Path) -> Iterator[None]:
 def _translate(error: sqlite3.Error, path: Path) -> JournalError:
     text = str(error)
     name = getattr(error, "sqlite_errorname", "") or ""  # Python 3.11 and later
-    if "locked" in text or "busy" in text or name.startswith("SQLITE_BUSY"):
+    if _is_lock(error):
         return JournalLockedError(
             f"the journal at {path.parent} is locked by another process: {text}",
             hint="see who has it open (fuser, lsof); on a network file system move the journal to a local disk",
@@ -383,14 +428,40 @@ def _translate(error: sqlite3.Error, path: Path) -> JournalError:
     return JournalWriteError(f"the journal at {path.parent} failed: {text}", hint="check the disk (dmesg); nothing already written is lost")
 
 
+def _is_lock(error: sqlite3.Error) -> bool:
+    name = getattr(error, "sqlite_errorname", "") or ""  # Python 3.11 and later
+    return "locked" in str(error) or "busy" in str(error) or name.startswith("SQLITE_BUSY")
+
+
 def _connect_uri(uri: str, busy_timeout_s: float) -> sqlite3.Connection:
-    return sqlite3.connect(uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=64)
+    """A connection that trusts nothing of what the file brings: see https://sqlite.org/security.html."""
+    connection = sqlite3.connect(uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=64)
+    try:
+        connection.text_factory = _TEXT  # the default raises where a crafted or damaged text is not UTF-8
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cell_size_check = ON")
+        if hasattr(connection, "setconfig"):  # Python 3.12 and later
+            for option, value in _CONFIGURATION.items():
+                with contextlib.suppress(sqlite3.OperationalError):  # a build of SQLite without it
+                    connection.setconfig(option, value)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
-def _prefer_wal(connection: sqlite3.Connection, path: Path) -> bool:
+def _prefer_wal(connection: sqlite3.Connection, path: Path, busy_timeout_s: float) -> bool:
     """Use a write-ahead log where it is safe; elsewhere a rollback journal, which costs a call 4 ms instead of 12 µs."""
     kind = paths.network_file_system(path.parent)
-    mode = connection.execute(f"PRAGMA journal_mode={'DELETE' if kind else 'WAL'}").fetchone()[0]
+    until = time.monotonic() + busy_timeout_s
+    while True:
+        try:
+            mode = connection.execute(f"PRAGMA journal_mode={'DELETE' if kind else 'WAL'}").fetchone()[0]
+            break
+        except sqlite3.OperationalError as error:  # SQLite does not wait here when several processes make a journal at once
+            if not _is_lock(error) or time.monotonic() >= until:
+                raise
+            time.sleep(0.005)
     if mode == "wal":
         return True
     logger.warning(

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
-from journaltrack import schema
+from journaltrack import limits, schema
 from journaltrack.actions import ranges
 from journaltrack.readback import Doubt, Finding, Group, Known
 
@@ -27,6 +27,11 @@ SETTLE: Final = "settle"
 """The action of receipts for what a person decided."""
 
 _INSERT_RECEIPT: Final = schema.insert_sql(schema.receipt)
+_IN_DOUBT: Final = (  # typeof: SQLite keeps any type in any column, and a journal may be crafted
+    "FROM delivery d JOIN entry e ON e.seq = d.seq JOIN component c ON c.id = e.component_id WHERE d.outcome = 'in doubt' "
+    "AND e.stream = 'metric' AND typeof(e.value) = 'real' AND typeof(e.name) = 'text' AND typeof(d.settled_at_ns) = 'integer' "
+    f"AND typeof(c.name) = 'text' AND (e.step IS NULL OR typeof(e.step) = 'integer' AND e.step BETWEEN 0 AND {limits.STEP_MAX})"
+)
 _OF_RECEIPT: Final = {"arrived": "delivered", "not arrived": "released", None: "in doubt"}
 
 
@@ -34,9 +39,8 @@ def to_ask(database: Database, *, now_ns: int, visible_after_s: float) -> dict[i
     """Components (id to name) with points in doubt that are worth asking for: not since they came, or not for a while."""
     rows = database.read(
         "SELECT e.component_id, c.name, max(d.settled_at_ns), "
-        "(SELECT max(r.started_at_ns) FROM receipt r WHERE r.component_id = e.component_id AND r.action = ?) "
-        "FROM delivery d JOIN entry e ON e.seq = d.seq JOIN component c ON c.id = e.component_id "
-        "WHERE d.outcome = 'in doubt' AND e.stream = 'metric' AND e.value IS NOT NULL GROUP BY e.component_id",
+        "(SELECT max(r.started_at_ns) FROM receipt r WHERE r.component_id = e.component_id AND r.action = ? "
+        f"AND typeof(r.started_at_ns) = 'integer') {_IN_DOUBT} GROUP BY e.component_id",
         (READBACK,),
     )
     return {
@@ -49,8 +53,7 @@ def to_ask(database: Database, *, now_ns: int, visible_after_s: float) -> dict[i
 def of_component(database: Database, component_id: int) -> list[Doubt]:
     """Its points in doubt."""
     rows = database.read(
-        "SELECT e.seq, e.name, e.value, e.step, d.settled_at_ns FROM delivery d JOIN entry e ON e.seq = d.seq "
-        "WHERE d.outcome = 'in doubt' AND e.component_id = ? AND e.stream = 'metric' AND e.value IS NOT NULL ORDER BY e.seq",
+        f"SELECT e.seq, e.name, e.value, e.step, d.settled_at_ns {_IN_DOUBT} AND e.component_id = ? ORDER BY e.seq",
         (component_id,),
     )
     return [Doubt(*row) for row in rows]
@@ -135,7 +138,7 @@ def _receipt(
 
 def _make_pending(connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
     connection.executemany("DELETE FROM delivery WHERE seq = ? AND outcome = 'in doubt'", [(seq,) for seq in seqs])
-    connection.execute("UPDATE mark SET seq = min(seq, ?)", (min(seqs) - 1,))
+    connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(min(seqs) - 1, 0),))
 
 
 def _settle(connection: sqlite3.Connection, outcome: str, reasons: Mapping[int, str], receipt_id: int, now_ns: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import limits
@@ -75,17 +75,17 @@ class Entry:
     payload: str | None
     recorded_at_ns: int
     digest: bytes
+    unsound: str | None = None
+    """Why it is nothing that a journaltrack recorded; what could not be kept is left out then. See ``entry_of``."""
 
     @property
     def detail(self) -> dict[str, Any]:
-        """The payload decoded; an empty dict when there is none."""
-        if self.payload is None:
-            return {}
-        decoded = json.loads(self.payload)
-        if not isinstance(decoded, dict):  # a hostile or damaged journal
-            msg = f"entry {self.seq}: the payload is not a JSON object"
-            raise ValueError(msg)  # noqa: TRY004 - bad data, not a caller's type error
-        return decoded
+        """The payload decoded; an empty dict when there is none.
+
+        Raises:
+            ValueError: It can't be decoded: a damaged or crafted journal.
+        """
+        return decode(self.payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,63 @@ def encode(detail: dict[str, Any]) -> str:
     except UnicodeEncodeError:
         return json.dumps(kept, separators=(",", ":"))
     return text
+
+
+def decode(payload: str | None) -> dict[str, Any]:
+    """A payload as ``encode`` made it; an empty dict when there is none.
+
+    Raises:
+        ValueError: It is no JSON object, or so large or deep that no journaltrack wrote it.
+    """
+    if payload is None:
+        return {}
+    if len(payload) > limits.PAYLOAD_CHARS_MAX:
+        msg = f"the payload has {len(payload)} characters, {limits.PAYLOAD_CHARS_MAX} are decoded at most"
+        raise ValueError(msg)
+    try:
+        decoded = json.loads(payload)
+    except RecursionError:
+        decoded = None
+    if not isinstance(decoded, dict):
+        msg = "the payload is not a JSON object"
+        raise ValueError(msg)  # noqa: TRY004 - bad data, not a caller's type error
+    level: list[Any] = [decoded] if payload.count("{") + payload.count("[") > limits.PAYLOAD_DEPTH_MAX else []
+    for _ in range(limits.PAYLOAD_DEPTH_MAX):
+        nested = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [member for members in nested for member in members if isinstance(member, (dict, list))]
+    if level:
+        msg = "the payload is nested too deep"
+        raise ValueError(msg)
+    return decoded
+
+
+_NONE: Final = type(None)
+_TYPES: Final[tuple[tuple[str, tuple[type, ...], Any], ...]] = (
+    *((name, (int,), 0) for name in ("seq", "writer_id", "writer_seq", "component_id")),
+    *((name, (str,), "") for name in ("component", "stream", "kind")),
+    ("name", (str, _NONE), None),
+    ("value", (float, _NONE), None),
+    ("step", (int, _NONE), None),
+    ("timestamp_ns", (int, _NONE), None),
+    ("payload", (str, _NONE), None),
+    ("recorded_at_ns", (int,), 0),
+    ("digest", (bytes,), b""),
+)
+"""The members of ``Entry``, what may be in them, and what stands for anything else."""
+_sound: set[tuple[type, ...]] = set()  # combinations of types that were found to be right: a look-up for all but the first of each
+
+
+def entry_of(row: tuple[Any, ...]) -> Entry:
+    """An entry from its columns. SQLite keeps any type in any column: one that no entry has makes it ``unsound``."""
+    types = tuple(map(type, row))
+    if types in _sound:
+        return Entry(*row)
+    wrong = [name for (name, allowed, _), found in zip(_TYPES, types, strict=True) if found not in allowed]
+    if not wrong:
+        _sound.add(types)
+        return Entry(*row)
+    columns = tuple(value if type(value) in allowed else other for value, (_, allowed, other) in zip(row, _TYPES, strict=True))
+    return replace(Entry(*columns), unsound=f"the wrong type of value is in {', '.join(wrong)}")
 
 
 def create(
@@ -222,13 +279,29 @@ def undeliverable(entry: Entry | Draft) -> str | None:
     if problem:
         return problem
     if entry.kind == METRIC:
-        return limits.number_problem(entry.value, "the value")
+        return (
+            limits.number_problem(_number(entry.value), "the value")
+            or limits.time_problem(entry.timestamp_ns, "the time")
+            or (None if entry.step is None or 0 <= entry.step <= limits.STEP_MAX else f"the step is not from 0 to {limits.STEP_MAX}")
+        )
     detail = entry.detail if isinstance(entry, Entry) else json.loads(entry.payload or "{}")
     if entry.kind == PARAMETER:
         if "text" in detail:
-            return limits.text_problem(detail["text"], "the value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0)
-        return limits.number_problem(entry.value, "the value")
-    return limits.text_problem(detail["value"], "the value", limits.ARTIFACT_VALUE_CHARS_MAX) if "value" in detail else None
+            return limits.text_problem(_text_of(detail, "text"), "the value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0)
+        return limits.number_problem(_number(entry.value), "the value")
+    return limits.text_problem(_text_of(detail, "value"), "the value", limits.ARTIFACT_VALUE_CHARS_MAX) if "value" in detail else None
+
+
+def _text_of(detail: dict[str, Any], key: str) -> str:
+    if not isinstance(detail[key], str):
+        msg = f"{key!r} in the payload is not text"
+        raise ValueError(msg)  # noqa: TRY004 - bad data, not a caller's type error
+    return str(detail[key])
+
+
+def _number(value: float | None) -> float | None:
+    """A finite number, or None: SQLite keeps infinity, though no journaltrack writes it."""
+    return value if value is not None and value - value == 0 else None
 
 
 def chain_start(writer_uuid: str) -> bytes:

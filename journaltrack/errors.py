@@ -15,6 +15,7 @@
     │   ├── JournalOutdatedError           written by an older journaltrack, and opened for reading alone
     │   ├── JournalTooNewError             written by a newer journaltrack; nothing was changed
     │   ├── JournalCorruptError            SQLite says that the file is damaged; nothing was changed
+    │   ├── JournalAlteredError            its schema or own records are not what journaltrack makes; nothing was changed
     │   ├── JournalWriteError              the journal does not take entries now (``unwritten`` says how many wait)
     │   │   ├── JournalLockedError         another process held it for longer than the time allowed
     │   │   ├── JournalFullError           no space left on the device
@@ -33,8 +34,21 @@ from __future__ import annotations
 import enum
 
 
+def printable(text: str) -> str:
+    """Text on one line that can do nothing to a terminal or a log.
+
+    Everything that is not printable is escaped: control characters (with ESC), line breaks, bidirectional overrides, zero-width
+    characters, lone surrogates.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class JournaltrackError(Exception):
     """Base of all errors of this package.
+
+    Errors quote journals and remotes, and are printed by whoever catches them: what they quote is made ``printable`` here.
 
     Args:
         message: What happened and what it means for the data.
@@ -42,9 +56,9 @@ class JournaltrackError(Exception):
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = printable(message)
+        self.hint = printable(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         """The message and, on a line of its own, the hint."""
@@ -97,6 +111,10 @@ class JournalOutdatedError(JournalError):
 
 class JournalCorruptError(JournalError):
     """SQLite reports the journal's file as damaged. It was left as it is."""
+
+
+class JournalAlteredError(JournalError):
+    """The journal's schema or its own records are not what any journaltrack makes. It was left as it is."""
 
 
 class JournalWriteError(JournalError):

@@ -44,7 +44,7 @@ INSERT_ENTRY: Final = schema.insert_sql(schema.entry)
 _INSERT_WRITER: Final = schema.insert_sql(schema.writer)
 _INSERT_REFUSED: Final = "INSERT INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, 'quarantined', ?, ?)"
 _SELECT_ENTRY: Final = (
-    "SELECT e.seq, e.writer_id, e.writer_seq, e.component_id, c.name, e.stream, e.kind, e.name, e.value, e.step, "
+    "SELECT e.seq, e.writer_id, e.writer_seq, c.id, c.name, e.stream, e.kind, e.name, e.value, e.step, "
     "e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest FROM entry e JOIN component c ON c.id = e.component_id "
 )
 
@@ -263,17 +263,19 @@ class Journal:
 
     def find(self, name: str) -> ComponentRow | None:
         """The component of that name (case does not matter), or None."""
-        rows = self.database.read("SELECT id, name, arn, confirmed_at_ns FROM component WHERE name = ?", (name,))
-        return ComponentRow(*rows[0]) if rows else None
+        rows = self.database.read(
+            "SELECT id, name, arn, confirmed_at_ns FROM component WHERE name = ?", (name.encode("utf-8", "replace").decode(),)
+        )
+        return _component_row(rows[0]) if rows else None
 
     def components(self) -> list[ComponentRow]:
         """All components, in order of their first mention."""
-        return [ComponentRow(*row) for row in self.database.read("SELECT id, name, arn, confirmed_at_ns FROM component ORDER BY id")]
+        return [_component_row(row) for row in self.database.read("SELECT id, name, arn, confirmed_at_ns FROM component ORDER BY id")]
 
     def state_entries(self, component_id: int) -> list[Entry]:
         """All entries of a component but its metrics, in order; costs what is there of those, not of metrics."""
         sql = _SELECT_ENTRY + "WHERE e.component_id = ? AND e.stream <> 'metric' ORDER BY e.seq"
-        written = [Entry(*row) for row in self.database.read(sql, (component_id,))]
+        written = [vocabulary.entry_of(row) for row in self.database.read(sql, (component_id,))]
         with self.database.lock:
             return written + [e for e in self._in_memory() if e.component_id == component_id and e.stream != vocabulary.METRIC]
 
@@ -291,7 +293,7 @@ class Journal:
         """
         settled = "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) " if pending else ""
         sql = f"{_SELECT_ENTRY}WHERE e.seq > ? {settled}ORDER BY e.seq LIMIT ?"
-        return [Entry(*row) for row in self.database.read(sql, (after_seq, limit))]
+        return [vocabulary.entry_of(row) for row in self.database.read_page(sql, (after_seq, limit))]
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -467,6 +469,17 @@ class Journal:
             hint=(error.hint if error else "") or "free the disk or the lock, then call close() again before the process ends",
             unwritten=len(self._waiting),
         )
+
+
+def _component_row(row: tuple[Any, ...]) -> ComponentRow:
+    """SQLite keeps any type in any column."""
+    component_id, name, arn, confirmed_at_ns = row
+    return ComponentRow(
+        component_id,
+        name if isinstance(name, str) else repr(name),
+        arn if isinstance(arn, str) else None,
+        confirmed_at_ns if isinstance(confirmed_at_ns, int) else None,
+    )
 
 
 _appending: weakref.WeakSet[Journal] = weakref.WeakSet()

@@ -15,7 +15,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from journaltrack import file_locks
+from journaltrack import file_locks, limits
+from journaltrack.access import LOCK_FILE
 from journaltrack.errors import JournalReadOnlyError, LeaseHeldError, LeaseLostError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from journaltrack.database import Database
 
-LOCK_FILE: Final = "reconcile.lock"
 TTL_S: Final = 60.0
 """A holder on another machine that has not renewed for so long is taken for gone."""
 
@@ -113,7 +113,7 @@ def lock_holder(folder: Path) -> int | None:
 def _lock(database: Database) -> int:
     path = database.path.with_name(LOCK_FILE)
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise JournalReadOnlyError(
             f"the journal at {path.parent} can't be written, so what is sent could not be recorded: {error.strerror}",
@@ -134,7 +134,8 @@ def _take_row(database: Database, clock_ns: Callable[[], int]) -> int:
         now_ns = clock_ns()
         # Our lock is free, so a holder on this host is dead. Elsewhere only the clock can tell; an expiry further away
         # than any lease lasts comes from a clock that was wrong.
-        if owner is not None and holder_host != host and now_ns < (expires or 0) <= now_ns + 2 * int(TTL_S * 1e9):
+        expires = expires if isinstance(expires, int) else 0
+        if owner is not None and holder_host != host and now_ns < expires <= now_ns + 2 * int(TTL_S * 1e9):
             raise _held_by(database, None)
         connection.execute(
             "UPDATE lease SET owner = ?, host = ?, pid = ?, generation = ?, acquired_at_ns = ?, expires_at_ns = ?",
@@ -145,9 +146,11 @@ def _take_row(database: Database, clock_ns: Callable[[], int]) -> int:
 
 def _held_by(database: Database, who: str | None) -> LeaseHeldError:
     owner, acquired = database.read("SELECT owner, acquired_at_ns FROM lease")[0]
-    since = f" since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(acquired / 1e9))}" if acquired else ""
+    since = ""
+    if isinstance(acquired, int) and 0 < acquired <= limits.TIMESTAMP_NS_MAX:
+        since = f" since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(acquired // 1_000_000_000))}"
     return LeaseHeldError(
-        f"the journal at {database.path.parent} is being reconciled by {who or owner or 'another process'}{since}",
+        f"the journal at {database.path.parent} is being reconciled by {who or str(owner or 'another process')[:200]}{since}",
         hint="wait for it, or end that process: its lease is free as soon as it is gone (within a minute if it runs on another machine)",
     )
 

@@ -40,6 +40,8 @@ METRIC_AGE_MAX_S: Final = 14 * 24 * 3_600
 METRIC_AHEAD_MAX_S: Final = 2 * 3_600
 """Seconds that a metric's time may lie back or ahead: bounds of the original library's metrics writer (sagemaker-experiments);
 whether BatchPutMetrics has them is documented nowhere."""
+TIMESTAMP_NS_MAX: Final = 253_402_300_799_999_999_999
+"""The end of the year 9999, the last that a datetime holds."""
 STEP_MAX: Final = 2**31 - 1
 """Largest iteration number: the model says ``integer``, 32 bits signed, at least 0."""
 TAGS_MAX: Final = 50
@@ -50,6 +52,9 @@ TAG_VALUE_CHARS_MAX: Final = 256
 """Characters of a tag's value (``TagValue``)."""
 TRACEBACK_CHARS_MAX: Final = 65_536
 """Ours: characters of a traceback kept in the journal (the end is kept, it names the error)."""
+PAYLOAD_CHARS_MAX: Final = 4 * 1024 * 1024
+PAYLOAD_DEPTH_MAX: Final = 32
+"""Ours: characters and nesting of a payload that is decoded. A crafted one of some megabytes would fill the memory; ours nest two deep."""
 BUFFERED_ENTRIES_MAX: Final = 100_000
 """Ours: entries that wait in memory while the journal takes none; about 50 MB."""
 
@@ -99,6 +104,13 @@ def number_problem(value: float | None, what: str) -> str | None:
     JSON has no NaN and no infinity; botocore would send the string "NaN", which the service refuses.
     """
     return None if value is not None else f"{what} is NaN or infinite, which can't be sent to SageMaker"
+
+
+def time_problem(timestamp_ns: int | None, what: str) -> str | None:
+    """Why a time (nanoseconds since the epoch) can't be sent, or None."""
+    if timestamp_ns is None or 0 <= timestamp_ns <= TIMESTAMP_NS_MAX:
+        return None
+    return f"{what} is before 1970 or after 9999"
 
 
 def media_type_problem(media_type: str) -> str | None:

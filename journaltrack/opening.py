@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from journaltrack import paths, schema
+from journaltrack import access, paths, schema, schema_check
 from journaltrack._version import __version__
 from journaltrack.database import Database, translated
 from journaltrack.errors import JournalFullError, JournalNotFoundError, JournalOutdatedError, JournalReadOnlyError, NotAJournalError
@@ -27,6 +27,7 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise NotAJournalError(f"{folder} is a file; a journal is a folder", hint="name the folder, not the journal.db in it")
+    access.check_files(folder)
     if file.exists():
         return
     if not create:
@@ -36,7 +37,7 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
     try:
         make_folder(folder)
         (folder / paths.SPOOL).mkdir(mode=0o700, exist_ok=True)
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
         paths.fsync(folder)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -62,9 +63,10 @@ def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create:
         JournalNotFoundError: It is empty, and ``create`` is false.
         JournalTooNewError, JournalOutdatedError, NotAJournalError: As ``Journal.open`` says.
     """
+    writing = not database.read_only
     with database.lock, translated(database.path):
-        current = schema.revision(database.connection)
-    if not database.read_only and (create or current is not None):
+        current = schema_check.revision(database.connection, database.path, writing=writing)
+    if writing and (create or current is not None):
         database.choose_log()
     if current is None:
         if not create:
@@ -81,3 +83,9 @@ def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create:
             )
         with translated(database.path):
             schema.upgrade(database.path, current, now_ns=clock_ns())
+        with database.lock, translated(database.path):
+            schema_check.revision(database.connection, database.path, writing=True)
+    with database.lock, translated(database.path):
+        schema_check.check_records(database.connection, database.path)
+    if writing:
+        access.warn_if_exposed(database.path.parent)

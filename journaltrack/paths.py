@@ -35,6 +35,9 @@ _NETWORK_FILE_SYSTEMS: Final = frozenset(
     ]
 )
 
+# File systems that keep no permissions: what ``stat`` says there is the mount's, the same for every file.
+_WITHOUT_PERMISSIONS: Final = frozenset(["vfat", "msdos", "exfat", "fuse.exfat", "ntfs", "ntfs3", "fuseblk", "hfs", "iso9660", "udf"])
+
 
 def home() -> Path:
     """The folder of the default journal: ``JOURNALTRACK_HOME``, else the platform's user data folder."""
@@ -65,10 +68,27 @@ def network_file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo"
         folder: An existing folder.
         mounts: The kernel's table of mounts (proc(5)).
     """
+    kind = _file_system(folder, mounts)
+    return kind if kind in _NETWORK_FILE_SYSTEMS else None
+
+
+def has_no_permissions(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether the permissions of files in ``folder`` say nothing: FAT and its like, and network file systems that map owners.
+
+    Args:
+        folder: An existing folder.
+        mounts: The kernel's table of mounts (proc(5)).
+    """
+    kind = _file_system(folder, mounts)
+    return kind in _WITHOUT_PERMISSIONS or kind in {"cifs", "smb3", "smbfs", "9p", "fuse.sshfs"}
+
+
+def _file_system(folder: Path, mounts: Path) -> str:
+    """Its type; empty if that can't be told."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return None
+        return ""
     resolved = folder.resolve()
     best, kind = -1, ""
     for line in lines:
@@ -79,7 +99,7 @@ def network_file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo"
         point = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
         if len(point) > best and resolved.is_relative_to(point):
             best, kind = len(point), tail[0]
-    return kind if kind in _NETWORK_FILE_SYSTEMS else None
+    return kind
 
 
 def fsync(path: Path) -> None:

@@ -5,11 +5,13 @@ Reading alone: no lease, no lock that appending would notice, nothing created bu
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from journaltrack import paths, report, settlement
 from journaltrack.pass_report import Position
+from journaltrack.spool import is_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +60,7 @@ def look(journal: Path, *, blobs: bool = False) -> Work:
         unfinished = int(database.read("SELECT count(*) FROM receipt WHERE finished_at_ns IS NULL")[0][0])
         missing = None
         if blobs:
-            digests = [str(digest) for (digest,) in database.read(_PENDING_UPLOADS)]
-            missing = sum(not (journal / paths.SPOOL / digest[:2] / digest).is_file() for digest in digests)
+            # What is no digest, or something else than a file, will not arrive: a pass quarantines it.
+            digests = [str(digest) for (digest,) in database.read(_PENDING_UPLOADS) if is_digest(digest)]
+            missing = sum(not os.path.lexists(journal / paths.SPOOL / digest[:2] / digest) for digest in digests)
         return Work(position, settlement.pending_count(database), unfinished, missing)

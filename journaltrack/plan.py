@@ -111,9 +111,7 @@ def value_of(entry: Entry) -> FieldValue:
     """
     detail = entry.detail
     if entry.kind == vocabulary.STATUS:
-        return Status(
-            _text(detail.get("primary")), _text(detail.get("message")), _integer(detail.get("start_ns")), _integer(detail.get("end_ns"))
-        )
+        return Status(_text(detail.get("primary")), _text(detail.get("message")), _time_ns(detail, "start_ns"), _time_ns(detail, "end_ns"))
     if entry.kind == vocabulary.PARAMETER:
         if entry.value is not None:
             return float(entry.value)
@@ -141,7 +139,7 @@ def blob_of(entry: Entry) -> BlobRef:
 def _read(entry: Entry, component: _Component, state: ComponentState) -> Settle | None:
     """Add one entry to its component, or say why it can't be sent."""
     try:
-        problem = vocabulary.undeliverable(entry)
+        problem = f"the entry can't be read: {entry.unsound}" if entry.unsound else vocabulary.undeliverable(entry)
         if problem is None:
             problem = _add(entry, component, state)
     except ValueError as error:  # also JSONDecodeError: a damaged or crafted payload
@@ -206,9 +204,7 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
             continue
         first = uploads[0]
         detail = first.detail
-        actions.append(
-            Upload(*where, blob, first.name or blob.sha256, _integer(detail.get("size")) or 0, _text(detail.get("media_type")), seqs)
-        )
+        actions.append(Upload(*where, blob, first.name or blob.sha256, _size(detail), _text(detail.get("media_type")), seqs))
     if component.changes:
         actions.append(Update(*where, tuple(component.changes.values())))
     for start in range(0, len(component.metrics), limits.METRICS_PER_REQUEST_MAX):
@@ -248,8 +244,19 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _integer(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+def _size(detail: Mapping[str, object]) -> int:
+    value = detail.get("size")
+    return value if isinstance(value, int) and 0 <= value < 2**63 else 0
+
+
+def _time_ns(detail: Mapping[str, object], key: str) -> int | None:
+    value = detail.get(key)
+    if not isinstance(value, int):
+        return None
+    problem = limits.time_problem(value, f"{key!r} in the payload")
+    if problem:
+        raise ValueError(problem)
+    return value
 
 
 def _required_text(detail: Mapping[str, object], key: str) -> str:

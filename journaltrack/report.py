@@ -6,6 +6,7 @@ journal holds is data from somebody else: columns may be of any type and of any 
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
 import datetime as dt
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from journaltrack import entries as vocabulary
+from journaltrack import limits
 from journaltrack.actions import ranges_in
 from journaltrack.database import translated
 from journaltrack.journal import Journal
@@ -31,6 +33,7 @@ STATES: Final[tuple[State, ...]] = ("pending", "in flight", "delivered", "in dou
 RECENT_RECEIPTS: Final = 10_000
 """Ours: how far back ``status`` looks for the last success and the last error, in receipts."""
 
+_BEYOND: Final = 2**63  # more than any entry's seq
 _STATE_OF_OUTCOME: Final[dict[str, State]] = {
     "delivered": "delivered",
     "superseded": "delivered",
@@ -66,6 +69,11 @@ class InFlight:
     receipts: int
     intervals: tuple[tuple[int, int], ...]
     unreadable: tuple[int, ...]
+
+    def names(self, seq: int) -> bool:
+        """Whether one of them names the entry; a crafted journal may have as many intervals as entries."""
+        place = bisect.bisect_right(self.intervals, (seq, _BEYOND)) - 1
+        return place >= 0 and seq <= self.intervals[place][1]
 
     @property
     def json(self) -> str:
@@ -133,11 +141,11 @@ def in_flight(database: Database) -> InFlight:
     return InFlight(len(receipts), tuple(merged), tuple(unreadable))
 
 
-def state_of(outcome: str | None, *, flying: bool) -> State | None:
+def state_of(outcome: object, *, flying: bool) -> State | None:
     """The one state of an entry, from its delivery's outcome; None for an outcome that this version does not know."""
     if outcome is None:
         return "in flight" if flying else "pending"
-    return _STATE_OF_OUTCOME.get(outcome)
+    return _STATE_OF_OUTCOME.get(outcome) if isinstance(outcome, str) else None
 
 
 def error_record(row: tuple[Any, ...] | None) -> ErrorRecord | None:
@@ -161,11 +169,12 @@ def detail_of(payload: object) -> dict[str, Any]:
     """A payload decoded; an empty dict when it is absent or can't be read."""
     if not isinstance(payload, str):
         return {}
+    if len(payload) > limits.PAYLOAD_CHARS_MAX:
+        return {"omitted": f"{len(payload)} characters; they are in the journal"}
     try:
-        decoded = json.loads(payload)
-    except (ValueError, RecursionError):
+        return vocabulary.decode(payload)
+    except ValueError:
         return {}
-    return decoded if isinstance(decoded, dict) else {}
 
 
 def origins(database: Database, component_id: int) -> tuple[str, ...]:

@@ -167,10 +167,10 @@ def _show(journal: Journal, row: ComponentRow) -> ComponentView:
 
 
 def _state_entries(journal: Journal, component_id: int) -> Iterator[tuple[Entry, State | None]]:
-    flying = report.in_flight(journal.database).intervals
+    flying = report.in_flight(journal.database)
     after_seq = 0
     while True:
-        rows = journal.database.read(
+        rows = journal.database.read_page(
             "SELECT e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, "
             "e.payload, e.recorded_at_ns, e.digest, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
             "WHERE e.component_id = ? AND e.stream <> 'metric' AND e.seq > ? ORDER BY e.seq LIMIT ?",
@@ -179,12 +179,14 @@ def _state_entries(journal: Journal, component_id: int) -> Iterator[tuple[Entry,
         if not rows:
             return
         for *columns, outcome in rows:
-            entry = Entry(*columns)
-            yield entry, report.state_of(outcome, flying=any(first <= entry.seq <= last for first, last in flying))
+            entry = vocabulary.entry_of(tuple(columns))
+            yield entry, report.state_of(outcome, flying=flying.names(entry.seq))
         after_seq = rows[-1][0]
 
 
 def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
+    if entry.unsound:
+        raise ValueError(entry.unsound)
     detail = entry.detail
     if entry.kind == vocabulary.CREATE:
         tags = detail.get("tags")
@@ -194,7 +196,7 @@ def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
         fold.trials[_text(detail.get("experiment")), _text(detail.get("trial"))] = None
     elif entry.kind == vocabulary.UPLOAD:
         size = detail.get("size")
-        if isinstance(size, int):
+        if isinstance(size, int) and 0 <= size < 2**63:
             fold.sizes[planning.blob_of(entry).sha256] = size
     elif entry.kind == vocabulary.STATUS:
         merged = merge_status(fold.status, planning.value_of(entry))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import report
-from journaltrack.report import State
+from journaltrack.report import InFlight, State
 
 if TYPE_CHECKING:
     from journaltrack.journal import Journal
@@ -16,18 +16,15 @@ if TYPE_CHECKING:
 PAGE_ENTRIES: Final = 5_000
 
 _CONDITIONS: Final[dict[State, str]] = {
-    "pending": "d.seq IS NULL AND NOT {flying}",
-    "in flight": "d.seq IS NULL AND {flying}",
+    "pending": "d.seq IS NULL",
+    "in flight": "d.seq IS NULL",
     "delivered": "d.outcome IN ('delivered', 'superseded')",
     "in doubt": "d.outcome = 'in doubt'",
     "quarantined": "d.outcome = 'quarantined'",
 }
-_FLYING: Final = (
-    "EXISTS (SELECT 1 FROM json_each(?4) i WHERE e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]'))"
-)
 _SELECT: Final = (
     "SELECT e.seq, c.name, e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, d.outcome, "
-    f"d.seq IS NULL AND {_FLYING}, d.settled_at_ns, d.reason, d.receipt_id, r.action, r.request_id, r.attempts, r.error_code, "
+    "d.seq IS NULL, d.settled_at_ns, d.reason, d.receipt_id, r.action, r.request_id, r.attempts, r.error_code, "
     "e.writer_id, w.host, w.user, w.pid, w.program FROM entry e LEFT JOIN component c ON c.id = e.component_id "
     "LEFT JOIN delivery d ON d.seq = e.seq LEFT JOIN receipt r ON r.id = d.receipt_id LEFT JOIN writer w ON w.id = e.writer_id "
     "WHERE e.seq > ?1 AND (?2 IS NULL OR e.component_id IN (SELECT value FROM json_each(?2))) "
@@ -94,11 +91,17 @@ def entries_of(
         after_seq: The last ``seq`` of the page before.
         limit: Entries in a page.
     """
-    condition = f"AND {_CONDITIONS[state].format(flying=_FLYING)} " if state else ""
+    sql = f"{_SELECT}{f'AND {_CONDITIONS[state]} ' if state else ''}ORDER BY e.seq LIMIT ?4"
     with report.snapshot(journal.database):
-        bound = (after_seq, report.matching(journal, component), kind, report.in_flight(journal.database).json, limit)
-        rows = journal.database.read(f"{_SELECT}{condition}ORDER BY e.seq LIMIT ?5", bound)
-    return [_audited(row) for row in rows]
+        flying = report.in_flight(journal.database)
+        ids = report.matching(journal, component)
+        while rows := journal.database.read_page(sql, (after_seq, ids, kind, limit)):
+            found = [_audited(row, flying) for row in rows]
+            chosen = found if state is None else [entry for entry in found if entry.state == state]
+            if chosen:
+                return chosen
+            after_seq = rows[-1][0]  # all of the page that is not settled is in the other of the two states
+    return []
 
 
 def each_entry(
@@ -116,8 +119,8 @@ def each_entry(
             after_seq = page[-1].seq
 
 
-def _audited(row: tuple[Any, ...]) -> AuditedEntry:
-    seq, component, stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns, outcome, flying, *rest = row
+def _audited(row: tuple[Any, ...], flying: InFlight) -> AuditedEntry:
+    seq, component, stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns, outcome, unsettled, *rest = row
     return AuditedEntry(
         seq,
         component,
@@ -129,7 +132,7 @@ def _audited(row: tuple[Any, ...]) -> AuditedEntry:
         timestamp_ns,
         report.detail_of(payload),
         recorded_at_ns,
-        report.state_of(outcome, flying=bool(flying)),
+        report.state_of(outcome, flying=bool(unsettled) and flying.names(seq)),
         outcome == "superseded",
         *rest,
     )

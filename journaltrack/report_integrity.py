@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from journaltrack import access, limits, paths, report
 from journaltrack import entries as vocabulary
-from journaltrack import paths, report
+from journaltrack.spool import is_digest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from journaltrack.database import Database
     from journaltrack.journal import Journal
 
@@ -80,14 +82,10 @@ def verify_chains(journal: Journal | str | os.PathLike[str] | None = None) -> li
             found += chain_problems(own.database)
             found += references_without_blob(own.database)
             blobs = own.database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256")
-        folder = os.open(own.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            for sha256, size_bytes in blobs:
-                message = blob_problem(folder, sha256, size_bytes)
-                if message is not None:
-                    found.append(ChainProblem("blob", message, sha256=str(sha256)))
-        finally:
-            os.close(folder)
+        for sha256, size_bytes in blobs:
+            message = blob_problem(own.path / paths.SPOOL, sha256, size_bytes)
+            if message is not None:
+                found.append(ChainProblem("blob", message, sha256=str(sha256)))
         return found
 
 
@@ -107,7 +105,7 @@ def chain_problems(database: Database) -> Iterator[ChainProblem]:
     unknown: set[Any] = set()
     after_seq = 0
     while True:
-        rows = database.read(
+        rows = database.read_page(
             "SELECT e.seq, e.writer_id, e.writer_seq, c.name, e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
             "e.recorded_at_ns, e.digest FROM entry e LEFT JOIN component c ON c.id = e.component_id WHERE e.seq > ? ORDER BY e.seq LIMIT ?",
             (after_seq, _PAGE_ENTRIES),
@@ -163,44 +161,36 @@ def _follow(
 def references_without_blob(database: Database) -> Iterator[ChainProblem]:
     """Uploads of contents that the journal does not know."""
     rows = database.read(
-        "SELECT json_extract(e.payload, '$.sha256') AS sha256, min(e.seq) FROM entry e WHERE e.stream = 'upload' AND e.kind = 'upload' "
-        "AND json_valid(e.payload) AND NOT EXISTS (SELECT 1 FROM blob b WHERE b.sha256 = json_extract(e.payload, '$.sha256')) GROUP BY 1"
+        "SELECT u.sha256, min(u.seq) FROM (SELECT e.seq, CASE WHEN json_valid(e.payload) THEN json_extract(e.payload, '$.sha256') END "
+        "AS sha256 FROM entry e WHERE e.stream = 'upload' AND e.kind = 'upload') u "
+        "WHERE u.sha256 IS NOT NULL AND NOT EXISTS (SELECT 1 FROM blob b WHERE b.sha256 = u.sha256) GROUP BY 1"
     )
     for sha256, seq in rows:
-        yield ChainProblem("blob", f"entry {seq} names the content {sha256}, which is not recorded", seq=seq, sha256=str(sha256))
+        yield ChainProblem("blob", f"entry {seq} names the content {str(sha256)[:100]}, which is not recorded", seq=seq, sha256=str(sha256))
 
 
-def blob_problem(folder: int, sha256: object, size_bytes: object) -> str | None:
+def blob_problem(spool: Path, sha256: object, size_bytes: object) -> str | None:
     """Why a blob is not what it should be, or None. Follows no link and opens nothing but regular files.
 
     Args:
-        folder: A descriptor of the journal's folder.
+        spool: The folder.
         sha256: As recorded, whatever that is.
         size_bytes: As recorded.
     """
-    if not isinstance(sha256, str) or len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):  # noqa: PLR2004
-        return f"{sha256!r} is not a SHA-256"
-    opened: list[int] = []
+    if not isinstance(sha256, str) or not is_digest(sha256):
+        return f"{limits.shown(str(sha256))} is not a SHA-256"
     try:
-        parent = folder
-        for name in (paths.SPOOL, sha256[:2]):
-            parent = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-            opened.append(parent)
-        file = os.open(sha256, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
-        opened.append(file)
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode):
-            return f"the blob {sha256} is not a regular file"
-        if found.st_size != size_bytes:
-            return f"the blob {sha256} has {found.st_size} bytes, {size_bytes} were recorded"
-        digest = hashlib.sha256()
-        while chunk := os.read(file, _READ_BYTES):
-            digest.update(chunk)
+        with access.opened_blob(spool / sha256[:2] / sha256) as file:
+            found = os.fstat(file)
+            if found.st_size != size_bytes:
+                return f"the blob {sha256} has {found.st_size} bytes, {str(size_bytes)[:80]} were recorded"
+            digest = hashlib.sha256()
+            while chunk := os.read(file, _READ_BYTES):
+                digest.update(chunk)
     except FileNotFoundError:
         return f"the blob {sha256} is missing from the spool"
     except OSError as error:
         return f"the blob {sha256} can't be read: {error.strerror}"
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
+    except ValueError:
+        return f"the blob {sha256} is not a regular file"
     return None if digest.hexdigest() == sha256 else f"the blob {sha256} has other bytes than were recorded"

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
+import os
+import re
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +23,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from journaltrack.errors import JournalTooNewError, NotAJournalError
+from journaltrack import limits
+from journaltrack.errors import JournalTooNewError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,25 +219,6 @@ def value_kinds(table: Table) -> tuple[tuple[type, ...], ...]:
     return tuple(shape)
 
 
-def revision(connection: sqlite3.Connection) -> str | None:
-    """The schema revision of a database: None when it holds no table at all.
-
-    Raises:
-        NotAJournalError: It holds tables, but not a journal's.
-    """
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not tables:
-        return None
-    if {"entry", "meta", "alembic_version"} <= tables:
-        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        if row:
-            return str(row[0])
-    raise NotAJournalError(
-        "the file is an SQLite database, but not a journal; it was left as it is",
-        hint="name the folder of a journal, or an empty or new one",
-    )
-
-
 def create(connection: sqlite3.Connection, *, journal_id: str, now_ns: int, version: str) -> None:
     """Make the schema in one transaction: after a kill the database is either whole or empty.
 
@@ -242,7 +226,7 @@ def create(connection: sqlite3.Connection, *, journal_id: str, now_ns: int, vers
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if revision(connection) is None:
+        if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             for statement in ddl():
                 connection.execute(statement)
             connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
@@ -323,7 +307,8 @@ def upgrading_engine(path: Path) -> Engine:
 def _back_up(path: Path, backup: Path) -> None:
     """A consistent copy, readable by the owner alone, whole on disk before it gets its name."""
     partial = backup.with_name(backup.name + ".partial")
-    partial.touch(mode=0o600)
+    partial.unlink(missing_ok=True)  # of an upgrade that was killed; nobody else upgrades now
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
     with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(partial)) as target:
         target.execute("PRAGMA synchronous=FULL")
         source.backup(target)
@@ -334,8 +319,9 @@ def too_new(path: Path, current: str) -> JournalTooNewError:
     """The error that refuses a newer journal, naming the version that can read it."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         row = connection.execute("SELECT required_version FROM meta").fetchone()
-    needed = f"journaltrack {row[0]}" if row else "a newer journaltrack"
+    # The text is the journal's: it is told only if it can be nothing but a version.
+    needed = f"journaltrack {row[0]}" if row and re.fullmatch(r"\d{1,4}(\.\d{1,6}){1,3}", str(row[0])) else "a newer journaltrack"
     return JournalTooNewError(
-        f"the journal has schema revision {current}, this version knows {HEAD} at most; nothing was changed",
+        f"the journal has schema revision {limits.shown(current)}, this version knows {HEAD} at most; nothing was changed",
         hint=f"install {needed} or later: pip install -U journaltrack",
     )

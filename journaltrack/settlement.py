@@ -226,7 +226,7 @@ class Settlement:
                     ),
                 )
                 connection.executemany("DELETE FROM delivery WHERE seq = ?", [(seq,) for seq in seqs])
-                connection.execute("UPDATE mark SET seq = min(seq, ?)", (min(seqs) - 1,))
+                connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(min(seqs) - 1, 0),))
                 released += len(seqs)
         return released
 
@@ -263,11 +263,14 @@ def states(database: Database, component_ids: Iterable[int]) -> dict[int, Compon
     """What is known of these components, for ``plan``."""
     states = {}
     for component_id in component_ids:
-        confirmed, attempted = database.read(
+        known = database.read(
             "SELECT confirmed_at_ns IS NOT NULL, EXISTS (SELECT 1 FROM receipt WHERE component_id = c.id AND action = 'ensure') "
             "FROM component c WHERE id = ?",
             (component_id,),
-        )[0]
+        )
+        if not known:
+            continue
+        ((confirmed, attempted),) = known
         keys: dict[str, set[str]] = defaultdict(set)
         for field_map, key in database.read("SELECT map, key FROM field WHERE component_id = ?", (component_id,)):
             keys[field_map].add(key)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from journaltrack import paths
+from journaltrack import access, paths
 from journaltrack.errors import ArtifactError, InvalidInputError, JournalFullError, JournalReadOnlyError, JournalWriteError
 
 BUFFER_BYTES: Final = 1024 * 1024
@@ -75,7 +75,7 @@ class Spool:
         Raises:
             InvalidInputError: Not a SHA-256 in lower-case hexadecimal.
         """
-        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):  # noqa: PLR2004
+        if not is_digest(sha256):
             raise InvalidInputError(f"{sha256[:80]!r} is not a SHA-256 in hexadecimal")
         return self.folder / sha256[:2] / sha256
 
@@ -91,9 +91,12 @@ class Spool:
         if not self.has(sha256):
             return False
         digest = hashlib.sha256()
-        with self.path_of(sha256).open("rb") as file:
-            while block := file.read(BUFFER_BYTES):
-                digest.update(block)
+        try:
+            with access.opened_blob(self.path_of(sha256)) as descriptor:
+                while block := os.read(descriptor, BUFFER_BYTES):
+                    digest.update(block)
+        except (OSError, ValueError):
+            return False
         return digest.hexdigest() == sha256
 
     def collect(self, known: Callable[[str], bool], *, older_than_s: float = 3600.0, now: Callable[[], float] = time.time) -> list[Path]:
@@ -143,10 +146,20 @@ class Spool:
         # folders are waited for: an earlier call may have failed to.
         path = self.path_of(sha256)
         path.parent.mkdir(mode=0o700, exist_ok=True)
+        if path.parent.is_symlink():
+            raise JournalWriteError(
+                f"{path.parent} is a symbolic link; nothing was written to where it points",
+                hint="do not trust this journal; make a new one",
+            )
         temporary.replace(path)
         for folder in (path.parent, self.folder, self.folder.parent):
             paths.fsync(folder)
         return path
+
+
+def is_digest(value: object) -> bool:
+    """Whether it is a SHA-256 in lower-case hexadecimal: nothing else may become part of a path."""
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")  # noqa: PLR2004
 
 
 @contextlib.contextmanager

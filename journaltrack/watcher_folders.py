@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -22,6 +23,8 @@ _SHARED_FIRST: Final = 0x40000002  # sqlite3's os.h: PENDING_BYTE + 2, SHARED_SI
 _SHARED_SIZE: Final = 510
 _WAL_HEADER_BYTES: Final = 32
 _FRAME_HEADER_BYTES: Final = 24
+_READING: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""A link leads out of the journal, a FIFO would be waited for."""
 _COPYING: Final = (".part", ".partial", ".filepart", ".crdownload", ".tmp")
 
 
@@ -92,8 +95,7 @@ def in_arrival(journal: Path, files: Files) -> str | None:
             return f"{copying[0]} says that it is being copied"
         if files.size_bytes == 0 and not files.log_bytes:
             return "its database is empty"
-        with (journal / paths.DATABASE).open("rb", buffering=0) as database:
-            header = database.read(100)
+        header = _header(journal)
     except OSError as error:
         return f"it can't be read: {error.strerror}"
     if not header.startswith(_SQLITE_MAGIC) or len(header) < 100:  # noqa: PLR2004 - SQLite's file format: the header's size
@@ -109,8 +111,7 @@ def log_is_torn(journal: Path, files: Files) -> bool:
     if not files.log_bytes:
         return False
     try:
-        with (journal / paths.DATABASE).open("rb", buffering=0) as database:
-            page_bytes, _ = _pages(database.read(100).ljust(100, b"\0"))
+        page_bytes, _ = _pages(_header(journal).ljust(100, b"\0"))
     except OSError:
         return True
     return page_bytes > 0 and (files.log_bytes - _WAL_HEADER_BYTES) % (_FRAME_HEADER_BYTES + page_bytes) != 0
@@ -122,6 +123,19 @@ def held_open(journal: Path) -> bool:
     False where the system does not tell.
     """
     return file_locks.holder(journal / paths.DATABASE, start=_SHARED_FIRST, length=_SHARED_SIZE) is not None
+
+
+def _header(journal: Path) -> bytes:
+    """The first 100 bytes of the database.
+
+    Raises:
+        OSError: It can't be read, or is a link.
+    """
+    descriptor = os.open(journal / paths.DATABASE, _READING)
+    try:
+        return os.read(descriptor, 100) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    finally:
+        os.close(descriptor)
 
 
 def _pages(header: bytes) -> tuple[int, int]:

@@ -23,6 +23,7 @@ DOORS = {
     "rich": ("cli",),
     "sqlite3": (
         "schema",
+        "schema_check",
         "database",
         "journal",
         "settlement",

@@ -189,7 +189,7 @@ def _writer(writer: WriterRecord) -> tuple[object, ...]:
         writer.entries,
         writer.package_version,
         writer.python_version,
-        (writer.git_commit or "")[:12],
+        output.cut(writer.git_commit or "", 13),
         writer.program,
     )
 

@@ -13,10 +13,13 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
+from journaltrack.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 _SEPARATOR: Final = "  "
+_CELL_CHARS_MAX: Final = 3_000
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _STYLES: Final = {"quarantined": "red", "in doubt": "red", "pending": "yellow", "in flight": "yellow", "delivered": "green"}
 
@@ -24,22 +27,19 @@ _STYLES: Final = {"quarantined": "red", "in doubt": "red", "pending": "yellow", 
 def clean(value: object) -> str:
     """A value as text on one line that can do nothing to a terminal.
 
-    Everything that is not printable is escaped: control characters (with ESC), line breaks, bidirectional overrides,
-    zero-width characters, lone surrogates. ``--json`` has the exact text.
+    What is not printable is escaped, see ``errors.printable``; ``--json`` has the exact text.
     """
-    text = value if isinstance(value, str) else str(value)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return printable(value if isinstance(value, str) else str(value))
 
 
 def cell(value: object) -> str:
-    """A value in a table: "-" for none."""
-    return "-" if value is None or value == "" else clean(value)
+    """A value in a table: "-" for none, and never so long that a column of it fills the memory."""
+    return "-" if value is None or value == "" else clean(cut(value, _CELL_CHARS_MAX))
 
 
-def cut(text: str, chars_max: int = 300) -> str:
-    """Text of at most ``chars_max`` characters."""
+def cut(value: object, chars_max: int = 300) -> str:
+    """A value as text of at most ``chars_max`` characters."""
+    text = value if isinstance(value, str) else str(value)
     return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
 
 
@@ -65,7 +65,7 @@ def duration(seconds: float) -> str:
 
 def size(count_bytes: float) -> str:
     """Bytes in decimal units."""
-    amount = float(count_bytes)
+    amount = min(max(float(count_bytes), 0.0), 1e30)
     for unit in _UNITS[:-1]:
         if amount < 1000:  # noqa: PLR2004
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"

@@ -56,7 +56,7 @@ def damaged(message: str) -> Finding:
 def objects(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
     """Tables, indexes, triggers and views of a database: (type, name) to SQL in one spelling."""
     rows = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
-    return {(str(kind), str(name)): " ".join(str(sql).split()) for kind, name, sql in rows}
+    return {(str(kind), str(name)): "".join(str(sql).split()) for kind, name, sql in rows}
 
 
 def expected_objects() -> dict[tuple[str, str], str]:
@@ -70,7 +70,11 @@ def check_schema(database: Database) -> Iterator[Finding]:
     """Are there the tables, indexes and triggers of a journal, and nothing else?"""
     with database.lock:
         found, expected = objects(database.connection), expected_objects()
-    foreign = sorted(name for (kind, name), sql in found.items() if expected.get((kind, name)) != sql)
+    strange = {key: sql for key, sql in found.items() if expected.get(key) != sql}
+    foreign = sorted(
+        name for (kind, name), sql in strange.items() if kind != "table" or (kind, name) in expected or "VIRTUAL" in sql[:20].upper()
+    )
+    harmless = sorted(name for _, name in strange if name not in foreign)
     missing = sorted((kind, name) for kind, name in expected if (kind, name) not in found)
     if foreign:
         yield Finding(
@@ -81,6 +85,14 @@ def check_schema(database: Database) -> Iterator[Finding]:
             "journaltrack doctor --repair copies the entries into a clean database and keeps this one aside",
             "rebuild",
             tuple(foreign),
+        )
+    if harmless:
+        yield Finding(
+            "schema",
+            "note",
+            f"the database has further tables: {', '.join(harmless)}",
+            "journaltrack neither reads nor writes them",
+            subjects=tuple(harmless),
         )
     tables = [name for kind, name in missing if kind == "table"]
     if tables:

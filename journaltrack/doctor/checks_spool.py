@@ -31,15 +31,11 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
     wanted = {sha256 for (sha256,) in database.read(_WANTED)}
     recorded = database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256")
     bad: dict[str, str] = {}
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        for sha256, size_bytes in recorded:
-            message = blob_problem(descriptor, sha256, size_bytes)
-            if message is not None:
-                bad[str(sha256)] = message
-            progress(size_bytes if isinstance(size_bytes, int) else 0)
-    finally:
-        os.close(descriptor)
+    for sha256, size_bytes in recorded:
+        message = blob_problem(folder / paths.SPOOL, sha256, size_bytes)
+        if message is not None:
+            bad[str(sha256)] = message
+        progress(size_bytes if isinstance(size_bytes, int) else 0)
     needed = {sha256: message for sha256, message in bad.items() if sha256 in wanted}
     if needed:
         yield Finding(

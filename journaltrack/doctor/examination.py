@@ -83,7 +83,7 @@ def _look_inside(folder: Path, made: Callable[[Check, Iterator[Finding]], bool],
         made("database", check_pages(database))
         try:
             with database.lock:
-                revision = schema.revision(database.connection)
+                revision = _revision(database.connection)
         except (JournalError, sqlite3.Error) as error:
             findings.append(_unopened(error))
             return None
@@ -102,6 +102,16 @@ def _look_inside(folder: Path, made: Callable[[Check, Iterator[Finding]], bool],
         return None
     finally:
         database.close()
+
+
+def _revision(connection: sqlite3.Connection) -> str | None:
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not tables:
+        return None
+    row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if "alembic_version" in tables else None
+    if row is None or not {"entry", "meta"} <= tables:
+        raise NotAJournalError("the database is not a journal's, or its tables are lost")
+    return str(row[0])
 
 
 def _unopened(error: Exception) -> Finding:

@@ -128,9 +128,10 @@ def _aside(folder: Path, clock_ns: Callable[[], int]) -> Path:
 def _schema(folder: Path, findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
     def make(connection: sqlite3.Connection) -> None:
         there = objects(connection)
-        for key, sql in expected_objects().items():
-            if key not in there and key[0] in {"index", "trigger"}:
-                connection.execute(sql)
+        missing = [name for kind, name in expected_objects() if (kind, name) not in there and kind in {"index", "trigger"}]
+        for statement in schema.ddl():
+            if any(f" {name} " in statement for name in missing):
+                connection.execute(statement)
 
     names = ", ".join(name for finding in findings for name in finding.subjects)
     return _in_database(folder, make, f"made {names} again", clock_ns)

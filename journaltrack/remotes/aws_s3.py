@@ -8,8 +8,10 @@ with what was logged (BadDigest otherwise); large ones are read and compared bef
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
+import os
 import threading
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -17,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
+from journaltrack import access, limits
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.remote import Answer, BlobUpload
 from journaltrack.remotes.aws_errors import status_of
@@ -57,44 +60,53 @@ class Uploader:
         Raises:
             RemoteError: The blob is missing or damaged (permanent), or the bucket can't be used.
         """
-        if not blob.path.is_file() or blob.path.is_symlink():
-            raise RemoteError(
-                f"the content of {blob.name} is missing from the spool: {blob.path}",
-                kind=ErrorKind.PERMANENT,
-                code="BlobMissing",
-                hint="restore spool/ from a copy of the journal, then `journaltrack retry`",
-            )
+        with contextlib.ExitStack() as stack:
+            try:
+                # Opened once, following no link: whatever the name leads to meanwhile, what was checked is what is sent.
+                descriptor = stack.enter_context(access.opened_blob(blob.path))
+                content = stack.enter_context(open(descriptor, "rb", closefd=False))
+            except (OSError, ValueError) as error:
+                raise RemoteError(
+                    f"the content of {limits.shown(blob.name)} is missing from the spool: {blob.path}: {getattr(error, 'strerror', error)}",
+                    kind=ErrorKind.PERMANENT,
+                    code="BlobMissing",
+                    hint="restore spool/ from a copy of the journal, then `journaltrack retry`",
+                ) from error
+            return self._upload(blob, content)
+
+    def _upload(self, blob: BlobUpload, content: IO[bytes]) -> Answer:
         bucket = blob.bucket or self._bucket()
         self._ensure(bucket)
         name = object_name(blob.name)
         folder = f"{object_name(blob.prefix or DEFAULT_PREFIX)}/{object_name(blob.component)}"
-        request_id = self._put(blob, bucket, f"{folder}/{name}")
+        request_id = self._put(blob, content, bucket, f"{folder}/{name}")
         if request_id is not None:
             return Answer(request_id or None, uri=f"s3://{bucket}/{folder}/{name}")
         path = PurePosixPath(name)
         told = str(path.with_name(f"{path.stem}.{blob.sha256[:12]}{path.suffix}"))
-        request_id = self._put(blob, bucket, f"{folder}/{told}")
+        request_id = self._put(blob, content, bucket, f"{folder}/{told}")
         if request_id is None:
             raise RemoteError(f"s3://{bucket}/{folder}/{told} holds something else", kind=ErrorKind.PERMANENT, code="ObjectConflict")
         return Answer(request_id or None, uri=f"s3://{bucket}/{folder}/{told}")
 
-    def _put(self, blob: BlobUpload, bucket: str, key: str) -> str | None:
+    def _put(self, blob: BlobUpload, content: IO[bytes], bucket: str, key: str) -> str | None:
         """Store under this key unless it is taken; the request's id, or None if other content is there."""
-        if blob.path.stat().st_size <= SINGLE_PUT_BYTES_MAX:  # not ``size_bytes``: a crafted journal may say anything
+        if os.fstat(content.fileno()).st_size <= SINGLE_PUT_BYTES_MAX:  # not ``size_bytes``: a crafted journal may say anything
             try:
-                return self._put_small(blob, bucket, key)
+                return self._put_small(blob, content, bucket, key)
             except ClientError as error:
                 if status_of(error) != 412:  # noqa: PLR2004 - Precondition Failed: the key is taken
                     raise
         held = self._head(bucket, key)
         if held is None:
-            return self._put_large(blob, bucket, key)
+            return self._put_large(blob, content, bucket, key)
         if held.get("Metadata", {}).get("sha256") == blob.sha256:
             return str(held.get("ResponseMetadata", {}).get("RequestId", ""))
         return None
 
-    def _put_small(self, blob: BlobUpload, bucket: str, key: str) -> str:
-        content = blob.path.read_bytes()
+    def _put_small(self, blob: BlobUpload, raw: IO[bytes], bucket: str, key: str) -> str:
+        raw.seek(0)
+        content = raw.read(SINGLE_PUT_BYTES_MAX + 1)  # a file that grows meanwhile has another digest, whatever its size
         if hashlib.sha256(content).hexdigest() != blob.sha256:  # here, so that BadDigest can only mean the way there
             raise _damage(blob)
         answer = self._clients.s3.put_object(
@@ -107,29 +119,29 @@ class Uploader:
         )
         return str(answer["ResponseMetadata"].get("RequestId", ""))
 
-    def _put_large(self, blob: BlobUpload, bucket: str, key: str) -> str:
-        with blob.path.open("rb") as raw:
-            digest = hashlib.sha256()
-            while block := raw.read(_READ_BYTES):
-                digest.update(block)
-                self._check_time()
-            if digest.hexdigest() != blob.sha256:
-                raise _damage(blob)
-            raw.seek(0)
-            try:
-                with self._large:
-                    self._clients.s3.upload_fileobj(
-                        _Bounded(raw, self._check_time),
-                        bucket,
-                        key,
-                        ExtraArgs={"ChecksumAlgorithm": "SHA256", **_described(blob)},
-                        # s3transfer reads parts ahead, even before the upload exists: what was read is stopped here.
-                        Callback=lambda _bytes_sent: self._check_time(),
-                        Config=_TRANSFER,
-                    )
-            except BotoCoreError:
-                self._check_time()  # botocore's HTTP layer wraps what the callback raises: say what it was
-                raise
+    def _put_large(self, blob: BlobUpload, raw: IO[bytes], bucket: str, key: str) -> str:
+        raw.seek(0)
+        digest = hashlib.sha256()
+        while block := raw.read(_READ_BYTES):
+            digest.update(block)
+            self._check_time()
+        if digest.hexdigest() != blob.sha256:
+            raise _damage(blob)
+        raw.seek(0)
+        try:
+            with self._large:
+                self._clients.s3.upload_fileobj(
+                    _Bounded(raw, self._check_time),
+                    bucket,
+                    key,
+                    ExtraArgs={"ChecksumAlgorithm": "SHA256", **_described(blob)},
+                    # s3transfer reads parts ahead, even before the upload exists: what was read is stopped here.
+                    Callback=lambda _bytes_sent: self._check_time(),
+                    Config=_TRANSFER,
+                )
+        except BotoCoreError:
+            self._check_time()  # botocore's HTTP layer wraps what the callback raises: say what it was
+            raise
         held = self._head(bucket, key) or {}
         return str(held.get("ResponseMetadata", {}).get("RequestId", ""))
 
@@ -235,7 +247,7 @@ def _described(blob: BlobUpload) -> dict[str, Any]:
 
 def _damage(blob: BlobUpload) -> RemoteError:
     return RemoteError(
-        f"the content of {blob.name} in the spool is not what was logged: {Path(blob.path).name} has another SHA-256",
+        f"the content of {limits.shown(blob.name)} in the spool is not what was logged: {Path(blob.path).name} has another SHA-256",
         kind=ErrorKind.PERMANENT,
         code="BlobDamaged",
         hint="restore spool/ from a copy of the journal, then `journaltrack retry`",

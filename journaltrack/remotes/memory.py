@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from journaltrack import limits
+from journaltrack import access, limits
 from journaltrack.actions import Artifact, ComponentSpec, Fields, MetricPoint, Status, merge_status
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
 from journaltrack.readback import ReadBack, Shown
@@ -97,9 +97,13 @@ class MemoryRemote:
         """See ``Remote.upload``."""
         with self._lock:
             request_id = self._request_id()
-            if not blob.path.is_file():
-                raise RemoteError(f"{blob.path} is not there", kind=ErrorKind.PERMANENT, code="BlobMissing", request_id=request_id)
-            if hashlib.sha256(blob.path.read_bytes()).hexdigest() != blob.sha256:
+            try:
+                with access.opened_blob(blob.path) as descriptor, open(descriptor, "rb", closefd=False) as file:
+                    found = hashlib.sha256(file.read()).hexdigest()
+            except (OSError, ValueError) as error:
+                text = f"{blob.path} is not there: {error}"
+                raise RemoteError(text, kind=ErrorKind.PERMANENT, code="BlobMissing", request_id=request_id) from error
+            if found != blob.sha256:
                 raise RemoteError(f"{blob.path} is damaged", kind=ErrorKind.PERMANENT, code="BlobDamaged", request_id=request_id)
             uri = f"s3://{blob.bucket or DEFAULT_BUCKET}/{blob.prefix or DEFAULT_PREFIX}/{blob.component}/{blob.name}"
             if self.objects.get(uri, blob.sha256) != blob.sha256:

@@ -354,7 +354,7 @@ def test_a_journal_without_a_write_ahead_log_holds_too(tmp_path):
     command = [sys.executable, "-c", WRITER, tmp_path / "j", tmp_path / "mounts"]
     Journal.open(tmp_path / "j").close()
     started = [
-        subprocess.Popen([*command, name, count], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        subprocess.Popen([*command, name, count], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for name, count in (("one", "15"), ("two", "15"), ("killed", "100000"))
     ]
     acknowledged = 0
@@ -366,7 +366,8 @@ def test_a_journal_without_a_write_ahead_log_holds_too(tmp_path):
     started[2].send_signal(signal.SIGKILL)
     acknowledged += len(started[2].stdout.readlines())
     for process in started[:2]:
-        assert len(process.communicate()[0].splitlines()) == 15
+        output, problems = process.communicate()
+        assert len(output.splitlines()) == 15, problems
     started[2].wait()
     started[2].stdout.close()
     with closing(sqlite3.connect(tmp_path / "j" / "journal.db")) as connection:

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from journaltrack import entries as vocabulary
 from journaltrack import lease as leases
-from journaltrack.actions import expand
+from journaltrack.actions import ranges_in
 from journaltrack.auditing import audit
 from journaltrack.entries import BlobRef
 from journaltrack.errors import LeaseHeldError, LeaseLostError
@@ -244,7 +244,7 @@ class ReplayMachine(RuleBasedStateMachine):
         read = self.writers[0].database.read
         states = dict.fromkeys((seq for (seq,) in read("SELECT seq FROM entry")), "pending")
         for (seqs,) in read("SELECT entries FROM receipt WHERE finished_at_ns IS NULL"):
-            states.update(dict.fromkeys(expand(seqs), "in flight"))
+            states.update(dict.fromkeys((seq for a, b in ranges_in(seqs) for seq in range(a, b + 1)), "in flight"))
         states.update(dict(read("SELECT seq, outcome FROM delivery")))
         return states
 

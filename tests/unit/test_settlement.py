@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 import pytest
 
 from journaltrack import entries, settlement
 from journaltrack import lease as leases
 from journaltrack.actions import Settle
+from journaltrack.errors import JournalCorruptError
 from journaltrack.journal import Journal
 from journaltrack.settlement import Delivery, Intent, Outcome, Settlement, low_water_mark, pending_count
 
@@ -65,7 +64,7 @@ def test_no_entry_is_settled_twice(journal, records):
     """A second settlement of an entry is refused, with all that was to be recorded with it."""
     records.settle([Settle(1, (1, 2), "superseded", "by 3")])
     (receipt,) = records.begin([Intent("metrics", 1, [2, 3])])
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(JournalCorruptError):
         records.finish([Outcome(receipt, 1, "delivered", deliveries=[Delivery(3, "delivered"), Delivery(2, "delivered")])])
     assert outcomes(journal) == {1: "superseded", 2: "superseded"}
     assert journal.database.read("SELECT finished_at_ns FROM receipt") == [(None,)], "nothing of the transaction stayed"
@@ -75,7 +74,7 @@ def test_a_finished_receipt_never_changes(journal, records):
     """What was answered stays as it was recorded."""
     (receipt,) = records.begin([Intent("metrics", 1, [1])])
     records.finish([Outcome(receipt, 1, "delivered", deliveries=[Delivery(1, "delivered")])])
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(JournalCorruptError):
         records.finish([Outcome(receipt, 1, "refused")])
     assert journal.database.read("SELECT outcome FROM receipt") == [("delivered",)]
 

@@ -1,0 +1,160 @@
+"""Whether a database has the schema that journaltrack makes, and nothing in it that would run: read before anything else is.
+
+A journal from somebody else may hold triggers and views, which SQLite runs when a table is written or read, generated
+columns, and virtual tables, which load code of SQLite's that parses what they hold. None of them is ever ours, but for the
+triggers of ``schema``. Further ordinary tables do no harm (``sqlite3 .recover`` leaves one behind): they are let be.
+
+A whole schema costs one digest; only one that differs is compared with what ``schema`` makes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from journaltrack import limits, schema
+from journaltrack.errors import JournalAlteredError, NotAJournalError
+
+HEAD_DIGEST: Final = "e4bc86c4ccda2144ef98db540353571df1b774f5a8e3f7ec22729b82c9a3a18a"
+"""Of the schema of ``schema.HEAD``; ``tests/unit/test_schema_check.py`` compares it with what ``schema`` makes."""
+_VERSION_TABLE: Final = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+_OURS: Final = frozenset({"entry", "meta", "alembic_version"})
+_OBJECTS_MAX: Final = 1_000
+_NAMED_MAX: Final = 5
+_STATISTICS: Final = frozenset({"CREATETABLEsqlite_stat1(tbl,idx,stat)", "CREATETABLEsqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)"})
+"""What ANALYZE makes, with white space taken away."""
+_RECORDS: Final = (
+    ("meta", "typeof(journal_id) = 'text' AND length(journal_id) BETWEEN 1 AND 200"),
+    ("lease", "typeof(generation) = 'integer' AND generation BETWEEN 0 AND 4611686018427387904"),
+    ("mark", "typeof(seq) = 'integer' AND seq BETWEEN 0 AND 9223372036854775807"),
+)
+"""Tables of one row, and what holds of it."""
+_GENERATED: Final = re.compile(r"\bas\s*\(", re.IGNORECASE)
+_VIRTUAL: Final = re.compile(r"\s*create\s+virtual\b", re.IGNORECASE)
+
+
+class _Object(NamedTuple):
+    """A row of ``sqlite_master``."""
+
+    kind: str
+    name: str
+    table: str
+    sql: str
+
+
+def revision(connection: sqlite3.Connection, path: Path, *, writing: bool) -> str | None:
+    """The schema revision of a database: None when it holds nothing at all.
+
+    Args:
+        connection: To it.
+        path: Of the file, for messages.
+        writing: Also see that nothing of ours is missing: without our triggers an entry could be changed.
+
+    Raises:
+        NotAJournalError: It holds tables, but not a journal's.
+        JournalAlteredError: It holds what no journaltrack made.
+    """
+    rows = connection.execute(
+        "SELECT cast(type AS text), cast(name AS text), cast(tbl_name AS text), coalesce(cast(sql AS text), '') FROM sqlite_master "
+        "ORDER BY type, name LIMIT ?",
+        (_OBJECTS_MAX,),
+    )
+    objects = [_Object(*row) for row in rows]
+    if not objects:
+        return None
+    if digest(objects) == HEAD_DIGEST:
+        return _version(connection, path)
+    tables = {each.name for each in objects if each.kind == "table" and not _VIRTUAL.match(each.sql)}
+    if not tables >= _OURS:
+        raise NotAJournalError(
+            "the file is an SQLite database, but not a journal; it was left as it is",
+            hint="name the folder of a journal, or an empty or new one",
+        )
+    _refuse(path, [each for each in objects if _runs(each)], "holds")
+    current = _version(connection, path)
+    if current == schema.HEAD:
+        wanted = {(each.kind, each.name): each for each in _made()}
+        found = {(each.kind, each.name): each for each in objects}
+        known = {each.name for each in wanted.values() if each.kind == "table"}
+        strange = [each for key, each in found.items() if each.table in known and each.sql and not _same(each, wanted.get(key))]
+        _refuse(path, [each for each in strange if each.sql], "holds")
+        missing = [each for key, each in wanted.items() if key not in found]
+        _refuse(path, [each for each in missing if writing or each.kind == "table"], "lacks")
+    return current
+
+
+def check_records(connection: sqlite3.Connection, path: Path) -> None:
+    """See that the journal's records about itself are what they must be: everything else relies on them.
+
+    Raises:
+        JournalAlteredError: They are not.
+    """
+    for table, condition in _RECORDS:
+        rows = connection.execute(f"SELECT {condition} FROM {table} LIMIT 2").fetchall()
+        if rows != [(1,)]:
+            raise JournalAlteredError(
+                f"the table {table} of the journal at {path.parent} holds nothing that journaltrack wrote; it was left as it is", hint=_HINT
+            )
+
+
+def digest(objects: Sequence[_Object]) -> str:
+    """Of a schema in order of kind and name, white space taken away; indexes that SQLite makes by itself and its statistics do not count."""
+    texts = ["\0".join(each) for each in objects if each.sql and not (each.name.startswith("sqlite_") and _plain(each.sql) in _STATISTICS)]
+    return hashlib.sha256(_plain("\0\0".join(texts)).encode()).hexdigest()
+
+
+def made() -> str:
+    """The digest of what ``schema`` makes."""
+    return digest(_made())
+
+
+def _made() -> list[_Object]:
+    with sqlite3.connect(":memory:", isolation_level=None) as connection:
+        for statement in (*schema.ddl(), _VERSION_TABLE):
+            connection.execute(statement)
+        rows = connection.execute(
+            "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name"
+        ).fetchall()
+    connection.close()
+    return [_Object(*row) for row in rows]
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> str:
+    row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    if row is None or not isinstance(row[0], str):
+        raise JournalAlteredError(f"the journal at {path.parent} does not say which schema it has; it was left as it is", hint=_HINT)
+    return row[0]
+
+
+def _runs(each: _Object) -> bool:
+    """Whether SQLite would run it, or give its content to a module, when a table is used. A newer version's triggers would, too:
+    what is newer is refused anyway.
+    """
+    if each.kind == "trigger":
+        return all(_plain(each.sql) != _plain(ours) for ours in schema.TRIGGERS)
+    return each.kind not in {"table", "index"} or (each.kind == "table" and bool(_VIRTUAL.match(each.sql) or _GENERATED.search(each.sql)))
+
+
+def _same(each: _Object, wanted: _Object | None) -> bool:
+    return wanted is not None and each.table == wanted.table and _plain(each.sql) == _plain(wanted.sql)
+
+
+def _plain(sql: str) -> str:
+    """Without white space: revisions and ``schema`` differ in it."""
+    return "".join(sql.split())
+
+
+_HINT: Final = "`journaltrack doctor` says more; if the journal is not yours, do not trust it; if it is, restore it from a copy"
+
+
+def _refuse(path: Path, objects: list[_Object], holds: str) -> None:
+    if not objects:
+        return
+    names = ", ".join(f"{each.kind[:20]} {limits.shown(each.name)}" for each in objects[:_NAMED_MAX])
+    more = f" and {len(objects) - _NAMED_MAX} more" if len(objects) > _NAMED_MAX else ""
+    what = "which no journaltrack made" if holds == "holds" else "which journaltrack makes"
+    raise JournalAlteredError(f"the journal at {path.parent} {holds} {names}{more}, {what}; it was left as it is", hint=_HINT)
