@@ -370,6 +370,7 @@ def test_a_journal_without_a_write_ahead_log_holds_too(tmp_path):
         assert len(output.splitlines()) == 15, problems
     started[2].wait()
     started[2].stdout.close()
+    started[2].stderr.close()
     with closing(sqlite3.connect(tmp_path / "j" / "journal.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
         found = dict(connection.execute("SELECT name, count(*) FROM entry GROUP BY name").fetchall())
