@@ -130,7 +130,6 @@ def by_hand(journal):
                 connection.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", (kind, name, table, rootpage, sql))
             else:
                 connection.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (sql, name))
-    return
 
 
 def cells(journal):
