@@ -123,6 +123,7 @@ class ComponentAudit:
         problems: What is quarantined or in doubt, and why.
         last_error: While something is pending: what its last failed request said ("held" in it: a person must act).
         unknown_kinds: Kinds of entry that need a newer version; they stay pending.
+        redacted: Names whose values were not recorded, see the configuration's ``redact``.
     """
 
     name: str
@@ -140,6 +141,7 @@ class ComponentAudit:
     problems: tuple[Problem, ...] = ()
     last_error: ErrorRecord | None = None
     unknown_kinds: tuple[str, ...] = ()
+    redacted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,11 +219,14 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
     wrong += [f"{n} entries are of writer {i}, which is not recorded" for i, n in recorders.items() if i not in writers]
     problems, omitted = _problems(database, ids)
     receipts = _receipts(database, ids)
+    redacted = _redacted(database, ids)
     components = []
     for row in rows:
         tally = tallies.get(row.id, _Tally())
         found = _component(database, row, tally, _recorded_by(tally.writers, writers))
-        components.append(replace(found, problems=tuple(problems[row.id]), receipts=tuple(receipts[row.id])))
+        components.append(
+            replace(found, problems=tuple(problems[row.id]), receipts=tuple(receipts[row.id]), redacted=tuple(redacted[row.id]))
+        )
     totals = _total(tallies.values())
     wrong += _inconsistencies(database, totals, ids)
     created_at_ns, created_by = database.read("SELECT created_at_ns, created_by_version FROM meta")[0]
@@ -338,6 +343,19 @@ def _receipts(database: Database, ids: str | None) -> dict[int, list[ReceiptGrou
     for component_id, action, outcome, count, attempts, started, finished, _, _, first_id, last_id in rows:
         groups[component_id].append(ReceiptGroup(action, outcome, count, attempts, started, finished, first_id, last_id))
     return groups
+
+
+def _redacted(database: Database, ids: str | None) -> dict[int, list[str]]:
+    rows = database.read(
+        "SELECT component_id, name FROM entry WHERE stream <> 'metric' AND kind IN ('parameter', 'input', 'output') "
+        "AND CASE WHEN json_valid(payload) THEN json_extract(payload, '$.redacted') END = 1 "
+        f"AND {_OF_COMPONENTS.format('component_id')} GROUP BY 1, 2 ORDER BY 1, 2 LIMIT ?2",
+        (ids, PROBLEMS_MAX),
+    )
+    names: dict[int, list[str]] = defaultdict(list)
+    for component_id, name in rows:
+        names[component_id].append(str(name))
+    return names
 
 
 def _writers(database: Database) -> dict[int, WriterRecord]:

@@ -5,7 +5,7 @@ are in the field's metadata, from which reading, ``journaltrack config`` and the
 
 The file is the one that ``JOURNALTRACK_CONFIG`` names, else ``config.toml`` in the platform's folder for a user's
 configuration. The variable of a key is ``JOURNALTRACK_<KEY>``, of one in [watch] ``JOURNALTRACK_WATCH_<KEY>``; an empty one
-counts as unset. Standard library alone: training processes import this.
+counts as unset; paths in one are separated as in ``PATH``, patterns by commas. Standard library alone: training processes import this.
 """
 
 from __future__ import annotations
@@ -80,6 +80,14 @@ class Configuration:
     )
     visible_after_s: float = _number(
         900.0, "how long after a request without an answer its metrics count as not arrived when reading back does not show them"
+    )
+    redact: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "kind": "patterns",
+            "meaning": "names of parameters, inputs and outputs whose values are never recorded: shell patterns such as *token*",
+            "unit": "",
+        },
     )
     profile: str | None = _text(None, "profile of the AWS configuration")
     region: str | None = _text(None, "AWS region")
@@ -279,7 +287,12 @@ def _flat(tree: Mapping[str, Any], file: Path) -> list[tuple[str, Any]]:
 
 def _parsed(each: Field[Any], text: str) -> Any:  # noqa: ANN401 - what TOML would have made of it
     kind = each.metadata["kind"]
-    parsers: dict[str, Callable[[str], Any]] = {"integer": int, "number": float, "paths": lambda t: t.split(os.pathsep)}
+    parsers: dict[str, Callable[[str], Any]] = {
+        "integer": int,
+        "number": float,
+        "paths": lambda t: t.split(os.pathsep),
+        "patterns": lambda t: t.split(","),
+    }
     try:
         return parsers.get(kind, str)(text)
     except ValueError:
@@ -288,10 +301,8 @@ def _parsed(each: Field[Any], text: str) -> Any:  # noqa: ANN401 - what TOML wou
 
 def _checked(key: str, each: Field[Any], value: Any, where: str, *, base: Path | None = None) -> Any:  # noqa: ANN401
     metadata = each.metadata
-    if metadata["kind"] == "paths":
-        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-            raise _wrong(key, value, where, "a list of paths")
-        return tuple(_absolute(v, base) for v in value if v)
+    if metadata["kind"] in {"patterns", "paths"}:
+        return _checked_list(key, metadata["kind"], value, where, base)
     if metadata["kind"] == "text":
         if not isinstance(value, str):
             raise _wrong(key, value, where, "text")
@@ -309,6 +320,14 @@ def _checked(key: str, each: Field[Any], value: Any, where: str, *, base: Path |
         bounds = f"from {least} to {most}" if most != float("inf") else "0 or more" if metadata["zero"] else "more than 0"
         raise _wrong(key, value, where, f"{wanted} of {unit}, {bounds}")
     return value if whole else float(value)
+
+
+def _checked_list(key: str, kind: str, value: object, where: str, base: Path | None) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
+        raise _wrong(key, value, where, f"a list of {kind}")
+    if kind == "patterns":
+        return tuple(each.strip() for each in value if each.strip())
+    return tuple(_absolute(each, base) for each in value if each)
 
 
 def _absolute(path: str, base: Path | None) -> str:

@@ -384,6 +384,11 @@ def translated(path: Path) -> Iterator[None]:
     """Turn SQLite's errors about the file at ``path`` into ours, with a hint."""
     try:
         yield
+    except UnicodeDecodeError as error:  # SQLite quotes the damage in its message, byte by byte
+        raise JournalCorruptError(
+            f"the journal at {path.parent} is damaged: its schema is not text",
+            hint="copy the whole folder, then `journaltrack doctor --repair`",
+        ) from error
     except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
         raise  # our own mistake
     except sqlite3.IntegrityError as error:
@@ -416,7 +421,7 @@ def _translate(error: sqlite3.Error, path: Path) -> JournalError:
     if "malformed" in text or "corrupt" in text or name.startswith("SQLITE_CORRUPT"):
         return JournalCorruptError(
             f"the journal at {path.parent} is damaged: {text}",
-            hint="copy the whole folder before anything else; `sqlite3 journal.db .recover` restores what is readable",
+            hint="copy the whole folder before anything else; `journaltrack doctor --repair` then restores what is readable",
         )
     if "unable to open" in text:
         if not path.exists():

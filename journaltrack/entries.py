@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import limits
+from journaltrack.redaction import REDACTED
 
 Stream: TypeAlias = Literal["component", "metric", "upload"]
 Direction: TypeAlias = Literal["input", "output"]
@@ -238,6 +239,12 @@ def artifact(direction: Direction, name: str, value: str | BlobRef, media_type: 
         return _checked(Draft(COMPONENT, direction, name, payload=encode(detail)))
     problem = limits.text_problem(value, "the value", limits.ARTIFACT_VALUE_CHARS_MAX)
     return _checked(Draft(COMPONENT, direction, name, payload=encode({"value": value, "media_type": media_type}), undeliverable=problem))
+
+
+def redacted(kind: str, name: str) -> Draft:
+    """A parameter, input or output whose value is not to be kept: what stands for it, and the fact."""
+    member = "text" if kind == PARAMETER else "value"
+    return _checked(Draft(COMPONENT, kind, name, payload=encode({member: REDACTED, "redacted": True})))
 
 
 def upload(name: str, blob: BlobRef, size_bytes: int, media_type: str | None, file_name: str) -> Draft:

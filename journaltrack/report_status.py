@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import paths, report
+from journaltrack import access, paths, report
 from journaltrack.report import RECENT_RECEIPTS, ErrorRecord
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class JournalStatus:
         last_success, last_error: Of recent requests.
         lease: Who reconciles; None when nobody does.
         sizes: On the disk.
+        exposed: How others can read or change the journal; None when they can't.
     """
 
     journal_id: str
@@ -102,6 +103,7 @@ class JournalStatus:
     last_error: ErrorRecord | None
     lease: LeaseHolder | None
     sizes: Sizes
+    exposed: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The status as ``json.dumps`` takes it, see ``journaltrack.report.to_json``."""
@@ -178,6 +180,7 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
         last_error=report.last_error(database),
         lease=_lease(database, now_ns),
         sizes=_sizes(journal.path),
+        exposed=access.exposure(journal.path),
     )
 
 

@@ -32,6 +32,7 @@ from journaltrack.errors import (
     UndeliverableError,
 )
 from journaltrack.journal import Journal, OnJournalError
+from journaltrack.redaction import Redaction
 from journaltrack.services import Background, ReplayRequest, Services
 from journaltrack.tracker_setup import (
     KEYS_MAX,
@@ -86,6 +87,7 @@ class Tracker:
         self._metrics_writer: MetricsWriter = metrics_writer or self._journal_metrics
         self._uploader: ArtifactUploader = artifact_uploader or JournalArtifactUploader(trial_component)
         self._settings = settings_of()
+        self._redaction = Redaction(self._settings.redact)
         self._owns_journal = False
         self._closed = False
         self._background: Background | None = None
@@ -114,6 +116,7 @@ class Tracker:
         on_journal_error: OnJournalError = "buffer",
         sync: str | None = None,
         close_deadline_s: float | None = None,
+        redact: Sequence[str] | None = None,
     ) -> Tracker:
         """A tracker for a new trial component. Needs neither network nor credentials.
 
@@ -138,6 +141,8 @@ class Tracker:
             sync: ``"close"``: replay on close; ``"background"``: also while training runs, in another process; ``"off"``: leave it
                 to ``journaltrack sync`` or ``watch``. None: see ``durability``, else ``"close"``.
             close_deadline_s: Seconds that the replay on close may take; None: see ``durability``, else 10.
+            redact: Patterns of names (case does not matter), beside those of the configuration: the values of parameters, inputs
+                and outputs with such a name are replaced by "[redacted]" before they are recorded, for ever.
 
         Raises:
             InvalidInputError: A name, tag or option that can't be right, or (without ``resume``) a name that this
@@ -145,7 +150,7 @@ class Tracker:
             JournalError: The journal can't be opened.
         """
         settings = settings_of(
-            artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s, durability
+            artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s, durability, redact
         )
         if display_name is not None:
             validation.entity_name(display_name, "display name")
@@ -187,6 +192,7 @@ class Tracker:
         sync: str | None = None,
         close_deadline_s: float | None = None,
         lookup_deadline_s: float | None = None,
+        redact: Sequence[str] | None = None,
     ) -> Tracker:
         """A tracker for a trial component that exists.
 
@@ -209,6 +215,7 @@ class Tracker:
             sync: See ``create``; ``"off"`` also skips the look-up.
             close_deadline_s: See ``create``.
             lookup_deadline_s: Seconds that the look-up may take; None: see ``durability``, else 3.
+            redact: See ``create``.
 
         Raises:
             ComponentNotFoundError: (a ValueError) AWS says that it does not exist.
@@ -216,7 +223,7 @@ class Tracker:
             JournalError: The journal can't be opened.
         """
         settings = settings_of(
-            artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s, durability
+            artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s, durability, redact
         )
         name, is_job = name_to_load(trial_component_name, training_job_name, processing_job_name)
         opened, owned = open_journal(journal, settings.durability, on_journal_error)
@@ -254,11 +261,7 @@ class Tracker:
 
     def log_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Record parameters, all or none; see ``log_parameter``."""
-        drafts = [
-            vocabulary.parameter(validation.key(name, "parameter name", limits.PARAMETER_KEY_CHARS_MAX), validation.parameter_value(value))
-            for name, value in parameters.items()
-        ]
-        self._append(drafts)
+        self._append([self._parameter(name, value) for name, value in parameters.items()])
 
     def log_input(self, name: str, value: str, media_type: str | None = None) -> None:
         """Record an input artifact: a URI or other text of at most 2,048 characters; the last value per name counts."""
@@ -415,6 +418,7 @@ class Tracker:
     def _made(cls, trial_component: TrialComponent, settings: Settings, owned: bool) -> Tracker:
         tracker = cls(trial_component, None, None)
         tracker._settings = settings
+        tracker._redaction = Redaction(settings.redact)
         tracker._owns_journal = owned
         if settings.sync == "background" and cls.services.background is not None:
             tracker._background = cls.services.background(tracker._replay_request())
@@ -479,6 +483,20 @@ class Tracker:
             self._warned.add((kind, name))
             warnings.warn(text, JournaltrackWarning, stacklevel=5)
 
+    def _parameter(self, name: object, value: object) -> Draft:
+        key = validation.key(name, "parameter name", limits.PARAMETER_KEY_CHARS_MAX)
+        if self._is_redacted("parameter", key):
+            return vocabulary.redacted(vocabulary.PARAMETER, key)
+        return vocabulary.parameter(key, validation.parameter_value(value))
+
+    def _is_redacted(self, kind: str, name: str) -> bool:
+        """Whether the value of that name is not to be recorded; says so once per name, and never says the value."""
+        if not self._redaction.matches(name):
+            return False
+        if self._redaction.is_news(kind, name):
+            logger.info("the value of %s %s is not recorded: its name matches a pattern of `redact`", kind, limits.shown(name))
+        return True
+
     def _reference(self, direction: Direction, name: str, value: str | BlobRef, media_type: str | None) -> Draft:
         key = validation.key(name, f"{direction} name", limits.ARTIFACT_KEY_CHARS_MAX)
         if not isinstance(value, (str, vocabulary.BlobRef)):
@@ -487,6 +505,8 @@ class Tracker:
         problem = limits.media_type_problem(media_type) if media_type else None
         if problem:
             self._warn("media type", media_type or "", f"{problem}: it is recorded, and left out of what is sent")
+        if isinstance(value, str) and self._is_redacted(direction, key):
+            return vocabulary.redacted(direction, key)
         return vocabulary.artifact(direction, key, value, media_type)
 
     def _file_drafts(
@@ -518,5 +538,6 @@ def _elsewhere(
     path, durability, on_journal_error = how
     journal = Journal.open(path, durability=durability, on_journal_error=on_journal_error, create=False)
     tracker = Tracker(TrialComponent(journal, journal.component(name), name), metrics_writer, artifact_uploader)
+    tracker._redaction = Redaction(settings.redact)  # noqa: SLF001 - this module's own
     tracker._settings, tracker._owns_journal, tracker._pid = settings, True, -1  # noqa: SLF001 - this module's own; nobody's pid: not its run
     return tracker

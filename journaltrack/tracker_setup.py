@@ -11,11 +11,11 @@ import os
 import secrets
 import time
 import traceback as tracebacks
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from journaltrack import configuration, jobs, limits, validation
+from journaltrack import configuration, jobs, limits, redaction, validation
 from journaltrack import entries as vocabulary
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal import Journal, OnJournalError
@@ -46,6 +46,7 @@ class Settings:
     sync: str = "close"
     close_deadline_s: float = 10.0
     durability: Durability = "process"
+    redact: tuple[str, ...] = ()
 
 
 def settings_of(
@@ -57,12 +58,13 @@ def settings_of(
     sync: str | None = None,
     close_deadline_s: float | None = None,
     durability: Durability | None = None,
+    redact: Iterable[str] | None = None,
 ) -> Settings:
     """The settings, checked; what was not given comes from the configuration.
 
     Raises:
         InvalidInputError: An option that can't be right.
-        InvalidTypeError: A bucket or prefix that is no str.
+        InvalidTypeError: A bucket or prefix that is no str, patterns that are no list of str.
     """
     known = configuration.current()
     chosen = sync or known.sync
@@ -76,7 +78,17 @@ def settings_of(
         raise InvalidInputError(f"close_deadline_s is {close_deadline_s}; it must be positive", hint='sync="off" replays nothing on close')
     validation.optional_text(bucket, "artifact_bucket")
     validation.optional_text(prefix, "artifact_prefix")
-    return Settings(bucket, prefix, session, client, strict, chosen, close_deadline_s, durability or cast("Durability", known.durability))
+    return Settings(
+        bucket,
+        prefix,
+        session,
+        client,
+        strict,
+        chosen,
+        close_deadline_s,
+        durability or cast("Durability", known.durability),
+        (*known.redact, *redaction.patterns(redact)),
+    )
 
 
 def name_for(name: str | None, base: str | None, *, resume: bool) -> str:

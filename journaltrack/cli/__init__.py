@@ -17,7 +17,7 @@ from journaltrack._version import __version__
 from journaltrack.cli import exit_codes
 from journaltrack.cli.common import JSON, VERBOSE, configure_logging, exit_code_of, report_error, verbose_option
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.output import error_json, print_json
+from journaltrack.cli.output import error_json, print_json_line
 
 __all__ = ["ExitCode", "main"]
 
@@ -69,7 +69,7 @@ class LazyGroup(click.Group):
                 raise  # the reader of our output went away: click ends quietly
             result = exit_code_of(error)
             if ctx.meta.get(JSON):
-                print_json(error_json(error, result))
+                print_json_line(error_json(error, result))  # one line: with --entries others may stand before it
             report_error(error, verbose=bool(ctx.meta.get(VERBOSE)))
         if isinstance(result, ExitCode):
             ctx.exit(int(result))

@@ -146,6 +146,8 @@ def _print_component(component: ComponentAudit) -> None:
         rows.append(("  pending since", output.cut(why, 1_000)))
     if component.unknown_kinds:
         rows.append(("  needs newer", f"kinds that this version can't send: {', '.join(component.unknown_kinds)}"))
+    if component.redacted:
+        rows.append(("  redacted", f"{', '.join(component.redacted)}: the values were not recorded"))
     output.fields(rows)
     output.table("  entries", ("stream", "kind", *_STATE_COLUMNS), [(k.stream, k.kind, *_counts(k.states)) for k in component.kinds])
     output.table(

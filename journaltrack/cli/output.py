@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SEPARATOR: Final = "  "
 _CELL_CHARS_MAX: Final = 3_000
+_LABEL_CHARS_MAX: Final = 100
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _STYLES: Final = {"quarantined": "red", "in doubt": "red", "pending": "yellow", "in flight": "yellow", "delivered": "green"}
 
@@ -121,7 +122,8 @@ def terminal(*, err: bool = False) -> Console:
 
 
 def fields(rows: Sequence[tuple[str, object]], indent: str = "") -> None:
-    """Labels and values, aligned; values are escaped here."""
+    """Labels and values, aligned; both are escaped here."""
+    rows = [(clean(cut(label, _LABEL_CHARS_MAX)), value) for label, value in rows]
     width = max((len(label) for label, _ in rows), default=0)
     console = terminal() if on_terminal() else None
     for label, value in rows:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import boto3
 import botocore.session
@@ -136,6 +137,7 @@ class Clients:
         )
         client = self._session.client(service, region_name=self._region_name(), endpoint_url=endpoint_url, config=config)
         client.meta.events.register("before-call", self._before_call, unique_id=_OUR_HOOK)
+        client.meta.events.register("after-call", _without_secrets(client), unique_id=f"{_OUR_HOOK}-scrub")
         return client
 
     def _before_call(self, *, context: dict[str, Any], **_: object) -> None:
@@ -193,6 +195,25 @@ class Clients:
         return bool(endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
 
 
+def _without_secrets(client: Any) -> Callable[..., None]:  # noqa: ANN401
+    """A hook that takes the credentials out of an error's text before anybody keeps or prints it.
+
+    SignatureDoesNotMatch quotes the canonical request, which has the session token in it
+    (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).
+    """
+
+    def scrub(*, parsed: dict[str, Any], **_: object) -> None:
+        error = parsed.get("Error")
+        credentials = getattr(getattr(client, "_request_signer", None), "_credentials", None)
+        if isinstance(error, dict) and isinstance(error.get("Message"), str) and credentials is not None:
+            frozen = credentials.get_frozen_credentials()
+            for secret in filter(None, (frozen.secret_key, frozen.token)):
+                for spelling in (secret, quote(secret, safe=""), quote(secret)):
+                    error["Message"] = error["Message"].replace(spelling, "[secret]")
+
+    return scrub
+
+
 def _is_aws(endpoint_url: str) -> bool:
     host = urlsplit(endpoint_url).hostname or ""
     return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
@@ -209,4 +230,4 @@ def _hooks(client: Any) -> list[str] | None:  # noqa: ANN401
         for event in _EVENTS
         for handler in handlers.prefix_search(f"{event}.sagemaker.UpdateTrialComponent")
     }
-    return sorted(name for name in names if "_before_call" not in name)
+    return sorted(name for name in names if "_before_call" not in name and "_without_secrets" not in name)

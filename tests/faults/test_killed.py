@@ -23,8 +23,8 @@ from tests.faults.killing_training import kill_training
 
 SOAK = float(os.environ.get("JOURNALTRACK_SOAK", "1"))
 SEED = int(os.environ.get("JOURNALTRACK_SEED", time.time_ns() % 1_000_000))
-TRAINING_KILLS = max(1, round(50 * SOAK))  # of each kind
-SYNC_KILLS = max(1, round(40 * SOAK))
+TRAINING_KILLS = max(1, round(25 * SOAK))  # of each kind
+SYNC_KILLS = max(1, round(20 * SOAK))
 SYNC_KILLS_PER_JOURNAL = 100
 
 KINDS = {"one": "one process", "processes": "8 processes", "threads": "4 threads", "forks": "a parent and forked workers"}

@@ -29,7 +29,7 @@ from tests import tally
 from tests.golden import HERE, REVISIONS, restore
 from tests.migrations.test_migrations import MIGRATIONS, migrations_with
 
-KILLS = int(25 * float(os.environ.get("JOURNALTRACK_SOAK", "1")))
+KILLS = int(12 * float(os.environ.get("JOURNALTRACK_SOAK", "1")))
 FORK = multiprocessing.get_context("fork")
 
 

@@ -308,7 +308,7 @@ class ReplayMachine(RuleBasedStateMachine):
 
 TestReplay = ReplayMachine.TestCase
 TestReplay.settings = settings(
-    max_examples=int(100 * float(os.environ.get("JOURNALTRACK_SOAK", "1"))),
+    max_examples=int(60 * float(os.environ.get("JOURNALTRACK_SOAK", "1"))),
     stateful_step_count=30,
     deadline=None,
     derandomize="JOURNALTRACK_SOAK" not in os.environ,
