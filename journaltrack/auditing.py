@@ -271,7 +271,7 @@ def _tally(database: Database, flying: InFlight, ids: str | None, wrong: list[st
         tally.kinds[stream, kind] = tally.kinds[stream, kind].plus(counted)
     sent = database.read(
         "SELECT e.component_id, e.stream, e.kind, count(*) FROM json_each(?2) i "
-        "JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
+        "CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
         f"WHERE {_OF_COMPONENTS.format('e.component_id')} AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) GROUP BY 1, 2, 3",
         (ids, flying.json),
     )

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PENDING_UPLOADS: Final = (
-    "SELECT DISTINCT json_extract(e.payload, '$.sha256') FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.kind = 'upload' "
-    "AND json_valid(e.payload) AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+    "SELECT e.payload FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.kind = 'upload' "
+    "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
 )
 
 
@@ -61,6 +61,7 @@ def look(journal: Path, *, blobs: bool = False) -> Work:
         missing = None
         if blobs:
             # What is no digest, or something else than a file, will not arrive: a pass quarantines it.
-            digests = [str(digest) for (digest,) in database.read(_PENDING_UPLOADS) if is_digest(digest)]
+            found = {str(report.detail_of(payload).get("sha256")) for (payload,) in database.read_page(_PENDING_UPLOADS)}
+            digests = filter(is_digest, found)
             missing = sum(not os.path.lexists(journal / paths.SPOOL / digest[:2] / digest) for digest in digests)
         return Work(position, settlement.pending_count(database), unfinished, missing)

@@ -145,7 +145,7 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
     flying = report.in_flight(database)
     sent = database.read(
         "SELECT e.stream, count(*) FROM json_each(?3) i "
-        "JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
+        "CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
         f"WHERE {_UNSETTLED} GROUP BY 1",
         (ids, since_ns, flying.json),
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 from urllib.parse import quote
 
-from journaltrack import paths, schema, sqlite_pages
+from journaltrack import paths, schema, schema_check, sqlite_pages
 from journaltrack._version import __version__
 from journaltrack.actions import ranges_in
 from journaltrack.errors import JournalCorruptError
@@ -216,7 +216,7 @@ def _complete(connection: sqlite3.Connection, found: Salvaged, generation: int |
             (now_ns, component_id),
         ).rowcount
     used = execute("SELECT max(generation) FROM receipt WHERE typeof(generation) = 'integer'").fetchone()[0]
-    highest = max(generation or 0, used or 0)
+    highest = min(max(generation or 0, used or 0, 0), schema_check.GENERATION_MAX - 1)
     never_synced = generation == 0 and used is None
     if not whole and not never_synced:
         _settle_by_receipts(connection, now_ns)

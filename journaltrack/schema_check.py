@@ -27,9 +27,11 @@ _OBJECTS_MAX: Final = 1_000
 _NAMED_MAX: Final = 5
 _STATISTICS: Final = frozenset({"CREATETABLEsqlite_stat1(tbl,idx,stat)", "CREATETABLEsqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)"})
 """What ANALYZE makes, with white space taken away."""
+GENERATION_MAX: Final = 2**62
+"""Ours: of a lease; one is added for every pass."""
 _RECORDS: Final = (
     ("meta", "typeof(journal_id) = 'text' AND length(journal_id) BETWEEN 1 AND 200"),
-    ("lease", "typeof(generation) = 'integer' AND generation BETWEEN 0 AND 4611686018427387904"),
+    ("lease", f"typeof(generation) = 'integer' AND generation BETWEEN 0 AND {GENERATION_MAX}"),
     ("mark", "typeof(seq) = 'integer' AND seq BETWEEN 0 AND 9223372036854775807"),
 )
 """Tables of one row, and what holds of it."""

@@ -19,7 +19,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from journaltrack import lease, paths, schema
+from journaltrack import lease, paths, schema, schema_check
 from journaltrack.database import Database
 from journaltrack.doctor.checks_database import expected_objects, objects
 from journaltrack.doctor.checks_files import REPLACEMENT, open_to_others, own_files, scraps
@@ -139,7 +139,7 @@ def _schema(folder: Path, findings: Sequence[Finding], _from: Sequence[Path], cl
 
 def _lease(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
     def reset(connection: sqlite3.Connection) -> None:
-        used = "SELECT coalesce(max(generation), 0) FROM receipt WHERE typeof(generation) = 'integer'"
+        used = f"SELECT coalesce(max(generation), 0) FROM receipt WHERE generation BETWEEN 0 AND {schema_check.GENERATION_MAX - 1}"
         connection.execute("DELETE FROM lease")
         connection.execute(f"INSERT INTO lease (id, generation) SELECT 1, ({used}) + 1")
 
