@@ -53,6 +53,7 @@ def failure(remote: AwsRemote | RetryingRemote) -> RemoteError:
     ("fault", "kind", "maybe_applied"),
     [
         (HttpError(400, "ThrottlingException"), ErrorKind.TRANSIENT, False),
+        (HttpError(400, "RequestLimitExceeded"), ErrorKind.TRANSIENT, False),
         (HttpError(429, "TooManyRequestsException"), ErrorKind.TRANSIENT, False),
         (HttpError(500, "InternalFailure"), ErrorKind.TRANSIENT, False),
         (HttpError(503, "ServiceUnavailable"), ErrorKind.TRANSIENT, False),
