@@ -246,6 +246,7 @@ import os, signal, sys
 from journaltrack import Tracker
 def stop(*_): raise SystemExit(143)
 signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
 with Tracker.create(trial_component_name="run", journal=sys.argv[1], sync="off") as tracker:
     n = 0
     while True:
