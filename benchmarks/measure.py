@@ -122,8 +122,8 @@ class Run:
     results: list[Result] = field(default_factory=list)
 
     def size(self, full: int, quick: int) -> int:
-        """How many, of whatever it is; never fewer than 20."""
-        return max(20, int((quick if self.quick else full) * self.scale))
+        """How many, of whatever it is; never fewer than 10."""
+        return max(10, int((quick if self.quick else full) * self.scale))
 
 
 def take_turns(sides: Sequence[Side], rounds: int) -> dict[str, list[Values]]:

@@ -46,7 +46,8 @@ def run_latency(options: Run) -> list[Result]:
 def run_idle(options: Run) -> list[Result]:
     """CPU and memory of a watcher whose journals are all delivered and quiet."""
     journals = options.size(QUIET_JOURNALS, QUIET_JOURNALS)
-    seconds = max(1.0, (60 if not options.quick else 20) * min(1.0, options.scale))
+    part = min(1.0, options.scale)
+    seconds = max(1.0, (60 if not options.quick else 20) * part)
     measured: list[Values] = []
     for number in range(options.rounds):
         say(f"  round {number + 1} of {options.rounds}")
@@ -57,7 +58,7 @@ def run_idle(options: Run) -> list[Result]:
             for n in range(journals):
                 _await_delivery(folder / f"journal-{n}")
         with static_server() as server, watching(folder, server.endpoint_url) as process:
-            time.sleep(15)  # settled, looked at, and watched
+            time.sleep(max(2.0, 15 * part))  # settled, looked at, and watched
             before = _cpu_s(process.pid)
             time.sleep(seconds)
             busy = (_cpu_s(process.pid) - before) / seconds
@@ -67,7 +68,7 @@ def run_idle(options: Run) -> list[Result]:
         with static_server() as server, watching(folder, server.endpoint_url, "--settle", "0.5") as process:
             child("benchmarks.watch:touch", folder=str(folder / "journal-0"))
             _await_delivery(folder / "journal-0")
-            time.sleep(12)
+            time.sleep(max(1.0, 12 * part))
             measured[-1]["rss_used_mib"] = _rss_mib(process.pid)
     what = f"idle watcher, {journals} quiet journals"
     return [

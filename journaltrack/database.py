@@ -226,12 +226,14 @@ class Database:
 
     def moved(self) -> bool:
         """Whether the path no longer names the file that is open, or the log's name is gone."""
+        return self.displaced() or (self._connection is not None and self.wal and not os.path.lexists(f"{self.path}-wal"))
+
+    def displaced(self) -> bool:
+        """Whether the path no longer names the file that is open."""
         if self._connection is None:
             return False
         try:
-            if _identity(self.path) != self._identity:
-                return True
-            return self.wal and not os.path.lexists(f"{self.path}-wal")
+            return _identity(self.path) != self._identity
         except FileNotFoundError:
             return True
         except OSError:

@@ -234,7 +234,8 @@ class Journal:
         with self.database.lock:
             self._drop_parents_entries()
             self._settle_interruption()
-            self._look(self._clock_ns())
+            if self._writer is not None:  # who recorded nothing has nothing to save
+                self._look(self._clock_ns())
             if self._waiting:
                 self._next_try = 0.0
                 self._unsettled = True

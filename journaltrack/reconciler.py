@@ -28,7 +28,7 @@ from journaltrack.actions import Action, Ensure, PutMetrics, Request, Settle, Up
 from journaltrack.daemon_pool import DaemonPool
 from journaltrack.deadline import Deadline
 from journaltrack.entries import CREATE, LOAD, Entry
-from journaltrack.errors import RemoteError
+from journaltrack.errors import ErrorKind, JournalNotFoundError, RemoteError
 from journaltrack.journal import Journal
 from journaltrack.limits import METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S
 from journaltrack.pass_report import PassReport, Position, Progress
@@ -145,6 +145,7 @@ class Reconciler:
         Raises:
             LeaseHeldError: Somebody else reconciles this journal.
             LeaseLostError: Somebody else took the lease over in mid-pass.
+            JournalNotFoundError: It was deleted, replaced or moved in mid-pass.
             JournalError: The journal can't be read or written.
         """
         started = time.monotonic()
@@ -159,6 +160,7 @@ class Reconciler:
             if self._total and not self._ended():
                 self._replay(settlement)
             settlement.advance_mark()
+            settlement.check_place()
         finally:
             lease.release()
         self._report.position = Position(self._seen_seq, settling.last_receipt_id(self._journal.database))
@@ -240,11 +242,16 @@ class Reconciler:
         waiting = deque(_Job(a) for a in actions)
         window = self._options.concurrency + max(2, self._options.concurrency // 4)
         running: dict[Future[_Result], tuple[_Job, int]] = {}
+        missing: JournalNotFoundError | None = None
         while waiting or running:
             if self._ended():
                 waiting.clear()
                 self._withdraw(settlement, running)
-            self._launch(settlement, pool, waiting, running, window)
+            try:
+                self._launch(settlement, pool, waiting, running, window)
+            except JournalNotFoundError as error:  # what is in flight can still be recorded, if the files were moved
+                missing = error
+                waiting.clear()
             if not running:
                 break
             time_left_s = max(self._deadline.remaining_s(), self._deadline.grace_remaining_s())
@@ -259,6 +266,8 @@ class Reconciler:
                 done, _ = wait(running, timeout=_GROUP_S, return_when=ALL_COMPLETED)
             self._record(settlement, [(*running.pop(future), future.result()) for future in done], waiting)
         self._report.out_of_time |= self._deadline.over
+        if missing is not None:
+            raise missing
 
     def _launch(
         self,
@@ -288,7 +297,15 @@ class Reconciler:
         try:
             return _Result(perform(sent, self._remote, self._context), self._attempts(), notes)
         except RemoteError as error:
-            return _Result(error, self._attempts(), notes)
+            return _Result(self._excused(job.action, error), self._attempts(), notes)
+
+    def _excused(self, action: Request, error: RemoteError) -> RemoteError:
+        """Content that can't be found because the journal was moved a moment ago is not lost: it stays pending."""
+        if isinstance(action, Upload) and error.kind is ErrorKind.PERMANENT and self._journal.database.displaced():
+            return RemoteError(
+                error.message, kind=ErrorKind.TRANSIENT, code=error.code, hint="the next pass looks for it where the journal is now"
+            )
+        return error
 
     def _timed(self, action: Request) -> Request:
         """The action with the timestamps to send; what is recorded of it stays as it was."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 from journaltrack import schema
 from journaltrack.actions import SEQ_MAX, ComponentState, PutMetrics, Settle, ranges, ranges_in
 from journaltrack.entries import BlobRef
+from journaltrack.errors import JournalNotFoundError
 from journaltrack.rescue import rescue
 
 if TYPE_CHECKING:
@@ -127,12 +128,13 @@ class Settlement:
 
         All of it is on the disk then, and so is every entry that they carry: after a loss of power nothing that was sent is
         unknown, and so nothing is sent again as if it had not been.
+
+        Raises:
+            JournalNotFoundError: The journal was deleted, replaced or moved; nothing of these requests may be sent.
         """
+        self.check_place()
         now_ns = self._clock_ns()
         generation = self._lease.generation
-        with self._database.lock:
-            if self._database.moved():
-                rescue(self._database)
         with self._database.transaction() as connection:
             self._lease.check(connection)
             receipts = [
@@ -146,7 +148,36 @@ class Settlement:
                 for i in intents
             ]
         self._database.sync()
+        self.check_place()  # it takes a moment to write
         return receipts
+
+    def check_place(self) -> None:
+        """See that what is recorded can be found again; a deleted log is saved.
+
+        A writer whose journal was deleted writes it again, because it holds what it acknowledged. A pass acknowledged nothing:
+        whoever deletes a journal without a writer gets what they asked for, and one that was written again has another pass.
+
+        Raises:
+            JournalNotFoundError: The journal was deleted, replaced or moved.
+        """
+        database = self._database
+        with database.lock:
+            if not database.moved():
+                return
+            if not database.displaced():
+                rescue(database)
+                return
+            place, folder = database.place_now(), database.path.parent
+        if place is not None and place.name == database.path.name:
+            raise JournalNotFoundError(
+                f"the journal at {folder} was moved to {place.parent} while it was being delivered",
+                hint="the next sync of it there delivers the rest; what was sent is recorded",
+            )
+        raise JournalNotFoundError(
+            f"the journal at {folder} was deleted or replaced while it was being delivered; nothing more of it is sent",
+            hint="a training that still runs writes it again at its next call, else only a copy of it brings it back; another journal in its place "
+            "was not touched, and is delivered by the next sync",
+        )
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Record what became of requests, all in one transaction."""

@@ -186,7 +186,10 @@ class WatchedJournal:
         if report.settled:
             self.last_success_at_ns = now_ns
             self.rate_per_s = report.settled / max(report.duration_s, 1e-3)
-        self.last_error = report.problem
+        if (
+            report.problem is not None or report.settled or not report.out_of_time
+        ):  # a pass that was cut short says nothing of what kept it before
+            self.last_error = report.problem
         if report.problem is None and not report.pending:
             self.retry.reset()
             self.retry_at = None

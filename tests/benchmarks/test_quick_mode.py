@@ -30,25 +30,26 @@ def run(tmp_path, *arguments):
     )
 
 
-def test_every_benchmark_gives_sane_figures_in_quick_mode(tmp_path):
+@pytest.mark.parametrize("name", command.BENCHMARKS)
+def test_every_benchmark_gives_sane_figures_in_quick_mode(tmp_path, name):
     """Each benchmark yields results, all figures are positive and finite, and ratios are those of the single rounds."""
     target = tmp_path / "figures.json"
-    process = run(tmp_path, "--quick", "--rounds", "1", "--scale", "0.01", "--json", str(target))
+    process = run(tmp_path, "--quick", "--rounds", "1", "--scale", "0.01", "--json", str(target), name)
     assert process.returncode == 0, process.stderr
     document = json.loads(target.read_text())
-    assert list(document["benchmarks"]) == list(command.BENCHMARKS)
-    for name, benchmark in document["benchmarks"].items():
-        assert benchmark["results"], name
-        assert benchmark["load"]["wall_s"] > 0
-        for result in benchmark["results"]:
-            for spread in (result["ours"], result["floor"], result["ratio"]):
-                if spread is not None:
-                    assert len(spread["runs"]) == 1
-                    assert all(value > 0 and math.isfinite(value) for value in spread["runs"]), result
-            if result["ratio"] is not None:
-                assert result["ratio"]["runs"][0] == pytest.approx(result["ours"]["runs"][0] / result["floor"]["runs"][0])
-            assert (result["met"] is None) == (result["target"] is None)
-    assert "Tracker.log_metric, p50" in process.stdout
+    assert list(document["benchmarks"]) == [name]
+    benchmark = document["benchmarks"][name]
+    assert benchmark["results"]
+    assert benchmark["load"]["wall_s"] > 0
+    for result in benchmark["results"]:
+        for spread in (result["ours"], result["floor"], result["ratio"]):
+            if spread is not None:
+                assert len(spread["runs"]) == 1
+                assert all(value > 0 and math.isfinite(value) for value in spread["runs"]), result
+        if result["ratio"] is not None:
+            assert result["ratio"]["runs"][0] == pytest.approx(result["ours"]["runs"][0] / result["floor"]["runs"][0])
+        assert (result["met"] is None) == (result["target"] is None)
+        assert result["what"] in process.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"], "journals were left behind"
 
 

@@ -306,6 +306,18 @@ def test_a_journal_that_cannot_go_on_holds_up_no_other(tmp_path, problem):
     assert world.watcher.journals[root / "bad"].error_text is None
 
 
+def test_a_pass_that_was_cut_short_forgets_no_reason(journal):
+    """What kept a journal waiting is told until a pass found out that it does not any more, also when the watcher stops."""
+    world = World(journal.parent)
+    world.problems["a"] = CONFLICT
+    world.run(30)
+    told = world.watcher.journals[journal]
+    told.take(Delivery(4, report=PassReport(pending=4, out_of_time=True)), world.now, 0, 0.1)
+    assert told.error_text["code"] == CONFLICT.code
+    told.take(Delivery(4, report=PassReport(pending=4)), world.now, 0, 0.1)
+    assert told.error_text is None
+
+
 def test_a_journal_that_somebody_else_reconciles_is_tried_again(journal):
     """A held lease is no trouble: what the other one left is delivered later."""
     world = World(journal.parent)
