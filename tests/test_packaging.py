@@ -52,6 +52,8 @@ def test_wheel_holds_the_package_and_its_migrations_and_no_tests(wheel):
     assert "journaltrack/migrations/env.py" in names
     assert "journaltrack/migrations/versions/0001_first.py" in names
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"journaltrack"}
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "journaltrack").rglob("*.py")}
+    assert modules <= set(names), modules - set(names)
 
 
 def test_installed_wheel_tracks_and_migrates_outside_of_the_repository(wheel, tmp_path):
