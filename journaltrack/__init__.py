@@ -23,10 +23,11 @@ from journaltrack._version import __version__
 if TYPE_CHECKING:
     from journaltrack.auditing import audit
     from journaltrack.composition import Tracker, sync
+    from journaltrack.exporting import export
     from journaltrack.journal import Journal
     from journaltrack.trial_component import TrialComponent
 
-__all__ = ["Journal", "Tracker", "TrialComponent", "__version__", "audit", "errors", "sync"]
+__all__ = ["Journal", "Tracker", "TrialComponent", "__version__", "audit", "errors", "export", "sync"]
 
 _LAZY = {
     "Tracker": "journaltrack.composition",
@@ -34,6 +35,7 @@ _LAZY = {
     "Journal": "journaltrack.journal",
     "TrialComponent": "journaltrack.trial_component",
     "audit": "journaltrack.auditing",
+    "export": "journaltrack.exporting",
 }
 
 

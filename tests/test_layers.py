@@ -19,6 +19,7 @@ DOORS = {
     "alembic": ("schema",),
     "watchdog": ("watcher",),
     "sqlalchemy": ("schema", "database"),
+    "pyarrow": ("exporting_parquet",),
     "click": ("cli",),
     "rich": ("cli",),
     "sqlite3": (
@@ -34,6 +35,7 @@ DOORS = {
         "doctor",
         "salvage",
         "rescue",
+        "exporting_pages",
         "cli",
     ),
 }
@@ -46,6 +48,7 @@ FORBIDDEN = {
     "remotes": ("tracker", "journal", "database", "settlement", "reconciler", "composition", "cli"),
     "auditing": ("tracker", "remotes", "composition", "cli"),
     "report": ("tracker", "remotes", "composition", "cli"),
+    "exporting": ("tracker", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
     "spool": ("journal", "database", "schema", "remotes"),
     "doctor": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
     "doubts": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),

@@ -27,6 +27,7 @@ COMMANDS = {
     "status": "What is pending, how old it is, and what went wrong last.",
     "audit": "What was recorded, by whom, and what became of all of it.",
     "show": "A component's parameters, artifacts and metrics, offline.",
+    "export": "Metrics or entries as JSON Lines, CSV or Parquet.",
     "retry": "Make quarantined entries pending again.",
     "settle": "Decide about entries in doubt.",
     "doctor": "Is the journal well, and what can be repaired.",

@@ -211,7 +211,7 @@ class Training:
 def written(folder):
     """The points in a journal in their order, by a plain reader that knows nothing of the package."""
     uri = f"file:{folder / 'journal.db'}?mode=ro"
-    with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+    with contextlib.closing(sqlite3.connect(uri, timeout=120, uri=True)) as connection:
         rows = connection.execute("SELECT value FROM entry WHERE stream = 'metric' ORDER BY seq").fetchall()
     return [int(value) for (value,) in rows]
 

@@ -371,7 +371,7 @@ def test_a_journal_without_a_write_ahead_log_holds_too(tmp_path):
     started[2].wait()
     started[2].stdout.close()
     started[2].stderr.close()
-    with closing(sqlite3.connect(tmp_path / "j" / "journal.db")) as connection:
+    with closing(sqlite3.connect(tmp_path / "j" / "journal.db", timeout=120)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
         found = dict(connection.execute("SELECT name, count(*) FROM entry GROUP BY name").fetchall())
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -1,0 +1,151 @@
+"""``journaltrack export``: metrics or entries as a file for other programs."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import click
+
+from journaltrack.cli import common, output
+from journaltrack.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from journaltrack.exporting import Format
+    from journaltrack.exporting_tables import TableName
+
+_STDOUT = "-"
+_WHEN = "2h, 3d (ago), 2026-11-03, 2026-11-03T12:00+01:00"
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM: ends the export as Ctrl-C does, so that no half of a file stays behind."""
+
+
+@click.command(
+    epilog="\b\nExamples:\n  journaltrack export -o metrics.parquet\n  journaltrack export /mnt/usb/journal --table entries -o entries.csv\n"
+    "  journaltrack export --component 'digits-*' --since 2d | jq -c 'select(.name == \"train:loss\")'"
+)
+@common.one_journal
+@click.option(
+    "--table",
+    type=click.Choice(["metrics", "entries"]),
+    default="metrics",
+    show_default=True,
+    help="Points of metrics, or all that was recorded.",
+)
+@click.option(
+    "--format", "file_format", type=click.Choice(["jsonl", "csv", "parquet"]), help="Without it, as FILE's name ends; jsonl for -."
+)
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    metavar="FILE",
+    type=click.Path(),
+    default=_STDOUT,
+    show_default=True,
+    help="The file; - is standard output.",
+)
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@common.component_option
+@click.option("--since", metavar="WHEN", type=common.When(), help=f"Only what was recorded since: {_WHEN}.")
+@click.option("--until", metavar="WHEN", type=common.When(), help="Only what was recorded before.")
+@common.common_options
+def command(
+    journal: str | None,
+    other_journal: str | None,
+    *,
+    table: str,
+    file_format: str | None,
+    target: str,
+    force: bool,
+    component: str | None,
+    since: int | None,
+    until: int | None,
+    as_json: bool,
+) -> ExitCode:
+    """Write the metrics of JOURNAL, or all that it holds with what became of it, as JSON Lines, CSV or Parquet.
+
+    FILE gets its name when it is whole. What is recorded after the start is left out; states are as of reading. The columns
+    are in docs/export.md. Reads the journal alone: no network. Changes nothing.
+    """
+    from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
+    from journaltrack.exporting import export  # noqa: PLC0415 - SQLAlchemy
+
+    path = common.chosen(journal, other_journal)
+    to: str | IO[bytes] = target
+    if target == _STDOUT:
+        file_format = file_format or "jsonl"
+        if as_json:
+            raise click.UsageError("--json reports on stdout, where the export goes too: name a file with --output")
+        if file_format == "parquet" and output.on_terminal():
+            raise click.UsageError("Parquet is not for terminals: name a file with --output")
+        to = _Terminal() if output.on_terminal() else sys.stdout.buffer  # type: ignore[assignment]
+    with _terminable() as ended, ProgressView(f"export of {common.path_of(path)}") as view:
+        try:
+            made = export(
+                path,
+                to=to,
+                table=cast("TableName", table),
+                format=cast("Format | None", file_format),
+                component=component,
+                since=since,
+                until=until,
+                force=force,
+                on_progress=view,
+            )
+        except _TerminatedError:
+            return ExitCode.TERMINATED
+        except OSError as error:
+            if target == _STDOUT:
+                raise
+            raise click.UsageError(f"{output.clean(Path(target))} can't be written: {error.strerror}") from error
+        finally:
+            ended.set()
+    if target == _STDOUT:
+        sys.stdout.flush()
+    elif as_json:
+        output.print_json({**made.to_json(), "exit_code": int(ExitCode.OK)})
+    else:
+        output.say(f"{output.clean(made.output)}: {output.plural(made.rows, 'row')} of {made.table} as {made.format}")
+    if made.unsound:
+        hint = "the column unsound says what; `journaltrack doctor` says more about the journal"
+        output.problem("warning", f"in {output.plural(made.unsound, 'row')} cells were left out that no journaltrack recorded", hint)
+    return ExitCode.OK
+
+
+class _Terminal:
+    """A terminal as a binary stream: what a journal holds can do nothing to it."""
+
+    def write(self, data: bytes) -> int:
+        """Whole lines."""
+        text = data.decode().replace("\r\n", "\n")
+        output.say("\n".join(map(output.clean, text.removesuffix("\n").split("\n"))))
+        return len(data)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[threading.Event]:
+    """SIGTERM raises ``_TerminatedError`` until the event is set."""
+    ended = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield ended
+        return
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        if not ended.is_set():
+            ended.set()
+            raise _TerminatedError
+
+    before: Any = signal.signal(signal.SIGTERM, end)
+    try:
+        yield ended
+    finally:
+        signal.signal(signal.SIGTERM, before)

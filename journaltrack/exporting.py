@@ -1,0 +1,230 @@
+"""``journaltrack.export``: a journal's metrics or entries as a file for pandas, DuckDB, Athena or Spark. Changes no journal.
+
+Must not know a remote. Invariants: a file has its name only once it is whole and on the disk; what was there is replaced at
+that moment or not at all; memory does not grow with the journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
+
+from journaltrack import paths, report
+from journaltrack.errors import InvalidInputError, InvalidTypeError
+from journaltrack.exporting_pages import Reader, Selection
+from journaltrack.exporting_tables import TABLES, Page, Table, TableName
+from journaltrack.pass_report import Progress
+
+if TYPE_CHECKING:
+    from journaltrack.journal import Journal
+
+Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
+FORMATS: Final[tuple[Format, ...]] = ("jsonl", "csv", "parquet")
+_FORMAT_OF: Final[dict[str, Format]] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+
+
+class _Writer(Protocol):
+    def write(self, page: Page) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was exported.
+
+    Attributes:
+        journal, journal_id: From where.
+        output: The file; None for a stream.
+        table, format: What, and how.
+        rows: How many.
+        unsound: In how many of them a cell was left out, because it is nothing that a journaltrack recorded.
+        last_seq: The newest entry that was looked at. Later ones were recorded meanwhile.
+    """
+
+    journal: str
+    journal_id: str
+    output: str | None
+    table: TableName
+    format: Format
+    rows: int
+    unsound: int
+    last_seq: int
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``json.dumps`` takes."""
+        members: dict[str, Any] = report.to_json(self)
+        return members
+
+
+def export(
+    journal: Journal | str | os.PathLike[str] | None = None,
+    *,
+    to: str | os.PathLike[str] | IO[bytes],
+    table: TableName = "metrics",
+    format: Format | None = None,  # noqa: A002 - what everybody calls it
+    component: str | None = None,
+    since: dt.datetime | int | None = None,
+    until: dt.datetime | int | None = None,
+    force: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ExportReport:
+    """Write a journal's metrics or entries to a file. docs/export.md has the columns.
+
+    What is recorded after the start is left out. The state of an entry is as of when it is read.
+
+    Args:
+        journal: An open journal, a path, or None for the default journal.
+        to: The file, which gets its name when it is whole; or a binary stream, which is not closed.
+        table: ``"metrics"``: the points of metrics; ``"entries"``: everything recorded, with what became of it.
+        format: ``"jsonl"``, ``"csv"`` or ``"parquet"`` (which needs pyarrow); None: as the file's name says.
+        component: Shell pattern of component names (case does not matter); None: all.
+        since: Only what was recorded then or later: an aware datetime, or nanoseconds since the epoch.
+        until: Only what was recorded before.
+        force: Replace the file if it exists.
+        on_progress: Called now and then with how many entries were looked at, of how many.
+
+    Raises:
+        InvalidInputError: The file exists, its name says no format, or pyarrow is missing. Nothing was written.
+        JournalError: The journal can't be read. No file is left.
+        OSError: The file can't be written. No file is left.
+    """
+    chosen = _format(to, format)
+    if table not in TABLES:
+        raise InvalidInputError(f"there is no table {table!r}", hint=f"it is one of {', '.join(TABLES)}")
+    if chosen == "parquet":
+        from journaltrack import exporting_parquet  # noqa: PLC0415 - pyarrow
+
+        exporting_parquet.load()
+    selection = Selection(component, _nanoseconds("since", since), _nanoseconds("until", until))
+    with report.opened(journal) as own:
+        if isinstance(to, (str, os.PathLike)):
+            target = _target(to, own.path, force=force)
+            with _whole_file(target, force=force) as stream:
+                rows, unsound, last_seq = _copy(own, TABLES[table], selection, chosen, stream, on_progress)
+        else:
+            target = None
+            rows, unsound, last_seq = _copy(own, TABLES[table], selection, chosen, to, on_progress)
+        output = None if target is None else str(target)
+        return ExportReport(str(own.path), own.journal_id, output, table, chosen, rows, unsound, last_seq)
+
+
+def _copy(
+    journal: Journal, table: Table, selection: Selection, chosen: Format, stream: IO[bytes], on_progress: Callable[[Progress], None] | None
+) -> tuple[int, int, int]:
+    """Rows written, those of them in which something was left out, and the last entry."""
+    reader = Reader(journal, table, selection)
+    tell = on_progress or (lambda _: None)
+    rows = unsound = 0
+    tell(Progress(0, reader.last_seq, 0))
+    writer = _writer(chosen, stream, table)
+    try:
+        for page in reader.pages():
+            writer.write(page)
+            rows += page.rows
+            unsound += page.unsound
+            tell(Progress(page.last_seq, reader.last_seq, 0))
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+    return rows, unsound, reader.last_seq
+
+
+def _writer(chosen: Format, stream: IO[bytes], table: Table) -> _Writer:
+    if chosen == "parquet":
+        from journaltrack.exporting_parquet import Parquet  # noqa: PLC0415 - pyarrow
+
+        return Parquet(stream, table)
+    from journaltrack.exporting_text import Csv, JsonLines  # noqa: PLC0415 - one of the three is used
+
+    return JsonLines(stream, table) if chosen == "jsonl" else Csv(stream, table)
+
+
+def _format(to: object, chosen: str | None) -> Format:
+    """The format that was asked for, or that the file's name says."""
+    for known in FORMATS:
+        if chosen == known:
+            return known
+    if chosen is not None:
+        raise InvalidInputError(f"there is no format {chosen!r}", hint=f"it is one of {', '.join(FORMATS)}")
+    suffix = Path(to).suffix.lower() if isinstance(to, (str, os.PathLike)) else ""
+    if suffix not in _FORMAT_OF:
+        what = f"the name {Path(to).name}" if isinstance(to, (str, os.PathLike)) else "a stream"
+        raise InvalidInputError(
+            f"{what} says no format", hint=f"name one of {', '.join(FORMATS)}, or end the name in {', '.join(_FORMAT_OF)}"
+        )
+    return _FORMAT_OF[suffix]
+
+
+def _nanoseconds(name: str, moment: dt.datetime | int | None) -> int | None:
+    if moment is None or type(moment) is int:
+        return moment
+    if not isinstance(moment, dt.datetime):
+        raise InvalidTypeError(f"{name} is {type(moment).__name__}, not a datetime")
+    if moment.tzinfo is None:
+        raise InvalidInputError(f"{name} has no time zone", hint="say datetime.now(timezone.utc), or moment.astimezone() for local time")
+    whole = moment - dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+    return (whole.days * 86_400 + whole.seconds) * 1_000_000_000 + whole.microseconds * 1000
+
+
+def _target(to: str | os.PathLike[str], journal: Path, *, force: bool) -> Path:
+    """Where the file goes, links followed; nothing but a regular file is ever replaced, and nothing inside of the journal."""
+    target = Path(to).expanduser().resolve()
+    if target.is_relative_to(journal.resolve()):
+        raise InvalidInputError(f"{target} is inside of the journal", hint="a journal's folder is its own: name a file elsewhere")
+    if target.is_dir() or (target.exists() and not target.is_file()):
+        raise InvalidInputError(f"{target} is not a file", hint="name a file; - is standard output")
+    if target.exists() and not force:
+        raise _exists(target)
+    if not target.parent.is_dir():
+        raise InvalidInputError(f"there is no folder {target.parent}", hint="make it first, or name another one")
+    return target
+
+
+def _exists(target: Path) -> InvalidInputError:
+    return InvalidInputError(f"{target} exists; it was left as it is", hint="name another file, or replace it with --force (force=True)")
+
+
+@contextlib.contextmanager
+def _whole_file(target: Path, *, force: bool) -> Iterator[IO[bytes]]:
+    """A file beside the target that takes its place when the block is left, and is gone after any exception."""
+    partial = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        if force:
+            partial.replace(target)
+        else:
+            _put(partial, target)
+        paths.fsync(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _put(partial: Path, target: Path) -> None:
+    """Name the file, unless somebody has made one of that name meanwhile."""
+    try:
+        os.link(partial, target)
+    except FileExistsError as error:
+        raise _exists(target) from error
+    except OSError:  # a file system without links
+        if target.exists():
+            raise _exists(target) from None
+        partial.rename(target)
