@@ -22,12 +22,12 @@ def make(folder: str, metrics: int) -> dict[str, float]:
     journal = Journal.open(Path(folder), create=True)
     component_id = journal.component(COMPONENT)
     journal.append(component_id, [entries.create(owner="benchmark-owner")])
-    info = provenance.describe_process(now_ns)
+    info = provenance.describe_process(now_ns, journal.journal_id)
     with journal.database.transaction() as connection:
         writer_id = connection.execute(schema.insert_sql(schema.writer), astuple(info)).lastrowid
 
         def rows() -> Iterator[tuple[Any, ...]]:
-            digest = entries.chain_start(info.uuid)
+            digest = info.digest
             for writer_seq in range(1, metrics + 1):
                 draft = point(writer_seq, now_ns + writer_seq * 1000)
                 digest = entries.chain_next(digest, writer_seq, COMPONENT, draft, now_ns + writer_seq * 1000, hashlib.sha256)

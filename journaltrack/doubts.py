@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from journaltrack import limits, schema
 from journaltrack.actions import ranges
+from journaltrack.attesting import Attestor, Settled, Statement, as_intervals
 from journaltrack.readback import Doubt, Finding, Group, Known
 
 if TYPE_CHECKING:
     import sqlite3
 
     from journaltrack.database import Database
-    from journaltrack.lease import Lease
 
 READBACK: Final = "readback"
 """The action of receipts for what reading back told."""
@@ -78,62 +79,73 @@ def acknowledged(database: Database, component_id: int, doubts: Iterable[Doubt])
     return known
 
 
-def record(
-    database: Database, lease: Lease, component_id: int, findings: Sequence[Finding], request_id: str | None, clock_ns: Callable[[], int]
-) -> None:
+def record(attestor: Attestor, component_id: int, findings: Sequence[Finding], request_id: str | None) -> None:
     """Settle what was found out: what arrived is delivered, what did not is pending again, the rest says what was seen."""
     by_outcome: dict[str | None, list[Finding]] = defaultdict(list)
     for finding in findings:
         by_outcome[finding.outcome].append(finding)
-    now_ns = clock_ns()
-    with database.transaction() as connection:
-        lease.check(connection)
+    now_ns = attestor.clock_ns()
+    with attestor.transaction() as connection:
+        statements = []
         for outcome, group in by_outcome.items():
-            seqs = [finding.seq for finding in group]
-            receipt_id = _receipt(connection, READBACK, component_id, seqs, lease.generation, now_ns, _OF_RECEIPT[outcome], request_id)
+            reasons = {finding.seq: finding.reason for finding in group}
+            statement = _receipt(connection, attestor, READBACK, component_id, list(reasons), now_ns, _OF_RECEIPT[outcome], request_id)
             if outcome == "not arrived":
-                _make_pending(connection, seqs)
+                _make_pending(connection, list(reasons))
             elif outcome == "arrived":
-                _settle(connection, "delivered", {f.seq: f.reason for f in group}, receipt_id, now_ns)
-            else:
-                connection.executemany("UPDATE delivery SET reason = ? WHERE seq = ?", [(f.reason, f.seq) for f in group])
+                _settle(connection, "delivered", reasons, statement.receipt_id, now_ns)
+                statement = replace(statement, settled=_settled("delivered", reasons))
+            else:  # still in doubt, and since when as before
+                connection.executemany("UPDATE delivery SET reason = ? WHERE seq = ?", [(reason, seq) for seq, reason in reasons.items()])
+                statement = replace(statement, settled=_settled("in doubt", reasons))
+            statements.append(statement)
+        attestor.attest(connection, statements)
 
 
-def decide(
-    database: Database,
-    lease: Lease,
-    outcome: Literal["delivered", "quarantined"],
-    reason: str,
-    component_ids: Sequence[int] | None,
-    clock_ns: Callable[[], int],
-) -> int:
+def decide(attestor: Attestor, outcome: Literal["delivered", "quarantined"], reason: str, component_ids: Sequence[int] | None) -> int:
     """Settle entries in doubt as a person says; returns how many. ``component_ids`` None: of all components."""
-    now_ns = clock_ns()
+    now_ns = attestor.clock_ns()
     by_component: dict[int, list[int]] = defaultdict(list)
-    with database.transaction() as connection:
-        lease.check(connection)
+    with attestor.transaction() as connection:
         query = "SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE d.outcome = 'in doubt' ORDER BY e.seq"
         for component_id, seq in connection.execute(query):
             if component_ids is None or component_id in component_ids:
                 by_component[component_id].append(seq)
+        statements = []
         for component_id, seqs in by_component.items():
-            receipt_id = _receipt(connection, SETTLE, component_id, seqs, lease.generation, now_ns, outcome, None)
-            _settle(connection, outcome, dict.fromkeys(seqs, reason), receipt_id, now_ns)
+            statement = _receipt(connection, attestor, SETTLE, component_id, seqs, now_ns, outcome, None)
+            reasons = dict.fromkeys(seqs, reason)
+            _settle(connection, outcome, reasons, statement.receipt_id, now_ns)
+            statements.append(replace(statement, settled=_settled(outcome, reasons)))
+        attestor.attest(connection, statements)
     return sum(map(len, by_component.values()))
 
 
 def _receipt(
     connection: sqlite3.Connection,
+    attestor: Attestor,
     action: str,
     component_id: int,
     seqs: Sequence[int],
-    generation: int,
     now_ns: int,
     outcome: str,
     request_id: str | None,
-) -> int:
-    columns = (action, component_id, ranges(seqs), generation, now_ns, now_ns, outcome, 1 if request_id else 0, request_id, None, None)
-    return int(connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
+) -> Statement:
+    """Record the receipt; what is to be attested of it."""
+    generation, attempts = attestor.lease.generation, 1 if request_id else 0
+    columns = (action, component_id, ranges(seqs), generation, now_ns, now_ns, outcome, attempts, request_id, None, None)
+    receipt_id = int(connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
+    entries = as_intervals(seqs)
+    return Statement(
+        action, outcome, component_id, entries, now_ns, generation, (), receipt_id, now_ns, attempts=attempts, request_id=request_id
+    )
+
+
+def _settled(outcome: str, reasons: Mapping[int, str]) -> list[Settled]:
+    by_reason: dict[str, list[int]] = defaultdict(list)
+    for seq, reason in reasons.items():
+        by_reason[reason].append(seq)
+    return [Settled(outcome, reason, as_intervals(seqs)) for reason, seqs in by_reason.items()]
 
 
 def _make_pending(connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
@@ -141,7 +153,7 @@ def _make_pending(connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
     connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(min(seqs) - 1, 0),))
 
 
-def _settle(connection: sqlite3.Connection, outcome: str, reasons: Mapping[int, str], receipt_id: int, now_ns: int) -> None:
+def _settle(connection: sqlite3.Connection, outcome: str, reasons: Mapping[int, str], receipt_id: int | None, now_ns: int) -> None:
     connection.executemany(
         "UPDATE delivery SET outcome = ?, reason = ?, receipt_id = ?, settled_at_ns = ? WHERE seq = ? AND outcome = 'in doubt'",
         [(outcome, reason, receipt_id, now_ns, seq) for seq, reason in reasons.items()],

@@ -312,8 +312,23 @@ def _number(value: float | None) -> float | None:
 
 
 def chain_start(writer_uuid: str) -> bytes:
-    """The digest before a writer's first entry."""
+    """The digest before the first entry of a writer of format 0001; later ones begin with their ``description_digest``."""
     return hashlib.sha256(writer_uuid.encode()).digest()
+
+
+def description_digest(*columns: str | int | None) -> bytes:
+    """SHA-256 of what a row says in its other columns, as a JSON array without spaces: a writer's, and the journal's own."""
+    return hashlib.sha256(_encode_canonical(columns).encode("utf-8", "surrogatepass")).digest()
+
+
+def attestation_start(description: bytes) -> bytes:
+    """The digest before a writer's first attestation, from that of its description: another chain than that of its entries."""
+    return hashlib.sha256(b"attestation" + description).digest()
+
+
+def attestation_next(previous: bytes, body: str) -> bytes:
+    """The digest of an attestation: SHA-256 over its writer's previous digest and its body, a JSON object in ASCII."""
+    return hashlib.sha256(previous + body.encode()).digest()
 
 
 def chain_next(

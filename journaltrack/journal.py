@@ -325,10 +325,10 @@ class Journal:
         self._drop_parents_entries()
         if self.database.read_only:
             raise JournalReadOnlyError(f"the journal at {self.path} was opened for reading alone", hint="open it without read_only=True")
-        self._writer = info = provenance.describe_process(now_ns)
+        self._writer = info = provenance.describe_process(now_ns, self.journal_id)
         self._writer_id = 0
         self._writer_seq = 0
-        self._chain = vocabulary.chain_start(info.uuid)
+        self._chain = info.digest
         _appending.add(self)
         self._generation = self.database.generation  # last: an interruption before it lets the next append start again
 
@@ -379,7 +379,7 @@ class Journal:
             rows = self.database.read(
                 "SELECT writer_seq, digest FROM entry WHERE writer_id = ? ORDER BY seq DESC LIMIT 1", (self._writer_id,)
             )
-            self._writer_seq, self._chain = (rows[0][0], bytes(rows[0][1])) if rows else (0, vocabulary.chain_start(self._writer.uuid))
+            self._writer_seq, self._chain = (rows[0][0], bytes(rows[0][1])) if rows else (0, self._writer.digest)
             while self._waiting and self._waiting[0].columns[1] <= self._writer_seq:
                 self._waiting.popleft()  # the interruption came after their commit
             if self._waiting:
@@ -455,7 +455,7 @@ class Journal:
         rows = self.database.read(
             "SELECT digest FROM entry WHERE writer_id = ? AND writer_seq = ? ORDER BY seq DESC LIMIT 1", (self._writer_id, self._writer_seq)
         )
-        return bytes(rows[0][0]) if rows or self._writer is None else vocabulary.chain_start(self._writer.uuid)
+        return bytes(rows[0][0]) if rows or self._writer is None else self._writer.digest
 
     def _in_memory(self) -> Iterator[Entry]:
         """Entries that wait, as entries of ``seq`` 0. Hold the lock."""

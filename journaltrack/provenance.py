@@ -1,26 +1,44 @@
-"""Who appends: the process as the journal's ``writer`` row describes it.
+"""Who appends or reconciles: the process as the journal's ``writer`` row describes it.
 
-Reads git's files itself: starting ``git`` would cost more than everything else that creating a tracker does. Nothing
-of the environment is recorded, and of the command line only the program's path: arguments may hold secrets.
+The commit is read from git's files. Whether the work tree has changes git itself must say: it is asked in good time
+(``ask_git``), beside the imports and the making of the journal, so that the first append hardly waits for it. Nothing of
+the environment is recorded, and of the command line only the program's path: arguments may hold secrets.
 """
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import json
 import os
 import platform
 import socket
+import subprocess
 import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from journaltrack._version import __version__
+from journaltrack.entries import description_digest
+
+GIT_WAIT_S: Final = 0.25
+"""Ours: how long the first append waits for git's answer, seconds; a large work tree that takes longer is not told dirty or clean."""
+PACKAGES_MAX: Final = 200
+"""Ours: packages whose versions are recorded."""
+_VERSION_CHARS_MAX: Final = 100
+
+_asked: dict[str, subprocess.Popen[bytes] | bool | None] = {}  # by folder: git at work, or its answer; a forked child has it, too
 
 
 @dataclass(frozen=True, slots=True)
 class WriterInfo:
-    """One process that appends. ``uuid`` is unique; the order of the fields is that of the table's columns."""
+    """One process that appends or reconciles. ``uuid`` is unique; the order of the fields is that of the table's columns.
+
+    ``packages`` is a JSON object of names and versions; ``journal_id`` is of the journal that it wrote into; ``digest`` is of all
+    other fields, and the chains of the process begin with it.
+    """
 
     uuid: str
     host: str
@@ -31,22 +49,98 @@ class WriterInfo:
     package_version: str
     python_version: str
     git_commit: str | None
+    git_dirty: int | None
+    packages: str | None
+    journal_id: str
+    digest: bytes
 
 
-def describe_process(now_ns: int) -> WriterInfo:
-    """This process, now (nanoseconds since the epoch, UTC)."""
-    program = sys.argv[0] if sys.argv and sys.argv[0] not in {"", "-c"} else "(interactive)"
-    return WriterInfo(
-        uuid=str(uuid.uuid4()),
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        user=_user(),
-        program=_storable(os.path.abspath(program) if os.path.exists(program) else program),  # noqa: PTH100, PTH110 - keeps symlinks
-        started_at_ns=now_ns,
-        package_version=__version__,
-        python_version=platform.python_version(),
-        git_commit=git_commit(Path(program).parent if os.path.exists(program) else Path.cwd()),  # noqa: PTH110
+def describe_process(now_ns: int, journal_id: str, *, training: bool = True) -> WriterInfo:
+    """This process, now (nanoseconds since the epoch, UTC).
+
+    Args:
+        now_ns: When it began.
+        journal_id: What it writes into.
+        training: What it runs matters for its results: say also what of it git does not know, and which packages it has imported.
+    """
+    program = _program()
+    folder = _folder(program)
+    commit = git_commit(folder)
+    columns = (
+        str(uuid.uuid4()),
+        _storable(socket.gethostname()),
+        os.getpid(),
+        _storable(_user()),
+        _storable(os.path.abspath(program) if os.path.exists(program) else program),  # noqa: PTH100, PTH110 - keeps symlinks
+        now_ns,
+        __version__,
+        platform.python_version(),
+        commit,
+        git_dirty(folder) if training and commit else None,
+        packages() if training else None,
+        journal_id,
     )
+    return WriterInfo(*columns, description_digest(*columns))
+
+
+def packages() -> str:
+    """Versions of the packages that are imported by now and say theirs, as a JSON object."""
+    versions: dict[str, str] = {}
+    for name, module in sorted(sys.modules.copy().items()):
+        # Not getattr: a module's own __getattr__ may warn, or import half the world.
+        skipped = "." in name or name.startswith("_") or name in sys.stdlib_module_names
+        version = None if skipped else getattr(module, "__dict__", {}).get("__version__")
+        if isinstance(version, str) and 0 < len(version) <= _VERSION_CHARS_MAX and len(versions) < PACKAGES_MAX:
+            versions[name] = version
+    return json.dumps(versions, separators=(",", ":"))
+
+
+def ask_git() -> None:
+    """Ask git whether the program's work tree has changes, without waiting for the answer."""
+    folder = _folder(_program())
+    if str(folder) not in _asked:
+        _asked[str(folder)] = _git_status(folder) if git_commit(folder) else None
+
+
+def git_dirty(folder: Path) -> int | None:
+    """Whether files that git tracks differ from the commit: 1 or 0; None if nobody asked, or git does not say so within ``GIT_WAIT_S``."""
+    asked = _asked.get(str(folder))
+    if isinstance(asked, subprocess.Popen):
+        answer = None
+        try:
+            changes, _ = asked.communicate(timeout=GIT_WAIT_S)
+            answer = bool(changes.strip()) if asked.returncode == 0 else None
+        except (subprocess.TimeoutExpired, OSError, ValueError):  # ValueError: a forked child asked while its parent was reading
+            with contextlib.suppress(OSError):
+                asked.kill()
+                asked.communicate()
+        asked = answer
+    _asked[str(folder)] = asked
+    return None if asked is None else int(asked)
+
+
+def _git_status(folder: Path) -> subprocess.Popen[bytes] | None:
+    # No locks and no monitor: a look must leave nothing in the work tree, and run nothing that its configuration names.
+    command = ["git", "-c", "core.fsmonitor=false", "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty"]
+    try:
+        return subprocess.Popen(  # noqa: S603 - a constant command
+            command,
+            cwd=folder,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+    except (OSError, ValueError):
+        return None  # no git: the commit is known all the same
+
+
+def _program() -> str:
+    return sys.argv[0] if sys.argv and sys.argv[0] not in {"", "-c"} else "(interactive)"
+
+
+def _folder(program: str) -> Path:
+    return Path(program).parent if os.path.exists(program) else Path.cwd()  # noqa: PTH110
 
 
 def git_commit(folder: Path) -> str | None:

@@ -153,7 +153,7 @@ class Reconciler:
         try:
             settlement = Settlement(self._journal.database, lease, self._clock_ns)
             self._report.in_doubt += settlement.recover()
-            self._resolve_doubts(lease)
+            self._resolve_doubts(settlement)
             self._seen_seq = self._journal.last_seq()  # before counting: what comes later is not taken for seen
             self._total = settling.pending_count(self._journal.database)
             self._tell()
@@ -168,7 +168,7 @@ class Reconciler:
         self._report.duration_s = time.monotonic() - started
         return self._report
 
-    def _resolve_doubts(self, lease: leases.Lease) -> None:
+    def _resolve_doubts(self, settlement: Settlement) -> None:
         """Ask the remote which points in doubt arrived, so that those which did not go out in this pass."""
         options, database = self._options, self._journal.database
         asked = doubting.to_ask(database, now_ns=self._clock_ns(), visible_after_s=options.visible_after_s)
@@ -177,7 +177,7 @@ class Reconciler:
                 return
             if not options.wants_component(name):
                 continue
-            lease.renew()
+            settlement.renew()
             found = doubting.of_component(database, component_id)
             steps: dict[str, tuple[int, int]] = {}
             for doubt in found:
@@ -196,7 +196,7 @@ class Reconciler:
             self._report.requests += 1
             known = doubting.acknowledged(database, component_id, found)
             findings = readback.judge(found, known, shown, now_ns=self._clock_ns(), visible_after_s=options.visible_after_s)
-            doubting.record(database, lease, component_id, findings, shown.request_id, self._clock_ns)
+            doubting.record(settlement.attestor, component_id, findings, shown.request_id)
             self._report.arrived += sum(finding.outcome == "arrived" for finding in findings)
             self._report.not_arrived += sum(finding.outcome == "not arrived" for finding in findings)
 

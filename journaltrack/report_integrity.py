@@ -1,92 +1,91 @@
-"""Proof that a journal is as it was written: digest chains, places without gaps, artifact bytes. Changes nothing.
+"""Proof that a journal is as it was written: chains of digests, places without gaps, records against evidence, artifact bytes.
 
-What it finds: an entry that was changed, removed from the middle, inserted or reordered; a blob that is missing or has
-other bytes; pages that SQLite calls damaged. What it can't find: entries removed from a writer's end, and a forgery by
-somebody who recomputes the chain: for those compare with a copy, or with a digest kept elsewhere.
+What it finds: an entry, writer or attestation that was changed, removed from the middle, inserted or reordered; a receipt or
+settlement that is not what was attested, or that nothing attests; a blob that is missing or has other bytes; pages that SQLite
+calls damaged. What it can't find: what was removed from the end of a writer's chain, and a forgery by somebody who recomputes
+the chains: for those compare with an anchor (``anchoring``), a copy, or a head that was noted elsewhere.
 
-Reads no file outside the journal's folder, whatever the journal says.
+Changes nothing, and reads no file outside the journal's folder, whatever the journal says.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
 
 from journaltrack import access, limits, paths, report
-from journaltrack import entries as vocabulary
+from journaltrack.database import Database
+from journaltrack.report_attestations import Evidence, attestation_problems
+from journaltrack.report_chains import ChainProblem, chain_problems, writer_problems
+from journaltrack.report_records import record_problems
 from journaltrack.spool import is_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from journaltrack.database import Database
     from journaltrack.journal import Journal
 
-ProblemKind: TypeAlias = Literal["database", "chain", "gap", "writer", "blob"]
+__all__ = ["ChainProblem", "blob_problem", "chain_problems", "database_problems", "references_without_blob", "verify_chains"]
 
-_PAGE_ENTRIES: Final = 10_000
 _READ_BYTES: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class ChainProblem:
-    """Something that is not as it was written.
-
-    Attributes:
-        kind: "database" (SQLite's own check), "chain" (an entry's content and digest differ), "gap" (an entry is
-            missing or out of place), "writer" (entries of a process that is not recorded), "blob".
-        message: What was found.
-        writer: The process's unique id.
-        host, pid: Of that process.
-        seq: Of the entry.
-        sha256: Of the blob.
-    """
-
-    kind: ProblemKind
-    message: str
-    writer: str | None = None
-    host: str | None = None
-    pid: int | None = None
-    seq: int | None = None
-    sha256: str | None = None
-
-
-@dataclass(slots=True)
-class _Chain:
-    uuid: str
-    host: str
-    pid: int
-    digest: bytes
-    writer_seq: int = 0
-    broken: bool = False
-
-
 def verify_chains(journal: Journal | str | os.PathLike[str] | None = None) -> list[ChainProblem]:
-    """Recompute everything that can be recomputed: 10 to 20 s for 1,000,000 entries, and the reading of all blobs.
+    """Recompute everything that can be recomputed: see docs/performance.md for how long it takes; all blobs are read.
 
     Args:
         journal: An open journal, its folder, or None for the default journal.
 
     Returns:
-        What is wrong; per writer only the first broken link, since all later ones depend on it. Empty when all is well.
+        What is wrong; per chain only the first broken link, since all later ones depend on it. Empty when all is well.
 
     Raises:
         JournalError: The journal can't be read.
     """
-    with report.opened(journal) as own:
-        found = [*database_problems(own.database)]
+    with report.opened(journal) as own, _pages_checked(own) as pages:
         with report.snapshot(own.database):
-            found += chain_problems(own.database)
+            evidence = Evidence()
+            found = writer_problems(own.database)
+            found += attestation_problems(own.database, evidence)
+            found += chain_problems(own.database, evidence.gaps)
+            found += record_problems(own.database, evidence)
             found += references_without_blob(own.database)
             blobs = own.database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256")
         for sha256, size_bytes in blobs:
+            if sha256 in evidence.blobs_removed:
+                continue
             message = blob_problem(own.path / paths.SPOOL, sha256, size_bytes)
             if message is not None:
                 found.append(ChainProblem("blob", message, sha256=str(sha256)))
-        return found
+    return [*pages, *found]
+
+
+@contextlib.contextmanager
+def _pages_checked(journal: Journal) -> Iterator[list[ChainProblem]]:
+    """SQLite's check of all pages, beside the block: it holds no interpreter lock. The list is complete when the block is left."""
+    found: list[ChainProblem] = []
+    failed: list[BaseException] = []
+
+    def check() -> None:
+        try:
+            with closing(Database(journal.database.path, read_only=True)) as database:
+                found.extend(database_problems(database))
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
+            failed.append(error)
+
+    thread = threading.Thread(target=check, name="journaltrack-pages", daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 def database_problems(database: Database) -> Iterator[ChainProblem]:
@@ -94,68 +93,6 @@ def database_problems(database: Database) -> Iterator[ChainProblem]:
     for (line,) in database.read("PRAGMA integrity_check(20)"):
         if line != "ok":
             yield ChainProblem("database", str(line))
-
-
-def chain_problems(database: Database) -> Iterator[ChainProblem]:
-    """The first broken link of each writer."""
-    chains = {
-        writer_id: _Chain(uuid, host, pid, vocabulary.chain_start(str(uuid)))
-        for writer_id, uuid, host, pid in database.read("SELECT id, uuid, host, pid FROM writer")
-    }
-    unknown: set[Any] = set()
-    after_seq = 0
-    while True:
-        rows = database.read_page(
-            "SELECT e.seq, e.writer_id, e.writer_seq, c.name, e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
-            "e.recorded_at_ns, e.digest FROM entry e LEFT JOIN component c ON c.id = e.component_id WHERE e.seq > ? ORDER BY e.seq LIMIT ?",
-            (after_seq, _PAGE_ENTRIES),
-        )
-        if not rows:
-            return
-        for seq, writer_id, *link in rows:
-            chain = chains.get(writer_id)
-            if chain is None:
-                if writer_id not in unknown:
-                    unknown.add(writer_id)
-                    yield ChainProblem("writer", f"entries from {seq} on are of writer {writer_id}, which is not recorded", seq=seq)
-            elif not chain.broken:
-                problem = _follow(chain, seq, *link)
-                if problem is not None:
-                    chain.broken = True
-                    yield problem
-        after_seq = rows[-1][0]
-
-
-def _follow(
-    chain: _Chain,
-    seq: int,
-    writer_seq: int,
-    component: str | None,
-    stream: str,
-    kind: str,
-    name: str | None,
-    value: float | None,
-    step: int | None,
-    timestamp_ns: int | None,
-    payload: str | None,
-    recorded_at_ns: int,
-    digest: object,
-) -> ChainProblem | None:
-    """One link further, or what is wrong with it."""
-    who = (chain.uuid, chain.host, chain.pid, seq)
-    if writer_seq != chain.writer_seq + 1:
-        return ChainProblem("gap", f"entry {seq} is number {writer_seq} of its writer, {chain.writer_seq + 1} was expected", *who)
-    # SQLite keeps no sign of zero, the digest does: both are tried.
-    for same in (value, -0.0) if value == 0 else (value,):
-        draft = vocabulary.Draft(stream, kind, name, same, step, timestamp_ns, payload)  # type: ignore[arg-type]
-        try:
-            expected = vocabulary.chain_next(chain.digest, writer_seq, component, draft, recorded_at_ns)  # type: ignore[arg-type]
-        except (TypeError, ValueError):  # a column of a type that no entry has
-            break
-        if expected == digest:
-            chain.digest, chain.writer_seq = expected, writer_seq
-            return None
-    return ChainProblem("chain", f"entry {seq} is not what its writer recorded: its digest does not fit its content", *who)
 
 
 def references_without_blob(database: Database) -> Iterator[ChainProblem]:

@@ -141,6 +141,7 @@ def _add_missing(old: sqlite3.Connection, path: Path) -> None:
             _insert(new, table, rows)
             if table == "receipt":
                 _insert(new, "delivery", old.execute("SELECT * FROM delivery WHERE receipt_id > ?", (last,)).fetchall(), "OR IGNORE")
+                _insert(new, "attestation", old.execute("SELECT * FROM attestation WHERE receipt_id > ?", (last,)).fetchall())
         (last,) = new.execute("SELECT coalesce(max(seq), 0) FROM entry").fetchone()
         ends = dict(new.execute("SELECT writer_id, max(writer_seq) FROM entry GROUP BY writer_id"))
         for writer_id, seq in old.execute("SELECT writer_id, max(writer_seq) FROM entry GROUP BY writer_id").fetchall():

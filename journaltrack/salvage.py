@@ -22,12 +22,16 @@ from urllib.parse import quote
 from journaltrack import paths, schema, schema_check, sqlite_pages
 from journaltrack._version import __version__
 from journaltrack.actions import ranges_in
+from journaltrack.attesting import Scribe, Settled, Statement, as_intervals
+from journaltrack.entries import description_digest
 from journaltrack.errors import JournalCorruptError
 from journaltrack.settlement import DeliveryOutcome
 from journaltrack.sqlite_pages import Row
 
 LOST_NAME: Final = "lost-name-of-component"
 """Begins the names of components whose own row could not be read."""
+_NAMELESS: Final = "the name of its component was on a page that is lost"
+_PERHAPS_SENT: Final = "it may have been sent: the record of its delivery may have been on a page that is lost"
 _DIGEST_BYTES: Final = 32
 _BATCH: Final = 10_000
 _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
@@ -127,16 +131,20 @@ _SHAPES: Final = {
         schema.mark,
         schema.lease,
         schema.meta,
+        schema.attestation,
     )
 }
 _BY_LENGTH: Final[dict[int, list[str]]] = {}
 for _name, (_length, _) in _SHAPES.items():
     _BY_LENGTH.setdefault(_length, []).append(_name)
+# Rows from before revision 0002 have no cells for the columns that it added.
+_BY_LENGTH.setdefault(10, []).append("writer")
+_BY_LENGTH.setdefault(5, []).append("meta")
 
 
 def _table_of(values: tuple[Any, ...]) -> str | None:
     for name in _BY_LENGTH.get(len(values), ()):
-        if all(isinstance(value, kinds) for value, kinds in zip(values, _SHAPES[name][1], strict=True)):
+        if all(isinstance(value, kinds) for value, kinds in zip(values, _SHAPES[name][1], strict=False)):
             return name
     return None
 
@@ -150,7 +158,7 @@ def _insert(table: str, *, conflict: str = "", ignore: bool = True) -> str:
 # of a receipt the finished copy is the later one, of a field the one with the later entry.
 _FINISHED: Final = "finished_at_ns = excluded.finished_at_ns, outcome = excluded.outcome, attempts = excluded.attempts"
 _SQL: Final = {
-    **{name: _insert(name) for name in ("entry", "writer", "component", "delivery", "blob", "location")},
+    **{name: _insert(name) for name in ("entry", "writer", "component", "delivery", "blob", "location", "attestation")},
     "receipt": _insert(
         "receipt",
         ignore=False,
@@ -176,7 +184,9 @@ def _copy(connection: sqlite3.Connection, rows: Iterable[Row], found: Salvaged) 
         name = _table_of(row.values)
         if name is None:
             continue
-        values = row.values if _SHAPES[name][1][0] != (type(None),) else (row.rowid, *row.values[1:])
+        length, kinds = _SHAPES[name]
+        values = row.values if kinds[0] != (type(None),) else (row.rowid, *row.values[1:])
+        values += (None,) * (length - len(values))
         if (name == "entry" and (len(values[12]) != _DIGEST_BYTES or row.rowid < 1)) or (  # type: ignore[arg-type]
             name == "delivery" and values[2] not in _OUTCOMES
         ):
@@ -184,7 +194,7 @@ def _copy(connection: sqlite3.Connection, rows: Iterable[Row], found: Salvaged) 
         if name == "lease":
             generation = max(generation or 0, int(values[4]))  # type: ignore[arg-type]
         elif name == "meta":
-            connection.execute("UPDATE meta SET journal_id = ?, created_at_ns = ?, created_by_version = ?", values[1:4])
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?,?,?,?,?,?,?,?)", (1, *values[1:]))
             found.journal_id_kept = True
         elif name in waiting:
             waiting[name].append(values)
@@ -203,28 +213,27 @@ def _copy(connection: sqlite3.Connection, rows: Iterable[Row], found: Salvaged) 
 def _complete(connection: sqlite3.Connection, found: Salvaged, generation: int | None, now_ns: int, *, whole: bool) -> None:
     """Give what is nameless a name, settle what may have been sent, and make anew what can be computed."""
     execute = connection.execute
+    settled: list[Settled] = []
     execute(
-        "INSERT INTO writer SELECT DISTINCT writer_id, 'lost-writer-' || writer_id, 'unknown', 0, 'unknown', 'unknown', 0, '', '', NULL "
-        "FROM entry WHERE writer_id NOT IN (SELECT id FROM writer)"
+        "INSERT INTO writer (id, uuid, host, pid, user, program, started_at_ns, package_version, python_version) SELECT DISTINCT writer_id, "
+        "'lost-writer-' || writer_id, 'unknown', 0, 'unknown', 'unknown', 0, '', '' FROM entry WHERE writer_id NOT IN (SELECT id FROM writer)"
     )
     nameless = [i for (i,) in execute("SELECT DISTINCT component_id FROM entry WHERE component_id NOT IN (SELECT id FROM component)")]
     for component_id in nameless:
         execute("INSERT INTO component (id, name, created_at_ns) VALUES (?, ?, ?)", (component_id, f"{LOST_NAME}-{component_id}", now_ns))
-        found.nameless += execute(
-            "INSERT INTO delivery SELECT seq, NULL, 'quarantined', 'the name of its component was on a page that is lost', ? FROM entry "
-            "WHERE component_id = ? AND seq NOT IN (SELECT seq FROM delivery)",
-            (now_ns, component_id),
-        ).rowcount
+        lost = _settle(connection, "quarantined", _NAMELESS, now_ns, "e.component_id = ?", component_id)
+        found.nameless += len(lost)
+        settled.append(Settled("quarantined", _NAMELESS, as_intervals(lost)))
     used = execute("SELECT max(generation) FROM receipt WHERE typeof(generation) = 'integer'").fetchone()[0]
     highest = min(max(generation or 0, used or 0, 0), schema_check.GENERATION_MAX - 1)
     never_synced = generation == 0 and used is None
+    if not whole or execute("SELECT digest FROM meta").fetchone()[0] is None:  # or of format 0001
+        _begin_evidence_anew(connection, now_ns)
     if not whole and not never_synced:
-        _settle_by_receipts(connection, now_ns)
-        found.in_doubt = execute(
-            "INSERT INTO delivery SELECT e.seq, NULL, 'in doubt', 'it may have been sent: the record of its delivery may have been on a "
-            "page that is lost', ? FROM entry e WHERE e.stream = 'metric' AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)",
-            (now_ns,),
-        ).rowcount
+        settled.append(Settled("delivered", None, as_intervals(_settle_by_receipts(connection, now_ns))))
+        in_doubt = _settle(connection, "in doubt", _PERHAPS_SENT, now_ns, "e.stream = 'metric'")
+        found.in_doubt = len(in_doubt)
+        settled.append(Settled("in doubt", _PERHAPS_SENT, as_intervals(in_doubt)))
         # What could not be settled above is settled now: no receipt is in flight any more.
         execute("UPDATE receipt SET finished_at_ns = ?, outcome = 'interrupted' WHERE finished_at_ns IS NULL", (now_ns,))
     pending = "SELECT min(seq) - 1 FROM entry WHERE seq NOT IN (SELECT seq FROM delivery)"
@@ -235,19 +244,44 @@ def _complete(connection: sqlite3.Connection, found: Salvaged, generation: int |
     )
     found.missing = ",".join(f"{first}-{last}" if last > first else str(first) for first, last in gaps)
     values = ("repair", None, "", highest + 1, now_ns, now_ns, "repaired", 0, None, None, str(found))
-    execute(schema.insert_sql(schema.receipt), values)
+    receipt_id = execute(schema.insert_sql(schema.receipt), values).lastrowid
+    settled = [each for each in settled if each.entries]
+    statement = Statement(
+        "repair", "repaired", None, (), now_ns, highest + 1, settled, receipt_id, now_ns, attempts=0, error_text=str(found)
+    )
+    Scribe(lambda: now_ns).attest(connection, [statement])
 
 
-def _settle_by_receipts(connection: sqlite3.Connection, now_ns: int) -> None:
-    """Entries that a receipt calls delivered, and that have no record of their own (any more), are."""
-    for receipt_id, seqs in connection.execute(
-        "SELECT id, entries FROM receipt WHERE outcome = 'delivered' AND action <> 'readback'"
-    ).fetchall():
+def _begin_evidence_anew(connection: sqlite3.Connection, now_ns: int) -> None:
+    """What is recorded up to now need not be attested: its attestation may be on a page that is lost. Those that are there count."""
+    facts = "journal_id, created_at_ns, created_by_version, required_version"
+    columns = connection.execute(f"SELECT {facts}, (SELECT coalesce(max(id), 0) FROM receipt), ? FROM meta", (now_ns,)).fetchone()
+    connection.execute(
+        "UPDATE meta SET attested_after_receipt = ?, attested_after_ns = ?, digest = ?", (*columns[4:], description_digest(*columns))
+    )
+
+
+def _settle(connection: sqlite3.Connection, outcome: str, reason: str, now_ns: int, which: str, *parameters: object) -> list[int]:
+    """Settle the entries of a condition that have no settlement; returns them."""
+    sql = f"SELECT e.seq FROM entry e WHERE {which} AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+    seqs = [seq for (seq,) in connection.execute(sql, parameters)]
+    connection.executemany("INSERT INTO delivery VALUES (?, NULL, ?, ?, ?)", [(seq, outcome, reason, now_ns) for seq in seqs])
+    return seqs
+
+
+def _settle_by_receipts(connection: sqlite3.Connection, now_ns: int) -> list[int]:
+    """Entries that a receipt calls delivered, and that have no record of their own (any more), are; returns them."""
+    settled: list[int] = []
+    delivered = "SELECT id, entries FROM receipt WHERE outcome = 'delivered' AND action <> 'readback'"
+    unsettled = "SELECT e.seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+    for receipt_id, text in connection.execute(delivered).fetchall():
         with contextlib.suppress(ValueError):
-            connection.executemany(
-                "INSERT OR IGNORE INTO delivery SELECT seq, ?, 'delivered', NULL, ? FROM entry WHERE seq BETWEEN ? AND ?",
-                [(receipt_id, now_ns, first, last) for first, last in ranges_in(seqs)],
-            )
+            for interval in ranges_in(text):
+                seqs = [seq for (seq,) in connection.execute(unsettled, interval)]
+                rows = [(seq, receipt_id, now_ns) for seq in seqs]
+                connection.executemany("INSERT INTO delivery VALUES (?, ?, 'delivered', NULL, ?)", rows)
+                settled += seqs
+    return settled
 
 
 def _is_whole(database: Path) -> bool:

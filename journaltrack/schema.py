@@ -5,6 +5,7 @@ revisions in ``migrations/`` make, triggers included. Alembic is imported only t
 
 Everything recorded is in ``entry``, which only grows. ``receipt`` and ``delivery`` say what became of it. The other
 tables are what can be derived (``field``, ``location``, ``mark``) or belongs to the machinery (``lease``, ``meta``).
+``attestation`` is the evidence for all of that: what each finished receipt says, in a chain of digests.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from journaltrack import limits
+from journaltrack.entries import description_digest
 from journaltrack.errors import JournalTooNewError
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 UPGRADE_WAIT_S: Final = 600.0
 """How long a process waits for another one that upgrades the journal, backup included, seconds."""
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The revision that this code reads and writes; ``tests/migrations`` compares it with Alembic's head."""
 
 metadata = MetaData()
@@ -71,6 +73,11 @@ writer = Table(
     Column("package_version", Text, nullable=False),
     Column("python_version", Text, nullable=False),
     Column("git_commit", Text),
+    # Since 0002; NULL in writers of 0001.
+    Column("git_dirty", Integer),
+    Column("packages", Text),
+    Column("journal_id", Text),
+    Column("digest", LargeBinary),
 )
 
 component = Table(
@@ -114,6 +121,19 @@ delivery = Table(
 )
 # Problems are few: status and retry find them without reading what was delivered.
 Index("delivery_problem", delivery.c.outcome, delivery.c.seq, sqlite_where=text("outcome IN ('quarantined', 'in doubt')"))
+
+attestation = Table(  # what a finished request or a decision says, chained per process and readable without this journal
+    "attestation",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("writer_id", Integer, nullable=False),
+    Column("writer_seq", Integer, nullable=False),
+    Column("receipt_id", Integer),
+    Column("body", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+)
+Index("attestation_chain", attestation.c.writer_id, attestation.c.writer_seq, unique=True)
+Index("attestation_receipt", attestation.c.receipt_id)
 
 blob = Table(
     "blob",
@@ -170,11 +190,19 @@ meta = Table(
     Column("created_at_ns", Integer, nullable=False),
     Column("created_by_version", Text, nullable=False),
     Column("required_version", Text, nullable=False),
+    # Since 0002: receipts up to this one, and settlements up to this time, are from before there were attestations.
+    Column("attested_after_receipt", Integer),
+    Column("attested_after_ns", Integer),
+    Column("digest", LargeBinary),
 )
 
 TRIGGERS: Final = (
     "CREATE TRIGGER entry_no_update BEFORE UPDATE ON entry BEGIN SELECT RAISE(ABORT, 'journal entries are immutable'); END",
     "CREATE TRIGGER entry_no_delete BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'journal entries are immutable'); END",
+    "CREATE TRIGGER writer_no_update BEFORE UPDATE ON writer BEGIN SELECT RAISE(ABORT, 'writers are kept as they were'); END",
+    "CREATE TRIGGER writer_no_delete BEFORE DELETE ON writer BEGIN SELECT RAISE(ABORT, 'writers are kept as they were'); END",
+    "CREATE TRIGGER attestation_no_update BEFORE UPDATE ON attestation BEGIN SELECT RAISE(ABORT, 'attestations are immutable'); END",
+    "CREATE TRIGGER attestation_no_delete BEFORE DELETE ON attestation BEGIN SELECT RAISE(ABORT, 'attestations are immutable'); END",
     "CREATE TRIGGER receipt_no_delete BEFORE DELETE ON receipt BEGIN SELECT RAISE(ABORT, 'receipts are kept'); END",
     (
         "CREATE TRIGGER receipt_settled_once BEFORE UPDATE ON receipt WHEN OLD.finished_at_ns IS NOT NULL "
@@ -231,7 +259,8 @@ def create(connection: sqlite3.Connection, *, journal_id: str, now_ns: int, vers
                 connection.execute(statement)
             connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
             connection.execute("INSERT INTO alembic_version VALUES (?)", (HEAD,))
-            connection.execute("INSERT INTO meta VALUES (1, ?, ?, ?, ?)", (journal_id, now_ns, version, version))
+            facts = (journal_id, now_ns, version, version, 0, 0)
+            connection.execute("INSERT INTO meta VALUES (1, ?, ?, ?, ?, ?, ?, ?)", (*facts, description_digest(*facts)))
             connection.execute("INSERT INTO lease (id, generation) VALUES (1, 0)")
             connection.execute("INSERT INTO mark VALUES ('settled', 0)")
         connection.execute("COMMIT")

@@ -1,7 +1,7 @@
 """What a replay records: intents before sending, outcomes after, and what can be derived from them.
 
 The reconciling side of the journal. Every write checks the lease in the same transaction, so that a holder that lost
-it can settle nothing. Must not know what an action does or where it goes.
+it can settle nothing, and is attested in it (``attesting``). Must not know what an action does or where it goes.
 
 Invariants: a receipt exists before its request is sent; an entry has at most one row in ``delivery``; a finished
 receipt never changes (a trigger sees to it). What a killed pass left unfinished is settled by ``recover``: requests
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import schema
 from journaltrack.actions import SEQ_MAX, ComponentState, PutMetrics, Settle, ranges, ranges_in
+from journaltrack.attesting import Attestor, Intervals, Settled, Statement, as_intervals
 from journaltrack.entries import BlobRef
 from journaltrack.errors import JournalNotFoundError
 from journaltrack.rescue import rescue
@@ -33,6 +34,8 @@ ReceiptOutcome: TypeAlias = Literal[
 ]
 DeliveryOutcome: TypeAlias = Literal["delivered", "superseded", "quarantined", "in doubt"]
 
+PLAN: Final = "plan"
+"""The action of attestations for entries that needed no request."""
 IN_DOUBT_AFTER_KILL: Final = "the process that sent it ended before the answer arrived"
 
 _INSERT_RECEIPT: Final = schema.insert_sql(schema.receipt)
@@ -101,6 +104,8 @@ class Settlement:
         self._database = database
         self._lease = lease
         self._clock_ns = clock_ns
+        self.attestor = Attestor(database, lease, clock_ns)
+        self._begun: dict[int, tuple[str, Intervals, int]] = {}  # receipts of requests in flight: action, entries, start
 
     def recover(self) -> int:
         """Settle what a killed pass left unfinished.
@@ -108,20 +113,40 @@ class Settlement:
         Returns:
             How many entries are in doubt because of it.
         """
-        in_doubt = 0
-        with self._database.transaction() as connection:
-            self._lease.check(connection)
+        total = 0
+        with self.attestor.transaction() as connection:
             now_ns = self._clock_ns()
-            unfinished = connection.execute("SELECT id, action, entries FROM receipt WHERE finished_at_ns IS NULL").fetchall()
-            for receipt_id, action, seqs in unfinished:
+            unfinished = connection.execute(
+                "SELECT id, action, component_id, entries, generation, started_at_ns FROM receipt WHERE finished_at_ns IS NULL"
+            ).fetchall()
+            statements = []
+            for receipt_id, action, component_id, seqs, generation, started_at_ns in unfinished:
                 resendable = action != PutMetrics.action
-                if not resendable:
-                    in_doubt += _put_in_doubt(connection, receipt_id, seqs, now_ns)
+                in_doubt = [] if resendable else _put_in_doubt(connection, receipt_id, seqs, now_ns)
+                total += len(in_doubt)
+                outcome = "interrupted" if resendable else "in doubt"
                 connection.execute(
                     "UPDATE receipt SET finished_at_ns = ?, outcome = ?, attempts = 1, error_text = ? WHERE id = ?",
-                    (now_ns, "interrupted" if resendable else "in doubt", IN_DOUBT_AFTER_KILL, receipt_id),
+                    (now_ns, outcome, IN_DOUBT_AFTER_KILL, receipt_id),
                 )
-        return in_doubt
+                settled = [Settled("in doubt", IN_DOUBT_AFTER_KILL, as_intervals(in_doubt))] if in_doubt else []
+                statements.append(
+                    Statement(
+                        action=str(action),
+                        outcome=outcome,
+                        component_id=component_id if isinstance(component_id, int) else None,
+                        entries=_named(seqs),
+                        finished_at_ns=now_ns,
+                        generation=generation if isinstance(generation, int) else 0,
+                        settled=settled,
+                        receipt_id=receipt_id,
+                        started_at_ns=started_at_ns if isinstance(started_at_ns, int) else None,
+                        attempts=1,
+                        error_text=IN_DOUBT_AFTER_KILL,
+                    )
+                )
+            self.attestor.attest(connection, statements)
+        return total
 
     def begin(self, intents: Sequence[Intent]) -> list[int]:
         """Record that these requests are about to be sent; returns their receipts' ids, in order.
@@ -135,8 +160,7 @@ class Settlement:
         self.check_place()
         now_ns = self._clock_ns()
         generation = self._lease.generation
-        with self._database.transaction() as connection:
-            self._lease.check(connection)
+        with self.attestor.transaction() as connection:
             receipts = [
                 int(
                     connection.execute(
@@ -149,6 +173,8 @@ class Settlement:
             ]
         self._database.sync()
         self.check_place()  # it takes a moment to write
+        for receipt_id, intent in zip(receipts, intents, strict=True):
+            self._begun[receipt_id] = (intent.action, as_intervals(intent.seqs), now_ns)
         return receipts
 
     def check_place(self) -> None:
@@ -182,8 +208,7 @@ class Settlement:
     def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Record what became of requests, all in one transaction."""
         now_ns = self._clock_ns()
-        with self._database.transaction() as connection:
-            self._lease.check(connection)
+        with self.attestor.transaction() as connection:
             connection.executemany(
                 "UPDATE receipt SET finished_at_ns = ?, outcome = ?, attempts = ?, request_id = ?, error_code = ?, error_text = ? WHERE id = ?",
                 [(now_ns, o.outcome, o.attempts, o.request_id, o.error_code, o.error_text, o.receipt_id) for o in outcomes],
@@ -194,13 +219,51 @@ class Settlement:
             )
             for outcome in outcomes:
                 _derive(connection, outcome, now_ns)
+            self.attestor.attest(connection, [self._statement(outcome, now_ns) for outcome in outcomes])
+        for outcome in outcomes:
+            self._begun.pop(outcome.receipt_id, None)
+
+    def _statement(self, outcome: Outcome, now_ns: int) -> Statement:
+        action, entries, started_at_ns = self._begun[outcome.receipt_id]
+        return Statement(
+            action=action,
+            outcome=outcome.outcome,
+            component_id=outcome.component_id,
+            entries=entries,
+            finished_at_ns=now_ns,
+            generation=self._lease.generation,
+            settled=_grouped(outcome.deliveries),
+            receipt_id=outcome.receipt_id,
+            started_at_ns=started_at_ns,
+            attempts=outcome.attempts,
+            request_id=outcome.request_id,
+            error_code=outcome.error_code,
+            error_text=outcome.error_text,
+            arn=outcome.confirmed_arn,
+            missing=outcome.missing,
+            location=outcome.location,
+        )
 
     def settle(self, actions: Sequence[Settle]) -> None:
         """Record entries that need no request."""
         now_ns = self._clock_ns()
-        with self._database.transaction() as connection:
-            self._lease.check(connection)
+        with self.attestor.transaction() as connection:
             connection.executemany(_INSERT_DELIVERY, [(seq, a.receipt_id, a.outcome, a.reason, now_ns) for a in actions for seq in a.seqs])
+            groups: dict[int, list[Delivery]] = defaultdict(list)
+            for action in actions:
+                groups[action.component_id] += [Delivery(seq, action.outcome, action.reason) for seq in action.seqs]
+            self.attestor.attest(connection, [self._planned(component_id, group, now_ns) for component_id, group in groups.items()])
+
+    def _planned(self, component_id: int, deliveries: Sequence[Delivery], now_ns: int) -> Statement:
+        return Statement(
+            action=PLAN,
+            outcome="settled",
+            component_id=component_id,
+            entries=as_intervals(d.seq for d in deliveries),
+            finished_at_ns=now_ns,
+            generation=self._lease.generation,
+            settled=_grouped(deliveries),
+        )
 
     def renew(self) -> None:
         """Keep the lease while nothing is recorded."""
@@ -209,8 +272,7 @@ class Settlement:
     def advance_mark(self) -> None:
         """Move the low-water mark up to the first pending entry: what is below is never read again."""
         rows = self._database.read(f"SELECT e.seq {_PENDING} ORDER BY e.seq LIMIT 1")
-        with self._database.transaction() as connection:
-            self._lease.check(connection)
+        with self.attestor.transaction() as connection:
             if rows:
                 connection.execute("UPDATE mark SET seq = ?", (rows[0][0] - 1,))
             else:  # entries may have come since: settled ones at the end are enough
@@ -230,49 +292,56 @@ class Settlement:
             How many entries were released.
         """
         places = ",".join("?" * len(outcomes))
-        released = 0
-        with self._database.transaction() as connection:
-            self._lease.check(connection)
+        with self.attestor.transaction() as connection:
             by_component: dict[int, list[int]] = defaultdict(list)
             query = f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE d.outcome IN ({places})"
             for component_id, seq in connection.execute(query, tuple(outcomes)):
                 if component_ids is None or component_id in component_ids:
                     by_component[component_id].append(seq)
             now_ns = self._clock_ns()
+            statements = []
             for component_id, seqs in by_component.items():
-                connection.execute(
-                    _INSERT_RECEIPT,
-                    (
-                        "release",
-                        component_id,
-                        ranges(seqs),
-                        self._lease.generation,
-                        now_ns,
-                        now_ns,
-                        "released",
-                        0,
-                        None,
-                        None,
-                        None,
-                    ),
-                )
+                columns = ("release", component_id, ranges(seqs), self._lease.generation, now_ns, now_ns, "released", 0, None, None, None)
+                receipt_id = int(connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
                 connection.executemany("DELETE FROM delivery WHERE seq = ?", [(seq,) for seq in seqs])
                 connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(min(seqs) - 1, 0),))
-                released += len(seqs)
-        return released
+                statements.append(
+                    Statement(
+                        "release", "released", component_id, as_intervals(seqs), now_ns, self._lease.generation, (), receipt_id, now_ns, 0
+                    )
+                )
+            self.attestor.attest(connection, statements)
+        return sum(map(len, by_component.values()))
 
 
-def _put_in_doubt(connection: sqlite3.Connection, receipt_id: int, seqs: object, now_ns: int) -> int:
+def _put_in_doubt(connection: sqlite3.Connection, receipt_id: int, seqs: object, now_ns: int) -> list[int]:
     """The entries of a metric request that was begun and not finished; all unsettled metrics if it can't be read which."""
-    try:
-        named = ranges_in(seqs)
-    except ValueError:
-        named = [(1, SEQ_MAX)]
-    insert = (
-        "INSERT INTO delivery SELECT e.seq, ?, 'in doubt', ?, ? FROM entry e WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' "
+    lost: list[int] = []
+    unsettled = (
+        "SELECT e.seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' "
         "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
     )
-    return sum(connection.execute(insert, (receipt_id, IN_DOUBT_AFTER_KILL, now_ns, first, last)).rowcount for first, last in named)
+    for interval in _named(seqs):
+        found = [seq for (seq,) in connection.execute(unsettled, interval)]
+        connection.executemany(_INSERT_DELIVERY, [(seq, receipt_id, "in doubt", IN_DOUBT_AFTER_KILL, now_ns) for seq in found])
+        lost += found
+    return lost
+
+
+def _named(seqs: object) -> list[tuple[int, int]]:
+    """The intervals that a receipt names; everything if they can't be read."""
+    try:
+        return ranges_in(seqs)
+    except ValueError:
+        return [(1, SEQ_MAX)]
+
+
+def _grouped(deliveries: Iterable[Delivery]) -> list[Settled]:
+    """Deliveries by what they share."""
+    groups: dict[tuple[str, str | None], list[int]] = defaultdict(list)
+    for delivery in deliveries:
+        groups[delivery.outcome, delivery.reason].append(delivery.seq)
+    return [Settled(outcome, reason, as_intervals(seqs)) for (outcome, reason), seqs in groups.items()]
 
 
 def pending_count(database: Database) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from journaltrack import configuration, jobs, limits, redaction, validation
+from journaltrack import configuration, jobs, limits, provenance, redaction, validation
 from journaltrack import entries as vocabulary
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal import Journal, OnJournalError
@@ -136,6 +136,7 @@ def open_journal(
     """The journal to write to, and whether it was opened here."""
     if isinstance(journal, Journal):
         return journal, False
+    provenance.ask_git()
     return Journal.open(journal, durability=durability, on_journal_error=on_journal_error), True
 
 

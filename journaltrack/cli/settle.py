@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -82,6 +81,7 @@ def command(
 def _settle(journal: Journal, component: str | None, *, delivered: bool, note: str) -> int:
     from journaltrack import doubts  # noqa: PLC0415
     from journaltrack import lease as leases  # noqa: PLC0415
+    from journaltrack.attesting import Attestor  # noqa: PLC0415
     from journaltrack.report import matching  # noqa: PLC0415
 
     decision = "there" if delivered else "set aside"
@@ -89,13 +89,7 @@ def _settle(journal: Journal, component: str | None, *, delivered: bool, note: s
     ids = matching(journal, component)
     lease = leases.acquire(journal.database)
     try:
-        return doubts.decide(
-            journal.database,
-            lease,
-            "delivered" if delivered else "quarantined",
-            reason,
-            None if ids is None else json.loads(ids),
-            time.time_ns,
-        )
+        outcome: Literal["delivered", "quarantined"] = "delivered" if delivered else "quarantined"
+        return doubts.decide(Attestor(journal.database, lease), outcome, reason, None if ids is None else json.loads(ids))
     finally:
         lease.release()

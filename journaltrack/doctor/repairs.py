@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from journaltrack import lease, paths, schema, schema_check
+from journaltrack.attesting import Attestor, Statement
 from journaltrack.database import Database
 from journaltrack.doctor.checks_database import expected_objects, objects
 from journaltrack.doctor.checks_files import REPLACEMENT, open_to_others, own_files, scraps
@@ -220,14 +221,17 @@ def _in_database(folder: Path, work: Callable[[sqlite3.Connection], object], mes
     with closing(Database(folder / paths.DATABASE)) as database:
         held = lease.acquire(database, clock_ns=clock_ns)
 
-        def all_of_it(connection: sqlite3.Connection) -> None:
-            held.check(connection)
-            work(connection)
-            now_ns = clock_ns()
-            connection.execute(_INSERT_RECEIPT, (_REPAIR, None, "", held.generation, now_ns, now_ns, "repaired", 0, None, None, message))
-
+        attestor = Attestor(database, held, clock_ns)
         try:
-            database.write(all_of_it)
+            with attestor.transaction() as connection:
+                work(connection)
+                now_ns = clock_ns()
+                columns = (_REPAIR, None, "", held.generation, now_ns, now_ns, "repaired", 0, None, None, message)
+                receipt_id = connection.execute(_INSERT_RECEIPT, columns).lastrowid
+                statement = Statement(
+                    _REPAIR, "repaired", None, (), now_ns, held.generation, (), receipt_id, now_ns, attempts=0, error_text=message
+                )
+                attestor.attest(connection, [statement])
         finally:
             held.release()
     return message

@@ -172,11 +172,17 @@ def sync(folder, acks):
 
 
 def upgrade(folder, acks):
-    """A journal of the first schema, brought to a later one."""
+    """A journal of the current schema, brought to a later one."""
     from journaltrack import schema
 
     log(folder, acks, "w", durability="process")
-    schema.upgrade(folder / "journal" / "journal.db", "0001", now_ns=5, migrations=Path(os.environ["MIGRATIONS"]), head="0002")
+    schema.upgrade(
+        folder / "journal" / "journal.db",
+        schema.HEAD,
+        now_ns=5,
+        migrations=Path(os.environ["MIGRATIONS"]),
+        head=os.environ["NEXT_REVISION"],
+    )
     acks.say("upgraded")
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from journaltrack import schema
 from journaltrack.auditing import audit
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
@@ -28,7 +29,7 @@ from journaltrack.report_integrity import verify_chains
 from tests import tally
 from tests.faults import disktrace, power_programs
 from tests.faults.diskmodel import CHOICES, Disk
-from tests.migrations.test_migrations import migrations_with
+from tests.migrations.test_migrations import NEXT, migrations_with
 
 WHY_NOT = disktrace.supported()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
@@ -49,6 +50,7 @@ def recorded(tmp_path_factory):
             (place / "disk").mkdir()
             environment = os.environ | {"JOURNALTRACK_HOME": str(place), "PYTHONPATH": str(Path(__file__).parents[2])}
             if scenario == "upgrade":
+                environment["NEXT_REVISION"] = NEXT
                 environment["MIGRATIONS"] = str(migrations_with(place, 'op.execute("CREATE TABLE copy AS SELECT * FROM entry")'))
             command = [power_programs.__file__, scenario, place / "disk", place / "acks"]
             events, code, _ = disktrace.record(command, folder=place / "disk", acknowledgements=place / "acks", env=environment)
@@ -257,13 +259,13 @@ def test_an_upgrade_that_lost_power_is_whole_or_absent(recorded, tmp_path):
         with closing(sqlite3.connect(folder / "journal.db")) as connection:
             (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        assert ("annotation" in tables) == ("copy" in tables) == (revision == "0002")
+        assert ("annotation" in tables) == ("copy" in tables) == (revision == NEXT)
         seen[revision] += 1
         tally.count("loss of power: an upgrade", attacks=1, checked=sum(entries_in(folder).values()))
         for backup in folder.glob("*.backup"):
             with closing(sqlite3.connect(backup)) as connection:
                 assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-                assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
-        if revision == "0002":
+                assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (schema.HEAD,)
+        if revision == NEXT:
             assert list(folder.glob("*.backup")), "upgraded, and the backup is gone"
     assert len(seen) == 2

@@ -27,7 +27,7 @@ from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.report_integrity import verify_chains
 from tests import tally
 from tests.golden import HERE, REVISIONS, restore
-from tests.migrations.test_migrations import MIGRATIONS, migrations_with
+from tests.migrations.test_migrations import MIGRATIONS, NEXT, migrations_with
 
 KILLS = int(12 * float(os.environ.get("JOURNALTRACK_SOAK", "1")))
 FORK = multiprocessing.get_context("fork")
@@ -124,7 +124,7 @@ def test_an_old_journal_on_read_only_ground_says_so(tmp_path):
 
 GROW = """op.execute("CREATE TABLE entry_copy AS SELECT * FROM entry")
     op.execute("CREATE INDEX entry_copy_name ON entry_copy (name, value)")
-    op.execute("UPDATE writer SET note = 'upgraded'")
+    op.execute("UPDATE mark SET seq = seq")
     op.execute("DROP TABLE entry_copy")"""
 
 
@@ -142,7 +142,7 @@ def large(tmp_path):
 
 def upgrade(path, migrations):
     """What the child does."""
-    schema.upgrade(path, "0001", now_ns=1, migrations=migrations, head="0002")
+    schema.upgrade(path, schema.HEAD, now_ns=1, migrations=migrations, head=NEXT)
 
 
 def killed_upgrade(path, migrations, after_s):
@@ -163,10 +163,10 @@ def check_whole(folder, before, backup_of):
     with closing(sqlite3.connect(path)) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         columns = {row[1] for row in connection.execute("PRAGMA table_info(writer)")}
-        assert ("annotation" in tables, "note" in columns, "entry_copy" in tables) == (revision == "0002", revision == "0002", False)
+        assert ("annotation" in tables, "note" in columns, "entry_copy" in tables) == (revision == NEXT, revision == NEXT, False)
     assert content(path) == before
     for backup in folder.glob("*.backup"):
-        assert revision_of(backup) == "0001"
+        assert revision_of(backup) == schema.HEAD
         assert content(backup) == backup_of
     return revision
 
@@ -178,7 +178,7 @@ def test_an_upgrade_that_is_killed_is_whole_or_absent(large, tmp_path):
     pristine = path.read_bytes()
     before = content(path)
     _, whole_s = killed_upgrade(path, migrations, 60)
-    assert check_whole(large, before, before) == "0002"
+    assert check_whole(large, before, before) == NEXT
     chance = random.Random(4)
     killed = 0
     for _ in range(KILLS):
@@ -189,9 +189,9 @@ def test_an_upgrade_that_is_killed_is_whole_or_absent(large, tmp_path):
         killed += in_time
         tally.count("SIGKILL of an upgrade", attacks=int(in_time), checked=len(before["entry"]))
         revision = check_whole(large, before, before)
-        if revision == "0001":
+        if revision == schema.HEAD:
             upgrade(path, migrations)
-            assert check_whole(large, before, before) == "0002"
+            assert check_whole(large, before, before) == NEXT
     assert killed
 
 
@@ -202,12 +202,12 @@ def test_an_upgrade_that_dies_at_a_statement_is_absent(large, tmp_path, statemen
     body = "\n    ".join([*lines[: max(statement - 1, 0)], "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
     migrations = migrations_with(tmp_path, body)
     if statement == 0:  # before the first
-        revision = next((migrations / "versions").glob("0002*"))
+        revision = next((migrations / "versions").glob(f"{NEXT}*"))
         revision.write_text(revision.read_text().replace("def upgrade():", "def upgrade():\n    import os; os.kill(os.getpid(), 9)"))
     before = content(large / "journal.db")
     died, _ = killed_upgrade(large / "journal.db", migrations, 60)
     assert died
-    assert check_whole(large, before, before) == "0001"
+    assert check_whole(large, before, before) == schema.HEAD
 
 
 def test_eight_processes_upgrade_at_once(large, tmp_path):
@@ -220,5 +220,5 @@ def test_eight_processes_upgrade_at_once(large, tmp_path):
     for child in children:
         child.join()
     assert [child.exitcode for child in children] == [0] * 8
-    assert check_whole(large, before, before) == "0002"
-    assert len([p for p in large.iterdir() if re.fullmatch(r"journal\.db\.0001\.\d+\.backup", p.name)]) == 1
+    assert check_whole(large, before, before) == NEXT
+    assert len([p for p in large.iterdir() if re.fullmatch(r"journal\.db\.\d{4}\.\d+\.backup", p.name)]) == 1

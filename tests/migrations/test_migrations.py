@@ -19,10 +19,11 @@ from journaltrack.journal import Journal
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
-SECOND = '''"""Only for tests."""
+NEXT = f"{int(schema.HEAD) + 1:04d}"
+FURTHER = '''"""Only for tests."""
 from alembic import op
-revision = "0002"
-down_revision = "0001"
+revision = "{next}"
+down_revision = "{head}"
 def upgrade():
     op.execute("CREATE TABLE annotation (id INTEGER PRIMARY KEY, text TEXT)")
     op.execute("ALTER TABLE writer ADD COLUMN note TEXT")
@@ -50,7 +51,7 @@ def migrations_with(tmp_path, body):
     """The real revisions and one more."""
     folder = tmp_path / "migrations"
     shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "0002_test.py").write_text(SECOND.format(body))
+    (folder / "versions" / f"{NEXT}_test.py").write_text(FURTHER.format(body, next=NEXT, head=schema.HEAD))
     return folder
 
 
@@ -83,12 +84,12 @@ def test_head_is_alembics_head():
 def test_upgrade_keeps_everything_and_leaves_a_backup(journal, tmp_path):
     """After an upgrade entries and triggers are as before, and the backup beside the journal is whole and private."""
     before = objects(journal)
-    backup = schema.upgrade(journal, "0001", now_ns=7, migrations=migrations_with(tmp_path, "pass"), head="0002")
+    backup = schema.upgrade(journal, schema.HEAD, now_ns=7, migrations=migrations_with(tmp_path, "pass"), head=NEXT)
     assert backup is not None
     assert backup.stat().st_mode & 0o777 == 0o600
     assert objects(backup) == before
     with closing(sqlite3.connect(journal)) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(NEXT,)]
         assert connection.execute("SELECT count(*) FROM entry").fetchone() == (2,)
         with pytest.raises(sqlite3.IntegrityError, match="immutable"):
             connection.execute("UPDATE entry SET value = 2")
@@ -98,7 +99,7 @@ def test_failing_upgrade_changes_nothing(journal, tmp_path):
     """A revision that fails half-way leaves schema, revision and data as they were."""
     before = objects(journal)
     with pytest.raises(ZeroDivisionError):
-        schema.upgrade(journal, "0001", now_ns=7, migrations=migrations_with(tmp_path, "1 / 0"), head="0002")
+        schema.upgrade(journal, schema.HEAD, now_ns=7, migrations=migrations_with(tmp_path, "1 / 0"), head=NEXT)
     assert objects(journal) == before
     opened = Journal.open(journal.parent)
     assert len(opened.entries()) == 2

@@ -42,8 +42,7 @@ def point(value, name="m"):
 
 def chains_hold(journal):
     """Recompute every writer's chain from the rows alone."""
-    writers = dict(journal.database.read("SELECT id, uuid FROM writer"))
-    last = {id_: (0, vocabulary.chain_start(uuid)) for id_, uuid in writers.items()}
+    last = {writer_id: (0, digest) for writer_id, digest in journal.database.read("SELECT id, digest FROM writer")}
     for e in journal.entries(limit=10**6):
         seq, digest = last[e.writer_id]
         draft = vocabulary.Draft(e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload)

@@ -1,0 +1,197 @@
+"""The evidence: every attestation is in its chain, and together they say what became of every entry. Changes nothing.
+
+Reads attestations alone, in the order in which they were recorded or applied here. What they amount to is in ``Evidence``, which
+``report_records`` holds against the journal's own tables. Memory grows with requests (about 300 bytes each), not with entries.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from journaltrack import entries as vocabulary
+from journaltrack import limits
+from journaltrack.actions import ranges_in
+from journaltrack.database import translated
+from journaltrack.report_chains import ChainProblem, chains
+
+if TYPE_CHECKING:
+    from journaltrack.database import Database
+
+BODY_CHARS_MAX: Final = 64 << 20
+"""Ours: of an attestation; a release of a million scattered entries has 10 MB."""
+_RELEASED: Final = "released"
+
+
+class Claim(NamedTuple):
+    """What was attested of a run of one writer's entries: by which receipt, and what became of them when."""
+
+    attestation: int
+    receipt_id: int | None
+    outcome: str
+    reason: str | None
+    at_ns: int
+
+
+class Coverage:
+    """Claims about the entries of one writer: the last one about each place holds."""
+
+    __slots__ = ("_claims", "_firsts", "_lasts")
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        self._claims: list[Claim] = []
+
+    def put(self, first: int, last: int, claim: Claim | None) -> None:
+        """These places have this claim, or (None) none any more."""
+        if not self._lasts or first > self._lasts[-1]:
+            if claim is not None:
+                self._firsts.append(first)
+                self._lasts.append(last)
+                self._claims.append(claim)
+            return
+        start = bisect.bisect_left(self._lasts, first)
+        end = bisect.bisect_right(self._firsts, last)
+        firsts, lasts, claims = [], [], []
+        if start < end and self._firsts[start] < first:
+            firsts.append(self._firsts[start])
+            lasts.append(first - 1)
+            claims.append(self._claims[start])
+        if claim is not None:
+            firsts.append(first)
+            lasts.append(last)
+            claims.append(claim)
+        if start < end and self._lasts[end - 1] > last:
+            firsts.append(last + 1)
+            lasts.append(self._lasts[end - 1])
+            claims.append(self._claims[end - 1])
+        self._firsts[start:end], self._lasts[start:end], self._claims[start:end] = firsts, lasts, claims
+
+    def of(self, first: int, last: int) -> list[tuple[int, int, Claim]]:
+        """The claims about these places, in order, cut to them."""
+        start, end = bisect.bisect_left(self._lasts, first), bisect.bisect_right(self._firsts, last)
+        return [(max(first, self._firsts[i]), min(last, self._lasts[i]), self._claims[i]) for i in range(start, end)]
+
+    def all(self) -> Iterator[tuple[int, int, Claim]]:
+        """All of them, in order."""
+        return zip(self._firsts, self._lasts, self._claims, strict=True)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What the attestations amount to.
+
+    Attributes:
+        coverage: By the writer's uuid: what became of its entries.
+        components: By name in lower case: (ARN or None, when it was confirmed or None).
+        objects: (component in lower case, sha256, bucket, prefix): the URIs and receipts that were attested, the last one last.
+        generation: The highest of a lease.
+        gaps: See ``report_chains.Gaps``.
+        blobs_removed: Contents that were removed from the spool on the record.
+    """
+
+    coverage: dict[str, Coverage] = field(default_factory=lambda: defaultdict(Coverage))
+    components: dict[str, tuple[str | None, int | None]] = field(default_factory=dict)
+    objects: dict[tuple[str, str, str, str], tuple[str, int | None]] = field(default_factory=dict)
+    generation: int = 0
+    gaps: dict[str, dict[int, tuple[int, bytes]]] = field(default_factory=dict)
+    blobs_removed: set[str] = field(default_factory=set)
+
+
+def attestation_problems(database: Database, evidence: Evidence) -> list[ChainProblem]:
+    """The first broken link of each chain of attestations; what the others say goes into ``evidence``."""
+    started = chains(database, attestations=True)
+    found = []
+    with database.lock, translated(database.path):
+        rows = database.connection.execute("SELECT id, writer_id, writer_seq, receipt_id, body, digest FROM attestation ORDER BY id")
+        for number, writer_id, writer_seq, receipt_id, body, digest in rows:
+            chain = started.get(writer_id)
+            if chain is None:
+                message = f"attestation {number} is of writer {limits.shown(str(writer_id))}, which is not recorded"
+                found.append(ChainProblem("attestation", message))
+                continue
+            if chain.broken:
+                continue
+            if writer_seq != chain.writer_seq + 1:
+                message = (
+                    f"attestation {number} is number {limits.shown(str(writer_seq))} of its writer, {chain.writer_seq + 1} was expected"
+                )
+                found.append(chain.problem("attestation", message))
+                continue
+            if not isinstance(body, str) or vocabulary.attestation_next(chain.digest, body) != digest:
+                found.append(
+                    chain.problem("attestation", f"attestation {number} is not what was attested: its digest does not fit its body")
+                )
+                continue
+            chain.digest, chain.writer_seq = digest, writer_seq
+            members = read_body(body)
+            if members is None or not take(evidence, number, receipt_id, members):
+                found.append(chain.problem("attestation", f"the body of attestation {number} can't be read"))
+    return found
+
+
+def read_body(body: str) -> dict[str, Any] | None:
+    """The members of a body; None if it is none: a crafted journal."""
+    try:
+        members = json.loads(body) if len(body) <= BODY_CHARS_MAX else None
+    except (ValueError, RecursionError):
+        return None
+    return members if isinstance(members, dict) else None
+
+
+def take(evidence: Evidence, number: int, receipt_id: int | None, members: Mapping[str, Any]) -> bool:
+    """Add what one attestation says; False if it can't be read."""
+    at_ns, outcome, named = members.get("finished_at_ns"), members.get("outcome"), members.get("entries")
+    if not isinstance(at_ns, int) or not isinstance(outcome, str) or not isinstance(named, dict):
+        return False
+    generation = members.get("generation")
+    evidence.generation = max(evidence.generation, generation if isinstance(generation, int) else 0)
+    try:
+        if outcome == _RELEASED:
+            _settle(evidence, named, None)
+        proof = None if members.get("action") == "repair" else receipt_id  # a repair says it of other requests
+        for settled, reason, entries in members.get("settled") or ():
+            _settle(evidence, named if entries is None else entries, Claim(number, proof, settled, reason, at_ns))
+        _take_remote(evidence, receipt_id, members, at_ns)
+        _take_removed(evidence, members)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return False
+    return True
+
+
+def _settle(evidence: Evidence, named: Mapping[str, str], claim: Claim | None) -> None:
+    for uuid, text in named.items():
+        coverage = evidence.coverage[uuid]
+        for first, last in ranges_in(text):
+            still = claim is not None and claim.outcome == "in doubt"
+            for begin, end, before in coverage.of(first, last) if still else ():
+                if claim is not None and before.outcome == "in doubt":  # still in doubt: since when, and by which request, stays
+                    coverage.put(begin, end, before._replace(reason=claim.reason))
+            if not still or not coverage.of(first, last):
+                coverage.put(first, last, claim)
+
+
+def _take_remote(evidence: Evidence, receipt_id: int | None, members: Mapping[str, Any], at_ns: int) -> None:
+    component = members.get("component")
+    if not isinstance(component, str):
+        return
+    name = component.lower()
+    arn, _ = evidence.components.get(name, (None, None))
+    if "arn" in members:
+        evidence.components[name] = (str(members["arn"]) or arn, at_ns)
+    if members.get("missing"):
+        evidence.components[name] = (arn, None)
+    if "object" in members:
+        there = members["object"]
+        evidence.objects[name, there["sha256"], there["bucket"], there["prefix"]] = (there["uri"], receipt_id)
+
+
+def _take_removed(evidence: Evidence, members: Mapping[str, Any]) -> None:
+    for uuid, first, last, digest in members.get("removed") or ():
+        evidence.gaps.setdefault(uuid, {})[int(first)] = (int(last), bytes.fromhex(digest))
+    evidence.blobs_removed.update(map(str, members.get("blobs") or ()))

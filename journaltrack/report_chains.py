@@ -1,0 +1,210 @@
+"""The chains of digests: every writer is as it described itself, every entry as its writer recorded it. Changes nothing.
+
+One pass over all entries in order of ``seq``; memory grows with writers, not with entries. Points of metrics, which are nearly
+all entries, are encoded by hand as the append does it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from journaltrack import entries as vocabulary
+from journaltrack import limits
+from journaltrack.database import translated
+
+if TYPE_CHECKING:
+    from journaltrack.database import Database
+
+ProblemKind: TypeAlias = Literal[
+    "database", "meta", "writer", "chain", "gap", "attestation", "receipt", "delivery", "record", "blob", "anchor"
+]
+
+Gaps: TypeAlias = Mapping[str, Mapping[int, tuple[int, bytes]]]
+"""By a writer's uuid: the first place of each run of entries that was removed on the record, with its last place and digest."""
+
+DESCRIPTION: Final = (
+    "uuid, host, pid, user, program, started_at_ns, package_version, python_version, git_commit, git_dirty, packages, journal_id"
+)
+"""The columns of a writer that its digest is of, in this order."""
+FACTS: Final = "journal_id, created_at_ns, created_by_version, required_version, attested_after_receipt, attested_after_ns"
+"""The columns of ``meta`` that its digest is of, in this order."""
+_ENTRIES: Final = (
+    "SELECT seq, writer_id, writer_seq, component_id, stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns, digest "
+    "FROM entry ORDER BY seq"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainProblem:
+    """Something that is not as it was written.
+
+    Attributes:
+        kind: "database" (SQLite's own check), "meta" (what the journal says of itself), "writer" (a process is not as it described
+            itself, or not recorded), "chain" (an entry's content and digest differ), "gap" (an entry is missing or out of place),
+            "attestation" (the same of attestations), "receipt" and "delivery" (a record is not what was attested, or nothing attests
+            it), "record" (what is derived contradicts what it is derived from), "blob", "anchor".
+        message: What was found.
+        writer: The process's unique id.
+        host, pid: Of that process.
+        seq: Of the entry.
+        sha256: Of the blob.
+    """
+
+    kind: ProblemKind
+    message: str
+    writer: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    seq: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(slots=True)
+class Chain:
+    """How far one chain has been followed."""
+
+    uuid: str
+    host: str
+    pid: int
+    digest: bytes
+    writer_seq: int = 0
+    broken: bool = False
+
+    def problem(self, kind: ProblemKind, message: str, seq: int | None = None) -> ChainProblem:
+        """Its first broken link."""
+        self.broken = True
+        return ChainProblem(kind, message, self.uuid, self.host, self.pid, seq)
+
+
+def writer_problems(database: Database) -> list[ChainProblem]:
+    """Descriptions that are not those that the chains begin with, of the journal itself and of each writer."""
+    found = []
+    (facts,) = database.read(f"SELECT {FACTS}, digest FROM meta")
+    legacy = _is_positive(facts[4]) or _is_positive(facts[5])
+    if not _describes(facts[-1], facts[:-1]):
+        found.append(ChainProblem("meta", "what the journal says of itself (its id, when and by which version it was made) was changed"))
+    for *columns, digest in database.read(f"SELECT {DESCRIPTION}, digest FROM writer ORDER BY id"):
+        uuid, host, pid = columns[:3]
+        if digest is None and legacy and all(column is None for column in columns[9:]):
+            continue  # of format 0001, which had no digest
+        if not _describes(digest, columns):
+            found.append(
+                ChainProblem("writer", f"the writer {limits.shown(str(uuid))} is not as it described itself", str(uuid), str(host), pid)
+            )
+    return found
+
+
+def chains(database: Database, *, attestations: bool = False) -> dict[int, Chain]:
+    """The beginnings of all writers' chains, by the writer's id."""
+    started = {}
+    for writer_id, uuid, host, pid, digest in database.read("SELECT id, uuid, host, pid, digest FROM writer"):
+        begin = digest if isinstance(digest, bytes) else vocabulary.chain_start(str(uuid))
+        started[writer_id] = Chain(str(uuid), str(host), pid, vocabulary.attestation_start(begin) if attestations else begin)
+    return started
+
+
+def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainProblem]:  # noqa: C901 - one loop that is measured
+    """The first broken link of each writer's entries.
+
+    Args:
+        database: Of the journal.
+        gaps: Entries that were removed on the record (``pruning``), from attestations whose own chain holds.
+    """
+    started = chains(database)
+    names = dict(database.read("SELECT id, name FROM component"))
+    middles: dict[tuple[int, str], str] = {}
+    found: list[ChainProblem] = []
+    unknown: set[Any] = set()
+    current: Any = None
+    chain = Chain("", "", 0, b"", broken=True)
+    sha256, next_metric = hashlib.sha256, "[%d%s%r,%s,%d,null,%d]"
+    with database.lock, translated(database.path):
+        rows = database.connection.execute(_ENTRIES)
+        for (
+            seq,
+            writer_id,
+            writer_seq,
+            component_id,
+            stream,
+            kind,
+            name,
+            value,
+            step,
+            timestamp_ns,
+            payload,
+            recorded_at_ns,
+            digest,
+        ) in rows:
+            if writer_id != current:
+                if writer_id not in started:
+                    if writer_id not in unknown:
+                        unknown.add(writer_id)
+                        message = f"entries from {seq} on are of writer {writer_id}, which is not recorded"
+                        found.append(ChainProblem("writer", message, seq=seq))
+                    continue
+                current, chain = writer_id, started[writer_id]
+            if chain.broken:
+                continue
+            if writer_seq != chain.writer_seq + 1 and not _across(chain, writer_seq, gaps):
+                message = f"entry {seq} is number {limits.shown(str(writer_seq))} of its writer, {chain.writer_seq + 1} was expected"
+                found.append(chain.problem("gap", message, seq))
+                continue
+            if (
+                type(value) is float
+                and kind == "metric"
+                and stream == "metric"
+                and payload is None
+                and (step is None or type(step) is int)
+                and type(timestamp_ns) is int
+                and type(recorded_at_ns) is int
+            ):
+                middle = middles.get((component_id, name))
+                if middle is None and isinstance(name, str):
+                    middle = middles[component_id, name] = vocabulary.metric_text(str(names.get(component_id)), name)
+                text = next_metric % (writer_seq, middle, value, "null" if step is None else step, timestamp_ns, recorded_at_ns)
+                if sha256(chain.digest + text.encode()).digest() == digest:
+                    chain.digest = digest
+                    chain.writer_seq = writer_seq
+                    continue
+            columns = (stream, kind, name, value, step, timestamp_ns, payload)
+            if _follows(chain, writer_seq, names.get(component_id), columns, recorded_at_ns, digest):
+                chain.digest, chain.writer_seq = digest, writer_seq
+            else:
+                message = f"entry {seq} is not what its writer recorded: its digest does not fit its content"
+                found.append(chain.problem("chain", message, seq))
+    return found
+
+
+def _across(chain: Chain, writer_seq: object, gaps: Gaps | None) -> bool:
+    """Go across what was removed on the record; whether the place that comes now is the next one then."""
+    removed = (gaps or {}).get(chain.uuid, {})
+    while chain.writer_seq + 1 in removed:
+        chain.writer_seq, chain.digest = removed[chain.writer_seq + 1]
+    return writer_seq == chain.writer_seq + 1
+
+
+def _follows(chain: Chain, writer_seq: int, component: object, columns: tuple[Any, ...], recorded_at_ns: Any, digest: object) -> bool:  # noqa: ANN401
+    """Whether the digest is that of the content. SQLite keeps no sign of zero, the digest does: both are tried."""
+    stream, kind, name, value, step, timestamp_ns, payload = columns
+    for same in (value, -0.0) if value == 0 else (value,):
+        draft = vocabulary.Draft(stream, kind, name, same, step, timestamp_ns, payload)
+        try:
+            if vocabulary.chain_next(chain.digest, writer_seq, component, draft, recorded_at_ns) == digest:  # type: ignore[arg-type]
+                return True
+        except (TypeError, ValueError, RecursionError):  # a column of a type that no entry has
+            return False
+    return False
+
+
+def _describes(digest: object, columns: Any) -> bool:  # noqa: ANN401 - whatever SQLite holds
+    try:
+        return bool(vocabulary.description_digest(*columns) == digest)
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int) and value > 0
