@@ -196,6 +196,11 @@ class Update:
         """The entries that this settles, those overridden by later ones included."""
         return tuple(sorted(seq for change in self.changes for seq in (change.seq, *change.superseded)))
 
+    @property
+    def ends(self) -> bool:
+        """Whether the component's run is over with it."""
+        return any(isinstance(c.value, Status) and c.value.primary in {"Completed", "Failed", "Stopped"} for c in self.changes)
+
     def split(self) -> tuple[Update, ...]:
         """Two halves, to find the one change that the remote refuses; () for a single change."""
         if len(self.changes) < 2:  # noqa: PLR2004

@@ -48,7 +48,7 @@ class Background:
         self._users = 0
         self._process: PassProcess | None = None
         self._connection = composition.Connection.configured(request.boto3_session, request.sagemaker_client)
-        self._of_a_pass = known.of_a_pass()
+        self._of_a_pass = known.of_a_pass(watching=True)
         if request.boto3_session is None and request.sagemaker_client is None and sys.executable:
             self._process = PassProcess(
                 {

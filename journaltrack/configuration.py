@@ -20,6 +20,8 @@ from typing import Any, Final
 
 from journaltrack.errors import InvalidInputError
 
+WATCHING_ANCHOR_EVERY_S: Final = 60.0
+"""Ours: a watcher anchors a journal that is written to no more often; one whose run ended at once."""
 CONFIG_VARIABLE: Final = "JOURNALTRACK_CONFIG"
 _PREFIX: Final = "JOURNALTRACK_"
 _WATCH: Final = "watch"
@@ -81,6 +83,12 @@ class Configuration:
     visible_after_s: float = _number(
         900.0, "how long after a request without an answer its metrics count as not arrived when reading back does not show them"
     )
+    anchor: str = _text(
+        "artifacts",
+        "where a sync puts the heads of the journal's chains, so that a cut off end is found: into S3 beside the artifacts, once there are some; "
+        "into S3 always; into a parameter of each component; both of the first and that; nowhere",
+        choices=("artifacts", "s3", "parameter", "both", "off"),
+    )
     redact: tuple[str, ...] = field(
         default=(),
         metadata={
@@ -94,9 +102,10 @@ class Configuration:
     endpoint_url: str | None = _text(None, "one endpoint for all services, instead of AWS's")
     watch: WatchConfiguration = field(default_factory=WatchConfiguration)
 
-    def of_a_pass(self) -> dict[str, Any]:
-        """What is configured of ``reconciler.Options``, by its names."""
-        return {"concurrency": self.concurrency, "timestamps": self.timestamps, "visible_after_s": self.visible_after_s}
+    def of_a_pass(self, *, watching: bool = False) -> dict[str, Any]:
+        """What is configured of ``reconciler.Options``, by its names; a watcher makes a pass whenever something is written."""
+        options = {name: getattr(self, name) for name in ("concurrency", "timestamps", "visible_after_s", "anchor")}
+        return {**options, "anchor_every_s": WATCHING_ANCHOR_EVERY_S if watching else 0.0}
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Executor, Future,
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from journaltrack import anchoring, paths, readback
 from journaltrack import doubts as doubting
 from journaltrack import lease as leases
-from journaltrack import paths, readback
 from journaltrack import plan as planning
 from journaltrack import settlement as settling
 from journaltrack.actions import Action, Ensure, PutMetrics, Request, Settle, Update, Upload
@@ -63,6 +63,8 @@ class Options:
         timestamps: Metrics older than ``limits.METRIC_AGE_MAX_S`` or further ahead than ``METRIC_AHEAD_MAX_S``: ``"keep"`` sends
             them as they are, ``"shift"`` with the time of delivery.
         visible_after_s: How long after a request its points are taken for not there when reading back does not show them.
+        anchor: Where the heads of the journal's chains are put after the pass, see ``anchoring.make``.
+        anchor_every_s: Not before the last anchor is so old (seconds), unless a component ended in this pass.
     """
 
     component: str | None = None
@@ -71,6 +73,8 @@ class Options:
     create_or_attach: bool = False
     timestamps: str = "keep"
     visible_after_s: float = readback.VISIBLE_AFTER_S
+    anchor: str = "artifacts"
+    anchor_every_s: float = 0.0
 
     def wants_component(self, name: str) -> bool:
         """Whether the pass is about this component."""
@@ -135,6 +139,7 @@ class Reconciler:
         self._absent: set[int] = set()  # components whose creation failed for now: nothing of them can succeed
         self._blocked: set[int] = set()  # components with a failed update: a later one may not overtake it
         self._passing = 0
+        self._component_ended = False
 
     def run(self) -> PassReport:
         """One pass: everything pending is tried once (with the remote's retries).
@@ -161,6 +166,15 @@ class Reconciler:
                 self._replay(settlement)
             settlement.advance_mark()
             settlement.check_place()
+            if not self._ended():
+                anchoring.make(
+                    self._journal.database,
+                    settlement,
+                    self._remote,
+                    self._options.anchor,
+                    every_s=0.0 if self._component_ended else self._options.anchor_every_s,
+                    clock_ns=self._clock_ns,
+                )
         finally:
             lease.release()
         self._report.position = Position(self._seen_seq, settling.last_receipt_id(self._journal.database))
@@ -331,6 +345,8 @@ class Reconciler:
         if verdict.hold is not None and component not in self._report.held:
             self._report.held[component] = verdict.hold
             logger.warning("%s is held: %s", component, verdict.hold)
+        if isinstance(job.action, Update) and verdict.outcome.outcome == "delivered":
+            self._component_ended |= job.action.ends
         if verdict.block and isinstance(job.action, Ensure):
             self._absent.add(job.action.component_id)
         if verdict.block and isinstance(job.action, Update):

@@ -80,6 +80,17 @@ class BlobUpload:
     media_type: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A small JSON document to put under ``<prefix>/<folder>/<name>``; ``bucket`` and ``prefix`` None: the remote's defaults."""
+
+    bucket: str | None
+    prefix: str | None
+    folder: str
+    name: str
+    content: bytes
+
+
 class Remote(Protocol):
     """Where entries are delivered to. Every method raises ``RemoteError`` and nothing else for a failed request."""
 
@@ -105,6 +116,14 @@ class Remote(Protocol):
         """Store the file and return its URI. An object of the same content under the name is success; one of other
         content is left alone, and the file is stored under a name that tells its content.
         """
+        ...
+
+    def put_document(self, document: Document) -> Answer:
+        """Store the document and return its URI, unless there is something under its name: that it is there is as good."""
+        ...
+
+    def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
+        """What ``put_document`` stored in a folder, by name; empty if there is no such bucket or folder."""
         ...
 
     def update(self, component: str, fields: Fields) -> Answer:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import schema
 from journaltrack.actions import SEQ_MAX, ComponentState, PutMetrics, Settle, ranges, ranges_in
@@ -47,7 +47,7 @@ class Intent(NamedTuple):
     """A request that is about to be sent."""
 
     action: str
-    component_id: int
+    component_id: int | None
     seqs: Sequence[int]
 
 
@@ -75,10 +75,11 @@ class Outcome:
         missing: The remote said that the component does not exist (any more).
         fields: (map, key, seq): what the remote holds now.
         location: (blob, uri) of an upload.
+        more: Further members of the attestation.
     """
 
     receipt_id: int
-    component_id: int
+    component_id: int | None
     outcome: ReceiptOutcome
     attempts: int = 1
     request_id: str | None = None
@@ -89,6 +90,7 @@ class Outcome:
     missing: bool = False
     fields: Sequence[tuple[str, str, int]] = ()
     location: tuple[BlobRef, str] | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Settlement:
@@ -242,6 +244,7 @@ class Settlement:
             arn=outcome.confirmed_arn,
             missing=outcome.missing,
             location=outcome.location,
+            more=outcome.more,
         )
 
     def settle(self, actions: Sequence[Settle]) -> None:

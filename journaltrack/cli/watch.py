@@ -152,7 +152,7 @@ class _Service:
         from journaltrack import composition  # noqa: PLC0415
         from journaltrack.reconciler import Options  # noqa: PLC0415
 
-        return composition.deliver(request, self._connection(), Options(**self._configuration.of_a_pass()))
+        return composition.deliver(request, self._connection(), Options(**self._configuration.of_a_pass(watching=True)))
 
     def _probe(self) -> RemoteError | None:
         from journaltrack import composition  # noqa: PLC0415

@@ -20,7 +20,7 @@ from journaltrack.actions import Artifact, ComponentSpec, Fields, MetricPoint, S
 from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.rate_limit import RateLimit
-from journaltrack.remote import Answer, BlobUpload, Refusal, RemoteComponent
+from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent
 from journaltrack.remotes.aws_clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients
 from journaltrack.remotes.aws_errors import already_exists, classified, is_aws_answer, not_found, swallowed
 from journaltrack.remotes.aws_metrics import read_back
@@ -139,6 +139,16 @@ class AwsRemote:
         """See ``Remote.upload``: see ``aws_s3``."""
         with _classifying(None):
             return self._uploader.upload(blob)
+
+    def put_document(self, document: Document) -> Answer:
+        """See ``Remote.put_document``: PutObject with ``IfNoneMatch``."""
+        with _classifying(None):
+            return self._uploader.put_document(document)
+
+    def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
+        """See ``Remote.documents``: ListObjectsV2 and GetObject."""
+        with _classifying(None):
+            return self._uploader.documents(bucket, prefix, folder)
 
     def update(self, component: str, fields: Fields) -> Answer:
         """See ``Remote.update``: UpdateTrialComponent."""

@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack import access, limits
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.remote import Answer, BlobUpload
+from journaltrack.remote import Answer, BlobUpload, Document
 from journaltrack.remotes.aws_errors import status_of
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ DEFAULT_PREFIX: Final = "trial-component-artifacts"
 """As the original library names it."""
 SINGLE_PUT_BYTES_MAX: Final = 8 * 1024 * 1024
 """Up to here one PutObject; boto3's own threshold for multipart."""
+DOCUMENT_BYTES_MAX: Final = 64 << 20
+"""Ours: of a document that is read."""
 LARGE_UPLOADS_MAX: Final = 2
 """Ours: multipart uploads at a time. Each holds up to 14 parts of 8 MiB (s3transfer reads ahead); parts go side by side anyway."""
 _READ_BYTES: Final = 1024 * 1024
@@ -73,6 +75,42 @@ class Uploader:
                     hint="restore spool/ from a copy of the journal, then `journaltrack retry`",
                 ) from error
             return self._upload(blob, content)
+
+    def put_document(self, document: Document) -> Answer:
+        """See ``Remote.put_document``."""
+        bucket = document.bucket or self._bucket()
+        self._ensure(bucket)
+        key = f"{_folder(document.prefix, document.folder)}/{object_name(document.name)}"
+        try:
+            answer = self._clients.s3.put_object(
+                Bucket=bucket,
+                Key=key,
+                Body=document.content,
+                IfNoneMatch="*",
+                ChecksumSHA256=base64.b64encode(hashlib.sha256(document.content).digest()).decode(),
+                ContentType="application/json",
+            )
+        except ClientError as error:
+            if status_of(error) != 412:  # noqa: PLR2004 - Precondition Failed: it is there
+                raise
+            answer = error.response
+        return Answer(answer.get("ResponseMetadata", {}).get("RequestId") or None, uri=f"s3://{bucket}/{key}")
+
+    def documents(self, bucket: str | None, prefix: str | None, folder: str) -> dict[str, bytes]:
+        """See ``Remote.documents``."""
+        bucket, begin = bucket or self._bucket(), f"{_folder(prefix, folder)}/"
+        found = {}
+        try:
+            for page in self._clients.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=begin):
+                for each in page.get("Contents", ()):
+                    if each["Size"] <= DOCUMENT_BYTES_MAX:
+                        answer = self._clients.s3.get_object(Bucket=bucket, Key=each["Key"])
+                        found[each["Key"].removeprefix(begin)] = answer["Body"].read(DOCUMENT_BYTES_MAX)
+        except ClientError as error:
+            if status_of(error) == 404:  # noqa: PLR2004 - no such bucket
+                return {}
+            raise
+        return found
 
     def _upload(self, blob: BlobUpload, content: IO[bytes]) -> Answer:
         bucket = blob.bucket or self._bucket()
@@ -229,6 +267,10 @@ class _Bounded(io.RawIOBase):
     def tell(self) -> int:
         """As of the file."""
         return self._raw.tell()
+
+
+def _folder(prefix: str | None, folder: str) -> str:
+    return f"{object_name(prefix or DEFAULT_PREFIX)}/{object_name(folder)}"
 
 
 def object_name(name: str) -> str:

@@ -19,7 +19,7 @@ from journaltrack import access, limits
 from journaltrack.actions import Artifact, ComponentSpec, Fields, MetricPoint, Status, merge_status
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
 from journaltrack.readback import ReadBack, Shown
-from journaltrack.remote import Answer, BlobUpload, Refusal, RemoteComponent
+from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent
 
 DEFAULT_BUCKET = "memory"
 DEFAULT_PREFIX = "trial-component-artifacts"
@@ -44,11 +44,13 @@ class MemoryRemote:
     Attributes:
         components: By lower-case name.
         objects: SHA-256 of what was uploaded, by URI.
+        stored: Documents, by URI.
     """
 
     def __init__(self) -> None:
         self.components: dict[str, MemoryComponent] = {}
         self.objects: dict[str, str] = {}
+        self.stored: dict[str, bytes] = {}
         self._requests = 0
         self._lock = threading.Lock()
 
@@ -111,6 +113,21 @@ class MemoryRemote:
                 uri = f"{stem}.{blob.sha256[:12]}{extension}"
             self.objects[uri] = blob.sha256
             return Answer(request_id, uri=uri)
+
+    def put_document(self, document: Document) -> Answer:
+        """See ``Remote.put_document``."""
+        with self._lock:
+            request_id = self._request_id()
+            uri = f"s3://{document.bucket or DEFAULT_BUCKET}/{document.prefix or DEFAULT_PREFIX}/{document.folder}/{document.name}"
+            self.stored.setdefault(uri, document.content)
+            return Answer(request_id, uri=uri)
+
+    def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
+        """See ``Remote.documents``."""
+        with self._lock:
+            self._request_id()
+            begin = f"s3://{bucket or DEFAULT_BUCKET}/{prefix or DEFAULT_PREFIX}/{folder}/"
+            return {uri.removeprefix(begin): content for uri, content in self.stored.items() if uri.startswith(begin)}
 
     def update(self, component: str, fields: Fields) -> Answer:
         """See ``Remote.update``."""

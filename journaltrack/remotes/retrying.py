@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from journaltrack.actions import ComponentSpec, Fields, MetricPoint
     from journaltrack.deadline import Deadline
     from journaltrack.readback import ReadBack
-    from journaltrack.remote import Answer, BlobUpload, Remote, RemoteComponent
+    from journaltrack.remote import Answer, BlobUpload, Document, Remote, RemoteComponent
 
 T = TypeVar("T")
 
@@ -82,6 +82,14 @@ class RetryingRemote:
     def upload(self, blob: BlobUpload) -> Answer:
         """See ``Remote.upload``."""
         return self._call(self._idempotent, lambda: self._inner.upload(blob))
+
+    def put_document(self, document: Document) -> Answer:
+        """See ``Remote.put_document``."""
+        return self._call(self._idempotent, lambda: self._inner.put_document(document))
+
+    def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
+        """See ``Remote.documents``."""
+        return self._call(self._idempotent, lambda: self._inner.documents(bucket, prefix, folder))
 
     def update(self, component: str, fields: Fields) -> Answer:
         """See ``Remote.update``."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.remote import BlobUpload
+from journaltrack.remote import BlobUpload, Document
 from tests.contract.conftest import Subject, aws, session
 from tests.simulator import HttpError, Simulator, simulator
 
@@ -194,3 +195,17 @@ def test_content_that_another_tool_stored_is_left_alone(tmp_path: Path, name: st
 
 def body_of(sim: Simulator, key: str) -> bytes:
     return sim.objects[BUCKET, key].body
+
+
+def test_documents_are_stored_once_and_listed(store: Subject, name: str):
+    """What was put is what is listed, by name; a second document under the name changes nothing; nowhere is nothing."""
+    folder = f"journaltrack-anchors/{name}"
+    first = Document(BUCKET, None, folder, "1.json", b'{"a":1}')
+    uri = store.remote.put_document(first).uri
+    assert uri == f"s3://{BUCKET}/trial-component-artifacts/{folder}/1.json"
+    assert store.remote.put_document(replace(first, content=b"{}")).uri == uri
+    store.remote.put_document(replace(first, name="2.json", content=b'{"b":2}'))
+    assert dict(store.remote.documents(BUCKET, None, folder)) == {"1.json": b'{"a":1}', "2.json": b'{"b":2}'}
+    assert dict(store.remote.documents(BUCKET, None, f"{folder}-none")) == {}
+    if store.fetch is not None:
+        assert store.fetch(uri) == b'{"a":1}'

@@ -19,12 +19,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from journaltrack import entries as vocabulary
 from journaltrack import lease as leases
+from journaltrack import report
 from journaltrack.actions import ranges_in
 from journaltrack.auditing import audit
 from journaltrack.entries import BlobRef
 from journaltrack.errors import LeaseHeldError, LeaseLostError
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
+from journaltrack.report_anchors import anchor_problems
 from journaltrack.report_integrity import verify_chains
 from journaltrack.settlement import Settlement
 from tests import tally
@@ -84,6 +86,8 @@ class ReplayMachine(RuleBasedStateMachine):
             ):
                 assert getattr(totals, name) == states[state]
             assert [p for p in verify_chains(self.folder) if p.kind != "blob"] == []
+            with report.opened(self.folder) as own:
+                assert anchor_problems(own.database, self.truth.documents_stored) == []
             tally.count("random histories of logging, faults, kills, moves, syncs", attacks=1, checked=totals.entries)
             for writer in self.writers:
                 writer.close()

@@ -58,6 +58,7 @@ class Truth:
         self.points = []  # (component, metric, value, step)
         self.visible = 0  # points that reading back shows for certain; each later one may be shown or not
         self.uploads = Counter()
+        self.documents_stored = {}
         self.script = []
         self.of_metrics = False
         self.requests = 0
@@ -107,6 +108,13 @@ class Truth:
         def apply():
             self.uploads[blob.sha256] += 1
             return Answer("r", uri=f"s3://bucket/{blob.component}/{blob.name}")
+
+        return self._request(apply)
+
+    def put_document(self, document):
+        def apply():
+            self.documents_stored.setdefault(document.name, document.content)
+            return Answer("r", uri=f"s3://bucket/{document.folder}/{document.name}")
 
         return self._request(apply)
 

@@ -1,0 +1,180 @@
+"""Anchors: the heads of all chains, kept where whoever may write to the journal need not be able to.
+
+A chain proves its own past, but not that it once went further. So at the end of a pass the newest digest of every writer is
+put into a small document outside: in S3 beside the artifacts, under a name that tells the document's SHA-256, never over
+another one; and, if wanted, that SHA-256 into a parameter of each component. ``anchors`` has the
+document, ``report_anchors`` holds a journal against it.
+
+A failing anchor ends no pass and loses nothing: the next pass makes another. Must not know any particular remote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from journaltrack import anchors
+from journaltrack.actions import Fields
+from journaltrack.errors import RemoteError
+from journaltrack.remote import Document
+from journaltrack.settlement import Intent, Outcome, Settlement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from journaltrack.database import Database
+    from journaltrack.remote import Answer, Remote
+
+logger = logging.getLogger(__name__)
+
+ACTION: Final = "anchor"
+PARAMETER: Final = "journaltrack.anchor"
+"""The parameter of a component that names the last anchor: ``<number> <sha256>``."""
+_LAST: Final = (
+    "SELECT a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id "
+    "WHERE r.component_id IS NULL AND r.action = ? AND r.outcome = 'delivered' ORDER BY r.id DESC LIMIT 1"
+)
+_HEADS: Final[
+    dict[anchors.Kind, str]
+] = {  # the bare columns are those of the row with the maximum: https://sqlite.org/lang_select.html#bareagg
+    "entries": "SELECT w.uuid, e.writer_seq, e.digest, max(e.seq) FROM entry e JOIN writer w ON w.id = e.writer_id WHERE e.seq > ? GROUP BY e.writer_id",
+    "attestations": "SELECT w.uuid, a.writer_seq, a.digest, max(a.id) FROM attestation a JOIN writer w ON w.id = a.writer_id "
+    "WHERE a.id > ? GROUP BY a.writer_id",
+}
+
+
+class Anchor(NamedTuple):
+    """An anchor that was made: ``seq`` and ``attestation`` say how far in this journal; ``at_ns`` is nanoseconds since the epoch."""
+
+    number: int
+    sha256: str
+    at_ns: int
+    uri: str | None
+    seq: int
+    attestation: int
+
+
+def last(database: Database) -> Anchor | None:
+    """The newest that this journal knows of."""
+    for (body,) in database.read(_LAST, (ACTION,)):
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # crafted: as if there were none
+            members = json.loads(body)
+            told = members["anchor"]
+            at_ns, (seq, attestation) = int(members["finished_at_ns"]), map(int, told["reached"])
+            return Anchor(int(told["number"]), str(told["sha256"]), at_ns, told.get("uri"), seq, attestation)
+    return None
+
+
+def make(
+    database: Database, settlement: Settlement, remote: Remote, places: str, *, every_s: float, clock_ns: Callable[[], int]
+) -> Anchor | None:
+    """Anchor what is new since the last time.
+
+    Args:
+        database: Of the journal.
+        settlement: Of the pass; its lease is held.
+        remote: Where to.
+        places: "artifacts": into S3 beside the artifacts, once there are some; "s3": also before, into the default bucket;
+            "parameter": into a parameter of each component; "both": "artifacts" and "parameter"; "off".
+        every_s: Not before the last one is so old, seconds.
+        clock_ns: Nanoseconds since the epoch.
+
+    Returns:
+        The anchor, None if there is none: nothing new, nowhere to put it, too early, or it failed (there is a receipt then).
+    """
+    place = None if places == "parameter" else _place(database) or ((None, None) if places == "s3" else None)
+    named = places in {"parameter", "both"}
+    if places == "off" or (place is None and not named):
+        return None
+    before, now_ns = last(database), clock_ns()
+    if before is not None and 0 <= now_ns - before.at_ns < every_s * 1e9:
+        return None
+    reached = (_newest(database, "entry", "seq"), _newest(database, "attestation", "id"))
+    if not _is_new(database, before):
+        return None
+    document = _document(database, before, now_ns)
+    number, content = document.number, document.encode()
+    sha256 = hashlib.sha256(content).hexdigest()
+    (receipt_id,) = settlement.begin([Intent(ACTION, None, ())])
+    answer: Answer | None = None
+    try:
+        if place is not None:
+            stored = Document(*place, anchors.folder_of(document.journal_id), anchors.name_of(number, content), content)
+            answer = remote.put_document(stored)
+    except RemoteError as error:
+        logger.info("the journal was not anchored: %s", error)
+        settlement.finish([_failed(receipt_id, None, error)])
+        return None
+    if named and not _name_it(database, settlement, remote, before, f"{number} {sha256}") and place is None:
+        settlement.finish([Outcome(receipt_id, None, "failed", attempts=0, error_text="no component took the parameter")])
+        return None
+    uri = answer.uri if answer is not None else None
+    told = {"number": number, "sha256": sha256, "uri": uri, "reached": list(reached), "document": content.decode()}
+    request_id = answer.request_id if answer is not None else None
+    settlement.finish([Outcome(receipt_id, None, "delivered", request_id=request_id, more={"anchor": told})])
+    return Anchor(number, sha256, now_ns, uri, *reached)
+
+
+def _name_it(database: Database, settlement: Settlement, remote: Remote, before: Anchor | None, value: str) -> int:
+    """Set the parameter of each component that has new entries; how many took it."""
+    rows = database.read(
+        "SELECT c.id, c.name FROM component c WHERE c.confirmed_at_ns IS NOT NULL AND EXISTS "
+        "(SELECT 1 FROM entry e WHERE e.component_id = c.id AND e.seq > ?)",
+        (before.seq if before else 0,),
+    )
+    taken = 0
+    for component_id, name in rows:
+        (receipt_id,) = settlement.begin([Intent(ACTION, component_id, ())])
+        try:
+            answer = remote.update(str(name), Fields(parameters={PARAMETER: value}))
+        except RemoteError as error:
+            logger.info("%s does not name its anchor: %s", name, error)
+            settlement.finish([_failed(receipt_id, component_id, error)])
+            continue
+        settlement.finish([Outcome(receipt_id, component_id, "delivered", request_id=answer.request_id, more={"named": value})])
+        taken += 1
+    return taken
+
+
+def _place(database: Database) -> tuple[str | None, str | None] | None:
+    """Where the last artifact was put."""
+    rows = database.read("SELECT bucket, prefix FROM location ORDER BY receipt_id DESC LIMIT 1")
+    return (rows[0][0] or None, rows[0][1] or None) if rows else None
+
+
+def _is_new(database: Database, before: Anchor | None) -> bool:
+    """Whether there is more than the last anchor itself."""
+    if before is None:
+        return bool(database.read("SELECT 1 FROM entry LIMIT 1"))
+    if database.read("SELECT 1 FROM entry WHERE seq > ? LIMIT 1", (before.seq,)):
+        return True
+    newer = database.read(
+        "SELECT r.action FROM attestation a LEFT JOIN receipt r ON r.id = a.receipt_id WHERE a.id > ? LIMIT 1000", (before.attestation,)
+    )
+    return any(action != ACTION for (action,) in newer)
+
+
+def _document(database: Database, before: Anchor | None, now_ns: int) -> anchors.Document:
+    def heads(kind: anchors.Kind, since: int) -> anchors.Heads:
+        rows = database.read(_HEADS[kind], (since,))
+        return {str(uuid): (number, digest.hex()) for uuid, number, digest, _ in rows if isinstance(digest, bytes)}
+
+    return anchors.Document(
+        journal_id=str(database.read("SELECT journal_id FROM meta")[0][0]),
+        number=before.number + 1 if before else 1,
+        previous=before.sha256 if before else None,
+        made_at_ns=now_ns,
+        entries=heads("entries", before.seq if before else 0),
+        attestations=heads("attestations", before.attestation if before else 0),
+    )
+
+
+def _failed(receipt_id: int, component_id: int | None, error: RemoteError) -> Outcome:
+    return Outcome(receipt_id, component_id, "failed", request_id=error.request_id, error_code=error.code, error_text=error.message[:2_000])
+
+
+def _newest(database: Database, table: str, column: str) -> int:
+    return int(database.read(f"SELECT coalesce(max({column}), 0) FROM {table}")[0][0])

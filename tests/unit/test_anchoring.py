@@ -1,0 +1,227 @@
+"""Anchors: what a chain alone can't prove, a document outside of the journal does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from journaltrack import anchoring, anchors, report
+from journaltrack import entries as vocabulary
+from journaltrack.entries import BlobRef
+from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.journal import Journal
+from journaltrack.reconciler import Options, Reconciler
+from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.report_anchors import anchor_problems
+from journaltrack.report_integrity import verify_chains
+from journaltrack.spool import Spool
+
+
+class Refusing(MemoryRemote):
+    """A store that takes artifacts and no documents."""
+
+    refusing = True
+
+    def put_document(self, document):
+        if self.refusing:
+            raise RemoteError("no", kind=ErrorKind.HALT, code="AccessDenied", request_id="r-1")
+        return super().put_document(document)
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """An open journal with a component, an artifact and some points, all pending."""
+    opened = Journal.open(tmp_path / "journal")
+    component = opened.component("run")
+    opened.append(component, [vocabulary.create(owner="me")])
+    (tmp_path / "model").write_bytes(b"model")
+    blob = Spool(tmp_path / "journal" / "spool").add(tmp_path / "model")
+    opened.add_blob(blob.sha256, blob.size_bytes)
+    ref = BlobRef(blob.sha256, "the-bucket", "the-prefix")
+    opened.append(
+        component, [vocabulary.upload("model", ref, blob.size_bytes, None, "model"), vocabulary.artifact("output", "model", ref, None)]
+    )
+    log(opened, range(10))
+    yield opened
+    opened.close()
+
+
+def log(journal, steps):
+    """Points of these steps."""
+    for step in steps:
+        journal.append_metric(journal.component("run"), "loss", 1.0 / (step + 1), step, 1)
+
+
+def synced(journal, remote, **options):
+    """A pass; all documents that the remote holds then, by their names."""
+    report_of_pass = Reconciler(journal, remote, options=Options(**options)).run()
+    assert report_of_pass.halted is None
+    return {uri.rpartition("/")[2]: content for uri, content in remote.stored.items()}
+
+
+def problems(path, documents):
+    """What the anchors say of the journal."""
+    with report.opened(path) as own:
+        return [problem.message for problem in anchor_problems(own.database, documents)]
+
+
+def changed(journal, *statements):
+    """The journal's folder after statements that no trigger prevents."""
+    path = journal.path
+    journal.close()
+    with closing(sqlite3.connect(path / "journal.db")) as connection, connection:
+        triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            connection.execute(f"DROP TRIGGER {name}")
+        for statement in statements:
+            connection.execute(statement)
+        for _, sql in triggers:
+            connection.execute(sql)
+    return path
+
+
+def test_a_pass_anchors_beside_the_artifacts(journal):
+    """One document, named by its digest, with the head of every chain; the journal knows of it."""
+    remote = MemoryRemote()
+    documents = synced(journal, remote)
+    ((uri, content),) = remote.stored.items()
+    sha256 = hashlib.sha256(content).hexdigest()
+    assert uri == f"s3://the-bucket/the-prefix/journaltrack-anchors/{journal.journal_id}/00000001-{sha256}.json"
+    document = anchors.decode(content)
+    ((writer, digest),) = journal.database.read(
+        "SELECT w.uuid, e.digest FROM entry e JOIN writer w ON w.id = e.writer_id ORDER BY seq DESC LIMIT 1"
+    )
+    assert document.entries == {writer: (13, digest.hex())}
+    assert len(document.attestations) == 1
+    assert (document.number, document.previous) == (1, None)
+    assert anchoring.last(journal.database)[:2] == (1, sha256)
+    assert anchoring.last(journal.database).uri == uri
+    assert problems(journal.path, documents) == []
+    assert verify_chains(journal) == []
+
+
+def test_nothing_new_is_not_anchored_again(journal):
+    """A pass without anything to say leaves no document; the next entry makes one that names the one before."""
+    remote = MemoryRemote()
+    first = synced(journal, remote)
+    assert synced(journal, remote) == first
+    log(journal, [10])
+    second = synced(journal, remote)
+    (new,) = second.keys() - first.keys()
+    (old,) = first
+    assert anchors.decode(second[new]).previous == hashlib.sha256(first[old]).hexdigest()
+    assert {number for number, _ in anchors.decode(second[new]).entries.values()} == {14}
+    assert problems(journal.path, second) == []
+
+
+def test_a_journal_without_artifacts_is_anchored_where_the_configuration_says(tmp_path):
+    """By default there is no bucket to put it; "s3" takes the default one; "parameter" needs none; "off" is off."""
+    found = {}
+    for places in ("artifacts", "s3", "parameter", "both", "off"):
+        with closing(Journal.open(tmp_path / places)) as journal:
+            journal.append(journal.component("run"), [vocabulary.create(owner="me"), vocabulary.metric("m", 1.0, 1, 1)])
+            remote = MemoryRemote()
+            documents = synced(journal, remote, anchor=places)
+            named = remote.components["run"].parameters.get(anchoring.PARAMETER)
+            found[places] = (len(documents), named is not None)
+            if named is not None:
+                assert named == f"1 {anchoring.last(journal.database).sha256}"
+            assert verify_chains(journal) == []
+    assert found == {"artifacts": (0, False), "s3": (1, False), "parameter": (0, True), "both": (0, True), "off": (0, False)}
+
+
+def test_the_document_is_in_the_journal_too(journal):
+    """What a parameter names can be shown: the attestation has the document's text."""
+    synced(journal, MemoryRemote(), anchor="both")
+    bodies = [json.loads(body) for (body,) in journal.database.read("SELECT body FROM attestation")]
+    (told,) = [body["anchor"] for body in bodies if "anchor" in body]
+    assert hashlib.sha256(told["document"].encode()).hexdigest() == told["sha256"]
+
+
+@pytest.mark.parametrize("table", ["entry", "attestation"])
+def test_a_cut_off_end_is_found(journal, table):
+    """The chains of what is left hold; only the anchor tells that there was more, and whose."""
+    remote = MemoryRemote()
+    synced(journal, remote)
+    log(journal, range(10, 15))
+    documents = synced(journal, remote)
+    last = journal.last_seq()
+    cuts = {
+        "entry": (
+            f"DELETE FROM entry WHERE seq > {last - 5}",
+            f"DELETE FROM delivery WHERE seq > {last - 5}",
+            "DELETE FROM receipt WHERE id > 5",
+            "DELETE FROM attestation WHERE writer_id > 2",
+            f"UPDATE mark SET seq = {last - 5}",
+        ),
+        "attestation": (
+            "DELETE FROM attestation WHERE writer_id > 2",
+            "DELETE FROM receipt WHERE id > 5",
+            f"DELETE FROM delivery WHERE seq > {last - 5}",
+            f"UPDATE mark SET seq = {last - 5}",
+        ),
+    }
+    path = changed(journal, *cuts[table])
+    assert verify_chains(path) == []
+    found = problems(path, documents)
+    assert any(message.startswith("5 entries were removed" if table == "entry" else "1 attestations were removed") for message in found), (
+        found
+    )
+
+
+def test_a_rewritten_chain_is_found(journal):
+    """Whoever recomputes all digests has another head than the anchor."""
+    remote = MemoryRemote()
+    documents = synced(journal, remote)
+    (seq,) = journal.database.read("SELECT max(seq) FROM entry")[0]
+    path = changed(journal, f"UPDATE entry SET digest = zeroblob(32) WHERE seq = {seq}")
+    assert any("is another one than when it was anchored" in message for message in problems(path, documents))
+
+
+def test_changed_foreign_and_missing_anchors_are_told(journal, tmp_path):
+    """A document with another digest than its name, one of another journal, one that is no anchor, and a removed one."""
+    remote = MemoryRemote()
+    synced(journal, remote)
+    for step in (10, 11):
+        log(journal, [step])
+        documents = synced(journal, remote)
+    first, second, third = sorted(documents)
+    assert problems(journal.path, {first: documents[first].replace(b'"number":1', b'"number":7')}) == [
+        f"the anchor {first!r} is not the document that it was made as"
+    ]
+    assert problems(journal.path, {"x": b"[" * 100_000}) == ["the anchor 'x' is not the document that it was made as"]
+    assert problems(journal.path, {first: documents[first], third: documents[third]}) == [
+        f"the anchor before {third!r} is missing: it was removed"
+    ]
+    with closing(Journal.open(tmp_path / "other")) as other:
+        other.append(other.component("run"), [vocabulary.create(owner="me")])
+        assert "is of the journal" in problems(other.path, {second: documents[second]})[0]
+
+
+def test_an_anchor_that_fails_fails_nothing_else(journal):
+    """Everything is delivered, a receipt says why there is no anchor, and the next pass makes one."""
+    remote = Refusing()
+    assert synced(journal, remote) == {}
+    assert journal.database.read("SELECT outcome, error_code FROM receipt WHERE action = 'anchor'") == [("failed", "AccessDenied")]
+    assert journal.entries(pending=True) == []
+    remote.refusing = False
+    documents = synced(journal, remote)
+    assert len(documents) == 1
+    assert problems(journal.path, documents) == []
+    assert verify_chains(journal) == []
+
+
+def test_a_watcher_anchors_now_and_then_and_at_the_end(journal):
+    """A journal that is written to all the time is anchored once in a while; a run that ended at once."""
+    remote = MemoryRemote()
+    counts = []
+    for step in range(10, 13):
+        log(journal, [step])
+        counts.append(len(synced(journal, remote, anchor_every_s=3600.0)))
+    journal.append(journal.component("run"), [vocabulary.status(primary="Completed", end_ns=1)])
+    counts.append(len(synced(journal, remote, anchor_every_s=3600.0)))
+    assert counts == [1, 1, 1, 2]
