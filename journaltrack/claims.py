@@ -122,9 +122,10 @@ def _claims(journal: Journal, row: ComponentRow, metrics: Mapping[str, MetricCla
         )
     }
     reading = _Reading({blob: uri for blob, (uri, _) in locations.items()})
-    for columns in _state_rows(database, row.id):
-        *entry, outcome, receipt_id, is_held = columns
-        reading.add(vocabulary.entry_of(tuple(entry)), outcome, receipt_id, is_held=bool(is_held))
+    held = {seq for (seq,) in database.read("SELECT seq FROM field WHERE component_id = ?", (row.id,))}
+    for *columns, outcome, receipt_id in _state_rows(database, row.id):
+        entry = vocabulary.entry_of(tuple(columns))
+        reading.add(entry, outcome, receipt_id, is_held=entry.seq in held)
     objects = tuple(
         ObjectClaim(uri, blob, size if isinstance(size, int) else None, _in_spool(journal.path / paths.SPOOL, blob.sha256, size))
         for blob, (uri, size) in locations.items()
@@ -135,13 +136,13 @@ def _claims(journal: Journal, row: ComponentRow, metrics: Mapping[str, MetricCla
 
 
 def _state_rows(database: Database, component_id: int) -> Iterator[tuple[Any, ...]]:
-    """Its entries but metrics, with outcome, receipt, and whether the remote holds them now; a page at a time."""
+    """Its entries but metrics, uploads and values that later ones override, with outcome and receipt; a page at a time."""
     after_seq = 0
     while True:
         rows = database.read_page(
-            f"SELECT {_COLUMNS}, d.outcome, d.receipt_id, EXISTS (SELECT 1 FROM field f WHERE f.component_id = e.component_id AND "
-            "f.seq = e.seq) FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND e.stream <> 'metric' "
-            "AND e.kind <> 'upload' AND e.seq > ? ORDER BY e.seq LIMIT 10000",
+            f"SELECT {_COLUMNS}, d.outcome, d.receipt_id FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? "
+            "AND e.stream <> 'metric' AND e.kind <> 'upload' AND e.seq > ? "
+            "AND (d.outcome IS NOT 'superseded' OR e.kind IN ('status', 'create', 'load')) ORDER BY e.seq LIMIT 10000",
             (component_id, after_seq),
         )
         if not rows:
