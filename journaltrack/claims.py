@@ -42,6 +42,9 @@ _POINTS: Final = (  # typeof and abs: SQLite keeps any type in any column, and i
 )
 
 
+_MAYBE_POINTS: Final = _POINTS.replace("JOIN delivery", "LEFT JOIN delivery")
+
+
 @dataclass(frozen=True, slots=True)
 class Undelivered:
     """Entries that nothing is claimed of. ``pending`` includes those in flight."""
@@ -84,13 +87,17 @@ def read(journal: Journal, rows: Sequence[ComponentRow]) -> list[Claims]:
     return [claims for claims in found if claims is not None]
 
 
-def logged(database: Database, component_id: int) -> Callable[[str, float], bool]:
-    """Whether a value was logged for a metric of the component; a scan for each question."""
+def logged(database: Database, claims: Claims) -> Callable[[str, float], bool]:
+    """Whether a value was logged for a metric of the component. Read backwards: what was sent side by side was logged together."""
 
     def is_logged(name: str, value: float) -> bool:
-        sql = f"SELECT EXISTS (SELECT 1 {_POINTS} AND d.outcome IN ('delivered', 'in doubt') AND e.component_id = ? AND e.name = ? "
         margin = abs(value) * 1e-6
-        return bool(database.read(f"{sql} AND e.value BETWEEN ? AND ?)", (component_id, name, value - margin, value + margin))[0][0])
+        found = database.read(
+            f"SELECT 1 {_MAYBE_POINTS} AND (d.outcome IS NULL OR d.outcome IN ('delivered', 'in doubt')) AND e.component_id = ? AND e.name = ? AND e.seq <= ? "
+            "AND e.value BETWEEN ? AND ? ORDER BY e.seq DESC LIMIT 1",
+            (claims.component_id, name, claims.metrics[name].last_seq, value - margin, value + margin),
+        )
+        return bool(found)
 
     return is_logged
 
@@ -131,7 +138,7 @@ def _claims(journal: Journal, row: ComponentRow, metrics: Mapping[str, MetricCla
         for blob, (uri, size) in locations.items()
     )
     found = replace(reading.result(claims), objects=objects)
-    delivered = bool(found.fields or found.metrics or found.status or reading.there)
+    delivered = bool(found.fields or found.status or reading.there or any(metric.points for metric in metrics.values()))
     return found if delivered or objects else None
 
 
@@ -260,22 +267,39 @@ def _merged(earlier: Status | None, later: Status) -> Status:
 
 
 def _metrics(database: Database, rows: Sequence[ComponentRow]) -> dict[int, dict[str, MetricClaim]]:
-    """By component and metric, in one scan."""
+    """By component and metric, in one scan. Points in flight may be there as those in doubt may."""
     ids = json.dumps([row.id for row in rows])
+    summed = (
+        "count(*), min(e.value), max(e.value), max(CASE WHEN typeof(d.settled_at_ns) = 'integer' THEN d.settled_at_ns ELSE 0 END), "
+        "max(e.seq) AS last_seq"
+    )
+    of_these = "e.component_id IN (SELECT value FROM json_each(?)) GROUP BY 1, 2, 3"
     found = database.read(
-        "SELECT m.*, (SELECT e.value FROM entry e WHERE e.seq = m.last_seq) FROM (SELECT e.component_id, e.name, d.outcome, count(*), "
-        "min(e.value), max(e.value), max(CASE WHEN typeof(d.settled_at_ns) = 'integer' THEN d.settled_at_ns ELSE 0 END), "
-        f"max(e.seq) AS last_seq {_POINTS} AND d.outcome IN ('delivered', 'in doubt') AND e.component_id IN (SELECT value FROM json_each(?)) "
-        "GROUP BY 1, 2, 3) m",
+        f"SELECT m.*, (SELECT e.value FROM entry e WHERE e.seq = m.last_seq) FROM (SELECT e.component_id, e.name, d.outcome, {summed} "
+        f"{_POINTS} AND d.outcome IN ('delivered', 'in doubt') AND {of_these}) m",
         (ids,),
     )
+    flying = report.in_flight(database)
+    if flying.intervals:
+        found += database.read(
+            f"SELECT m.*, NULL FROM (SELECT e.component_id, e.name, d.outcome, {summed} {_MAYBE_POINTS} AND d.seq IS NULL AND EXISTS "
+            f"(SELECT 1 FROM json_each(?) i WHERE e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]')) "
+            f"AND e.seq BETWEEN ? AND ? AND {of_these}) m",
+            (flying.json, flying.intervals[0][0], flying.intervals[-1][1], ids),
+        )
     claims: dict[int, dict[str, MetricClaim]] = defaultdict(dict)
-    for component_id, name, outcome, points, least, most, settled_at_ns, _, last in found:
+    for component_id, name, outcome, points, least, most, settled_at_ns, last_seq, last in found:
         known = claims[component_id].get(name, MetricClaim())
-        if outcome == "in doubt":
-            known = replace(known, in_doubt=points, doubt_minimum=least, doubt_maximum=most)
-        else:
+        known = replace(known, last_seq=max(known.last_seq, last_seq))
+        if outcome == "delivered":
             known = replace(known, points=points, minimum=least, maximum=most, last=last, settled_at_ns=settled_at_ns)
+        else:
+            known = replace(
+                known,
+                in_doubt=known.in_doubt + points,
+                doubt_minimum=least if known.doubt_minimum is None else min(least, known.doubt_minimum),
+                doubt_maximum=most if known.doubt_maximum is None else max(most, known.doubt_maximum),
+            )
         claims[component_id][name] = known
     return claims
 

@@ -97,7 +97,7 @@ class MetricClaim:
 
     Attributes:
         points, minimum, maximum: Of those delivered.
-        last: The value that was recorded last.
+        last, last_seq: The value that was recorded last, and its entry.
         in_doubt, doubt_minimum, doubt_maximum: Of those in doubt.
         settled_at_ns: When the newest of those delivered was, nanoseconds since the epoch.
     """
@@ -106,6 +106,7 @@ class MetricClaim:
     minimum: float | None = None
     maximum: float | None = None
     last: float | None = None
+    last_seq: int = 0
     in_doubt: int = 0
     doubt_minimum: float | None = None
     doubt_maximum: float | None = None

@@ -268,14 +268,13 @@ class Verifier:
             found = future.result()
             differences = self._differences(claims, found)
             for _ in range(2):
-                wrong = any(each.kind in {"missing", "different"} for each in differences)
-                if not wrong or claiming.last_receipt(self._journal.database, claims.component_id) == claims.receipt_id:
+                if not differences or claiming.last_receipt(self._journal.database, claims.component_id) == claims.receipt_id:
                     break
                 claims = self._again(claims)
                 found = self._ask(claims)
                 differences = self._differences(claims, found)
             else:
-                differences = [replace(each, kind="unknown", repairable=False, note=_BUSY) for each in differences if each.kind != "extra"]
+                differences = [replace(each, kind="unknown", repairable=False, steps=(), note=_BUSY) for each in differences]
         except RemoteError as error:
             self._failed(claims, error)
             return
@@ -290,7 +289,7 @@ class Verifier:
     def _differences(self, claims: Claims, found: _Found) -> list[Difference]:
         database = self._journal.database
         until_ns = self._clock_ns() - int(self._options.visible_after_s * 1e9)
-        told = compare(claims, found.component, shown_until_ns=until_ns, logged=claiming.logged(database, claims.component_id))
+        told = compare(claims, found.component, shown_until_ns=until_ns, logged=claiming.logged(database, claims))
         differences = [self._with_steps(claims, found.component, each) for each in told]
         for claim, there in zip(claims.objects, found.objects, strict=True):
             if isinstance(there, RemoteError):
