@@ -36,13 +36,11 @@ _COLUMNS: Final = (
     "e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
     "e.recorded_at_ns, e.digest"
 )
-_POINTS: Final = (  # typeof and abs: SQLite keeps any type in any column, and infinity
-    "FROM entry e JOIN delivery d ON d.seq = e.seq WHERE e.stream = 'metric' AND e.kind = 'metric' AND typeof(e.name) = 'text' "
-    "AND typeof(e.value) = 'real' AND abs(e.value) < 9e999"
+_IS_POINT: Final = (  # typeof and abs: SQLite keeps any type in any column, and infinity
+    "e.stream = 'metric' AND e.kind = 'metric' AND typeof(e.name) = 'text' AND typeof(e.value) = 'real' AND abs(e.value) < 9e999"
 )
-
-
-_MAYBE_POINTS: Final = _POINTS.replace("JOIN delivery", "LEFT JOIN delivery")
+_POINTS: Final = f"FROM entry e JOIN delivery d ON d.seq = e.seq WHERE {_IS_POINT}"
+_MAYBE_POINTS: Final = f"FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE {_IS_POINT}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,11 +279,12 @@ def _metrics(database: Database, rows: Sequence[ComponentRow]) -> dict[int, dict
     )
     flying = report.in_flight(database)
     if flying.intervals:
+        # From the intervals to the entries: a crafted journal may have as many of either.
         found += database.read(
-            f"SELECT m.*, NULL FROM (SELECT e.component_id, e.name, d.outcome, {summed} {_MAYBE_POINTS} AND d.seq IS NULL AND EXISTS "
-            f"(SELECT 1 FROM json_each(?) i WHERE e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]')) "
-            f"AND e.seq BETWEEN ? AND ? AND {of_these}) m",
-            (flying.json, flying.intervals[0][0], flying.intervals[-1][1], ids),
+            f"SELECT m.*, NULL FROM (SELECT e.component_id, e.name, NULL, {summed} FROM json_each(?) i CROSS JOIN entry e ON e.seq BETWEEN "
+            "json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') LEFT JOIN delivery d ON d.seq = e.seq "
+            f"WHERE {_IS_POINT} AND d.seq IS NULL AND {of_these}) m",
+            (flying.json, ids),
         )
     claims: dict[int, dict[str, MetricClaim]] = defaultdict(dict)
     for component_id, name, outcome, points, least, most, settled_at_ns, last_seq, last in found:

@@ -7,11 +7,13 @@ removed from the remote, and no object is overwritten.
 
 from __future__ import annotations
 
+import bisect
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from journaltrack import entries as vocabulary
+from journaltrack import limits
 from journaltrack.comparing import Difference
 from journaltrack.settlement import Settlement
 
@@ -87,17 +89,17 @@ def _of_blob(database: Database, component_id: int, blob: BlobRef) -> list[int]:
 
 
 def _points(database: Database, difference: Difference, read_at_ns: int, receipt_id: int) -> list[int]:
-    steps = "EXISTS (SELECT 1 FROM json_each(?) s WHERE e.step BETWEEN json_extract(s.value, '$[0]') AND json_extract(s.value, '$[1]'))"
     rows = database.read(
-        f"SELECT e.seq {_DELIVERED} AND d.outcome = 'delivered' AND e.stream = 'metric' AND e.name = ? AND d.settled_at_ns <= ? "
-        f"AND d.receipt_id <= ? AND (? = '[]' OR {steps}) ORDER BY e.seq",
-        (
-            difference.component_id,
-            difference.name,
-            read_at_ns,
-            receipt_id,
-            json.dumps(difference.steps),
-            json.dumps(difference.steps),
-        ),
+        f"SELECT e.seq, e.step {_DELIVERED} AND d.outcome = 'delivered' AND e.stream = 'metric' AND e.name = ? AND d.settled_at_ns <= ? "
+        "AND d.receipt_id <= ? ORDER BY e.seq",
+        (difference.component_id, difference.name, read_at_ns, receipt_id),
     )
-    return [seq for (seq,) in rows]
+    return [seq for seq, step in rows if not difference.steps or _is_in(difference.steps, step)]
+
+
+def _is_in(intervals: Sequence[tuple[int, int]], step: object) -> bool:
+    """Whether one of these (sorted, apart) has the step."""
+    if not isinstance(step, int):
+        return False
+    place = bisect.bisect_right(intervals, (step, limits.STEP_MAX)) - 1
+    return place >= 0 and step <= intervals[place][1]

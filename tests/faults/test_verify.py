@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sqlite3
 from collections import Counter
 from contextlib import closing
@@ -17,6 +18,8 @@ from journaltrack.cli import main
 from journaltrack.rate_limit import RateLimit
 from journaltrack.reconciler import Options
 from journaltrack.verifying import VerifyOptions
+from tests import tally
+from tests.faults.hostile import SOAK
 from tests.simulator import CutAfter, HttpError, simulator
 
 LARGE_BYTES = 9 * 1024 * 1024
@@ -399,3 +402,99 @@ def test_it_takes_its_time(delivered, aws):
     requests = len(aws.requests)
     journaltrack.verify(delivered, region="us-east-1", endpoint_url=aws.endpoint_url, rate_limit=Counted(1000))
     assert len(turns) == len(aws.requests) - requests == 2
+
+
+def recorded(folder, chance, number):
+    """A random run: parameters set over and over, points with steps, several at a step and without, artifacts; synced now and then."""
+    with Tracker.create(trial_component_name=f"run-{number}", journal=folder, sync="off") as tracker:
+        for n in range(chance.randint(1, 40)):
+            kind = chance.choice(["parameter", "metric", "metric", "metric", "stepless", "artifact", "output"])
+            if kind == "parameter":
+                tracker.log_parameter(chance.choice("abc"), chance.choice([0.5, "text", n]))
+            elif kind == "artifact":
+                path = folder.parent / chance.choice(["x.bin", "y.bin"])
+                path.write_bytes(chance.randbytes(chance.choice([0, 10])))
+                tracker.log_artifact(path)
+            elif kind == "output":
+                tracker.log_output(chance.choice("pq"), f"s3://elsewhere/{n}")
+            else:
+                step = None if kind == "stepless" else chance.randrange(8)
+                tracker.log_metric(chance.choice(["loss", "norm"]), float(n), iteration_number=step)
+
+
+def tampered(sim, chance):
+    """Some random damage; returns what was done, empty for none."""
+    done = []
+    for component in list(sim.components.values()):
+        if chance.random() < 0.2:
+            del sim.components[component.name]
+            done.append(f"{component.name} deleted")
+            continue
+        for held in (component.parameters, component.output_artifacts):
+            for key in list(held):
+                if chance.random() < 0.2:
+                    del held[key]
+                    done.append(f"{component.name}: {key} deleted")
+        if component.metrics and chance.random() < 0.5:
+            steps = {point.step for point in component.metrics if chance.random() < 0.3}
+            some = chance.random()  # of the points at those steps: all, or about half
+            component.metrics = [point for point in component.metrics if point.step not in steps or some + chance.random() > 1]
+            done.append(f"{component.name}: points at {steps} dropped")
+    for place in list(sim.objects):
+        if chance.random() < 0.3:
+            del sim.objects[place]
+            done.append(f"{place} deleted")
+    return done
+
+
+@pytest.mark.parametrize("seed", range(4 * SOAK))
+def test_any_damage_is_found_and_no_point_is_ever_doubled(tmp_path, aws, seed):
+    """Random runs and random damage: what is not as it was is found, a repair never doubles a point, and leaves nothing that it could mend."""
+    chance = random.Random(seed)
+    folder = tmp_path / "j"
+    for number in range(3):
+        recorded(folder, chance, number)
+        if chance.random() < 0.5:
+            sync(folder, aws)
+    sync(folder, aws)
+    assert verify(folder, aws).differences == []
+    logged = {name: Counter(map(point_of, component.metrics)) for name, component in aws.components.items()}
+    before = contents(aws)
+    done = tampered(aws, chance)
+    assert verify(folder, aws).verified == (contents(aws) == before), done
+    report = verify(folder, aws, repair=True)
+    assert not any(each.repairable for each in report.differences), (done, report.differences)
+    assert {each.what for each in report.differences} <= {"metric"}, (done, report.differences)
+    for name, points in logged.items():
+        there = Counter(point_of(point) for point in aws.components[name].metrics)
+        assert there <= points, (done, there - points)
+        if not report.differences:
+            assert there == points
+    if not report.differences:
+        assert contents(aws) == before
+    assert audit(folder).all_delivered
+    assert sync(folder, aws).requests == 0
+    tally.count("random damage in AWS, verified and repaired", attacks=1, checked=sum(map(Counter.total, logged.values())))
+
+
+def point_of(point):
+    return (point.name, point.step, point.value)
+
+
+def contents(sim):
+    """What is there, without the order of points; objects by their bytes, since two of one name may swap their places."""
+
+    def shown(artifact):
+        bucket, _, key = artifact["Value"].removeprefix("s3://").partition("/")
+        held = sim.objects.get((bucket, key))
+        return [artifact["Value"] if held is None else held.etag, artifact.get("MediaType")]
+
+    components = {
+        name: (
+            component.parameters,
+            {key: shown(artifact) for key, artifact in component.output_artifacts.items()},
+            sorted(repr(point_of(point)) for point in component.metrics),
+        )
+        for name, component in sim.components.items()
+    }
+    return json.dumps([components, sorted(stored.etag for stored in sim.objects.values())], sort_keys=True)
