@@ -22,12 +22,12 @@ from journaltrack._version import __version__
 
 if TYPE_CHECKING:
     from journaltrack.auditing import audit
-    from journaltrack.composition import Tracker, sync
+    from journaltrack.composition import Tracker, sync, verify
     from journaltrack.exporting import export
     from journaltrack.journal import Journal
     from journaltrack.trial_component import TrialComponent
 
-__all__ = ["Journal", "Tracker", "TrialComponent", "__version__", "audit", "errors", "export", "sync"]
+__all__ = ["Journal", "Tracker", "TrialComponent", "__version__", "audit", "errors", "export", "sync", "verify"]
 
 _LAZY = {
     "Tracker": "journaltrack.composition",
@@ -36,6 +36,7 @@ _LAZY = {
     "TrialComponent": "journaltrack.trial_component",
     "audit": "journaltrack.auditing",
     "export": "journaltrack.exporting",
+    "verify": "journaltrack.composition",
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,18 +23,23 @@ if TYPE_CHECKING:
     import os
 
     from journaltrack.background import Background
+    from journaltrack.comparing import Difference
     from journaltrack.pass_report import PassReport, Progress
     from journaltrack.rate_limit import RateLimit
     from journaltrack.reconciler import Options
     from journaltrack.remotes.aws import AwsRemote
+    from journaltrack.remotes.retrying import RetryingRemote
+    from journaltrack.verifying import VerifyOptions, VerifyProgress, VerifyReport
     from journaltrack.watcher_journal import Delivery, DeliveryRequest
 
-__all__ = ["Tracker", "sync"]
+__all__ = ["Tracker", "sync", "verify"]
 
 logger = logging.getLogger(__name__)
 
 PROBE_NAME: Final = "journaltrack-probe"
 """The trial component that a probe asks for; that it does not exist is the answer hoped for."""
+_REPAIRS_MAX: Final = 3
+"""Rounds of a repair: a component that is made again shows in the next one which of its metrics are gone."""
 PROBE_TIMEOUT_S: Final = 5.0
 """Silence after which a probe takes the endpoint for down, seconds."""
 
@@ -146,18 +151,124 @@ def _pass(
     options = options or Options()
     opened = Journal.open(journal, create=False)
     try:
-        from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
-        from journaltrack.remotes.retrying import RetryingRemote  # noqa: PLC0415
-
-        limit = connection.rate_limit or RateLimit(0)  # finds what a throttling service allows
-        aws = replace(connection, rate_limit=limit).remote(deadline, options.concurrency)
-        remote = RetryingRemote(aws, deadline=deadline, on_throttled=limit.refused)
+        remote = _retrying(connection, deadline, options.concurrency)
         reconciler = Reconciler(
             opened, remote, options=options, deadline=deadline, on_progress=on_progress, attempts=remote.attempts_of_last_call
         )
         return reconciler.run()
     finally:
         opened.close()
+
+
+def _retrying(connection: Connection, deadline: Deadline, concurrency: int) -> RetryingRemote:
+    from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
+    from journaltrack.remotes.retrying import RetryingRemote  # noqa: PLC0415
+
+    limit = connection.rate_limit or RateLimit(0)  # finds what a throttling service allows
+    aws = replace(connection, rate_limit=limit).remote(deadline, concurrency)
+    return RetryingRemote(aws, deadline=deadline, on_throttled=limit.refused)
+
+
+def verify(
+    journal: str | os.PathLike[str] | None = None,
+    *,
+    options: VerifyOptions | None = None,
+    repair: bool = False,
+    deadline: Deadline | None = None,
+    boto3_session: Any = None,  # noqa: ANN401 - boto3 is untyped here
+    sagemaker_boto_client: Any = None,  # noqa: ANN401
+    profile: str | None = None,
+    region: str | None = None,
+    endpoint_url: str | None = None,
+    rate_limit: RateLimit | None = None,
+    on_progress: Callable[[VerifyProgress], None] | None = None,
+) -> VerifyReport:
+    """Compare what a journal delivered with what SageMaker and S3 hold now. Changes neither, but with ``repair``.
+
+    Args:
+        journal: Its folder; None: the default journal.
+        options: What to verify, see ``journaltrack.verifying.VerifyOptions``.
+        repair: Make what is missing pending again, sync (these components), and verify once more.
+        deadline: Ends it; None: it takes as long as it takes.
+        boto3_session: Used instead of a new session.
+        sagemaker_boto_client: Used for SageMaker calls; its region, endpoint and credentials serve the others too.
+        profile: Of the AWS configuration.
+        region: AWS region.
+        endpoint_url: One endpoint for all services (a local stand-in).
+        rate_limit: Bounds requests per second; None: ten.
+        on_progress: Called after every component.
+
+    Returns:
+        What was found (after a repair: now). A failing remote does not raise: see ``halted`` of the report.
+
+    Raises:
+        JournalNotFoundError: There is no journal.
+        LeaseHeldError: With ``repair``: another process reconciles it.
+        JournalError: It can't be read; with ``repair``: or written.
+    """
+    from journaltrack.rate_limit import RateLimit  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.verifying import REQUESTS_PER_S, Repair, VerifyOptions  # noqa: PLC0415
+
+    limit = rate_limit or RateLimit(REQUESTS_PER_S)
+    connection = Connection(boto3_session, sagemaker_boto_client, profile, region, endpoint_url, limit)
+    options, deadline = options or VerifyOptions(), deadline or Deadline()
+    report = _verified(journal, connection, options, deadline, on_progress)
+    if not repair:
+        return report
+    done = Repair()
+    tried: set[tuple[int, str, str | None]] = set()  # once each: what a repair does not mend, a second one would not
+    for _ in range(_REPAIRS_MAX):
+        todo = [d for d in report.differences if d.repairable and (d.component_id, d.what, d.name) not in tried]
+        if not todo or report.halted is not None or deadline.over:
+            break
+        tried |= {(d.component_id, d.what, d.name) for d in todo}
+        done.reopened += _reopened(journal, report, todo)
+        done.passes.append(_repairing_pass(journal, connection, options, deadline))
+        report = _verified(journal, connection, options, deadline, on_progress)
+    report.repair = done
+    return report
+
+
+def _verified(
+    journal: str | os.PathLike[str] | None,
+    connection: Connection,
+    options: VerifyOptions,
+    deadline: Deadline,
+    on_progress: Callable[[VerifyProgress], None] | None,
+) -> VerifyReport:
+    from journaltrack.verifying import CONCURRENCY, Verifier  # noqa: PLC0415
+
+    opened = Journal.open(journal, create=False, read_only=True)
+    try:
+        remote = _retrying(connection, deadline, CONCURRENCY)
+        return Verifier(opened, remote, options=options, deadline=deadline, on_progress=on_progress).run()
+    finally:
+        opened.close()
+
+
+def _reopened(journal: str | os.PathLike[str] | None, report: VerifyReport, differences: Sequence[Difference]) -> int:
+    from journaltrack import lease as leases  # noqa: PLC0415
+    from journaltrack import mending  # noqa: PLC0415
+
+    opened = Journal.open(journal, create=False)
+    try:
+        lease = leases.acquire(opened.database)
+        try:
+            return mending.reopen(opened.database, lease, differences, read_at_ns=report.at_ns, receipt_id=report.receipt_id)
+        finally:
+            lease.release()
+    finally:
+        opened.close()
+
+
+def _repairing_pass(
+    journal: str | os.PathLike[str] | None, connection: Connection, options: VerifyOptions, deadline: Deadline
+) -> PassReport:
+    from journaltrack.reconciler import Options  # noqa: PLC0415
+    from journaltrack.verifying import CONCURRENCY  # noqa: PLC0415
+
+    replay = Options(options.component, concurrency=CONCURRENCY, timestamps=options.timestamps, visible_after_s=options.visible_after_s)
+    return _pass(journal, connection, replay, deadline)
 
 
 def deliver(request: DeliveryRequest, connection: Connection, options: Options | None = None) -> Delivery:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from journaltrack.actions import Artifact, ComponentSpec, Fields, MetricPoint, Status
 from journaltrack.readback import ReadBack
@@ -44,9 +44,24 @@ class Answer:
     refused: Mapping[int, Refusal] = field(default_factory=dict)
 
 
+class RemoteMetric(NamedTuple):
+    """The points of one metric as the remote sums them up. Which point is ``last`` is the remote's own notion."""
+
+    points: int
+    minimum: float
+    maximum: float
+    last: float
+    mean: float
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteComponent:
-    """A component as the remote holds it. ``owner`` is ``ComponentSpec.owner`` of its create, None if not made by us."""
+    """A component as the remote holds it.
+
+    Attributes:
+        owner: ``ComponentSpec.owner`` of its create, None if not made by us.
+        metrics: Summaries by name; aggregated by the service, and documented nowhere to be complete at once.
+    """
 
     name: str
     arn: str
@@ -56,6 +71,23 @@ class RemoteComponent:
     input_artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     output_artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     status: Status | None = None
+    request_id: str | None = None
+    metrics: Mapping[str, RemoteMetric] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteObject:
+    """An object as the store holds it.
+
+    Attributes:
+        size_bytes: Its size.
+        sha256: Of its whole content (hexadecimal), computed by the store or from what was read; None if that is not to be had.
+        noted_sha256: The digest that its uploader noted beside it: tells whose it is, proves nothing about its bytes.
+    """
+
+    size_bytes: int
+    sha256: str | None = None
+    noted_sha256: str | None = None
     request_id: str | None = None
 
 
@@ -148,5 +180,17 @@ class Remote(Protocol):
         Args:
             component: Its name.
             steps: Metrics of which single steps are asked for, with the first and last step.
+        """
+        ...
+
+    def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:
+        """The object at a URI that ``upload`` gave; None if the store says that it (or its bucket) does not exist.
+
+        Args:
+            uri: Of the object.
+            read: Read its content for ``sha256``, if the store has no digest of the whole. Nothing is kept of it.
+
+        Raises:
+            RemoteError: Also (permanent) for a URI that this remote can't have given.
         """
         ...

@@ -316,6 +316,48 @@ class Settlement:
             self.attestor.attest(connection, statements)
         return sum(map(len, by_component.values()))
 
+    def reopen(self, component_id: int, seqs: Sequence[int], why: str, *, blob: BlobRef | None = None, absent: bool = False) -> int:
+        """Make delivered entries pending again, because the remote does not hold them (any more); a receipt says so.
+
+        Args:
+            component_id: Of the entries.
+            seqs: The entries; those that do not count as delivered are left as they are.
+            why: For the receipt's ``error_code``; a word or two.
+            blob: Whose place is forgotten, so that it is uploaded again.
+            absent: The component itself is not there: the next pass creates it.
+
+        Returns:
+            How many entries are pending now that were not.
+        """
+        with self.attestor.transaction() as connection:
+            delete = "DELETE FROM delivery WHERE seq = ? AND outcome IN ('delivered', 'superseded')"
+            reopened = [seq for seq in seqs if connection.execute(delete, (seq,)).rowcount]
+            if blob is not None:
+                place = (component_id, blob.sha256, blob.bucket or "", blob.prefix or "")
+                connection.execute("DELETE FROM location WHERE component_id = ? AND sha256 = ? AND bucket = ? AND prefix = ?", place)
+            if absent:
+                connection.execute("UPDATE component SET confirmed_at_ns = NULL WHERE id = ?", (component_id,))
+            if reopened:
+                connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(min(reopened) - 1, 0),))
+            if reopened or absent:
+                now_ns, generation = self._clock_ns(), self._lease.generation
+                receipt = ("reopen", component_id, ranges(reopened), generation, now_ns, now_ns, "released", 0, None, why, None)
+                statement = Statement(
+                    action="reopen",
+                    outcome="released",
+                    component_id=component_id,
+                    entries=as_intervals(reopened),
+                    finished_at_ns=now_ns,
+                    generation=generation,
+                    receipt_id=int(connection.execute(_INSERT_RECEIPT, receipt).lastrowid or 0),
+                    started_at_ns=now_ns,
+                    attempts=0,
+                    error_code=why,
+                    missing=absent,
+                )
+                self.attestor.attest(connection, [statement])
+        return len(reopened)
+
 
 def _put_in_doubt(connection: sqlite3.Connection, receipt_id: int, seqs: object, now_ns: int) -> list[int]:
     """The entries of a metric request that was begun and not finished; all unsettled metrics if it can't be read which."""

@@ -52,9 +52,14 @@ FORBIDDEN = {
     "spool": ("journal", "database", "schema", "remotes"),
     "doctor": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
     "doubts": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
+    "claims": ("tracker", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
+    "comparing": ("tracker", "journal", "database", "settlement", "reconciler", "remotes", "composition", "cli"),
+    "verifying": ("tracker", "reconciler", "remotes", "composition", "cli"),
+    "mending": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
 }
 PURE = {
     "actions": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},
+    "comparing": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},
     "readback": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},
     "schedule": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},
     "plan": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},

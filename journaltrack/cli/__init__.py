@@ -26,6 +26,7 @@ COMMANDS = {
     "watch": "Deliver what is written into journals, as it is written.",
     "status": "What is pending, how old it is, and what went wrong last.",
     "audit": "What was recorded, by whom, and what became of all of it.",
+    "verify": "Is what was delivered still there, as it was sent.",
     "show": "A component's parameters, artifacts and metrics, offline.",
     "export": "Metrics or entries as JSON Lines, CSV or Parquet.",
     "retry": "Make quarantined entries pending again.",

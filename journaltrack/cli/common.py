@@ -101,6 +101,14 @@ def config_option(command: _Command) -> _Command:
     )(command)
 
 
+def connection_options(command: _Command) -> _Command:
+    """``--config``, ``--profile``, ``--region``, ``--endpoint-url``: how to reach AWS."""
+    endpoint_url = click.option("--endpoint-url", metavar="URL", help="One endpoint for all services, instead of AWS's.")
+    region = click.option("--region", metavar="NAME", help="AWS region.")
+    profile = click.option("--profile", metavar="NAME", help="Profile of the AWS configuration.")
+    return config_option(profile(region(endpoint_url(command))))
+
+
 def many_journals(command: _Command) -> _Command:
     """``[JOURNAL]...`` or ``-j JOURNAL`` several times."""
     argument = click.argument("journals", metavar="[JOURNAL]...", nargs=-1, type=click.Path())

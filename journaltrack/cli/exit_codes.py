@@ -35,7 +35,7 @@ _MEANINGS = {
     ExitCode.UNEXPECTED: "an error in journaltrack itself (-v shows the traceback)",
     ExitCode.USAGE: "wrong usage",
     ExitCode.PENDING: "not everything is delivered: entries are pending or held",
-    ExitCode.PROBLEMS: "entries are quarantined or in doubt; after doctor: the journal has problems",
+    ExitCode.PROBLEMS: "entries are quarantined or in doubt; after doctor: problems; after verify: something is missing or different",
     ExitCode.HALTED: "stopped by credentials, permission or region; nothing is lost",
     ExitCode.UNREACHABLE: "the remote can't be reached, or the time was over",
     ExitCode.LEASE_HELD: "another process reconciles this journal",

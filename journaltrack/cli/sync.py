@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,19 +10,17 @@ import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode, worst
+from journaltrack.cli.stopping import stopping
 from journaltrack.deadline import Deadline
 from journaltrack.errors import JournaltrackError, RemoteError
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from journaltrack.pass_report import PassReport
     from journaltrack.reconciler import Options
     from journaltrack.report_status import JournalStatus
 
 _HELD_MAX: Final = 10
 _CONCURRENCY_MAX: Final = 256
-_IN_FLIGHT_S: Final = 30.0  # how long an interrupted sync waits for answers: the longest silence that a request allows
 
 
 @dataclass(slots=True)
@@ -51,10 +45,7 @@ class _Run:
 )
 @click.option("--dry-run", is_flag=True, help="Print the requests that would be made; contact nobody.")
 @click.option("--create-or-attach", is_flag=True, help="Create loaded components that are missing, attach to foreign ones that exist.")
-@common.config_option
-@click.option("--profile", metavar="NAME", help="Profile of the AWS configuration.")
-@click.option("--region", metavar="NAME", help="AWS region.")
-@click.option("--endpoint-url", metavar="URL", help="One endpoint for all services, instead of AWS's.")
+@common.connection_options
 @click.option("--concurrency", metavar="N", type=click.IntRange(1, _CONCURRENCY_MAX), help="Requests in flight.  [default: 16]")
 @click.option(
     "--deadline",
@@ -100,7 +91,7 @@ def command(
     }
     run = _Run(options, Deadline(deadline_s), aws)
     codes: list[ExitCode] = []
-    with _stopping(run):
+    with stopping(run):
         for journal in common.named(journals, more_journals):
             if codes and run.signal:
                 break
@@ -116,30 +107,6 @@ def command(
     if as_json:
         output.print_json({"journals": run.results, "exit_code": int(code)})
     return code
-
-
-@contextlib.contextmanager
-def _stopping(run: _Run) -> Iterator[None]:
-    """The first SIGINT or SIGTERM cuts the deadline short; the second one does what it always does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        run.signal = number
-        run.deadline.cancel(grace_s=_IN_FLIGHT_S)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        os.write(2, b"\nstopping after the requests in flight; once more to stop at once\n")  # print is not for signal handlers
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _dry_run(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:

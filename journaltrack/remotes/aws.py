@@ -23,13 +23,14 @@ from journaltrack.rate_limit import RateLimit
 from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent
 from journaltrack.remotes.aws_clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients
 from journaltrack.remotes.aws_errors import already_exists, classified, is_aws_answer, not_found, swallowed
-from journaltrack.remotes.aws_metrics import read_back
+from journaltrack.remotes.aws_metrics import read_back, summaries
 from journaltrack.remotes.aws_s3 import Uploader
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from journaltrack.readback import ReadBack
+    from journaltrack.remote import RemoteObject
 
 OWNER_PREFIX: Final = "journaltrack:"
 """How MetadataProperties.GeneratedBy says whose a component is."""
@@ -173,6 +174,11 @@ class AwsRemote:
         """See ``Remote.read_metrics``: see ``aws_metrics``."""
         with _classifying(component):
             return read_back(self._clients, component, steps)
+
+    def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:
+        """See ``Remote.find_object``: HeadObject, and GetObject to read it; see ``aws_s3``."""
+        with _classifying(None):
+            return self._uploader.find(uri, read=read)
 
     def _what_is_missing(self, component: str, trial: str, error: ClientError) -> RemoteError:
         """Whether it was the trial or the component that AssociateTrialComponent did not find: it says ResourceNotFound of both."""
@@ -335,6 +341,7 @@ def _component(name: str, answer: dict[str, Any]) -> RemoteComponent:
             status.get("PrimaryStatus"), status.get("Message"), _nanoseconds(answer.get("StartTime")), _nanoseconds(answer.get("EndTime"))
         ),
         request_id=_request_id(answer),
+        metrics=summaries(answer),
     )
 
 

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 
 from journaltrack.errors import ErrorKind
 from journaltrack.readback import ReadBack, Shown
+from journaltrack.remote import RemoteMetric
 from journaltrack.remotes.aws_errors import classified, is_aws_answer, not_found, swallowed
 
 if TYPE_CHECKING:
@@ -40,11 +41,7 @@ def read_back(clients: Clients, component: str, steps: Mapping[str, tuple[int, i
         raise
     if not is_aws_answer(answer):
         raise swallowed(answer, "DescribeTrialComponent")
-    totals = {
-        summary["MetricName"]: Shown(summary["Count"], summary["Avg"])
-        for summary in answer.get("Metrics", [])
-        if "MetricName" in summary and "Count" in summary and "Avg" in summary
-    }
+    totals = {name: Shown(metric.points, metric.mean) for name, metric in summaries(answer).items()}
     shown: dict[tuple[str, int], Shown] = {}
     read: set[str] = set()
     remaining = iter(steps.items())
@@ -58,6 +55,18 @@ def read_back(clients: Clients, component: str, steps: Mapping[str, tuple[int, i
                 shown.update({(name, step): each for step, each in of_metric.items()})
     request_id = answer.get("ResponseMetadata", {}).get("RequestId")
     return ReadBack(totals, shown, frozenset(read), request_id)
+
+
+def summaries(answer: Mapping[str, Any]) -> dict[str, RemoteMetric]:
+    """The metrics of a DescribeTrialComponent answer (``TrialComponentMetricSummary``: no member is required), by name."""
+    found: dict[str, RemoteMetric] = {}
+    for each in answer.get("Metrics", []):
+        if "MetricName" in each and "Count" in each and "Avg" in each:
+            mean = each["Avg"]
+            found[each["MetricName"]] = RemoteMetric(
+                each["Count"], each.get("Min", mean), each.get("Max", mean), each.get("Last", mean), mean
+            )
+    return found
 
 
 def _queried(clients: Clients, arn: str, steps: Mapping[str, tuple[int, int]]) -> list[dict[int, Shown] | None] | None:

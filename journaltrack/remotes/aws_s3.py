@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack import access, limits
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.remote import Answer, BlobUpload, Document
+from journaltrack.remote import Answer, BlobUpload, Document, RemoteObject
 from journaltrack.remotes.aws_errors import status_of
 
 if TYPE_CHECKING:
@@ -112,6 +112,38 @@ class Uploader:
             raise
         return found
 
+    def find(self, uri: str, *, read: bool = False) -> RemoteObject | None:
+        """See ``Remote.find_object``."""
+        bucket, key = _place(uri)
+        try:
+            held = self._head(bucket, key, ChecksumMode="ENABLED")
+        except ClientError as error:
+            if status_of(error) != 403:  # noqa: PLR2004 - with KMS, checksums need kms:Decrypt as well (S3's HeadObject reference)
+                raise
+            held = self._head(bucket, key)
+        if held is None:
+            return None
+        sha256 = _whole_sha256(held)
+        if sha256 is None and read:
+            try:
+                held = self._clients.s3.get_object(Bucket=bucket, Key=key)
+            except ClientError as error:
+                if status_of(error) == 404:  # noqa: PLR2004 - gone in between
+                    return None
+                raise
+            sha256 = self._digest(held["Body"])
+        noted = held.get("Metadata", {}).get("sha256")
+        request_id = held.get("ResponseMetadata", {}).get("RequestId")
+        return RemoteObject(int(held.get("ContentLength", 0)), sha256, noted, str(request_id) if request_id else None)
+
+    def _digest(self, body: Any) -> str:  # noqa: ANN401
+        digest = hashlib.sha256()
+        with contextlib.closing(body):
+            while block := body.read(_READ_BYTES):
+                digest.update(block)
+                self._check_time("reading the object")
+        return digest.hexdigest()
+
     def _upload(self, blob: BlobUpload, content: IO[bytes]) -> Answer:
         bucket = blob.bucket or self._bucket()
         self._ensure(bucket)
@@ -138,7 +170,8 @@ class Uploader:
         held = self._head(bucket, key)
         if held is None:
             return self._put_large(blob, content, bucket, key)
-        if held.get("Metadata", {}).get("sha256") == blob.sha256:
+        same_size = held.get("ContentLength") == os.fstat(content.fileno()).st_size  # or it was replaced, and its note kept
+        if held.get("Metadata", {}).get("sha256") == blob.sha256 and same_size:
             return str(held.get("ResponseMetadata", {}).get("RequestId", ""))
         return None
 
@@ -183,9 +216,9 @@ class Uploader:
         held = self._head(bucket, key) or {}
         return str(held.get("ResponseMetadata", {}).get("RequestId", ""))
 
-    def _head(self, bucket: str, key: str) -> dict[str, Any] | None:
+    def _head(self, bucket: str, key: str, **options: str) -> dict[str, Any] | None:
         try:
-            answer: dict[str, Any] = self._clients.s3.head_object(Bucket=bucket, Key=key)
+            answer: dict[str, Any] = self._clients.s3.head_object(Bucket=bucket, Key=key, **options)
         except ClientError as error:
             if status_of(error) == 404:  # noqa: PLR2004
                 return None
@@ -234,9 +267,9 @@ class Uploader:
                 ) from error
             raise
 
-    def _check_time(self) -> None:
+    def _check_time(self, what: str = "the upload") -> None:
         if self._deadline.over:
-            raise RemoteError("the upload was cut short by the deadline", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
+            raise RemoteError(f"{what} was cut short by the deadline", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
 
 
 class _Bounded(io.RawIOBase):
@@ -278,6 +311,34 @@ def object_name(name: str) -> str:
     text = name.encode(errors="replace").decode()  # a file name that is not UTF-8
     printable = "".join(char if char.isprintable() else "_" for char in text)
     return "/".join(part for part in printable.split("/") if part not in {"", "..", "."}) or "artifact"
+
+
+def _place(uri: str) -> tuple[str, str]:
+    """Bucket and key of a URI of ours.
+
+    Raises:
+        RemoteError: It is none: a journal may hold any text there.
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not uri.startswith("s3://") or not bucket or not key:
+        raise RemoteError(f"{limits.shown(uri)} is no object in S3", kind=ErrorKind.PERMANENT, code="NotAnObject")
+    return bucket, key
+
+
+def _whole_sha256(held: dict[str, Any]) -> str | None:
+    """The SHA-256 that S3 has of the whole object; of a multipart upload it has one of its parts' digests ("COMPOSITE", "…-3").
+
+    moto does not say which of the two it is: an ETag "…-3" tells a multipart upload there too.
+    """
+    value = held.get("ChecksumSHA256")
+    of_parts = held.get("ChecksumType", "FULL_OBJECT") != "FULL_OBJECT" or "-" in str(held.get("ETag", ""))
+    if not isinstance(value, str) or of_parts:
+        return None
+    try:
+        digest = base64.b64decode(value, validate=True)
+    except ValueError:
+        return None
+    return digest.hex() if len(digest) == hashlib.sha256().digest_size else None
 
 
 def _described(blob: BlobUpload) -> dict[str, Any]:

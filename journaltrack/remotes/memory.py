@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import posixpath
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from journaltrack import access, limits
 from journaltrack.actions import Artifact, ComponentSpec, Fields, MetricPoint, Status, merge_status
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
 from journaltrack.readback import ReadBack, Shown
-from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent
+from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent, RemoteMetric, RemoteObject
 
 DEFAULT_BUCKET = "memory"
 DEFAULT_PREFIX = "trial-component-artifacts"
@@ -45,12 +46,14 @@ class MemoryRemote:
         components: By lower-case name.
         objects: SHA-256 of what was uploaded, by URI.
         stored: Documents, by URI.
+        sizes: Its size in bytes, by URI.
     """
 
     def __init__(self) -> None:
         self.components: dict[str, MemoryComponent] = {}
         self.objects: dict[str, str] = {}
         self.stored: dict[str, bytes] = {}
+        self.sizes: dict[str, int] = {}
         self._requests = 0
         self._lock = threading.Lock()
 
@@ -71,6 +74,7 @@ class MemoryRemote:
                 dict(held.output_artifacts),
                 held.status,
                 request_id,
+                _summaries(held.points),
             )
 
     def create(self, spec: ComponentSpec) -> Answer:
@@ -101,7 +105,8 @@ class MemoryRemote:
             request_id = self._request_id()
             try:
                 with access.opened_blob(blob.path) as descriptor, open(descriptor, "rb", closefd=False) as file:
-                    found = hashlib.sha256(file.read()).hexdigest()
+                    content = file.read()
+                    found = hashlib.sha256(content).hexdigest()
             except (OSError, ValueError) as error:
                 text = f"{blob.path} is not there: {error}"
                 raise RemoteError(text, kind=ErrorKind.PERMANENT, code="BlobMissing", request_id=request_id) from error
@@ -112,6 +117,7 @@ class MemoryRemote:
                 stem, extension = posixpath.splitext(uri)
                 uri = f"{stem}.{blob.sha256[:12]}{extension}"
             self.objects[uri] = blob.sha256
+            self.sizes[uri] = len(content)
             return Answer(request_id, uri=uri)
 
     def put_document(self, document: Document) -> Answer:
@@ -184,6 +190,15 @@ class MemoryRemote:
                 request_id,
             )
 
+    def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:  # noqa: ARG002 - the digest is at hand
+        """See ``Remote.find_object``."""
+        with self._lock:
+            request_id = self._request_id()
+            if not re.match("s3://[^/]+/.", uri):
+                raise _refused(f"{limits.shown(uri)} is no URI of this remote", request_id)
+            sha256 = self.objects.get(uri)
+            return None if sha256 is None else RemoteObject(self.sizes.get(uri, 0), sha256, sha256, request_id)
+
     def _held(self, component: str, request_id: str) -> MemoryComponent:
         held = self.components.get(component.lower())
         if held is None:
@@ -219,6 +234,13 @@ def _fields_problem(held: MemoryComponent, fields: Fields) -> str | None:
             if problem:
                 return problem
     return None
+
+
+def _summaries(points: Sequence[MetricPoint]) -> dict[str, RemoteMetric]:
+    by_name: dict[str, list[float]] = defaultdict(list)
+    for point in points:
+        by_name[point.name].append(point.value)
+    return {name: RemoteMetric(len(values), min(values), max(values), values[-1], fmean(values)) for name, values in by_name.items()}
 
 
 def _arn(name: str) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from journaltrack.actions import ComponentSpec, Fields, MetricPoint
     from journaltrack.deadline import Deadline
     from journaltrack.readback import ReadBack
-    from journaltrack.remote import Answer, BlobUpload, Document, Remote, RemoteComponent
+    from journaltrack.remote import Answer, BlobUpload, Document, Remote, RemoteComponent, RemoteObject
 
 T = TypeVar("T")
 
@@ -102,6 +102,10 @@ class RetryingRemote:
     def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
         """See ``Remote.read_metrics``."""
         return self._call(self._idempotent, lambda: self._inner.read_metrics(component, steps))
+
+    def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:
+        """See ``Remote.find_object``."""
+        return self._call(self._idempotent, lambda: self._inner.find_object(uri, read=read))
 
     def _call(self, policy: Retrying, request: Callable[[], T]) -> T:
         self._local.attempts = 1

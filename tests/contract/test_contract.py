@@ -230,3 +230,16 @@ def test_threads_share_a_remote(subject: Subject, name: str):
     assert not failures
     assert subject.points is not None
     assert subject.points(name) == 8
+
+
+def test_describe_sums_metrics_up(subject: Subject, name: str):
+    """Count, extremes and the last value of each metric come with the component; a metric without points is not there."""
+    made(subject, name)
+    subject.remote.put_metrics(name, [MetricPoint("loss", value, step, AT_NS + step) for step, value in enumerate((0.5, -2.0, 4.0, 0.25))])
+    subject.remote.put_metrics(name, [MetricPoint("other", 7.0, 1, AT_NS)])
+    found = subject.remote.describe(name)
+    assert found is not None
+    assert set(found.metrics) == {"loss", "other"}
+    loss = found.metrics["loss"]
+    assert (loss.points, loss.minimum, loss.maximum, loss.last) == (4, -2.0, 4.0, 0.25)
+    assert loss.mean == pytest.approx(0.6875)

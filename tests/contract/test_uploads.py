@@ -209,3 +209,71 @@ def test_documents_are_stored_once_and_listed(store: Subject, name: str):
     assert dict(store.remote.documents(BUCKET, None, f"{folder}-none")) == {}
     if store.fetch is not None:
         assert store.fetch(uri) == b'{"a":1}'
+
+
+@pytest.mark.parametrize("size", [0, 1000, LARGE_BYTES], ids=["empty", "small", "multipart"])
+def test_an_object_is_found_with_its_size_and_whose_it_is(store: Subject, tmp_path: Path, name: str, size: int):
+    """What was uploaded is found by its URI with size and noted digest; a digest of the store, where it has one, is right; reading gives it."""
+    blob = spooled(tmp_path, os.urandom(size), name)
+    uri = store.remote.upload(blob).uri
+    assert uri is not None
+    found = store.remote.find_object(uri)
+    assert found is not None
+    assert (found.size_bytes, found.noted_sha256) == (size, blob.sha256)
+    assert found.sha256 in {None, blob.sha256}
+    assert found.request_id
+    read = store.remote.find_object(uri, read=True)
+    assert read is not None
+    assert (read.size_bytes, read.sha256) == (size, blob.sha256)
+
+
+def test_an_object_that_is_not_there_is_none(store: Subject, tmp_path: Path, name: str):
+    """A missing key, and a missing bucket, are answers; text that is no URI of the store is a permanent refusal."""
+    uri = store.remote.upload(spooled(tmp_path, b"x", name)).uri
+    assert uri is not None
+    assert store.remote.find_object(uri + "-gone") is None
+    assert store.remote.find_object(f"s3://no-{name}/key") is None
+    for text in ("", "s3://", f"s3://{BUCKET}", "file:///etc/passwd", "https://example.com/x"):
+        with pytest.raises(RemoteError) as caught:
+            store.remote.find_object(text)
+        assert caught.value.kind is ErrorKind.PERMANENT
+
+
+def test_only_the_store_knows_a_small_object_by_its_checksum(tmp_path: Path, name: str):
+    """S3 keeps the SHA-256 of a small object; of a large one it has a digest of digests, which is not taken for the content's."""
+    with simulator() as sim:
+        remote = aws(sim.endpoint_url)
+        for size, known in ((1000, True), (LARGE_BYTES, False)):
+            blob = spooled(tmp_path, os.urandom(size), name, f"{size}.bin")
+            found = remote.find_object(remote.upload(blob).uri or "")
+            assert found is not None
+            assert (found.sha256 == blob.sha256) is known
+        assert not sim.calls("GetObject")
+
+
+def test_without_the_right_to_checksums_the_size_is_told(tmp_path: Path, name: str):
+    """Where checksums are not permitted (KMS), an object is found without one; without any right it is an error, not a missing object."""
+    with simulator() as sim:
+        remote = aws(sim.endpoint_url)
+        uri = remote.upload(spooled(tmp_path, b"x", name)).uri or ""
+        sim.fail("HeadObject", HttpError(403, "AccessDenied"), times=1)
+        found = remote.find_object(uri)
+        assert found is not None
+        assert (found.size_bytes, found.sha256) == (1, None)
+        sim.fail("HeadObject", HttpError(403, "AccessDenied"), times=2)
+        with pytest.raises(RemoteError) as caught:
+            remote.find_object(uri)
+        assert (caught.value.kind, caught.value.uploads_only) == (ErrorKind.HALT, True)
+
+
+def test_an_object_that_was_cut_short_is_not_taken_for_ours(tmp_path: Path, name: str):
+    """The note of our digest does not make another size our content: the artifact gets a name of its own."""
+    with simulator() as sim:
+        remote = aws(sim.endpoint_url)
+        blob = spooled(tmp_path, b"whole", name)
+        uri = remote.upload(blob).uri
+        place = next(iter(sim.objects))
+        sim.objects[place].body = b"who"
+        again = remote.upload(blob).uri
+        assert again != uri
+        assert body_of(sim, place[1]) == b"who"

@@ -169,6 +169,8 @@ def every_command(journal, endpoint_url, component="run", *, as_json):
         ("retry", journal, "--dry-run", "--in-doubt"),
         ("settle", journal, "--set-aside", "--component", "next"),
         ("sync", journal, *aws, "--deadline", "10"),
+        ("verify", journal, *aws, "--deep", "--rate", "1000"),
+        ("verify", journal, *aws, "--repair", "--rate", "1000"),
         ("retry", journal, "--in-doubt"),
         ("audit", journal),
     ]

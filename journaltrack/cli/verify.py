@@ -1,0 +1,205 @@
+"""``journaltrack verify``: compare what was delivered with what SageMaker and S3 hold now."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from journaltrack.cli import common, output
+from journaltrack.cli.exit_codes import ExitCode, worst
+from journaltrack.cli.stopping import stopping
+from journaltrack.deadline import Deadline
+
+if TYPE_CHECKING:
+    from journaltrack.comparing import Difference
+    from journaltrack.verifying import Repair, VerifyProgress, VerifyReport
+
+_ROWS_MAX: Final = 50
+_TELL_EVERY_S: Final = 5.0
+
+
+@dataclass(slots=True)
+class _Run:
+    deadline: Deadline
+    signal: int = 0
+
+
+@click.command(
+    epilog="\b\nExamples:\n  journaltrack verify\n  journaltrack verify --component 'digits-*' --deep\n"
+    "  journaltrack verify --repair --rate 5"
+)
+@common.one_journal
+@common.component_option
+@click.option(
+    "--deep", is_flag=True, help="Download and hash objects of which S3 has no SHA-256 of the whole (above 8 MiB); nothing is kept."
+)
+@click.option("--repair", is_flag=True, help="Send again what is missing, and can be sent without being there twice; then verify again.")
+@common.connection_options
+@click.option(
+    "--rate", "rate_per_s", metavar="N", type=click.FloatRange(0, min_open=True), help="Requests per second at most.  [default: 10]"
+)
+@common.common_options
+def command(
+    journal: str | None,
+    other_journal: str | None,
+    *,
+    component: str | None,
+    deep: bool,
+    repair: bool,
+    config_file: str | None,
+    profile: str | None,
+    region: str | None,
+    endpoint_url: str | None,
+    rate_per_s: float | None,
+    as_json: bool,
+) -> ExitCode:
+    """Compare what JOURNAL has delivered with what SageMaker and S3 hold now.
+
+    Parameters, artifacts, status, display name, counts and extremes of metrics, sizes and checksums of objects. Reads only, a few
+    requests a second, and takes no lease: training and syncs go on. What is there beyond that is told, and is no failure.
+    """
+    from journaltrack import configuration  # noqa: PLC0415 - shell completion imports this module
+    from journaltrack.composition import verify  # noqa: PLC0415
+    from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
+    from journaltrack.verifying import REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
+
+    given = {"profile": profile, "region": region, "endpoint_url": endpoint_url}
+    known = configuration.load(config_file, overrides=given).configuration
+    run = _Run(Deadline())
+    with stopping(run):
+        report = verify(
+            common.chosen(journal, other_journal),
+            options=VerifyOptions(component, deep=deep, visible_after_s=known.visible_after_s, timestamps=known.timestamps),
+            repair=repair,
+            deadline=run.deadline,
+            profile=known.profile,
+            region=known.region,
+            endpoint_url=known.endpoint_url,
+            rate_limit=RateLimit(rate_per_s or known.requests_per_s or REQUESTS_PER_S),
+            on_progress=_teller(),
+        )
+    code = _code(report)
+    if run.signal and code is not ExitCode.OK:
+        code = ExitCode.INTERRUPTED if run.signal == signal.SIGINT else ExitCode.TERMINATED
+    if as_json:
+        output.print_json({**report.to_json(), "exit_code": int(code)})
+    else:
+        _print(report)
+    _explain(report)
+    return code
+
+
+def _teller() -> Callable[[VerifyProgress], None]:
+    """A line on stderr now and then: at ten requests a second a thousand components take some minutes."""
+    import time  # noqa: PLC0415
+
+    told = time.monotonic()
+
+    def tell(progress: VerifyProgress) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _TELL_EVERY_S:
+            told = time.monotonic()
+            output.say(f"{progress.done} of {output.plural(progress.total, 'component')} verified", err=True)
+
+    return tell
+
+
+def _code(report: VerifyReport) -> ExitCode:
+    passes = report.repair.passes if report.repair is not None else []
+    halts = [report.halted, *(error for each in passes for error in (each.halted, each.uploads_halted))]
+    codes = [common.exit_code_of(error) for error in halts if error is not None]
+    if report.out_of_time:
+        codes.append(ExitCode.UNREACHABLE)
+    if report.counts["missing"] or report.counts["different"]:
+        codes.append(ExitCode.PROBLEMS)
+    if report.undelivered.any or report.counts["unknown"]:
+        codes.append(ExitCode.PENDING)
+    return worst(codes)
+
+
+def _print(report: VerifyReport) -> None:
+    checked = report.checked
+    output.say(
+        f"{output.clean(report.journal)}: compared {output.plural(checked.components, 'component')}, "
+        f"{output.plural(checked.parameters, 'parameter')}, {output.plural(checked.artifacts, 'artifact')}, "
+        f"{output.plural(checked.points, 'point')} of {output.plural(checked.metrics, 'metric')}, {_objects(report)}, "
+        f"{output.duration(report.duration_s)}"
+    )
+    if report.repair is not None:
+        output.say(_repaired(report.repair))
+    wrong = [each for each in report.differences if each.kind != "extra"]
+    extra = [each for each in report.differences if each.kind == "extra"]
+    _table("differences", wrong)
+    _table("beyond what this journal delivered (no failure)", extra)
+    counts = report.counts
+    if report.verified:
+        output.say("everything that was delivered is there")
+    else:
+        output.say(f"{counts['missing']} missing, {counts['different']} different, {counts['unknown']} could not be told")
+    waiting = report.undelivered
+    if waiting.any:
+        output.say(
+            f"not delivered, and not compared: {waiting.pending} pending, {waiting.in_doubt} in doubt, {waiting.quarantined} quarantined"
+        )
+
+
+def _objects(report: VerifyReport) -> str:
+    checked = report.checked
+    ways = (
+        (checked.objects_by_checksum, "by checksum"),
+        (checked.objects_by_content, "by content"),
+        (checked.objects_by_size, "by size and noted digest alone"),
+    )
+    told = [f"{count} {how}" for count, how in ways if count]
+    total = sum(count for count, _ in ways)
+    return output.plural(total, "object") + (f" ({', '.join(told)})" if told else "")
+
+
+def _repaired(repair: Repair) -> str:
+    delivered = sum(each.delivered + each.superseded for each in repair.passes)
+    return f"repair: {output.plural(repair.reopened, 'entry')} made pending again, {delivered} sent; compared once more"
+
+
+def _table(title: str, differences: Sequence[Difference]) -> None:
+    rows = [
+        (each.component, each.kind, each.what, each.name, _value(each, each.expected), _value(each, each.found), _remark(each))
+        for each in differences[:_ROWS_MAX]
+    ]
+    output.table(title, ("component", "is", "what", "name", "expected", "found", "remark"), rows)
+    if len(differences) > _ROWS_MAX:
+        output.say(f"  ... and {len(differences) - _ROWS_MAX} more; --json has them")
+
+
+def _value(difference: Difference, value: object) -> str | None:
+    if value is None:
+        return None
+    if difference.what == "status" and difference.name in {"start", "end"}:
+        return output.moment(value)
+    return output.cut(value, 200)
+
+
+def _remark(difference: Difference) -> str | None:
+    if difference.steps:
+        steps = [str(first) if first == last else f"{first}-{last}" for first, last in difference.steps]
+        return output.cut(f"nothing is there at step {', '.join(steps)}; --repair sends it again", 200)
+    return difference.note or ("--repair sends it again" if difference.repairable else None)
+
+
+def _explain(report: VerifyReport) -> None:
+    """On stderr: why it is not complete, and what to do."""
+    if report.halted is not None:
+        output.problem("error", f"verifying stopped: {report.halted.message}", report.halted.hint)
+    if report.out_of_time:
+        output.problem("error", "it was stopped before everything was compared")
+    for each in report.repair.passes if report.repair is not None else ():
+        problem = each.problem
+        if problem is not None:
+            output.problem("error", f"not everything could be sent again: {problem.message}", problem.hint)
+    if report.repair is None and any(each.repairable for each in report.differences):
+        output.say("hint: `journaltrack verify --repair` sends again what is missing", err=True)
+    if report.undelivered.any:
+        output.say("hint: `journaltrack audit` says what is not delivered, and why", err=True)
