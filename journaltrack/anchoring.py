@@ -139,6 +139,16 @@ def _name_it(database: Database, settlement: Settlement, remote: Remote, before:
     return taken
 
 
+def places(database: Database, *, default: bool) -> list[tuple[str | None, str | None]]:
+    """(bucket, prefix), None for the remote's own, where anchors of this journal may be."""
+    rows = database.read("SELECT DISTINCT bucket, prefix FROM location")
+    found = [(bucket or None, prefix or None) for bucket, prefix in rows]
+    known = last(database)
+    if default or (not found and known is not None and known.uri is not None):
+        found.append((None, None))
+    return list(dict.fromkeys(found))
+
+
 def _place(database: Database) -> tuple[str | None, str | None] | None:
     """Where the last artifact was put."""
     rows = database.read("SELECT bucket, prefix FROM location ORDER BY receipt_id DESC LIMIT 1")

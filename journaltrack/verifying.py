@@ -26,6 +26,7 @@ from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.pass_report import PassReport, error_to_json
 from journaltrack.settlement import last_receipt_id
+from journaltrack.verifying_anchors import AnchorsReport, compare_with_anchors
 
 if TYPE_CHECKING:
     from journaltrack.journal import ComponentRow, Journal
@@ -51,12 +52,14 @@ class VerifyOptions:
         deep: Read the content of objects of which the store has no digest.
         visible_after_s: How long after their delivery points may not be shown yet.
         timestamps: Of a repair, see ``reconciler.Options``.
+        anchor: Where passes put anchors, see ``reconciler.Options``; they are looked at when all components are.
     """
 
     component: str | None = None
     deep: bool = False
     visible_after_s: float = readback.VISIBLE_AFTER_S
     timestamps: str = "keep"
+    anchor: str = "artifacts"
 
     def wants(self, name: str) -> bool:
         """Whether the component is to be verified."""
@@ -101,6 +104,7 @@ class VerifyReport:
         halted: Why it ended early, if it did.
         out_of_time: The deadline ended it.
         repair: What was repaired before this; None: nothing was to be.
+        anchors: How the journal compares with its anchors; None: not looked.
     """
 
     journal: str
@@ -116,6 +120,7 @@ class VerifyReport:
     out_of_time: bool = False
     duration_s: float = 0.0
     repair: Repair | None = None
+    anchors: AnchorsReport | None = None
 
     @property
     def complete(self) -> bool:
@@ -125,7 +130,8 @@ class VerifyReport:
     @property
     def verified(self) -> bool:
         """Whether everything that was delivered is there as it was sent."""
-        return self.complete and not self.counts["missing"] and not self.counts["different"]
+        anchored = self.anchors is None or not self.anchors.problems
+        return self.complete and anchored and not self.counts["missing"] and not self.counts["different"]
 
     def to_json(self) -> dict[str, Any]:
         """The report as ``json.dumps`` takes it, see ``journaltrack.report.to_json``."""
@@ -208,6 +214,9 @@ class Verifier:
         pool = DaemonPool(CONCURRENCY, "journaltrack-verify")
         try:
             self._look_at(rows, pool)
+            if not self._ended() and self._options.component is None:
+                by_default = self._options.anchor == "s3"
+                self._report.anchors = compare_with_anchors(self._journal, self._remote, default_place=by_default)
         finally:
             pool.shutdown(wait=not self._deadline.over, cancel_futures=True)
         self._report.out_of_time = self._deadline.over and self._report.halted is None

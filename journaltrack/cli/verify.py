@@ -73,7 +73,9 @@ def command(
     with stopping(run):
         report = verify(
             common.chosen(journal, other_journal),
-            options=VerifyOptions(component, deep=deep, visible_after_s=known.visible_after_s, timestamps=known.timestamps),
+            options=VerifyOptions(
+                component, deep=deep, visible_after_s=known.visible_after_s, timestamps=known.timestamps, anchor=known.anchor
+            ),
             repair=repair,
             deadline=run.deadline,
             profile=known.profile,
@@ -116,6 +118,8 @@ def _code(report: VerifyReport) -> ExitCode:
         codes.append(ExitCode.UNREACHABLE)
     if report.counts["missing"] or report.counts["different"]:
         codes.append(ExitCode.PROBLEMS)
+    if report.anchors is not None and report.anchors.problems:
+        codes.append(ExitCode.JOURNAL)
     if report.undelivered.any or report.counts["unknown"]:
         codes.append(ExitCode.PENDING)
     return worst(codes)
@@ -140,6 +144,9 @@ def _print(report: VerifyReport) -> None:
         output.say("everything that was delivered is there")
     else:
         output.say(f"{counts['missing']} missing, {counts['different']} different, {counts['unknown']} could not be told")
+    anchored = report.anchors
+    if anchored is not None and anchored.documents and not anchored.problems:
+        output.say(f"the journal reaches all of its {output.plural(anchored.documents, 'anchor')}")
     waiting = report.undelivered
     if waiting.any:
         output.say(
@@ -193,6 +200,11 @@ def _explain(report: VerifyReport) -> None:
     """On stderr: why it is not complete, and what to do."""
     if report.halted is not None:
         output.problem("error", f"verifying stopped: {report.halted.message}", report.halted.hint)
+    for found in report.anchors.problems if report.anchors is not None else ():
+        hint = "copy the whole journal before anything else, and compare with a backup: something is missing from it, or from where it was anchored"
+        output.problem("error", found.message, hint)
+    if report.anchors is not None and report.anchors.note is not None:
+        output.problem("warning", f"the journal's anchors could not be looked at: {report.anchors.note}")
     if report.out_of_time:
         output.problem("error", "it was stopped before everything was compared")
     for each in report.repair.passes if report.repair is not None else ():
