@@ -12,10 +12,11 @@ from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from journaltrack.auditing import AuditReport, ComponentAudit, States, WriterRecord
+    from journaltrack.auditing import AuditReport, ComponentAudit, States
     from journaltrack.report import State
     from journaltrack.report_entries import AuditedEntry
     from journaltrack.report_integrity import ChainProblem
+    from journaltrack.report_writers import WriterRecord
 
 _STATE_COLUMNS = ("entries", "pending", "in flight", "delivered", "superseded", "in doubt", "quarantined")
 _STATES = ("pending", "in flight", "delivered", "in doubt", "quarantined")
