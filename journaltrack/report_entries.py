@@ -160,6 +160,19 @@ def each_entry(
             after_seq = page[-1].seq
 
 
+def unsettled(journal: Journal | str | os.PathLike[str] | None = None, *, component: str | None = None) -> tuple[bool, bool]:
+    """Whether anything is pending or in flight, and whether anything is quarantined or in doubt; costs next to nothing.
+
+    As ``status``, it looks for what is pending above the low-water mark alone; the whole report counts every entry.
+    """
+    with report.opened(journal) as own, report.snapshot(own.database):
+        chosen_by = Choice(component).parameters(own)
+        exists = "SELECT EXISTS (SELECT 1 FROM {0} WHERE {1} AND " + CHOSEN + ")"
+        ((pending,),) = own.database.read(exists.format(_ENTRIES, "e.seq > (SELECT seq FROM mark) AND d.seq IS NULL"), chosen_by)
+        ((problems,),) = own.database.read(exists.format(_PROBLEMS, "d.outcome IN ('quarantined', 'in doubt')"), chosen_by)
+        return bool(pending), bool(problems)
+
+
 def entries_where(journal: Journal, condition: str, parameters: tuple[Any, ...]) -> Iterator[AuditedEntry]:
     """Entries in order of ``seq`` by a condition of the caller's on ``e``, whose parameters begin with ?3; a page at a time."""
     source, _ = SOURCES[None]

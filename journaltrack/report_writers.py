@@ -39,7 +39,7 @@ class WriterRecord:
     Attributes:
         git_dirty: Whether there were changes beside ``git_commit``; None if that is not known.
         packages: Versions by name of package; None if they were not recorded.
-        entries: Those of the component, or of the journal in ``AuditReport.writers``.
+        entries: Those of the component, or of the journal in ``AuditReport.writers``; None in reports that do not count them.
     """
 
     id: int
@@ -54,7 +54,7 @@ class WriterRecord:
     git_commit: str | None
     git_dirty: bool | None = None
     packages: Mapping[str, str] | None = None
-    entries: int = 0
+    entries: int | None = None
 
 
 def writers(database: Database) -> dict[int, WriterRecord]:
