@@ -192,7 +192,7 @@ def _events(span: _Span, source: int, read: _Read, after: Position) -> Iterator[
         keys, events = read(span, source, place, size)
         if not keys:
             return
-        yield from events
+        yield from (event for event in events if isinstance(event.at_ns, int))  # a crafted time may lie between two numbers
         place = keys[-1]
         size = min(2 * size, _PAGE_MAX)
 
@@ -203,7 +203,7 @@ def _keys(
     """The next (time, number) of a source. Parameters: those of ``CHOSEN``; ?6 as ``_Span.entries``; ?7 and ?8 the place, ?9 the end."""
     sql = (
         f"SELECT {time}, {number} FROM {table} WHERE {time} >= ?7 AND {time} < ?9 AND ({time} > ?7 OR {number} > ?8) "
-        f"AND typeof({time}) = 'integer' AND ({condition}) ORDER BY 1, 2 LIMIT ?10"
+        f"AND ({condition}) ORDER BY 1, 2 LIMIT ?10"
     )
     return span.journal.database.read(sql, (*span.parameters, span.entries if sixth is None else sixth, *place, span.until_ns, size))
 
