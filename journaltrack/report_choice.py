@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from journaltrack.journal import Journal
     from journaltrack.report import State
 
-CHOSEN: Final = (
-    "(?1 IS NULL OR e.component_id IN (SELECT value FROM json_each(?1))) AND (?2 IS NULL OR e.kind = ?2) "
-    "AND (?3 IS NULL OR e.name GLOB ?3) AND (?4 IS NULL OR e.recorded_at_ns >= ?4) AND (?5 IS NULL OR e.recorded_at_ns < ?5)"
+_CONDITIONS: Final = (
+    "e.component_id IN (SELECT value FROM json_each(?1))",
+    "e.kind = ?2",
+    "e.name GLOB ?3",
+    "e.recorded_at_ns >= ?4",
+    "e.recorded_at_ns < ?5",
 )
-"""The condition on ``entry e``; its parameters are ``Choice.parameters``, further ones begin with ?6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,14 @@ class Choice:
         """Whether it chooses among the entries of a component."""
         return not (self.kind is None and self.name is None and self.state is None)
 
+    @property
+    def condition(self) -> str:
+        """What is asked of ``entry e``, but for the state; ?1 to ?5 are ``parameters``. Only what is asked: it is evaluated a million times."""
+        asked = (self.component, self.kind, self.name, self.since_ns, self.until_ns)
+        return " AND ".join(text for text, value in zip(_CONDITIONS, asked, strict=True) if value is not None) or "1"
+
     def parameters(self, journal: Journal) -> tuple[Any, ...]:
-        """For ``CHOSEN``."""
+        """For ``condition``; further ones begin with ?6, and the last one must be used whatever is asked."""
         # SQLite's GLOB negates a set with ^ where shells have !.
         name = None if self.name is None else self.name.replace("[!", "[^")
         return (report.matching(journal, self.component), self.kind, name, self.since_ns, self.until_ns)

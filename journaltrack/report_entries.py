@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import report
 from journaltrack.report import InFlight, State
-from journaltrack.report_choice import CHOSEN, Choice
+from journaltrack.report_choice import Choice
 
 if TYPE_CHECKING:
     from journaltrack.journal import Journal
@@ -112,7 +112,7 @@ def entries_of(
     """
     choice = Choice(component, kind, name, state, since_ns, until_ns)
     source, condition = SOURCES[state]
-    sql = f"SELECT {_COLUMNS} FROM {source} {_JOINED} WHERE e.seq > ?6 AND {condition} AND {CHOSEN} ORDER BY e.seq LIMIT ?7"
+    sql = f"SELECT {_COLUMNS} FROM {source} {_JOINED} WHERE e.seq > ?6 AND {condition} AND {choice.condition} ORDER BY e.seq LIMIT ?7"
     with report.snapshot(journal.database):
         flying = report.in_flight(journal.database)
         chosen_by = choice.parameters(journal)
@@ -166,10 +166,11 @@ def unsettled(journal: Journal | str | os.PathLike[str] | None = None, *, compon
     As ``status``, it looks for what is pending above the low-water mark alone; the whole report counts every entry.
     """
     with report.opened(journal) as own, report.snapshot(own.database):
-        chosen_by = Choice(component).parameters(own)
-        exists = "SELECT EXISTS (SELECT 1 FROM {0} WHERE {1} AND " + CHOSEN + ")"
-        ((pending,),) = own.database.read(exists.format(_ENTRIES, "e.seq > (SELECT seq FROM mark) AND d.seq IS NULL"), chosen_by)
-        ((problems,),) = own.database.read(exists.format(_PROBLEMS, "d.outcome IN ('quarantined', 'in doubt')"), chosen_by)
+        choice = Choice(component)
+        sql = "SELECT e.seq FROM {0} WHERE {1} AND " + choice.condition + " LIMIT ?6"
+        asked = (*choice.parameters(own), 1)
+        pending = own.database.read(sql.format(_ENTRIES, "e.seq > (SELECT seq FROM mark) AND d.seq IS NULL"), asked)
+        problems = own.database.read(sql.format(_PROBLEMS, "d.outcome IN ('quarantined', 'in doubt')"), asked)
         return bool(pending), bool(problems)
 
 

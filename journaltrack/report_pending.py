@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from journaltrack import doubts, report, report_receipts
 from journaltrack import entries as vocabulary
 from journaltrack.actions import SEQ_MAX
-from journaltrack.report_receipts import RELEASE, merged, ranges_of
+from journaltrack.report import merged
+from journaltrack.report_receipts import RELEASE, ranges_of
 
 if TYPE_CHECKING:
     from journaltrack.database import Database

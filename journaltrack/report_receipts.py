@@ -68,17 +68,6 @@ def ranges_of(text: object) -> tuple[tuple[int, int], ...] | None:
         return None
 
 
-def merged(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same entries as intervals that are sorted and do not touch."""
-    found: list[tuple[int, int]] = []
-    for first, last in sorted(intervals):
-        if found and first <= found[-1][1] + 1:
-            found[-1] = (found[-1][0], max(found[-1][1], last))
-        else:
-            found.append((first, last))
-    return found
-
-
 def rows_of(database: Database, columns: str, where: str = "1", parameters: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Rows of the table (``r``) in order of id, a page at a time; the first of ``columns`` is the id.
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import doubts, report, report_receipts, report_writers
 from journaltrack.actions import SEQ_MAX
-from journaltrack.report_choice import CHOSEN, Choice
+from journaltrack.report_choice import Choice
 from journaltrack.report_entries import SOURCES, AuditedEntry, entries_in
 from journaltrack.report_receipts import NO_REQUESTS, RELEASE, ReceiptRecord, ranges_of
 from journaltrack.report_writers import WriterRecord
@@ -102,7 +102,7 @@ class _Span(NamedTuple):
     """Which events are asked for.
 
     Attributes:
-        parameters: Of ``CHOSEN``.
+        parameters: Of ``Choice.condition``.
         entries: What ?6 is to queries of entries: what is in flight or, of few chosen entries, their numbers.
         source, condition: From what, and on which condition, the chosen entries are read.
         receipts: Of few chosen entries: the numbers of the receipts that name one of them, as a JSON array.
@@ -166,14 +166,15 @@ def timeline(
 
 def _span(journal: Journal, choice: Choice) -> _Span:
     """Few chosen entries are looked up once, and the receipts that name them: what follows need not look for them again."""
-    parameters = replace(choice, since_ns=None, until_ns=None).parameters(journal)
+    of_entries = replace(choice, since_ns=None, until_ns=None)
+    parameters = of_entries.parameters(journal)
     source, condition = SOURCES[choice.state]
     until_ns = SEQ_MAX if choice.until_ns is None else choice.until_ns
     flying = report.in_flight(journal.database).json
-    span = _Span(journal, choice, parameters, flying, source.replace("?8", "?6"), f"{condition} AND {CHOSEN}", None, until_ns)
+    span = _Span(journal, choice, parameters, flying, source.replace("?8", "?6"), f"{condition} AND {of_entries.condition}", None, until_ns)
     if not choice.of_entries:
         return span
-    sql = f"SELECT e.seq FROM {span.source} WHERE {span.condition} AND ?6 IS ?6 ORDER BY e.seq LIMIT {_FEW + 1}"
+    sql = f"SELECT e.seq FROM {span.source} WHERE {span.condition} AND ?6 IS ?6 ORDER BY e.seq LIMIT {_FEW + 1}"  # ?6: always used
     seqs = [row[0] for row in journal.database.read(sql, (*parameters, flying))]
     if len(seqs) > _FEW:
         return span
@@ -200,7 +201,7 @@ def _events(span: _Span, source: int, read: _Read, after: Position) -> Iterator[
 def _keys(
     span: _Span, table: str, time: str, number: str, condition: str, place: tuple[int, int], size: int, sixth: str | None = None
 ) -> list[tuple[int, int]]:
-    """The next (time, number) of a source. Parameters: those of ``CHOSEN``; ?6 as ``_Span.entries``; ?7 and ?8 the place, ?9 the end."""
+    """The next (time, number) of a source. Parameters: those of ``Choice.condition``; ?6 as ``_Span.entries``; ?7 and ?8 the place, ?9 the end."""
     sql = (
         f"SELECT {time}, {number} FROM {table} WHERE {time} >= ?7 AND {time} < ?9 AND ({time} > ?7 OR {number} > ?8) "
         f"AND ({condition}) ORDER BY 1, 2 LIMIT ?10"
