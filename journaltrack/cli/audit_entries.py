@@ -38,20 +38,14 @@ _VALUE_CHARS_MAX = 60
 
 
 class Page:
-    """Items up to a limit, and where the next page begins.
-
-    Args:
-        items: One more than ``limit``, if there are so many.
-        limit: None: all.
-        place: Of an item, as ``--after`` takes it.
-    """
+    """Items up to a limit (None: all), and where the next page begins: ``next_after``, None at the end."""
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
         self.next_after: int | str | None = None
 
     def of(self, items: Iterable[_Item], place: Callable[[_Item], int | str]) -> Iterator[_Item]:
-        """The items of this page."""
+        """The items of this page, of ``to_read`` items; ``place`` is that of an item as ``--after`` takes it."""
         last: int | str | None = None
         for number, item in enumerate(items):
             if number == self._limit:
