@@ -43,3 +43,30 @@ def point(number: int, timestamp_ns: int) -> Any:
     from journaltrack.entries import Draft
 
     return Draft("metric", "metric", NAMES[number % 4], 1.0 / number, number // 4, timestamp_ns)
+
+
+def deliver(folder: str) -> dict[str, float]:
+    """As if a sync had delivered the metrics of such a journal, ten to a request, but for the last and every 100,003rd; the create waits."""
+    from journaltrack.actions import ranges
+    from journaltrack.journal import Journal
+    from journaltrack.schema import insert_sql, receipt
+
+    journal = Journal.open(Path(folder), create=False)
+    last, now_ns = journal.last_seq(), time.time_ns()
+    starts = range(2, last, 10)
+    requests = ([*range(first, min(first + 10, last))] for first in starts)
+    with journal.database.transaction() as connection:
+        connection.executemany(
+            insert_sql(receipt),
+            (
+                ("metrics", 1, ranges(seqs), 1, now_ns + n * 1000, now_ns + n * 1000 + 500, "delivered", 1, f"request-{n}", None, None)
+                for n, seqs in enumerate(requests)
+            ),
+        )
+        connection.execute(
+            "INSERT INTO delivery SELECT e.seq, r.id, CASE WHEN e.seq % 100003 = 0 THEN 'quarantined' ELSE 'delivered' END, NULL, "
+            "r.finished_at_ns FROM entry e JOIN receipt r ON r.id = (e.seq - 2) / 10 + 1 WHERE e.seq > 1 AND e.seq < ?",
+            (last,),
+        )
+    journal.close()
+    return {"entries": last}

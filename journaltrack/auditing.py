@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, report
+from journaltrack import limits, report, report_writers
 from journaltrack.report import ErrorRecord, InFlight, State
+from journaltrack.report_writers import WriterRecord, nobody
 
 if TYPE_CHECKING:
     from journaltrack.database import Database
@@ -59,23 +60,6 @@ class KindStates:
     stream: str
     kind: str
     states: States
-
-
-@dataclass(frozen=True, slots=True)
-class WriterRecord:
-    """A process that recorded. ``entries`` are those of the component, or of the journal in ``AuditReport.writers``."""
-
-    id: int
-    uuid: str | None
-    host: str | None
-    pid: int | None
-    user: str | None
-    program: str | None
-    started_at_ns: int | None
-    package_version: str | None
-    python_version: str | None
-    git_commit: str | None
-    entries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +198,7 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
     rows = [row for row in journal.components() if wanted is None or row.id in wanted]
     lost = tallies.keys() - {row.id for row in rows}
     wrong += [f"{_total([tallies[i]]).entries} entries belong to component {i}, which is not recorded" for i in sorted(lost, key=str)]
-    writers = _writers(database)
+    writers = report_writers.writers(database)
     recorders = _merged(tally.writers for tally in tallies.values())
     wrong += [f"{n} entries are of writer {i}, which is not recorded" for i, n in recorders.items() if i not in writers]
     problems, omitted = _problems(database, ids)
@@ -358,16 +342,8 @@ def _redacted(database: Database, ids: str | None) -> dict[int, list[str]]:
     return names
 
 
-def _writers(database: Database) -> dict[int, WriterRecord]:
-    rows = database.read(
-        "SELECT id, uuid, host, pid, user, program, started_at_ns, package_version, python_version, git_commit FROM writer ORDER BY id"
-    )
-    return {row[0]: WriterRecord(*row) for row in rows}
-
-
 def _recorded_by(counts: Mapping[int, int], writers: Mapping[int, WriterRecord]) -> tuple[WriterRecord, ...]:
-    nobody = WriterRecord(0, None, None, None, None, None, None, None, None, None)
-    return tuple(replace(writers.get(i, nobody), id=i, entries=counts[i]) for i in sorted(counts, key=_order))
+    return tuple(replace(writers.get(i) or nobody(i), entries=counts[i]) for i in sorted(counts, key=_order))
 
 
 def _order(writer_id: object) -> tuple[bool, int, str]:

@@ -132,13 +132,18 @@ def in_flight(database: Database) -> InFlight:
             intervals += ranges_in(text)
         except ValueError:  # noqa: PERF203 - one bad item must not hide the others
             unreadable.append(receipt_id)
-    merged: list[tuple[int, int]] = []
+    return InFlight(len(receipts), tuple(merged(intervals)), tuple(unreadable))
+
+
+def merged(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same entries as intervals that are sorted and do not touch."""
+    found: list[tuple[int, int]] = []
     for first, last in sorted(intervals):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(found[-1][1], last))
         else:
-            merged.append((first, last))
-    return InFlight(len(receipts), tuple(merged), tuple(unreadable))
+            found.append((first, last))
+    return found
 
 
 def state_of(outcome: object, *, flying: bool) -> State | None:

@@ -1,9 +1,8 @@
-"""``journaltrack audit``: what was recorded, and what became of all of it."""
+"""``journaltrack audit``: what was recorded, and what became of all of it. Chooses the question; the answers are in ``audit_*``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -12,57 +11,146 @@ from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from journaltrack.auditing import AuditReport, ComponentAudit, States, WriterRecord
-    from journaltrack.report import State
-    from journaltrack.report_entries import AuditedEntry
+    from journaltrack.auditing import AuditReport
+    from journaltrack.report_history import KeyKind
     from journaltrack.report_integrity import ChainProblem
 
-_STATE_COLUMNS = ("entries", "pending", "in flight", "delivered", "superseded", "in doubt", "quarantined")
 _STATES = ("pending", "in flight", "delivered", "in doubt", "quarantined")
-_LINES_AT_A_TIME = 1_000
+_KEY_KINDS = ("parameter", "input", "output", "status")
+_TERMINAL_LIMIT = 200
+"""Lines of a page on a terminal, where nobody reads a million."""
+_FILTERS = {
+    "--entries": {"state", "kind", "name", "since", "until", "limit", "after", "verify"},
+    "--entry": set(),
+    "--history": {"kind", "since", "until"},
+    "--pending-at": set(),
+    "--pending-at with --entries": {"limit", "after"},
+    "--clocks": set(),
+    "--timeline": {"state", "kind", "name", "since", "until", "limit", "after"},
+    "the report": {"verify"},
+}
+"""What may stand beside each question."""
+_WHEN = common.When()
 
 
 @click.command(
     epilog="\b\nExamples:\n  journaltrack audit\n  journaltrack audit /mnt/usb/journal --verify\n"
-    "  journaltrack audit --component 'digits-*' --entries --state quarantined\n  journaltrack audit --entries --json | jq -c 'select(.kind == \"metric\")'"
+    "  journaltrack audit --component 'digits-*' --entries --state quarantined\n"
+    "  journaltrack audit --entries --json | jq -c 'select(.kind == \"metric\")'\n"
+    "  journaltrack audit --entry 23\n  journaltrack audit --history learning_rate\n"
+    "  journaltrack audit --pending-at 2026-11-03T12:00+01:00\n  journaltrack audit --timeline --since 2h --limit 100"
 )
 @common.one_journal
 @common.component_option
 @click.option("--entries", is_flag=True, help="List every entry with what became of it; with --json one JSON object per line.")
-@click.option("--state", type=click.Choice(_STATES), help="With --entries: only those in this state.")
-@click.option("--kind", metavar="KIND", help="With --entries: only those of this kind (parameter, metric, upload, ...).")
+@click.option(
+    "--entry", metavar="SEQ", type=click.IntRange(min=1), help="All about one entry: who wrote it, and every request that carried it."
+)
+@click.option("--history", metavar="NAME", help="Every value of a parameter, input or output, or of the `status`.")
+@click.option("--pending-at", metavar="WHEN", type=_WHEN, help="What was not settled at that time; with --entries the list.")
+@click.option("--clocks", is_flag=True, help="What is odd about the times: clocks that were set, wrong or different.")
+@click.option("--timeline", is_flag=True, help="All that happened in order: writers, entries, requests, settlements, decisions.")
+@click.option("--state", type=click.Choice(_STATES), help="Only entries in this state.")
+@click.option("--kind", metavar="KIND", help="Only entries of this kind (parameter, metric, upload, ...).")
+@click.option("--name", metavar="GLOB", help="Only entries whose name fits the pattern, such as 'train:*' (case matters).")
+@click.option("--since", metavar="WHEN", type=_WHEN, help="Only what was recorded (or happened) since: 2h, 3d (ago), 2026-11-03.")
+@click.option("--until", metavar="WHEN", type=_WHEN, help="Only what was recorded (or happened) before.")
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(min=1), help=f"A page of so many lines; {_TERMINAL_LIMIT} on a terminal, else all."
+)
+@click.option("--after", metavar="PLACE", help="The next page: what the page before said.")
 @click.option("--verify", is_flag=True, help="Recompute the chains of digests and the digests of all artifacts.")
 @common.common_options
-def command(
-    journal: str | None,
-    other_journal: str | None,
-    *,
-    component: str | None,
-    entries: bool,
-    state: str | None,
-    kind: str | None,
-    verify: bool,
-    as_json: bool,
-) -> ExitCode:
+def command(journal: str | None, other_journal: str | None, *, component: str | None, as_json: bool, **asked: Any) -> ExitCode:  # noqa: ANN401 - click's
     """What was recorded in JOURNAL, by which process, what was delivered when and with which request id, and what was not.
 
     Every entry is in exactly one state, and the states add up. The exit code is 0 only if all is delivered: 3 while some
-    is pending, 4 if some is quarantined or in doubt, 8 if something does not add up. Changes nothing.
+    is pending, 4 if some is quarantined or in doubt, 8 if something does not add up (--entries does not add up). The other
+    questions end with 0 when they are answered. Changes nothing.
     """
-    from journaltrack.auditing import audit  # noqa: PLC0415 - SQLAlchemy
-
-    if (state or kind) and not entries:
-        raise click.UsageError("--state and --kind choose among --entries")
+    question = _question(asked, component)
     path = common.chosen(journal, other_journal)
+    if question == "the report":
+        return _report(path, component, verify=asked["verify"], as_json=as_json)
+    return _answer(question, path, component, asked, as_json=as_json)
+
+
+def _question(asked: dict[str, Any], component: str | None) -> str:
+    """Which question is asked; one at a time, with the filters that belong to it."""
+    said = [
+        option
+        for option in ("--entries", "--entry", "--history", "--pending-at", "--clocks", "--timeline")
+        if _is_given(asked[option[2:].replace("-", "_")])
+    ]
+    if said == ["--entries", "--pending-at"]:
+        said = ["--pending-at with --entries"]
+    if len(said) > 1:
+        raise click.UsageError(f"{' and '.join(said)} are questions of their own: ask one at a time")
+    question = said[0] if said else "the report"
+    filters = ("state", "kind", "name", "since", "until", "limit", "after", "verify")
+    strange = [f"--{name}" for name in filters if _is_given(asked[name]) and name not in _FILTERS[question]]
+    if component is not None and question == "--entry":
+        strange.append("--component")
+    if strange:
+        where = [name for name in ("--entries", "--timeline") if not {option[2:] for option in strange} - _FILTERS[name]]
+        hint = f"; {' and '.join(strange)} choose among --entries" if where and question == "the report" else ""
+        raise click.UsageError(f"{', '.join(strange)} can't be combined with {question}{hint}")
+    if question == "--history" and asked["kind"] not in {None, *_KEY_KINDS}:
+        raise click.UsageError(f"--history knows the kinds {', '.join(_KEY_KINDS)}")
+    return question
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value is not False
+
+
+def _answer(question: str, path: str | None, component: str | None, asked: dict[str, Any], *, as_json: bool) -> ExitCode:
+    from journaltrack.cli import audit_entries, audit_times  # noqa: PLC0415
+    from journaltrack.report_choice import Choice  # noqa: PLC0415 - SQLAlchemy
+
+    choice = Choice(component, asked["kind"], asked["name"], asked["state"], asked["since"], asked["until"])
+    limit = asked["limit"]
+    if limit is None and output.on_terminal() and not as_json:
+        limit = _TERMINAL_LIMIT
+    page = audit_entries.Page(limit)
+    if question == "--entry":
+        return audit_entries.show_entry(path, asked["entry"], as_json=as_json)
+    if question == "--history":
+        return audit_entries.show_history(path, asked["history"], cast("KeyKind | None", asked["kind"]), choice, as_json=as_json)
+    if question == "--pending-at":
+        return audit_times.show_pending_at(path, asked["pending_at"], component, as_json=as_json)
+    if question == "--clocks":
+        return audit_times.show_clocks(path, component, as_json=as_json)
+    if question == "--timeline":
+        return audit_times.list_timeline(path, choice, page, asked["after"], as_json=as_json)
+    after_seq = _seq(asked["after"])
+    if question == "--entries":
+        code = audit_entries.list_entries(path, choice, page, after_seq, as_json=as_json)
+        verified = _verified(path) if asked["verify"] else None
+        _print_verified(verified, as_json=as_json)
+        return ExitCode.JOURNAL if verified else code
+    return audit_times.list_pending_at(path, asked["pending_at"], component, page, after_seq, as_json=as_json)
+
+
+def _seq(after: str | None) -> int:
+    if after is None:
+        return 0
+    if not after.isascii() or not after.isdecimal() or int(after[:20]) >= 2**63 - 1:
+        raise click.BadParameter("it is the number of the last entry of the page before", param_hint="--after")
+    return int(after)
+
+
+def _report(path: str | None, component: str | None, *, verify: bool, as_json: bool) -> ExitCode:
+    from journaltrack.auditing import audit  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.cli.audit_report import print_report  # noqa: PLC0415
+
     report = audit(path, component=component)
     verified = _verified(path) if verify else None
     code = _code(report, verified)
-    if entries:
-        _entries(path, component, cast("State | None", state), kind, as_json=as_json)
-    if as_json and not entries:
+    if as_json:
         output.print_json({**report.to_json(), "verified": _json(verified), "exit_code": int(code)})
-    if not as_json:
-        _print(report, only_totals=entries)
+    else:
+        print_report(report)
     if report.inconsistencies:
         output.problem(
             "error", f"the journal does not add up: {'; '.join(report.inconsistencies)}", "journaltrack audit --verify names the entries"
@@ -89,180 +177,6 @@ def _json(verified: Sequence[ChainProblem] | None) -> Any:  # noqa: ANN401 - JSO
     from journaltrack.report import to_json  # noqa: PLC0415
 
     return to_json(verified)
-
-
-def _print(report: AuditReport, *, only_totals: bool) -> None:
-    output.fields(
-        [
-            ("journal", report.path),
-            ("journal id", report.journal_id),
-            ("created", f"{output.moment(report.created_at_ns)} by journaltrack {report.created_by_version}"),
-        ]
-    )
-    if not only_totals:
-        for component in report.components:
-            output.say()
-            _print_component(component)
-    output.say()
-    output.table("totals", ("component", *_STATE_COLUMNS), _totals(report))
-    if report.problems_omitted:
-        output.say(f"{output.plural(report.problems_omitted, 'entry')} with further problems: see them with --entries")
-    totals = report.totals
-    if report.all_delivered:
-        output.say(f"all delivered: {output.plural(totals.entries, 'entry')}")
-    else:
-        output.say(f"not all delivered: {totals.delivered} of {output.plural(totals.entries, 'entry')}")
-
-
-def _totals(report: AuditReport) -> list[tuple[object, ...]]:
-    rows: list[tuple[object, ...]] = [(c.name, *_counts(c.states)) for c in report.components]
-    return [*rows, ("(all)", *_counts(report.totals))]
-
-
-def _counts(states: States) -> tuple[int, ...]:
-    return (
-        states.entries,
-        states.pending,
-        states.in_flight,
-        states.delivered,
-        states.superseded,
-        states.in_doubt,
-        states.quarantined,
-    )
-
-
-def _print_component(component: ComponentAudit) -> None:
-    confirmed = f"confirmed {output.moment(component.confirmed_at_ns)}" if component.confirmed_at_ns is not None else "not confirmed yet"
-    rows: list[tuple[str, object]] = [
-        ("component", component.name),
-        ("  origin", f"{', '.join(component.origins) or 'unknown'}; {confirmed}"),
-        ("  arn", component.arn),
-        ("  recorded", f"{output.moment(component.first_recorded_at_ns)} to {output.moment(component.last_recorded_at_ns)}"),
-        ("  delivered", f"{output.moment(component.first_delivered_at_ns)} to {output.moment(component.last_delivered_at_ns)}"),
-    ]
-    if component.last_error is not None:
-        last = component.last_error
-        why = f"{last.action} {last.outcome} {output.moment(last.at_ns)}, request {last.request_id or '-'}: {last.code or ''} {last.text or ''}"
-        rows.append(("  pending since", output.cut(why, 1_000)))
-    if component.unknown_kinds:
-        rows.append(("  needs newer", f"kinds that this version can't send: {', '.join(component.unknown_kinds)}"))
-    if component.redacted:
-        rows.append(("  redacted", f"{', '.join(component.redacted)}: the values were not recorded"))
-    output.fields(rows)
-    output.table("  entries", ("stream", "kind", *_STATE_COLUMNS), [(k.stream, k.kind, *_counts(k.states)) for k in component.kinds])
-    output.table(
-        "  recorded by",
-        ("host", "user", "pid", "started", "entries", "version", "python", "commit", "program"),
-        [_writer(writer) for writer in component.writers],
-    )
-    output.table(
-        "  requests",
-        ("action", "outcome", "requests", "sent", "first", "last", "first request id", "last request id"),
-        [
-            (
-                r.action,
-                r.outcome,
-                r.receipts,
-                r.attempts,
-                output.moment(r.first_started_at_ns),
-                output.moment(r.last_finished_at_ns),
-                r.first_request_id,
-                r.last_request_id,
-            )
-            for r in component.receipts
-        ],
-    )
-    output.table(
-        "  problems",
-        ("state", "kind", "name", "entries", "first", "last", "code", "request id", "reason"),
-        [
-            (p.state, p.kind, p.name, p.entries, p.first_seq, p.last_seq, p.code, p.request_id, output.cut(p.reason or ""))
-            for p in component.problems
-        ],
-    )
-
-
-def _writer(writer: WriterRecord) -> tuple[object, ...]:
-    return (
-        writer.host,
-        writer.user,
-        writer.pid,
-        output.moment(writer.started_at_ns),
-        writer.entries,
-        writer.package_version,
-        writer.python_version,
-        output.cut(writer.git_commit or "", 13),
-        writer.program,
-    )
-
-
-def _entries(path: str | None, component: str | None, state: State | None, kind: str | None, *, as_json: bool) -> None:
-    """Every entry, in constant memory."""
-    from journaltrack.report import to_json  # noqa: PLC0415
-    from journaltrack.report_entries import each_entry  # noqa: PLC0415
-
-    found = each_entry(path, component=component, state=state, kind=kind)
-    if as_json:
-        for entry in found:
-            output.print_json_line(to_json(entry))
-        return
-    _print_entries(found)
-    output.say()
-
-
-def _print_entries(found: Iterable[AuditedEntry]) -> None:
-    columns = (
-        "seq",
-        "recorded",
-        "component",
-        "kind",
-        "name",
-        "value",
-        "step",
-        "state",
-        "settled",
-        "action",
-        "sent",
-        "request id",
-        "writer",
-        "reason",
-    )
-    widths = [len(name) for name in columns]
-    right = [name in {"seq", "step", "sent"} for name in columns]
-    rows = iter(found)
-    lines: list[list[str]] = [list(columns)]
-    while page := list(islice(rows, _LINES_AT_A_TIME)):
-        lines += [[output.cell(value) for value in _columns(entry)] for entry in page]
-        output.say("\n".join(output.aligned(lines, right, widths)))
-        lines = []
-    if lines:
-        output.say("no such entries")
-
-
-def _columns(entry: AuditedEntry) -> tuple[object, ...]:
-    return (
-        entry.seq,
-        output.moment(entry.recorded_at_ns),
-        entry.component,
-        entry.kind,
-        entry.name,
-        output.cut(str(_value(entry)), 60),
-        entry.step,
-        "superseded" if entry.superseded else entry.state,
-        output.moment(entry.settled_at_ns),
-        entry.action,
-        entry.attempts,
-        entry.request_id,
-        f"{entry.user}@{entry.host}:{entry.pid}",
-        output.cut(entry.reason or "", 200),
-    )
-
-
-def _value(entry: AuditedEntry) -> object:
-    """The value as recorded, or what stands for it: text, a URI, a digest, a status."""
-    if entry.value is not None:
-        return entry.value
-    return next((entry.detail[key] for key in ("exact", "text", "value", "sha256", "primary") if key in entry.detail), "-")
 
 
 def _print_verified(verified: Sequence[ChainProblem] | None, *, as_json: bool) -> None:

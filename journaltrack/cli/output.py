@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 _SEPARATOR: Final = "  "
 _CELL_CHARS_MAX: Final = 3_000
 _LABEL_CHARS_MAX: Final = 100
+_LINES_AT_A_TIME: Final = 1_000
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _STYLES: Final = {"quarantined": "red", "in doubt": "red", "pending": "yellow", "in flight": "yellow", "delivered": "green"}
 
@@ -52,6 +55,13 @@ def moment(time_ns: object) -> str:
     if text is None:
         return "-"
     return f"{text[:19]}Z" if text.endswith("Z") else text
+
+
+def instant(time_ns: object) -> str:
+    """The same to the microsecond, for what is told apart by it."""
+    from journaltrack.report import iso  # noqa: PLC0415 - imports SQLAlchemy
+
+    return iso(time_ns) or "-"
 
 
 def duration(seconds: float) -> str:
@@ -147,6 +157,20 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     say(title)
     for line in aligned([list(columns), *cells], right):
         say(f"{_SEPARATOR}{line}")
+
+
+def listing(columns: Sequence[str], right: AbstractSet[str], rows: Iterable[Sequence[object]], nothing: str) -> None:
+    """Rows in columns as they come, in constant memory; ``nothing`` if there are none. Cells are escaped here."""
+    widths = [len(name) for name in columns]
+    at_right = [name in right for name in columns]
+    left = iter(rows)
+    lines: list[list[str]] = [list(columns)]
+    while page := list(islice(left, _LINES_AT_A_TIME)):
+        lines += [[cell(value) for value in row] for row in page]
+        say("\n".join(aligned(lines, at_right, widths)))
+        lines = []
+    if lines:
+        say(nothing)
 
 
 def aligned(cells: Sequence[Sequence[str]], right: Sequence[bool], widths: list[int] | None = None) -> Iterator[str]:

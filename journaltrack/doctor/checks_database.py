@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from journaltrack import entries as vocabulary
-from journaltrack import report, schema
+from journaltrack import report, report_clocks, schema
 from journaltrack.actions import ranges_in
 from journaltrack.doctor.findings import Finding
 from journaltrack.lease import TTL_S
@@ -18,8 +18,6 @@ from journaltrack.report_integrity import chain_problems, database_problems
 if TYPE_CHECKING:
     from journaltrack.database import Database
 
-CLOCK_STEP_S: Final = 60.0
-"""A clock that goes back by more is worth a note; less is a time server's work."""
 _WAL_LARGE_BYTES: Final = 256 << 20
 _KINDS: Final = tuple(sorted(vocabulary.KINDS))
 
@@ -227,19 +225,13 @@ def check_chains(database: Database) -> Iterator[Finding]:
 
 def check_clock(database: Database, clock_ns: Callable[[], int] = time.time_ns) -> Iterator[Finding]:
     """Did the clock of a node jump, or is it ahead of this one?"""
-    now_ns = clock_ns()
-    ((ahead, newest_ns),) = database.read(
-        "SELECT count(*), max(recorded_at_ns) FROM entry WHERE recorded_at_ns > ?", (now_ns + int(CLOCK_STEP_S * 1e9),)
-    )
-    effect = "order is kept; metrics carry the time of that clock: see `timestamps` in docs/configuration.md"
+    ahead, newest_ns = report_clocks.ahead(database, clock_ns())
+    effect = "order is kept; metrics carry the time of that clock: see `timestamps` in docs/configuration.md; journaltrack audit --clocks says more"
     if ahead:
         yield Finding(
             "clock", "note", f"entries recorded in the future of this machine's clock: {ahead}, until {report.iso(newest_ns)}", effect
         )
-    ((back,),) = database.read(
-        "SELECT count(*) FROM (SELECT recorded_at_ns - lag(recorded_at_ns) OVER (PARTITION BY writer_id ORDER BY seq) AS step_ns "
-        "FROM entry) WHERE step_ns < ?",
-        (-int(CLOCK_STEP_S * 1e9),),
-    )
+    steps = report_clocks.steps(database, back_s=report_clocks.CLOCK_STEP_S)
+    back = sum(worst.times for (kind, _), worst in steps.items() if kind == "back")
     if back:
         yield Finding("clock", "note", f"the clock went back by more than a minute while something was logged; times: {back}", effect)

@@ -150,7 +150,8 @@ def run(*arguments):
     raw = {char for char in printed if char != "\n" and unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
     assert not raw, (arguments, raw)
     if "--json" in arguments:
-        for document in done.stdout.splitlines() if "--entries" in arguments else [done.stdout]:
+        in_lines = {"--entries", "--timeline", "--history"}.intersection(map(str, arguments))
+        for document in done.stdout.splitlines() if in_lines else [done.stdout]:
             json.loads(document)
     return done.exit_code, done.stdout, done.stderr
 
@@ -164,6 +165,15 @@ def every_command(journal, endpoint_url, component="run", *, as_json):
         ("audit", journal, "--verify"),
         ("audit", journal, "--entries"),
         ("audit", journal, "--entries", "--state", "in flight"),
+        ("audit", journal, "--entries", "--name", "l*", "--since", "2000-01-01", "--limit", "2"),
+        *(("audit", journal, "--entry", seq) for seq in (2, 10, 40)),
+        ("audit", journal, "--history", "lr"),
+        ("audit", journal, "--history", "status"),
+        ("audit", journal, "--pending-at", "2100-01-01"),
+        ("audit", journal, "--pending-at", "2100-01-01", "--entries"),
+        ("audit", journal, "--clocks"),
+        ("audit", journal, "--timeline"),
+        ("audit", journal, "--timeline", "--kind", "parameter"),
         ("show", component, "-j", journal),
         ("sync", journal, "--dry-run"),
         ("retry", journal, "--dry-run", "--in-doubt"),

@@ -1,0 +1,183 @@
+"""What was pending in the past, against a journal that was watched while it happened."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sqlite3
+import tempfile
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from journaltrack import doubts
+from journaltrack import entries as vocabulary
+from journaltrack import lease as leases
+from journaltrack.actions import ranges_in
+from journaltrack.attesting import Attestor
+from journaltrack.entries import BlobRef
+from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.journal import Journal
+from journaltrack.reconciler import Options, Reconciler
+from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.report_pending import each_pending_at, pending_at
+from journaltrack.report_receipts import NO_REQUESTS
+from journaltrack.report_timeline import timeline
+from journaltrack.settlement import Intent, Settlement
+from tests import tally
+
+SECOND_NS = 10**9
+FAULTS = (
+    {"kind": ErrorKind.TRANSIENT, "code": "Throttled"},
+    {"kind": ErrorKind.TRANSIENT, "code": "ReadTimeout", "maybe_applied": True},
+    {"kind": ErrorKind.PERMANENT, "code": "ValidationException"},
+    {"kind": ErrorKind.HOLD, "code": "Conflict"},
+    {"kind": ErrorKind.HALT, "code": "ExpiredToken"},
+)
+
+
+class Unreliable(MemoryRemote):
+    """Fails now and then in every way that there is."""
+
+    def __init__(self, chance):
+        super().__init__()
+        self.chance = chance
+
+    def _stumble(self):
+        if self.chance.random() < 0.3:
+            raise RemoteError("no", request_id="r-x", **self.chance.choice(FAULTS))
+
+    def create(self, spec):
+        self._stumble()
+        return super().create(spec)
+
+    def upload(self, blob):
+        raise RemoteError("no such blob", kind=ErrorKind.PERMANENT, code="BlobMissing")
+
+    def update(self, component, fields):
+        self._stumble()
+        return super().update(component, fields)
+
+    def put_metrics(self, component, points):
+        self._stumble()
+        return super().put_metrics(component, points)
+
+
+class History:
+    """A journal to which things happen, and what was pending and in flight after each."""
+
+    def __init__(self, folder, chance):
+        self.chance = chance
+        self.numbers = itertools.count(1)
+        self.now_ns = 2_000_000_000 * SECOND_NS
+        self.seen = {}
+        self.folder = folder
+        self.remote = Unreliable(chance)
+        self.journal = Journal.open(folder, clock_ns=self.clock)
+        for name in "ab":
+            self.journal.append(self.journal.component(name), [vocabulary.create(owner=f"owner of {name}")])
+        self.look()
+
+    def clock(self):
+        self.now_ns += SECOND_NS
+        return self.now_ns
+
+    def look(self, *_):
+        """Note what is not settled now."""
+        with closing(sqlite3.connect(self.folder / "journal.db")) as connection:
+            unsettled = {seq for (seq,) in connection.execute("SELECT seq FROM entry WHERE seq NOT IN (SELECT seq FROM delivery)")}
+            flying = set()
+            for (text,) in connection.execute("SELECT entries FROM receipt WHERE finished_at_ns IS NULL"):
+                flying.update(seq for first, last in ranges_in(text) for seq in range(first, last + 1))
+        self.seen[self.clock()] = (unsettled - flying, unsettled & flying)
+
+    def log(self):
+        drafts = [vocabulary.metric("m", float(next(self.numbers)), None, 1) for _ in range(self.chance.randrange(15))]
+        drafts += [vocabulary.metric("m", float("nan"), None, 1)] if self.chance.random() < 0.4 else []
+        drafts += [vocabulary.parameter(self.chance.choice("xy"), float(next(self.numbers)))]
+        if self.chance.random() < 0.3:
+            blob = BlobRef(f"{next(self.numbers):064x}", None, None)
+            drafts += [vocabulary.upload("f", blob, 1, None, "f"), vocabulary.artifact("output", "f", blob, None)]
+        self.journal.append(self.journal.component(self.chance.choice("ab")), drafts)
+
+    def replay(self):
+        options = Options(concurrency=1, visible_after_s=self.chance.choice([0.0, 1e9]))
+        Reconciler(self.journal, self.remote, options=options, clock_ns=self.clock, on_progress=self.look).run()
+
+    def under_lease(self, work):
+        held = leases.acquire(self.journal.database)
+        try:
+            work(held)
+        finally:
+            held.release()
+
+    def release(self):
+        what = self.chance.choice([["quarantined"], ["in doubt"], ["quarantined", "in doubt"]])
+        self.under_lease(lambda held: Settlement(self.journal.database, held, self.clock).release(what))
+
+    def decide(self):
+        outcome = self.chance.choice(["delivered", "quarantined"])
+        self.under_lease(lambda held: doubts.decide(Attestor(self.journal.database, held, self.clock), outcome, "I say so", None))
+
+    def killed(self):
+        """A pass that ends between intent and answer."""
+        pending = [entry.seq for entry in self.journal.entries(pending=True) if entry.kind == "metric"][:10]
+        if pending:
+            intent = Intent("metrics", 1, pending)
+            self.under_lease(lambda held: Settlement(self.journal.database, held, self.clock).begin([intent]))
+
+
+def happen(folder, seed):
+    """A random history."""
+    history = History(folder, random.Random(seed))
+    for _ in range(40):
+        step = history.chance.choice(
+            [history.log, history.log, history.replay, history.replay, history.release, history.decide, history.killed]
+        )
+        step()
+        history.look()
+    history.journal.close()
+    return history
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 2**32))
+def test_the_past_is_told_as_it_was(seed):
+    """At every moment of a random history: exactly what was pending and in flight then, but for what is said to be unknown."""
+    with tempfile.TemporaryDirectory() as folder:
+        history = happen(Path(folder, "journal"), seed)
+        for at_ns, (pending, flying) in history.seen.items():
+            told = {entry.seq: entry for entry in each_pending_at(history.folder, at_ns)}
+            unknown = {seq for seq, entry in told.items() if entry.state_then == "unknown"}
+            assert {seq for seq, entry in told.items() if entry.state_then == "pending"} == pending - unknown
+            assert {seq for seq, entry in told.items() if entry.state_then == "in flight"} == flying
+            # Only what can be settled without a request is unknown: what AWS could never take, references to refused uploads.
+            assert {told[seq].kind for seq in unknown} <= {"metric", "output"}
+            counted = pending_at(history.folder, at_ns)
+            assert (counted.pending, counted.in_flight, counted.unknown) == (len(pending - unknown), len(flying), len(unknown))
+            oldest = [group.oldest_seq for group in counted.groups]
+            assert min(oldest, default=0) == min(told, default=0)
+        tally.count("moments of the past told again", attacks=1, checked=len(history.seen))
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 2**32))
+def test_the_timeline_has_every_event_once_and_in_order(seed):
+    """Of a random history: every writer, entry, settlement, request and answer is in the timeline once, in order of time."""
+    with tempfile.TemporaryDirectory() as folder:
+        history = happen(Path(folder, "journal"), seed)
+        events = list(timeline(history.folder))
+        assert [event.position for event in events] == sorted({event.position for event in events})
+        with closing(sqlite3.connect(history.folder / "journal.db")) as connection:
+            count = lambda sql: connection.execute(f"SELECT count(*) FROM {sql}").fetchone()[0]  # noqa: E731
+            decided = f"action IN ({', '.join(map(repr, sorted(NO_REQUESTS)))})"
+            kinds = Counter("entry" if event.entry else event.event for event in events)
+            assert kinds["started"] == count("writer")
+            assert kinds["entry"] == count("entry") + count("delivery")
+            assert kinds["sent"] == count(f"receipt WHERE NOT {decided}")
+            assert kinds["answered"] == count(f"receipt WHERE finished_at_ns IS NOT NULL AND NOT {decided}")
+            assert kinds["released"] == count("receipt WHERE action = 'release'")
+            assert kinds["decided"] == count("receipt WHERE action = 'settle'")
