@@ -22,12 +22,14 @@ from journaltrack._version import __version__
 
 if TYPE_CHECKING:
     from journaltrack.auditing import audit
+    from journaltrack.bundling import bundle
+    from journaltrack.bundling_reading import open_bundle
     from journaltrack.composition import Tracker, sync
     from journaltrack.exporting import export
     from journaltrack.journal import Journal
     from journaltrack.trial_component import TrialComponent
 
-__all__ = ["Journal", "Tracker", "TrialComponent", "__version__", "audit", "errors", "export", "sync"]
+__all__ = ["Journal", "Tracker", "TrialComponent", "__version__", "audit", "bundle", "errors", "export", "open_bundle", "sync"]
 
 _LAZY = {
     "Tracker": "journaltrack.composition",
@@ -36,6 +38,8 @@ _LAZY = {
     "TrialComponent": "journaltrack.trial_component",
     "audit": "journaltrack.auditing",
     "export": "journaltrack.exporting",
+    "bundle": "journaltrack.bundling",
+    "open_bundle": "journaltrack.bundling_reading",
 }
 
 
