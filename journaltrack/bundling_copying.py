@@ -24,7 +24,7 @@ BUFFER_BYTES: Final = 256 * 1024
 """All of them stay in a core's cache: with buffers of 1 MiB a copy took a third longer."""
 _BUFFERS: Final = 8
 _Digest: TypeAlias = Any  # hashlib's type has no public name
-_FLUSH_EVERY_BYTES: Final = 64 * 1024 * 1024
+_FLUSH_EVERY_BYTES: Final = 128 * 1024 * 1024
 """So much at most waits for the disk unasked: progress is true also on a slow stick, and the last barrier is short."""
 
 
