@@ -188,7 +188,10 @@ class _Work:
             )
         layout = Layout(left)
         self._begin(layout)
-        return layout, self._partial.resume(layout, self._tell)
+        last = self._partial.resume(layout, self._tell)
+        if last is not None:  # what is read of a member that is not whole does not count
+            self._done_bytes = layout.database.size_bytes + sum(m.size_bytes for m in layout.blobs() if m.end <= last.end)
+        return layout, last
 
     def _manifest(self, taken: Snapshot, harmed: dict[str, Harm], copier: Copier) -> Manifest:
         wanted = taken.undelivered | (taken.delivered if self._content == "all" else frozenset())

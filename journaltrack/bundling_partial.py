@@ -122,7 +122,8 @@ class Partial:
         # What was written and never reached the disk would be read back from memory, which proves nothing of the disk.
         with contextlib.suppress(OSError):
             os.fsync(self._descriptor)
-            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            if hasattr(os, "posix_fadvise"):  # macOS has none
+                os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         last = None
         for member in layout.members():
             if not self._whole(layout, member, tell):
@@ -154,6 +155,9 @@ class Partial:
         with self.explained():
             os.ftruncate(self._descriptor, 0)
             os.lseek(self._descriptor, 0, os.SEEK_SET)
+            largest = paths.file_bytes_max(self.target.parent)
+            if largest is not None and layout.size_bytes > largest:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))  # now, and not after 4 GiB on a slow stick
             room = os.fstatvfs(self._descriptor)
             if room.f_bavail * room.f_frsize < layout.size_bytes:
                 free = room.f_bavail * room.f_frsize

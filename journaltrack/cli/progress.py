@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 EVERY_S: Final = 5.0
 """A plain line at most so often, and only after so long: short syncs say nothing but their summary."""
+_BAR_EVERY_S: Final = 0.05
+"""Drawing a bar costs more than copying what it shows."""
 
 
 class ProgressView:
@@ -63,6 +65,10 @@ class ProgressView:
         if self._before is None:
             self._before = progress.settled
         total = max(progress.total, progress.settled)
+        if self._bar is not None:
+            if now - self._told < _BAR_EVERY_S and 0 < progress.settled < total:
+                return
+            self._told = now
         rate = (progress.settled - self._before) / max(now - self._started, 1e-3)
         if self._bar is not None:
             amount = f"{progress.settled}/{total} entries {rate:.0f}/s"

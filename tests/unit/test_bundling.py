@@ -17,8 +17,9 @@ from click.testing import CliRunner
 from journaltrack import Journal, Tracker, bundle, open_bundle
 from journaltrack.bundling_format import Layout
 from journaltrack.cli import main
-from journaltrack.cli.progress import line
+from journaltrack.cli.progress import ProgressView, line
 from journaltrack.errors import BundleDamagedError, BundleError, BundleSpoolError, InvalidInputError, JournalError
+from journaltrack.paths import file_bytes_max
 from journaltrack.reconciler import Reconciler
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.report_integrity import verify_chains
@@ -373,3 +374,25 @@ def test_python_reads_the_archive(journal, tmp_path):
             stream = archive.extractfile(member.name)
             assert isinstance(stream, io.BufferedReader)
             assert digest(stream.read()) == member.sha256
+
+
+def test_a_file_system_that_takes_no_such_file_is_known(tmp_path):
+    """FAT32 ends at 4 GiB, which is told before the copy and not after an hour of it."""
+    mounts = tmp_path / "mounts"
+    line_of = "1 0 8:1 / {} rw - {} /dev/sda1 rw\n"
+    mounts.write_text(line_of.format("/", "ext4") + line_of.format(tmp_path, "vfat"))
+    assert file_bytes_max(tmp_path, mounts) == 2**32 - 1
+    assert file_bytes_max(tmp_path.parent, mounts) is None
+
+
+def test_a_terminal_is_not_drawn_to_for_every_piece(journal, tmp_path, monkeypatch):
+    """On a terminal, a bar in bytes; thousands of steps a second do not slow the copy down."""
+    written = io.StringIO()
+    monkeypatch.setattr(written, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stderr", written)
+    ticks = iter(n / 1000 for n in range(10**6))
+    with ProgressView("bundle", in_bytes=True, monotonic=lambda: next(ticks)) as view:
+        bundle(journal, to=tmp_path / "b", on_progress=view)
+        drawn = view._bar.tasks[0]
+        assert drawn.completed == drawn.total
+    assert "3.1 MB" in written.getvalue() or "3.2 MB" in written.getvalue()
