@@ -140,7 +140,7 @@ class Partial:
             if os.pread(self._descriptor, BLOCK_BYTES, member.offset) != layout.header(member):
                 return False
             os.lseek(self._descriptor, member.content_offset, os.SEEK_SET)
-            found = self._copier.digest(self._descriptor, member.size_bytes, tell)
+            found = self._copier.digest(self._descriptor, member.size_bytes, lambda view: tell(len(view)))
             padding = os.pread(self._descriptor, len(member.padding), member.content_end)
         except OSError:  # what can't be read is written again
             return False

@@ -117,7 +117,8 @@ class Bundle:
         tell = self._counting(on_progress)
         with Copier() as copier:
             for member in (self._layout.database, *self._layout.blobs()):
-                self._copy(copier, member, lambda view: tell(len(view)))
+                os.lseek(self._descriptor, member.content_offset, os.SEEK_SET)
+                self._compare(member, copier.digest(self._descriptor, member.size_bytes, lambda view: tell(len(view))))
 
     def extract(self, into: str | os.PathLike[str], on_progress: Callable[[Progress], None] = _quiet) -> Path:
         """Make a journal's folder of it. Everything is proved while it is copied.
@@ -176,11 +177,11 @@ class Bundle:
                 write_all(file, view)
                 tell(len(view))
 
-            self._copy(copier, member, write)
+            os.lseek(self._descriptor, member.content_offset, os.SEEK_SET)
+            self._compare(member, copier.copy(self._descriptor, member.size_bytes, write))
 
-    def _copy(self, copier: Copier, member: Member, write: Callable[[memoryview], object]) -> None:
-        os.lseek(self._descriptor, member.content_offset, os.SEEK_SET)
-        if copier.copy(self._descriptor, member.size_bytes, write) != member.sha256:
+    def _compare(self, member: Member, sha256: str) -> None:
+        if sha256 != member.sha256:
             _damaged(self.path, f"the bytes of {member.name} are not those that were bundled")
 
     def _counting(self, on_progress: Callable[[Progress], None]) -> Callable[[int], None]:
