@@ -297,10 +297,12 @@ def _manifest(members: dict[str, Any]) -> Manifest:
         tuple(left_out),
         damaged,
     )
-    numbers = (manifest.created_at_ns, manifest.last_seq, manifest.database_bytes, *blobs.values())
+    numbers = (manifest.created_at_ns, manifest.database_bytes, *blobs.values())
     lists = (list(blobs), left_out, list(damaged))
     sound = (
         isinstance(manifest.journal_id, str)
+        and type(manifest.last_seq) is int  # as the database says: negative in a journal that somebody crafted
+        and abs(manifest.last_seq) <= _NUMBER_MAX + 1
         and all(type(number) is int and 0 <= number <= _NUMBER_MAX for number in numbers)
         and _VERSION.fullmatch(manifest.package_version) is not None
         and _HOST.fullmatch(manifest.host) is not None
@@ -323,7 +325,7 @@ def host_of(name: str) -> str:
 
 
 def _integer(text: str) -> int:
-    if len(text) > 19:  # noqa: PLR2004 - digits of 2^63; Python takes long for very long ones
+    if len(text) > 20:  # noqa: PLR2004 - a sign and the digits of 2^63; Python takes long for very long ones
         _damaged("has a number that is too large")
     return int(text)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
+import shutil
+import sqlite3
 import tarfile
+import warnings
 
 import pytest
 
 from journaltrack import bundle, open_bundle
 from journaltrack.errors import BundleDamagedError, BundleError, BundleTooNewError, InvalidInputError
 from tests.faults.bundles import crafted, digest, journal_of, layout_of, problem_of, written_over
-from tests.faults.hostile import SOAK, run
+from tests.faults.hostile import SOAK, VALUES, base, by_hand, cells, copied, run
 
 SAMPLE = 500 * SOAK
 CONTENTS = [b"", b"a" * 100, b"b" * 513]
@@ -172,3 +176,26 @@ def test_an_unfinished_bundle_says_how_it_is_finished(path, tmp_path):
     with pytest.raises(BundleDamagedError, match="cut short") as caught:
         open_bundle(tmp_path / "b.partial")
     assert "again" in caught.value.hint
+
+
+def test_a_crafted_journal_is_bundled_or_refused(tmp_path):
+    """Any value in any cell: never a traceback, never anything raw on the terminal, and a bundle that is made can be read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        journal = base(tmp_path)
+    chance = random.Random(5)
+    found = chance.sample([(cell, value) for cell in cells(journal) for value in VALUES], 60 * SOAK)
+    made = 0
+    for (table, column), value in found:
+        evil = copied(journal, tmp_path / "evil")
+        with by_hand(evil) as connection, contextlib.suppress(sqlite3.IntegrityError):
+            connection.execute(f'UPDATE "{table}" SET "{column}" = ?', (value,))
+        code, _, _ = run("bundle", evil, "-o", tmp_path / "made", "--skip-damaged", "--force", "--restart")
+        assert code in {0, 2, 4, 8}, (table, column, value)
+        if code in {0, 4}:
+            made += 1
+            assert run("bundle", "--check", tmp_path / "made")[0] == code, (table, column, value)
+        for path in tmp_path.glob("made*"):
+            path.unlink()
+        shutil.rmtree(evil)
+    assert made

@@ -48,10 +48,11 @@ def test_members_follow_each_other_without_gaps():
 @pytest.mark.parametrize(
     "change",
     [
-        {"last_seq": -1},
+        {"created_at_ns": -1},
+        {"last_seq": -(2**64)},
         {"last_seq": 1.0},
         {"last_seq": True},
-        {"last_seq": 2**63},
+        {"last_seq": 2**64},
         {"last_seq": 10**100},
         {"journal_id": 7},
         {"content": "some"},
