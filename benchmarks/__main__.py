@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import append, audit, export, replay, start, watch
+from benchmarks import append, audit, bundle, export, replay, start, watch
 from benchmarks.measure import Result, Run, Spread, machine, say, watched_load
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
     "start": start.run,
     "export": export.run,
     "audit": audit.run,
+    "bundle": bundle.run,
     "append-budget": append.run_budget,
     "request-budget": replay.run_budget,
     "threads": replay.run_threads,

@@ -22,12 +22,14 @@ from journaltrack._version import __version__
 
 if TYPE_CHECKING:
     from journaltrack.auditing import audit
+    from journaltrack.bundling import bundle
+    from journaltrack.bundling_reading import open_bundle
     from journaltrack.composition import Tracker, sync, verify
     from journaltrack.exporting import export
     from journaltrack.journal import Journal
     from journaltrack.trial_component import TrialComponent
 
-__all__ = ["Journal", "Tracker", "TrialComponent", "__version__", "audit", "errors", "export", "sync", "verify"]
+__all__ = ["Journal", "Tracker", "TrialComponent", "__version__", "audit", "bundle", "errors", "export", "open_bundle", "sync", "verify"]
 
 _LAZY = {
     "Tracker": "journaltrack.composition",
@@ -37,6 +39,8 @@ _LAZY = {
     "audit": "journaltrack.auditing",
     "export": "journaltrack.exporting",
     "verify": "journaltrack.composition",
+    "bundle": "journaltrack.bundling",
+    "open_bundle": "journaltrack.bundling_reading",
 }
 
 

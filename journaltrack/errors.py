@@ -20,6 +20,10 @@
     │   │   ├── JournalLockedError         another process held it for longer than the time allowed
     │   │   ├── JournalFullError           no space left on the device
     │   │   └── JournalReadOnlyError       the folder, file or file system is read-only
+    │   ├── BundleError                    a bundle can't be written, or read; the journal is as it was
+    │   │   ├── BundleSpoolError           blobs that belong into the bundle are missing from the spool, or damaged
+    │   │   ├── BundleDamagedError         the bundle is cut short, altered, or none; nothing was taken from it
+    │   │   └── BundleTooNewError          a newer journaltrack wrote the bundle; nothing was taken from it
     │   ├── LeaseHeldError                 somebody else reconciles this journal right now
     │   └── LeaseLostError                 our lease was taken over in mid-pass; the pass stopped
     └── RemoteError                        an answer (or none) from the remote, classified; see ``ErrorKind``
@@ -32,6 +36,8 @@ This module knows nothing of SQLite, boto3 or the command line.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
+from typing import Literal
 
 
 def printable(text: str) -> str:
@@ -141,6 +147,32 @@ class JournalFullError(JournalWriteError):
 
 class JournalReadOnlyError(JournalWriteError):
     """The journal's folder, file or file system can't be written."""
+
+
+class BundleError(JournalError):
+    """A bundle can't be written, or read. The journal was left as it is."""
+
+
+class BundleSpoolError(BundleError):
+    """Blobs that belong into the bundle are missing from the journal's spool, or damaged there.
+
+    Args:
+        message: What happened, naming some of them.
+        hint: What to do.
+        blobs: All of them, by digest: ``"missing"`` or ``"damaged"``.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", blobs: Mapping[str, Literal["missing", "damaged"]] | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.blobs = dict(blobs or {})
+
+
+class BundleDamagedError(BundleError):
+    """A bundle is cut short or altered, or the file is no bundle. Nothing was taken from it."""
+
+
+class BundleTooNewError(BundleError):
+    """The bundle was written by a newer journaltrack than this one. Nothing was taken from it."""
 
 
 class LeaseHeldError(JournalError):

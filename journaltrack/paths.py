@@ -83,6 +83,16 @@ def has_no_permissions(folder: Path, mounts: Path = Path("/proc/self/mountinfo")
     return kind in _WITHOUT_PERMISSIONS or kind in {"cifs", "smb3", "smbfs", "9p", "fuse.sshfs"}
 
 
+def file_bytes_max(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> int | None:
+    """The largest file that the file system of ``folder`` takes; None when that is far away, or can't be told.
+
+    Args:
+        folder: An existing folder.
+        mounts: The kernel's table of mounts (proc(5)).
+    """
+    return 2**32 - 1 if _file_system(folder, mounts) in {"vfat", "msdos"} else None
+
+
 def _file_system(folder: Path, mounts: Path) -> str:
     """Its type; empty if that can't be told."""
     try:

@@ -36,6 +36,7 @@ DOORS = {
         "salvage",
         "rescue",
         "exporting_pages",
+        "bundling_snapshot",  # SQLite's backup API wants a connection to copy into
         "cli",
     ),
 }
@@ -49,6 +50,7 @@ FORBIDDEN = {
     "auditing": ("tracker", "remotes", "composition", "cli"),
     "report": ("tracker", "remotes", "composition", "cli"),
     "exporting": ("tracker", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
+    "bundling": ("tracker", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
     "spool": ("journal", "database", "schema", "remotes"),
     "doctor": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
     "doubts": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
@@ -64,6 +66,7 @@ PURE = {
     "schedule": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},
     "plan": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},
     "entries": {"time", "random", "datetime", "os", "sqlite3", "pathlib", "threading", "logging"},
+    "bundling_format": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},
     "limits": {"time", "random", "datetime", "os", "sqlite3", "pathlib", "threading", "logging"},
     "errors": {"time", "os", "sqlite3", "pathlib", "logging"},
 }

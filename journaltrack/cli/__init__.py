@@ -29,6 +29,7 @@ COMMANDS = {
     "verify": "Is what was delivered still there, as it was sent.",
     "show": "A component's parameters, artifacts and metrics, offline.",
     "export": "Metrics or entries as JSON Lines, CSV or Parquet.",
+    "bundle": "Pack a journal into one file, for a machine that has a network.",
     "retry": "Make quarantined entries pending again.",
     "settle": "Decide about entries in doubt.",
     "doctor": "Is the journal well, and what can be repaired.",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 EVERY_S: Final = 5.0
 """A plain line at most so often, and only after so long: short syncs say nothing but their summary."""
+_BAR_EVERY_S: Final = 0.05
+"""Drawing a bar costs more than copying what it shows."""
 
 
 class ProgressView:
@@ -24,11 +26,13 @@ class ProgressView:
 
     Args:
         label: What is synced; escaped here.
+        in_bytes: What is counted are bytes, not entries.
         monotonic: Seconds.
     """
 
-    def __init__(self, label: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, label: str, *, in_bytes: bool = False, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._label = output.clean(label)
+        self._in_bytes = in_bytes
         self._monotonic = monotonic
         self._started = self._told = monotonic()
         self._before: int | None = None  # settled before the pass made its first request: not this pass's speed
@@ -43,7 +47,7 @@ class ProgressView:
             self._bar = progress.Progress(
                 progress.TextColumn("{task.description}", markup=False),
                 progress.BarColumn(),
-                progress.TextColumn("{task.completed:.0f}/{task.total:.0f} entries {task.fields[rate]:.0f}/s", markup=False),
+                progress.TextColumn("{task.fields[amount]}", markup=False),
                 progress.TimeRemainingColumn(),
                 console=output.terminal(err=True),
             )
@@ -61,17 +65,28 @@ class ProgressView:
         if self._before is None:
             self._before = progress.settled
         total = max(progress.total, progress.settled)
+        if self._bar is not None:
+            if now - self._told < _BAR_EVERY_S and 0 < progress.settled < total:
+                return
+            self._told = now
         rate = (progress.settled - self._before) / max(now - self._started, 1e-3)
         if self._bar is not None:
+            amount = f"{progress.settled}/{total} entries {rate:.0f}/s"
+            if self._in_bytes:
+                amount = f"{output.size(progress.settled)}/{output.size(total)} {output.size(rate)}/s"
             if self._task is None:
-                self._task = self._bar.add_task(self._label, total=total, rate=0.0)
-            self._bar.update(self._task, completed=progress.settled, total=total, rate=rate)
+                self._task = self._bar.add_task(self._label, total=total, amount=amount)
+            self._bar.update(self._task, completed=progress.settled, total=total, amount=amount)
         elif now - self._told >= EVERY_S:
             self._told = now
-            output.say(line(self._label, progress.settled, total, rate), err=True)
+            output.say(line(self._label, progress.settled, total, rate, in_bytes=self._in_bytes), err=True)
 
 
-def line(label: str, settled: int, total: int, rate: float) -> str:
+def line(label: str, settled: int, total: int, rate: float, *, in_bytes: bool = False) -> str:
     """Progress as one line of text: how much, how fast, how long still."""
     left = f", about {output.duration((total - settled) / rate)} left" if rate > 0 else ""
-    return f"{label}: {settled} of {total} entries ({100 * settled // max(total, 1)} %), {rate:.0f}/s{left}"
+    how_much = f"{settled} of {total} entries"
+    how_fast = f"{rate:.0f}"
+    if in_bytes:
+        how_much, how_fast = f"{output.size(settled)} of {output.size(total)}", output.size(rate)
+    return f"{label}: {how_much} ({100 * settled // max(total, 1)} %), {how_fast}/s{left}"

@@ -1,0 +1,124 @@
+"""A consistent copy of a journal's database, and which blobs belong to it.
+
+Must not know how a bundle is laid out. Invariant: every blob that the snapshot names was whole in the spool before its entry was
+recorded, so what is missing is damage and no race.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from journaltrack import paths, report
+from journaltrack.database import translated
+from journaltrack.errors import BundleError, JournalFullError
+from journaltrack.spool import is_digest
+
+if TYPE_CHECKING:
+    from journaltrack.journal import Journal
+
+# The first condition is the index's own.
+_UPLOADS: Final = (
+    "SELECT e.seq, e.payload, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+    "WHERE e.stream <> 'metric' AND e.kind = 'upload' AND e.seq > ? ORDER BY e.seq LIMIT 10000"
+)
+_NOT_NEEDED: Final = frozenset({"delivered", "superseded"})
+_WAL_FLAGS_AT: Final = 18  # https://sqlite.org/fileformat2.html: two bytes, 1: rollback journal, 2: write-ahead log
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A database in a file of its own.
+
+    Attributes:
+        descriptor: Open for reading; the file has no name any more.
+        size_bytes: Of the file.
+        last_seq: The newest entry.
+        undelivered: Digests of blobs that some entry needs which is not delivered.
+        delivered: Digests of the others that entries name.
+    """
+
+    descriptor: int
+    size_bytes: int
+    last_seq: int
+    undelivered: frozenset[str]
+    delivered: frozenset[str]
+
+
+@contextlib.contextmanager
+def snapshot(journal: Journal) -> Iterator[Snapshot]:
+    """Copy the database as it is at one moment, whoever appends to it meanwhile.
+
+    The copy is in ``TMPDIR``, and in a mode in which it can be read from a medium that can't be written.
+
+    Args:
+        journal: Open for reading.
+
+    Raises:
+        BundleError: There is no room for it.
+        JournalError: The journal can't be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="journaltrack-") as name:
+        folder = Path(name)
+        file = folder / paths.DATABASE
+        with _room(folder):
+            _back_up(journal, file)
+            descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            with _room(folder):
+                os.pwrite(descriptor, b"\1\1", _WAL_FLAGS_AT)
+            last_seq, undelivered, delivered = _contents(folder)
+            size_bytes = os.fstat(descriptor).st_size
+            file.unlink()  # a kill leaves no copy of it behind from here on
+            yield Snapshot(descriptor, size_bytes, last_seq, frozenset(undelivered), frozenset(delivered - undelivered))
+        finally:
+            os.close(descriptor)
+
+
+def _back_up(journal: Journal, file: Path) -> None:
+    """All pages in one step, in one read transaction: with a write-ahead log, that neither waits for appends nor holds them up.
+
+    Page by page SQLite would begin anew whenever somebody writes, and never end beside a training.
+    """
+    os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    database = journal.database
+    with database.lock, translated(database.path), contextlib.closing(sqlite3.connect(file)) as target:
+        target.execute("PRAGMA journal_mode = OFF")
+        target.execute("PRAGMA synchronous = OFF")
+        database.connection.backup(target, pages=-1)
+
+
+def _contents(folder: Path) -> tuple[int, set[str], set[str]]:
+    """The last entry, the digests that undelivered uploads name, and those that delivered ones do."""
+    undelivered: set[str] = set()
+    delivered: set[str] = set()
+    with report.opened(folder) as copy:
+        seq = -1
+        while rows := copy.database.read_page(_UPLOADS, (seq,)):
+            for number, payload, outcome in rows:
+                seq = number
+                sha256 = report.detail_of(payload).get("sha256")
+                if isinstance(sha256, str) and is_digest(sha256):  # else it is no blob's: a pass quarantines the entry
+                    (delivered if outcome in _NOT_NEEDED else undelivered).add(sha256)
+        return copy.last_seq(), undelivered, delivered
+
+
+@contextlib.contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """Says where there is no room: SQLite does not tell which of two databases it means, and only the copy is written to."""
+    try:
+        yield
+    except (OSError, JournalFullError) as error:
+        if isinstance(error, OSError) and error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise BundleError(
+            f"there is no room for a copy of the database in {folder.parent}; nothing was bundled",
+            hint="free space there, or set TMPDIR to a folder on another disk",
+        ) from error

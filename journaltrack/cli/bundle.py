@@ -1,0 +1,139 @@
+"""``journaltrack bundle``: a journal in one file, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from journaltrack.cli import common, output
+from journaltrack.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from journaltrack.bundling_reading import Bundle
+
+
+@click.command(
+    epilog="\b\nExamples:\n  journaltrack bundle -o /media/usb/run-7.bundle\n  journaltrack bundle --check /media/usb/run-7.bundle\n"
+    "  journaltrack bundle --extract /media/usb/run-7.bundle journals/run-7"
+)
+@common.one_journal
+@click.option("-o", "--output", "target", metavar="FILE", type=click.Path(), help="The bundle; FILE.partial until it is whole.")
+@click.option("--all-blobs", is_flag=True, help="Also artifacts that are delivered already; else those alone that still have to be.")
+@click.option("--skip-damaged", is_flag=True, help="Leave out artifacts whose bytes are missing or damaged, and say so in the bundle.")
+@click.option("--restart", is_flag=True, help="Begin anew: use nothing of what an interrupted run left.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@click.option("--check", "checked", metavar="FILE", type=click.Path(), help="Instead: prove every byte of a bundle, and say what it holds.")
+@click.option(
+    "--extract",
+    "extracted",
+    metavar="FILE FOLDER",
+    nargs=2,
+    type=click.Path(),
+    help="Instead: make a journal of a bundle, in a folder that is not there yet.",
+)
+@common.common_options
+def command(
+    journal: str | None,
+    other_journal: str | None,
+    *,
+    target: str | None,
+    all_blobs: bool,
+    skip_damaged: bool,
+    restart: bool,
+    force: bool,
+    checked: str | None,
+    extracted: tuple[str, str] | None,
+    as_json: bool,
+) -> ExitCode:
+    """Pack JOURNAL and the artifacts that wait in it into FILE, to be delivered where there is a network.
+
+    Training may go on: what is recorded after the start is left out. Interrupted, the same command goes on where it was. The file is a
+    tar archive (docs/bundles.md). No network; changes no journal.
+    """
+    path = common.chosen(journal, other_journal)
+    if checked is None and extracted is None:
+        if target is None:
+            raise click.UsageError("name the bundle: -o FILE")
+        options = {"all_blobs": all_blobs, "skip_damaged": skip_damaged, "restart": restart, "force": force}
+        return _pack(path, target, options, as_json=as_json)
+    if (checked and extracted) or path or target or all_blobs or skip_damaged or restart or force:
+        raise click.UsageError("--check and --extract are about a bundle that is there, and take nothing else than --json")
+    if extracted is not None:
+        return _extract(*extracted, as_json=as_json)
+    return _check(str(checked), as_json=as_json)
+
+
+def _pack(path: str | None, target: str, options: dict[str, Any], *, as_json: bool) -> ExitCode:
+    from journaltrack.bundling import bundle  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
+
+    with ProgressView(f"bundle of {common.path_of(path)}", in_bytes=True) as view:
+        made = bundle(path, to=target, on_progress=view, **options)
+    code = ExitCode.PROBLEMS if made.damaged else ExitCode.OK
+    if as_json:
+        output.print_json({**made.to_json(), "exit_code": int(code)})
+        return code
+    blobs = f"{output.plural(made.blobs, 'artifact content')} ({output.size(made.blobs_bytes)})"
+    output.say(f"{output.clean(made.output)}: entries up to {made.last_seq}, {blobs}; {output.size(made.size_bytes)}")
+    if made.resumed_bytes:
+        output.say(f"of an interrupted run, {output.size(made.resumed_bytes)} were whole and are in it, with its snapshot of the journal")
+    if made.left_out:
+        output.say(f"left out, since delivered: {output.plural(made.left_out, 'artifact content')}")
+    _tell_harm(made.damaged)
+    return code
+
+
+def _check(file: str, *, as_json: bool) -> ExitCode:
+    from journaltrack.bundling_reading import open_bundle  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
+
+    with open_bundle(file) as bundle, ProgressView(f"check of {file}", in_bytes=True) as view:
+        bundle.verify(view)
+        return _tell(bundle, as_json=as_json)
+
+
+def _extract(file: str, folder: str, *, as_json: bool) -> ExitCode:
+    from journaltrack.bundling_reading import open_bundle  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
+
+    with open_bundle(file) as bundle, ProgressView(f"extract of {file}", in_bytes=True) as view:
+        made = bundle.extract(folder, view)
+        return _tell(bundle, as_json=as_json, journal=str(made))
+
+
+def _tell(bundle: Bundle, *, as_json: bool, journal: str | None = None) -> ExitCode:
+    from journaltrack import report  # noqa: PLC0415 - SQLAlchemy
+
+    manifest = bundle.manifest
+    damaged = tuple(manifest.damaged or ())
+    code = ExitCode.PROBLEMS if damaged else ExitCode.OK
+    if as_json:
+        members: dict[str, Any] = report.to_json(manifest)
+        where = {"bundle": str(bundle.path), "size_bytes": bundle.size_bytes, "manifest_sha256": bundle.manifest_sha256, "journal": journal}
+        output.print_json({**where, **members, "exit_code": int(code)})
+        return code
+    output.say(f"{output.clean(bundle.path)}: whole, {output.size(bundle.size_bytes)}")
+    output.fields(
+        [
+            ("journal", manifest.journal_id),
+            ("made", f"{output.moment(manifest.created_at_ns)} on {manifest.host}, by journaltrack {manifest.package_version}"),
+            ("entries up to", manifest.last_seq),
+            ("database", output.size(manifest.database_bytes)),
+            ("artifacts", f"{output.plural(len(manifest.blobs), 'content')}, {output.size(sum(manifest.blobs.values()))}"),
+            ("left out, since delivered", len(manifest.left_out)),
+            ("manifest", bundle.manifest_sha256),
+        ],
+        indent="  ",
+    )
+    _tell_harm(damaged)
+    if journal is not None:
+        output.say(f"{output.clean(journal)}: the journal; deliver it with `journaltrack sync`")
+    return code
+
+
+def _tell_harm(damaged: tuple[str, ...]) -> None:
+    if damaged:
+        some = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")  # noqa: PLR2004
+        hint = "`journaltrack doctor --repair --restore-from FOLDER` takes their bytes from wherever the files are still"
+        output.problem("warning", f"{output.plural(len(damaged), 'artifact content')} missing from the bundle, or damaged: {some}", hint)

@@ -1,0 +1,228 @@
+"""Bundling is killed, its disk fills up or fails, and training goes on meanwhile: what comes out in the end is one whole snapshot."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import traceback
+
+import pytest
+
+from journaltrack import bundle, open_bundle
+from journaltrack.errors import BundleError
+from journaltrack.report_integrity import verify_chains
+from tests.faults.bundles import journal_of, layout_of, problem_of
+from tests.faults.faulty_disk import Ballast, failing, in_child, small_disk
+from tests.faults.hostile import SOAK
+
+TRAINING = """
+import sys
+from pathlib import Path
+from journaltrack import Tracker
+tracker = Tracker.create(trial_component_name="run", journal=sys.argv[1], sync="off")
+file = Path(sys.argv[2])
+for number in range(10**9):
+    tracker.log_metric("loss", float(number), iteration_number=number % 2**31)
+    if number % 50 == 0:
+        file.write_bytes(b"%d " % number * (number % 10_000))
+        tracker.log_artifact(file, name=f"a{number % 40}")
+    if number % 500 == 0:
+        print(number, flush=True)
+"""
+
+
+def dies(work):
+    """Do something in a child; whether it was killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:  # noqa: BLE001 - told by the exit code
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code != 1
+    return code < 0
+
+
+def killed(journal, target, *, after_s=None, at_call=None):
+    """Bundle in a child that is killed after a time, or at a call of the progress; whether it was."""
+    calls = 0
+
+    def count(_progress):
+        nonlocal calls
+        calls += 1
+        if calls == at_call:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def work():
+        if after_s is not None:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends a process as abruptly as SIGKILL does
+            signal.setitimer(signal.ITIMER_REAL, after_s)
+        bundle(journal, to=target, on_progress=count)
+
+    return dies(work)
+
+
+def extraction_killed(path, folder, at_bytes):
+    """Extract in a child that is killed when so much is done; whether it was."""
+
+    def stop(progress):
+        if progress.settled >= at_bytes:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def work():
+        with open_bundle(path) as opened:
+            opened.extract(folder, stop)
+
+    return dies(work)
+
+
+def proved(path, folder):
+    """A whole bundle whose journal is sound, with every artifact that it names."""
+    assert problem_of(path) is None
+    with open_bundle(path) as opened:
+        made = opened.extract(folder)
+    assert verify_chains(made) == []
+    return made
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory):
+    """Some megabytes of artifacts."""
+    chance = random.Random(3)
+    return journal_of(tmp_path_factory.mktemp("killed"), [chance.randbytes(chance.randrange(400_000)) for _ in range(25)], metrics=300)
+
+
+def test_killed_at_every_step_of_its_progress_it_goes_on(journal, tmp_path):
+    """One kill after another, each a step later: what was whole is used, and the bundle at the end is that of one snapshot."""
+    snapshots = set()
+    calls = 1
+    while killed(journal, tmp_path / "b", at_call=calls):
+        calls += 1 if calls < 40 else 7
+        assert not (tmp_path / "b").exists()
+        left = (tmp_path / "b.partial").read_bytes() if (tmp_path / "b.partial").exists() else b""
+        if len(left) > 1_000_000:  # the snapshot is in it for long
+            snapshots.add(left[:4_000])
+    assert len(snapshots) == 1
+    assert (tmp_path / "b").read_bytes().startswith(snapshots.pop())
+    assert not (tmp_path / "b.partial").exists()
+    proved(tmp_path / "b", tmp_path / "out")
+
+
+def test_killed_at_any_moment_it_goes_on(journal, tmp_path):
+    """By the clock: in the middle of a system call, of the snapshot, of naming the file."""
+    started = time.monotonic()
+    bundle(journal, to=tmp_path / "reference")
+    takes_s = time.monotonic() - started
+    chance = random.Random(4)
+    kills = 0
+    for number in range(25 * SOAK):
+        target = tmp_path / f"b{number}"
+        while killed(journal, target, after_s=chance.uniform(0.002, 1.2 * takes_s)):
+            kills += 1
+            assert not target.exists() or problem_of(target) is None
+            if target.exists():
+                break  # it was killed when it had just named the file
+        assert problem_of(target) is None
+        target.unlink()
+    assert kills > 10
+
+
+def test_training_goes_on_while_its_journal_is_bundled(tmp_path):
+    """Appends and artifacts never stop: every bundle is a whole prefix of the journal, with all of its artifacts."""
+    command = [sys.executable, "-c", TRAINING, tmp_path / "journal", tmp_path / "artifact"]
+    training = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        seen = [0]
+        for number in range(4 * SOAK):
+            reached = int(training.stdout.readline())
+            made = bundle(tmp_path / "journal", to=tmp_path / f"b{number}")
+            assert made.last_seq > reached
+            assert made.last_seq > seen[-1]
+            seen.append(made.last_seq)
+            with open_bundle(tmp_path / f"b{number}") as opened:
+                assert opened.manifest.last_seq == made.last_seq
+            proved(tmp_path / f"b{number}", tmp_path / f"out{number}")
+        assert training.poll() is None
+    finally:
+        training.kill()
+        training.wait()
+        training.stdout.close()
+
+
+def fill_up(journal, folder):
+    """On a disk that is full in the middle: told, kept, and finished when there is room."""
+    disk = small_disk(folder, kilobytes=16_000)
+    ballast = []
+
+    def fill(progress):
+        if progress.settled > 1_500_000 and not ballast:
+            ballast.append(Ballast(disk))
+
+    with pytest.raises(BundleError, match="No space left") as caught:
+        bundle(journal, to=disk / "b", on_progress=fill)
+    assert "run the same command again" in caught.value.hint
+    names = sorted(path.name for path in disk.iterdir())
+    ballast[0].drop()
+    made = bundle(journal, to=disk / "b")
+    return names, made.resumed_bytes, problem_of(disk / "b"), sorted(path.name for path in disk.iterdir())
+
+
+def test_a_disk_that_fills_up_keeps_what_is_written(journal, tmp_path):
+    """The error says what to do; with room again, the same command goes on."""
+    names, resumed_bytes, problem, in_the_end = in_child(fill_up, journal, tmp_path / "disk")
+    assert names == ["b.partial", "ballast"]
+    assert resumed_bytes > 1_000_000
+    assert problem is None
+    assert in_the_end == ["b"]
+
+
+def no_room(journal, folder):
+    disk = small_disk(folder, kilobytes=1_000)
+    with pytest.raises(BundleError, match="are free; nothing was written"):
+        bundle(journal, to=disk / "b")
+    bundle(journal, to=folder.parent / "b")
+    with open_bundle(folder.parent / "b") as opened, pytest.raises(BundleError, match="are free; nothing was written"):
+        opened.extract(disk / "out")
+    return list(disk.iterdir())
+
+
+def test_a_disk_that_is_too_small_is_told_at_once(journal, tmp_path):
+    """Before an hour of copying to a slow stick, and before anything is left there; extracting does the same."""
+    assert in_child(no_room, journal, tmp_path / "disk") == []
+
+
+def broken_disk(journal, folder):
+    """fsync fails: the bundle has no name, and a later run that succeeds gives it one."""
+    with pytest.raises(BundleError, match="Input/output error"):
+        failing(lambda: bundle(journal, to=folder / "b"), ("fsync", "fdatasync"), errno.EIO)
+    left = sorted(path.name for path in folder.iterdir())
+    bundle(journal, to=folder / "b")
+    return left, problem_of(folder / "b")
+
+
+def test_a_disk_that_does_not_confirm_gives_no_bundle(journal, tmp_path):
+    """What is not known to be on the disk has no name."""
+    (tmp_path / "disk").mkdir()
+    assert in_child(broken_disk, journal, tmp_path / "disk") == (["b.partial"], None)
+
+
+def test_a_killed_extraction_is_no_journal_and_in_nobodys_way(journal, tmp_path):
+    """Whatever the moment: the folder is not there, or is whole; the next extraction cleans up."""
+    bundle(journal, to=tmp_path / "b")
+    layout = layout_of(tmp_path / "b")
+    blobs_bytes = sum(layout.manifest.blobs.values())
+    total = blobs_bytes + layout.database.size_bytes
+    for at_bytes in [*range(0, total, total // 12), total]:
+        assert extraction_killed(tmp_path / "b", tmp_path / "out", at_bytes)
+        assert not (tmp_path / "out").exists()
+        assert at_bytes > blobs_bytes or not (tmp_path / ".out.partial" / "journal.db").exists()
+    proved(tmp_path / "b", tmp_path / "out")
+    assert not (tmp_path / ".out.partial").exists()
