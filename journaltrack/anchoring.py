@@ -142,7 +142,7 @@ def _name_it(database: Database, settlement: Settlement, remote: Remote, before:
 def places(database: Database, *, default: bool) -> list[tuple[str | None, str | None]]:
     """(bucket, prefix), None for the remote's own, where anchors of this journal may be."""
     rows = database.read("SELECT DISTINCT bucket, prefix FROM location")
-    found = [(bucket or None, prefix or None) for bucket, prefix in rows]
+    found = [(bucket or None, prefix or None) for bucket, prefix in rows if isinstance(bucket, str) and isinstance(prefix, str)]
     known = last(database)
     if default or (not found and known is not None and known.uri is not None):
         found.append((None, None))
@@ -151,7 +151,9 @@ def places(database: Database, *, default: bool) -> list[tuple[str | None, str |
 
 def _place(database: Database) -> tuple[str | None, str | None] | None:
     """Where the last artifact was put."""
-    rows = database.read("SELECT bucket, prefix FROM location ORDER BY receipt_id DESC LIMIT 1")
+    rows = database.read(
+        "SELECT bucket, prefix FROM location WHERE typeof(bucket) = 'text' AND typeof(prefix) = 'text' ORDER BY receipt_id DESC LIMIT 1"
+    )
     return (rows[0][0] or None, rows[0][1] or None) if rows else None
 
 

@@ -168,7 +168,7 @@ def _states(folder: Path) -> dict[int, str]:
     """The state of every entry, from the tables alone."""
     states = {seq: outcome or "pending" for seq, outcome in _read(folder, "SELECT seq, outcome FROM entry LEFT JOIN delivery USING (seq)")}
     for (seqs,) in _read(folder, "SELECT entries FROM receipt WHERE finished_at_ns IS NULL"):
-        for part in seqs.split(","):
+        for part in filter(None, seqs.split(",")):  # an anchor names no entries
             first, _, last = part.partition("-")
             states.update((seq, "in flight") for seq in range(int(first), int(last or first) + 1) if states[seq] == "pending")
     return states

@@ -119,7 +119,7 @@ def test_a_journal_moved_under_a_pass_is_delivered_by_the_next(journal, tmp_path
         assert again.returncode == 0, said
         assert states(tmp_path / "elsewhere")["pending"] == 0
         assert points_of(sim) == Counter(float(value) for value in range(1, 96))
-        assert [stored.body for stored in sim.objects.values()] == [b"weights"]
+        assert [stored.body for stored in sim.artifacts.values()] == [b"weights"]
 
 
 def test_content_that_moved_away_just_before_it_is_read_is_not_taken_for_lost(journal, tmp_path):

@@ -47,7 +47,7 @@ def test_sync_killed_at_any_request_is_finished_by_the_next(journal, at):
         assert 95 - found["in doubt"] <= len(there) <= 95
         assert set(sim.components["run"].parameters) == {"lr", "optimizer"}
         assert sim.components["run"].status["PrimaryStatus"] == "Completed"
-        assert [stored.body for stored in sim.objects.values()] == [b"weights"]
+        assert [stored.body for stored in sim.artifacts.values()] == [b"weights"]
         before = len(sim.requests)
         sync_process(journal, sim.endpoint_url).communicate()
         assert len(sim.requests) == before

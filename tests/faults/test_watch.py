@@ -310,7 +310,7 @@ def test_a_journal_copied_in_pieces_is_left_alone_until_it_is_whole(tmp_path, wa
         shutil.copytree(source / "spool", copy / "spool")
         assert arrived(sim, 201)
         assert watching.end() == 0
-        assert [stored.body for stored in sim.objects.values()] == [(tmp_path / "model.bin").read_bytes()]
+        assert [stored.body for stored in sim.artifacts.values()] == [(tmp_path / "model.bin").read_bytes()]
         found = states(copy)
         assert found["pending"] == found["quarantined"] == 0
     writer.close()

@@ -141,6 +141,11 @@ class Simulator:
         return self.state.objects
 
     @property
+    def artifacts(self) -> dict[tuple[str, str], StoredObject]:
+        """The S3 objects but for anchors, which passes put beside them."""
+        return {place: held for place, held in self.state.objects.items() if "/journaltrack-anchors/" not in place[1]}
+
+    @property
     def uploads(self) -> dict[str, Upload]:
         """The unfinished multipart uploads by id; live."""
         return self.state.uploads
