@@ -83,13 +83,12 @@ def writer_problems(database: Database) -> list[ChainProblem]:
     """Descriptions that are not those that the chains begin with, of the journal itself and of each writer."""
     found = []
     (facts,) = database.read(f"SELECT {FACTS}, digest FROM meta")
-    legacy = _is_positive(facts[4]) or _is_positive(facts[5])
     if not _describes(facts[-1], facts[:-1]):
         found.append(ChainProblem("meta", "what the journal says of itself (its id, when and by which version it was made) was changed"))
     for *columns, digest in database.read(f"SELECT {DESCRIPTION}, digest FROM writer ORDER BY id"):
         uuid, host, pid = columns[:3]
-        if digest is None and legacy and all(column is None for column in columns[9:]):
-            continue  # of format 0001, which had no digest
+        if digest is None and all(column is None for column in columns[9:]):
+            continue  # of format 0001, which had no digest; whoever takes one away breaks the chains that begin with it
         if not _describes(digest, columns):
             found.append(
                 ChainProblem("writer", f"the writer {limits.shown(str(uuid))} is not as it described itself", str(uuid), str(host), pid)
@@ -148,7 +147,7 @@ def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainPr
                 current, chain = writer_id, started[writer_id]
             if chain.broken:
                 continue
-            if writer_seq != chain.writer_seq + 1 and not _across(chain, writer_seq, gaps):
+            if type(writer_seq) is not int or (writer_seq != chain.writer_seq + 1 and not _across(chain, writer_seq, gaps)):
                 message = f"entry {seq} is number {limits.shown(str(writer_seq))} of its writer, {chain.writer_seq + 1} was expected"
                 found.append(chain.problem("gap", message, seq))
                 continue
@@ -204,7 +203,3 @@ def _describes(digest: object, columns: Any) -> bool:  # noqa: ANN401 - whatever
         return bool(vocabulary.description_digest(*columns) == digest)
     except (TypeError, ValueError):
         return False
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int) and value > 0

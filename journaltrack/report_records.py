@@ -43,6 +43,19 @@ _FIELDS: Final = (
     "AND n.seq > f.seq AND n.kind = e.kind AND n.name IS e.name AND nd.outcome = 'delivered') LIMIT ?"
 )
 
+_UPLOADS: Final = (
+    "SELECT c.name, json_extract(p.text, '$.sha256'), coalesce(json_extract(p.text, '$.bucket'), ''), "
+    "coalesce(json_extract(p.text, '$.prefix'), '') FROM (SELECT component_id, CASE WHEN json_valid(payload) THEN payload END AS text "
+    "FROM entry WHERE seq BETWEEN ? AND ?) p LEFT JOIN component c ON c.id = p.component_id"
+)
+_FIELDS_LOST: Final = (
+    "SELECT e.component_id, e.kind, coalesce(e.name, ''), max(e.seq) FROM entry e JOIN delivery d ON d.seq = e.seq "
+    "WHERE e.stream <> 'metric' AND e.kind IN ('parameter', 'input', 'output', 'status') AND d.outcome = 'delivered' "
+    "AND NOT EXISTS (SELECT 1 FROM field f WHERE f.component_id = e.component_id AND f.key = coalesce(e.name, '') "
+    "AND f.map = CASE e.kind WHEN 'parameter' THEN 'parameters' WHEN 'input' THEN 'input_artifacts' WHEN 'output' THEN 'output_artifacts' "
+    "ELSE 'status' END) GROUP BY 1, 2, 3 LIMIT ?"
+)
+
 
 def record_problems(database: Database, evidence: Evidence) -> list[ChainProblem]:
     """What is recorded otherwise than it was attested, is attested and not recorded, or recorded and attested by nobody."""
@@ -52,6 +65,7 @@ def record_problems(database: Database, evidence: Evidence) -> list[ChainProblem
         _deliveries(database, evidence),
         _remote(database, evidence),
         _derived(database, evidence),
+        _gone(database, evidence),
     ):
         for count, problem in enumerate(problems):
             found.append(problem)
@@ -172,7 +186,7 @@ def _deliveries(database: Database, evidence: Evidence) -> Iterator[ChainProblem
         for first, last, claim in coverage.of(run.first, run.last) if coverage is not None else ():
             if place < first:
                 yield from _unclaimed(database, run, place, first - 1, legacy)
-            if not _fits(claim, run.alike):
+            if not _fits(database, evidence, run, (first, last), claim, legacy[0]):
                 yield _told(run, first, "is not what was attested of it")
             proved[claim.attestation] = proved.get(claim.attestation, 0) + last - first + 1
             place = last + 1
@@ -181,12 +195,19 @@ def _deliveries(database: Database, evidence: Evidence) -> Iterator[ChainProblem
     yield from _missing(database, evidence, proved)
 
 
-def _fits(claim: Claim, alike: tuple[Any, ...]) -> bool:
-    receipt_id, outcome, reason, settled_at_ns = alike
+def _fits(database: Database, evidence: Evidence, run: _Run, part: tuple[int, int], claim: Claim, legacy: int) -> bool:
+    receipt_id, outcome, reason, settled_at_ns = run.alike
     if (outcome, reason, settled_at_ns) != (claim.outcome, claim.reason, claim.at_ns):
         return False
-    # What needed no request of its own may name the one that proves it, such as the upload of the same content.
-    return receipt_id == claim.receipt_id or claim.receipt_id is None
+    if receipt_id == claim.receipt_id or claim.receipt_id is not None:
+        return bool(receipt_id == claim.receipt_id)
+    # What needed no request of its own may name the one that uploaded the same content; a repair speaks of requests from before it.
+    wanted = evidence.uploads.get(receipt_id)
+    if wanted is None:
+        return isinstance(receipt_id, int) and 0 < receipt_id <= legacy
+    begin = run.seq - run.first
+    rows = database.read(_UPLOADS, (begin + part[0], begin + part[1]))
+    return all((str(name).lower(), *content) == wanted for name, *content in rows)
 
 
 def _told(run: _Run, first: int, what: str) -> ChainProblem:
@@ -199,7 +220,7 @@ def _unclaimed(database: Database, run: _Run, first: int, last: int, legacy: tup
     receipt_id, outcome, reason, settled_at_ns = run.alike
     if isinstance(receipt_id, int) and 0 < receipt_id <= legacy[0]:
         return
-    if receipt_id is None and isinstance(settled_at_ns, int) and settled_at_ns <= legacy[1]:
+    if receipt_id is None and isinstance(settled_at_ns, int) and 0 < settled_at_ns <= legacy[1]:
         return
     if receipt_id is None and outcome == "quarantined":
         for place in range(first, last + 1):
@@ -263,14 +284,41 @@ def _remote(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
         "SELECT c.name, l.sha256, l.bucket, l.prefix, l.uri, l.receipt_id FROM location l LEFT JOIN component c ON c.id = l.component_id"
     )
     (until,) = database.read("SELECT coalesce(attested_after_receipt, 0) FROM meta")[0]
+    recorded = set()
     for name, sha256, bucket, prefix, uri, receipt_id in rows:
         there = evidence.objects.get((str(name).lower(), sha256, bucket, prefix))
+        recorded.add((str(name).lower(), sha256, bucket, prefix))
         if there != (uri, receipt_id) and not (there is None and isinstance(receipt_id, int) and receipt_id <= until):
             message = f"where the content {limits.shown(str(sha256))} of {limits.shown(str(name))} was uploaded to is not what was attested"
             yield ChainProblem("record", message, sha256=str(sha256))
+    for key, (_, receipt_id) in evidence.objects.items():
+        if key not in recorded and not (isinstance(receipt_id, int) and receipt_id <= until):
+            message = f"the content {limits.shown(key[1])} of {limits.shown(key[0])} was uploaded, and where to is not recorded (any more)"
+            yield ChainProblem("record", message, sha256=key[1])
+
+
+def _gone(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
+    """Numbers that nobody has: entries and receipts are numbered without gaps, whoever writes them."""
+    removed = sum(last - first + 1 for gaps in evidence.gaps.values() for first, (last, _) in gaps.items())
+    (legacy,) = database.read("SELECT coalesce(attested_after_receipt, 0) FROM meta")[0]
+    for table, column, kind, after, allowed in (("entry", "seq", "gap", 0, removed), ("receipt", "id", "receipt", legacy, 0)):
+        count, last = database.read(f"SELECT count(*), max({column}) FROM {table} WHERE {column} > ?", (after,))[0]
+        if last is None or last - after - count <= allowed:
+            continue
+        ((first, until),) = database.read(
+            f"SELECT p + 1, n - 1 FROM (SELECT {column} AS n, lag({column}, 1, ?1) OVER (ORDER BY {column}) AS p FROM {table} "
+            f"WHERE {column} > ?1) WHERE n > p + 1 LIMIT 1",
+            (after,),
+        )
+        which = str(first) if first == until else f"{first} to {until}"
+        what = "entries" if table == "entry" else "receipts"
+        yield ChainProblem(kind, f"{what} {which} are gone: numbers are given without gaps, and nothing records that these were removed")  # type: ignore[arg-type]
 
 
 def _derived(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
+    for component_id, kind, key, seq in database.read(_FIELDS_LOST, (LISTED_MAX,)):
+        what = f"{limits.shown(str(kind))} {limits.shown(str(key))} of component {limits.shown(str(component_id))}"
+        yield ChainProblem("record", f"entry {limits.shown(str(seq))} was delivered, and it is not recorded that the remote holds {what}")
     for component_id, field_map, key, seq in database.read(_FIELDS, (LISTED_MAX,)):
         what = f"{limits.shown(str(field_map))} {limits.shown(str(key))} of component {limits.shown(str(component_id))}"
         yield ChainProblem("record", f"entry {limits.shown(str(seq))} is not the one that the remote holds for {what}")
