@@ -105,7 +105,7 @@ def chains(database: Database, *, attestations: bool = False) -> dict[int, Chain
     return started
 
 
-def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainProblem]:  # noqa: C901 - one loop that is measured
+def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainProblem]:
     """The first broken link of each writer's entries.
 
     Args:
@@ -119,9 +119,9 @@ def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainPr
     unknown: set[Any] = set()
     current: Any = None
     chain = Chain("", "", 0, b"", broken=True)
-    sha256, next_metric = hashlib.sha256, "[%d%s%r,%s,%d,null,%d]"
+    sha256 = hashlib.sha256
+    last, before = -1, b""  # of the current chain; in variables, not attributes: this loop runs a million times
     with database.lock, translated(database.path):
-        rows = database.connection.execute(_ENTRIES)
         for (
             seq,
             writer_id,
@@ -136,45 +136,73 @@ def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainPr
             payload,
             recorded_at_ns,
             digest,
-        ) in rows:
+        ) in database.connection.execute(_ENTRIES):
             if writer_id != current:
+                chain.writer_seq, chain.digest = last, before
                 if writer_id not in started:
                     if writer_id not in unknown:
                         unknown.add(writer_id)
-                        message = f"entries from {seq} on are of writer {writer_id}, which is not recorded"
+                        message = f"entries from {seq} on are of writer {limits.shown(str(writer_id))}, which is not recorded"
                         found.append(ChainProblem("writer", message, seq=seq))
+                    chain, current = Chain("", "", 0, b"", broken=True), None
+                    last, before = -1, b""
                     continue
                 current, chain = writer_id, started[writer_id]
-            if chain.broken:
-                continue
-            if type(writer_seq) is not int or (writer_seq != chain.writer_seq + 1 and not _across(chain, writer_seq, gaps)):
-                message = f"entry {seq} is number {limits.shown(str(writer_seq))} of its writer, {chain.writer_seq + 1} was expected"
-                found.append(chain.problem("gap", message, seq))
-                continue
+                last, before = chain.writer_seq, chain.digest
             if (
-                type(value) is float
+                writer_seq == last + 1
                 and kind == "metric"
-                and stream == "metric"
                 and payload is None
-                and (step is None or type(step) is int)
+                and type(value) is float
+                and stream == "metric"
                 and type(timestamp_ns) is int
                 and type(recorded_at_ns) is int
+                and type(writer_seq) is int
+                and (step is None or type(step) is int)
+                and not chain.broken
             ):
                 middle = middles.get((component_id, name))
                 if middle is None and isinstance(name, str):
                     middle = middles[component_id, name] = vocabulary.metric_text(str(names.get(component_id)), name)
-                text = next_metric % (writer_seq, middle, value, "null" if step is None else step, timestamp_ns, recorded_at_ns)
-                if sha256(chain.digest + text.encode()).digest() == digest:
-                    chain.digest = digest
-                    chain.writer_seq = writer_seq
+                text = f"[{writer_seq}{middle}{value!r},{'null' if step is None else step},{timestamp_ns},null,{recorded_at_ns}]"
+                if sha256(before + text.encode()).digest() == digest:
+                    before, last = digest, writer_seq
                     continue
+            if chain.broken:
+                continue
+            chain.writer_seq, chain.digest = last, before
             columns = (stream, kind, name, value, step, timestamp_ns, payload)
-            if _follows(chain, writer_seq, names.get(component_id), columns, recorded_at_ns, digest):
-                chain.digest, chain.writer_seq = digest, writer_seq
-            else:
-                message = f"entry {seq} is not what its writer recorded: its digest does not fit its content"
-                found.append(chain.problem("chain", message, seq))
+            if problem := _link_problem(chain, seq, writer_seq, names.get(component_id), columns, recorded_at_ns, digest, gaps):
+                found.append(problem)
+            last, before = chain.writer_seq, chain.digest
     return found
+
+
+def _link_problem(
+    chain: Chain,
+    seq: int,
+    writer_seq: Any,  # noqa: ANN401 - whatever SQLite holds
+    component: object,
+    columns: tuple[Any, ...],
+    recorded_at_ns: object,
+    digest: Any,  # noqa: ANN401
+    gaps: Gaps | None,
+) -> ChainProblem | None:
+    """Go on by one entry of any kind, or say why that can't be."""
+    if type(writer_seq) is not int or (writer_seq != chain.writer_seq + 1 and not _across(chain, writer_seq, gaps)):
+        message = f"entry {seq} is number {limits.shown(str(writer_seq))} of its writer, {chain.writer_seq + 1} was expected"
+        return chain.problem("gap", f"{message}: {_why_there(chain, writer_seq)}", seq)
+    if not _follows(chain, writer_seq, component, columns, recorded_at_ns, digest):
+        message = f"entry {seq} ({chain.writer_seq + 1} of its writer) is not what its writer recorded: its digest does not fit its content"
+        return chain.problem("chain", f"{message}, or what was before it is not there any more", seq)
+    chain.digest, chain.writer_seq = digest, writer_seq
+    return None
+
+
+def _why_there(chain: Chain, writer_seq: object) -> str:
+    if isinstance(writer_seq, int) and writer_seq > chain.writer_seq:
+        return "those between were removed, or entries were put into another order"
+    return "it was inserted or moved"
 
 
 def _across(chain: Chain, writer_seq: object, gaps: Gaps | None) -> bool:

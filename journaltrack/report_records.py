@@ -32,7 +32,7 @@ _COLUMNS: Final = (
 """Of a receipt; its attestation has the same under the same names."""
 _DELIVERIES: Final = (
     "SELECT d.seq, e.writer_id, e.writer_seq, d.receipt_id, d.outcome, d.reason, d.settled_at_ns "
-    "FROM delivery d CROSS JOIN entry e ON e.seq = d.seq ORDER BY d.seq"
+    "FROM delivery d CROSS JOIN entry e ON e.seq = d.seq WHERE typeof(e.writer_seq) = 'integer' ORDER BY d.seq"
 )
 _FIELDS: Final = (
     "SELECT f.component_id, f.map, f.key, f.seq FROM field f LEFT JOIN entry e ON e.seq = f.seq LEFT JOIN delivery d ON d.seq = f.seq "
@@ -43,6 +43,7 @@ _FIELDS: Final = (
     "AND n.seq > f.seq AND n.kind = e.kind AND n.name IS e.name AND nd.outcome = 'delivered') LIMIT ?"
 )
 
+_ENDS: Final = "SELECT writer_id, writer_seq FROM entry WHERE seq IN (?, ?) AND typeof(writer_seq) = 'integer'"
 _UPLOADS: Final = (
     "SELECT c.name, json_extract(p.text, '$.sha256'), coalesce(json_extract(p.text, '$.bucket'), ''), "
     "coalesce(json_extract(p.text, '$.prefix'), '') FROM (SELECT component_id, CASE WHEN json_valid(payload) THEN payload END AS text "
@@ -122,10 +123,12 @@ class _Identities:
             wanted = {(uuid, interval) for uuid, ranges in dict(named or {}).items() for interval in ranges_in(ranges)}  # type: ignore[call-overload]
         except (ValueError, TypeError, AttributeError):
             return False
+        if len(intervals) == 1 and wanted == self._between(*intervals[0]):
+            return True
         found: dict[str, list[list[int]]] = {}
         rows = self._database.connection.execute(
             "SELECT e.writer_id, e.writer_seq FROM json_each(?) i CROSS JOIN entry e "
-            "ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]')",
+            "ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') WHERE typeof(e.writer_seq) = 'integer'",
             (json.dumps(intervals),),
         )
         for writer_id, writer_seq in rows:
@@ -136,6 +139,13 @@ class _Identities:
                 runs.append([writer_seq, writer_seq])
         there = {(uuid, (first, last)) for uuid, runs in found.items() for first, last in runs}
         return there == wanted or (bool(self._gaps) and self._without_removed(wanted) == self._without_removed(there))
+
+    def _between(self, first: int, last: int) -> set[tuple[str, tuple[int, int]]] | None:
+        """The same for neighbours of one writer, which nearly all are; as many places as numbers: all between are that writer's, too."""
+        ends = self._database.connection.execute(_ENDS, (first, last)).fetchall()
+        if not ends or ends[0][0] != ends[-1][0] or ends[-1][1] - ends[0][1] != last - first:
+            return None
+        return {(self._uuids.get(ends[0][0], ""), (ends[0][1], ends[-1][1]))}
 
     def _without_removed(self, runs: set[tuple[str, tuple[int, int]]]) -> set[tuple[str, int]]:
         return {
@@ -159,20 +169,21 @@ class _Run(NamedTuple):
 def _runs(database: Database) -> Iterator[_Run]:
     """All settlements, neighbours together."""
     with database.lock, translated(database.path):
-        begun: list[Any] | None = None
-        for seq, writer_id, writer_seq, *alike in database.connection.execute(_DELIVERIES):
-            if begun is not None and writer_seq == begun[3] + 1 and writer_id == begun[1] and alike == begun[4]:
-                begun[3] = writer_seq
+        rows = database.connection.execute(_DELIVERIES)
+        begun = next(rows, None)
+        if begun is None:
+            return
+        seq, writer_id, first, *alike = begun
+        last, (receipt_id, outcome, reason, settled_at_ns) = first, alike
+        for row in rows:
+            _, of, place, by, result, why, at = row
+            if by == receipt_id and place == last + 1 and at == settled_at_ns and result == outcome and why == reason and of == writer_id:
+                last = place
                 continue
-            if begun is not None:
-                yield _run_of(*begun)
-            begun = [seq, writer_id, writer_seq, writer_seq, alike]
-        if begun is not None:
-            yield _run_of(*begun)
-
-
-def _run_of(seq: int, writer_id: int, first: int, last: int, alike: list[Any]) -> _Run:
-    return _Run(seq, writer_id, first, last, tuple(alike))
+            yield _Run(seq, writer_id, first, last, (receipt_id, outcome, reason, settled_at_ns))
+            seq, writer_id, first, receipt_id, outcome, reason, settled_at_ns = row
+            last = first
+        yield _Run(seq, writer_id, first, last, (receipt_id, outcome, reason, settled_at_ns))
 
 
 def _deliveries(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:

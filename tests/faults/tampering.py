@@ -88,7 +88,9 @@ def make(folder, *, pending=3):
         a, b = first.component("Run-A"), second.component("run-b")
         first.append(a, [entries.create(owner="owner", tags={"team": "ü"}), entries.parameter("x", 1.0), entries.parameter("x", 2)])
         second.append(b, [entries.create(owner="other"), entries.associate(experiment="e", trial="t"), entries.parameter("big", 2**70 + 1)])
-        first.append(a, [entries.parameter("text", 'quo"te\\ \u2028 \U0001f600 \ufffd'), entries.status(primary="InProgress", start_ns=clock())])
+        first.append(
+            a, [entries.parameter("text", 'quo"te\\ \u2028 \U0001f600 \ufffd'), entries.status(primary="InProgress", start_ns=clock())]
+        )
         first.append(a, [entries.metric("nan", float("nan"), 1, clock()), entries.metric("zero", -0.0, None, clock())])
         for step in range(8):
             (first, second)[step % 2].append_metric((a, b)[step % 2], "loss", 1.0 / (step + 1), step, clock())
