@@ -17,7 +17,7 @@ from journaltrack import entries as vocabulary
 from journaltrack import limits
 from journaltrack.actions import ranges_in
 from journaltrack.database import translated
-from journaltrack.report_chains import ChainProblem, chains
+from journaltrack.report_chains import ChainProblem, chains, told
 
 if TYPE_CHECKING:
     from journaltrack.database import Database
@@ -115,15 +115,13 @@ def attestation_problems(database: Database, evidence: Evidence) -> list[ChainPr
         for number, writer_id, writer_seq, receipt_id, body, digest in rows:
             chain = started.get(writer_id)
             if chain is None:
-                message = f"attestation {number} is of writer {limits.shown(str(writer_id))}, which is not recorded"
+                message = f"attestation {number} is of writer {told(writer_id)}, which is not recorded"
                 found.append(ChainProblem("attestation", message))
                 continue
             if chain.broken:
                 continue
             if writer_seq != chain.writer_seq + 1:
-                message = (
-                    f"attestation {number} is number {limits.shown(str(writer_seq))} of its writer, {chain.writer_seq + 1} was expected"
-                )
+                message = f"attestation {number} is number {told(writer_seq)} of its writer, {chain.writer_seq + 1} was expected"
                 found.append(chain.problem("attestation", message))
                 continue
             if not isinstance(body, str) or vocabulary.attestation_next(chain.digest, body) != digest:

@@ -142,7 +142,7 @@ def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainPr
                 if writer_id not in started:
                     if writer_id not in unknown:
                         unknown.add(writer_id)
-                        message = f"entries from {seq} on are of writer {limits.shown(str(writer_id))}, which is not recorded"
+                        message = f"entries from {seq} on are of writer {told(writer_id)}, which is not recorded"
                         found.append(ChainProblem("writer", message, seq=seq))
                     chain, current = Chain("", "", 0, b"", broken=True), None
                     last, before = -1, b""
@@ -190,7 +190,7 @@ def _link_problem(
 ) -> ChainProblem | None:
     """Go on by one entry of any kind, or say why that can't be."""
     if type(writer_seq) is not int or (writer_seq != chain.writer_seq + 1 and not _across(chain, writer_seq, gaps)):
-        message = f"entry {seq} is number {limits.shown(str(writer_seq))} of its writer, {chain.writer_seq + 1} was expected"
+        message = f"entry {seq} is number {told(writer_seq)} of its writer, {chain.writer_seq + 1} was expected"
         return chain.problem("gap", f"{message}: {_why_there(chain, writer_seq)}", seq)
     if not _follows(chain, writer_seq, component, columns, recorded_at_ns, digest):
         message = f"entry {seq} ({chain.writer_seq + 1} of its writer) is not what its writer recorded: its digest does not fit its content"
@@ -203,6 +203,11 @@ def _why_there(chain: Chain, writer_seq: object) -> str:
     if isinstance(writer_seq, int) and writer_seq > chain.writer_seq:
         return "those between were removed, or entries were put into another order"
     return "it was inserted or moved"
+
+
+def told(value: object) -> str:
+    """What SQLite holds, in a message: numbers plain, anything else as a stranger's text."""
+    return str(value) if type(value) is int else limits.shown(str(value))
 
 
 def _across(chain: Chain, writer_seq: object, gaps: Gaps | None) -> bool:

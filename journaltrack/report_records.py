@@ -11,7 +11,7 @@ from journaltrack import limits
 from journaltrack.actions import ranges_in
 from journaltrack.database import translated
 from journaltrack.report_attestations import Claim, Evidence, read_body
-from journaltrack.report_chains import ChainProblem
+from journaltrack.report_chains import ChainProblem, told
 
 if TYPE_CHECKING:
     from journaltrack.database import Database
@@ -77,7 +77,7 @@ def record_problems(database: Database, evidence: Evidence) -> list[ChainProblem
 
 
 def _receipts(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
-    (legacy,) = database.read("SELECT coalesce(attested_after_receipt, 0) FROM meta")[0]
+    legacy, _ = _legacy(database)
     unattested = database.read(
         "SELECT r.id FROM receipt r WHERE r.finished_at_ns IS NOT NULL AND r.id > ? "
         "AND NOT EXISTS (SELECT 1 FROM attestation a WHERE a.receipt_id = r.id) ORDER BY r.id LIMIT ?",
@@ -188,7 +188,7 @@ def _runs(database: Database) -> Iterator[_Run]:
 
 def _deliveries(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     uuids = {i: str(uuid) for i, uuid in database.read("SELECT id, uuid FROM writer")}
-    legacy = database.read("SELECT coalesce(attested_after_receipt, 0), coalesce(attested_after_ns, 0) FROM meta")[0]
+    legacy = _legacy(database)
     proved: dict[int, int] = {}  # attestation to how many settlements it proves
     for run in _runs(database):
         uuid = uuids.get(run.writer_id, "")
@@ -277,24 +277,26 @@ def _missing(database: Database, evidence: Evidence, proved: dict[int, int]) -> 
                     (ids[uuid], first, last),
                 )[0]
                 if there - settled > 0 and last - first + 1 > gone:
-                    message = f"what became of {there - settled} entries of writer {limits.shown(uuid)} ({first}-{last}) was attested ({number}) and is not recorded"
+                    which = f"{there - settled} of the entries {first} to {last}" if last > first else f"entry {first}"
+                    message = (
+                        f"what became of {which} of writer {limits.shown(uuid)} was attested ({number}), and is not recorded (any more)"
+                    )
                     yield ChainProblem("delivery", message, writer=uuid)
 
 
 def _remote(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     """What is known of components and objects came from requests."""
-    legacy = bool(database.read("SELECT coalesce(attested_after_receipt, 0) FROM meta")[0][0])
+    until, _ = _legacy(database)
     for name, arn, confirmed_at_ns in database.read("SELECT name, arn, confirmed_at_ns FROM component ORDER BY id"):
         attested = evidence.components.get(str(name).lower())
-        if attested is None and (legacy or (arn is None and confirmed_at_ns is None)):
+        if attested is None and (until or (arn is None and confirmed_at_ns is None)):
             continue
-        if attested != (arn, confirmed_at_ns) and not (legacy and attested is not None and attested[1] == confirmed_at_ns):
+        if attested != (arn, confirmed_at_ns) and not (until and attested is not None and attested[1] == confirmed_at_ns):
             message = f"what is recorded of {limits.shown(str(name))} (its ARN, and that it is there) is not what was attested"
             yield ChainProblem("record", message)
     rows = database.read(
         "SELECT c.name, l.sha256, l.bucket, l.prefix, l.uri, l.receipt_id FROM location l LEFT JOIN component c ON c.id = l.component_id"
     )
-    (until,) = database.read("SELECT coalesce(attested_after_receipt, 0) FROM meta")[0]
     recorded = set()
     for name, sha256, bucket, prefix, uri, receipt_id in rows:
         there = evidence.objects.get((str(name).lower(), sha256, bucket, prefix))
@@ -311,8 +313,10 @@ def _remote(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
 def _gone(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     """Numbers that nobody has: entries and receipts are numbered without gaps, whoever writes them."""
     removed = sum(last - first + 1 for gaps in evidence.gaps.values() for first, (last, _) in gaps.items())
-    (legacy,) = database.read("SELECT coalesce(attested_after_receipt, 0) FROM meta")[0]
-    for table, column, kind, after, allowed in (("entry", "seq", "gap", 0, removed), ("receipt", "id", "receipt", legacy, 0)):
+    for what, table, column, after, allowed in (
+        ("entry", "entry", "seq", 0, removed),
+        ("receipt", "receipt", "id", _legacy(database)[0], 0),
+    ):
         count, last = database.read(f"SELECT count(*), max({column}) FROM {table} WHERE {column} > ?", (after,))[0]
         if last is None or last - after - count <= allowed:
             continue
@@ -321,21 +325,27 @@ def _gone(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
             f"WHERE {column} > ?1) WHERE n > p + 1 LIMIT 1",
             (after,),
         )
-        which = str(first) if first == until else f"{first} to {until}"
-        what = "entries" if table == "entry" else "receipts"
-        yield ChainProblem(kind, f"{what} {which} are gone: numbers are given without gaps, and nothing records that these were removed")  # type: ignore[arg-type]
+        which = f"{what} {first} is" if first == until else f"{'entries' if what == 'entry' else 'receipts'} {first} to {until} are"
+        message = f"{which} gone: numbers are given without gaps, and nothing records that it was removed"
+        yield ChainProblem("gap" if what == "entry" else "receipt", message)
+
+
+def _legacy(database: Database) -> tuple[int, int]:
+    """Up to which receipt, and up to when, nothing need be attested; a crafted journal may say nonsense."""
+    receipt_id, settled_at_ns = database.read("SELECT attested_after_receipt, attested_after_ns FROM meta")[0]
+    return (receipt_id if isinstance(receipt_id, int) else 0, settled_at_ns if isinstance(settled_at_ns, int) else 0)
 
 
 def _derived(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     for component_id, kind, key, seq in database.read(_FIELDS_LOST, (LISTED_MAX,)):
-        what = f"{limits.shown(str(kind))} {limits.shown(str(key))} of component {limits.shown(str(component_id))}"
-        yield ChainProblem("record", f"entry {limits.shown(str(seq))} was delivered, and it is not recorded that the remote holds {what}")
+        what = f"{limits.shown(str(kind))} {limits.shown(str(key))} of component {told(component_id)}"
+        yield ChainProblem("record", f"entry {told(seq)} was delivered, and it is not recorded that the remote holds {what}")
     for component_id, field_map, key, seq in database.read(_FIELDS, (LISTED_MAX,)):
-        what = f"{limits.shown(str(field_map))} {limits.shown(str(key))} of component {limits.shown(str(component_id))}"
-        yield ChainProblem("record", f"entry {limits.shown(str(seq))} is not the one that the remote holds for {what}")
+        what = f"{limits.shown(str(field_map))} {limits.shown(str(key))} of component {told(component_id)}"
+        yield ChainProblem("record", f"entry {told(seq)} is not the one that the remote holds for {what}")
     ((generation,),) = database.read("SELECT generation FROM lease")
     if not isinstance(generation, int) or generation < evidence.generation:
-        yield ChainProblem("record", f"the lease has generation {limits.shown(str(generation))}, {evidence.generation} was used already")
+        yield ChainProblem("record", f"the lease has generation {told(generation)}, {evidence.generation} was used already")
     unsettled = database.read(
         "SELECT e.seq FROM entry e WHERE e.seq <= (SELECT seq FROM mark) AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) LIMIT 1"
     )

@@ -178,8 +178,8 @@ ATTACKS = {
         "entry 13 is number 9 of its writer, 8 was expected.*removed",
     ),
     "removed while pending": ("DELETE FROM entry WHERE seq = 35", "entry 37 .*was expected.*removed"),
-    "the tail of a writer": ("DELETE FROM entry WHERE seq = 30; DELETE FROM delivery WHERE seq = 30", "entries 30 are gone"),
-    "the pending tail of a writer": ("DELETE FROM entry WHERE seq IN (38, 40)", "entries 38 are gone"),
+    "the tail of a writer": ("DELETE FROM entry WHERE seq = 30; DELETE FROM delivery WHERE seq = 30", "entry 30 is gone"),
+    "the pending tail of a writer": ("DELETE FROM entry WHERE seq IN (38, 40)", "entry 38 is gone"),
     "reordered": (SWAP.format(35, 37), "entry 35 is number .* was expected"),
     "reordered between writers": (SWAP.format(11, 12), "the receipt (8|10) is not what was attested of it: entries"),
     "swapped between writers": ("UPDATE entry SET writer_id = 3 - writer_id WHERE seq IN (35, 36)", "entry 35 .*"),
@@ -189,7 +189,7 @@ ATTACKS = {
         f"INSERT INTO entry SELECT 42, {COPY.format(writer_seq='24')} WHERE seq = 41",
         "entry 42 .*digest does not fit",
     ),
-    "of nobody": ("UPDATE entry SET writer_id = 99 WHERE seq = 41", "entries from 41 on are of writer '?99'?, which is not recorded"),
+    "of nobody": ("UPDATE entry SET writer_id = 99 WHERE seq = 41", "entries from 41 on are of writer 99, which is not recorded"),
     # receipts
     **{
         f"a receipt's {column}": (
@@ -222,7 +222,7 @@ ATTACKS = {
     "a receipt removed with all that speaks of it": (
         "DELETE FROM receipt WHERE id = 8; UPDATE attestation SET receipt_id = NULL WHERE receipt_id = 8; "
         "UPDATE delivery SET receipt_id = NULL WHERE receipt_id = 8",
-        "receipts 8 are gone",
+        "receipt 8 is gone",
     ),
     # settlements
     "an outcome": ("UPDATE delivery SET outcome = 'superseded' WHERE seq = 11", "what became of entry 11 .* is not what was attested"),
@@ -233,7 +233,7 @@ ATTACKS = {
     "when it was refused": ("UPDATE delivery SET settled_at_ns = -1 WHERE seq = 31", "what became of entry 31 .* does not follow"),
     "a settlement removed": (
         "DELETE FROM delivery WHERE seq = 11",
-        r"what became of 1 entr.* \(8-9\) was attested \(\d+\) and is not recorded",
+        r"what became of 1 of the entries 7 to 9 of writer .* was attested \(\d+\)",
     ),
     "a settlement forged": (
         "INSERT INTO delivery VALUES (35, 8, 'delivered', NULL, 1)",
@@ -260,7 +260,7 @@ ATTACKS = {
     ),
     "a body that is none": ("UPDATE attestation SET body = x'00' WHERE id = 5", "attestation 5 is not what was attested"),
     "an attestation removed": ("DELETE FROM attestation WHERE id = 5", r"attestation 6 is number 6 of its writer, 5 was expected"),
-    "the last attestation of a process": ("DELETE FROM attestation WHERE id = 14", "nobody attests the receipt 13"),
+    "the last attestation of a process": ("DELETE FROM attestation WHERE id = 14", "nobody attests the receipt 1[34]"),
     "attestations reordered": (
         "UPDATE attestation SET id = -1 WHERE id = 5; UPDATE attestation SET id = 5 WHERE id = 6; UPDATE attestation SET id = 6 WHERE id = -1",
         "attestation 5 is number 6 of its writer, 5 was expected",
@@ -320,8 +320,8 @@ ATTACKS = {
         "UPDATE writer SET digest = NULL, git_dirty = NULL, packages = NULL, journal_id = NULL WHERE id = 1",
         "entry 1 .*digest does not fit",
     ),
-    "a writer removed": ("DELETE FROM writer WHERE id = 1", "entries from 1 on are of writer '?1'?, which is not recorded"),
-    "a reconciler removed": ("DELETE FROM writer WHERE id = 3", "attestation 1 is of writer '?3'?, which is not recorded"),
+    "a writer removed": ("DELETE FROM writer WHERE id = 1", "entries from 1 on are of writer 1, which is not recorded"),
+    "a reconciler removed": ("DELETE FROM writer WHERE id = 3", "attestation 1 is of writer 3, which is not recorded"),
     "two writers' ids": (
         "UPDATE writer SET id = -1 WHERE id = 1; UPDATE writer SET id = 1 WHERE id = 2; UPDATE writer SET id = 2 WHERE id = -1",
         "entry 1 .*digest does not fit",
@@ -351,7 +351,7 @@ def test_what_was_changed_is_found_and_named(journal, what):
     tamper(journal, script)
     problems = found(journal)
     assert any(re.search(said, problem.message) for problem in problems), [problem.message for problem in problems]
-    if what != "a reason of old" and what != "a refusal forged":  # the words are the package's
+    if what not in {"a reason of old", "a refusal forged"}:  # the words are the package's
         assert independent_verifier.verify(journal)
 
 
