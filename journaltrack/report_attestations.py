@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits
 from journaltrack.actions import ranges_in
 from journaltrack.database import translated
 from journaltrack.report_chains import ChainProblem, chains, told

@@ -146,6 +146,14 @@ class Verifier:
                         self.claims[key] = (*self.claims[key][:2], reason, self.claims[key][3])
                 else:
                     self.claims[key] = ("any" if body["action"] == "repair" else receipt, outcome, reason, at_ns)
+        for uuid, first, last, digest in body.get("removed", []):
+            self.gaps.setdefault(uuid, {})[first] = (last, bytes.fromhex(digest))
+        self.blobs_removed.update(body.get("blobs", []))
+        if receipt is not None:
+            self.proved.setdefault(receipt, []).append(body)
+        self._apply_remote(body, receipt, at_ns)
+
+    def _apply_remote(self, body, receipt, at_ns):
         name = str(body.get("component")).lower()
         arn, _ = self.components.get(name, (None, None))
         if "arn" in body:
@@ -157,11 +165,6 @@ class Verifier:
             key = (name, there["sha256"], there["bucket"], there["prefix"])
             self.objects[key] = (there["uri"], receipt)
             self.uploads.setdefault(receipt, set()).add(key)
-        for uuid, first, last, digest in body.get("removed", []):
-            self.gaps.setdefault(uuid, {})[first] = (last, bytes.fromhex(digest))
-        self.blobs_removed.update(body.get("blobs", []))
-        if receipt is not None:
-            self.proved.setdefault(receipt, []).append(body)
 
     @staticmethod
     def _places(named):
