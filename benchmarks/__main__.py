@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import append, export, replay, start, watch
+from benchmarks import append, export, replay, start, verify, watch
 from benchmarks.measure import Result, Run, Spread, machine, say, watched_load
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
     "memory": replay.run_memory,
     "start": start.run,
     "export": export.run,
+    "verify": verify.run,
     "append-budget": append.run_budget,
     "request-budget": replay.run_budget,
     "threads": replay.run_threads,

@@ -61,8 +61,8 @@ class Verifier:
             self.database.execute("BEGIN")
             try:
                 self._verify()
-            except sqlite3.Error as error:
-                self.problems.append(f"SQLite can't read it: {error}")
+            except (sqlite3.Error, ValueError, TypeError) as error:  # SQLite's messages quote what is damaged
+                self.problems.append(f"it can't be read: {error!r}")
         for uuid, (entries, digest, attestations, attested) in (noted or {}).items():
             self._compare_head(uuid, "entries", entries, digest)
             self._compare_head(uuid, "attestations", attestations, attested)

@@ -116,7 +116,7 @@ def _wordless(file):
     """The evidence for those who do not know in which words the package refuses; None if a broken schema keeps anybody from reading it."""
     try:
         content = tampering.content(file)
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         return None
     content["delivery"] = [(*row[:3], row[4]) if row[1] == "None" else row for row in content["delivery"]]
     return content
