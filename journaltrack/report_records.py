@@ -10,12 +10,13 @@ from journaltrack import entries as vocabulary
 from journaltrack import limits
 from journaltrack.actions import ranges_in
 from journaltrack.database import translated
-from journaltrack.report_attestations import Claim, Evidence, read_body
+from journaltrack.report_attestations import Claim, Coverage, Evidence, read_body
 from journaltrack.report_chains import ChainProblem, told
 
 if TYPE_CHECKING:
     from journaltrack.database import Database
 
+_NAMED: Final = Claim(0, None, "", None, 0)
 LISTED_MAX: Final = 100
 """Ours: problems of one kind that are listed; the first are what matters."""
 _COLUMNS: Final = (
@@ -43,6 +44,10 @@ _FIELDS: Final = (
     "AND n.seq > f.seq AND n.kind = e.kind AND n.name IS e.name AND nd.outcome = 'delivered') LIMIT ?"
 )
 
+_UNSETTLED: Final = (
+    "SELECT e.seq, e.writer_id, e.writer_seq FROM entry e WHERE NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) "
+    "AND typeof(e.writer_seq) = 'integer' ORDER BY e.seq"
+)
 _ENDS: Final = "SELECT writer_id, writer_seq FROM entry WHERE seq IN (?, ?) AND typeof(writer_seq) = 'integer'"
 _UPLOADS: Final = (
     "SELECT c.name, json_extract(p.text, '$.sha256'), coalesce(json_extract(p.text, '$.bucket'), ''), "
@@ -147,13 +152,15 @@ class _Identities:
             return None
         return {(self._uuids.get(ends[0][0], ""), (ends[0][1], ends[-1][1]))}
 
-    def _without_removed(self, runs: set[tuple[str, tuple[int, int]]]) -> set[tuple[str, int]]:
-        return {
-            (uuid, place)
-            for uuid, (first, last) in runs
-            for place in range(first, last + 1)
-            if not any(begin <= place <= end for begin, (end, _) in self._gaps.get(uuid, {}).items())
-        }
+    def _without_removed(self, runs: set[tuple[str, tuple[int, int]]]) -> dict[str, list[tuple[int, int]]]:
+        left: dict[str, Coverage] = {}
+        for uuid, (first, last) in sorted(runs):
+            left.setdefault(uuid, Coverage()).put(first, last, _NAMED)
+        for uuid, coverage in left.items():
+            for first, (last, _) in self._gaps.get(uuid, {}).items():
+                coverage.put(first, last, None)
+        places = {uuid: [(first, last) for first, last, _ in coverage.all()] for uuid, coverage in left.items()}
+        return {uuid: each for uuid, each in places.items() if each}
 
 
 class _Run(NamedTuple):
@@ -189,7 +196,7 @@ def _runs(database: Database) -> Iterator[_Run]:
 def _deliveries(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     uuids = {i: str(uuid) for i, uuid in database.read("SELECT id, uuid FROM writer")}
     legacy = _legacy(database)
-    proved: dict[int, int] = {}  # attestation to how many settlements it proves
+    proved = 0  # claims for which there is a settlement
     for run in _runs(database):
         uuid = uuids.get(run.writer_id, "")
         place = run.first
@@ -199,7 +206,7 @@ def _deliveries(database: Database, evidence: Evidence) -> Iterator[ChainProblem
                 yield from _unclaimed(database, run, place, first - 1, legacy)
             if not _fits(database, evidence, run, (first, last), claim, legacy[0]):
                 yield _told(run, first, "is not what was attested of it")
-            proved[claim.attestation] = proved.get(claim.attestation, 0) + last - first + 1
+            proved += last - first + 1
             place = last + 1
         if place <= run.last:
             yield from _unclaimed(database, run, place, run.last, legacy)
@@ -257,31 +264,18 @@ def _refused_at_once(database: Database, seq: int, reason: object, settled_at_ns
         return False
 
 
-def _missing(database: Database, evidence: Evidence, proved: dict[int, int]) -> Iterator[ChainProblem]:
+def _missing(database: Database, evidence: Evidence, proved: int) -> Iterator[ChainProblem]:
     """Settlements that were attested, are not overridden, and are not recorded (any more)."""
-    ids = {str(uuid): i for i, uuid in database.read("SELECT id, uuid FROM writer")}
-    for uuid, coverage in evidence.coverage.items():
-        removed = evidence.gaps.get(uuid, {})
-        claimed: dict[int, list[tuple[int, int]]] = {}
-        for first, last, claim in coverage.all():
-            claimed.setdefault(claim.attestation, []).append((first, last))
-        for number, runs in claimed.items():
-            wanted = sum(last - first + 1 for first, last in runs)
-            if proved.get(number, 0) >= wanted or uuid not in ids:
-                continue
-            for first, last in runs:
-                gone = sum(max(0, min(last, end) - max(first, begin) + 1) for begin, (end, _) in removed.items())
-                there, settled = database.read(
-                    "SELECT count(*), count(d.seq) FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
-                    "WHERE e.writer_id = ? AND e.writer_seq BETWEEN ? AND ?",
-                    (ids[uuid], first, last),
-                )[0]
-                if there - settled > 0 and last - first + 1 > gone:
-                    which = f"{there - settled} of the entries {first} to {last}" if last > first else f"entry {first}"
-                    message = (
-                        f"what became of {which} of writer {limits.shown(uuid)} was attested ({number}), and is not recorded (any more)"
-                    )
-                    yield ChainProblem("delivery", message, writer=uuid)
+    if proved >= sum(last - first + 1 for coverage in evidence.coverage.values() for first, last, _ in coverage.all()):
+        return
+    uuids = {i: str(uuid) for i, uuid in database.read("SELECT id, uuid FROM writer")}
+    with database.lock, translated(database.path):
+        for seq, writer_id, place in database.connection.execute(_UNSETTLED):
+            coverage = evidence.coverage.get(uuids.get(writer_id, ""))
+            for _, _, claim in coverage.of(place, place) if coverage is not None else ():
+                what = f"what became of entry {seq} ({limits.shown(str(claim.outcome))})"
+                message = f"{what} was attested ({claim.attestation}), and is not recorded (any more)"
+                yield ChainProblem("delivery", message, writer=uuids[writer_id], seq=seq)
 
 
 def _remote(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:

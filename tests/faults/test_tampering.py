@@ -20,10 +20,12 @@ from pathlib import Path
 
 import pytest
 
+from journaltrack import entries
 from journaltrack.entries import Draft, chain_next
 from journaltrack.errors import JournaltrackError
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
+from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.report_integrity import verify_chains
 from tests import independent_verifier, tally
 from tests.faults import tampering
@@ -241,7 +243,7 @@ ATTACKS = {
     "when it was refused": ("UPDATE delivery SET settled_at_ns = -1 WHERE seq = 31", "what became of entry 31 .* does not follow"),
     "a settlement removed": (
         "DELETE FROM delivery WHERE seq = 11",
-        r"what became of 1 of the entries 7 to 9 of writer .* was attested \(\d+\)",
+        r"what became of entry 11 .* was attested \(\d+\), and is not recorded",
     ),
     "a settlement forged": (
         "INSERT INTO delivery VALUES (35, 8, 'delivered', NULL, 1)",
@@ -263,8 +265,8 @@ ATTACKS = {
     ),
     # attestations
     "a body": (
-        "UPDATE attestation SET body = replace(body, 'delivered', 'refused') WHERE id = 5",
-        "attestation 5 is not what was attested",
+        "UPDATE attestation SET body = replace(body, 'delivered', 'refused') WHERE receipt_id = 5",
+        r"attestation \d+ is not what was attested",
     ),
     "a body that is none": ("UPDATE attestation SET body = x'00' WHERE id = 5", "attestation 5 is not what was attested"),
     "an attestation removed": ("DELETE FROM attestation WHERE id = 5", r"attestation 6 is number 6 of its writer, 5 was expected"),
@@ -363,6 +365,21 @@ def test_what_was_changed_is_found_and_named(journal, what):
     assert any(re.search(said, problem.message) for problem in problems), [problem.message for problem in problems]
     if what not in {"a reason of old", "a refusal forged"}:  # the words are the package's
         assert independent_verifier.verify(journal)
+
+
+@pytest.mark.parametrize("seq", range(2, 12))
+def test_a_settlement_of_a_request_of_two_writers_is_missed(tmp_path, seq):
+    """One request carries the points of two processes: whichever settlement is taken away, it is found."""
+    with closing(Journal.open(tmp_path / "j")) as first, closing(Journal.open(tmp_path / "j")) as second:
+        first.append(first.component("a"), [entries.create(owner="owner")])
+        for step in range(10):
+            (first, second)[step // 5].append_metric(first.component("a"), "loss", 1.0, step, 1)
+        Reconciler(first, MemoryRemote(), options=Options()).run()
+    assert verify_chains(tmp_path / "j") == []
+    tamper(tmp_path / "j", f"DELETE FROM delivery WHERE seq = {seq}")
+    (problem,) = [problem for problem in verify_chains(tmp_path / "j") if problem.kind == "delivery"]
+    assert "is not recorded" in problem.message
+    assert independent_verifier.verify(tmp_path / "j")
 
 
 @pytest.mark.parametrize("what", ["other bytes", "swapped", "missing", "cut off", "longer", "a link"])
