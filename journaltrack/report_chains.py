@@ -36,6 +36,21 @@ _ENTRIES: Final = (
     "FROM entry ORDER BY seq"
 )
 
+ADVICE: Final[Mapping[ProblemKind, str]] = {
+    "database": "SQLite's pages are damaged: entries may be unreadable; `journaltrack doctor --repair` restores what is there into a new database",
+    "meta": "somebody edited what the journal says of itself; the entries have chains of their own, and stand or fall by those",
+    "writer": "who recorded entries can't be told; if a row is gone, so is the beginning of its chain: nothing of that writer is proved",
+    "chain": "of that writer the entries from there on are not proved, those before are; which of them was edited can be told by a copy",
+    "gap": "entries are missing or out of place; what was there can be told by a copy alone",
+    "attestation": "what that process says of deliveries is not proved from there on: ask AWS's CloudTrail by request id, or compare with a copy",
+    "receipt": "what it says was sent is not proved: the request id can be looked up at AWS",
+    "delivery": "what it says of the entry is not proved; the entry itself has a chain of its own",
+    "record": "this can be computed from entries and attestations, and is not what comes out: somebody edited it, or a page was lost",
+    "blob": "the artifact can't be uploaded from here any more; if it was before, S3 has it: compare its SHA-256",
+    "anchor": "what was there at the last sync is not there now: entries were removed from the end, or a chain was computed anew",
+}
+"""What each kind of problem means for the data, and what helps."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChainProblem:

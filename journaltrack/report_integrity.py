@@ -22,7 +22,7 @@ from journaltrack import access, limits, paths, report
 from journaltrack.database import Database
 from journaltrack.errors import JournalError
 from journaltrack.report_attestations import Evidence, attestation_problems
-from journaltrack.report_chains import ChainProblem, chain_problems, writer_problems
+from journaltrack.report_chains import ADVICE, ChainProblem, chain_problems, writer_problems
 from journaltrack.report_records import record_problems
 from journaltrack.spool import is_digest
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from journaltrack.journal import Journal
 
-__all__ = ["ChainProblem", "blob_problem", "chain_problems", "database_problems", "references_without_blob", "verify_chains"]
+__all__ = ["ADVICE", "ChainProblem", "blob_problem", "chain_problems", "database_problems", "references_without_blob", "verify_chains"]
 
 _READ_BYTES: Final = 1 << 20
 

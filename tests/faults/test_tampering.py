@@ -17,15 +17,19 @@ import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from click.testing import CliRunner
 
 from journaltrack import entries
+from journaltrack.cli import main
 from journaltrack.entries import Draft, chain_next
 from journaltrack.errors import JournaltrackError
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.report_chains import ADVICE, ProblemKind
 from journaltrack.report_integrity import verify_chains
 from tests import independent_verifier, tally
 from tests.faults import tampering
@@ -400,6 +404,17 @@ def test_a_changed_artifact_is_found_and_named(journal, what, tmp_path):
     assert blob.name in {problem.sha256 for problem in problems}
     assert all(problem.kind == "blob" and problem.sha256 in problem.message for problem in problems)
     assert independent_verifier.verify(journal)
+
+
+def test_the_command_says_what_was_found_what_it_means_and_what_to_do(journal):
+    """Exit code 8; each problem, and for each kind of them once what it means."""
+    tamper(journal, "UPDATE entry SET value = 0.25 WHERE seq = 11; DELETE FROM delivery WHERE seq IN (10, 13)")
+    result = CliRunner().invoke(main, ["audit", "--verify", "--journal", str(journal)])
+    assert result.exit_code == 8
+    assert "entry 11 " in result.stderr
+    assert result.stderr.count("what became of entry 1") == 2
+    assert result.stderr.count(ADVICE["delivery"]) == result.stderr.count(ADVICE["chain"]) == 1
+    assert set(ADVICE) == set(get_args(ProblemKind))
 
 
 # -- what is not found without a copy, an anchor or a noted head ------------------------------------------------------
