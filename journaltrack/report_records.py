@@ -35,15 +35,25 @@ _DELIVERIES: Final = (
     "SELECT d.seq, e.writer_id, e.writer_seq, d.receipt_id, d.outcome, d.reason, d.settled_at_ns "
     "FROM delivery d CROSS JOIN entry e ON e.seq = d.seq WHERE typeof(e.writer_seq) = 'integer' ORDER BY d.seq"
 )
+_MAP: Final = (
+    "CASE e.kind WHEN 'parameter' THEN 'parameters' WHEN 'input' THEN 'input_artifacts' WHEN 'output' THEN 'output_artifacts' "
+    "WHEN 'status' THEN 'status' END"
+)
+_LATEST: Final = (  # of each key: in one pass, and not one for each field
+    f"(SELECT e.component_id AS component_id, {_MAP} AS map, coalesce(e.name, '') AS key, max(e.seq) AS seq, "
+    "max(coalesce(d.receipt_id, 0)) AS receipt_id FROM entry e CROSS JOIN delivery d ON d.seq = e.seq WHERE e.stream <> 'metric' "
+    "AND e.kind IN ('parameter', 'input', 'output', 'status') AND d.outcome = 'delivered' GROUP BY 1, 2, 3)"
+)
 _FIELDS: Final = (
     "SELECT f.component_id, f.map, f.key, f.seq FROM field f LEFT JOIN entry e ON e.seq = f.seq LEFT JOIN delivery d ON d.seq = f.seq "
+    f"LEFT JOIN {_LATEST} l ON l.component_id = f.component_id AND l.map = f.map AND l.key = f.key "
     "WHERE e.seq IS NULL OR e.component_id IS NOT f.component_id OR e.stream = 'metric' OR coalesce(e.name, '') <> f.key "
-    "OR f.map IS NOT CASE e.kind WHEN 'parameter' THEN 'parameters' WHEN 'input' THEN 'input_artifacts' "
-    "WHEN 'output' THEN 'output_artifacts' WHEN 'status' THEN 'status' END OR coalesce(d.outcome, '') IN ('quarantined', 'in doubt') "
-    "OR EXISTS (SELECT 1 FROM entry n JOIN delivery nd ON nd.seq = n.seq WHERE n.component_id = f.component_id AND n.stream <> 'metric' "
-    "AND n.seq > f.seq AND n.kind = e.kind AND n.name IS e.name AND nd.outcome = 'delivered') LIMIT ?"
+    f"OR f.map IS NOT {_MAP} OR coalesce(d.outcome, '') IN ('quarantined', 'in doubt') OR l.seq > f.seq LIMIT ?"
 )
-
+_FIELDS_LOST: Final = (
+    f"SELECT l.component_id, l.map, l.key, l.seq FROM {_LATEST} l LEFT JOIN field f ON f.component_id = l.component_id AND f.map = l.map "
+    "AND f.key = l.key WHERE f.seq IS NULL AND l.receipt_id > ? LIMIT ?"
+)
 _UNSETTLED: Final = (
     "SELECT e.seq, e.writer_id, e.writer_seq FROM entry e WHERE NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) "
     "AND typeof(e.writer_seq) = 'integer' ORDER BY e.seq"
@@ -53,13 +63,6 @@ _UPLOADS: Final = (
     "SELECT c.name, json_extract(p.text, '$.sha256'), coalesce(json_extract(p.text, '$.bucket'), ''), "
     "coalesce(json_extract(p.text, '$.prefix'), '') FROM (SELECT component_id, CASE WHEN json_valid(payload) THEN payload END AS text "
     "FROM entry WHERE seq BETWEEN ? AND ?) p LEFT JOIN component c ON c.id = p.component_id"
-)
-_FIELDS_LOST: Final = (
-    "SELECT e.component_id, e.kind, coalesce(e.name, ''), max(e.seq) FROM entry e JOIN delivery d ON d.seq = e.seq "
-    "WHERE e.stream <> 'metric' AND e.kind IN ('parameter', 'input', 'output', 'status') AND d.outcome = 'delivered' "
-    "AND NOT EXISTS (SELECT 1 FROM field f WHERE f.component_id = e.component_id AND f.key = coalesce(e.name, '') "
-    "AND f.map = CASE e.kind WHEN 'parameter' THEN 'parameters' WHEN 'input' THEN 'input_artifacts' WHEN 'output' THEN 'output_artifacts' "
-    "ELSE 'status' END) GROUP BY 1, 2, 3 LIMIT ?"
 )
 
 
@@ -331,8 +334,8 @@ def _legacy(database: Database) -> tuple[int, int]:
 
 
 def _derived(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
-    for component_id, kind, key, seq in database.read(_FIELDS_LOST, (LISTED_MAX,)):
-        what = f"{limits.shown(str(kind))} {limits.shown(str(key))} of component {told(component_id)}"
+    for component_id, field_map, key, seq in database.read(_FIELDS_LOST, (_legacy(database)[0], LISTED_MAX)):
+        what = f"{limits.shown(str(field_map))} {limits.shown(str(key))} of component {told(component_id)}"
         yield ChainProblem("record", f"entry {told(seq)} was delivered, and it is not recorded that the remote holds {what}")
     for component_id, field_map, key, seq in database.read(_FIELDS, (LISTED_MAX,)):
         what = f"{limits.shown(str(field_map))} {limits.shown(str(key))} of component {told(component_id)}"

@@ -279,12 +279,14 @@ class Verifier:
         held = {(c, m, k): seq for c, m, k, seq in self.rows("SELECT component_id, map, key, seq FROM field")}
         wanted = {}
         sql = (
-            "SELECT e.component_id, e.kind, coalesce(e.name, ''), e.seq FROM entry e JOIN delivery d ON d.seq = e.seq "
+            "SELECT e.component_id, e.kind, coalesce(e.name, ''), e.seq, d.receipt_id FROM entry e JOIN delivery d ON d.seq = e.seq "
             "WHERE e.stream <> 'metric' AND d.outcome = 'delivered' ORDER BY e.seq"
         )
-        for component, kind, name, seq in self.rows(sql):
+        for component, kind, name, seq, receipt in self.rows(sql):
             if kind in MAPS:
-                wanted[component, MAPS[kind], name] = seq
+                key = (component, MAPS[kind], name)
+                if key in held or not isinstance(receipt, int) or receipt > self.bound:
+                    wanted[key] = seq
         superseded = {seq for (seq,) in self.rows("SELECT seq FROM delivery WHERE outcome = 'superseded'")}
         for key in {*held, *wanted}:
             if held.get(key) != wanted.get(key) and not (key in held and held[key] in superseded):

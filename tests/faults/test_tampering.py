@@ -308,7 +308,7 @@ ATTACKS = {
         ),
         "entry 1 .*digest does not fit",
     ),
-    "a field forgotten": ("DELETE FROM field WHERE key = 'x'", "not recorded that the remote holds 'parameter' 'x'"),
+    "a field forgotten": ("DELETE FROM field WHERE key = 'x'", "not recorded that the remote holds 'parameters' 'x'"),
     "a field of an older entry": ("UPDATE field SET seq = 3 WHERE key = 'x'", "entry 3 is not the one that the remote holds"),
     "a field of nothing": ("INSERT INTO field VALUES (1, 'parameters', 'y', 3)", "entry 3 is not the one that the remote holds"),
     "the mark": ("UPDATE mark SET seq = 41", "entry 35 is not settled, and the low-water mark"),
