@@ -44,13 +44,18 @@ def run(options: Run) -> list[Result]:
 
 
 def _chain(options: Run) -> list[Result]:
-    """The same append with the chain and without it, in turns."""
+    """The same append with the chain and without it, in turns; the target is for the call that training makes."""
     calls = options.size(20_000, 4_000)
-    sides = [Side(name, f"benchmarks.verify:{name}", {"calls": calls}) for name in ("unchained", "chained")]
-    values = append._with_folders(sides, options.rounds, append._Folders(options.folder))
-    without, chained = ([v["p50_us"] for v in values[name]] for name in ("unchained", "chained"))
-    what = "Journal.append_metric with the chain, p50"
-    return [compare("verify", what, "µs", chained, without, floor_name="without it", target=CHAIN_RATIO_MAX)]
+    results = []
+    for what, function, target in (
+        ("Tracker.log_metric", "tracker", CHAIN_RATIO_MAX),
+        ("Journal.append_metric", "journal", None),
+    ):
+        sides = [Side(name, f"benchmarks.verify:{name}", {"calls": calls, "function": function}) for name in ("unchained", "chained")]
+        values = append._with_folders(sides, options.rounds, append._Folders(options.folder))
+        without, chained = ([v["p50_us"] for v in values[name]] for name in ("unchained", "chained"))
+        results.append(compare("verify", f"{what} with the chain, p50", "µs", chained, without, floor_name="without it", target=target))
+    return results
 
 
 def make(folder: str, metrics: int, delivered: bool) -> Values:
@@ -97,12 +102,12 @@ def ours(folder: str) -> Values:
     return values
 
 
-def chained(folder: str, calls: int) -> Values:
-    """``Journal.append_metric`` as it is."""
-    return append.journal(folder, calls, "process")
+def chained(folder: str, calls: int, function: str) -> Values:
+    """The append as it is."""
+    return getattr(append, function)(folder, calls, "process")
 
 
-def unchained(folder: str, calls: int) -> Values:
+def unchained(folder: str, calls: int, function: str) -> Values:
     """The same code, but that the digest of every entry is the same and costs nothing."""
     from journaltrack import entries
 
@@ -112,7 +117,7 @@ def unchained(folder: str, calls: int) -> Values:
         return digest
 
     entries.chain_next_metric = nothing
-    return append.journal(folder, calls, "process")
+    return getattr(append, function)(folder, calls, "process")
 
 
 def _remove(folder: Path) -> None:

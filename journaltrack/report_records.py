@@ -58,6 +58,11 @@ _UNSETTLED: Final = (
     "SELECT e.seq, e.writer_id, e.writer_seq FROM entry e WHERE NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) "
     "AND typeof(e.writer_seq) = 'integer' ORDER BY e.seq"
 )
+_UNSETTLED_BELOW: Final = (
+    "SELECT e.seq FROM entry e WHERE e.seq <= ? AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) ORDER BY e.seq LIMIT 1"
+)
+_BELOW: Final = "SELECT (SELECT count(*) FROM entry WHERE seq <= ?1), (SELECT count(*) FROM delivery WHERE seq <= ?1)"
+_STRAYS: Final = "SELECT d.seq FROM delivery d WHERE NOT EXISTS (SELECT 1 FROM entry e WHERE e.seq = d.seq) LIMIT 1"
 _ENDS: Final = "SELECT writer_id, writer_seq FROM entry WHERE seq IN (?, ?) AND typeof(writer_seq) = 'integer'"
 _UPLOADS: Final = (
     "SELECT c.name, json_extract(p.text, '$.sha256'), coalesce(json_extract(p.text, '$.bucket'), ''), "
@@ -199,8 +204,9 @@ def _runs(database: Database) -> Iterator[_Run]:
 def _deliveries(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     uuids = {i: str(uuid) for i, uuid in database.read("SELECT id, uuid FROM writer")}
     legacy = _legacy(database)
-    proved = 0  # claims for which there is a settlement
+    proved = settled = 0
     for run in _runs(database):
+        settled += run.last - run.first + 1
         uuid = uuids.get(run.writer_id, "")
         place = run.first
         coverage = evidence.coverage.get(uuid)
@@ -214,6 +220,9 @@ def _deliveries(database: Database, evidence: Evidence) -> Iterator[ChainProblem
         if place <= run.last:
             yield from _unclaimed(database, run, place, run.last, legacy)
     yield from _missing(database, evidence, proved)
+    if settled < database.read("SELECT count(*) FROM delivery")[0][0]:
+        for (seq,) in database.read(_STRAYS):
+            yield ChainProblem("delivery", f"there is a record of what became of entry {seq}, which is not there", seq=seq)
 
 
 def _fits(database: Database, evidence: Evidence, run: _Run, part: tuple[int, int], claim: Claim, legacy: int) -> bool:
@@ -343,14 +352,10 @@ def _derived(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     ((generation,),) = database.read("SELECT generation FROM lease")
     if not isinstance(generation, int) or generation < evidence.generation:
         yield ChainProblem("record", f"the lease has generation {told(generation)}, {evidence.generation} was used already")
-    unsettled = database.read(
-        "SELECT e.seq FROM entry e WHERE e.seq <= (SELECT seq FROM mark) AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) LIMIT 1"
-    )
+    ((mark,),) = database.read("SELECT seq FROM mark")
+    ((recorded, settled),) = database.read(_BELOW, (mark,))
+    unsettled = database.read(_UNSETTLED_BELOW, (mark,)) if recorded > settled else []  # counting costs a tenth of looking
     if unsettled:
-        message = (
-            f"entry {unsettled[0][0]} is not settled, and the low-water mark says that all is settled up to it: it would never be sent"
-        )
-        yield ChainProblem("record", message, seq=unsettled[0][0])
-    strays = database.read("SELECT d.seq FROM delivery d WHERE NOT EXISTS (SELECT 1 FROM entry e WHERE e.seq = d.seq) LIMIT 1")
-    if strays:
-        yield ChainProblem("delivery", f"there is a record of what became of entry {strays[0][0]}, which is not there", seq=strays[0][0])
+        ((seq,),) = unsettled
+        message = f"entry {seq} is not settled, and the low-water mark says that all is settled up to it: it would never be sent"
+        yield ChainProblem("record", message, seq=seq)

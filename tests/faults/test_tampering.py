@@ -32,7 +32,7 @@ from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.report_chains import ADVICE, ProblemKind
 from journaltrack.report_integrity import verify_chains
 from tests import independent_verifier, tally
-from tests.faults import tampering
+from tests.faults import hostile, tampering
 from tests.golden import REVISIONS, restore
 from tests.migrations.test_golden import _made_by_the_old_release
 
@@ -404,6 +404,46 @@ def test_a_changed_artifact_is_found_and_named(journal, what, tmp_path):
     assert blob.name in {problem.sha256 for problem in problems}
     assert all(problem.kind == "blob" and problem.sha256 in problem.message for problem in problems)
     assert independent_verifier.verify(journal)
+
+
+def test_any_value_in_any_cell_is_found_or_no_evidence(model, tmp_path):
+    """Values of every type and of absurd sizes, in rows at random: no crash, and what is not found is in a column that proves nothing."""
+    chance = random.Random(SEED)
+    with closing(sqlite3.connect(model / "journal.db")) as connection:
+        rows = {}
+        for table, _ in hostile.cells(model):
+            rows[table] = [row for (row,) in connection.execute(f"SELECT rowid FROM {table} WHERE rowid <> 33 OR '{table}' <> 'receipt'")]
+    met = dict.fromkeys(("found", "refused", None, "impossible"), 0)
+    work = tmp_path / "j"
+    for table, column in hostile.cells(model):
+        for value in chance.sample(hostile.VALUES, max(2, min(len(hostile.VALUES), int(3 * SOAK)))):
+            shutil.rmtree(work, ignore_errors=True)
+            shutil.copytree(model, work)
+            evidence = tampering.content(work / "journal.db")
+            try:
+                change(work, f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, chance.choice(rows[table])))
+            except (sqlite3.IntegrityError, sqlite3.OperationalError):
+                met["impossible"] += 1
+                continue
+            how = outcome(work)
+            met[how] += 1
+            assert how is not None or tampering.content(work / "journal.db") == evidence, (table, column, value)
+            independent_verifier.verify(work)
+    assert met["found"] > 3 * met[None]
+    tally.count("values of any type in any cell", attacks=sum(met.values()) - met["impossible"], checked=met["found"])
+
+
+def change(folder, sql, parameters):
+    """One statement, with triggers out of the way."""
+    with closing(sqlite3.connect(folder / "journal.db", isolation_level=None)) as connection:
+        triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            connection.execute(f"DROP TRIGGER {name}")
+        try:
+            connection.execute(sql, parameters)
+        finally:
+            for _, text in triggers:
+                connection.execute(text)
 
 
 def test_the_command_says_what_was_found_what_it_means_and_what_to_do(journal):
