@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits
 from journaltrack.actions import ranges_in
 from journaltrack.database import translated
-from journaltrack.report_chains import ChainProblem, chains
+from journaltrack.report_chains import ChainProblem, chains, told
 
 if TYPE_CHECKING:
     from journaltrack.database import Database
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 BODY_CHARS_MAX: Final = 64 << 20
 """Ours: of an attestation; a release of a million scattered entries has 10 MB."""
 _RELEASED: Final = "released"
+_READBACK: Final = "readback"
 
 
 class Claim(NamedTuple):
@@ -89,7 +89,8 @@ class Evidence:
     Attributes:
         coverage: By the writer's uuid: what became of its entries.
         components: By name in lower case: (ARN or None, when it was confirmed or None).
-        objects: (component in lower case, sha256, bucket, prefix): the URIs and receipts that were attested, the last one last.
+        objects: By (component in lower case, sha256, bucket, prefix): the URI and the receipt of the last upload.
+        uploads: By receipt: what it uploaded, as in ``objects``.
         generation: The highest of a lease.
         gaps: See ``report_chains.Gaps``.
         blobs_removed: Contents that were removed from the spool on the record.
@@ -98,6 +99,7 @@ class Evidence:
     coverage: dict[str, Coverage] = field(default_factory=lambda: defaultdict(Coverage))
     components: dict[str, tuple[str | None, int | None]] = field(default_factory=dict)
     objects: dict[tuple[str, str, str, str], tuple[str, int | None]] = field(default_factory=dict)
+    uploads: dict[int, tuple[str, str, str, str]] = field(default_factory=dict)
     generation: int = 0
     gaps: dict[str, dict[int, tuple[int, bytes]]] = field(default_factory=dict)
     blobs_removed: set[str] = field(default_factory=set)
@@ -112,15 +114,13 @@ def attestation_problems(database: Database, evidence: Evidence) -> list[ChainPr
         for number, writer_id, writer_seq, receipt_id, body, digest in rows:
             chain = started.get(writer_id)
             if chain is None:
-                message = f"attestation {number} is of writer {limits.shown(str(writer_id))}, which is not recorded"
+                message = f"attestation {number} is of writer {told(writer_id)}, which is not recorded"
                 found.append(ChainProblem("attestation", message))
                 continue
             if chain.broken:
                 continue
             if writer_seq != chain.writer_seq + 1:
-                message = (
-                    f"attestation {number} is number {limits.shown(str(writer_seq))} of its writer, {chain.writer_seq + 1} was expected"
-                )
+                message = f"attestation {number} is number {told(writer_seq)} of its writer, {chain.writer_seq + 1} was expected"
                 found.append(chain.problem("attestation", message))
                 continue
             if not isinstance(body, str) or vocabulary.attestation_next(chain.digest, body) != digest:
@@ -154,9 +154,12 @@ def take(evidence: Evidence, number: int, receipt_id: int | None, members: Mappi
     try:
         if outcome == _RELEASED:
             _settle(evidence, named, None)
-        proof = None if members.get("action") == "repair" else receipt_id  # a repair says it of other requests
+        action = members.get("action")
+        proof = None if action == "repair" else receipt_id  # a repair says it of other requests
         for settled, reason, entries in members.get("settled") or ():
-            _settle(evidence, named if entries is None else entries, Claim(number, proof, settled, reason, at_ns))
+            claim = Claim(number, proof, settled, reason, at_ns)
+            again = action == _READBACK and settled == "in doubt"
+            (_still_in_doubt if again else _settle)(evidence, named if entries is None else entries, claim)
         _take_remote(evidence, receipt_id, members, at_ns)
         _take_removed(evidence, members)
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -168,12 +171,17 @@ def _settle(evidence: Evidence, named: Mapping[str, str], claim: Claim | None) -
     for uuid, text in named.items():
         coverage = evidence.coverage[uuid]
         for first, last in ranges_in(text):
-            still = claim is not None and claim.outcome == "in doubt"
-            for begin, end, before in coverage.of(first, last) if still else ():
-                if claim is not None and before.outcome == "in doubt":  # still in doubt: since when, and by which request, stays
+            coverage.put(first, last, claim)
+
+
+def _still_in_doubt(evidence: Evidence, named: Mapping[str, str], claim: Claim) -> None:
+    """What was seen is another reason; since when, and by which request, stays. In doubt since before there were attestations: no claim."""
+    for uuid, text in named.items():
+        coverage = evidence.coverage[uuid]
+        for first, last in ranges_in(text):
+            for begin, end, before in coverage.of(first, last):
+                if before.outcome == "in doubt":
                     coverage.put(begin, end, before._replace(reason=claim.reason))
-            if not still or not coverage.of(first, last):
-                coverage.put(first, last, claim)
 
 
 def _take_remote(evidence: Evidence, receipt_id: int | None, members: Mapping[str, Any], at_ns: int) -> None:
@@ -188,7 +196,10 @@ def _take_remote(evidence: Evidence, receipt_id: int | None, members: Mapping[st
         evidence.components[name] = (arn, None)
     if "object" in members:
         there = members["object"]
-        evidence.objects[name, there["sha256"], there["bucket"], there["prefix"]] = (there["uri"], receipt_id)
+        key = (name, there["sha256"], there["bucket"], there["prefix"])
+        evidence.objects[key] = (there["uri"], receipt_id)
+        if receipt_id is not None:
+            evidence.uploads[receipt_id] = key
 
 
 def _take_removed(evidence: Evidence, members: Mapping[str, Any]) -> None:

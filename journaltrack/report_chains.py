@@ -36,6 +36,21 @@ _ENTRIES: Final = (
     "FROM entry ORDER BY seq"
 )
 
+ADVICE: Final[Mapping[ProblemKind, str]] = {
+    "database": "SQLite's pages are damaged: entries may be unreadable; `journaltrack doctor --repair` restores what is there into a new database",
+    "meta": "somebody edited what the journal says of itself; the entries have chains of their own, and stand or fall by those",
+    "writer": "who recorded entries can't be told; if a row is gone, so is the beginning of its chain: nothing of that writer is proved",
+    "chain": "of that writer the entries from there on are not proved, those before are; which of them was edited can be told by a copy",
+    "gap": "entries are missing or out of place; what was there can be told by a copy alone",
+    "attestation": "what that process says of deliveries is not proved from there on: ask AWS's CloudTrail by request id, or compare with a copy",
+    "receipt": "what it says was sent is not proved: the request id can be looked up at AWS",
+    "delivery": "what it says of the entry is not proved; the entry itself has a chain of its own",
+    "record": "this can be computed from entries and attestations, and is not what comes out: somebody edited it, or a page was lost",
+    "blob": "the artifact can't be uploaded from here any more; if it was before, S3 has it: compare its SHA-256",
+    "anchor": "what was there at the last sync is not there now: entries were removed from the end, or a chain was computed anew",
+}
+"""What each kind of problem means for the data, and what helps."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChainProblem:
@@ -83,13 +98,12 @@ def writer_problems(database: Database) -> list[ChainProblem]:
     """Descriptions that are not those that the chains begin with, of the journal itself and of each writer."""
     found = []
     (facts,) = database.read(f"SELECT {FACTS}, digest FROM meta")
-    legacy = _is_positive(facts[4]) or _is_positive(facts[5])
     if not _describes(facts[-1], facts[:-1]):
         found.append(ChainProblem("meta", "what the journal says of itself (its id, when and by which version it was made) was changed"))
     for *columns, digest in database.read(f"SELECT {DESCRIPTION}, digest FROM writer ORDER BY id"):
         uuid, host, pid = columns[:3]
-        if digest is None and legacy and all(column is None for column in columns[9:]):
-            continue  # of format 0001, which had no digest
+        if digest is None and all(column is None for column in columns[9:]):
+            continue  # of format 0001, which had no digest; whoever takes one away breaks the chains that begin with it
         if not _describes(digest, columns):
             found.append(
                 ChainProblem("writer", f"the writer {limits.shown(str(uuid))} is not as it described itself", str(uuid), str(host), pid)
@@ -106,7 +120,7 @@ def chains(database: Database, *, attestations: bool = False) -> dict[int, Chain
     return started
 
 
-def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainProblem]:  # noqa: C901 - one loop that is measured
+def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainProblem]:
     """The first broken link of each writer's entries.
 
     Args:
@@ -120,9 +134,9 @@ def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainPr
     unknown: set[Any] = set()
     current: Any = None
     chain = Chain("", "", 0, b"", broken=True)
-    sha256, next_metric = hashlib.sha256, "[%d%s%r,%s,%d,null,%d]"
+    sha256 = hashlib.sha256
+    last, before = -1, b""  # of the current chain; in variables, not attributes: this loop runs a million times
     with database.lock, translated(database.path):
-        rows = database.connection.execute(_ENTRIES)
         for (
             seq,
             writer_id,
@@ -137,45 +151,78 @@ def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainPr
             payload,
             recorded_at_ns,
             digest,
-        ) in rows:
+        ) in database.connection.execute(_ENTRIES):
             if writer_id != current:
+                chain.writer_seq, chain.digest = last, before
                 if writer_id not in started:
                     if writer_id not in unknown:
                         unknown.add(writer_id)
-                        message = f"entries from {seq} on are of writer {writer_id}, which is not recorded"
+                        message = f"entries from {seq} on are of writer {told(writer_id)}, which is not recorded"
                         found.append(ChainProblem("writer", message, seq=seq))
+                    chain, current = Chain("", "", 0, b"", broken=True), None
+                    last, before = -1, b""
                     continue
                 current, chain = writer_id, started[writer_id]
-            if chain.broken:
-                continue
-            if writer_seq != chain.writer_seq + 1 and not _across(chain, writer_seq, gaps):
-                message = f"entry {seq} is number {limits.shown(str(writer_seq))} of its writer, {chain.writer_seq + 1} was expected"
-                found.append(chain.problem("gap", message, seq))
-                continue
+                last, before = chain.writer_seq, chain.digest
             if (
-                type(value) is float
+                writer_seq == last + 1
                 and kind == "metric"
-                and stream == "metric"
                 and payload is None
-                and (step is None or type(step) is int)
+                and type(value) is float
+                and stream == "metric"
                 and type(timestamp_ns) is int
                 and type(recorded_at_ns) is int
+                and type(writer_seq) is int
+                and (step is None or type(step) is int)
+                and not chain.broken
             ):
                 middle = middles.get((component_id, name))
                 if middle is None and isinstance(name, str):
                     middle = middles[component_id, name] = vocabulary.metric_text(str(names.get(component_id)), name)
-                text = next_metric % (writer_seq, middle, value, "null" if step is None else step, timestamp_ns, recorded_at_ns)
-                if sha256(chain.digest + text.encode()).digest() == digest:
-                    chain.digest = digest
-                    chain.writer_seq = writer_seq
+                text = f"[{writer_seq}{middle}{value!r},{'null' if step is None else step},{timestamp_ns},null,{recorded_at_ns}]"
+                if sha256(before + text.encode()).digest() == digest:
+                    before, last = digest, writer_seq
                     continue
+            if chain.broken:
+                continue
+            chain.writer_seq, chain.digest = last, before
             columns = (stream, kind, name, value, step, timestamp_ns, payload)
-            if _follows(chain, writer_seq, names.get(component_id), columns, recorded_at_ns, digest):
-                chain.digest, chain.writer_seq = digest, writer_seq
-            else:
-                message = f"entry {seq} is not what its writer recorded: its digest does not fit its content"
-                found.append(chain.problem("chain", message, seq))
+            if problem := _link_problem(chain, seq, writer_seq, names.get(component_id), columns, recorded_at_ns, digest, gaps):
+                found.append(problem)
+            last, before = chain.writer_seq, chain.digest
     return found
+
+
+def _link_problem(
+    chain: Chain,
+    seq: int,
+    writer_seq: Any,  # noqa: ANN401 - whatever SQLite holds
+    component: object,
+    columns: tuple[Any, ...],
+    recorded_at_ns: object,
+    digest: Any,  # noqa: ANN401
+    gaps: Gaps | None,
+) -> ChainProblem | None:
+    """Go on by one entry of any kind, or say why that can't be."""
+    if type(writer_seq) is not int or (writer_seq != chain.writer_seq + 1 and not _across(chain, writer_seq, gaps)):
+        message = f"entry {seq} is number {told(writer_seq)} of its writer, {chain.writer_seq + 1} was expected"
+        return chain.problem("gap", f"{message}: {_why_there(chain, writer_seq)}", seq)
+    if not _follows(chain, writer_seq, component, columns, recorded_at_ns, digest):
+        message = f"entry {seq} ({chain.writer_seq + 1} of its writer) is not what its writer recorded: its digest does not fit its content"
+        return chain.problem("chain", f"{message}, or what was before it is not there any more", seq)
+    chain.digest, chain.writer_seq = digest, writer_seq
+    return None
+
+
+def _why_there(chain: Chain, writer_seq: object) -> str:
+    if isinstance(writer_seq, int) and writer_seq > chain.writer_seq:
+        return "those between were removed, or entries were put into another order"
+    return "it was inserted or moved"
+
+
+def told(value: object) -> str:
+    """What SQLite holds, in a message: numbers plain, anything else as a stranger's text."""
+    return str(value) if type(value) is int else limits.shown(str(value))
 
 
 def _across(chain: Chain, writer_seq: object, gaps: Gaps | None) -> bool:
@@ -204,7 +251,3 @@ def _describes(digest: object, columns: Any) -> bool:  # noqa: ANN401 - whatever
         return bool(vocabulary.description_digest(*columns) == digest)
     except (TypeError, ValueError):
         return False
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int) and value > 0

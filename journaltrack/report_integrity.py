@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Final
 
 from journaltrack import access, limits, paths, report
 from journaltrack.database import Database
+from journaltrack.errors import JournalError
 from journaltrack.report_attestations import Evidence, attestation_problems
-from journaltrack.report_chains import ChainProblem, chain_problems, writer_problems
+from journaltrack.report_chains import ADVICE, ChainProblem, chain_problems, writer_problems
 from journaltrack.report_records import record_problems
 from journaltrack.spool import is_digest
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from journaltrack.journal import Journal
 
-__all__ = ["ChainProblem", "blob_problem", "chain_problems", "database_problems", "references_without_blob", "verify_chains"]
+__all__ = ["ADVICE", "ChainProblem", "blob_problem", "chain_problems", "database_problems", "references_without_blob", "verify_chains"]
 
 _READ_BYTES: Final = 1 << 20
 
@@ -49,12 +50,7 @@ def verify_chains(journal: Journal | str | os.PathLike[str] | None = None) -> li
     """
     with report.opened(journal) as own, _pages_checked(own) as pages:
         with report.snapshot(own.database):
-            evidence = Evidence()
-            found = writer_problems(own.database)
-            found += attestation_problems(own.database, evidence)
-            found += chain_problems(own.database, evidence.gaps)
-            found += record_problems(own.database, evidence)
-            found += references_without_blob(own.database)
+            found, evidence = _content_checked(own.database)
             blobs = own.database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256")
         for sha256, size_bytes in blobs:
             if sha256 in evidence.blobs_removed:
@@ -63,6 +59,30 @@ def verify_chains(journal: Journal | str | os.PathLike[str] | None = None) -> li
             if message is not None:
                 found.append(ChainProblem("blob", message, sha256=str(sha256)))
     return [*pages, *found]
+
+
+def _content_checked(database: Database) -> tuple[list[ChainProblem], Evidence]:
+    """All that is in the tables. Python's own way from UTF-8 to text is twice as fast as ours, and gives up where a text is none."""
+    connection = database.connection
+    tolerant = connection.text_factory
+    connection.text_factory = str
+    try:
+        return _recomputed(database)
+    except (JournalError, UnicodeDecodeError):
+        pass  # told of below, or again
+    finally:
+        connection.text_factory = tolerant
+    return _recomputed(database)
+
+
+def _recomputed(database: Database) -> tuple[list[ChainProblem], Evidence]:
+    evidence = Evidence()
+    found = writer_problems(database)
+    found += attestation_problems(database, evidence)
+    found += chain_problems(database, evidence.gaps)
+    found += record_problems(database, evidence)
+    found += references_without_blob(database)
+    return found, evidence
 
 
 @contextlib.contextmanager

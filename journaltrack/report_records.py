@@ -10,12 +10,13 @@ from journaltrack import entries as vocabulary
 from journaltrack import limits
 from journaltrack.actions import ranges_in
 from journaltrack.database import translated
-from journaltrack.report_attestations import Claim, Evidence, read_body
-from journaltrack.report_chains import ChainProblem
+from journaltrack.report_attestations import Claim, Coverage, Evidence, read_body
+from journaltrack.report_chains import ChainProblem, told
 
 if TYPE_CHECKING:
     from journaltrack.database import Database
 
+_NAMED: Final = Claim(0, None, "", None, 0)
 LISTED_MAX: Final = 100
 """Ours: problems of one kind that are listed; the first are what matters."""
 _COLUMNS: Final = (
@@ -32,15 +33,41 @@ _COLUMNS: Final = (
 """Of a receipt; its attestation has the same under the same names."""
 _DELIVERIES: Final = (
     "SELECT d.seq, e.writer_id, e.writer_seq, d.receipt_id, d.outcome, d.reason, d.settled_at_ns "
-    "FROM delivery d CROSS JOIN entry e ON e.seq = d.seq ORDER BY d.seq"
+    "FROM delivery d CROSS JOIN entry e ON e.seq = d.seq WHERE typeof(e.writer_seq) = 'integer' ORDER BY d.seq"
+)
+_MAP: Final = (
+    "CASE e.kind WHEN 'parameter' THEN 'parameters' WHEN 'input' THEN 'input_artifacts' WHEN 'output' THEN 'output_artifacts' "
+    "WHEN 'status' THEN 'status' END"
+)
+_LATEST: Final = (  # of each key: in one pass, and not one for each field
+    f"(SELECT e.component_id AS component_id, {_MAP} AS map, coalesce(e.name, '') AS key, max(e.seq) AS seq, "
+    "max(coalesce(d.receipt_id, 0)) AS receipt_id FROM entry e CROSS JOIN delivery d ON d.seq = e.seq WHERE e.stream <> 'metric' "
+    "AND e.kind IN ('parameter', 'input', 'output', 'status') AND d.outcome = 'delivered' GROUP BY 1, 2, 3)"
 )
 _FIELDS: Final = (
     "SELECT f.component_id, f.map, f.key, f.seq FROM field f LEFT JOIN entry e ON e.seq = f.seq LEFT JOIN delivery d ON d.seq = f.seq "
+    f"LEFT JOIN {_LATEST} l ON l.component_id = f.component_id AND l.map = f.map AND l.key = f.key "
     "WHERE e.seq IS NULL OR e.component_id IS NOT f.component_id OR e.stream = 'metric' OR coalesce(e.name, '') <> f.key "
-    "OR f.map IS NOT CASE e.kind WHEN 'parameter' THEN 'parameters' WHEN 'input' THEN 'input_artifacts' "
-    "WHEN 'output' THEN 'output_artifacts' WHEN 'status' THEN 'status' END OR coalesce(d.outcome, '') IN ('quarantined', 'in doubt') "
-    "OR EXISTS (SELECT 1 FROM entry n JOIN delivery nd ON nd.seq = n.seq WHERE n.component_id = f.component_id AND n.stream <> 'metric' "
-    "AND n.seq > f.seq AND n.kind = e.kind AND n.name IS e.name AND nd.outcome = 'delivered') LIMIT ?"
+    f"OR f.map IS NOT {_MAP} OR coalesce(d.outcome, '') IN ('quarantined', 'in doubt') OR l.seq > f.seq LIMIT ?"
+)
+_FIELDS_LOST: Final = (
+    f"SELECT l.component_id, l.map, l.key, l.seq FROM {_LATEST} l LEFT JOIN field f ON f.component_id = l.component_id AND f.map = l.map "
+    "AND f.key = l.key WHERE f.seq IS NULL AND l.receipt_id > ? LIMIT ?"
+)
+_UNSETTLED: Final = (
+    "SELECT e.seq, e.writer_id, e.writer_seq FROM entry e WHERE NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) "
+    "AND typeof(e.writer_seq) = 'integer' ORDER BY e.seq"
+)
+_UNSETTLED_BELOW: Final = (
+    "SELECT e.seq FROM entry e WHERE e.seq <= ? AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) ORDER BY e.seq LIMIT 1"
+)
+_BELOW: Final = "SELECT (SELECT count(*) FROM entry WHERE seq <= ?1), (SELECT count(*) FROM delivery WHERE seq <= ?1)"
+_STRAYS: Final = "SELECT d.seq FROM delivery d WHERE NOT EXISTS (SELECT 1 FROM entry e WHERE e.seq = d.seq) LIMIT 1"
+_ENDS: Final = "SELECT writer_id, writer_seq FROM entry WHERE seq IN (?, ?) AND typeof(writer_seq) = 'integer'"
+_UPLOADS: Final = (
+    "SELECT c.name, json_extract(p.text, '$.sha256'), coalesce(json_extract(p.text, '$.bucket'), ''), "
+    "coalesce(json_extract(p.text, '$.prefix'), '') FROM (SELECT component_id, CASE WHEN json_valid(payload) THEN payload END AS text "
+    "FROM entry WHERE seq BETWEEN ? AND ?) p LEFT JOIN component c ON c.id = p.component_id"
 )
 
 
@@ -52,6 +79,7 @@ def record_problems(database: Database, evidence: Evidence) -> list[ChainProblem
         _deliveries(database, evidence),
         _remote(database, evidence),
         _derived(database, evidence),
+        _gone(database, evidence),
     ):
         for count, problem in enumerate(problems):
             found.append(problem)
@@ -62,7 +90,7 @@ def record_problems(database: Database, evidence: Evidence) -> list[ChainProblem
 
 
 def _receipts(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
-    (legacy,) = database.read("SELECT coalesce(attested_after_receipt, 0) FROM meta")[0]
+    legacy, _ = _legacy(database)
     unattested = database.read(
         "SELECT r.id FROM receipt r WHERE r.finished_at_ns IS NOT NULL AND r.id > ? "
         "AND NOT EXISTS (SELECT 1 FROM attestation a WHERE a.receipt_id = r.id) ORDER BY r.id LIMIT ?",
@@ -108,10 +136,12 @@ class _Identities:
             wanted = {(uuid, interval) for uuid, ranges in dict(named or {}).items() for interval in ranges_in(ranges)}  # type: ignore[call-overload]
         except (ValueError, TypeError, AttributeError):
             return False
+        if len(intervals) == 1 and wanted == self._between(*intervals[0]):
+            return True
         found: dict[str, list[list[int]]] = {}
         rows = self._database.connection.execute(
             "SELECT e.writer_id, e.writer_seq FROM json_each(?) i CROSS JOIN entry e "
-            "ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]')",
+            "ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') WHERE typeof(e.writer_seq) = 'integer'",
             (json.dumps(intervals),),
         )
         for writer_id, writer_seq in rows:
@@ -123,13 +153,22 @@ class _Identities:
         there = {(uuid, (first, last)) for uuid, runs in found.items() for first, last in runs}
         return there == wanted or (bool(self._gaps) and self._without_removed(wanted) == self._without_removed(there))
 
-    def _without_removed(self, runs: set[tuple[str, tuple[int, int]]]) -> set[tuple[str, int]]:
-        return {
-            (uuid, place)
-            for uuid, (first, last) in runs
-            for place in range(first, last + 1)
-            if not any(begin <= place <= end for begin, (end, _) in self._gaps.get(uuid, {}).items())
-        }
+    def _between(self, first: int, last: int) -> set[tuple[str, tuple[int, int]]] | None:
+        """The same for neighbours of one writer, which nearly all are; as many places as numbers: all between are that writer's, too."""
+        ends = self._database.connection.execute(_ENDS, (first, last)).fetchall()
+        if not ends or ends[0][0] != ends[-1][0] or ends[-1][1] - ends[0][1] != last - first:
+            return None
+        return {(self._uuids.get(ends[0][0], ""), (ends[0][1], ends[-1][1]))}
+
+    def _without_removed(self, runs: set[tuple[str, tuple[int, int]]]) -> dict[str, list[tuple[int, int]]]:
+        left: dict[str, Coverage] = {}
+        for uuid, (first, last) in sorted(runs):
+            left.setdefault(uuid, Coverage()).put(first, last, _NAMED)
+        for uuid, coverage in left.items():
+            for first, (last, _) in self._gaps.get(uuid, {}).items():
+                coverage.put(first, last, None)
+        places = {uuid: [(first, last) for first, last, _ in coverage.all()] for uuid, coverage in left.items()}
+        return {uuid: each for uuid, each in places.items() if each}
 
 
 class _Run(NamedTuple):
@@ -145,48 +184,60 @@ class _Run(NamedTuple):
 def _runs(database: Database) -> Iterator[_Run]:
     """All settlements, neighbours together."""
     with database.lock, translated(database.path):
-        begun: list[Any] | None = None
-        for seq, writer_id, writer_seq, *alike in database.connection.execute(_DELIVERIES):
-            if begun is not None and writer_seq == begun[3] + 1 and writer_id == begun[1] and alike == begun[4]:
-                begun[3] = writer_seq
+        rows = database.connection.execute(_DELIVERIES)
+        begun = next(rows, None)
+        if begun is None:
+            return
+        seq, writer_id, first, *alike = begun
+        last, (receipt_id, outcome, reason, settled_at_ns) = first, alike
+        for row in rows:
+            _, of, place, by, result, why, at = row
+            if by == receipt_id and place == last + 1 and at == settled_at_ns and result == outcome and why == reason and of == writer_id:
+                last = place
                 continue
-            if begun is not None:
-                yield _run_of(*begun)
-            begun = [seq, writer_id, writer_seq, writer_seq, alike]
-        if begun is not None:
-            yield _run_of(*begun)
-
-
-def _run_of(seq: int, writer_id: int, first: int, last: int, alike: list[Any]) -> _Run:
-    return _Run(seq, writer_id, first, last, tuple(alike))
+            yield _Run(seq, writer_id, first, last, (receipt_id, outcome, reason, settled_at_ns))
+            seq, writer_id, first, receipt_id, outcome, reason, settled_at_ns = row
+            last = first
+        yield _Run(seq, writer_id, first, last, (receipt_id, outcome, reason, settled_at_ns))
 
 
 def _deliveries(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     uuids = {i: str(uuid) for i, uuid in database.read("SELECT id, uuid FROM writer")}
-    legacy = database.read("SELECT coalesce(attested_after_receipt, 0), coalesce(attested_after_ns, 0) FROM meta")[0]
-    proved: dict[int, int] = {}  # attestation to how many settlements it proves
+    legacy = _legacy(database)
+    proved = settled = 0
     for run in _runs(database):
+        settled += run.last - run.first + 1
         uuid = uuids.get(run.writer_id, "")
         place = run.first
         coverage = evidence.coverage.get(uuid)
         for first, last, claim in coverage.of(run.first, run.last) if coverage is not None else ():
             if place < first:
                 yield from _unclaimed(database, run, place, first - 1, legacy)
-            if not _fits(claim, run.alike):
+            if not _fits(database, evidence, run, (first, last), claim, legacy[0]):
                 yield _told(run, first, "is not what was attested of it")
-            proved[claim.attestation] = proved.get(claim.attestation, 0) + last - first + 1
+            proved += last - first + 1
             place = last + 1
         if place <= run.last:
             yield from _unclaimed(database, run, place, run.last, legacy)
     yield from _missing(database, evidence, proved)
+    if settled < database.read("SELECT count(*) FROM delivery")[0][0]:
+        for (seq,) in database.read(_STRAYS):
+            yield ChainProblem("delivery", f"there is a record of what became of entry {seq}, which is not there", seq=seq)
 
 
-def _fits(claim: Claim, alike: tuple[Any, ...]) -> bool:
-    receipt_id, outcome, reason, settled_at_ns = alike
+def _fits(database: Database, evidence: Evidence, run: _Run, part: tuple[int, int], claim: Claim, legacy: int) -> bool:
+    receipt_id, outcome, reason, settled_at_ns = run.alike
     if (outcome, reason, settled_at_ns) != (claim.outcome, claim.reason, claim.at_ns):
         return False
-    # What needed no request of its own may name the one that proves it, such as the upload of the same content.
-    return receipt_id == claim.receipt_id or claim.receipt_id is None
+    if receipt_id == claim.receipt_id or claim.receipt_id is not None:
+        return bool(receipt_id == claim.receipt_id)
+    # What needed no request of its own may name the one that uploaded the same content; a repair speaks of requests from before it.
+    wanted = evidence.uploads.get(receipt_id)
+    if wanted is None:
+        return isinstance(receipt_id, int) and 0 < receipt_id <= legacy
+    begin = run.seq - run.first
+    rows = database.read(_UPLOADS, (begin + part[0], begin + part[1]))
+    return all((str(name).lower(), *content) == wanted for name, *content in rows)
 
 
 def _told(run: _Run, first: int, what: str) -> ChainProblem:
@@ -199,7 +250,7 @@ def _unclaimed(database: Database, run: _Run, first: int, last: int, legacy: tup
     receipt_id, outcome, reason, settled_at_ns = run.alike
     if isinstance(receipt_id, int) and 0 < receipt_id <= legacy[0]:
         return
-    if receipt_id is None and isinstance(settled_at_ns, int) and settled_at_ns <= legacy[1]:
+    if receipt_id is None and isinstance(settled_at_ns, int) and 0 < settled_at_ns <= legacy[1]:
         return
     if receipt_id is None and outcome == "quarantined":
         for place in range(first, last + 1):
@@ -225,66 +276,86 @@ def _refused_at_once(database: Database, seq: int, reason: object, settled_at_ns
         return False
 
 
-def _missing(database: Database, evidence: Evidence, proved: dict[int, int]) -> Iterator[ChainProblem]:
+def _missing(database: Database, evidence: Evidence, proved: int) -> Iterator[ChainProblem]:
     """Settlements that were attested, are not overridden, and are not recorded (any more)."""
-    ids = {str(uuid): i for i, uuid in database.read("SELECT id, uuid FROM writer")}
-    for uuid, coverage in evidence.coverage.items():
-        removed = evidence.gaps.get(uuid, {})
-        claimed: dict[int, list[tuple[int, int]]] = {}
-        for first, last, claim in coverage.all():
-            claimed.setdefault(claim.attestation, []).append((first, last))
-        for number, runs in claimed.items():
-            wanted = sum(last - first + 1 for first, last in runs)
-            if proved.get(number, 0) >= wanted or uuid not in ids:
-                continue
-            for first, last in runs:
-                gone = sum(max(0, min(last, end) - max(first, begin) + 1) for begin, (end, _) in removed.items())
-                there, settled = database.read(
-                    "SELECT count(*), count(d.seq) FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
-                    "WHERE e.writer_id = ? AND e.writer_seq BETWEEN ? AND ?",
-                    (ids[uuid], first, last),
-                )[0]
-                if there - settled > 0 and last - first + 1 > gone:
-                    message = f"what became of {there - settled} entries of writer {limits.shown(uuid)} ({first}-{last}) was attested ({number}) and is not recorded"
-                    yield ChainProblem("delivery", message, writer=uuid)
+    if proved >= sum(last - first + 1 for coverage in evidence.coverage.values() for first, last, _ in coverage.all()):
+        return
+    uuids = {i: str(uuid) for i, uuid in database.read("SELECT id, uuid FROM writer")}
+    with database.lock, translated(database.path):
+        for seq, writer_id, place in database.connection.execute(_UNSETTLED):
+            coverage = evidence.coverage.get(uuids.get(writer_id, ""))
+            for _, _, claim in coverage.of(place, place) if coverage is not None else ():
+                what = f"what became of entry {seq} ({limits.shown(str(claim.outcome))})"
+                message = f"{what} was attested ({claim.attestation}), and is not recorded (any more)"
+                yield ChainProblem("delivery", message, writer=uuids[writer_id], seq=seq)
 
 
 def _remote(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     """What is known of components and objects came from requests."""
-    legacy = bool(database.read("SELECT coalesce(attested_after_receipt, 0) FROM meta")[0][0])
+    until, _ = _legacy(database)
     for name, arn, confirmed_at_ns in database.read("SELECT name, arn, confirmed_at_ns FROM component ORDER BY id"):
         attested = evidence.components.get(str(name).lower())
-        if attested is None and (legacy or (arn is None and confirmed_at_ns is None)):
+        if attested is None and (until or (arn is None and confirmed_at_ns is None)):
             continue
-        if attested != (arn, confirmed_at_ns) and not (legacy and attested is not None and attested[1] == confirmed_at_ns):
+        if attested != (arn, confirmed_at_ns) and not (until and attested is not None and attested[1] == confirmed_at_ns):
             message = f"what is recorded of {limits.shown(str(name))} (its ARN, and that it is there) is not what was attested"
             yield ChainProblem("record", message)
     rows = database.read(
         "SELECT c.name, l.sha256, l.bucket, l.prefix, l.uri, l.receipt_id FROM location l LEFT JOIN component c ON c.id = l.component_id"
     )
-    (until,) = database.read("SELECT coalesce(attested_after_receipt, 0) FROM meta")[0]
+    recorded = set()
     for name, sha256, bucket, prefix, uri, receipt_id in rows:
         there = evidence.objects.get((str(name).lower(), sha256, bucket, prefix))
+        recorded.add((str(name).lower(), sha256, bucket, prefix))
         if there != (uri, receipt_id) and not (there is None and isinstance(receipt_id, int) and receipt_id <= until):
             message = f"where the content {limits.shown(str(sha256))} of {limits.shown(str(name))} was uploaded to is not what was attested"
             yield ChainProblem("record", message, sha256=str(sha256))
+    for key, (_, receipt_id) in evidence.objects.items():
+        if key not in recorded and not (isinstance(receipt_id, int) and receipt_id <= until):
+            message = f"the content {limits.shown(key[1])} of {limits.shown(key[0])} was uploaded, and where to is not recorded (any more)"
+            yield ChainProblem("record", message, sha256=key[1])
+
+
+def _gone(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
+    """Numbers that nobody has: entries and receipts are numbered without gaps, whoever writes them."""
+    removed = sum(last - first + 1 for gaps in evidence.gaps.values() for first, (last, _) in gaps.items())
+    for what, table, column, after, allowed in (
+        ("entry", "entry", "seq", 0, removed),
+        ("receipt", "receipt", "id", _legacy(database)[0], 0),
+    ):
+        count, last = database.read(f"SELECT count(*), max({column}) FROM {table} WHERE {column} > ?", (after,))[0]
+        if last is None or last - after - count <= allowed:
+            continue
+        ((first, until),) = database.read(
+            f"SELECT p + 1, n - 1 FROM (SELECT {column} AS n, lag({column}, 1, ?1) OVER (ORDER BY {column}) AS p FROM {table} "
+            f"WHERE {column} > ?1) WHERE n > p + 1 LIMIT 1",
+            (after,),
+        )
+        which = f"{what} {first} is" if first == until else f"{'entries' if what == 'entry' else 'receipts'} {first} to {until} are"
+        message = f"{which} gone: numbers are given without gaps, and nothing records that it was removed"
+        yield ChainProblem("gap" if what == "entry" else "receipt", message)
+
+
+def _legacy(database: Database) -> tuple[int, int]:
+    """Up to which receipt, and up to when, nothing need be attested; a crafted journal may say nonsense."""
+    receipt_id, settled_at_ns = database.read("SELECT attested_after_receipt, attested_after_ns FROM meta")[0]
+    return (receipt_id if isinstance(receipt_id, int) else 0, settled_at_ns if isinstance(settled_at_ns, int) else 0)
 
 
 def _derived(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
+    for component_id, field_map, key, seq in database.read(_FIELDS_LOST, (_legacy(database)[0], LISTED_MAX)):
+        what = f"{limits.shown(str(field_map))} {limits.shown(str(key))} of component {told(component_id)}"
+        yield ChainProblem("record", f"entry {told(seq)} was delivered, and it is not recorded that the remote holds {what}")
     for component_id, field_map, key, seq in database.read(_FIELDS, (LISTED_MAX,)):
-        what = f"{limits.shown(str(field_map))} {limits.shown(str(key))} of component {limits.shown(str(component_id))}"
-        yield ChainProblem("record", f"entry {limits.shown(str(seq))} is not the one that the remote holds for {what}")
+        what = f"{limits.shown(str(field_map))} {limits.shown(str(key))} of component {told(component_id)}"
+        yield ChainProblem("record", f"entry {told(seq)} is not the one that the remote holds for {what}")
     ((generation,),) = database.read("SELECT generation FROM lease")
     if not isinstance(generation, int) or generation < evidence.generation:
-        yield ChainProblem("record", f"the lease has generation {limits.shown(str(generation))}, {evidence.generation} was used already")
-    unsettled = database.read(
-        "SELECT e.seq FROM entry e WHERE e.seq <= (SELECT seq FROM mark) AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) LIMIT 1"
-    )
+        yield ChainProblem("record", f"the lease has generation {told(generation)}, {evidence.generation} was used already")
+    ((mark,),) = database.read("SELECT seq FROM mark")
+    ((recorded, settled),) = database.read(_BELOW, (mark,))
+    unsettled = database.read(_UNSETTLED_BELOW, (mark,)) if recorded > settled else []  # counting costs a tenth of looking
     if unsettled:
-        message = (
-            f"entry {unsettled[0][0]} is not settled, and the low-water mark says that all is settled up to it: it would never be sent"
-        )
-        yield ChainProblem("record", message, seq=unsettled[0][0])
-    strays = database.read("SELECT d.seq FROM delivery d WHERE NOT EXISTS (SELECT 1 FROM entry e WHERE e.seq = d.seq) LIMIT 1")
-    if strays:
-        yield ChainProblem("delivery", f"there is a record of what became of entry {strays[0][0]}, which is not there", seq=strays[0][0])
+        ((seq,),) = unsettled
+        message = f"entry {seq} is not settled, and the low-water mark says that all is settled up to it: it would never be sent"
+        yield ChainProblem("record", message, seq=seq)

@@ -188,4 +188,8 @@ def _print_verified(verified: Sequence[ChainProblem] | None, *, as_json: bool) -
     for found in verified:
         whose = f" (writer {found.writer}, pid {found.pid} on {found.host})" if found.writer else ""
         output.problem("error", f"{found.message}{whose}")
+    from journaltrack.report_integrity import ADVICE  # noqa: PLC0415
+
+    for kind in dict.fromkeys(found.kind for found in verified):
+        output.say(f"hint: {kind}: {ADVICE[kind]}", err=True)
     output.say("hint: copy the whole journal before anything else, and compare with a backup; sync does not depend on the chains", err=True)

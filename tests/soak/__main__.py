@@ -22,6 +22,7 @@ ATTACKS = (
     "tests/faults/test_disk.py",
     "tests/faults/test_salvage.py",
     "tests/faults/test_hostile.py",
+    "tests/faults/test_tampering.py",
     "tests/migrations/test_golden.py",
     "tests/properties",
 )

@@ -1,0 +1,94 @@
+"""What attestations amount to: the last claim about each place holds, and what was removed on the record may be gone."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from journaltrack import lease as leases
+from journaltrack.attesting import Attestor, Statement
+from journaltrack.journal import Journal
+from journaltrack.report_attestations import Claim, Coverage, Evidence, take
+from journaltrack.report_integrity import verify_chains
+from tests import independent_verifier
+
+PUTS = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 12), st.sampled_from([None, 1, 2, 3])), max_size=25)
+
+
+def claim(number):
+    """A claim that is known by its attestation."""
+    return None if number is None else Claim(number, None, "delivered", None, 1)
+
+
+@given(PUTS)
+def test_the_last_claim_about_a_place_holds(puts):
+    """Against a dictionary of places: whatever intervals are put over each other, in whatever order."""
+    coverage, places = Coverage(), {}
+    for first, length, number in puts:
+        coverage.put(first, first + length, claim(number))
+        for place in range(first, first + length + 1):
+            places.pop(place, None)
+            if number is not None:
+                places[place] = number
+    found = {place: held.attestation for first, last, held in coverage.all() for place in range(first, last + 1)}
+    assert found == places
+    for first, length, _ in puts:
+        cut = {place: held.attestation for a, b, held in coverage.of(first, first + length) for place in range(a, b + 1)}
+        assert cut == {place: number for place, number in places.items() if first <= place <= first + length}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"finished_at_ns": "1", "outcome": "x", "entries": {}},
+        {"finished_at_ns": 1, "outcome": "x", "entries": []},
+        {"finished_at_ns": 1, "outcome": "x", "entries": {"u": "nonsense"}, "settled": [["delivered", None, None]]},
+        {"finished_at_ns": 1, "outcome": "x", "entries": {}, "settled": [["delivered"]]},
+        {"finished_at_ns": 1, "outcome": "x", "entries": {}, "settled": 7},
+        {"finished_at_ns": 1, "outcome": "x", "entries": {}, "component": "a", "object": []},
+        {"finished_at_ns": 1, "outcome": "x", "entries": {}, "component": "a", "object": {"sha256": []}},
+        {"finished_at_ns": 1, "outcome": "x", "entries": {}, "removed": [["u", 1]]},
+        {"finished_at_ns": 1, "outcome": "x", "entries": {}, "removed": [["u", 1, 2, "zz"]]},
+    ],
+)
+def test_a_body_that_nobody_wrote_is_refused(members):
+    """Members of other types and shapes, from a crafted journal: no exception, no claim."""
+    evidence = Evidence()
+    assert not take(evidence, 1, 1, members)
+    assert not any(list(coverage.all()) for coverage in evidence.coverage.values())
+
+
+def test_what_was_removed_on_the_record_may_be_gone(tmp_path):
+    """Pending points in the middle are removed with an attestation that names them: all is well; one more is a gap."""
+    with closing(Journal.open(tmp_path / "j")) as journal:
+        component = journal.component("a")
+        for step in range(9):
+            journal.append_metric(component, "loss", 1.0, step, 1)
+        uuid = journal.database.read("SELECT uuid FROM writer")[0][0]
+        digest = journal.database.read("SELECT digest FROM entry WHERE seq = 6")[0][0].hex()
+        held = leases.acquire(journal.database)
+        attestor = Attestor(journal.database, held)
+        with attestor.transaction() as connection:
+            removed = {"removed": [[uuid, 4, 6, digest]]}
+            attestor.attest(connection, [Statement("prune", "pruned", None, (), 1, held.generation, more=removed)])
+        held.release()
+    remove(tmp_path / "j", "seq BETWEEN 4 AND 6")
+    assert verify_chains(tmp_path / "j") == independent_verifier.verify(tmp_path / "j") == []
+    shutil.copytree(tmp_path / "j", tmp_path / "more")
+    remove(tmp_path / "more", "seq = 8")
+    assert {problem.kind for problem in verify_chains(tmp_path / "more")} == {"gap"}
+    assert independent_verifier.verify(tmp_path / "more")
+
+
+def remove(folder, which):
+    """Without a trace."""
+    with closing(sqlite3.connect(folder / "journal.db", isolation_level=None)) as connection:
+        ((trigger,),) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'entry_no_delete'").fetchall()
+        connection.executescript(f"DROP TRIGGER entry_no_delete; DELETE FROM entry WHERE {which}")
+        connection.execute(trigger)
