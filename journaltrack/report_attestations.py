@@ -194,6 +194,9 @@ def _take_remote(evidence: Evidence, receipt_id: int | None, members: Mapping[st
         evidence.components[name] = (str(members["arn"]) or arn, at_ns)
     if members.get("missing"):
         evidence.components[name] = (arn, None)
+    if "forgotten" in members:  # found to be gone, and to be uploaded again
+        gone = members["forgotten"]
+        evidence.objects.pop((name, gone["sha256"], gone["bucket"], gone["prefix"]), None)
     if "object" in members:
         there = members["object"]
         key = (name, there["sha256"], there["bucket"], there["prefix"])

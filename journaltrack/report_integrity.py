@@ -14,13 +14,14 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from journaltrack import access, limits, paths, report
 from journaltrack.database import Database
 from journaltrack.errors import JournalError
+from journaltrack.report_anchors import anchor_problems
 from journaltrack.report_attestations import Evidence, attestation_problems
 from journaltrack.report_chains import ADVICE, ChainProblem, chain_problems, writer_problems
 from journaltrack.report_records import record_problems
@@ -36,11 +37,14 @@ __all__ = ["ADVICE", "ChainProblem", "blob_problem", "chain_problems", "database
 _READ_BYTES: Final = 1 << 20
 
 
-def verify_chains(journal: Journal | str | os.PathLike[str] | None = None) -> list[ChainProblem]:
+def verify_chains(
+    journal: Journal | str | os.PathLike[str] | None = None, *, anchors: Mapping[str, bytes] | None = None
+) -> list[ChainProblem]:
     """Recompute everything that can be recomputed: see docs/performance.md for how long it takes; all blobs are read.
 
     Args:
         journal: An open journal, its folder, or None for the default journal.
+        anchors: Documents by name that the journal is held against too, see ``report_anchors``.
 
     Returns:
         What is wrong; per chain only the first broken link, since all later ones depend on it. Empty when all is well.
@@ -51,6 +55,7 @@ def verify_chains(journal: Journal | str | os.PathLike[str] | None = None) -> li
     with report.opened(journal) as own, _pages_checked(own) as pages:
         with report.snapshot(own.database):
             found, evidence = _content_checked(own.database)
+            found += anchor_problems(own.database, anchors or {}, evidence.gaps)
             blobs = own.database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256")
         for sha256, size_bytes in blobs:
             if sha256 in evidence.blobs_removed:

@@ -339,7 +339,7 @@ class Settlement:
                 connection.execute("UPDATE component SET confirmed_at_ns = NULL WHERE id = ?", (component_id,))
             if reopened:
                 connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(min(reopened) - 1, 0),))
-            if reopened or absent:
+            if reopened or absent or blob is not None:
                 now_ns, generation = self._clock_ns(), self._lease.generation
                 receipt = ("reopen", component_id, ranges(reopened), generation, now_ns, now_ns, "released", 0, None, why, None)
                 statement = Statement(
@@ -354,6 +354,9 @@ class Settlement:
                     attempts=0,
                     error_code=why,
                     missing=absent,
+                    more={}
+                    if blob is None
+                    else {"forgotten": {"sha256": blob.sha256, "bucket": blob.bucket or "", "prefix": blob.prefix or ""}},
                 )
                 self.attestor.attest(connection, [statement])
         return len(reopened)

@@ -160,6 +160,9 @@ class Verifier:
             self.components[name] = (body["arn"] or arn, at_ns)
         if body.get("missing"):
             self.components[name] = (arn, None)
+        if "forgotten" in body:
+            gone = body["forgotten"]
+            self.objects.pop((name, gone["sha256"], gone["bucket"], gone["prefix"]), None)
         if "object" in body:
             there = body["object"]
             key = (name, there["sha256"], there["bucket"], there["prefix"])

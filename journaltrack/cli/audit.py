@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -60,6 +61,13 @@ _WHEN = common.When()
 )
 @click.option("--after", metavar="PLACE", help="The next page: what the page before said.")
 @click.option("--verify", is_flag=True, help="Recompute the chains of digests and the digests of all artifacts.")
+@click.option(
+    "--anchor",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="With --verify: an anchor that was kept outside; what was cut off from the journal's end is found. May be repeated.",
+)
 @common.common_options
 def command(journal: str | None, other_journal: str | None, *, component: str | None, as_json: bool, **asked: Any) -> ExitCode:  # noqa: ANN401 - click's
     """What was recorded in JOURNAL, by which process, what was delivered when and with which request id, and what was not.
@@ -68,10 +76,12 @@ def command(journal: str | None, other_journal: str | None, *, component: str | 
     is pending, 4 if some is quarantined or in doubt, 8 if something does not add up (--entries does not add up). The other
     questions end with 0 when they are answered. Changes nothing.
     """
+    if asked["anchor"] and not asked["verify"]:
+        raise click.UsageError("--anchor says what --verify compares with")
     question = _question(asked, component)
     path = common.chosen(journal, other_journal)
     if question == "the report":
-        return _report(path, component, verify=asked["verify"], as_json=as_json)
+        return _report(path, component, verify=asked["verify"], anchors=asked["anchor"], as_json=as_json)
     return _answer(question, path, component, asked, as_json=as_json)
 
 
@@ -126,7 +136,7 @@ def _answer(question: str, path: str | None, component: str | None, asked: dict[
     after_seq = _seq(asked["after"])
     if question == "--entries":
         code = audit_entries.list_entries(path, choice, page, after_seq, as_json=as_json)
-        verified = _verified(path) if asked["verify"] else None
+        verified = _verified(path, asked["anchor"]) if asked["verify"] else None
         _print_verified(verified, as_json=as_json)
         return ExitCode.JOURNAL if verified else code
     return audit_times.list_pending_at(path, asked["pending_at"], component, page, after_seq, as_json=as_json)
@@ -140,12 +150,12 @@ def _seq(after: str | None) -> int:
     return int(after)
 
 
-def _report(path: str | None, component: str | None, *, verify: bool, as_json: bool) -> ExitCode:
+def _report(path: str | None, component: str | None, *, verify: bool, anchors: Sequence[str], as_json: bool) -> ExitCode:
     from journaltrack.auditing import audit  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.cli.audit_report import print_report  # noqa: PLC0415
 
     report = audit(path, component=component)
-    verified = _verified(path) if verify else None
+    verified = _verified(path, anchors) if verify else None
     code = _code(report, verified)
     if as_json:
         output.print_json({**report.to_json(), "verified": _json(verified), "exit_code": int(code)})
@@ -159,10 +169,10 @@ def _report(path: str | None, component: str | None, *, verify: bool, as_json: b
     return code
 
 
-def _verified(path: str | None) -> list[ChainProblem]:
+def _verified(path: str | None, anchors: Sequence[str]) -> list[ChainProblem]:
     from journaltrack.report_integrity import verify_chains  # noqa: PLC0415
 
-    return verify_chains(path)
+    return verify_chains(path, anchors={Path(anchor).name: Path(anchor).read_bytes() for anchor in anchors})
 
 
 def _code(report: AuditReport, verified: Sequence[ChainProblem] | None) -> ExitCode:

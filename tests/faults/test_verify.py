@@ -17,6 +17,7 @@ from journaltrack.auditing import audit
 from journaltrack.cli import main
 from journaltrack.rate_limit import RateLimit
 from journaltrack.reconciler import Options
+from journaltrack.report_integrity import verify_chains
 from journaltrack.verifying import VerifyOptions
 from tests import tally
 from tests.faults.hostile import SOAK
@@ -52,8 +53,8 @@ def sync(folder, sim, **options):
 
 
 def verify(folder, sim, *, repair=False, visible_after_s=0, **options):
-    """``visible_after_s=0``: what is not shown is not there."""
-    return journaltrack.verify(
+    """``visible_after_s=0``: what is not shown is not there. What a repair does is on the record."""
+    report = journaltrack.verify(
         folder,
         options=VerifyOptions(visible_after_s=visible_after_s, **options),
         repair=repair,
@@ -61,6 +62,9 @@ def verify(folder, sim, *, repair=False, visible_after_s=0, **options):
         endpoint_url=sim.endpoint_url,
         rate_limit=RateLimit(0),
     )
+    if repair:
+        assert [p for p in verify_chains(folder) if p.kind != "blob"] == []
+    return report
 
 
 def told(report):

@@ -8,9 +8,11 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from click.testing import CliRunner
 
 from journaltrack import anchoring, anchors, report
 from journaltrack import entries as vocabulary
+from journaltrack.cli import main
 from journaltrack.entries import BlobRef
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal import Journal
@@ -225,3 +227,21 @@ def test_a_watcher_anchors_now_and_then_and_at_the_end(journal):
     journal.append(journal.component("run"), [vocabulary.status(primary="Completed", end_ns=1)])
     counts.append(len(synced(journal, remote, anchor_every_s=3600.0)))
     assert counts == [1, 1, 1, 2]
+
+
+def test_the_command_line_compares_with_kept_anchors(journal, tmp_path):
+    """`audit --verify --anchor` proves a journal that is whole, and names what was cut off from one that is not."""
+    documents = synced(journal, MemoryRemote())
+    ((name, content),) = documents.items()
+    (tmp_path / name).write_bytes(content)
+    audit = ["audit", "--verify", "--anchor", str(tmp_path / name), "-j", str(journal.path)]
+    done = CliRunner().invoke(main, audit)
+    assert (done.exit_code, "verified:" in done.output) == (0, True), done.output
+    last = journal.last_seq()
+    changed(
+        journal, f"DELETE FROM entry WHERE seq = {last}", f"DELETE FROM delivery WHERE seq = {last}", f"UPDATE mark SET seq = {last - 1}"
+    )
+    done = CliRunner().invoke(main, audit)
+    assert done.exit_code == 8
+    assert "1 entries were removed from the end of a writer's chain" in done.output
+    assert CliRunner().invoke(main, ["audit", "--anchor", str(tmp_path / name), "-j", str(journal.path)]).exit_code == 2
