@@ -106,11 +106,26 @@ def export(
     chosen = _format(to, format)
     if table not in TABLES:
         raise InvalidInputError(f"there is no table {table!r}", hint=f"it is one of {', '.join(TABLES)}")
+    selection = Selection(component, _nanoseconds("since", since), _nanoseconds("until", until))
+    return export_selection(journal, selection, to=to, table=table, format=chosen, force=force, on_progress=on_progress)
+
+
+def export_selection(
+    journal: Journal | str | os.PathLike[str] | None,
+    selection: Selection,
+    *,
+    to: str | os.PathLike[str] | IO[bytes],
+    table: TableName,
+    format: Format | None = None,  # noqa: A002
+    force: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ExportReport:
+    """``export`` of any selection of entries; arguments and errors are the same."""
+    chosen = _format(to, format)
     if chosen == "parquet":
         from journaltrack import exporting_parquet  # noqa: PLC0415 - pyarrow
 
         exporting_parquet.load()
-    selection = Selection(component, _nanoseconds("since", since), _nanoseconds("until", until))
     with report.opened(journal) as own:
         if isinstance(to, (str, os.PathLike)):
             target = _target(to, own.path, force=force)

@@ -220,6 +220,11 @@ class Journal:
                 self._write_settled([_Row(columns, None)])
             self._unsettled = False
 
+    def renew_blob(self, sha256: str) -> None:
+        """A content is about to be in the spool again: whoever removes delivered ones leaves it alone from now on."""
+        columns = (self._clock_ns(), sha256)
+        self.database.write(lambda connection: connection.execute("UPDATE blob SET spooled_at_ns = ? WHERE sha256 = ?", columns))
+
     def add_blob(self, sha256: str, size_bytes: int) -> None:
         """Record that the spool holds a content."""
         columns = (sha256, size_bytes, self._clock_ns())

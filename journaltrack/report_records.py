@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import entries as vocabulary
@@ -99,7 +100,7 @@ class _Identities:
     def __init__(self, database: Database, evidence: Evidence) -> None:
         self._database = database
         self._uuids = {i: str(uuid) for i, uuid in database.read("SELECT id, uuid FROM writer")}
-        self._gaps = evidence.gaps
+        self._removed = Removed(evidence)
 
     def agree(self, text: object, named: object) -> bool:
         """Whether the receipt names the entries that the attestation names, those that were removed on the record left out."""
@@ -121,19 +122,60 @@ class _Identities:
             else:
                 runs.append([writer_seq, writer_seq])
         there = {(uuid, (first, last)) for uuid, runs in found.items() for first, last in runs}
-        return there == wanted or (bool(self._gaps) and self._without_removed(wanted) == self._without_removed(there))
+        if there == wanted:
+            return True
+        uuids = {uuid for uuid, _ in there | wanted}
+        return any(map(self._removed.of, uuids)) and all(
+            self._removed.without(uuid, [run for of, run in there if of == uuid])
+            == self._removed.without(uuid, [run for of, run in wanted if of == uuid])
+            for uuid in uuids
+        )
 
-    def _without_removed(self, runs: set[tuple[str, tuple[int, int]]]) -> set[tuple[str, int]]:
-        return {
-            (uuid, place)
-            for uuid, (first, last) in runs
-            for place in range(first, last + 1)
-            if not any(begin <= place <= end for begin, (end, _) in self._gaps.get(uuid, {}).items())
-        }
+
+class Removed:
+    """Places of writers whose entries were removed on the record, as (first, last) that do not touch; asked by bisection."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._of = {uuid: _merged((first, last) for first, (last, _) in gaps.items()) for uuid, gaps in evidence.gaps.items()}
+
+    def of(self, uuid: str) -> list[tuple[int, int]]:
+        """Those of one writer, in order."""
+        return self._of.get(uuid, [])
+
+    def without(self, uuid: str, runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """What is left of these places, neighbours together."""
+        removed = self.of(uuid)
+        left = []
+        for first, last in _merged(runs):
+            place = first
+            for i in range(bisect.bisect_left(removed, first, key=_last), len(removed)):
+                begin, end = removed[i]
+                if begin > last:
+                    break
+                if begin > place:
+                    left.append((place, begin - 1))
+                place = end + 1
+            if place <= last:
+                left.append((place, last))
+        return left
+
+
+def _last(run: tuple[int, int]) -> int:
+    return run[1]
+
+
+def _merged(runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(runs):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
+        else:
+            merged.append((first, last))
+    return merged
 
 
 class _Run(NamedTuple):
-    """Settlements of neighbouring entries of one writer that are alike."""
+    """Settlements of entries of one writer that are alike, neighbours in its chain and in the journal."""
 
     seq: int
     writer_id: int
@@ -147,7 +189,7 @@ def _runs(database: Database) -> Iterator[_Run]:
     with database.lock, translated(database.path):
         begun: list[Any] | None = None
         for seq, writer_id, writer_seq, *alike in database.connection.execute(_DELIVERIES):
-            if begun is not None and writer_seq == begun[3] + 1 and writer_id == begun[1] and alike == begun[4]:
+            if begun is not None and (writer_seq, seq) == (begun[3] + 1, begun[0] + begun[3] + 1 - begun[2]) and (writer_id, alike) == (begun[1], begun[4]):
                 begun[3] = writer_seq
                 continue
             if begun is not None:
@@ -164,7 +206,7 @@ def _run_of(seq: int, writer_id: int, first: int, last: int, alike: list[Any]) -
 def _deliveries(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     uuids = {i: str(uuid) for i, uuid in database.read("SELECT id, uuid FROM writer")}
     legacy = database.read("SELECT coalesce(attested_after_receipt, 0), coalesce(attested_after_ns, 0) FROM meta")[0]
-    proved: dict[int, int] = {}  # attestation to how many settlements it proves
+    proved: dict[tuple[int, str], int] = {}  # attestation and writer to how many settlements it proves
     for run in _runs(database):
         uuid = uuids.get(run.writer_id, "")
         place = run.first
@@ -174,7 +216,7 @@ def _deliveries(database: Database, evidence: Evidence) -> Iterator[ChainProblem
                 yield from _unclaimed(database, run, place, first - 1, legacy)
             if not _fits(claim, run.alike):
                 yield _told(run, first, "is not what was attested of it")
-            proved[claim.attestation] = proved.get(claim.attestation, 0) + last - first + 1
+            proved[claim.attestation, uuid] = proved.get((claim.attestation, uuid), 0) + last - first + 1
             place = last + 1
         if place <= run.last:
             yield from _unclaimed(database, run, place, run.last, legacy)
@@ -225,26 +267,26 @@ def _refused_at_once(database: Database, seq: int, reason: object, settled_at_ns
         return False
 
 
-def _missing(database: Database, evidence: Evidence, proved: dict[int, int]) -> Iterator[ChainProblem]:
+def _missing(database: Database, evidence: Evidence, proved: dict[tuple[int, str], int]) -> Iterator[ChainProblem]:
     """Settlements that were attested, are not overridden, and are not recorded (any more)."""
     ids = {str(uuid): i for i, uuid in database.read("SELECT id, uuid FROM writer")}
+    removed = Removed(evidence)
     for uuid, coverage in evidence.coverage.items():
-        removed = evidence.gaps.get(uuid, {})
         claimed: dict[int, list[tuple[int, int]]] = {}
         for first, last, claim in coverage.all():
             claimed.setdefault(claim.attestation, []).append((first, last))
         for number, runs in claimed.items():
-            wanted = sum(last - first + 1 for first, last in runs)
-            if proved.get(number, 0) >= wanted or uuid not in ids:
+            left = removed.without(uuid, runs) if removed.of(uuid) else runs
+            wanted = sum(last - first + 1 for first, last in left)
+            if proved.get((number, uuid), 0) >= wanted or uuid not in ids:
                 continue
-            for first, last in runs:
-                gone = sum(max(0, min(last, end) - max(first, begin) + 1) for begin, (end, _) in removed.items())
+            for first, last in left:
                 there, settled = database.read(
                     "SELECT count(*), count(d.seq) FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
                     "WHERE e.writer_id = ? AND e.writer_seq BETWEEN ? AND ?",
                     (ids[uuid], first, last),
                 )[0]
-                if there - settled > 0 and last - first + 1 > gone:
+                if there - settled > 0:
                     message = f"what became of {there - settled} entries of writer {limits.shown(uuid)} ({first}-{last}) was attested ({number}) and is not recorded"
                     yield ChainProblem("delivery", message, writer=uuid)
 

@@ -13,6 +13,7 @@ from journaltrack import report, schema
 from journaltrack.actions import ranges_in
 from journaltrack.doctor.findings import Finding
 from journaltrack.lease import TTL_S
+from journaltrack.report_attestations import Evidence, attestation_problems
 from journaltrack.report_integrity import chain_problems, database_problems
 
 if TYPE_CHECKING:
@@ -215,7 +216,9 @@ def _check_lease_row(database: Database) -> Iterator[Finding]:
 
 def check_chains(database: Database) -> Iterator[Finding]:
     """Is every entry as its writer recorded it?"""
-    for problem in chain_problems(database):
+    evidence = Evidence()
+    attestation_problems(database, evidence)
+    for problem in chain_problems(database, evidence.gaps):
         yield Finding(
             "chains",
             "problem",
