@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, report
+from journaltrack import limits, removed, report
+from journaltrack.removed import Removal
 from journaltrack.report import ErrorRecord, InFlight, State
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class ComponentAudit:
         last_error: While something is pending: what its last failed request said ("held" in it: a person must act).
         unknown_kinds: Kinds of entry that need a newer version; they stay pending.
         redacted: Names whose values were not recorded, see the configuration's ``redact``.
+        removed: Entries that were removed on the record, and are in no other number here.
     """
 
     name: str
@@ -142,6 +144,7 @@ class ComponentAudit:
     last_error: ErrorRecord | None = None
     unknown_kinds: tuple[str, ...] = ()
     redacted: tuple[str, ...] = ()
+    removed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,7 @@ class AuditReport:
         last_error: Of the journal's recent requests.
         problems_omitted: Entries of problems beyond ``PROBLEMS_MAX`` groups.
         inconsistencies: What does not add up: a damaged journal, or one that was tampered with. Empty when all is well.
+        removals: What was removed on the record: delivered entries, which are in no other number here, and contents of the spool.
     """
 
     journal_id: str
@@ -168,6 +172,7 @@ class AuditReport:
     last_error: ErrorRecord | None
     problems_omitted: int
     inconsistencies: tuple[str, ...]
+    removals: tuple[Removal, ...] = ()
 
     @property
     def all_delivered(self) -> bool:
@@ -220,13 +225,13 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
     problems, omitted = _problems(database, ids)
     receipts = _receipts(database, ids)
     redacted = _redacted(database, ids)
+    removals = removed.removals(database)
     components = []
     for row in rows:
         tally = tallies.get(row.id, _Tally())
         found = _component(database, row, tally, _recorded_by(tally.writers, writers))
-        components.append(
-            replace(found, problems=tuple(problems[row.id]), receipts=tuple(receipts[row.id]), redacted=tuple(redacted[row.id]))
-        )
+        lists = {"problems": tuple(problems[row.id]), "receipts": tuple(receipts[row.id]), "redacted": tuple(redacted[row.id])}
+        components.append(replace(found, removed=sum(each.by_component.get(row.name, 0) for each in removals), **lists))
     totals = _total(tallies.values())
     wrong += _inconsistencies(database, totals, ids)
     created_at_ns, created_by = database.read("SELECT created_at_ns, created_by_version FROM meta")[0]
@@ -241,6 +246,7 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
         last_error=report.last_error(database),
         problems_omitted=omitted,
         inconsistencies=tuple(wrong),
+        removals=tuple(removals),
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from journaltrack import configuration, limits, paths, spool_limit, validation
 from journaltrack import entries as vocabulary
-from journaltrack import limits, paths, validation
 from journaltrack.spool import Spool, SpooledBlob
 
 if TYPE_CHECKING:
@@ -94,10 +95,13 @@ class JournalArtifactUploader:
 
     Args:
         trial_component: Of which the files are.
+        make_room: For ``spool_limit``: called with the journal's folder and the bytes that are needed.
     """
 
-    def __init__(self, trial_component: TrialComponent) -> None:
+    def __init__(self, trial_component: TrialComponent, make_room: Callable[[Path, int], int] | None = None) -> None:
         self._journal = trial_component.journal
+        self._spool_max_bytes = configuration.current().spool_max_bytes
+        self._make_room = make_room
 
     def spool(self, file_path: str | os.PathLike[str]) -> SpooledBlob:
         """Keep the bytes of the file as they are now.
@@ -105,8 +109,15 @@ class JournalArtifactUploader:
         Raises:
             ArtifactError: The file is missing, not a regular file, or keeps changing.
             JournalWriteError: The journal's disk does not take it.
+            JournalFullError: (a JournalWriteError) The disk is full, or the spool has reached its limit.
         """
-        blob = Spool(self._journal.path / paths.SPOOL).add(file_path)  # the journal may have been moved
+        folder = self._journal.path  # now: the journal may have been moved
+        spool = Spool(folder / paths.SPOOL)
+        if self._spool_max_bytes:
+            make_room = self._make_room
+            room = None if make_room is None else (lambda wanted_bytes: make_room(folder, wanted_bytes))
+            spool_limit.admit(spool, Path(file_path), self._spool_max_bytes, room)
+        blob = spool.add(file_path, self._journal.renew_blob)
         self._journal.add_blob(blob.sha256, blob.size_bytes)
         return blob
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
-from journaltrack import paths, report
+from journaltrack import paths, removed, report
 from journaltrack.errors import InvalidInputError, InvalidTypeError
 from journaltrack.exporting_pages import Reader, Selection
 from journaltrack.exporting_tables import TABLES, Page, Table, TableName
@@ -54,6 +54,7 @@ class ExportReport:
         rows: How many.
         unsound: In how many of them a cell was left out, because it is nothing that a journaltrack recorded.
         last_seq: The newest entry that was looked at. Later ones were recorded meanwhile.
+        removed: Entries that were removed from the journal on the record: an export has what is there.
     """
 
     journal: str
@@ -64,6 +65,7 @@ class ExportReport:
     rows: int
     unsound: int
     last_seq: int
+    removed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """What ``json.dumps`` takes."""
@@ -135,7 +137,8 @@ def export_selection(
             target = None
             rows, unsound, last_seq = _copy(own, TABLES[table], selection, chosen, to, on_progress)
         output = None if target is None else str(target)
-        return ExportReport(str(own.path), own.journal_id, output, table, chosen, rows, unsound, last_seq)
+        gone = sum(removal.entries for removal in removed.removals(own.database))
+        return ExportReport(str(own.path), own.journal_id, output, table, chosen, rows, unsound, last_seq, gone)
 
 
 def _copy(

@@ -13,18 +13,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import file_locks, limits, paths, pruning_blobs, report, schema
 from journaltrack import lease as leases
+from journaltrack import limits, paths, pruning_blobs, report, schema
 from journaltrack.attesting import Attestor, Statement, as_intervals
-from journaltrack.errors import InvalidInputError, JournalCorruptError, JournalFullError, JournalLockedError
+from journaltrack.compacting import Footprint, compact_file, footprint
+from journaltrack.errors import InvalidInputError, JournalCorruptError
 from journaltrack.exporting import export_selection
 from journaltrack.exporting_pages import Selection
 from journaltrack.journal import Journal
@@ -45,19 +45,9 @@ PAUSE_S: Final = 0.002
 """Ours: between two transactions; SQLite looks again after 1 ms and 2 ms, then more rarely, so that a waiting append gets its turn."""
 _FIRST_PAGE: Final = 500
 _PAGE_MIN, _PAGE_MAX = 50, 20_000
-_COMPACT_BYTES_MIN: Final = 1 << 20  # less is not worth rewriting the file
 _PROBLEMS_SHOWN: Final = 3
 _GUARD: Final = "entry_no_delete"
 _MAKE_GUARD: Final = next(trigger for trigger in schema.TRIGGERS if f" {_GUARD} " in trigger)
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """What a journal takes on the disk. ``free_bytes`` of the database are inside of its file, for what is recorded next."""
-
-    database_bytes: int
-    wal_bytes: int
-    free_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +137,14 @@ def prune(
     """
     if delivered_before_ns is None and blobs_before_ns is None:
         raise InvalidInputError(
-            "a prune needs a time: what was delivered before it goes", hint="say delivered_before_ns, or blobs_before_ns for the spool alone"
+            "a prune needs a time: what was delivered before it goes",
+            hint="say delivered_before_ns, or blobs_before_ns for the spool alone",
         )
     if archive is not None and delivered_before_ns is None:
         raise InvalidInputError("an archive is of entries, and none were asked for", hint="say delivered_before_ns too")
     began = time.monotonic()
     with contextlib.closing(Journal.open(journal, create=False, read_only=dry_run)) as own:
-        found = PruneReport(str(own.path), own.journal_id, dry_run, delivered_before_ns, blobs_before_ns, before=_footprint(own.database))
+        found = PruneReport(str(own.path), own.journal_id, dry_run, delivered_before_ns, blobs_before_ns, before=footprint(own.database))
         with contextlib.ExitStack() as stack:
             attestor = None
             if not dry_run:
@@ -162,9 +153,9 @@ def prune(
                 attestor = Attestor(own.database, lease, clock_ns)
             _Prune(own, attestor, found, component, on_progress, clock_ns).run(archive)
         if not dry_run:
-            found.not_compacted = _compact(own.database, found) if compact else "it was not asked for"
+            found.not_compacted = compact_file(own.database) if compact else "it was not asked for"
             found.compacted = found.not_compacted is None
-            found.after = _footprint(own.database)
+            found.after = footprint(own.database)
     found.duration_s = round(time.monotonic() - began, 3)
     return found
 
@@ -207,7 +198,7 @@ class _Prune:
                     self._count(survey.goes)
                 elif survey.entries:
                     if archive is not None:
-                        self._found.archive = self._archived(reader, plan, archive, survey.entries)
+                        self._found.archive = self._archived(reader, plan, archive, survey.entries, self._attestor)
                     self._remove(plan, survey.entries, self._attestor)
             if self._found.blobs_before_ns is not None:
                 self._remove_blobs(reader.database, self._found.blobs_before_ns)
@@ -221,16 +212,10 @@ class _Prune:
             self._found.by_component[component] = self._found.by_component.get(component, 0) + entries
             self._found.by_kind[kind] = self._found.by_kind.get(kind, 0) + entries
 
-    def _archived(self, reader: Journal, plan: Plan, target: str | os.PathLike[str], entries: int) -> Archive:
+    def _archived(self, reader: Journal, plan: Plan, target: str | os.PathLike[str], entries: int, attestor: Attestor) -> Archive:
         """Write what goes; on the disk, with its name, when this returns."""
-        assert_held = self._attestor.lease.renew if self._attestor is not None else None
-        made = export_selection(
-            reader,
-            Selection(condition=plan.condition),
-            to=target,
-            table="entries",
-            on_progress=lambda _: assert_held() if assert_held is not None else None,
-        )
+        selection = Selection(condition=plan.condition)
+        made = export_selection(reader, selection, to=target, table="entries", on_progress=lambda _: attestor.lease.renew())
         path = Path(str(made.output))
         if made.rows != entries or made.unsound:
             raise JournalCorruptError(
@@ -342,36 +327,3 @@ def _delete(connection: sqlite3.Connection, seqs: list[tuple[int, int]], entries
 def _as_metric(entry: Doomed, value: float) -> RemovedMetric:
     last = LastPoint(entry.seq, value, entry.step, entry.timestamp_ns)
     return RemovedMetric(1, value, abs(value), value, value, last, None if entry.step is None else (entry.step, entry.step))
-
-
-def _compact(database: Database, found: PruneReport) -> str | None:
-    """Rewrite the file without its free pages; why not, if it was not done."""
-    footprint = _footprint(database)
-    if footprint.free_bytes < _COMPACT_BYTES_MIN and footprint.free_bytes * 2 < footprint.database_bytes:
-        return "there is little to gain"
-    others = sorted(set(file_locks.having_open(database.path)))
-    if others:
-        who = ", ".join(f"process {pid}" for pid in others[:_PROBLEMS_SHOWN])
-        return f"{who} has it open, and would wait; the free pages are used by what is recorded next"
-    live_bytes = footprint.database_bytes - footprint.free_bytes
-    with contextlib.suppress(OSError):
-        if shutil.disk_usage(database.path.parent).free < 3 * live_bytes:
-            return "the device has no room for a second copy"
-    try:
-        with database.lock:
-            database.read("VACUUM")
-            database.read("PRAGMA wal_checkpoint(TRUNCATE)")
-    except (JournalLockedError, JournalFullError) as error:
-        return error.message
-    return None
-
-
-def _footprint(database: Database) -> Footprint:
-    def size(path: Path) -> int:
-        try:
-            return path.lstat().st_size
-        except OSError:
-            return 0
-
-    pages, page_bytes = database.read("PRAGMA freelist_count")[0][0], database.read("PRAGMA page_size")[0][0]
-    return Footprint(size(database.path), size(database.path.with_name(database.path.name + "-wal")), pages * page_bytes)

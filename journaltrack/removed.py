@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 PRUNE: Final = "prune"
 """The action of attestations that say what was removed."""
+_TEXT_CHARS_MAX: Final = 300
 _MOST: Final = sys.float_info.max  # a sum may overflow, and JSON has no infinity
 _BODIES: Final = (  # the index on receipt_id leads to the few that are of no request
     "SELECT a.id, w.host, w.user, w.pid, w.program, w.uuid, a.body FROM attestation a JOIN writer w ON w.id = a.writer_id "
-    f"WHERE a.receipt_id IS NULL AND substr(a.body, 1, 17) = '{{\"action\":\"{PRUNE}\"' ORDER BY a.id"
+    f'WHERE a.receipt_id IS NULL AND substr(a.body, 1, 17) = \'{{"action":"{PRUNE}"\' ORDER BY a.id'
 )
 
 
@@ -151,7 +152,7 @@ def removals(database: Database) -> list[Removal]:
             by_kind=dict(by_kind),
             blobs=removal.blobs + (len(blobs) if isinstance(blobs, list) else 0),
             blob_bytes=removal.blob_bytes + _count(members.get("blob_bytes")),
-            archive=archive if isinstance(archive, dict) else removal.archive,
+            archive=_archive(archive) if isinstance(archive, dict) else removal.archive,
         )
     return list(found.values())
 
@@ -185,6 +186,13 @@ def _metric(member: object) -> tuple[str, str, RemovedMetric] | None:
         return str(component).lower(), str(name), RemovedMetric(int(points), *numbers, point, span)
     except (TypeError, ValueError, OverflowError, IndexError):
         return None
+
+
+def _archive(member: Mapping[str, Any]) -> dict[str, Any]:
+    known = {key: member.get(key) for key in ("name", "sha256", "bytes", "rows")}
+    return {
+        key: value[:_TEXT_CHARS_MAX] if isinstance(value, str) else value for key, value in known.items() if isinstance(value, (str, int))
+    }
 
 
 def _count(value: object) -> int:

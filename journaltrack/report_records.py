@@ -189,7 +189,11 @@ def _runs(database: Database) -> Iterator[_Run]:
     with database.lock, translated(database.path):
         begun: list[Any] | None = None
         for seq, writer_id, writer_seq, *alike in database.connection.execute(_DELIVERIES):
-            if begun is not None and (writer_seq, seq) == (begun[3] + 1, begun[0] + begun[3] + 1 - begun[2]) and (writer_id, alike) == (begun[1], begun[4]):
+            if (
+                begun is not None
+                and (writer_seq, seq) == (begun[3] + 1, begun[0] + begun[3] + 1 - begun[2])
+                and (writer_id, alike) == (begun[1], begun[4])
+            ):
                 begun[3] = writer_seq
                 continue
             if begun is not None:

@@ -91,6 +91,14 @@ class Spool:
         except OSError:
             return False
 
+    def holds(self, file_path: Path) -> bool:
+        """Whether the bytes of that file are in the spool already; reads all of it."""
+        digest = hashlib.sha256()
+        with _opened(file_path) as descriptor:
+            while block := os.read(descriptor, BUFFER_BYTES):
+                digest.update(block)
+        return self.has(digest.hexdigest())
+
     def verify(self, sha256: str) -> bool:
         """Whether the blob is there and its bytes have that digest; reads all of it."""
         if not self.has(sha256):

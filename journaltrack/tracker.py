@@ -85,7 +85,7 @@ class Tracker:
         self._id: int = trial_component.component_id
         self._journal_metrics = JournalMetricsWriter(trial_component, self._admit)
         self._metrics_writer: MetricsWriter = metrics_writer or self._journal_metrics
-        self._uploader: ArtifactUploader = artifact_uploader or JournalArtifactUploader(trial_component)
+        self._uploader: ArtifactUploader = artifact_uploader or JournalArtifactUploader(trial_component, self.services.make_room)
         self._settings = settings_of()
         self._redaction = Redaction(self._settings.redact)
         self._owns_journal = False

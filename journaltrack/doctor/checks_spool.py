@@ -15,6 +15,7 @@ from journaltrack.report_integrity import blob_problem, is_absent, needed_conten
 if TYPE_CHECKING:
     from journaltrack.database import Database
 
+
 def check_spool(database: Database, progress: Callable[[int], None] = lambda _: None) -> Iterator[Finding]:
     """Every recorded content, and every file in the spool.
 

@@ -6,7 +6,6 @@ the action ``repair``.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
