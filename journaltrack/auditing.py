@@ -230,8 +230,15 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
     for row in rows:
         tally = tallies.get(row.id, _Tally())
         found = _component(database, row, tally, _recorded_by(tally.writers, writers))
-        lists = {"problems": tuple(problems[row.id]), "receipts": tuple(receipts[row.id]), "redacted": tuple(redacted[row.id])}
-        components.append(replace(found, removed=sum(each.by_component.get(row.name, 0) for each in removals), **lists))
+        components.append(
+            replace(
+                found,
+                problems=tuple(problems[row.id]),
+                receipts=tuple(receipts[row.id]),
+                redacted=tuple(redacted[row.id]),
+                removed=sum(each.by_component.get(row.name, 0) for each in removals),
+            )
+        )
     totals = _total(tallies.values())
     wrong += _inconsistencies(database, totals, ids)
     created_at_ns, created_by = database.read("SELECT created_at_ns, created_by_version FROM meta")[0]

@@ -174,16 +174,16 @@ def _prunes(database: Database) -> Iterator[tuple[list[Any], dict[str, Any]]]:
                 yield [*(_text(each) for each in (host, user)), pid if isinstance(pid, int) else None, _text(program), str(uuid)], members
 
 
-def _metric(member: object) -> tuple[str, str, RemovedMetric] | None:
+def _metric(member: Any) -> tuple[str, str, RemovedMetric] | None:  # noqa: ANN401 - whatever the journal says
     try:
-        component, name, points, total, magnitude, low, high, last, steps = member  # type: ignore[misc]
-        numbers = [float(value) for value in (total, magnitude, low, high)]
+        component, name, points, *numbers, last, steps = member
+        total, magnitude, low, high = map(float, numbers)
         seq, value, step, timestamp_ns = last
         point = LastPoint(int(seq), float(value), None if step is None else int(step), int(timestamp_ns))
         span = None if steps is None else (int(steps[0]), int(steps[1]))
-        if not all(map(math.isfinite, (*numbers, point.value))) or int(points) < 1:
+        if int(points) < 1 or not all(map(math.isfinite, (total, magnitude, low, high, point.value))):
             return None
-        return str(component).lower(), str(name), RemovedMetric(int(points), *numbers, point, span)
+        return str(component).lower(), str(name), RemovedMetric(int(points), total, magnitude, low, high, point, span)
     except (TypeError, ValueError, OverflowError, IndexError):
         return None
 
