@@ -23,6 +23,7 @@ _GAIN_BYTES_MIN: Final = 1 << 20
 """Ours: less is not worth rewriting a file for, unless it is half of it."""
 _ROOM: Final = 3  # times what is left: the log, the file's growth, and what others need meanwhile
 _PROCESSES_SHOWN: Final = 3
+_EMPTY_LOG: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +43,20 @@ def footprint(database: Database) -> Footprint:
 
 def compact_file(database: Database) -> str | None:
     """Rewrite the file without its free pages; None when that was done, else why not."""
-    now = footprint(database)
-    if now.free_bytes < _GAIN_BYTES_MIN and now.free_bytes * 2 < now.database_bytes:
-        return "there is little to gain"
     others = sorted(set(file_locks.having_open(database.path)))
     if others:
         who = ", ".join(f"process {pid}" for pid in others[:_PROCESSES_SHOWN])
         return f"{who} has it open, and would wait; the free pages are used by what is recorded next"
+    database.read(_EMPTY_LOG)
+    now = footprint(database)
+    if now.free_bytes < _GAIN_BYTES_MIN and now.free_bytes * 2 < now.database_bytes:
+        return "there is little to gain"
     with contextlib.suppress(OSError):
         if shutil.disk_usage(database.path.parent).free < _ROOM * max(now.database_bytes - now.free_bytes, 0):
             return "the device has no room for a second copy"
     try:
         database.read("VACUUM")
-        database.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        database.read(_EMPTY_LOG)
     except (JournalLockedError, JournalFullError) as error:
         return error.message
     return None

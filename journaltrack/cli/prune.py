@@ -94,7 +94,9 @@ def _print(done: PruneReport) -> None:
         output.say(f"{removed} {output.plural(done.entries, 'entry')} delivered before {output.moment(done.delivered_before_ns)}")
         output.table("goes", ("component", "entries"), list(done.by_component.items()))
         output.table(
-            "stays", ("entries", "state", "why"), [(n, reason, meaning) for reason, meaning in REASONS.items() if (n := done.stays.get(reason))]
+            "stays",
+            ("entries", "state", "why"),
+            [(n, reason, meaning) for reason, meaning in REASONS.items() if (n := done.stays.get(reason))],
         )
     if done.blobs_before_ns is not None:
         contents = output.plural(done.blobs, "artifact")

@@ -28,6 +28,7 @@ from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.report_component import show
 from journaltrack.report_integrity import verify_chains
 from journaltrack.settlement import Intent, Settlement
+from journaltrack.validation import JournaltrackWarning
 from tests.golden import REVISIONS, restore
 
 DAY_NS = 86_400 * 10**9
@@ -89,7 +90,7 @@ class Run:
                 with Tracker.load(tracker.trial_component.trial_component_name, journal=self.folder, sync="off"):
                     pass
             elif does < 0.98:
-                with pytest.warns(UserWarning):
+                with pytest.warns(JournaltrackWarning):
                     tracker.log_metric(f"bad{self.chance.random()}", math.nan)
             else:
                 place = self.trackers.index(tracker)
@@ -318,8 +319,10 @@ def change(folder, *statements):
 TAMPERING = {
     "an entry more is removed": ["DELETE FROM entry WHERE seq = (SELECT max(seq) - 1 FROM entry)"],
     "the tail is removed": ["DELETE FROM delivery WHERE seq > 4", "DELETE FROM entry WHERE seq > 4"],
-    "the attestation is edited": ["""UPDATE attestation SET body = replace(body, '"points":', '"points": ') || '' WHERE body LIKE '{"action":"prune"%'""",
-                                  """UPDATE attestation SET body = replace(body, '"before_ns"', '"beforeNs"') WHERE body LIKE '{"action":"prune"%'"""],
+    "the attestation is edited": [
+        """UPDATE attestation SET body = replace(body, '"points":', '"points": ') || '' WHERE body LIKE '{"action":"prune"%'""",
+        """UPDATE attestation SET body = replace(body, '"before_ns"', '"beforeNs"') WHERE body LIKE '{"action":"prune"%'""",
+    ],
     "the attestation is removed": ["""DELETE FROM attestation WHERE body LIKE '{"action":"prune"%'"""],
     "its digest is changed": ["""UPDATE attestation SET digest = zeroblob(32) WHERE body LIKE '{"action":"prune"%'"""],
     "a value is changed": ["UPDATE entry SET value = value + 1 WHERE kind = 'metric'"],
@@ -392,7 +395,14 @@ def test_a_foreign_summary_counts_for_nothing(delivered):
     """Members of any type in a crafted attestation are left out, and raise nothing."""
     folder, _, _ = delivered
     prune(folder, delivered_before_ns=time.time_ns())
-    for member in ("1", "[1]", '[["run"]]', '[["run","loss",1,"x",0,0,0,[1,1,1,1],null]]', '[["run","loss",1,1e999,0,0,0,[1,1,1,1],null]]', "null"):
+    for member in (
+        "1",
+        "[1]",
+        '[["run"]]',
+        '[["run","loss",1,"x",0,0,0,[1,1,1,1],null]]',
+        '[["run","loss",1,1e999,0,0,0,[1,1,1,1],null]]',
+        "null",
+    ):
         body = f'{{"action":"prune","metrics":{member},"counts":{member},"blobs":{member},"archive":{member},"started_at_ns":{member}}}'
         change(folder, f"UPDATE attestation SET body = '{body}' WHERE id = (SELECT max(id) FROM attestation)")
         with closing(Journal.open(folder, read_only=True)) as journal:
