@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from journaltrack.database import Database
 
 PRUNE: Final = "prune"
@@ -157,6 +159,15 @@ def removals(database: Database) -> list[Removal]:
     return list(found.values())
 
 
+def entries_in(connection: sqlite3.Connection) -> int:
+    """How many entries were removed in all, of a database that is being rebuilt."""
+    total = 0
+    for *_, body in connection.execute(_BODIES):
+        counts = (_members(body) or {}).get("counts")
+        total += sum(_count(each[2]) for each in (counts if isinstance(counts, list) else ()) if isinstance(each, list) and len(each) == 3)  # noqa: PLR2004
+    return total
+
+
 def _prunes(database: Database) -> Iterator[tuple[list[Any], dict[str, Any]]]:
     """(host, user, pid, program, uuid) of the process and the members of each attestation of a prune."""
     after = 0
@@ -166,12 +177,17 @@ def _prunes(database: Database) -> Iterator[tuple[list[Any], dict[str, Any]]]:
             return
         for number, host, user, pid, program, uuid, body in rows:
             after = int(number)
-            try:
-                members = json.loads(body)
-            except (ValueError, TypeError, RecursionError):
-                continue
-            if isinstance(members, dict):
+            members = _members(body)
+            if members is not None:
                 yield [*(_text(each) for each in (host, user)), pid if isinstance(pid, int) else None, _text(program), str(uuid)], members
+
+
+def _members(body: object) -> dict[str, Any] | None:
+    try:
+        members = json.loads(body) if isinstance(body, str) else None
+    except (ValueError, RecursionError):
+        return None
+    return members if isinstance(members, dict) else None
 
 
 def _metric(member: Any) -> tuple[str, str, RemovedMetric] | None:  # noqa: ANN401 - whatever the journal says

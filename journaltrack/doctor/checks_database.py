@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from journaltrack import entries as vocabulary
-from journaltrack import report, schema
+from journaltrack import removed, report, schema
 from journaltrack.actions import ranges_in
 from journaltrack.doctor.findings import Finding
 from journaltrack.lease import TTL_S
@@ -150,6 +150,14 @@ def check_records(database: Database) -> Iterator[Finding]:
             f"requests begun and not finished: {unfinished}; a sync is running, or was killed",
             "after a kill the next sync finds out what became of them",
             "journaltrack sync",
+        )
+    prunes = [removal for removal in removed.removals(database) if removal.entries]
+    if prunes:
+        yield Finding(
+            "records",
+            "note",
+            f"entries removed on the record: {sum(removal.entries for removal in prunes)}, the last {report.iso(prunes[-1].at_ns)}",
+            "they were delivered before; journaltrack audit says when and by whom they were removed, and where they are archived",
         )
     places = ",".join("?" * len(_KINDS))
     (unknown,) = read(f"SELECT count(*) FROM entry WHERE stream <> 'metric' AND kind NOT IN ({places})", _KINDS)[0]

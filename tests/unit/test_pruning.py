@@ -27,6 +27,7 @@ from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.report_component import show
 from journaltrack.report_integrity import verify_chains
+from journaltrack.salvage import salvage
 from journaltrack.settlement import Intent, Settlement
 from journaltrack.validation import JournaltrackWarning
 from tests.golden import REVISIONS, restore
@@ -418,3 +419,16 @@ def test_a_journal_that_is_not_there_is_not_made(tmp_path):
     with pytest.raises(JournaltrackError):
         prune(tmp_path / "none", delivered_before_ns=1)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_pruned_journal_can_be_rebuilt(delivered, tmp_path):
+    """A rebuilt database has what was left and the record of what was not: it verifies, and says why numbers are missing."""
+    folder, tracker, _ = delivered
+    tracker.close()
+    gone = prune(folder, delivered_before_ns=time.time_ns()).entries
+    (tmp_path / "again").mkdir()
+    rebuilt = salvage(folder, tmp_path / "again" / "journal.db", now_ns=time.time_ns())
+    assert f"{gone} of them removed on the record" in str(rebuilt)
+    (folder / "spool").rename(tmp_path / "again" / "spool")
+    assert verify_chains(tmp_path / "again") == []
+    assert [f.message for f in doctor.examine(tmp_path / "again").findings if "on the record" in f.message]
