@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from journaltrack import configuration, limits, paths, spool_limit, validation
 from journaltrack import entries as vocabulary
+from journaltrack.errors import ArtifactError
 from journaltrack.spool import Spool, SpooledBlob
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from journaltrack.journal import Journal
@@ -120,6 +121,23 @@ class JournalArtifactUploader:
         blob = spool.add(file_path, self._journal.renew_blob)
         self._journal.add_blob(blob.sha256, blob.size_bytes)
         return blob
+
+    def confirm(self, files: Mapping[str, Path]) -> None:
+        """After the call is recorded: nobody removes its contents any more. See that nobody did until now.
+
+        Args:
+            files: By digest, where each content came from.
+
+        Raises:
+            ArtifactError: A content left the spool while its call took longer than others wait for it, and its file has changed since.
+        """
+        for sha256, path in files.items():
+            spool = Spool(self._journal.path / paths.SPOOL)
+            if not spool.has(sha256) and spool.add(path, self._journal.renew_blob).sha256 != sha256:
+                raise ArtifactError(
+                    f"{path} is recorded, but its content is not in the spool any more, and the file has changed since",
+                    hint="log it again; the entry that can't be delivered is quarantined",
+                )
 
     def upload_artifact(self, file_path: str | os.PathLike[str]) -> tuple[str, str]:
         """Keep the file; returns its path in the spool and its SHA-256."""

@@ -3,9 +3,9 @@
 The reconciling side of the journal, as ``settlement``: it needs the lease, and must not know remotes, reconciler or tracker.
 
 Invariant: no content goes that something undelivered needs, or that a tracker has just spooled and not recorded yet. A tracker
-renews ``blob.spooled_at_ns`` before a file gets its name in the spool (``Journal.renew_blob``). A removal is attested first, then
-looks again at that time inside a write transaction, and takes the file's name in it: a content that a tracker spools before that
-is too young, one that it spools later gets a file of its own.
+renews ``blob.spooled_at_ns`` before a file gets its name in the spool (``Journal.renew_blob``), and in the transaction that records
+the upload. A removal is attested first, then looks again at that time inside a write transaction, and takes the file's name in it:
+what was recorded before is too young, and what is recorded later is looked for then (``JournalArtifactUploader.confirm``).
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def remove(attestor: Attestor, contents: Sequence[Content], started_at_ns: int) 
         with attestor.transaction() as connection:
             chosen = _still_removable(connection, some)
             attestor.attest(connection, [_statement(attestor, chosen, started_at_ns)] if chosen else [])
+        attestor.database.sync()  # after a loss of power no file is gone without the record of it
         with _folder(attestor.database.path.parent / paths.SPOOL) as spool:
             aside = []
             with attestor.transaction() as connection:

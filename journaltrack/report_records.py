@@ -189,6 +189,8 @@ def _runs(database: Database) -> Iterator[_Run]:
     with database.lock, translated(database.path):
         begun: list[Any] | None = None
         for seq, writer_id, writer_seq, *alike in database.connection.execute(_DELIVERIES):
+            if type(writer_seq) is not int:
+                continue  # its place in the chain is wrong: told of by ``chain_problems``
             if (
                 begun is not None
                 and (writer_seq, seq) == (begun[3] + 1, begun[0] + begun[3] + 1 - begun[2])

@@ -147,6 +147,41 @@ def test_a_content_spooled_again_in_the_meantime_is_left_alone(bench, monkeypatc
     assert verify_chains(bench.folder) == []
 
 
+def test_a_content_removed_before_its_call_is_recorded_is_spooled_again(bench, monkeypatch):
+    """A call that takes longer than the time of grace finds its content gone, and puts it back before it returns."""
+    digest = bench.log(b"slow")
+    bench.sync()
+    with Tracker.create(trial_component_name="other", journal=bench.folder, sync="off") as other:
+        append = Journal.append
+
+        def slow(self, component_id, drafts):
+            bench.age()
+            assert bench.prune().blobs == 1
+            append(self, component_id, drafts)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "append", slow)
+            bench.log(b"slow", other)
+        assert bench.spooled() == {digest}
+        bench.age()
+    assert bench.prune().blobs == 0, "it is needed now"
+    assert bench.sync().pending == 0
+    assert verify_chains(bench.folder) == []
+
+
+def test_recording_an_upload_renews_its_content(bench):
+    """A removal that was decided before an upload was recorded sees that it was."""
+    bench.log(b"renewed")
+    bench.sync()
+    bench.age()
+    with closing(Journal.open(bench.folder)) as journal:
+        (content,) = pruning_blobs.removable(journal.database, time.time_ns(), time.time_ns())
+        file = bench.scratch / "again.bin"
+        file.write_bytes(b"renewed")
+        bench.tracker.log_artifact(file)
+        assert journal.database.write(lambda c: pruning_blobs._still_removable(c, [content])) == []
+
+
 def test_links_in_a_spool_lead_nowhere(bench, tmp_path):
     """A folder of the spool that is a link: nothing is removed through it."""
     digest = bench.log(b"linked")
