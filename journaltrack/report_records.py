@@ -63,7 +63,7 @@ def record_problems(database: Database, evidence: Evidence) -> list[ChainProblem
 
 
 def _receipts(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
-    (legacy,) = database.read("SELECT coalesce(attested_after_receipt, 0) FROM meta")[0]
+    legacy, _ = _legacy(database)
     unattested = database.read(
         "SELECT r.id FROM receipt r WHERE r.finished_at_ns IS NOT NULL AND r.id > ? "
         "AND NOT EXISTS (SELECT 1 FROM attestation a WHERE a.receipt_id = r.id) ORDER BY r.id LIMIT ?",
@@ -94,6 +94,12 @@ def _receipts(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
                 yield ChainProblem("receipt", f"the receipt {receipt_id} is not what was attested of it: {', '.join(wrong)}")
 
 
+def _legacy(database: Database) -> tuple[int, int]:
+    """Up to which receipt, and which time, nothing needs to be attested."""
+    receipt_id, at_ns = database.read("SELECT attested_after_receipt, attested_after_ns FROM meta")[0]
+    return receipt_id if isinstance(receipt_id, int) else 0, at_ns if isinstance(at_ns, int) else 0
+
+
 class _Identities:
     """Which entries a receipt's text names, in the words of attestations."""
 
@@ -116,6 +122,8 @@ class _Identities:
             (json.dumps(intervals),),
         )
         for writer_id, writer_seq in rows:
+            if type(writer_seq) is not int:
+                return False
             runs = found.setdefault(self._uuids.get(writer_id, f"unknown-{writer_id}"), [])
             if runs and writer_seq == runs[-1][1] + 1:
                 runs[-1][1] = writer_seq
@@ -211,7 +219,7 @@ def _run_of(seq: int, writer_id: int, first: int, last: int, alike: list[Any]) -
 
 def _deliveries(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     uuids = {i: str(uuid) for i, uuid in database.read("SELECT id, uuid FROM writer")}
-    legacy = database.read("SELECT coalesce(attested_after_receipt, 0), coalesce(attested_after_ns, 0) FROM meta")[0]
+    legacy = _legacy(database)
     proved: dict[tuple[int, str], int] = {}  # attestation and writer to how many settlements it proves
     for run in _runs(database):
         uuid = uuids.get(run.writer_id, "")
@@ -299,7 +307,8 @@ def _missing(database: Database, evidence: Evidence, proved: dict[tuple[int, str
 
 def _remote(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     """What is known of components and objects came from requests."""
-    legacy = bool(database.read("SELECT coalesce(attested_after_receipt, 0) FROM meta")[0][0])
+    until, _ = _legacy(database)
+    legacy = bool(until)
     for name, arn, confirmed_at_ns in database.read("SELECT name, arn, confirmed_at_ns FROM component ORDER BY id"):
         attested = evidence.components.get(str(name).lower())
         if attested is None and (legacy or (arn is None and confirmed_at_ns is None)):
@@ -310,7 +319,6 @@ def _remote(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     rows = database.read(
         "SELECT c.name, l.sha256, l.bucket, l.prefix, l.uri, l.receipt_id FROM location l LEFT JOIN component c ON c.id = l.component_id"
     )
-    (until,) = database.read("SELECT coalesce(attested_after_receipt, 0) FROM meta")[0]
     for name, sha256, bucket, prefix, uri, receipt_id in rows:
         there = evidence.objects.get((str(name).lower(), sha256, bucket, prefix))
         if there != (uri, receipt_id) and not (there is None and isinstance(receipt_id, int) and receipt_id <= until):
