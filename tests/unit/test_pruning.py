@@ -18,7 +18,7 @@ import pytest
 from journaltrack import Tracker, doctor, doubts, entries, removed, settlement
 from journaltrack import lease as leases
 from journaltrack.actions import MetricPoint
-from journaltrack.attesting import Attestor
+from journaltrack.attesting import Attestor, Statement
 from journaltrack.auditing import audit
 from journaltrack.errors import InvalidInputError, JournalCorruptError, JournaltrackError, LeaseHeldError
 from journaltrack.journal import Journal
@@ -412,6 +412,22 @@ def test_a_foreign_summary_counts_for_nothing(delivered):
         assert show(folder, "run") is not None
         audit(folder).to_json()
         assert verify_chains(folder)
+
+
+@pytest.mark.parametrize("places", [(5, 4), (5, 5.5), (0, 3), ("5", "6"), (5, None)])
+def test_a_forged_gap_that_leads_nowhere_is_found(delivered, places):
+    """Whoever forges a removal with a chain of its own that fits, but with places that make no sense, keeps no verification busy."""
+    folder, _, _ = delivered
+    with closing(Journal.open(folder)) as journal:
+        lease = leases.acquire(journal.database)
+        attestor = Attestor(journal.database, lease)
+        uuid = journal.database.read("SELECT uuid FROM writer ORDER BY id LIMIT 1")[0][0]
+        more = {"removed": [[uuid, *places, "00" * 32]]}
+        with attestor.transaction() as connection:
+            attestor.attest(connection, [Statement("prune", "removed", None, (), 1, lease.generation, started_at_ns=1, more=more)])
+        lease.release()
+    change(folder, "DELETE FROM delivery WHERE seq = 6", "DELETE FROM entry WHERE seq = 6")
+    assert {problem.kind for problem in verify_chains(folder)} >= {"attestation", "gap"}
 
 
 def test_a_journal_that_is_not_there_is_not_made(tmp_path):
