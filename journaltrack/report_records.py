@@ -51,6 +51,7 @@ def record_problems(database: Database, evidence: Evidence) -> list[ChainProblem
     for problems in (
         _receipts(database, evidence),
         _deliveries(database, evidence),
+        _undelivered_gaps(database, evidence),
         _remote(database, evidence),
         _derived(database, evidence),
     ):
@@ -303,6 +304,21 @@ def _missing(database: Database, evidence: Evidence, proved: dict[tuple[int, str
                 if there - settled > 0:
                     message = f"what became of {there - settled} entries of writer {limits.shown(uuid)} ({first}-{last}) was attested ({number}) and is not recorded"
                     yield ChainProblem("delivery", message, writer=uuid)
+
+
+def _undelivered_gaps(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
+    """Entries that were removed on the record although nothing says that they had been delivered."""
+    legacy, _ = _legacy(database)
+    for uuid, gaps in evidence.gaps.items():
+        coverage = evidence.coverage.get(uuid)
+        for first, (last, _) in gaps.items():
+            claims = coverage.of(first, last) if coverage is not None else []
+            delivered = sum(end - begin + 1 for begin, end, claim in claims if claim.outcome in {"delivered", "superseded"})
+            others = sum(end - begin + 1 for begin, end, _ in claims) - delivered
+            if others or (delivered < last - first + 1 and not legacy):
+                count = last - first + 1 - delivered
+                message = f"{count} entries of writer {limits.shown(uuid)} ({first}-{last}) were removed, and nobody attests that they had been delivered"
+                yield ChainProblem("gap", message, writer=uuid)
 
 
 def _remote(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:

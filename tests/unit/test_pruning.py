@@ -430,6 +430,26 @@ def test_a_forged_gap_that_leads_nowhere_is_found(delivered, places):
     assert {problem.kind for problem in verify_chains(folder)} >= {"attestation", "gap"}
 
 
+def test_what_was_never_delivered_can_not_be_removed_on_the_record(delivered):
+    """A removal of pending entries that somebody forged, gap and all, contradicts what is attested of their delivery."""
+    folder, tracker, _ = delivered
+    tracker.log_metric("loss", 1.0)
+    tracker.log_metric("loss", 2.0)
+    with closing(Journal.open(folder)) as journal:
+        seq, uuid, place, digest = journal.database.read(
+            "SELECT e.seq, w.uuid, e.writer_seq, hex(e.digest) FROM entry e JOIN writer w ON w.id = e.writer_id ORDER BY e.seq DESC LIMIT 1 OFFSET 1"
+        )[0]
+        lease = leases.acquire(journal.database)
+        attestor = Attestor(journal.database, lease)
+        more = {"removed": [[uuid, place, place, digest]]}
+        with attestor.transaction() as connection:
+            attestor.attest(connection, [Statement("prune", "removed", None, (), 1, lease.generation, started_at_ns=1, more=more)])
+        lease.release()
+    assert [problem.kind for problem in verify_chains(folder)] == ["gap"]
+    change(folder, f"DELETE FROM entry WHERE seq = {seq}")
+    assert [problem.message for problem in verify_chains(folder) if "nobody attests that they had been delivered" in problem.message]
+
+
 def test_a_journal_that_is_not_there_is_not_made(tmp_path):
     """A prune of nothing is an error."""
     with pytest.raises(JournaltrackError):
