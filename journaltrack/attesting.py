@@ -148,6 +148,8 @@ class Scribe:
             (wanted,),
         )
         for number, writer_id, writer_seq in rows:
+            if type(writer_seq) is not int:
+                continue  # of a crafted journal: it has no place that could be named
             runs = found[number].setdefault(writer_id, [])
             if runs and writer_seq == runs[-1][1] + 1:
                 runs[-1][1] = writer_seq

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, report, report_writers
+from journaltrack import limits, removed, report, report_writers
+from journaltrack.removed import Removal
 from journaltrack.report import ErrorRecord, InFlight, State
 from journaltrack.report_writers import WriterRecord, nobody
 
@@ -108,6 +109,7 @@ class ComponentAudit:
         last_error: While something is pending: what its last failed request said ("held" in it: a person must act).
         unknown_kinds: Kinds of entry that need a newer version; they stay pending.
         redacted: Names whose values were not recorded, see the configuration's ``redact``.
+        removed: Entries that were removed on the record, and are in no other number here.
     """
 
     name: str
@@ -126,6 +128,7 @@ class ComponentAudit:
     last_error: ErrorRecord | None = None
     unknown_kinds: tuple[str, ...] = ()
     redacted: tuple[str, ...] = ()
+    removed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,7 @@ class AuditReport:
         last_error: Of the journal's recent requests.
         problems_omitted: Entries of problems beyond ``PROBLEMS_MAX`` groups.
         inconsistencies: What does not add up: a damaged journal, or one that was tampered with. Empty when all is well.
+        removals: What was removed on the record: delivered entries, which are in no other number here, and contents of the spool.
     """
 
     journal_id: str
@@ -152,6 +156,7 @@ class AuditReport:
     last_error: ErrorRecord | None
     problems_omitted: int
     inconsistencies: tuple[str, ...]
+    removals: tuple[Removal, ...] = ()
 
     @property
     def all_delivered(self) -> bool:
@@ -204,12 +209,19 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
     problems, omitted = _problems(database, ids)
     receipts = _receipts(database, ids)
     redacted = _redacted(database, ids)
+    removals = removed.removals(database)
     components = []
     for row in rows:
         tally = tallies.get(row.id, _Tally())
         found = _component(database, row, tally, _recorded_by(tally.writers, writers))
         components.append(
-            replace(found, problems=tuple(problems[row.id]), receipts=tuple(receipts[row.id]), redacted=tuple(redacted[row.id]))
+            replace(
+                found,
+                problems=tuple(problems[row.id]),
+                receipts=tuple(receipts[row.id]),
+                redacted=tuple(redacted[row.id]),
+                removed=sum(each.by_component.get(row.name, 0) for each in removals),
+            )
         )
     totals = _total(tallies.values())
     wrong += _inconsistencies(database, totals, ids)
@@ -225,6 +237,7 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
         last_error=report.last_error(database),
         problems_omitted=omitted,
         inconsistencies=tuple(wrong),
+        removals=tuple(removals),
     )
 
 

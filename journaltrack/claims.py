@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import access, limits, paths, report
+from journaltrack import access, limits, paths, removed, report
 from journaltrack import entries as vocabulary
 from journaltrack import plan as planning
 from journaltrack.actions import MAP_OF_KIND, Artifact, FieldMap, FieldValue, PendingArtifact, Status, merge_status
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from journaltrack.database import Database
     from journaltrack.journal import ComponentRow, Journal
+    from journaltrack.removed import RemovedMetric
 
 STEPS_MAX: Final = 100_000
 """Ours: steps of one metric that are compared one by one; bounds memory."""
@@ -300,7 +301,23 @@ def _metrics(database: Database, rows: Sequence[ComponentRow]) -> dict[int, dict
                 doubt_maximum=most if known.doubt_maximum is None else max(most, known.doubt_maximum),
             )
         claims[component_id][name] = known
+    ids_of = {str(row.name).lower(): row.id for row in rows}
+    for (component, name), gone in removed.metrics(database).items():
+        if component in ids_of:
+            of_component = claims[ids_of[component]]
+            of_component[name] = _with_removed(of_component.get(name, MetricClaim()), gone)
     return claims
+
+
+def _with_removed(claim: MetricClaim, gone: RemovedMetric) -> MetricClaim:
+    """What was delivered, with what is no longer in the journal."""
+    return replace(
+        claim,
+        points=claim.points + gone.points,
+        minimum=gone.minimum if claim.minimum is None else min(claim.minimum, gone.minimum),
+        maximum=gone.maximum if claim.maximum is None else max(claim.maximum, gone.maximum),
+        removed=gone.points,
+    )
 
 
 def _in_spool(spool: Path, sha256: str, size_bytes: object) -> bool:

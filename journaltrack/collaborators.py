@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from journaltrack import configuration, limits, paths, spool_limit, validation
 from journaltrack import entries as vocabulary
-from journaltrack import limits, paths, validation
+from journaltrack.errors import ArtifactError
 from journaltrack.spool import Spool, SpooledBlob
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from journaltrack.journal import Journal
@@ -94,10 +96,13 @@ class JournalArtifactUploader:
 
     Args:
         trial_component: Of which the files are.
+        make_room: For ``spool_limit``: called with the journal's folder and the bytes that are needed.
     """
 
-    def __init__(self, trial_component: TrialComponent) -> None:
+    def __init__(self, trial_component: TrialComponent, make_room: Callable[[Path, int], int] | None = None) -> None:
         self._journal = trial_component.journal
+        self._spool_max_bytes = configuration.current().spool_max_bytes
+        self._make_room = make_room
 
     def spool(self, file_path: str | os.PathLike[str]) -> SpooledBlob:
         """Keep the bytes of the file as they are now.
@@ -105,10 +110,34 @@ class JournalArtifactUploader:
         Raises:
             ArtifactError: The file is missing, not a regular file, or keeps changing.
             JournalWriteError: The journal's disk does not take it.
+            JournalFullError: (a JournalWriteError) The disk is full, or the spool has reached its limit.
         """
-        blob = Spool(self._journal.path / paths.SPOOL).add(file_path)  # the journal may have been moved
+        folder = self._journal.path  # now: the journal may have been moved
+        spool = Spool(folder / paths.SPOOL)
+        if self._spool_max_bytes:
+            make_room = self._make_room
+            room = None if make_room is None else (lambda wanted_bytes: make_room(folder, wanted_bytes))
+            spool_limit.admit(spool, Path(file_path), self._spool_max_bytes, room)
+        blob = spool.add(file_path, self._journal.renew_blob)
         self._journal.add_blob(blob.sha256, blob.size_bytes)
         return blob
+
+    def confirm(self, files: Mapping[str, Path]) -> None:
+        """After the call is recorded: nobody removes its contents any more. See that nobody did until now.
+
+        Args:
+            files: By digest, where each content came from.
+
+        Raises:
+            ArtifactError: A content left the spool while its call took longer than others wait for it, and its file has changed since.
+        """
+        for sha256, path in files.items():
+            spool = Spool(self._journal.path / paths.SPOOL)
+            if not spool.has(sha256) and spool.add(path, self._journal.renew_blob).sha256 != sha256:
+                raise ArtifactError(
+                    f"{path} is recorded, but its content is not in the spool any more, and the file has changed since",
+                    hint="log it again; the entry that can't be delivered is quarantined",
+                )
 
     def upload_artifact(self, file_path: str | os.PathLike[str]) -> tuple[str, str]:
         """Keep the file; returns its path in the spool and its SHA-256."""

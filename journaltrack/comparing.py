@@ -37,6 +37,7 @@ _METRIC_TOLERANCE: Final = 1e-6  # relative, as in ``readback``: how a service s
 SHARED: Final = "others may write to this component: theirs is left"
 FOREIGN: Final = "the component is not the one that this journal created: nothing of it is repaired"
 HIDDEN: Final = "delivered a moment ago: SageMaker may not show it yet"
+REMOVED: Final = "points of it were removed from the journal: they can't be sent again"
 NOT_TOLD: Final = "SageMaker does not tell which points are there: sent again, some might be there twice"
 
 
@@ -100,6 +101,7 @@ class MetricClaim:
         last, last_seq: The value that was recorded last, and its entry.
         in_doubt, doubt_minimum, doubt_maximum: Of those in doubt.
         settled_at_ns: When the newest of those delivered was, nanoseconds since the epoch.
+        removed: How many of ``points`` are no longer in the journal (``removed``).
     """
 
     points: int = 0
@@ -111,6 +113,7 @@ class MetricClaim:
     doubt_minimum: float | None = None
     doubt_maximum: float | None = None
     settled_at_ns: int = 0
+    removed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +291,7 @@ def _metric(
         if claim.settled_at_ns > shown_until_ns:
             yield _difference(claims, "unknown", "metric", name, expected, there, note=HIDDEN)
             return
-        note = FOREIGN if foreign else NOT_TOLD if points else None
+        note = FOREIGN if foreign else NOT_TOLD if points else REMOVED if claim.removed else None
         yield _difference(claims, "different" if points else "missing", "metric", name, expected, there, repairable=note is None, note=note)
         return
     if found is None or not claim.points:  # what is in doubt is not claimed, whether it is there or not
@@ -306,6 +309,8 @@ def _metric(
     if most is not None and high is not None and not _between(found.maximum, most, high):
         yield _difference(claims, "different", "metric", f"{name}: max", most, found.maximum, note=NOT_TOLD)
     # AWS does not say in which order it takes points that came side by side: any of ours may be the last.
+    if claim.removed:
+        return  # the last may be one of those
     if not more and claim.last is not None and not _between(found.last, claim.last, claim.last) and not logged(name, found.last):
         yield _difference(claims, "different", "metric", f"{name}: last", claim.last, found.last, note=NOT_TOLD)
 

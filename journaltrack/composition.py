@@ -21,6 +21,7 @@ from journaltrack.tracker import Tracker
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
     from journaltrack.background import Background
     from journaltrack.comparing import Difference
@@ -358,4 +359,14 @@ def _lookup(component: str, deadline_s: float, boto3_session: Any, sagemaker_cli
         return None
 
 
-Tracker.services = Services(replay=_replay, lookup=_lookup, background=_background)
+def _make_room(journal: Path, wanted_bytes: int) -> int:
+    from journaltrack.pruning_blobs import make_room  # noqa: PLC0415 - only where the spool has a limit, and has reached it
+
+    try:
+        return make_room(journal, wanted_bytes)
+    except JournalError as error:
+        logger.warning("no room could be made in the spool: %s", error)
+        return 0
+
+
+Tracker.services = Services(replay=_replay, lookup=_lookup, background=_background, make_room=_make_room)

@@ -97,6 +97,12 @@ class Configuration:
             "unit": "",
         },
     )
+    spool_max_bytes: int = _number(
+        0,
+        "how large the spool may grow: beyond it delivered artifacts leave it, the oldest first, then log_artifact raises; 0: no limit",
+        unit="bytes",
+        zero=True,
+    )
     profile: str | None = _text(None, "profile of the AWS configuration")
     region: str | None = _text(None, "AWS region")
     endpoint_url: str | None = _text(None, "one endpoint for all services, instead of AWS's")

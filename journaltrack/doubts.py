@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from journaltrack import limits, schema
+from journaltrack import limits, removed, schema
 from journaltrack.actions import ranges
 from journaltrack.attesting import Attestor, Settled, Statement, as_intervals
 from journaltrack.readback import Doubt, Finding, Group, Known
@@ -60,22 +60,34 @@ def of_component(database: Database, component_id: int) -> list[Doubt]:
     return [Doubt(*row) for row in rows]
 
 
-def acknowledged(database: Database, component_id: int, doubts: Iterable[Doubt]) -> dict[Group, Known]:
-    """What is known to be there of the metrics (in all) and steps in doubt; one scan of the component's points."""
+def acknowledged(database: Database, component_id: int, doubts: Iterable[Doubt]) -> dict[Group, Known | None]:
+    """What is known to be there of the metrics (in all) and steps in doubt; one scan of the component's points.
+
+    Points that were removed on the record count in all; of which steps they were is not known any more, and so nothing is of
+    the steps among which they may be (None).
+    """
     steps: dict[str, set[int]] = defaultdict(set)
     for doubt in doubts:
         steps[doubt.name].update(() if doubt.step is None else (doubt.step,))
-    known: dict[Group, Known] = {}
+    known: dict[Group, Known | None] = {}
+    names = database.read("SELECT name FROM component WHERE id = ?", (component_id,))
+    gone = {name: each for (_, name), each in removed.metrics(database, str(names[0][0]) if names else "").items()}
     for name, wanted in steps.items():
         of_metric = (
             "count(*), total(e.value), total(abs(e.value)) FROM entry e JOIN delivery d ON d.seq = e.seq "
             "WHERE e.component_id = ? AND e.stream = 'metric' AND e.name = ? AND d.outcome = 'delivered'"
         )
-        known[name, None] = Known(*database.read(f"SELECT {of_metric}", (component_id, name))[0])
+        points, total, magnitude = database.read(f"SELECT {of_metric}", (component_id, name))[0]
+        before = gone.get(name)
+        if before is not None:
+            points, total, magnitude = points + before.points, total + before.sum, magnitude + before.magnitude
+        known[name, None] = Known(points, total, magnitude)
         if wanted:
             sql = f"SELECT e.step, {of_metric} AND e.step IN (SELECT value FROM json_each(?)) GROUP BY e.step"
             for step, *rest in database.read(sql, (component_id, name, json.dumps(sorted(wanted)))):
                 known[name, step] = Known(*rest)
+        if before is not None:
+            known.update({(name, step): None for step in wanted if before.may_have(step)})
     return known
 
 

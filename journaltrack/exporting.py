@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
-from journaltrack import paths, report
+from journaltrack import paths, removed, report
 from journaltrack.errors import InvalidInputError, InvalidTypeError
 from journaltrack.exporting_pages import Reader, Selection
 from journaltrack.exporting_tables import TABLES, Page, Table, TableName
@@ -54,6 +54,7 @@ class ExportReport:
         rows: How many.
         unsound: In how many of them a cell was left out, because it is nothing that a journaltrack recorded.
         last_seq: The newest entry that was looked at. Later ones were recorded meanwhile.
+        removed: Entries that were removed from the journal on the record: an export has what is there.
     """
 
     journal: str
@@ -64,6 +65,7 @@ class ExportReport:
     rows: int
     unsound: int
     last_seq: int
+    removed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """What ``json.dumps`` takes."""
@@ -106,11 +108,26 @@ def export(
     chosen = _format(to, format)
     if table not in TABLES:
         raise InvalidInputError(f"there is no table {table!r}", hint=f"it is one of {', '.join(TABLES)}")
+    selection = Selection(component, _nanoseconds("since", since), _nanoseconds("until", until))
+    return export_selection(journal, selection, to=to, table=table, format=chosen, force=force, on_progress=on_progress)
+
+
+def export_selection(
+    journal: Journal | str | os.PathLike[str] | None,
+    selection: Selection,
+    *,
+    to: str | os.PathLike[str] | IO[bytes],
+    table: TableName,
+    format: Format | None = None,  # noqa: A002
+    force: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ExportReport:
+    """``export`` of any selection of entries; arguments and errors are the same."""
+    chosen = _format(to, format)
     if chosen == "parquet":
         from journaltrack import exporting_parquet  # noqa: PLC0415 - pyarrow
 
         exporting_parquet.load()
-    selection = Selection(component, _nanoseconds("since", since), _nanoseconds("until", until))
     with report.opened(journal) as own:
         if isinstance(to, (str, os.PathLike)):
             target = _target(to, own.path, force=force)
@@ -120,7 +137,8 @@ def export(
             target = None
             rows, unsound, last_seq = _copy(own, TABLES[table], selection, chosen, to, on_progress)
         output = None if target is None else str(target)
-        return ExportReport(str(own.path), own.journal_id, output, table, chosen, rows, unsound, last_seq)
+        gone = sum(removal.entries for removal in removed.removals(own.database))
+        return ExportReport(str(own.path), own.journal_id, output, table, chosen, rows, unsound, last_seq, gone)
 
 
 def _copy(

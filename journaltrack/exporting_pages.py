@@ -66,11 +66,15 @@ _SHARED: Final[dict[str, tuple[str, dict[str, tuple[str, type]]]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which entries: of which components (a shell pattern), recorded from when on and before when (nanoseconds since the epoch)."""
+    """Which entries: of which components (a shell pattern), recorded from when on and before when (nanoseconds since the epoch).
+
+    ``condition`` is further SQL about ``e`` and ``d``, our own.
+    """
 
     component: str | None = None
     since_ns: int | None = None
     until_ns: int | None = None
+    condition: str = ""
 
 
 class Notes:
@@ -159,6 +163,8 @@ class Reader:
         self._table = table
         self.last_seq = journal.last_seq()
         conditions, self._parameters = table.condition, []
+        if selection.condition:
+            conditions += f"AND {selection.condition} "
         with report.snapshot(journal.database):
             ids = report.matching(journal, selection.component)
         for condition, parameter in (

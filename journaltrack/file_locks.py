@@ -1,4 +1,4 @@
-"""Who holds a POSIX lock on a file, asked without taking one (fcntl(2), F_GETLK).
+"""Who holds a POSIX lock on a file, asked without taking one (fcntl(2), F_GETLK), and who has a file open.
 
 Closing any descriptor of a file drops the locks that this process has on it: ask only about files on which this process
 holds none. Linux only; elsewhere nobody is seen.
@@ -6,10 +6,12 @@ holds none. Linux only; elsewhere nobody is seen.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -41,3 +43,17 @@ def holder(path: Path, *, start: int = 0, length: int = 0) -> int | None:
     finally:
         os.close(descriptor)
     return None if lock_type == fcntl.F_UNLCK else max(pid, 0)
+
+
+def having_open(path: Path) -> Iterator[int]:
+    """The other processes of this user that have the file open, as far as /proc tells; opens nothing."""
+    try:
+        wanted = path.lstat()
+    except FileNotFoundError:
+        return
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        pid = int(descriptor.parts[2])
+        with contextlib.suppress(OSError):
+            status = descriptor.stat()
+            if pid != os.getpid() and (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
+                yield pid

@@ -43,6 +43,7 @@ _BUSY_WHILE_FAILING_S: Final = 0.05  # ... and how long it lets training wait fo
 INSERT_ENTRY: Final = schema.insert_sql(schema.entry)
 _INSERT_WRITER: Final = schema.insert_sql(schema.writer)
 _INSERT_REFUSED: Final = "INSERT INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, 'quarantined', ?, ?)"
+_RENEW_OF_UPLOAD: Final = "UPDATE blob SET spooled_at_ns = ? WHERE sha256 = json_extract(?, '$.sha256')"
 _SELECT_ENTRY: Final = (
     "SELECT e.seq, e.writer_id, e.writer_seq, c.id, c.name, e.stream, e.kind, e.name, e.value, e.step, "
     "e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest FROM entry e JOIN component c ON c.id = e.component_id "
@@ -219,6 +220,11 @@ class Journal:
             except Exception:  # noqa: BLE001 - sorted out, and raised again, by the general path
                 self._write_settled([_Row(columns, None)])
             self._unsettled = False
+
+    def renew_blob(self, sha256: str) -> None:
+        """A content is about to be in the spool again: whoever removes delivered ones leaves it alone from now on."""
+        columns = (self._clock_ns(), sha256)
+        self.database.write(lambda connection: connection.execute("UPDATE blob SET spooled_at_ns = ? WHERE sha256 = ?", columns))
 
     def add_blob(self, sha256: str, size_bytes: int) -> None:
         """Record that the spool holds a content."""
@@ -419,6 +425,8 @@ class Journal:
                 writer_id = int(connection.execute(_INSERT_WRITER, astuple(writer)).lastrowid or 0)
             for row in rows:
                 seq = connection.execute(INSERT_ENTRY, (writer_id, *row.columns[1:])).lastrowid
+                if row.columns[3] == vocabulary.UPLOAD:
+                    connection.execute(_RENEW_OF_UPLOAD, (row.columns[10], row.columns[9]))
                 if row.undeliverable is not None:
                     connection.execute(_INSERT_REFUSED, (seq, row.undeliverable, row.columns[10]))
             return writer_id

@@ -80,13 +80,13 @@ class Finding(NamedTuple):
 
 
 def judge(
-    doubts: Iterable[Doubt], known: Mapping[Group, Known], shown: ReadBack, *, now_ns: int, visible_after_s: float = VISIBLE_AFTER_S
+    doubts: Iterable[Doubt], known: Mapping[Group, Known | None], shown: ReadBack, *, now_ns: int, visible_after_s: float = VISIBLE_AFTER_S
 ) -> list[Finding]:
     """Which points in doubt arrived.
 
     Args:
         doubts: All points in doubt of one component.
-        known: What was acknowledged of its metrics, by step and in all (missing: nothing).
+        known: What was acknowledged of its metrics, by step and in all (missing: nothing; None: that is not known any more).
         shown: What the service shows, read after the last of the requests in question.
         now_ns: Nanoseconds since the epoch.
         visible_after_s: See ``VISIBLE_AFTER_S``.
@@ -99,13 +99,13 @@ def judge(
     by_step: dict[tuple[str, int], list[Doubt]] = defaultdict(list)
     for doubt in doubts:
         by_name[doubt.name].append(doubt)
-        if doubt.step is not None and doubt.name in shown.by_step:
+        if doubt.step is not None and doubt.name in shown.by_step and known.get((doubt.name, doubt.step), Known()) is not None:
             by_step[doubt.name, doubt.step].append(doubt)
     arrived: dict[str, list[float]] = defaultdict(list)
     undecided: set[str] = set()
     for (name, step), group in by_step.items():
         there = shown.steps.get((name, step), Shown(0, 0.0))
-        outcome, reason = _decide(group, known.get((name, step), Known()), there, f"of step {step}", now_ns, visible_after_s)
+        outcome, reason = _decide(group, known.get((name, step)) or Known(), there, f"of step {step}", now_ns, visible_after_s)
         findings += [Finding(doubt.seq, outcome, reason) for doubt in group]
         if outcome == "arrived":
             arrived[name] += [doubt.value for doubt in group]
@@ -117,7 +117,7 @@ def judge(
         if not rest:
             continue
         there = shown.totals.get(name, Shown(0, 0.0))
-        outcome, reason = _decide(rest, known.get((name, None), Known()).plus(arrived[name]), there, "in all", now_ns, visible_after_s)
+        outcome, reason = _decide(rest, (known.get((name, None)) or Known()).plus(arrived[name]), there, "in all", now_ns, visible_after_s)
         if name in undecided:  # a sum of points of which some are not told proves nothing about the others
             outcome = None
         findings += [Finding(doubt.seq, outcome, reason) for doubt in rest]

@@ -207,5 +207,8 @@ def _take_remote(evidence: Evidence, receipt_id: int | None, members: Mapping[st
 
 def _take_removed(evidence: Evidence, members: Mapping[str, Any]) -> None:
     for uuid, first, last, digest in members.get("removed") or ():
-        evidence.gaps.setdefault(uuid, {})[int(first)] = (int(last), bytes.fromhex(digest))
+        if type(first) is not int or type(last) is not int or not 0 < first <= last:  # a gap that leads back would never end
+            msg = "not a range of places"
+            raise ValueError(msg)
+        evidence.gaps.setdefault(uuid, {})[first] = (last, bytes.fromhex(digest))
     evidence.blobs_removed.update(map(str, members.get("blobs") or ()))

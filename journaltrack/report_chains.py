@@ -7,7 +7,7 @@ all entries, are encoded by hand as the append does it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -190,6 +190,18 @@ def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainPr
             if problem := _link_problem(chain, seq, writer_seq, names.get(component_id), columns, recorded_at_ns, digest, gaps):
                 found.append(problem)
             last, before = chain.writer_seq, chain.digest
+    chain.writer_seq, chain.digest = last, before
+    return found + _cut_off(started.values(), gaps or {})
+
+
+def _cut_off(followed: Iterable[Chain], gaps: Gaps) -> list[ChainProblem]:
+    """Writers of which something was removed on the record and nothing is left: the last entry of a writer never is removed so."""
+    found = []
+    for chain in followed:
+        last = max((last for last, _ in gaps.get(chain.uuid, {}).values()), default=0)
+        if last and last >= chain.writer_seq and not chain.broken:
+            message = f"the entries of writer {limits.shown(chain.uuid)} after number {last} are gone, and nobody attests it"
+            found.append(chain.problem("gap", message))
     return found
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import entries as vocabulary
 from journaltrack import plan as planning
-from journaltrack import report
+from journaltrack import removed, report
 from journaltrack.actions import MAP_OF_KIND, Artifact, FieldValue, PendingArtifact, Status, merge_status
 from journaltrack.entries import Entry
 from journaltrack.report import State
@@ -61,7 +61,10 @@ class StatusView:
 
 @dataclass(frozen=True, slots=True)
 class MetricView:
-    """One metric: its points, the last one recorded, and extremes of those that are finite."""
+    """One metric: its points, the last one recorded, and extremes of those that are finite.
+
+    ``removed`` of the points are no longer in the journal, on the record; they are part of all numbers here.
+    """
 
     name: str
     points: int
@@ -71,6 +74,7 @@ class MetricView:
     last_timestamp_ns: int | None
     minimum: float | None
     maximum: float | None
+    removed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,7 @@ def _show(journal: Journal, row: ComponentRow) -> ComponentView:
         parameters=tuple(parameters),
         inputs=tuple(artifacts["input_artifacts"]),
         outputs=tuple(artifacts["output_artifacts"]),
-        metrics=_metrics(journal, row.id),
+        metrics=_metrics(journal, row.id, row.name),
         unreadable=tuple(fold.unreadable),
     )
 
@@ -225,20 +229,40 @@ def _artifact(
     return ArtifactView(str(entry.name), text, media_type, None, None, state, entry.recorded_at_ns)
 
 
-def _metrics(journal: Journal, component_id: int) -> tuple[MetricView, ...]:
+def _metrics(journal: Journal, component_id: int, component: str) -> tuple[MetricView, ...]:
     rows = journal.database.read(
         "SELECT m.name, m.points, m.points - m.finite, e.value, e.step, coalesce(e.timestamp_ns, e.recorded_at_ns), m.low, m.high, "
-        "e.payload FROM (SELECT name, count(*) AS points, count(value) AS finite, min(value) AS low, max(value) AS high, "
+        "e.payload, m.last FROM (SELECT name, count(*) AS points, count(value) AS finite, min(value) AS low, max(value) AS high, "
         "max(seq) AS last FROM entry WHERE component_id = ? AND stream = 'metric' AND kind = 'metric' GROUP BY name) m "
         "JOIN entry e ON e.seq = m.last ORDER BY m.name",
         (component_id,),
     )
-    views = []
-    for name, points, not_finite, value, step, timestamp_ns, low, high, payload in rows:
+    known: dict[str, tuple[int, MetricView]] = {}
+    for name, points, not_finite, value, step, timestamp_ns, low, high, payload, last_seq in rows:
         exact = report.detail_of(payload).get("exact")
         shown = value if value is not None else _text(exact)
-        views.append(MetricView(str(name), points, not_finite, shown, step, timestamp_ns, low, high))
-    return tuple(views)
+        known[str(name)] = last_seq, MetricView(str(name), points, not_finite, shown, step, timestamp_ns, low, high)
+    for (_, name), gone in removed.metrics(journal.database, component).items():
+        last = gone.last
+        before = MetricView(name, gone.points, 0, last.value, last.step, last.timestamp_ns, gone.minimum, gone.maximum, gone.points)
+        known[name] = _newer((last.seq, before), known[name]) if name in known else (last.seq, before)
+    return tuple(known[name][1] for name in sorted(known))
+
+
+def _newer(one: tuple[int, MetricView], other: tuple[int, MetricView]) -> tuple[int, MetricView]:
+    """Two parts of a metric's points as one; the last point is that of the part whose last entry is the newer."""
+    parts = (one[1], other[1])
+    newest = max(one, other, key=lambda part: part[0])
+    low = [part.minimum for part in parts if part.minimum is not None]
+    high = [part.maximum for part in parts if part.maximum is not None]
+    return newest[0], replace(
+        newest[1],
+        points=sum(part.points for part in parts),
+        not_finite=sum(part.not_finite for part in parts),
+        minimum=min(low, default=None),
+        maximum=max(high, default=None),
+        removed=sum(part.removed for part in parts),
+    )
 
 
 def _text(value: object) -> str | None:

@@ -32,7 +32,18 @@ if TYPE_CHECKING:
 
     from journaltrack.journal import Journal
 
-__all__ = ["ADVICE", "ChainProblem", "blob_problem", "chain_problems", "database_problems", "references_without_blob", "verify_chains"]
+__all__ = [
+    "ADVICE",
+    "ChainProblem",
+    "blob_problem",
+    "chain_problems",
+    "database_problems",
+    "is_absent",
+    "needed_contents",
+    "record_evidence",
+    "references_without_blob",
+    "verify_chains",
+]
 
 _READ_BYTES: Final = 1 << 20
 
@@ -54,11 +65,13 @@ def verify_chains(
     """
     with report.opened(journal) as own, _pages_checked(own) as pages:
         with report.snapshot(own.database):
-            found, evidence = _content_checked(own.database)
+            found, evidence = record_evidence(own.database)
+            found += references_without_blob(own.database)
             found += anchor_problems(own.database, anchors or {}, evidence.gaps)
             blobs = own.database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256")
+            gone = evidence.blobs_removed - needed_contents(own.database)
         for sha256, size_bytes in blobs:
-            if sha256 in evidence.blobs_removed:
+            if sha256 in gone and is_absent(own.path / paths.SPOOL, sha256):
                 continue
             message = blob_problem(own.path / paths.SPOOL, sha256, size_bytes)
             if message is not None:
@@ -66,8 +79,11 @@ def verify_chains(
     return [*pages, *found]
 
 
-def _content_checked(database: Database) -> tuple[list[ChainProblem], Evidence]:
-    """All that is in the tables. Python's own way from UTF-8 to text is twice as fast as ours, and gives up where a text is none."""
+def record_evidence(database: Database) -> tuple[list[ChainProblem], Evidence]:
+    """What is wrong with writers, attestations, entries and records, and what the attestations amount to; inside of a snapshot.
+
+    Python's own way from UTF-8 to text is twice as fast as ours, and gives up where a text is none.
+    """
     connection = database.connection
     tolerant = connection.text_factory
     connection.text_factory = str
@@ -86,7 +102,6 @@ def _recomputed(database: Database) -> tuple[list[ChainProblem], Evidence]:
     found += attestation_problems(database, evidence)
     found += chain_problems(database, evidence.gaps)
     found += record_problems(database, evidence)
-    found += references_without_blob(database)
     return found, evidence
 
 
@@ -129,6 +144,20 @@ def references_without_blob(database: Database) -> Iterator[ChainProblem]:
     )
     for sha256, seq in rows:
         yield ChainProblem("blob", f"entry {seq} names the content {str(sha256)[:100]}, which is not recorded", seq=seq, sha256=str(sha256))
+
+
+def needed_contents(database: Database) -> set[str]:
+    """Contents of uploads that are not delivered: the spool must have them."""
+    rows = database.read(
+        "SELECT DISTINCT json_extract(e.payload, '$.sha256') FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+        "WHERE e.stream = 'upload' AND json_valid(e.payload) AND (d.seq IS NULL OR d.outcome IN ('quarantined', 'in doubt'))"
+    )
+    return {str(sha256) for (sha256,) in rows}
+
+
+def is_absent(spool: Path, sha256: str) -> bool:
+    """Whether nothing is in the place of the blob, not even a link."""
+    return is_digest(sha256) and not os.path.lexists(spool / sha256[:2] / sha256)
 
 
 def blob_problem(spool: Path, sha256: object, size_bytes: object) -> str | None:

@@ -77,6 +77,7 @@ def record_problems(database: Database, evidence: Evidence) -> list[ChainProblem
     for problems in (
         _receipts(database, evidence),
         _deliveries(database, evidence),
+        _undelivered_gaps(database, evidence),
         _remote(database, evidence),
         _derived(database, evidence),
         _gone(database, evidence),
@@ -121,6 +122,12 @@ def _receipts(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
                 yield ChainProblem("receipt", f"the receipt {receipt_id} is not what was attested of it: {', '.join(wrong)}")
 
 
+def _legacy(database: Database) -> tuple[int, int]:
+    """Up to which receipt, and which time, nothing needs to be attested."""
+    receipt_id, at_ns = database.read("SELECT attested_after_receipt, attested_after_ns FROM meta")[0]
+    return receipt_id if isinstance(receipt_id, int) else 0, at_ns if isinstance(at_ns, int) else 0
+
+
 class _Identities:
     """Which entries a receipt's text names, in the words of attestations."""
 
@@ -145,6 +152,8 @@ class _Identities:
             (json.dumps(intervals),),
         )
         for writer_id, writer_seq in rows:
+            if type(writer_seq) is not int:
+                return False
             runs = found.setdefault(self._uuids.get(writer_id, f"unknown-{writer_id}"), [])
             if runs and writer_seq == runs[-1][1] + 1:
                 runs[-1][1] = writer_seq
@@ -172,7 +181,7 @@ class _Identities:
 
 
 class _Run(NamedTuple):
-    """Settlements of neighbouring entries of one writer that are alike."""
+    """Settlements of entries of one writer that are alike, neighbours in its chain and in the journal."""
 
     seq: int
     writer_id: int
@@ -290,6 +299,21 @@ def _missing(database: Database, evidence: Evidence, proved: int) -> Iterator[Ch
                 yield ChainProblem("delivery", message, writer=uuids[writer_id], seq=seq)
 
 
+def _undelivered_gaps(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
+    """Entries that were removed on the record although nothing says that they had been delivered."""
+    legacy, _ = _legacy(database)
+    for uuid, gaps in evidence.gaps.items():
+        coverage = evidence.coverage.get(uuid)
+        for first, (last, _) in gaps.items():
+            claims = coverage.of(first, last) if coverage is not None else []
+            delivered = sum(end - begin + 1 for begin, end, claim in claims if claim.outcome in {"delivered", "superseded"})
+            others = sum(end - begin + 1 for begin, end, _ in claims) - delivered
+            if others or (delivered < last - first + 1 and not legacy):
+                count = last - first + 1 - delivered
+                message = f"{count} entries of writer {limits.shown(uuid)} ({first}-{last}) were removed, and nobody attests that they had been delivered"
+                yield ChainProblem("gap", message, writer=uuid)
+
+
 def _remote(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     """What is known of components and objects came from requests."""
     until, _ = _legacy(database)
@@ -334,12 +358,6 @@ def _gone(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
         which = f"{what} {first} is" if first == until else f"{'entries' if what == 'entry' else 'receipts'} {first} to {until} are"
         message = f"{which} gone: numbers are given without gaps, and nothing records that it was removed"
         yield ChainProblem("gap" if what == "entry" else "receipt", message)
-
-
-def _legacy(database: Database) -> tuple[int, int]:
-    """Up to which receipt, and up to when, nothing need be attested; a crafted journal may say nonsense."""
-    receipt_id, settled_at_ns = database.read("SELECT attested_after_receipt, attested_after_ns FROM meta")[0]
-    return (receipt_id if isinstance(receipt_id, int) else 0, settled_at_ns if isinstance(settled_at_ns, int) else 0)
 
 
 def _derived(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:

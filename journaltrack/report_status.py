@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import access, paths, report
+from journaltrack import access, paths, report, spool_use
+from journaltrack.compacting import footprint
 from journaltrack.report import RECENT_RECEIPTS, ErrorRecord
 
 if TYPE_CHECKING:
@@ -56,12 +55,21 @@ class LeaseHolder:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What the journal takes on the disk."""
+    """What the journal takes on the disk.
+
+    Attributes:
+        database_bytes, wal_bytes: The database's file and its log.
+        spool_bytes, spool_files: Artifacts' contents.
+        database_free_bytes: Inside of the database's file, for what is recorded next.
+        spool_delivered_bytes: Contents that nothing undelivered needs: `prune` may remove them.
+    """
 
     database_bytes: int
     wal_bytes: int
     spool_bytes: int
     spool_files: int
+    database_free_bytes: int = 0
+    spool_delivered_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +187,7 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
         last_success=_last_success(database),
         last_error=report.last_error(database),
         lease=_lease(database, now_ns),
-        sizes=_sizes(journal.path),
+        sizes=_sizes(journal),
         exposed=access.exposure(journal.path),
     )
 
@@ -221,21 +229,7 @@ def _runs(pid: object) -> bool:
     return True
 
 
-def _sizes(folder: Path) -> Sizes:
-    database = folder / paths.DATABASE
-    files = size = 0
-    for parent, _, names in os.walk(folder / paths.SPOOL):
-        for name in names:
-            found = _stat(Path(parent, name))
-            if found is not None and stat.S_ISREG(found.st_mode):
-                files += 1
-                size += found.st_size
-    sizes = [found.st_size if (found := _stat(p)) else 0 for p in (database, database.with_name(database.name + "-wal"))]
-    return Sizes(sizes[0], sizes[1], size, files)
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.lstat()
-    except OSError:
-        return None
+def _sizes(journal: Journal) -> Sizes:
+    found = footprint(journal.database)
+    spool = spool_use.use(journal.path / paths.SPOOL, spool_use.needed(journal.database))
+    return Sizes(found.database_bytes, found.wal_bytes, spool.size_bytes, spool.files, found.free_bytes, spool.delivered_bytes)

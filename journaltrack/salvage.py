@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 from urllib.parse import quote
 
-from journaltrack import paths, schema, schema_check, sqlite_pages
+from journaltrack import paths, removed, schema, schema_check, sqlite_pages
 from journaltrack._version import __version__
 from journaltrack.actions import ranges_in
 from journaltrack.attesting import Scribe, Settled, Statement, as_intervals
@@ -46,6 +46,7 @@ class Salvaged:
         damaged: Page number (0: the log) to what is wrong with it.
         rows: Rows kept, by table.
         missing: Entries (``seq``) that are missing between others, as "120-143,150". What is missing at the end can't be told.
+        removed: How many of them were removed on the record.
         in_doubt: Metrics put in doubt, since the record of their delivery may be among what is lost.
         nameless: Entries quarantined because the name of their component is lost.
         journal_id_kept: Whether the journal has the identity that it had.
@@ -55,6 +56,7 @@ class Salvaged:
     damaged: dict[int, str] = field(default_factory=dict)
     rows: Counter[str] = field(default_factory=Counter)
     missing: str = ""
+    removed: int = 0
     in_doubt: int = 0
     nameless: int = 0
     journal_id_kept: bool = False
@@ -64,7 +66,8 @@ class Salvaged:
         parts = [
             f"rebuilt the database from {self.pages} pages, {len(self.damaged)} of them damaged",
             f"entries kept: {self.rows['entry']}",
-            f"missing between others: {self.missing or 'none'}",
+            f"missing between others: {self.missing or 'none'}"
+            + (f", {self.removed} of them removed on the record" if self.removed else ""),
             f"in doubt: {self.in_doubt}" if self.in_doubt else "",
             f"without the name of their component: {self.nameless}" if self.nameless else "",
             "" if self.journal_id_kept else "the journal's identity is lost: it has a new one",
@@ -243,6 +246,7 @@ def _complete(connection: sqlite3.Connection, found: Salvaged, generation: int |
         "SELECT previous + 1, seq - 1 FROM (SELECT seq, lag(seq, 1, 0) OVER (ORDER BY seq) AS previous FROM entry) WHERE seq > previous + 1"
     )
     found.missing = ",".join(f"{first}-{last}" if last > first else str(first) for first, last in gaps)
+    found.removed = removed.entries_in(connection)
     values = ("repair", None, "", highest + 1, now_ns, now_ns, "repaired", 0, None, None, str(found))
     receipt_id = execute(schema.insert_sql(schema.receipt), values).lastrowid
     settled = [each for each in settled if each.entries]

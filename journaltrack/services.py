@@ -1,4 +1,4 @@
-"""What a tracker needs of the network, as callables that the composition root hands in. Nothing here does anything."""
+"""What a tracker needs of the network and of the reconciling side, as callables that the composition root hands in. Nothing here does anything."""
 
 from __future__ import annotations
 
@@ -31,14 +31,17 @@ class Background(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What needs the network, handed in by the composition root.
+    """What needs the network or the lease, handed in by the composition root.
 
     Attributes:
         replay: Delivers what it can; never raises for the network's sake.
         lookup: Whether a component exists: True, False, or None when that can't be told in time.
         background: Begins to deliver a journal from now on, for ``sync="background"``.
+        make_room: Removes delivered contents from the spool of the journal in a folder, until so many bytes are free or nothing more
+            can go; returns how many it freed.
     """
 
     replay: Callable[[ReplayRequest], None] | None = None
     lookup: Callable[[str, float, Any, Any], bool | None] | None = None
     background: Callable[[ReplayRequest], Background] | None = None
+    make_room: Callable[[Path, int], int] | None = None

@@ -28,7 +28,8 @@ BUFFER_BYTES: Final = 1024 * 1024
 TRIES: Final = 3
 """Copies made of a file that keeps changing, before giving up."""
 _FICLONE: Final = 0x40049409  # ioctl_ficlone(2): share the blocks where the file system can
-_TEMPORARY: Final = "incoming-"
+TEMPORARY: Final = "incoming-"
+"""How the names of files begin that are on their way into the spool, or out of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,12 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def add(self, file_path: str | os.PathLike[str]) -> SpooledBlob:
+    def add(self, file_path: str | os.PathLike[str], announce: Callable[[str], None] = lambda _: None) -> SpooledBlob:
         """Keep the bytes of a file as they are now.
+
+        Args:
+            file_path: The file.
+            announce: Called with the digest before the blob gets its name: nobody may take it for old from then on.
 
         Raises:
             ArtifactError: The file is missing, is not a regular file, can't be read, or changed during each of
@@ -61,7 +66,7 @@ class Spool:
         """
         source = Path(file_path)
         for _ in range(TRIES):
-            blob = self._copy(source)
+            blob = self._copy(source, announce)
             if blob is not None:
                 return blob
         raise ArtifactError(
@@ -85,6 +90,14 @@ class Spool:
             return stat.S_ISREG(self.path_of(sha256).lstat().st_mode)
         except OSError:
             return False
+
+    def holds(self, file_path: Path) -> bool:
+        """Whether the bytes of that file are in the spool already; reads all of it."""
+        digest = hashlib.sha256()
+        with _opened(file_path) as descriptor:
+            while block := os.read(descriptor, BUFFER_BYTES):
+                digest.update(block)
+        return self.has(digest.hexdigest())
 
     def verify(self, sha256: str) -> bool:
         """Whether the blob is there and its bytes have that digest; reads all of it."""
@@ -116,17 +129,17 @@ class Spool:
                 status = path.lstat()
                 if stat.S_ISDIR(status.st_mode) or now() - status.st_mtime < older_than_s:
                     continue
-                if path.name.startswith(_TEMPORARY) or not known(path.name):
+                if path.name.startswith(TEMPORARY) or not known(path.name):
                     path.unlink()
                     removed.append(path)
         return removed
 
-    def _copy(self, source: Path) -> SpooledBlob | None:
+    def _copy(self, source: Path, announce: Callable[[str], None]) -> SpooledBlob | None:
         """One copy; None if the file changed meanwhile."""
         with _opened(source) as descriptor, _writing(self.folder):
             before = os.fstat(descriptor)
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary = self.folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
+            temporary = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
             target = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
                 try:
@@ -137,6 +150,7 @@ class Spool:
                     os.fsync(target)
                 finally:
                     os.close(target)
+                announce(sha256)
                 return SpooledBlob(sha256, size_bytes, self._store(temporary, sha256))
             finally:
                 temporary.unlink(missing_ok=True)

@@ -85,7 +85,7 @@ class Tracker:
         self._id: int = trial_component.component_id
         self._journal_metrics = JournalMetricsWriter(trial_component, self._admit)
         self._metrics_writer: MetricsWriter = metrics_writer or self._journal_metrics
-        self._uploader: ArtifactUploader = artifact_uploader or JournalArtifactUploader(trial_component)
+        self._uploader: ArtifactUploader = artifact_uploader or JournalArtifactUploader(trial_component, self.services.make_room)
         self._settings = settings_of()
         self._redaction = Redaction(self._settings.redact)
         self._owns_journal = False
@@ -287,11 +287,11 @@ class Tracker:
 
     def log_output_artifact(self, file_path: str | os.PathLike[str], name: str | None = None, media_type: str | None = None) -> None:
         """Record a local file as an output artifact; see ``log_artifact``."""
-        self._append(self._file_drafts("output", file_path, name, media_type))
+        self._append_files("output", [(file_path, name)], media_type)
 
     def log_input_artifact(self, file_path: str | os.PathLike[str], name: str | None = None, media_type: str | None = None) -> None:
         """Record a local file as an input artifact; see ``log_artifact``."""
-        self._append(self._file_drafts("input", file_path, name, media_type))
+        self._append_files("input", [(file_path, name)], media_type)
 
     def log_artifacts(self, directory: str | os.PathLike[str], *, direction: Direction = "output") -> None:
         """Record every file below a folder, named by its path relative to it, all in one transaction.
@@ -306,9 +306,8 @@ class Tracker:
         if not root.is_dir():
             raise ArtifactError(f"{root} is not a folder", hint="for a file use log_artifact(file_path)")
         files = sorted(path for path in root.rglob("*") if path.is_file())
-        drafts = [d for path in files for d in self._file_drafts(direction, path, path.relative_to(root).as_posix(), None)]
-        if drafts:
-            self._append(drafts)
+        if files:
+            self._append_files(direction, [(path, path.relative_to(root).as_posix()) for path in files], None)
 
     def log_metric(
         self, metric_name: str, value: float, timestamp: datetime | float | None = None, iteration_number: int | None = None
@@ -508,6 +507,16 @@ class Tracker:
         if isinstance(value, str) and self._is_redacted(direction, key):
             return vocabulary.redacted(direction, key)
         return vocabulary.artifact(direction, key, value, media_type)
+
+    def _append_files(
+        self, direction: Direction, files: Sequence[tuple[str | os.PathLike[str], str | None]], media_type: str | None
+    ) -> None:
+        """Keep files and record them by their names (None: the file's own), all in one transaction."""
+        drafts = [self._file_drafts(direction, file, name, media_type) for file, name in files]
+        self._append([draft for each in drafts for draft in each])
+        if isinstance(self._uploader, JournalArtifactUploader):
+            uploads = [(draft, file) for each, (file, _) in zip(drafts, files, strict=True) for draft in each[:1]]
+            self._uploader.confirm({vocabulary.decode(upload.payload)["sha256"]: Path(file) for upload, file in uploads})
 
     def _file_drafts(
         self, direction: Direction, file_path: str | os.PathLike[str], name: str | None, media_type: str | None

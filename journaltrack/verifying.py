@@ -313,6 +313,8 @@ class Verifier:
         name = difference.name or ""
         if difference.what != "metric" or difference.kind != "different" or name not in claims.metrics or component is None:
             return difference
+        if claims.metrics[name].removed:
+            return difference
         if claims.exclusive and component.owner != claims.owner:
             return difference
         delivered = claiming.steps_of(self._journal.database, claims.component_id, name)

@@ -58,6 +58,11 @@ FORBIDDEN = {
     "comparing": ("tracker", "journal", "database", "settlement", "reconciler", "remotes", "composition", "cli"),
     "verifying": ("tracker", "reconciler", "remotes", "composition", "cli"),
     "mending": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
+    "removed": ("tracker", "journal", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
+    "pruning": ("tracker", "reconciler", "perform", "plan", "remotes", "remote", "composition", "cli"),
+    "spool_use": ("tracker", "journal", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
+    "spool_limit": ("tracker", "journal", "database", "lease", "settlement", "remotes", "remote", "composition", "cli"),
+    "compacting": ("tracker", "journal", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
 }
 PURE = {
     "actions": {"time", "random", "datetime", "os", "sqlite3", "sqlalchemy", "pathlib", "threading", "logging"},

@@ -32,6 +32,7 @@ COMMANDS = {
     "bundle": "Pack a journal into one file, for a machine that has a network.",
     "retry": "Make quarantined entries pending again.",
     "settle": "Decide about entries in doubt.",
+    "prune": "Remove what was delivered long ago, on the record.",
     "doctor": "Is the journal well, and what can be repaired.",
     "config": "What is configured, and where each value comes from.",
     "completion": "Shell completion for bash, zsh and fish.",

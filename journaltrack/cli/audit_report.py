@@ -8,6 +8,7 @@ from journaltrack.cli import output
 
 if TYPE_CHECKING:
     from journaltrack.auditing import AuditReport, ComponentAudit, States
+    from journaltrack.removed import Removal
     from journaltrack.report_writers import WriterRecord
 
 _STATE_COLUMNS = ("entries", "pending", "in flight", "delivered", "superseded", "in doubt", "quarantined")
@@ -29,11 +30,27 @@ def print_report(report: AuditReport) -> None:
     output.table("totals", ("component", *_STATE_COLUMNS), _totals(report))
     if report.problems_omitted:
         output.say(f"{output.plural(report.problems_omitted, 'entry')} with further problems: see them with --entries")
+    for removal in report.removals:
+        output.say(_removal(removal))
     totals = report.totals
     if report.all_delivered:
         output.say(f"all delivered: {output.plural(totals.entries, 'entry')}")
     else:
         output.say(f"not all delivered: {totals.delivered} of {output.plural(totals.entries, 'entry')}")
+
+
+def _removal(removal: Removal) -> str:
+    """What one prune removed, as a sentence."""
+    parts = []
+    if removal.entries:
+        before = f" that were delivered before {output.moment(removal.before_ns)}" if removal.before_ns is not None else ""
+        parts.append(f"{output.plural(removal.entries, 'entry')}{before}")
+    if removal.blobs:
+        parts.append(f"{output.plural(removal.blobs, 'content')} of the spool ({output.size(removal.blob_bytes)})")
+    archive = removal.archive
+    kept = f"; archived in {archive.get('name')}, SHA-256 {archive.get('sha256')}" if archive else ""
+    who = f"{removal.user}@{removal.host} (pid {removal.pid})"
+    return output.clean(f"removed on the record: {' and '.join(parts) or 'nothing'}, {output.moment(removal.at_ns)} by {who}{kept}")
 
 
 def _totals(report: AuditReport) -> list[tuple[object, ...]]:
@@ -68,6 +85,8 @@ def _print_component(component: ComponentAudit) -> None:
         rows.append(("  pending since", output.cut(why, 1_000)))
     if component.unknown_kinds:
         rows.append(("  needs newer", f"kinds that this version can't send: {', '.join(component.unknown_kinds)}"))
+    if component.removed:
+        rows.append(("  removed", f"{output.plural(component.removed, 'entry')}, on the record; they are in no other number here"))
     if component.redacted:
         rows.append(("  redacted", f"{', '.join(component.redacted)}: the values were not recorded"))
     output.fields(rows)

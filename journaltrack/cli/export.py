@@ -17,7 +17,7 @@ from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from journaltrack.exporting import Format
+    from journaltrack.exporting import ExportReport, Format
     from journaltrack.exporting_tables import TableName
 
 _STDOUT = "-"
@@ -115,10 +115,20 @@ def command(
         output.print_json({**made.to_json(), "exit_code": int(ExitCode.OK)})
     else:
         output.say(f"{output.clean(made.output)}: {output.plural(made.rows, 'row')} of {made.table} as {made.format}")
+    _tell(made)
+    return ExitCode.OK
+
+
+def _tell(made: ExportReport) -> None:
+    """What the rows do not show."""
+    if made.removed:
+        gone = output.plural(made.removed, "entry")
+        output.say(
+            f"note: {gone} are removed from the journal, on the record, and not in the export; `journaltrack audit` says more", err=True
+        )
     if made.unsound:
         hint = "the column unsound says what; `journaltrack doctor` says more about the journal"
         output.problem("warning", f"in {output.plural(made.unsound, 'row')} cells were left out that no journaltrack recorded", hint)
-    return ExitCode.OK
 
 
 class _Terminal:

@@ -88,6 +88,11 @@ def _print(view: ComponentView) -> None:
             for m in view.metrics
         ],
     )
+    gone = sum(metric.removed for metric in view.metrics)
+    if gone:
+        output.say(
+            f"{output.plural(gone, 'point')} of these are removed from the journal, on the record; `journaltrack audit` says when and by whom"
+        )
     if view.unreadable:
         output.problem("warning", f"{output.plural(len(view.unreadable), 'entry')} can't be read, the first is {view.unreadable[0]}")
 

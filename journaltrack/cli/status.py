@@ -11,7 +11,7 @@ from journaltrack.cli.exit_codes import ExitCode, worst
 from journaltrack.errors import JournaltrackError
 
 if TYPE_CHECKING:
-    from journaltrack.report_status import JournalStatus
+    from journaltrack.report_status import JournalStatus, Sizes
 
 
 @click.command(
@@ -93,11 +93,7 @@ def print_status(status: JournalStatus) -> None:
         ("last error", _last_error(status)),
         ("reconciled by", _holder(status)),
     ]
-    sizes = (
-        f"database {output.size(status.sizes.database_bytes)}, log {output.size(status.sizes.wal_bytes)}, "
-        f"spool {output.size(status.sizes.spool_bytes)} in {output.plural(status.sizes.spool_files, 'file')}"
-    )
-    rows.append(("size", sizes))
+    rows.append(("size", _sizes(status.sizes)))
     output.fields(rows)
     if status.unfinished_receipts and status.lease is None:
         requests = output.plural(status.unfinished_receipts, "request")
@@ -106,6 +102,15 @@ def print_status(status: JournalStatus) -> None:
         output.problem("warning", status.exposed)
     if status.quarantined or status.in_doubt:
         output.say("hint: `journaltrack audit` names what is quarantined or in doubt, and why", err=True)
+
+
+def _sizes(sizes: Sizes) -> str:
+    free = f" ({output.size(sizes.database_free_bytes)} of it free)" if sizes.database_free_bytes else ""
+    delivered = f" ({output.size(sizes.spool_delivered_bytes)} delivered)" if sizes.spool_delivered_bytes else ""
+    return (
+        f"database {output.size(sizes.database_bytes)}{free}, log {output.size(sizes.wal_bytes)}, "
+        f"spool {output.size(sizes.spool_bytes)} in {output.plural(sizes.spool_files, 'file')}{delivered}"
+    )
 
 
 def _last_success(status: JournalStatus) -> str | None:

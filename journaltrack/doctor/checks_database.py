@@ -9,10 +9,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from journaltrack import entries as vocabulary
-from journaltrack import report, report_clocks, schema
+from journaltrack import removed, report, report_clocks, schema
 from journaltrack.actions import ranges_in
 from journaltrack.doctor.findings import Finding
 from journaltrack.lease import TTL_S
+from journaltrack.report_attestations import Evidence, attestation_problems
 from journaltrack.report_integrity import chain_problems, database_problems
 
 if TYPE_CHECKING:
@@ -148,6 +149,14 @@ def check_records(database: Database) -> Iterator[Finding]:
             "after a kill the next sync finds out what became of them",
             "journaltrack sync",
         )
+    prunes = [removal for removal in removed.removals(database) if removal.entries]
+    if prunes:
+        yield Finding(
+            "records",
+            "note",
+            f"entries removed on the record: {sum(removal.entries for removal in prunes)}, the last {report.iso(prunes[-1].at_ns)}",
+            "they were delivered before; journaltrack audit says when and by whom they were removed, and where they are archived",
+        )
     places = ",".join("?" * len(_KINDS))
     (unknown,) = read(f"SELECT count(*) FROM entry WHERE stream <> 'metric' AND kind NOT IN ({places})", _KINDS)[0]
     if unknown:
@@ -213,7 +222,9 @@ def _check_lease_row(database: Database) -> Iterator[Finding]:
 
 def check_chains(database: Database) -> Iterator[Finding]:
     """Is every entry as its writer recorded it?"""
-    for problem in chain_problems(database):
+    evidence = Evidence()
+    attestation_problems(database, evidence)
+    for problem in chain_problems(database, evidence.gaps):
         yield Finding(
             "chains",
             "problem",

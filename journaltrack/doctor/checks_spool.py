@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING
 
 from journaltrack import paths
 from journaltrack.doctor.findings import Finding
-from journaltrack.report_integrity import blob_problem, references_without_blob
+from journaltrack.report_attestations import Evidence, attestation_problems
+from journaltrack.report_integrity import blob_problem, is_absent, needed_contents, references_without_blob
 
 if TYPE_CHECKING:
     from journaltrack.database import Database
-
-_WANTED = (
-    "SELECT DISTINCT json_extract(e.payload, '$.sha256') FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
-    "WHERE e.stream = 'upload' AND json_valid(e.payload) AND (d.seq IS NULL OR d.outcome IN ('quarantined', 'in doubt'))"
-)
 
 
 def check_spool(database: Database, progress: Callable[[int], None] = lambda _: None) -> Iterator[Finding]:
@@ -28,10 +24,15 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
         progress: Told the bytes of each content when it has been read.
     """
     folder = database.path.parent
-    wanted = {sha256 for (sha256,) in database.read(_WANTED)}
+    wanted = needed_contents(database)
+    evidence = Evidence()
+    attestation_problems(database, evidence)
+    removed = evidence.blobs_removed - wanted
     recorded = database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256")
     bad: dict[str, str] = {}
     for sha256, size_bytes in recorded:
+        if sha256 in removed and is_absent(folder / paths.SPOOL, sha256):
+            continue  # on the record: see ``pruning``
         message = blob_problem(folder / paths.SPOOL, sha256, size_bytes)
         if message is not None:
             bad[str(sha256)] = message

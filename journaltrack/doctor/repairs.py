@@ -6,7 +6,6 @@ the action ``repair``.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from journaltrack import lease, paths, schema, schema_check
+from journaltrack import file_locks, lease, paths, schema, schema_check
 from journaltrack.attesting import Attestor, Statement
 from journaltrack.database import Database
 from journaltrack.doctor.checks_database import expected_objects, objects
@@ -243,27 +242,13 @@ def _refuse_if_used(folder: Path) -> None:
     Raises:
         JournalLockedError: Somebody has.
     """
-    users = sorted(_having_open(folder / paths.DATABASE))
+    users = sorted(file_locks.having_open(folder / paths.DATABASE))
     if users or held_open(folder) or lease.lock_holder(folder) is not None:
         who = ", ".join(f"process {pid}" for pid in users) or "a process"
         raise JournalLockedError(
             f"{who} has the journal at {folder} open; its database was not replaced",
             hint="end what logs to it or syncs it, then repair again",
         )
-
-
-def _having_open(file: Path) -> Iterator[int]:
-    """The processes of this user that have the file open, as far as /proc tells."""
-    try:
-        wanted = file.lstat()
-    except FileNotFoundError:
-        return
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-        pid = int(descriptor.parts[2])
-        with contextlib.suppress(OSError):
-            status = descriptor.stat()
-            if pid != os.getpid() and (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
-                yield pid
 
 
 _REPAIRS: Final[dict[Repair, Callable[[Path, Sequence[Finding], Sequence[Path], Callable[[], int]], str | None]]] = {

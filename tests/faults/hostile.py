@@ -177,11 +177,13 @@ def every_command(journal, endpoint_url, component="run", *, as_json):
         ("show", component, "-j", journal),
         ("sync", journal, "--dry-run"),
         ("retry", journal, "--dry-run", "--in-doubt"),
+        ("prune", journal, "--delivered-before", "0s", "--blobs-delivered-before", "0s", "--dry-run"),
         ("settle", journal, "--set-aside", "--component", "next"),
         ("sync", journal, *aws, "--deadline", "10"),
         ("verify", journal, *aws, "--deep", "--rate", "1000"),
         ("verify", journal, *aws, "--repair", "--rate", "1000"),
         ("retry", journal, "--in-doubt"),
+        ("prune", journal, "--delivered-before", "0s", "--blobs-delivered-before", "0s"),
         ("audit", journal),
     ]
     return "".join("".join(run(*command, *tail)[1:]) for command in commands)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
+import time
 from collections import Counter
 from contextlib import closing
 
@@ -15,6 +16,8 @@ import journaltrack
 from journaltrack import Tracker
 from journaltrack.auditing import audit
 from journaltrack.cli import main
+from journaltrack.comparing import REMOVED
+from journaltrack.pruning import prune
 from journaltrack.rate_limit import RateLimit
 from journaltrack.reconciler import Options
 from journaltrack.report_integrity import verify_chains
@@ -504,3 +507,16 @@ def contents(sim):
         for name, component in sim.components.items()
     }
     return json.dumps([components, sorted(stored.etag for stored in sim.artifacts.values())], sort_keys=True)
+
+
+def test_what_was_removed_on_the_record_still_counts(delivered, aws):
+    """After a prune the points that are no longer in the journal are compared all the same; if SageMaker loses them, no repair sends a part."""
+    before = verify(delivered, aws)
+    pruned = prune(delivered, delivered_before_ns=time.time_ns() + 10**12)
+    assert pruned.entries > 50
+    after = verify(delivered, aws)
+    assert (after.verified, after.checked.points) == (True, before.checked.points)
+    aws.components["run"].metrics.clear()
+    lost = verify(delivered, aws, repair=True)
+    assert [(each.kind, each.what, each.note) for each in lost.differences if each.what == "metric"] == [("missing", "metric", REMOVED)]
+    assert lost.repair.reopened == 0

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from journaltrack import entries as vocabulary
 from journaltrack import lease as leases
 from journaltrack.attesting import Attestor, Statement
 from journaltrack.journal import Journal
+from journaltrack.reconciler import Options, Reconciler
+from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.report_attestations import Claim, Coverage, Evidence, take
 from journaltrack.report_integrity import verify_chains
 from tests import independent_verifier
@@ -65,12 +68,14 @@ def test_a_body_that_nobody_wrote_is_refused(members):
 
 
 def test_what_was_removed_on_the_record_may_be_gone(tmp_path):
-    """Pending points in the middle are removed with an attestation that names them: all is well; one more is a gap."""
+    """Delivered points in the middle are removed with an attestation that names them: all is well; one more is a gap."""
     with closing(Journal.open(tmp_path / "j")) as journal:
         component = journal.component("a")
-        for step in range(9):
+        journal.append(component, [vocabulary.create(owner="me")])
+        for step in range(8):
             journal.append_metric(component, "loss", 1.0, step, 1)
-        uuid = journal.database.read("SELECT uuid FROM writer")[0][0]
+        Reconciler(journal, MemoryRemote(), options=Options(anchor="off")).run()
+        uuid = journal.database.read("SELECT uuid FROM writer WHERE id = 1")[0][0]
         digest = journal.database.read("SELECT digest FROM entry WHERE seq = 6")[0][0].hex()
         held = leases.acquire(journal.database)
         attestor = Attestor(journal.database, held)
@@ -90,5 +95,5 @@ def remove(folder, which):
     """Without a trace."""
     with closing(sqlite3.connect(folder / "journal.db", isolation_level=None)) as connection:
         ((trigger,),) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'entry_no_delete'").fetchall()
-        connection.executescript(f"DROP TRIGGER entry_no_delete; DELETE FROM entry WHERE {which}")
+        connection.executescript(f"DROP TRIGGER entry_no_delete; DELETE FROM entry WHERE {which}; DELETE FROM delivery WHERE {which}")
         connection.execute(trigger)

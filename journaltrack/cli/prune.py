@@ -1,0 +1,118 @@
+"""``journaltrack prune``: removes what was delivered long ago, on the record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from journaltrack.cli import common, output
+from journaltrack.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from journaltrack.compacting import Footprint
+    from journaltrack.pruning import PruneReport
+
+_WHEN = "30d (ago), 2026-11-03, 2026-11-03T12:00+01:00"
+
+
+@click.command(
+    epilog="\b\nExamples:\n  journaltrack prune --delivered-before 30d --dry-run\n"
+    "  journaltrack prune --delivered-before 30d --archive 2026-11.parquet --blobs-delivered-before 7d\n"
+    "  journaltrack prune --blobs-delivered-before 1d      # the spool alone"
+)
+@common.one_journal
+@click.option("--delivered-before", metavar="WHEN", type=common.When(), help=f"Entries that were delivered before: {_WHEN}.")
+@click.option("--blobs-delivered-before", metavar="WHEN", type=common.When(), help="Artifacts in the spool that were uploaded before.")
+@click.option(
+    "--archive", metavar="FILE", type=click.Path(), help="First export what is removed to FILE, as its name says: .jsonl, .csv, .parquet."
+)
+@common.component_option
+@click.option("--no-compact", is_flag=True, help="Leave the freed pages inside of the file.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, what stays, and why; change nothing.")
+@common.common_options
+def command(
+    journal: str | None,
+    other_journal: str | None,
+    *,
+    delivered_before: int | None,
+    blobs_delivered_before: int | None,
+    archive: str | None,
+    component: str | None,
+    no_compact: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> ExitCode:
+    """Remove from JOURNAL what was delivered before a time; what is not delivered stays, whatever is asked for.
+
+    Of a component stays what it is continued and shown from: how it came to be, its status, the last value of each name, the sums of its
+    metrics. What is removed is recorded, and the chains of digests hold across it. See docs/retention.md.
+    """
+    from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
+    from journaltrack.pruning import prune  # noqa: PLC0415 - SQLAlchemy
+
+    if delivered_before is None and blobs_delivered_before is None:
+        raise click.UsageError("say --delivered-before WHEN, or --blobs-delivered-before WHEN for the spool alone; nothing was removed")
+    if archive is not None and delivered_before is None:
+        raise click.UsageError("--archive is of entries: say --delivered-before WHEN too")
+    path = common.chosen(journal, other_journal)
+    with ProgressView(f"prune of {common.path_of(path)}") as view:
+        try:
+            done = prune(
+                path,
+                delivered_before_ns=delivered_before,
+                blobs_before_ns=blobs_delivered_before,
+                component=component,
+                archive=archive,
+                dry_run=dry_run,
+                compact=not no_compact,
+                on_progress=view,
+            )
+        except OSError as error:
+            if archive is None:
+                raise
+            raise click.UsageError(f"{output.clean(Path(archive))} can't be written: {error.strerror}; nothing was removed") from error
+    if as_json:
+        output.print_json({**done.to_json(), "exit_code": int(ExitCode.OK)})
+    else:
+        _print(done)
+    if done.blobs_kept:
+        output.problem(
+            "warning",
+            f"{output.plural(done.blobs_kept, 'artifact')} of the spool stayed: their bytes are not what was recorded",
+            "`journaltrack audit --verify` names them",
+        )
+    return ExitCode.OK
+
+
+def _print(done: PruneReport) -> None:
+    from journaltrack.pruning_plan import REASONS  # noqa: PLC0415
+
+    removed = "would remove" if done.dry_run else "removed"
+    if done.delivered_before_ns is not None:
+        output.say(f"{removed} {output.plural(done.entries, 'entry')} delivered before {output.moment(done.delivered_before_ns)}")
+        output.table("goes", ("component", "entries"), list(done.by_component.items()))
+        output.table(
+            "stays",
+            ("entries", "state", "why"),
+            [(n, reason, meaning) for reason, meaning in REASONS.items() if (n := done.stays.get(reason))],
+        )
+    if done.blobs_before_ns is not None:
+        contents = output.plural(done.blobs, "artifact")
+        output.say(
+            f"{removed} {contents} ({output.size(done.blob_bytes)}) from the spool, uploaded before {output.moment(done.blobs_before_ns)}"
+        )
+    if done.archive is not None:
+        archive = done.archive
+        output.say(f"archive: {output.clean(archive.name)}, {output.plural(archive.rows, 'row')}, SHA-256 {archive.sha256}")
+    if done.before is not None and done.after is not None:
+        output.say(
+            f"database: {_size(done.before)} before, {_size(done.after)} now"
+            + ("" if done.compacted else f"; not compacted: {output.clean(done.not_compacted)}")
+        )
+
+
+def _size(footprint: Footprint) -> str:
+    free = f" ({output.size(footprint.free_bytes)} of it free)" if footprint.free_bytes else ""
+    return f"{output.size(footprint.database_bytes + footprint.wal_bytes)}{free}"

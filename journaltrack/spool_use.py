@@ -1,0 +1,57 @@
+"""What the spool takes on the disk, and which contents something undelivered needs. Reads alone; must not know how they are removed."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from journaltrack.database import Database
+
+_NEEDED: Final = (  # above the mark, and through the index on problems: nothing of what was delivered is read
+    "SELECT json_extract(e.payload, '$.sha256') FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.stream = 'upload' "
+    "AND json_valid(e.payload) AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) "
+    "UNION SELECT json_extract(e.payload, '$.sha256') FROM delivery d CROSS JOIN entry e ON e.seq = d.seq "
+    "WHERE d.outcome IN ('quarantined', 'in doubt') AND e.stream = 'upload' AND json_valid(e.payload)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolUse:
+    """Regular files in the spool: how many, their bytes, and the bytes of contents that nothing undelivered needs."""
+
+    files: int = 0
+    size_bytes: int = 0
+    delivered_bytes: int = 0
+
+
+def needed(database: Database) -> set[str]:
+    """Contents of uploads that are pending, in flight, in doubt or quarantined; costs what is not delivered."""
+    return {sha256 for (sha256,) in database.read(_NEEDED) if isinstance(sha256, str)}
+
+
+def use(spool: Path, wanted: Collection[str] = ()) -> SpoolUse:
+    """One look at every file, no link followed.
+
+    Args:
+        spool: The folder.
+        wanted: Contents that something undelivered needs.
+    """
+    files = size = delivered = 0
+    for parent, _, names in os.walk(spool):
+        on_its_way = Path(parent) == spool
+        for name in names:
+            try:
+                status = os.lstat(f"{parent}/{name}")
+            except OSError:
+                continue  # an upload's temporary file, or somebody removes it
+            if stat.S_ISREG(status.st_mode):
+                files += 1
+                size += status.st_size
+                delivered += 0 if on_its_way or name in wanted else status.st_size
+    return SpoolUse(files, size, delivered)
