@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from journaltrack import paths, report, settlement
+from journaltrack import paths, report, standing
 from journaltrack.pass_report import Position
 from journaltrack.spool import is_digest
 
@@ -56,7 +56,7 @@ def look(journal: Path, *, blobs: bool = False) -> Work:
     """
     with report.opened(journal) as own, report.snapshot(own.database):
         database = own.database
-        position = Position(own.last_seq(), settlement.last_receipt_id(database))
+        position = Position(own.last_seq(), standing.last_receipt_id(database))
         unfinished = int(database.read("SELECT count(*) FROM receipt WHERE finished_at_ns IS NULL")[0][0])
         missing = None
         if blobs:
@@ -64,4 +64,4 @@ def look(journal: Path, *, blobs: bool = False) -> Work:
             found = {str(report.detail_of(payload).get("sha256")) for (payload,) in database.read_page(_PENDING_UPLOADS)}
             digests = filter(is_digest, found)
             missing = sum(not os.path.lexists(journal / paths.SPOOL / digest[:2] / digest) for digest in digests)
-        return Work(position, settlement.pending_count(database), unfinished, missing)
+        return Work(position, standing.pending_count(database), unfinished, missing)

@@ -19,7 +19,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Executor, Future,
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from journaltrack import anchoring, paths, readback
+from journaltrack import anchoring, paths, readback, standing
 from journaltrack import doubts as doubting
 from journaltrack import lease as leases
 from journaltrack import plan as planning
@@ -160,7 +160,7 @@ class Reconciler:
             self._report.in_doubt += settlement.recover()
             self._resolve_doubts(settlement)
             self._seen_seq = self._journal.last_seq()  # before counting: what comes later is not taken for seen
-            self._total = settling.pending_count(self._journal.database)
+            self._total = standing.pending_count(self._journal.database)
             self._tell()
             if self._total and not self._ended():
                 self._replay(settlement)
@@ -177,8 +177,8 @@ class Reconciler:
                 )
         finally:
             lease.release()
-        self._report.position = Position(self._seen_seq, settling.last_receipt_id(self._journal.database))
-        self._report.pending = settling.pending_count(self._journal.database)
+        self._report.position = Position(self._seen_seq, standing.last_receipt_id(self._journal.database))
+        self._report.pending = standing.pending_count(self._journal.database)
         self._report.duration_s = time.monotonic() - started
         return self._report
 
@@ -228,7 +228,7 @@ class Reconciler:
             pool.shutdown(wait=not self._deadline.over, cancel_futures=True)
 
     def _replay_chunk(self, settlement: Settlement, pool: Executor, entries: Sequence[Entry]) -> None:
-        states = settling.states(self._journal.database, {e.component_id for e in entries})
+        states = standing.states(self._journal.database, {e.component_id for e in entries})
         actions = planning.plan(entries, states)
         self._settle(settlement, [a for a in actions if isinstance(a, Settle)])
         for phase in (1, 2, 3):
@@ -239,7 +239,7 @@ class Reconciler:
 
     def _resolved(self, settlement: Settlement, requests: Sequence[Request]) -> list[Request]:
         updated = {r.component_id for r in requests if isinstance(r, Update)}
-        states = settling.states(self._journal.database, updated)
+        states = standing.states(self._journal.database, updated)
         resolved: list[Request] = []
         for request in requests:
             if isinstance(request, Update):
@@ -408,7 +408,7 @@ class Reconciler:
 
 def pending_chunks(journal: Journal, options: Options) -> Iterator[list[Entry]]:
     """Pending entries in order of ``seq``, as many at a time as are planned together."""
-    after_seq = settling.low_water_mark(journal.database)
+    after_seq = standing.low_water_mark(journal.database)
     while True:
         page = journal.entries(after_seq=after_seq, pending=True, limit=CHUNK_ENTRIES)
         if not page:
@@ -422,5 +422,5 @@ def pending_chunks(journal: Journal, options: Options) -> Iterator[list[Entry]]:
 def dry_run(journal: Journal, options: Options) -> Iterator[Action]:
     """The actions that a pass would begin with; changes nothing, asks nobody. Blobs count as uploaded."""
     for chunk in pending_chunks(journal, options):
-        states = settling.states(journal.database, {e.component_id for e in chunk})
+        states = standing.states(journal.database, {e.component_id for e in chunk})
         yield from planning.plan(chunk, states)

@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
-from journaltrack import access, limits, paths, report
+from journaltrack import access, bundling_format, limits, paths, report
+from journaltrack._version import __version__
 from journaltrack.database import Database
 from journaltrack.errors import JournalError
 from journaltrack.report_anchors import anchor_problems
@@ -69,7 +70,7 @@ def verify_chains(
             found += references_without_blob(own.database)
             found += anchor_problems(own.database, anchors or {}, evidence.gaps)
             blobs = own.database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256")
-            gone = evidence.blobs_removed - needed_contents(own.database)
+            gone = (evidence.blobs_removed | left_out(own.path)) - needed_contents(own.database)
         for sha256, size_bytes in blobs:
             if sha256 in gone and is_absent(own.path / paths.SPOOL, sha256):
                 continue
@@ -153,6 +154,22 @@ def needed_contents(database: Database) -> set[str]:
         "WHERE e.stream = 'upload' AND json_valid(e.payload) AND (d.seq IS NULL OR d.outcome IN ('quarantined', 'in doubt'))"
     )
     return {str(sha256) for (sha256,) in rows}
+
+
+def left_out(folder: Path) -> frozenset[str]:
+    """Contents that were left out of the bundle that a journal came in: delivered from where it was made."""
+    try:
+        # Neither a link nor a FIFO: the folder may be somebody else's.
+        file = os.open(folder / bundling_format.MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return frozenset()  # it came in no bundle
+    try:
+        data = os.read(file, bundling_format.MANIFEST_BYTES_MAX)
+        return frozenset(bundling_format.decode(data, reader_version=__version__).left_out)
+    except (OSError, ValueError, JournalError):
+        return frozenset()  # it is none of ours
+    finally:
+        os.close(file)
 
 
 def is_absent(spool: Path, sha256: str) -> bool:

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import schema
-from journaltrack.actions import SEQ_MAX, ComponentState, PutMetrics, Settle, ranges, ranges_in
+from journaltrack.actions import SEQ_MAX, PutMetrics, Settle, ranges, ranges_in
 from journaltrack.attesting import Attestor, Intervals, Settled, Statement, as_intervals
 from journaltrack.entries import BlobRef
 from journaltrack.errors import JournalNotFoundError
 from journaltrack.rescue import rescue
+from journaltrack.standing import PENDING
 
 if TYPE_CHECKING:
     import sqlite3
@@ -40,7 +41,6 @@ IN_DOUBT_AFTER_KILL: Final = "the process that sent it ended before the answer a
 
 _INSERT_RECEIPT: Final = schema.insert_sql(schema.receipt)
 _INSERT_DELIVERY: Final = "INSERT INTO delivery (seq, receipt_id, outcome, reason, settled_at_ns) VALUES (?, ?, ?, ?, ?)"
-_PENDING: Final = "FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
 
 
 class Intent(NamedTuple):
@@ -274,14 +274,14 @@ class Settlement:
 
     def advance_mark(self) -> None:
         """Move the low-water mark up to the first pending entry: what is below is never read again."""
-        rows = self._database.read(f"SELECT e.seq {_PENDING} ORDER BY e.seq LIMIT 1")
+        rows = self._database.read(f"SELECT e.seq {PENDING} ORDER BY e.seq LIMIT 1")
         with self.attestor.transaction() as connection:
             if rows:
                 connection.execute("UPDATE mark SET seq = ?", (rows[0][0] - 1,))
             else:  # entries may have come since: settled ones at the end are enough
                 connection.execute(
                     "UPDATE mark SET seq = max(seq, (SELECT coalesce(max(d.seq), 0) FROM delivery d)) WHERE NOT EXISTS "
-                    f"(SELECT 1 {_PENDING} AND e.seq <= (SELECT coalesce(max(d.seq), 0) FROM delivery d))"
+                    f"(SELECT 1 {PENDING} AND e.seq <= (SELECT coalesce(max(d.seq), 0) FROM delivery d))"
                 )
 
     def release(self, outcomes: Sequence[DeliveryOutcome], component_ids: Sequence[int] | None = None) -> int:
@@ -390,61 +390,6 @@ def _grouped(deliveries: Iterable[Delivery]) -> list[Settled]:
     for delivery in deliveries:
         groups[delivery.outcome, delivery.reason].append(delivery.seq)
     return [Settled(outcome, reason, as_intervals(seqs)) for (outcome, reason), seqs in groups.items()]
-
-
-def pending_count(database: Database) -> int:
-    """How many entries are pending; costs what lies above the low-water mark."""
-    return int(database.read(f"SELECT count(*) {_PENDING}")[0][0])
-
-
-def last_receipt_id(database: Database) -> int:
-    """Of the newest receipt; 0 when there is none."""
-    return int(database.read("SELECT coalesce(max(id), 0) FROM receipt")[0][0])
-
-
-def low_water_mark(database: Database) -> int:
-    """Every entry up to this ``seq`` is settled."""
-    return int(database.read("SELECT seq FROM mark")[0][0])
-
-
-def states(database: Database, component_ids: Iterable[int]) -> dict[int, ComponentState]:
-    """What is known of these components, for ``plan``."""
-    states = {}
-    for component_id in component_ids:
-        known = database.read(
-            "SELECT confirmed_at_ns IS NOT NULL, EXISTS (SELECT 1 FROM receipt WHERE component_id = c.id AND action = 'ensure') "
-            "FROM component c WHERE id = ?",
-            (component_id,),
-        )
-        if not known:
-            continue
-        ((confirmed, attempted),) = known
-        keys: dict[str, set[str]] = defaultdict(set)
-        for field_map, key in database.read("SELECT map, key FROM field WHERE component_id = ?", (component_id,)):
-            keys[field_map].add(key)
-        states[component_id] = ComponentState(
-            confirmed=bool(confirmed),
-            create_attempted=bool(attempted),
-            keys={field_map: frozenset(k) for field_map, k in keys.items()},
-            locations=_locations(database, component_id),
-            refused=_refused_blobs(database, component_id),
-        )
-    return states
-
-
-def _refused_blobs(database: Database, component_id: int) -> frozenset[BlobRef]:
-    rows = database.read(
-        "SELECT json_extract(e.payload, '$.sha256'), json_extract(e.payload, '$.bucket'), json_extract(e.payload, '$.prefix') "
-        "FROM entry e JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND e.stream <> 'metric' AND e.kind = 'upload' "
-        "AND d.outcome = 'quarantined' AND json_valid(e.payload)",
-        (component_id,),
-    )
-    return frozenset(BlobRef(*row) for row in rows)
-
-
-def _locations(database: Database, component_id: int) -> dict[BlobRef, tuple[str, int]]:
-    rows = database.read("SELECT sha256, bucket, prefix, uri, receipt_id FROM location WHERE component_id = ?", (component_id,))
-    return {BlobRef(sha256, bucket or None, prefix or None): (uri, receipt) for sha256, bucket, prefix, uri, receipt in rows}
 
 
 def _derive(connection: sqlite3.Connection, outcome: Outcome, now_ns: int) -> None:

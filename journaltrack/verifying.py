@@ -25,7 +25,7 @@ from journaltrack.daemon_pool import DaemonPool
 from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.pass_report import PassReport, error_to_json
-from journaltrack.settlement import last_receipt_id
+from journaltrack.standing import last_receipt_id
 from journaltrack.verifying_anchors import AnchorsReport, compare_with_anchors
 
 if TYPE_CHECKING:

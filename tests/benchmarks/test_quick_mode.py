@@ -62,7 +62,7 @@ def test_an_unknown_name_is_refused_with_those_there_are(tmp_path):
 
 def test_generated_journals_are_valid(tmp_path):
     """What is replayed in a benchmark is a journal like any other: its chains verify, its entries are pending."""
-    from journaltrack import settlement
+    from journaltrack import standing
     from journaltrack.journal import Journal
     from journaltrack.report_integrity import verify_chains
 
@@ -70,7 +70,7 @@ def test_generated_journals_are_valid(tmp_path):
     assert verify_chains(tmp_path / "journal") == []
     journal = Journal.open(tmp_path / "journal", create=False)
     try:
-        assert settlement.pending_count(journal.database) == 51
+        assert standing.pending_count(journal.database) == 51
     finally:
         journal.close()
 

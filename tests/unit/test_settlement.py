@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from journaltrack import entries, settlement
+from journaltrack import entries, standing
 from journaltrack import lease as leases
 from journaltrack.actions import Settle
 from journaltrack.errors import JournalCorruptError
 from journaltrack.journal import Journal
-from journaltrack.settlement import Delivery, Intent, Outcome, Settlement, low_water_mark, pending_count
+from journaltrack.settlement import Delivery, Intent, Outcome, Settlement
+from journaltrack.standing import low_water_mark, pending_count
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_what_a_remote_confirmed_is_known_to_the_next_plan(journal, records):
     """A confirmed component, its fields and the places of its blobs are the state that planning starts from."""
     blob = entries.BlobRef("a" * 64, None, "prefix")
     made, updated, uploaded = records.begin([Intent("ensure", 1, [1]), Intent("update", 1, [2]), Intent("upload", 1, [3])])
-    before = settlement.states(journal.database, [1])[1]
+    before = standing.states(journal.database, [1])[1]
     assert (before.confirmed, before.create_attempted) == (False, True)
     records.finish(
         [
@@ -129,11 +130,11 @@ def test_what_a_remote_confirmed_is_known_to_the_next_plan(journal, records):
             Outcome(uploaded, 1, "delivered", location=(blob, "s3://b/k")),
         ]
     )
-    state = settlement.states(journal.database, [1])[1]
+    state = standing.states(journal.database, [1])[1]
     assert state.confirmed
     assert state.keys["parameters"] == {"lr"}
     assert state.locations == {blob: ("s3://b/k", uploaded)}
     assert journal.find("a").arn == "arn:x"
     (gone,) = records.begin([Intent("update", 1, [4])])
     records.finish([Outcome(gone, 1, "held", missing=True)])
-    assert not settlement.states(journal.database, [1])[1].confirmed
+    assert not standing.states(journal.database, [1])[1].confirmed

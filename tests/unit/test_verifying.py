@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from journaltrack import Tracker, mending, settlement
+from journaltrack import Tracker, mending, settlement, standing
 from journaltrack import lease as leases
 from journaltrack.comparing import Difference
 from journaltrack.deadline import Deadline
@@ -201,7 +201,7 @@ def test_what_is_not_repairable_is_not_reopened(folder):
             Difference(component_id, "a", "different", "display name", repairable=True),
         ]
         assert mending.reopen(opened.database, held, left, read_at_ns=2**62, receipt_id=2**62) == 0
-        assert settlement.pending_count(opened.database) == 0
+        assert standing.pending_count(opened.database) == 0
         held.release()
 
 
@@ -214,8 +214,8 @@ def test_a_reopened_entry_is_pending_with_a_receipt_that_says_why(folder):
         assert records.reopen(1, [2, 3, 5], "missing", absent=True) == 3
         assert records.reopen(1, [2, 3], "missing") == 0
         assert [entry.seq for entry in opened.entries(pending=True)] == [2, 3, 5]
-        assert settlement.pending_count(opened.database) == 3
+        assert standing.pending_count(opened.database) == 3
         query = "SELECT action, entries, outcome, error_code FROM receipt ORDER BY id DESC LIMIT 1"
         assert opened.database.read(query) == [("reopen", "2-3,5", "released", "missing")]
-        assert not settlement.states(opened.database, [1])[1].confirmed
+        assert not standing.states(opened.database, [1])[1].confirmed
         held.release()

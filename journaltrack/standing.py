@@ -1,0 +1,74 @@
+"""How a journal stands: what is pending, how far it is settled, and what is known of its components. Reads alone.
+
+What a pass plans from; what it records is in ``settlement``.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from journaltrack.actions import ComponentState
+from journaltrack.entries import BlobRef
+
+if TYPE_CHECKING:
+    from journaltrack.database import Database
+
+PENDING: Final = "FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+"""Entries that nothing became of yet, as a FROM clause."""
+
+
+def pending_count(database: Database) -> int:
+    """How many entries are pending; costs what lies above the low-water mark."""
+    return int(database.read(f"SELECT count(*) {PENDING}")[0][0])
+
+
+def last_receipt_id(database: Database) -> int:
+    """Of the newest receipt; 0 when there is none."""
+    return int(database.read("SELECT coalesce(max(id), 0) FROM receipt")[0][0])
+
+
+def low_water_mark(database: Database) -> int:
+    """Every entry up to this ``seq`` is settled."""
+    return int(database.read("SELECT seq FROM mark")[0][0])
+
+
+def states(database: Database, component_ids: Iterable[int]) -> dict[int, ComponentState]:
+    """What is known of these components, for ``plan``."""
+    states = {}
+    for component_id in component_ids:
+        known = database.read(
+            "SELECT confirmed_at_ns IS NOT NULL, EXISTS (SELECT 1 FROM receipt WHERE component_id = c.id AND action = 'ensure') "
+            "FROM component c WHERE id = ?",
+            (component_id,),
+        )
+        if not known:
+            continue
+        ((confirmed, attempted),) = known
+        keys: dict[str, set[str]] = defaultdict(set)
+        for field_map, key in database.read("SELECT map, key FROM field WHERE component_id = ?", (component_id,)):
+            keys[field_map].add(key)
+        states[component_id] = ComponentState(
+            confirmed=bool(confirmed),
+            create_attempted=bool(attempted),
+            keys={field_map: frozenset(k) for field_map, k in keys.items()},
+            locations=_locations(database, component_id),
+            refused=_refused_blobs(database, component_id),
+        )
+    return states
+
+
+def _refused_blobs(database: Database, component_id: int) -> frozenset[BlobRef]:
+    rows = database.read(
+        "SELECT json_extract(e.payload, '$.sha256'), json_extract(e.payload, '$.bucket'), json_extract(e.payload, '$.prefix') "
+        "FROM entry e JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND e.stream <> 'metric' AND e.kind = 'upload' "
+        "AND d.outcome = 'quarantined' AND json_valid(e.payload)",
+        (component_id,),
+    )
+    return frozenset(BlobRef(*row) for row in rows)
+
+
+def _locations(database: Database, component_id: int) -> dict[BlobRef, tuple[str, int]]:
+    rows = database.read("SELECT sha256, bucket, prefix, uri, receipt_id FROM location WHERE component_id = ?", (component_id,))
+    return {BlobRef(sha256, bucket or None, prefix or None): (uri, receipt) for sha256, bucket, prefix, uri, receipt in rows}
