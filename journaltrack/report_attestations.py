@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 BODY_CHARS_MAX: Final = 64 << 20
 """Ours: of an attestation; a release of a million scattered entries has 10 MB."""
 _RELEASED: Final = "released"
+_ARRIVED: Final = frozenset({"delivered", "superseded"})
+_PROVES_NOTHING: Final = frozenset({"repair", "merge"})
+"""Actions that say it of other requests: a settlement may name another receipt."""
 
 
 class Claim(NamedTuple):
@@ -154,9 +157,10 @@ def take(evidence: Evidence, number: int, receipt_id: int | None, members: Mappi
     try:
         if outcome == _RELEASED:
             _settle(evidence, named, None)
-        proof = None if members.get("action") == "repair" else receipt_id  # a repair says it of other requests
-        for settled, reason, entries in members.get("settled") or ():
-            _settle(evidence, named if entries is None else entries, Claim(number, proof, settled, reason, at_ns))
+        proof = None if members.get("action") in _PROVES_NOTHING else receipt_id
+        for settled, reason, entries, *since in members.get("settled") or ():
+            claim = Claim(number, proof, settled, reason, since[0] if since else at_ns)
+            _settle(evidence, named if entries is None else entries, claim)
         _take_remote(evidence, receipt_id, members, at_ns)
         _take_removed(evidence, members)
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -168,12 +172,24 @@ def _settle(evidence: Evidence, named: Mapping[str, str], claim: Claim | None) -
     for uuid, text in named.items():
         coverage = evidence.coverage[uuid]
         for first, last in ranges_in(text):
-            still = claim is not None and claim.outcome == "in doubt"
-            for begin, end, before in coverage.of(first, last) if still else ():
-                if claim is not None and before.outcome == "in doubt":  # still in doubt: since when, and by which request, stays
-                    coverage.put(begin, end, before._replace(reason=claim.reason))
-            if not still or not coverage.of(first, last):
-                coverage.put(first, last, claim)
+            before = coverage.of(first, last)
+            coverage.put(first, last, claim)
+            for begin, end, earlier in before:
+                now = _after(earlier, claim)
+                if now is not claim:
+                    coverage.put(begin, end, now)
+
+
+def _after(earlier: Claim, claim: Claim | None) -> Claim | None:
+    """What holds of entries with a claim when another one comes; of two copies that delivered the same, the one that did first.
+
+    ``applying`` says the same in SQL.
+    """
+    if earlier.outcome in _ARRIVED:  # whatever somebody thinks who did not know it
+        return claim if claim is not None and claim.outcome in _ARRIVED and claim.at_ns < earlier.at_ns else earlier
+    if claim is not None and earlier.outcome == claim.outcome == "in doubt":  # still: since when, and by which request, stays
+        return earlier._replace(reason=claim.reason)
+    return claim
 
 
 def _take_remote(evidence: Evidence, receipt_id: int | None, members: Mapping[str, Any], at_ns: int) -> None:

@@ -83,13 +83,12 @@ def writer_problems(database: Database) -> list[ChainProblem]:
     """Descriptions that are not those that the chains begin with, of the journal itself and of each writer."""
     found = []
     (facts,) = database.read(f"SELECT {FACTS}, digest FROM meta")
-    legacy = _is_positive(facts[4]) or _is_positive(facts[5])
     if not _describes(facts[-1], facts[:-1]):
         found.append(ChainProblem("meta", "what the journal says of itself (its id, when and by which version it was made) was changed"))
     for *columns, digest in database.read(f"SELECT {DESCRIPTION}, digest FROM writer ORDER BY id"):
         uuid, host, pid = columns[:3]
-        if digest is None and legacy and all(column is None for column in columns[9:]):
-            continue  # of format 0001, which had no digest
+        if digest is None and all(column is None for column in columns[9:]):
+            continue  # of format 0001, which had no digest: its chain begins with its id
         if not _describes(digest, columns):
             found.append(
                 ChainProblem("writer", f"the writer {limits.shown(str(uuid))} is not as it described itself", str(uuid), str(host), pid)
@@ -180,9 +179,9 @@ def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainPr
 
 def _across(chain: Chain, writer_seq: object, gaps: Gaps | None) -> bool:
     """Go across what was removed on the record; whether the place that comes now is the next one then."""
-    removed = (gaps or {}).get(chain.uuid, {})
-    while chain.writer_seq + 1 in removed:
-        chain.writer_seq, chain.digest = removed[chain.writer_seq + 1]
+    for first, (last, digest) in sorted((gaps or {}).get(chain.uuid, {}).items()):
+        if first <= chain.writer_seq + 1 <= last:  # another copy may have removed more, or earlier, than is here
+            chain.writer_seq, chain.digest = last, digest
     return writer_seq == chain.writer_seq + 1
 
 
@@ -204,7 +203,3 @@ def _describes(digest: object, columns: Any) -> bool:  # noqa: ANN401 - whatever
         return bool(vocabulary.description_digest(*columns) == digest)
     except (TypeError, ValueError):
         return False
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int) and value > 0

@@ -1,0 +1,439 @@
+"""Receipts as a file: the attestations of one copy of a journal, to be carried back to another.
+
+JSON Lines in ASCII: a header, the processes that attest, their attestations in the order in which they came into the journal,
+and a last line with the number and the SHA-256 of all lines before. docs/cli.md has the members. The file proves that it is
+whole and that its chains are; not who made it: compare its digest with what was printed where it was made.
+
+Invariants: a file is verified to its last line before anything is touched; memory grows with processes, not with attestations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from journaltrack import applying, exporting, limits, report, statements
+from journaltrack import entries as vocabulary
+from journaltrack import lease as leases
+from journaltrack._version import __version__
+from journaltrack.applying import WRITER_COLUMNS, Applied, Applier, Attested, WriterRow, forged
+from journaltrack.attesting import Attestor
+from journaltrack.database import translated
+from journaltrack.errors import EvidenceError, InvalidInputError, JournalTooNewError
+from journaltrack.journal import Journal
+from journaltrack.pass_report import Progress
+from journaltrack.settlement import Settlement
+
+if TYPE_CHECKING:
+    from journaltrack.database import Database
+
+FORMAT: Final = "journaltrack receipts"
+VERSION: Final = 1
+"""Of the file; a reader refuses a higher one."""
+LINE_BYTES_MAX: Final = 2 * statements.BODY_CHARS_MAX + 4096
+"""Ours: of a line; a body has its quotes escaped in it."""
+PROCESSES_MAX: Final = 1_000_000
+"""Ours: described in a file, or named in it; about 300 MB."""
+_EVERY: Final = 1_000
+_encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptsExported:
+    """What was written.
+
+    Attributes:
+        journal, journal_id: From where.
+        output: The file; None for a stream.
+        attestations, reconcilers: How many, by how many processes.
+        sha256: Of all lines but the last: what to compare where the file is imported.
+    """
+
+    journal: str
+    journal_id: str
+    output: str | None
+    attestations: int
+    reconcilers: int
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``json.dumps`` takes."""
+        members: dict[str, Any] = report.to_json(self)
+        return members
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptsImported:
+    """What was taken over.
+
+    Attributes:
+        journal, journal_id: Into where.
+        input, from_journal_id, sha256: The file, the journal that it is of, and its digest.
+        attestations: In the file; ``new`` of them were not here yet, by ``reconcilers`` processes that were not.
+        elsewhere: Of the new ones, those about entries none of which is here. They are kept, and count when the entries come.
+        settled: By outcome, how many more entries are settled so than before.
+        kept: Entries that stay in doubt or quarantined although the other copy released them: it did not know why they are so here.
+        pending: Entries of the journal that are pending now.
+        dry_run: Nothing was changed.
+    """
+
+    journal: str
+    journal_id: str
+    input: str
+    from_journal_id: str
+    sha256: str
+    attestations: int
+    new: int
+    reconcilers: int
+    elsewhere: int
+    settled: dict[str, int]
+    kept: int
+    pending: int
+    dry_run: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``json.dumps`` takes."""
+        members: dict[str, Any] = report.to_json(self)
+        return members
+
+
+def export_receipts(
+    journal: Journal | str | os.PathLike[str] | None = None,
+    *,
+    to: str | os.PathLike[str] | IO[bytes],
+    force: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ReceiptsExported:
+    """Write all attestations of a journal to a file, which gets its name when it is whole.
+
+    Args:
+        journal: An open journal, a path, or None for the default journal.
+        to: The file, or a binary stream, which is not closed.
+        force: Replace the file if it exists.
+        on_progress: Called now and then with how many were written, of how many.
+
+    Raises:
+        InvalidInputError: The file exists. It was left as it is.
+        JournalError: The journal can't be read. No file is left.
+        OSError: The file can't be written. No file is left.
+    """
+    with report.opened(journal) as own:
+        if isinstance(to, (str, os.PathLike)):
+            with exporting.whole_file(to, own.path, force=force) as (target, stream):
+                counts = _write(own, stream, on_progress)
+            return ReceiptsExported(str(own.path), own.journal_id, str(target), *counts)
+        return ReceiptsExported(str(own.path), own.journal_id, None, *_write(own, to, on_progress))
+
+
+def _write(journal: Journal, stream: IO[bytes], on_progress: Callable[[Progress], None] | None) -> tuple[int, int, str]:
+    database = journal.database
+    digest = hashlib.sha256()
+    count = 0
+    tell = on_progress or (lambda _: None)
+
+    def put(members: Mapping[str, Any]) -> None:
+        line = _encode(members).encode() + b"\n"
+        digest.update(line)
+        stream.write(line)
+
+    with report.snapshot(database):
+        where = "WHERE EXISTS (SELECT 1 FROM attestation a WHERE a.writer_id = w.id)"
+        ((attestations, reconcilers),) = database.read(
+            f"SELECT (SELECT count(*) FROM attestation), (SELECT count(*) FROM writer w {where})"
+        )
+        put(
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "required_version": __version__,
+                "journal_id": journal.journal_id,
+                "made_at": report.iso(time.time_ns()),
+                "processes": reconcilers,
+                "attestations": attestations,
+            }
+        )
+        columns = ", ".join(f"w.{name}" for name in WRITER_COLUMNS)
+        connection = database.connection
+        for *described, described_digest in connection.execute(f"SELECT {columns}, w.digest FROM writer w {where} ORDER BY w.id"):
+            known = described_digest.hex() if isinstance(described_digest, bytes) else None
+            put({"process": dict(zip(WRITER_COLUMNS, described, strict=True)), "digest": known})
+        sql = "SELECT w.uuid, a.writer_seq, a.body, a.digest FROM attestation a JOIN writer w ON w.id = a.writer_id ORDER BY a.id"
+        for uuid, writer_seq, body, body_digest in connection.execute(sql):
+            put({"by": uuid, "seq": writer_seq, "body": body, "digest": bytes(body_digest).hex()})
+            count += 1
+            if count % _EVERY == 0:
+                tell(Progress(count, attestations, 0))
+    whole = digest.hexdigest()
+    stream.write(_encode({"lines": 1 + reconcilers + count, "sha256": whole}).encode() + b"\n")
+    stream.flush()
+    return count, reconcilers, whole
+
+
+# -- reading ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class ReceiptsFile:
+    """A file of receipts; ``opened`` verifies it. Implements ``applying.Source``."""
+
+    path: Path
+    name: str = ""
+    journal_id: str = ""
+    count: int = 0
+    sha256: str = ""
+    writers: dict[str, WriterRow] = field(default_factory=dict)
+    heads: dict[str, int] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
+    """The processes whose entries it is about."""
+    _identity: tuple[int, ...] = ()
+
+    @classmethod
+    def opened(cls, path: str | os.PathLike[str], on_progress: Callable[[Progress], None] | None = None) -> ReceiptsFile:
+        """Read all of it, and see that it is whole, that every chain in it is, and that every body can be read.
+
+        Raises:
+            InvalidInputError: It is no file of receipts.
+            JournalTooNewError: It needs a newer version.
+            EvidenceError: It was cut or changed.
+            OSError: It can't be read.
+        """
+        file = cls(Path(path).expanduser().absolute())
+        file.name = str(file.path)
+        if not file.path.is_file():
+            raise InvalidInputError(f"{file.path} is not a file", hint="name a file that `journaltrack receipts export` made")
+        file._verify(on_progress or (lambda _: None))
+        return file
+
+    def attestations(self) -> Iterator[Attested]:
+        """See ``applying.Source``. The file is the one that was verified."""
+        with self.path.open("rb") as stream:
+            if _identity(stream) != self._identity:
+                raise forged(self.name, "the file was changed while it was read")
+            for line in _lines(stream, self.name):
+                members = _members(line, self.name)
+                if "body" in members:
+                    yield self._attested(members)
+
+    def _verify(self, tell: Callable[[Progress], None]) -> None:
+        digest = hashlib.sha256()
+        chains: dict[str, tuple[int, bytes]] = {}
+        lines = 0
+        trailer: dict[str, Any] | None = None
+        with self.path.open("rb") as stream:
+            self._identity = _identity(stream)
+            for line in _lines(stream, self.name):
+                if trailer is not None:
+                    raise forged(self.name, "there are lines after its last one")
+                members = _members(line, self.name, first=not lines)
+                if not lines:
+                    self._read_header(members)
+                elif "process" in members:
+                    self._read_process(members)
+                elif "body" in members:
+                    self._read_attestation(members, chains)
+                    if self.count % _EVERY == 0:
+                        tell(Progress(self.count, self.count, 0))
+                elif "sha256" in members:
+                    trailer = members
+                    continue
+                else:
+                    raise forged(self.name, f"line {lines + 1} is none of such a file")
+                digest.update(line)
+                lines += 1
+        self.sha256 = digest.hexdigest()
+        if trailer is None:
+            raise forged(self.name, "its end is missing: the file was cut")
+        if trailer != {"lines": lines, "sha256": self.sha256}:
+            raise forged(self.name, "its last line does not fit the lines before: the file was changed, or lines were lost")
+        self.heads = {uuid: head for uuid, (head, _) in chains.items()}
+
+    def _read_header(self, members: Mapping[str, Any]) -> None:
+        if members.get("format") != FORMAT:
+            raise _none(self.name)
+        version = members.get("version")
+        if type(version) is not int or version > VERSION:
+            needed = limits.shown(str(members.get("required_version")))
+            raise JournalTooNewError(
+                f"{self.name} was made by a newer journaltrack; nothing was taken over", hint=f"it needs version {needed}"
+            )
+        journal_id = members.get("journal_id")
+        if not isinstance(journal_id, str) or not 0 < len(journal_id) <= statements.UUID_CHARS_MAX:
+            raise forged(self.name, "it does not say of which journal it is")
+        self.journal_id = journal_id
+
+    def _read_process(self, members: Mapping[str, Any]) -> None:
+        described, digest = members["process"], _bytes(members.get("digest"))
+        if not isinstance(described, dict) or set(described) != set(WRITER_COLUMNS) or len(self.writers) >= PROCESSES_MAX:
+            raise forged(self.name, "a process is not described as journaltrack describes it")
+        columns = tuple(described[name] for name in WRITER_COLUMNS)
+        numbers = {"pid", "started_at_ns", "git_dirty"}
+        for name, value in described.items():
+            right = type(value) is int and -(2**63) <= value < 2**63 if name in numbers else isinstance(value, str) and _is_text(value)
+            if not right and not (value is None and name in {"git_commit", "git_dirty", "packages", "journal_id"}):
+                raise forged(self.name, f"{name} of a process can't be {limits.shown(str(value)[:200])}")
+        row = WriterRow(columns, digest)
+        if not 0 < len(row.uuid) <= statements.UUID_CHARS_MAX or row.uuid in self.writers:
+            raise forged(self.name, f"the process {limits.shown(row.uuid)} is described twice, or not at all")
+        applying.check_writer(row, self.name)
+        self.writers[row.uuid] = row
+
+    def _read_attestation(self, members: Mapping[str, Any], chains: dict[str, tuple[int, bytes]]) -> None:
+        each = self._attested(members)
+        row = self.writers.get(each.uuid)
+        if row is None:
+            raise forged(self.name, f"an attestation is of the process {limits.shown(each.uuid)}, which is not described")
+        chain = chains.get(each.uuid) or (0, vocabulary.attestation_start(row.begin))
+        applying.check_link(each, chain, self.name)
+        chains[each.uuid] = (each.writer_seq, each.digest)
+        try:
+            self.named.update(statements.read(each.body).entries)
+        except ValueError as error:
+            raise forged(
+                self.name, f"attestation {each.writer_seq} of the process {limits.shown(each.uuid)} can't be read: {error}"
+            ) from error
+        if len(self.named) > PROCESSES_MAX:
+            raise forged(self.name, f"it names entries of more than {PROCESSES_MAX} processes")
+        self.count += 1
+
+    def _attested(self, members: Mapping[str, Any]) -> Attested:
+        uuid, writer_seq, body, digest = members.get("by"), members.get("seq"), members.get("body"), _bytes(members.get("digest"))
+        if not isinstance(uuid, str) or type(writer_seq) is not int or not isinstance(body, str) or digest is None:
+            raise forged(self.name, "an attestation in it is none")
+        return Attested(uuid, writer_seq, body, digest)
+
+
+def import_receipts(
+    file: str | os.PathLike[str],
+    journal: str | os.PathLike[str] | None = None,
+    *,
+    dry_run: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ReceiptsImported:
+    """Take over what another copy of a journal knows of its entries.
+
+    All of it or nothing; again, it changes nothing. What is pending here and was delivered there is delivered; what is in doubt
+    here and was released by somebody who did not know that stays in doubt.
+
+    Args:
+        file: From ``export_receipts``.
+        journal: Its folder, or None for the default journal.
+        dry_run: Say what would change; change nothing.
+        on_progress: Called now and then while the file is read.
+
+    Raises:
+        InvalidInputError: It is no file of receipts, or one of another journal.
+        EvidenceError: It was cut, changed or forged, or contradicts the journal.
+        LeaseHeldError: The journal is being reconciled.
+        JournalError: The journal can't be read or written.
+        OSError: The file can't be read.
+    """
+    source = ReceiptsFile.opened(file, on_progress)
+    opened = Journal.open(journal, create=False)
+    try:
+        _refuse_foreign(source, opened)
+        lease = leases.acquire(opened.database)
+        try:
+            applied = apply(opened.database, lease, source, dry_run=dry_run)
+            pending = opened.database.read("SELECT (SELECT count(*) FROM entry) - (SELECT count(*) FROM delivery)")[0][0]
+        finally:
+            lease.release()
+        settled = dict(applied.settled)
+        return ReceiptsImported(
+            *(str(opened.path), opened.journal_id, source.name, source.journal_id, source.sha256, source.count, applied.attestations),
+            *(applied.reconcilers, applied.elsewhere, settled, applied.kept, pending - (sum(settled.values()) if dry_run else 0), dry_run),
+        )
+    finally:
+        opened.close()
+
+
+class _NotReallyError(Exception):
+    """Ends a transaction that was only to see what it would do."""
+
+
+def apply(database: Database, lease: leases.Lease, source: applying.Source, *, dry_run: bool = False) -> Applied:
+    """Apply a source's attestations in one transaction, and move the low-water mark.
+
+    Raises:
+        EvidenceError: They contradict themselves or the journal. Nothing was changed.
+    """
+    attestor = Attestor(database, lease)
+    applied = Applied()
+    try:
+        with attestor.transaction() as connection:
+            applier = Applier(connection, attestor)
+            applier.take_over(source)
+            generation = applier.finish(source)
+            applier.discard()
+            applied = applier.applied
+            if dry_run:
+                raise _NotReallyError  # noqa: TRY301 - rolls the transaction back
+    except _NotReallyError:
+        return applied
+    lease.generation = generation
+    Settlement(database, lease).advance_mark()
+    return applied
+
+
+def _refuse_foreign(source: ReceiptsFile, journal: Journal) -> None:
+    if source.journal_id == journal.journal_id or not source.count:
+        return
+    with translated(journal.database.path):
+        known = journal.database.read(
+            "SELECT 1 FROM json_each(?) n JOIN writer w ON w.uuid = n.value WHERE EXISTS (SELECT 1 FROM entry e WHERE e.writer_id = w.id) LIMIT 1",
+            (json.dumps(sorted(source.named)),),
+        )
+    if not known:
+        raise InvalidInputError(
+            f"{source.name} is of the journal {source.journal_id}, and about no entry of {journal.path}, which is {journal.journal_id}; "
+            "nothing was taken over",
+            hint="name the journal that it belongs to, or a merge that has its entries",
+        )
+
+
+def _lines(stream: IO[bytes], name: str) -> Iterator[bytes]:
+    while line := stream.readline(LINE_BYTES_MAX):
+        if not line.endswith(b"\n"):
+            raise forged(name, "a line in it is not whole: the file was cut")
+        yield line
+
+
+def _members(line: bytes, name: str, *, first: bool = False) -> dict[str, Any]:
+    try:
+        members = json.loads(line.decode("ascii"))
+    except (ValueError, RecursionError):
+        members = None
+    if not isinstance(members, dict):
+        raise _none(name) if first else forged(name, "a line in it is no JSON object")
+    return members
+
+
+def _none(name: str) -> InvalidInputError:
+    return InvalidInputError(f"{name} is no file of receipts; nothing was taken over", hint="`journaltrack receipts export` makes one")
+
+
+def _bytes(value: object) -> bytes | None:
+    try:
+        return bytes.fromhex(value) if isinstance(value, str) and len(value) == 64 else None  # noqa: PLR2004 - of SHA-256
+    except ValueError:
+        return None
+
+
+def _is_text(value: str) -> bool:
+    try:
+        return len(value.encode()) <= statements.TEXT_CHARS_MAX
+    except UnicodeEncodeError:
+        return False
+
+
+def _identity(stream: IO[bytes]) -> tuple[int, ...]:
+    status = os.fstat(stream.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+__all__ = ["EvidenceError", "ReceiptsExported", "ReceiptsFile", "ReceiptsImported", "apply", "export_receipts", "import_receipts"]
