@@ -28,6 +28,8 @@ COMMANDS = {
     "audit": "What was recorded, by whom, and what became of all of it.",
     "show": "A component's parameters, artifacts and metrics, offline.",
     "export": "Metrics or entries as JSON Lines, CSV or Parquet.",
+    "merge": "Several journals, or copies of one, into one.",
+    "receipts": "Carry acknowledgements from one copy to another.",
     "retry": "Make quarantined entries pending again.",
     "settle": "Decide about entries in doubt.",
     "doctor": "Is the journal well, and what can be repaired.",

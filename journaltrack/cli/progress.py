@@ -24,11 +24,13 @@ class ProgressView:
 
     Args:
         label: What is synced; escaped here.
+        unit: What is counted.
         monotonic: Seconds.
     """
 
-    def __init__(self, label: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, label: str, *, unit: str = "entries", monotonic: Callable[[], float] = time.monotonic) -> None:
         self._label = output.clean(label)
+        self._unit = unit
         self._monotonic = monotonic
         self._started = self._told = monotonic()
         self._before: int | None = None  # settled before the pass made its first request: not this pass's speed
@@ -43,7 +45,7 @@ class ProgressView:
             self._bar = progress.Progress(
                 progress.TextColumn("{task.description}", markup=False),
                 progress.BarColumn(),
-                progress.TextColumn("{task.completed:.0f}/{task.total:.0f} entries {task.fields[rate]:.0f}/s", markup=False),
+                progress.TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {self._unit} {{task.fields[rate]:.0f}}/s", markup=False),
                 progress.TimeRemainingColumn(),
                 console=output.terminal(err=True),
             )
@@ -68,10 +70,10 @@ class ProgressView:
             self._bar.update(self._task, completed=progress.settled, total=total, rate=rate)
         elif now - self._told >= EVERY_S:
             self._told = now
-            output.say(line(self._label, progress.settled, total, rate), err=True)
+            output.say(line(self._label, progress.settled, total, rate, self._unit), err=True)
 
 
-def line(label: str, settled: int, total: int, rate: float) -> str:
+def line(label: str, settled: int, total: int, rate: float, unit: str = "entries") -> str:
     """Progress as one line of text: how much, how fast, how long still."""
     left = f", about {output.duration((total - settled) / rate)} left" if rate > 0 else ""
-    return f"{label}: {settled} of {total} entries ({100 * settled // max(total, 1)} %), {rate:.0f}/s{left}"
+    return f"{label}: {settled} of {total} {unit} ({100 * settled // max(total, 1)} %), {rate:.0f}/s{left}"
