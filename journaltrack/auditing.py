@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from journaltrack import entries as vocabulary
 from journaltrack import limits, report
 from journaltrack.report import ErrorRecord, InFlight, State
+from journaltrack.report_reconcilers import ReconcilerRecord, reconcilers
 
 if TYPE_CHECKING:
     from journaltrack.database import Database
@@ -153,6 +154,7 @@ class AuditReport:
         totals: The states of all that is reported on.
         components: In order of their first mention.
         writers: The processes that recorded any of it.
+        reconcilers: Who synced it or a copy of it, as far as it is known here; of the whole journal.
         last_error: Of the journal's recent requests.
         problems_omitted: Entries of problems beyond ``PROBLEMS_MAX`` groups.
         inconsistencies: What does not add up: a damaged journal, or one that was tampered with. Empty when all is well.
@@ -165,6 +167,7 @@ class AuditReport:
     totals: States
     components: tuple[ComponentAudit, ...]
     writers: tuple[WriterRecord, ...]
+    reconcilers: tuple[ReconcilerRecord, ...]
     last_error: ErrorRecord | None
     problems_omitted: int
     inconsistencies: tuple[str, ...]
@@ -238,6 +241,7 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
         totals=totals,
         components=tuple(components),
         writers=_recorded_by(recorders, writers),
+        reconcilers=reconcilers(database),
         last_error=report.last_error(database),
         problems_omitted=omitted,
         inconsistencies=tuple(wrong),

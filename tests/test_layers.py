@@ -36,6 +36,8 @@ DOORS = {
         "salvage",
         "rescue",
         "exporting_pages",
+        "applying",
+        "merging",
         "cli",
     ),
 }
@@ -51,6 +53,10 @@ FORBIDDEN = {
     "exporting": ("tracker", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
     "spool": ("journal", "database", "schema", "remotes"),
     "doctor": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
+    "statements": ("tracker", "journal", "database", "reconciler", "remotes", "remote", "composition", "cli"),
+    "applying": ("tracker", "journal", "reconciler", "remotes", "remote", "composition", "cli"),
+    "receipting": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
+    "merging": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
     "doubts": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
 }
 PURE = {

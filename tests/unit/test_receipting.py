@@ -7,10 +7,12 @@ import json
 import shutil
 
 import pytest
+from click.testing import CliRunner
 
 from journaltrack import entries as vocabulary
 from journaltrack import lease as leases
 from journaltrack.auditing import audit
+from journaltrack.cli import main
 from journaltrack.entries import attestation_next, attestation_start
 from journaltrack.errors import EvidenceError, InvalidInputError, JournalTooNewError, LeaseHeldError
 from journaltrack.journal import Journal
@@ -111,6 +113,23 @@ def test_both_machines_may_have_delivered(copies, receipts):
     )
 
 
+def test_the_audit_shows_both_machines(copies, tmp_path, monkeypatch):
+    """Who reconciled the copies is in the audit of each, by host."""
+    origin, copy, remote = copies
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    sync(origin, remote)
+    for source, target in ((origin, copy), (copy, origin)):
+        export_receipts(source, to=tmp_path / "r", force=True)
+        import_receipts(tmp_path / "r", target)
+    for folder in (origin, copy):
+        found = {r.host: r.processes for r in audit(folder).reconcilers}
+        assert len(found) == 2
+        assert found["elsewhere"] == 1
+        ran = CliRunner().invoke(main, ["audit", str(folder)])
+        assert "reconciled on" in ran.output
+        assert ran.output.count("elsewhere") == 1
+
+
 def test_a_file_that_was_cut_is_refused_at_every_place(copies, receipts):
     """Whatever lines or bytes are missing at the end, nothing is taken over."""
     whole = receipts.read_bytes()
@@ -163,10 +182,10 @@ def test_a_forged_receipt_is_refused(copies, receipts):
                     other[name] = value
 
             receipts.write_bytes(rewritten(lines, alter, rechained=False))
-            with pytest.raises(EvidenceError, match="attest|digest"):
+            with pytest.raises(EvidenceError, match=r"attest|digest"):
                 import_receipts(receipts, copies[0])
             receipts.write_bytes(rewritten(lines, alter, rechained=True))
-            with pytest.raises(EvidenceError, match="forged|can't be read"):
+            with pytest.raises(EvidenceError, match=r"forged|can't be read"):
                 import_receipts(receipts, knows)
     assert everything(copies[0]) == before
     assert everything(knows) == known
