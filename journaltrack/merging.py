@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import hashlib
 import heapq
 import json
 import os
@@ -294,7 +293,7 @@ class _Merger:
         for _, number, row in heapq.merge(*streams, key=lambda each: each[:2]):
             uuid = row.uuid
             if not heads.takes(uuid, row, self._sources[number].name):
-                continue  # another source brought it
+                continue  # it is here already, or another source brought it
             seq += 1
             component_id = components.get(row.component)
             if component_id is None:
@@ -439,7 +438,7 @@ class _Heads:
         previous = self._digests[uuid] if row.gap is None else row.gap
         if row.writer_seq != place + 1 and row.gap is None:
             raise forged(where, f"entry {place + 1} of the process {limits.shown(uuid)} is missing there")
-        if not row.follows(previous, hashlib.sha256):
+        if not row.follows(previous):
             raise forged(
                 where, f"entry {row.writer_seq} of the process {limits.shown(uuid)} is not what was recorded: its digest does not fit"
             )

@@ -6,8 +6,9 @@ may be sent, is checked here; digests are checked by whoever takes entries over.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
@@ -25,7 +26,7 @@ _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
 _ENTRIES: Final = (
     "SELECT e.writer_id, e.writer_seq, e.component_id, e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
     "e.recorded_at_ns, e.digest, d.reason FROM entry e LEFT JOIN delivery d ON d.seq = e.seq AND d.receipt_id IS NULL "
-    "AND d.outcome = 'quarantined' AND d.settled_at_ns = e.recorded_at_ns ORDER BY e.seq"
+    "AND d.outcome = 'quarantined' AND d.settled_at_ns = e.recorded_at_ns"
 )
 _UNATTESTED: Final = (
     "SELECT e.writer_id, e.writer_seq, d.outcome, d.reason, d.settled_at_ns FROM delivery d JOIN entry e ON e.seq = d.seq "
@@ -39,6 +40,9 @@ _BLOBS: Final = (
     "SELECT sha256, size_bytes, spooled_at_ns FROM blob WHERE typeof(sha256) = 'text' AND typeof(size_bytes) = 'integer' "
     "AND typeof(spooled_at_ns) = 'integer' ORDER BY sha256"
 )
+
+
+_metric_text: Final = functools.lru_cache(maxsize=10_000)(vocabulary.metric_text)
 
 
 class EntryRow(NamedTuple):
@@ -61,13 +65,26 @@ class EntryRow(NamedTuple):
         """When it was recorded."""
         return int(self.columns[-1])
 
-    def follows(self, previous: bytes, sha256: Callable[[bytes], Any]) -> bool:
+    def follows(self, previous: bytes) -> bool:
         """Whether its digest is that of its content after ``previous``. SQLite keeps no sign of zero, the digest does."""
-        stream, kind, name, value, *rest, recorded_at_ns = self.columns
+        stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns = self.columns
+        rest = (step, timestamp_ns, payload)
+        if (
+            type(value) is float
+            and kind == stream == vocabulary.METRIC
+            and payload is None
+            and type(timestamp_ns) is int
+            and (step is None or type(step) is int)
+            and isinstance(name, str)
+        ):  # nearly all entries: in a third of the time
+            middle = _metric_text(self.component, name)
+            digest = vocabulary.chain_next_metric(previous, self.writer_seq, middle, value, step, timestamp_ns, recorded_at_ns)
+            if digest == self.digest:
+                return True
         for same in (value, -0.0) if value == 0 else (value,):
             draft = vocabulary.Draft(stream, kind, name, same, *rest)
             try:
-                if vocabulary.chain_next(previous, self.writer_seq, self.component, draft, recorded_at_ns, sha256) == self.digest:
+                if vocabulary.chain_next(previous, self.writer_seq, self.component, draft, recorded_at_ns) == self.digest:
                     return True
             except (TypeError, ValueError, RecursionError):  # a column of a type that no entry has
                 return False
@@ -123,8 +140,10 @@ class JournalSource:
         attested = database.read("SELECT writer_id, max(writer_seq) FROM attestation GROUP BY writer_id")
         self.heads: Mapping[str, int] = {self._uuids[i]: seq for i, seq in attested if i in self._uuids and isinstance(seq, int)}
         self._places: dict[Any, int] = {}
+        self._last: dict[Any, int] = {}
         self.entries = 0
-        for writer_id, count, last in database.read("SELECT writer_id, count(*), max(writer_seq) FROM entry GROUP BY writer_id"):
+        rows = database.read("SELECT writer_id, count(*), max(writer_seq), max(seq) FROM entry GROUP BY writer_id")
+        for writer_id, count, last, self._last[writer_id] in rows:
             if writer_id not in self._uuids or not isinstance(last, int):
                 raise forged(self.name, f"{count} entries are of a process ({limits.shown(str(writer_id))}) that is not recorded")
             self.entries += count
@@ -150,24 +169,32 @@ class JournalSource:
         return sum(max(0, last - places.get(self._uuids[i], 0)) for i, last in self._places.items())
 
     def entries_since(self, places: Mapping[str, int]) -> Iterator[EntryRow]:
-        """In order of ``seq``: of each process the last that both have, and those after it."""
+        """Of each process the last that both have, then those after it in order of ``seq``. Without new ones nothing is scanned."""
+        execute = self.journal.database.connection.execute
         since = {i: max(1, min(last, places.get(self._uuids[i], 0))) for i, last in self._places.items()}
+        for writer_id in [i for i, last in self._places.items() if places.get(self._uuids[i], 0) >= last]:
+            del since[writer_id]
+            for row in execute(f"{_ENTRIES} WHERE e.seq = ?", (self._last[writer_id],)):
+                yield self._row(writer_id, row, None)
+        if not since:
+            return
         expected = dict.fromkeys(self._places, 0)
-        for writer_id, writer_seq, component_id, *columns, digest, refused in self.journal.database.connection.execute(_ENTRIES):
+        for row in execute(f"{_ENTRIES} ORDER BY e.seq"):
+            writer_id, writer_seq = row[:2]
             before, expected[writer_id] = expected[writer_id], writer_seq
-            if type(writer_seq) is int and writer_seq < since[writer_id]:
-                continue
-            uuid, component = self._uuids[writer_id], self._components.get(component_id)
-            if (
-                type(writer_seq) is not int
-                or not isinstance(component, str)
-                or not isinstance(digest, bytes)
-                or type(columns[-1]) is not int
-            ):
-                raise forged(self.name, f"an entry of the process {limits.shown(uuid)} is none that journaltrack recorded")
-            gap = None if writer_seq == before + 1 else self._gap(uuid, before + 1, writer_seq - 1)
-            row = EntryRow(uuid, writer_seq, component, tuple(columns), digest, None, gap)
-            yield row if refused is None or self._refusal(row) != refused else row._replace(refused=refused)
+            if writer_id in since and (type(writer_seq) is not int or writer_seq >= since[writer_id]):
+                yield self._row(writer_id, row, before)
+
+    def _row(self, writer_id: int, columns: tuple[Any, ...], before: int | None) -> EntryRow:
+        """An entry, if it can be one; ``before`` is the place of the one before it."""
+        _, writer_seq, component_id, *kept, digest, refused = columns
+        uuid, component = self._uuids[writer_id], self._components.get(component_id)
+        sound = type(writer_seq) is int and isinstance(component, str) and isinstance(digest, bytes) and type(kept[-1]) is int
+        if not sound or not isinstance(component, str):
+            raise forged(self.name, f"an entry of the process {limits.shown(uuid)} is none that journaltrack recorded")
+        gap = None if before is None or writer_seq == before + 1 else self._gap(uuid, before + 1, writer_seq - 1)
+        row = EntryRow(uuid, writer_seq, component, tuple(kept), digest, None, gap)
+        return row if refused is None or self._refusal(row) != refused else row._replace(refused=refused)
 
     @staticmethod
     def _refusal(row: EntryRow) -> str | None:
