@@ -14,13 +14,24 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits, schema, statements
 from journaltrack.actions import MAP_OF_KIND
+from journaltrack.applying_source import (
+    WRITER_COLUMNS,
+    Attested,
+    Source,
+    WriterRow,
+    check_link,
+    check_writer,
+    forged,
+    joined,
+    text_of,
+    which,
+)
 from journaltrack.attesting import Attestor, Settled, Statement, as_intervals
-from journaltrack.errors import EvidenceError
 from journaltrack.statements import Named, Said
 
 if TYPE_CHECKING:
@@ -28,24 +39,7 @@ if TYPE_CHECKING:
 
 MERGE: Final = "merge"
 """The action of attestations for what was decided, or found, when copies were brought together."""
-WRITER_COLUMNS: Final = (
-    "uuid",
-    "host",
-    "pid",
-    "user",
-    "program",
-    "started_at_ns",
-    "package_version",
-    "python_version",
-    "git_commit",
-    "git_dirty",
-    "packages",
-    "journal_id",
-)
-"""Of a writer, those that its digest is of, in this order."""
 _DESCRIBED: Final = ", ".join(WRITER_COLUMNS)
-_SINCE_0002: Final = 9
-"""The place of the first column that format 0001 did not have."""
 _INSERT_WRITER: Final = schema.insert_sql(schema.writer)
 _INSERT_ATTESTATION: Final = schema.insert_sql(schema.attestation)
 _INSERT_RECEIPT: Final = schema.insert_sql(schema.receipt)
@@ -69,51 +63,6 @@ _FIELDS: Final = (
     "coalesce(e.name, ''), max(e.seq) FROM entry e JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND e.stream <> 'metric' "
     f"AND e.kind IN ({', '.join(repr(kind) for kind in MAP_OF_KIND)}) AND d.outcome = 'delivered' GROUP BY 2, 3"
 )
-
-
-class WriterRow(NamedTuple):
-    """A process as it described itself (``WRITER_COLUMNS``), and the digest of that; None in format 0001."""
-
-    columns: tuple[Any, ...]
-    digest: bytes | None
-
-    @property
-    def uuid(self) -> str:
-        """Its unique id."""
-        return str(self.columns[0])
-
-    @property
-    def begin(self) -> bytes:
-        """What its chain of entries begins with."""
-        return self.digest if self.digest is not None else vocabulary.chain_start(self.uuid)
-
-
-class Attested(NamedTuple):
-    """An attestation as it was made."""
-
-    uuid: str
-    writer_seq: int
-    body: str
-    digest: bytes
-
-
-class Source(Protocol):
-    """Where attestations come from."""
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-
-    @property
-    def writers(self) -> Mapping[str, WriterRow]:
-        """The processes that made them, and perhaps others."""
-
-    @property
-    def heads(self) -> Mapping[str, int]:
-        """How many attestations of each process there are."""
-
-    def attestations(self) -> Iterator[Attested]:
-        """All of them, in the order in which they came into that journal; again from the beginning at each call."""
 
 
 @dataclass(slots=True)
@@ -260,15 +209,15 @@ class Applier:
         try:
             said = statements.read(each.body)
         except ValueError as error:
-            raise forged(source.name, f"{_which(each)} can't be read: {error}") from error
+            raise forged(source.name, f"{which(each)} can't be read: {error}") from error
         self.generation = max(self.generation, said.generation)
         here = self.places(said.entries)
         component_id = None if said.component is None else self._components.get(said.component.lower())
-        self._check_component(said, here, component_id, f"{_which(each)} of {source.name}")
+        self._check_component(said, here, component_id, f"{which(each)} of {source.name}")
         receipt_id = None
         if said.started_at_ns is not None:
             columns = (
-                *(said.action, component_id, _text(here), said.generation, said.started_at_ns, said.finished_at_ns, said.outcome),
+                *(said.action, component_id, text_of(here), said.generation, said.started_at_ns, said.finished_at_ns, said.outcome),
                 *(said.attempts, said.request_id, said.error_code, said.error_text),
             )
             receipt_id = int(self._connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
@@ -452,7 +401,7 @@ class Applier:
         made = []
         for component_id, settled in groups.items():
             entries = joined(sorted(interval for each in settled for interval in each.entries))
-            columns = (MERGE, component_id, _text(entries), generation, now_ns, now_ns, outcome, 0, None, None, None)
+            columns = (MERGE, component_id, text_of(entries), generation, now_ns, now_ns, outcome, 0, None, None, None)
             receipt_id = int(self._connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
             statement = Statement(
                 *(MERGE, outcome, component_id, entries, now_ns, generation, settled, receipt_id, now_ns), attempts=0, more=more
@@ -462,59 +411,3 @@ class Applier:
             self._connection.executemany(sql, of_group)
             made.append(statement)
         self._attestor.attest(self._connection, made)
-
-
-def check_writer(row: WriterRow, where: str) -> None:
-    """See that a process is as it described itself.
-
-    Raises:
-        EvidenceError: It is not.
-    """
-    if row.digest is None and all(column is None for column in row.columns[_SINCE_0002:]):
-        return
-    try:
-        right = vocabulary.description_digest(*row.columns) == row.digest
-    except (TypeError, ValueError):
-        right = False
-    if not right:
-        raise forged(where, f"the process {limits.shown(row.uuid)} is not as it described itself")
-
-
-def check_link(each: Attested, chain: tuple[int, bytes], where: str) -> None:
-    """See that an attestation comes next in its chain, given the place and digest of the one before.
-
-    Raises:
-        EvidenceError: It does not.
-    """
-    if each.writer_seq != chain[0] + 1:
-        raise forged(where, f"{_which(each)} comes where {chain[0] + 1} was expected: some are missing")
-    if not each.body.isascii() or vocabulary.attestation_next(chain[1], each.body) != each.digest:
-        raise forged(where, f"{_which(each)} is not what was attested: its digest does not fit its body")
-
-
-def forged(where: str, what: str) -> EvidenceError:
-    """The refusal of what contradicts itself or what is here."""
-    return EvidenceError(
-        f"{where}: {what}; nothing was taken over",
-        hint="get it anew from where it was made; if it is the same there, `journaltrack audit --verify` says which journal was changed",
-    )
-
-
-def _which(each: Attested) -> str:
-    return f"attestation {each.writer_seq} of the process {limits.shown(each.uuid)}"
-
-
-def joined(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same with neighbouring runs joined."""
-    runs: list[list[int]] = []
-    for first, last in places:
-        if runs and first == runs[-1][1] + 1:
-            runs[-1][1] = last
-        else:
-            runs.append([first, last])
-    return [(first, last) for first, last in runs]
-
-
-def _text(places: Iterable[tuple[int, int]]) -> str:
-    """As ``actions.ranges`` writes it."""
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in joined(places))

@@ -25,10 +25,12 @@ from typing import TYPE_CHECKING, Any, Final
 from journaltrack import lease as leases
 from journaltrack import limits, paths, report, schema
 from journaltrack.actions import SEQ_MAX, PutMetrics, ranges_in
-from journaltrack.applying import MERGE, Applied, Applier, WriterRow, forged, joined
+from journaltrack.applying import MERGE, Applied, Applier
+from journaltrack.applying_source import joined
 from journaltrack.attesting import Attestor, Settled, as_intervals
 from journaltrack.errors import InvalidInputError, LeaseHeldError
 from journaltrack.journal import Journal
+from journaltrack.merging_heads import Heads, Runs
 from journaltrack.merging_source import Copied, EntryRow, JournalSource
 from journaltrack.pass_report import Progress
 from journaltrack.settlement import Settlement
@@ -42,9 +44,6 @@ _INSERT_ENTRY: Final = (
     str(schema.insert_sql(schema.entry)).replace("(writer_id", "(seq, writer_id", 1).replace("VALUES (", "VALUES (?, ", 1)
 )
 _INSERT_REFUSED: Final = "INSERT OR IGNORE INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, 'quarantined', ?, ?)"
-_DIGEST_AT: Final = (
-    "SELECT e.digest FROM temp.run r JOIN entry e ON e.seq = r.shift + ?1 WHERE r.writer_id = ?2 AND r.last >= ?1 AND r.first <= ?1"
-)
 _PAGE: Final = 1_000
 
 
@@ -275,11 +274,11 @@ class _Merger:
 
     def _copy_entries(self, connection: sqlite3.Connection, applier: Applier, above: int) -> None:
         """Those that are not here, of all sources together in the order in which they were recorded."""
-        heads = _Heads(connection, applier.writers)
+        heads = Heads(connection, applier.writers)
         streams = [self._in_order(number, source, applier, heads) for number, source in enumerate(self._sources)]
         total = sum(source.new_entries(heads.places) for source in self._sources)
         seq = above
-        run = _Run(applier)
+        run = Runs(applier)
         components: dict[str, int] = {}
         page: list[tuple[Any, ...]] = []
 
@@ -310,7 +309,7 @@ class _Merger:
         flush()
         self._tell(Progress(total, total, 0))
 
-    def _in_order(self, number: int, source: JournalSource, applier: Applier, heads: _Heads) -> Iterator[tuple[int, int, EntryRow]]:
+    def _in_order(self, number: int, source: JournalSource, applier: Applier, heads: Heads) -> Iterator[tuple[int, int, EntryRow]]:
         """The source's entries from those on that may be new, with a time that never goes back: a clock may."""
         latest = 0
         for uuid, row in source.writers.items():
@@ -376,82 +375,3 @@ class _Merger:
                 named += ranges_in(entries)
         named = joined(sorted(named))
         return lambda seq: (place := bisect.bisect_right(named, (seq, SEQ_MAX)) - 1) >= 0 and seq <= named[place][1]
-
-
-class _Run:
-    """Runs of places that were added, for ``Applier.places``."""
-
-    def __init__(self, applier: Applier) -> None:
-        self._applier = applier
-        self._open: dict[int, list[int]] = {}
-
-    def add(self, writer_id: int, place: int, seq: int) -> None:
-        run = self._open.get(writer_id)
-        if run is not None and place == run[1] + 1 and seq - place == run[2]:
-            run[1] = place
-            return
-        if run is not None:
-            self._applier.add_run(writer_id, *run)
-        self._open[writer_id] = [place, place, seq - place]
-
-    def end(self) -> None:
-        for writer_id, run in self._open.items():
-            self._applier.add_run(writer_id, *run)
-        self._open.clear()
-
-
-class _Heads:
-    """How far the target has come with each process: place and digest of its last entry."""
-
-    def __init__(self, connection: sqlite3.Connection, writers: dict[str, int]) -> None:
-        self._connection = connection
-        self.ids = dict(writers)
-        self.flush: Callable[[], None] = lambda: None
-        self.places: dict[str, int] = {}
-        self._digests: dict[str, bytes] = {}
-        found = {
-            writer_id: (place, digest)
-            for writer_id, place, digest in connection.execute("SELECT writer_id, max(writer_seq), digest FROM entry GROUP BY writer_id")
-        }
-        for uuid, writer_id in writers.items():
-            if writer_id in found:
-                self.places[uuid], self._digests[uuid] = found[writer_id]
-
-    def meet(self, uuid: str, writer_id: int, row: WriterRow) -> None:
-        """A process of a source."""
-        self.ids[uuid] = writer_id
-        if uuid not in self.places:
-            self.places[uuid], self._digests[uuid] = 0, row.begin
-
-    def takes(self, uuid: str, row: EntryRow, where: str) -> bool:
-        """Whether the entry is the next one; False if it is here already.
-
-        Raises:
-            EvidenceError: It is another one than is here, is not what its writer recorded, or some before it are missing.
-        """
-        place = self.places[uuid]
-        if row.writer_seq <= place:
-            if self._digest(uuid, row.writer_seq) not in {row.digest, None}:
-                what = f"entry {row.writer_seq} of the process {limits.shown(uuid)} is another one there than here"
-                raise forged(where, f"{what}: the process, or somebody else, went on in both copies, or one of them was changed")
-            return False
-        previous = self._digests[uuid] if row.gap is None else row.gap
-        if row.writer_seq != place + 1 and row.gap is None:
-            raise forged(where, f"entry {place + 1} of the process {limits.shown(uuid)} is missing there")
-        if not row.follows(previous):
-            raise forged(
-                where, f"entry {row.writer_seq} of the process {limits.shown(uuid)} is not what was recorded: its digest does not fit"
-            )
-        self.places[uuid], self._digests[uuid] = row.writer_seq, row.digest
-        return True
-
-    def _digest(self, uuid: str, place: int) -> bytes | None:
-        """Of the entry at a place; None if it was removed here on the record."""
-        if place == self.places[uuid]:
-            return self._digests[uuid]
-        for _ in range(2):
-            row = self._connection.execute(_DIGEST_AT, (place, self.ids[uuid])).fetchone()
-            if row is not None:
-                return bytes(row[0])
-            self.flush()  # it may be among those that were just brought
-        return None

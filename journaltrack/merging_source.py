@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 from journaltrack import entries as vocabulary
 from journaltrack import limits
 from journaltrack.actions import SEQ_MAX, ranges_in
-from journaltrack.applying import WRITER_COLUMNS, Attested, WriterRow, forged
+from journaltrack.applying_source import WRITER_COLUMNS, Attested, WriterRow, forged
 from journaltrack.report_attestations import read_body
 from journaltrack.settlement import DeliveryOutcome
 
