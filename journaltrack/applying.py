@@ -32,6 +32,7 @@ from journaltrack.applying_source import (
     which,
 )
 from journaltrack.attesting import Attestor, Settled, Statement, as_intervals
+from journaltrack.errors import JournalAlteredError
 from journaltrack.statements import Named, Said
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ class Applier:
             (json.dumps(fresh), bool(new_components)),
         )
         for receipt_id, body in rows:
-            said = statements.read(body)
+            said = _own(body)
             self._follow(said, receipt_id, self.places(said.entries, above), above)
             if said.component is not None and said.component.lower() in new_components:
                 self._learn(said, receipt_id, self._components[said.component.lower()])
@@ -361,7 +362,7 @@ class Applier:
         )
         for uuid, writer_seq, body in rows:
             is_known = writer_seq <= source.heads.get(uuid, 0)
-            found.update(dict.fromkeys(self._seqs(statements.read(body).entries, wanted), is_known))
+            found.update(dict.fromkeys(self._seqs(_own(body).entries, wanted), is_known))
         return found
 
     def _is_known(self, receipt_id: int, source: Source) -> bool:
@@ -411,3 +412,16 @@ class Applier:
             self._connection.executemany(sql, of_group)
             made.append(statement)
         self._attestor.attest(self._connection, made)
+
+
+def _own(body: object) -> Said:
+    """What an attestation of this journal says.
+
+    Raises:
+        JournalAlteredError: It can't be read.
+    """
+    try:
+        return statements.read(body)
+    except ValueError as error:
+        hint = "`journaltrack audit --verify` says more; if the journal is not yours, do not trust it"
+        raise JournalAlteredError(f"an attestation of the journal can't be read: {error}; nothing was taken over", hint=hint) from error

@@ -147,7 +147,9 @@ def merge(
         return MergeReport(str(journal.path), journal.journal_id, created, results, entries, pending)
 
 
-def bring(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> MergeReport:
+def bring(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], *, on_progress: Callable[[Progress], None] | None = None
+) -> MergeReport:
     """Bring what is new in another copy into an existing journal: ``merge`` of one.
 
     Raises:
@@ -155,7 +157,7 @@ def bring(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Mer
         JournalError, InvalidInputError: As ``merge``.
     """
     Journal.open(target, create=False, read_only=True).close()
-    return merge([source], into=target)
+    return merge([source], into=target, on_progress=on_progress)
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:

@@ -25,6 +25,7 @@ from journaltrack.reconciler import Options, Reconciler
 from journaltrack.report_integrity import verify_chains
 from journaltrack.settlement import Settlement
 from tests import tally
+from tests.golden import REVISIONS, restore
 from tests.properties.truth import FAULTS, KilledError, Seams, Truth
 
 COPIES_MAX = 4
@@ -62,35 +63,40 @@ def sound(folder: Path) -> None:
 class CopiesMachine(RuleBasedStateMachine):
     """Appends, copies, syncs with faults and kills, releases, receipts to and fro, merges."""
 
-    @initialize()
-    def open(self) -> None:
-        """One journal with one component."""
+    @initialize(revision=st.sampled_from([None, None, *REVISIONS]))
+    def open(self, revision) -> None:
+        """One journal: a new one, or one that an earlier release left in the midst of its work."""
         self.root = Path(tempfile.mkdtemp())
         self.now_ns = 2_000_000_000 * SECOND_NS
         self.truth = Truth()
         self.numbers = itertools.count(1)
         self.copies = [self.root / "0"]
         self.files = itertools.count()
-        self.append(0, "metrics")
+        if revision is not None:
+            restore(revision, self.copies[0])
+            self.truth.components["a"] = {"owner": "owner of a", "parameters": {"x": 7.0}, "artifacts": {}, "status": None}
+            self.truth.points = [("a", "g", 1000.0 + n, n) for n in range(12)]
+        self.append(0, "a", "metrics")
 
     def teardown(self) -> None:
         """All know all: they agree, nothing that somebody delivered is pending, and merges in any order are the same."""
-        if len(getattr(self, "copies", ())) > 1:
+        if hasattr(self, "copies"):
             try:
-                self.converge()
+                if len(self.copies) > 1:
+                    self.converge()
             finally:
                 shutil.rmtree(self.root)
 
     def of(self, which: int) -> Path:
         return self.copies[which % len(self.copies)]
 
-    @rule(which=WHICH, what=st.sampled_from(["metrics", "parameter", "spoiled", "artifact"]))
-    def append(self, which, what) -> None:
+    @rule(which=WHICH, name=st.sampled_from("ab"), what=st.sampled_from(["metrics", "parameter", "spoiled", "artifact"]))
+    def append(self, which, name, what) -> None:
         """A new process records something in one of the copies."""
         self.now_ns += SECOND_NS
         journal = Journal.open(self.of(which), clock_ns=lambda: self.now_ns)
-        component = journal.component("a")
-        drafts = [vocabulary.create(owner="owner of a", resume=True)]
+        component = journal.component(name)
+        drafts = [vocabulary.create(owner=f"owner of {name}", resume=True)]
         if what == "metrics":
             drafts += [vocabulary.metric("m", float(next(self.numbers)), None, 1) for _ in range(13)]
         elif what == "parameter":
