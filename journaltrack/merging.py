@@ -1,4 +1,4 @@
-"""``journaltrack.merge``: the entries and the evidence of several journals, or copies of one, brought into another.
+"""``journaltrack merge``: the entries and the evidence of several journals, or copies of one, brought into another.
 
 An entry is the same wherever it is if its process (``writer.uuid``) and its place in the process's chain are the same; the row
 where it happens to be says nothing. Sources are read as of one moment each, and never changed. Must not know a remote.

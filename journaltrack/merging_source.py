@@ -30,8 +30,10 @@ _ENTRIES: Final = (
 )
 _UNATTESTED: Final = (
     "SELECT e.writer_id, e.writer_seq, d.outcome, d.reason, d.settled_at_ns FROM delivery d JOIN entry e ON e.seq = d.seq "
-    "WHERE (typeof(d.receipt_id) = 'integer' AND d.receipt_id BETWEEN 1 AND ?) OR (d.receipt_id IS NULL AND d.settled_at_ns <= ?) ORDER BY d.seq"
+    "WHERE (typeof(d.receipt_id) = 'integer' AND d.receipt_id BETWEEN 1 AND ?) OR (d.receipt_id IS NULL AND d.settled_at_ns <= ? "
+    "AND NOT (d.outcome = 'quarantined' AND d.settled_at_ns = e.recorded_at_ns)) ORDER BY d.seq"
 )
+"""But not what was refused when it was recorded: that comes with the entry, see ``EntryRow.refused``."""
 _UNSETTLED: Final = (
     "SELECT e.writer_id, e.writer_seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' "
     "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) ORDER BY e.seq"

@@ -220,6 +220,23 @@ def test_receipts_of_format_0001_are_not_lost(tmp_path):
     assert content(node) == content(tmp_path / "all")
 
 
+def test_a_release_in_one_copy_of_an_old_journal_holds(tmp_path):
+    """What format 0001 refused at once, and one of two copies released, is pending in the merge, however often it is made."""
+    node = restore("0001", tmp_path / "node")
+    Journal.open(node).close()
+    shutil.copytree(node, tmp_path / "released")
+    journal = Journal.open(tmp_path / "released")
+    lease = leases.acquire(journal.database)
+    assert Settlement(journal.database, lease).release(["quarantined"]) == 1
+    lease.release()
+    journal.close()
+    merge([node, tmp_path / "released"], into=tmp_path / "all")
+    before = content(tmp_path / "all")
+    assert "quarantined" not in states(tmp_path / "all")
+    assert not merge([node, tmp_path / "released"], into=tmp_path / "all").changed
+    assert content(tmp_path / "all") == before
+
+
 def test_artifacts_are_copied_and_verified(tmp_path):
     """Whole contents are in the merge's own spool, as files of their own; damaged, missing and linked ones are named."""
     good = with_blob(tmp_path / "node", b"good", "good")
