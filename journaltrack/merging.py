@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import lease as leases
-from journaltrack import limits, paths, report, schema
-from journaltrack.actions import SEQ_MAX, PutMetrics, ranges_in
+from journaltrack import limits, paths, report, schema, statements
+from journaltrack.actions import SEQ_MAX, PutMetrics
 from journaltrack.applying import MERGE, Applied, Applier
 from journaltrack.applying_source import joined
 from journaltrack.attesting import Attestor, Settled, as_intervals
@@ -338,7 +338,7 @@ class _Merger:
 
     def _take_as_found(self, connection: sqlite3.Connection, applier: Applier, source: JournalSource) -> int:
         """Settle what is settled in the source without an attestation, or in flight there, and not here; this process attests it."""
-        already = self._taken_before(connection, source)
+        already = self._taken_before(connection, applier, source)
         groups: dict[int, dict[tuple[str, str | None, int], list[int]]] = defaultdict(lambda: defaultdict(list))
         count = 0
         for found in source.unattested(PutMetrics.action, IN_FLIGHT):
@@ -346,7 +346,7 @@ class _Merger:
                 for seq in range(first, last + 1):
                     row = connection.execute("SELECT outcome FROM delivery WHERE seq = ?", (seq,)).fetchone()
                     arrived = found.outcome in {"delivered", "superseded"}
-                    if (row is None and (arrived or not already(seq))) or (
+                    if (row is None and (arrived or not already(seq, found.at_ns))) or (
                         row is not None and arrived and row[0] in {"quarantined", "in doubt"}
                     ):
                         component_id = connection.execute("SELECT component_id FROM entry WHERE seq = ?", (seq,)).fetchone()[0]
@@ -365,15 +365,25 @@ class _Merger:
         return count
 
     @staticmethod
-    def _taken_before(connection: sqlite3.Connection, source: JournalSource) -> Callable[[int], bool]:
-        """Whether an earlier merge of the same journal settled an entry so: who released it since then wants it pending."""
-        named: list[tuple[int, int]] = []  # of few merges that found something
+    def _taken_before(connection: sqlite3.Connection, applier: Applier, source: JournalSource) -> Callable[[int, int], bool]:
+        """Whether an earlier merge of the same journal found an entry so, since the same time: who released it since then wants it pending.
+
+        A later request that carried it has another time, and counts.
+        """
+        named: dict[int, list[tuple[int, int]]] = defaultdict(list)  # of few merges that found something
         rows = connection.execute(
-            "SELECT r.entries, a.body FROM attestation a JOIN receipt r ON r.id = a.receipt_id WHERE r.action = ? AND r.outcome = 'found'",
-            (MERGE,),
+            "SELECT body FROM attestation WHERE instr(body, '\"found\"') AND instr(body, ?)", (source.journal.journal_id,)
         )
-        for entries, body in rows:
-            if json.loads(body).get("from") == source.journal.journal_id:
-                named += ranges_in(entries)
-        named = joined(sorted(named))
-        return lambda seq: (place := bisect.bisect_right(named, (seq, SEQ_MAX)) - 1) >= 0 and seq <= named[place][1]
+        for (body,) in rows.fetchall():
+            members = json.loads(body)
+            if (members.get("action"), members.get("outcome"), members.get("from")) == (MERGE, "found", source.journal.journal_id):
+                for group in statements.read(body).settled:
+                    named[group.at_ns] += applier.places(group.entries)
+        places = {at_ns: joined(sorted(intervals)) for at_ns, intervals in named.items()}
+
+        def already(seq: int, at_ns: int) -> bool:
+            intervals = places.get(at_ns, [])
+            place = bisect.bisect_right(intervals, (seq, SEQ_MAX)) - 1
+            return place >= 0 and seq <= intervals[place][1]
+
+        return already

@@ -124,6 +124,7 @@ class CopiesMachine(RuleBasedStateMachine):
         if later:
             self.now_ns += 1200 * SECOND_NS
             self.truth.visible = len(self.truth.points)
+        self.now_ns += SECOND_NS  # requests are told apart by their time
         self.truth.script = list(script)
         database = Seams(self.of(which) / "journal.db")
         database.dies_at = dies_at
