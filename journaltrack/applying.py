@@ -57,6 +57,7 @@ _SETTLE: Final = (
     "reason = excluded.reason, outcome = excluded.outcome WHERE outcome NOT IN ('delivered', 'superseded') "
     "OR (excluded.outcome IN ('delivered', 'superseded') AND excluded.settled_at_ns < settled_at_ns)"
 )
+_STILL: Final = "UPDATE delivery SET reason = ? WHERE seq BETWEEN ? AND ? AND outcome = 'in doubt'"
 _RELEASE: Final = "DELETE FROM delivery WHERE seq BETWEEN ? AND ? AND outcome NOT IN ('delivered', 'superseded')"
 _MAPS: Final = " ".join(f"WHEN '{kind}' THEN '{field_map}'" for kind, field_map in MAP_OF_KIND.items())
 _FIELDS: Final = (
@@ -247,7 +248,10 @@ class Applier:
                 self._connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(here[0][0] - 1, 0),))
         for group in said.settled:
             for first, last in here if group.entries is said.entries else self.places(group.entries, above):
-                self._connection.execute(_SETTLE, (receipt_id, group.outcome, group.reason, group.at_ns, first, last))
+                if said.looked(group):
+                    self._connection.execute(_STILL, (group.reason, first, last))
+                else:
+                    self._connection.execute(_SETTLE, (receipt_id, group.outcome, group.reason, group.at_ns, first, last))
 
     def _learn(self, said: Said, receipt_id: int | None, component_id: int | None) -> None:
         """What it says of the remote."""
@@ -383,8 +387,9 @@ class Applier:
             if said.released:
                 for seq in self._seqs(said.entries, wanted):
                     last.pop(seq, None)
-            for group in said.settled:
-                last.update(dict.fromkeys(self._seqs(group.entries, wanted), group))
+            for group in said.settled if not said.released else ():
+                if not said.looked(group):
+                    last.update(dict.fromkeys(self._seqs(group.entries, wanted), group))
         for seq, component_id in released:
             if seq in last:
                 yield (seq, component_id), last[seq]

@@ -26,6 +26,7 @@ BODY_CHARS_MAX: Final = 64 << 20
 """Ours: of an attestation; a release of a million scattered entries has 10 MB."""
 _RELEASED: Final = "released"
 _ARRIVED: Final = frozenset({"delivered", "superseded"})
+_READBACK: Final = "readback"
 _PROVES_NOTHING: Final = frozenset({"repair", "merge"})
 """Actions that say it of other requests: a settlement may name another receipt."""
 
@@ -160,7 +161,8 @@ def take(evidence: Evidence, number: int, receipt_id: int | None, members: Mappi
         proof = None if members.get("action") in _PROVES_NOTHING else receipt_id
         for settled, reason, entries, *since in members.get("settled") or ():
             claim = Claim(number, proof, settled, reason, since[0] if since else at_ns)
-            _settle(evidence, named if entries is None else entries, claim)
+            looked = members.get("action") == _READBACK and settled == "in doubt"
+            _settle(evidence, named if entries is None else entries, claim, looked=looked)
         _take_remote(evidence, receipt_id, members, at_ns)
         _take_removed(evidence, members)
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -168,11 +170,20 @@ def take(evidence: Evidence, number: int, receipt_id: int | None, members: Mappi
     return True
 
 
-def _settle(evidence: Evidence, named: Mapping[str, str], claim: Claim | None) -> None:
+def _settle(evidence: Evidence, named: Mapping[str, str], claim: Claim | None, *, looked: bool = False) -> None:
+    """These entries have this claim, or none any more. ``looked``: somebody looked, and it was not told: what is in doubt stays so.
+
+    Where it is not in doubt (any more), as in a copy where somebody decided about it meanwhile, that says nothing.
+    """
     for uuid, text in named.items():
         coverage = evidence.coverage[uuid]
         for first, last in ranges_in(text):
             before = coverage.of(first, last)
+            if looked:
+                for begin, end, earlier in before:
+                    if earlier.outcome == "in doubt" and claim is not None:
+                        coverage.put(begin, end, earlier._replace(reason=claim.reason))
+                continue
             coverage.put(first, last, claim)
             for begin, end, earlier in before:
                 now = _after(earlier, claim)

@@ -12,6 +12,7 @@ from typing import Any, Final, get_args
 
 from journaltrack import limits
 from journaltrack.actions import ranges_in
+from journaltrack.doubts import READBACK
 from journaltrack.settlement import DeliveryOutcome
 
 BODY_CHARS_MAX: Final = 64 << 20
@@ -60,6 +61,10 @@ class Said:
     arn: str | None
     missing: bool
     location: tuple[str, str, str, str] | None
+
+    def looked(self, group: Group) -> bool:
+        """Whether somebody looked what became of entries in doubt, and it was not told: that changes the reason alone."""
+        return self.action == READBACK and group.outcome == "in doubt"
 
     @property
     def released(self) -> bool:
