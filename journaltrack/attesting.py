@@ -42,6 +42,8 @@ class Settled:
     outcome: str
     reason: str | None
     entries: Intervals
+    at_ns: int | None = None
+    """Since when, if not since the statement: what a merge found settled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +115,8 @@ class Scribe:
         rows = []
         for statement in statements:
             named = next(identities)
-            settled = [[s.outcome, s.reason, next(identities)] for s in _apart(statement)]
-            whole = [[s.outcome, s.reason, None] for s in statement.settled if s.entries == statement.entries]
+            settled = [_group(s, next(identities)) for s in _apart(statement)]
+            whole = [_group(s, None) for s in statement.settled if s.entries == statement.entries]
             body = _encode(_body(statement, self._name(connection, statement.component_id), named, [*whole, *settled]))
             self._writer_seq += 1
             self._chain = vocabulary.attestation_next(self._chain, body)
@@ -215,6 +217,11 @@ def as_intervals(seqs: Iterable[int]) -> list[tuple[int, int]]:
 def _apart(statement: Statement) -> list[Settled]:
     """What is not about all of the statement's entries, and so must name its own."""
     return [settled for settled in statement.settled if settled.entries != statement.entries]
+
+
+def _group(settled: Settled, entries: dict[str, str] | None) -> list[Any]:
+    """As it is in a body: without a fourth member, since the statement's own time."""
+    return [settled.outcome, settled.reason, entries, *(() if settled.at_ns is None else (settled.at_ns,))]
 
 
 def _text(runs: Iterable[Sequence[int]]) -> str:

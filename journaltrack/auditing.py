@@ -21,6 +21,7 @@ from journaltrack import entries as vocabulary
 from journaltrack import limits, removed, report, report_writers
 from journaltrack.removed import Removal
 from journaltrack.report import ErrorRecord, InFlight, State
+from journaltrack.report_reconcilers import ReconcilerRecord, reconcilers
 from journaltrack.report_writers import WriterRecord, nobody
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ class AuditReport:
         totals: The states of all that is reported on.
         components: In order of their first mention.
         writers: The processes that recorded any of it.
+        reconcilers: Who synced it or a copy of it, as far as it is known here; of the whole journal.
         last_error: Of the journal's recent requests.
         problems_omitted: Entries of problems beyond ``PROBLEMS_MAX`` groups.
         inconsistencies: What does not add up: a damaged journal, or one that was tampered with. Empty when all is well.
@@ -153,6 +155,7 @@ class AuditReport:
     totals: States
     components: tuple[ComponentAudit, ...]
     writers: tuple[WriterRecord, ...]
+    reconcilers: tuple[ReconcilerRecord, ...]
     last_error: ErrorRecord | None
     problems_omitted: int
     inconsistencies: tuple[str, ...]
@@ -234,6 +237,7 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
         totals=totals,
         components=tuple(components),
         writers=_recorded_by(recorders, writers),
+        reconcilers=reconcilers(database),
         last_error=report.last_error(database),
         problems_omitted=omitted,
         inconsistencies=tuple(wrong),

@@ -16,6 +16,7 @@
     │   ├── JournalTooNewError             written by a newer journaltrack; nothing was changed
     │   ├── JournalCorruptError            SQLite says that the file is damaged; nothing was changed
     │   ├── JournalAlteredError            its schema or own records are not what journaltrack makes; nothing was changed
+    │   ├── EvidenceError                  receipts or entries of another copy contradict themselves or this one; nothing was taken over
     │   ├── JournalWriteError              the journal does not take entries now (``unwritten`` says how many wait)
     │   │   ├── JournalLockedError         another process held it for longer than the time allowed
     │   │   ├── JournalFullError           no space left on the device
@@ -121,6 +122,10 @@ class JournalCorruptError(JournalError):
 
 class JournalAlteredError(JournalError):
     """The journal's schema or its own records are not what any journaltrack makes. It was left as it is."""
+
+
+class EvidenceError(JournalError):
+    """Receipts or entries from another copy contradict themselves, or what is here. Nothing of them was taken over."""
 
 
 class JournalWriteError(JournalError):

@@ -130,8 +130,7 @@ def export_selection(
         exporting_parquet.load()
     with report.opened(journal) as own:
         if isinstance(to, (str, os.PathLike)):
-            target = _target(to, own.path, force=force)
-            with _whole_file(target, force=force) as stream:
+            with whole_file(to, own.path, force=force) as (target, stream):
                 rows, unsound, last_seq = _copy(own, TABLES[table], selection, chosen, stream, on_progress)
         else:
             target = None
@@ -219,12 +218,17 @@ def _exists(target: Path) -> InvalidInputError:
 
 
 @contextlib.contextmanager
-def _whole_file(target: Path, *, force: bool) -> Iterator[IO[bytes]]:
-    """A file beside the target that takes its place when the block is left, and is gone after any exception."""
+def whole_file(to: str | os.PathLike[str], journal: Path, *, force: bool) -> Iterator[tuple[Path, IO[bytes]]]:
+    """A file, links followed, that takes its place when the block is left, and is gone after any exception.
+
+    Raises:
+        InvalidInputError: Something is there already, or no file can be there, or it would be inside of the journal's folder.
+    """
+    target = _target(to, journal, force=force)
     partial = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("xb") as stream:
-            yield stream
+            yield target, stream
             stream.flush()
             os.fsync(stream.fileno())
         if force:

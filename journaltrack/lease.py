@@ -62,6 +62,16 @@ class Lease:
             connection.execute("UPDATE lease SET expires_at_ns = ?", (now_ns + int(TTL_S * 1e9),))
             self._renewed_ns = now_ns
 
+    def outdo(self, connection: sqlite3.Connection, generation: int) -> int:
+        """Inside a transaction: no later lease of this journal has a generation that another copy of it has used.
+
+        Returns:
+            The generation of this lease from then on; set ``generation`` to it once the transaction is committed.
+        """
+        highest = max(self.generation, generation)
+        connection.execute("UPDATE lease SET generation = ?", (highest,))
+        return highest
+
     def renew(self) -> None:
         """Keep it during a long request.
 

@@ -25,9 +25,10 @@ PRUNE: Final = "prune"
 """The action of attestations that say what was removed."""
 _TEXT_CHARS_MAX: Final = 300
 _MOST: Final = sys.float_info.max  # a sum may overflow, and JSON has no infinity
-_BODIES: Final = (  # the index on receipt_id leads to the few that are of no request
+_BODIES: Final = (  # indexes lead to the few that are of no request, and to those that came from another copy of the journal
     "SELECT a.id, w.host, w.user, w.pid, w.program, w.uuid, a.body FROM attestation a JOIN writer w ON w.id = a.writer_id "
-    f'WHERE a.receipt_id IS NULL AND substr(a.body, 1, 17) = \'{{"action":"{PRUNE}"\' ORDER BY a.id'
+    f"WHERE (a.receipt_id IS NULL OR a.receipt_id IN (SELECT id FROM receipt WHERE component_id IS NULL AND action = '{PRUNE}')) "
+    f'AND substr(a.body, 1, 17) = \'{{"action":"{PRUNE}"\' ORDER BY a.id'
 )
 
 
@@ -169,7 +170,36 @@ def entries_in(connection: sqlite3.Connection) -> int:
 
 
 def _prunes(database: Database) -> Iterator[tuple[list[Any], dict[str, Any]]]:
-    """(host, user, pid, program, uuid) of the process and the members of each attestation of a prune."""
+    """(host, user, pid, program, uuid) of the process and the members of each attestation of a prune.
+
+    What was removed from another copy of the journal alone does not count: it is still here.
+    """
+    firsts = {first for _, members in _attested(database) if (first := _first(members)) is not None}
+    here: set[tuple[str, int]] = set()
+    if firsts:
+        ids = {str(uuid): i for i, uuid in database.read("SELECT id, uuid FROM writer")}
+        uuids = {i: uuid for uuid, i in ids.items()}
+        places = json.dumps([(ids[uuid], place) for uuid, place in firsts if uuid in ids])
+        sql = (
+            "SELECT writer_id, writer_seq FROM entry WHERE (writer_id, writer_seq) IN "
+            "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"
+        )
+        here = {(uuids[writer_id], place) for writer_id, place in database.read(sql, (places,))}
+    for who, members in _attested(database):
+        if _first(members) not in here:
+            yield who, members
+
+
+def _first(members: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The first of the entries that it says were removed: its writer and place."""
+    listed = members.get("removed")
+    first = listed[0] if isinstance(listed, list) and listed else None
+    if not isinstance(first, list) or len(first) < 2 or not isinstance(first[0], str) or type(first[1]) is not int:  # noqa: PLR2004
+        return None
+    return (first[0], first[1]) if 0 < first[1] < 2**63 else None
+
+
+def _attested(database: Database) -> Iterator[tuple[list[Any], dict[str, Any]]]:
     after = 0
     while True:
         rows = database.read_page(_BODIES.replace("ORDER BY", f"AND a.id > {after} ORDER BY") + " LIMIT 100")

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 BODY_CHARS_MAX: Final = 64 << 20
 """Ours: of an attestation; a release of a million scattered entries has 10 MB."""
 _RELEASED: Final = "released"
+_ARRIVED: Final = frozenset({"delivered", "superseded"})
 _READBACK: Final = "readback"
+_REOPEN: Final = "reopen"
+_MERGE: Final = "merge"
+_PROVES_NOTHING: Final = frozenset({"repair", _MERGE})
+"""Actions that say it of other requests: a settlement may name another receipt."""
 
 
 class Claim(NamedTuple):
@@ -35,6 +40,7 @@ class Claim(NamedTuple):
     outcome: str
     reason: str | None
     at_ns: int
+    by_merge: bool = False  # what was found when copies were brought together: the record may name any request
 
 
 class Coverage:
@@ -152,14 +158,14 @@ def take(evidence: Evidence, number: int, receipt_id: int | None, members: Mappi
     generation = members.get("generation")
     evidence.generation = max(evidence.generation, generation if isinstance(generation, int) else 0)
     try:
-        if outcome == _RELEASED:
-            _settle(evidence, named, None)
         action = members.get("action")
-        proof = None if action == "repair" else receipt_id  # a repair says it of other requests
-        for settled, reason, entries in members.get("settled") or ():
-            claim = Claim(number, proof, settled, reason, at_ns)
-            again = action == _READBACK and settled == "in doubt"
-            (_still_in_doubt if again else _settle)(evidence, named if entries is None else entries, claim)
+        if outcome == _RELEASED:
+            _released(evidence, named, at_ns if action == _REOPEN else None)
+        proof = None if action in _PROVES_NOTHING else receipt_id
+        for settled, reason, entries, *since in members.get("settled") or ():
+            claim = Claim(number, proof, settled, reason, since[0] if since else at_ns, action == _MERGE)
+            looked = action == _READBACK and settled == "in doubt"
+            _settle(evidence, named if entries is None else entries, claim, looked=looked)
         _take_remote(evidence, receipt_id, members, at_ns)
         _take_removed(evidence, members)
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -167,21 +173,50 @@ def take(evidence: Evidence, number: int, receipt_id: int | None, members: Mappi
     return True
 
 
-def _settle(evidence: Evidence, named: Mapping[str, str], claim: Claim | None) -> None:
+def _settle(evidence: Evidence, named: Mapping[str, str], claim: Claim | None, *, looked: bool = False) -> None:
+    """These entries have this claim, or none any more. ``looked``: somebody looked, and it was not told: what is in doubt stays so.
+
+    Where it is not in doubt (any more), as in a copy where somebody decided about it meanwhile, that says nothing.
+    """
     for uuid, text in named.items():
         coverage = evidence.coverage[uuid]
         for first, last in ranges_in(text):
+            before = coverage.of(first, last)
+            if looked:
+                for begin, end, earlier in before:
+                    if earlier.outcome == "in doubt" and claim is not None:
+                        coverage.put(begin, end, earlier._replace(reason=claim.reason))
+                continue
             coverage.put(first, last, claim)
+            for begin, end, earlier in before:
+                now = _after(earlier, claim)
+                if now is not claim:
+                    coverage.put(begin, end, now)
 
 
-def _still_in_doubt(evidence: Evidence, named: Mapping[str, str], claim: Claim) -> None:
-    """What was seen is another reason; since when, and by which request, stays. In doubt since before there were attestations: no claim."""
+def _released(evidence: Evidence, named: Mapping[str, str], reopened_ns: int | None) -> None:
+    """These entries are pending again; what arrived stays so, unless it was found to be gone (``reopened_ns``) after it had arrived."""
+    if reopened_ns is None:
+        _settle(evidence, named, None)
+        return
     for uuid, text in named.items():
         coverage = evidence.coverage[uuid]
         for first, last in ranges_in(text):
-            for begin, end, before in coverage.of(first, last):
-                if before.outcome == "in doubt":
-                    coverage.put(begin, end, before._replace(reason=claim.reason))
+            for begin, end, earlier in coverage.of(first, last):
+                if earlier.at_ns <= reopened_ns:
+                    coverage.put(begin, end, None)
+
+
+def _after(earlier: Claim, claim: Claim | None) -> Claim | None:
+    """What holds of entries with a claim when another one comes; of two copies that delivered the same, the one that did first.
+
+    ``applying`` says the same in SQL.
+    """
+    if earlier.outcome in _ARRIVED:  # whatever somebody thinks who did not know it
+        return claim if claim is not None and claim.outcome in _ARRIVED and claim.at_ns < earlier.at_ns else earlier
+    if claim is not None and earlier.outcome == claim.outcome == "in doubt":  # still: since when, and by which request, stays
+        return earlier._replace(reason=claim.reason)
+    return claim
 
 
 def _take_remote(evidence: Evidence, receipt_id: int | None, members: Mapping[str, Any], at_ns: int) -> None:

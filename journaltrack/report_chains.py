@@ -242,6 +242,10 @@ def _across(chain: Chain, writer_seq: object, gaps: Gaps | None) -> bool:
     removed = (gaps or {}).get(chain.uuid, {})
     while chain.writer_seq + 1 in removed:
         chain.writer_seq, chain.digest = removed[chain.writer_seq + 1]
+    if writer_seq != chain.writer_seq + 1:  # another copy may have removed more, or earlier, than is here
+        for first, (last, digest) in sorted(removed.items()):
+            if first <= chain.writer_seq + 1 <= last:
+                chain.writer_seq, chain.digest = last, digest
     return writer_seq == chain.writer_seq + 1
 
 

@@ -25,7 +25,8 @@ from journaltrack import doubts, report, report_receipts
 from journaltrack import entries as vocabulary
 from journaltrack.actions import SEQ_MAX
 from journaltrack.report import merged
-from journaltrack.report_receipts import RELEASE, REOPEN, ranges_of
+from journaltrack.report_receipts import RELEASE, ranges_of
+from journaltrack.statements import REOPEN
 
 if TYPE_CHECKING:
     from journaltrack.database import Database

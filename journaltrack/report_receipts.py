@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import doubts
 from journaltrack.actions import ranges_in
+from journaltrack.statements import REOPEN
 
 if TYPE_CHECKING:
     from journaltrack.database import Database
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 PAGE_RECEIPTS: Final = 5_000
 RELEASE: Final = "release"
 """The action of receipts for what ``retry`` made pending again."""
-REOPEN: Final = "reopen"
-"""The action of receipts for what ``verify --repair`` made pending again."""
 NO_REQUESTS: Final = frozenset({RELEASE, REOPEN, doubts.READBACK, doubts.SETTLE, "repair", "prune", "merge"})
 """Actions of receipts that carried no entry: what was decided or found out of entries that others had carried."""
 COLUMNS: Final = (

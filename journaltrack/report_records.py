@@ -114,7 +114,7 @@ def _receipts(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
                 yield ChainProblem("receipt", f"the receipt {receipt_id} is gone, attestation {number} is of it")
                 continue
             wrong = [name for name, value in zip(_COLUMNS, values, strict=True) if members.get(name) != value]
-            if members.get("component") != component:
+            if not _same_component(members.get("component"), component, entries):
                 wrong.append("component")
             if not identities.agree(entries, members.get("entries")):
                 wrong.append("entries")
@@ -128,12 +128,24 @@ def _legacy(database: Database) -> tuple[int, int]:
     return receipt_id if isinstance(receipt_id, int) else 0, at_ns if isinstance(at_ns, int) else 0
 
 
+def _same_component(attested: object, recorded: object, entries: object) -> bool:
+    """Whether a receipt is of the component that its attestation names.
+
+    One from another copy is of none if neither the component nor an entry of it was here.
+    """
+    if recorded is None and entries == "":
+        return attested is None or isinstance(attested, str)
+    same = isinstance(attested, str) and isinstance(recorded, str) and attested.lower() == recorded.lower()
+    return same or (attested is None and recorded is None)
+
+
 class _Identities:
     """Which entries a receipt's text names, in the words of attestations."""
 
     def __init__(self, database: Database, evidence: Evidence) -> None:
         self._database = database
         self._uuids = {i: str(uuid) for i, uuid in database.read("SELECT id, uuid FROM writer")}
+        self._ids = {uuid: i for i, uuid in self._uuids.items()}
         self._gaps = evidence.gaps
 
     def agree(self, text: object, named: object) -> bool:
@@ -146,21 +158,45 @@ class _Identities:
         if len(intervals) == 1 and wanted == self._between(*intervals[0]):
             return True
         found: dict[str, list[list[int]]] = {}
+        highest = 0
         rows = self._database.connection.execute(
-            "SELECT e.writer_id, e.writer_seq FROM json_each(?) i CROSS JOIN entry e "
+            "SELECT e.seq, e.writer_id, e.writer_seq FROM json_each(?) i CROSS JOIN entry e "
             "ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') WHERE typeof(e.writer_seq) = 'integer'",
             (json.dumps(intervals),),
         )
-        for writer_id, writer_seq in rows:
-            if type(writer_seq) is not int:
-                return False
+        for seq, writer_id, writer_seq in rows:
+            highest = max(highest, seq)
             runs = found.setdefault(self._uuids.get(writer_id, f"unknown-{writer_id}"), [])
             if runs and writer_seq == runs[-1][1] + 1:
                 runs[-1][1] = writer_seq
             else:
                 runs.append([writer_seq, writer_seq])
         there = {(uuid, (first, last)) for uuid, runs in found.items() for first, last in runs}
-        return there == wanted or (bool(self._gaps) and self._without_removed(wanted) == self._without_removed(there))
+        if there == wanted or (bool(self._gaps) and self._without_removed(wanted) == self._without_removed(there)):
+            return True
+        return self._came_later(there, wanted, highest)
+
+    def _came_later(self, there: set[tuple[str, tuple[int, int]]], wanted: set[tuple[str, tuple[int, int]]], highest: int) -> bool:
+        """Whether a receipt from another copy leaves out nothing but entries that were not here when it came."""
+        coverage: dict[str, list[tuple[int, int]]] = {}
+        for uuid, interval in wanted:
+            coverage.setdefault(uuid, []).append(interval)
+        for uuid, (first, last) in there:
+            if not any(begin <= first and last <= end for begin, end in coverage.get(uuid, ())):
+                return False
+        for uuid, intervals in coverage.items():
+            writer_id = self._ids.get(uuid)
+            known = sum(last - first + 1 for name, (first, last) in there if name == uuid)
+            if writer_id is None or known == sum(last - first + 1 for first, last in intervals):
+                continue
+            left_out = self._database.connection.execute(
+                "SELECT count(*) FROM entry e CROSS JOIN json_each(?1) i ON e.writer_seq BETWEEN json_extract(i.value, '$[0]') "
+                "AND json_extract(i.value, '$[1]') WHERE e.writer_id = ?2 AND e.seq <= ?3",
+                (json.dumps(intervals), writer_id, highest),
+            ).fetchone()[0]
+            if left_out != known:
+                return False
+        return True
 
     def _between(self, first: int, last: int) -> set[tuple[str, tuple[int, int]]] | None:
         """The same for neighbours of one writer, which nearly all are; as many places as numbers: all between are that writer's, too."""
@@ -222,7 +258,8 @@ def _deliveries(database: Database, evidence: Evidence) -> Iterator[ChainProblem
         for first, last, claim in coverage.of(run.first, run.last) if coverage is not None else ():
             if place < first:
                 yield from _unclaimed(database, run, place, first - 1, legacy)
-            if not _fits(database, evidence, run, (first, last), claim, legacy[0]):
+            fits = _fits(database, evidence, run, (first, last), claim, legacy[0])
+            if not fits and not _was_before(claim, run.alike, legacy):
                 yield _told(run, first, "is not what was attested of it")
             proved += last - first + 1
             place = last + 1
@@ -238,6 +275,8 @@ def _fits(database: Database, evidence: Evidence, run: _Run, part: tuple[int, in
     receipt_id, outcome, reason, settled_at_ns = run.alike
     if (outcome, reason, settled_at_ns) != (claim.outcome, claim.reason, claim.at_ns):
         return False
+    if claim.by_merge:
+        return receipt_id is None or isinstance(receipt_id, int)
     if receipt_id == claim.receipt_id or claim.receipt_id is not None:
         return bool(receipt_id == claim.receipt_id)
     # What needed no request of its own may name the one that uploaded the same content; a repair speaks of requests from before it.
@@ -249,6 +288,22 @@ def _fits(database: Database, evidence: Evidence, run: _Run, part: tuple[int, in
     return all((str(name).lower(), *content) == wanted for name, *content in rows)
 
 
+def _was_before(claim: Claim, alike: tuple[Any, ...], legacy: tuple[int, int]) -> bool:
+    """Whether a settlement of format 0001 stayed, or stayed in doubt, although a claim came from another copy: see ``_after``."""
+    receipt_id, outcome, reason, settled_at_ns = alike
+    if not isinstance(settled_at_ns, int) or not _of_format_0001(receipt_id, settled_at_ns, legacy):
+        return False
+    if outcome in {"delivered", "superseded"}:
+        return claim.outcome not in {"delivered", "superseded"} or claim.at_ns >= settled_at_ns
+    return bool(outcome == claim.outcome == "in doubt" and reason == claim.reason)
+
+
+def _of_format_0001(receipt_id: object, settled_at_ns: object, legacy: tuple[int, int]) -> bool:
+    if receipt_id is None:
+        return isinstance(settled_at_ns, int) and 0 < settled_at_ns <= legacy[1]
+    return isinstance(receipt_id, int) and 0 < receipt_id <= legacy[0]
+
+
 def _told(run: _Run, first: int, what: str) -> ChainProblem:
     seq = run.seq + first - run.first
     return ChainProblem("delivery", f"the record of what became of entry {seq} ({limits.shown(str(run.alike[1]))}) {what}", seq=seq)
@@ -257,9 +312,7 @@ def _told(run: _Run, first: int, what: str) -> ChainProblem:
 def _unclaimed(database: Database, run: _Run, first: int, last: int, legacy: tuple[int, int]) -> Iterator[ChainProblem]:
     """Settlements that no request made: refused when they were recorded, which follows from the entry; or of format 0001."""
     receipt_id, outcome, reason, settled_at_ns = run.alike
-    if isinstance(receipt_id, int) and 0 < receipt_id <= legacy[0]:
-        return
-    if receipt_id is None and isinstance(settled_at_ns, int) and 0 < settled_at_ns <= legacy[1]:
+    if _of_format_0001(receipt_id, settled_at_ns, legacy):
         return
     if receipt_id is None and outcome == "quarantined":
         for place in range(first, last + 1):

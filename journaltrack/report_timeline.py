@@ -24,8 +24,9 @@ from journaltrack import doubts, report, report_receipts, report_writers
 from journaltrack.actions import SEQ_MAX
 from journaltrack.report_choice import Choice
 from journaltrack.report_entries import SOURCES, AuditedEntry, entries_in
-from journaltrack.report_receipts import NO_REQUESTS, RELEASE, REOPEN, ReceiptRecord, ranges_of
+from journaltrack.report_receipts import NO_REQUESTS, RELEASE, ReceiptRecord, ranges_of
 from journaltrack.report_writers import WriterRecord
+from journaltrack.statements import REOPEN
 
 if TYPE_CHECKING:
     from journaltrack.journal import Journal

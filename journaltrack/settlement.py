@@ -330,8 +330,10 @@ class Settlement:
             How many entries are pending now that were not.
         """
         with self.attestor.transaction() as connection:
-            delete = "DELETE FROM delivery WHERE seq = ? AND outcome IN ('delivered', 'superseded')"
-            reopened = [seq for seq in seqs if connection.execute(delete, (seq,)).rowcount]
+            arrived = "SELECT settled_at_ns FROM delivery WHERE seq = ? AND outcome IN ('delivered', 'superseded')"
+            found = {seq: row[0] for seq in seqs if (row := connection.execute(arrived, (seq,)).fetchone())}
+            reopened = list(found)
+            connection.executemany("DELETE FROM delivery WHERE seq = ?", [(seq,) for seq in reopened])
             if blob is not None:
                 place = (component_id, blob.sha256, blob.bucket or "", blob.prefix or "")
                 connection.execute("DELETE FROM location WHERE component_id = ? AND sha256 = ? AND bucket = ? AND prefix = ?", place)
@@ -340,7 +342,9 @@ class Settlement:
             if reopened:
                 connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(min(reopened) - 1, 0),))
             if reopened or absent or blob is not None:
-                now_ns, generation = self._clock_ns(), self._lease.generation
+                # Whoever applies it leaves alone what arrived later: by this clock, which may have been set back, nothing did.
+                now_ns = max(self._clock_ns(), *(at_ns for at_ns in found.values() if isinstance(at_ns, int)), 0)
+                generation = self._lease.generation
                 receipt = ("reopen", component_id, ranges(reopened), generation, now_ns, now_ns, "released", 0, None, why, None)
                 statement = Statement(
                     action="reopen",

@@ -74,6 +74,20 @@ class Spool:
             hint="log it when its writer is done, or write to a temporary name and rename",
         )
 
+    def take_over(self, other: Path, sha256: str) -> SpooledBlob | None:
+        """Keep a blob of another spool too, verified while it is copied; no link is followed there. None: it is missing or damaged.
+
+        Raises:
+            JournalFullError: No space is left for the copy.
+            JournalReadOnlyError: The spool can't be written.
+        """
+        path = Spool(other).path_of(sha256)
+        try:
+            with access.opened_blob(path) as descriptor:
+                return self._copy_open(descriptor, path, only=sha256)
+        except (ArtifactError, OSError, ValueError):
+            return None
+
     def path_of(self, sha256: str) -> Path:
         """Where the blob of that digest is, or would be.
 
@@ -136,7 +150,14 @@ class Spool:
 
     def _copy(self, source: Path, announce: Callable[[str], None]) -> SpooledBlob | None:
         """One copy; None if the file changed meanwhile."""
-        with _opened(source) as descriptor, _writing(self.folder):
+        with _opened(source) as descriptor:
+            return self._copy_open(descriptor, source, announce=announce)
+
+    def _copy_open(
+        self, descriptor: int, source: Path, *, only: str | None = None, announce: Callable[[str], None] = lambda _: None
+    ) -> SpooledBlob | None:
+        """One copy of an open file; None if it changed meanwhile, or has not the digest that is wanted."""
+        with _writing(self.folder):
             before = os.fstat(descriptor)
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             temporary = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
@@ -145,7 +166,8 @@ class Spool:
                 try:
                     sha256, size_bytes = _copy_bytes(descriptor, target, source)
                     after = os.fstat(descriptor)
-                    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or size_bytes != after.st_size:
+                    changed = (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or size_bytes != after.st_size
+                    if changed or only not in {None, sha256}:
                         return None
                     os.fsync(target)
                 finally:

@@ -37,6 +37,8 @@ DOORS = {
         "rescue",
         "exporting_pages",
         "bundling_snapshot",  # SQLite's backup API wants a connection to copy into
+        "applying",
+        "merging",
         "cli",
     ),
 }
@@ -53,6 +55,10 @@ FORBIDDEN = {
     "bundling": ("tracker", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
     "spool": ("journal", "database", "schema", "remotes"),
     "doctor": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
+    "statements": ("tracker", "journal", "database", "reconciler", "remotes", "remote", "composition", "cli"),
+    "applying": ("tracker", "journal", "reconciler", "remotes", "remote", "composition", "cli"),
+    "receipting": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
+    "merging": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
     "doubts": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
     "claims": ("tracker", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
     "comparing": ("tracker", "journal", "database", "settlement", "reconciler", "remotes", "composition", "cli"),

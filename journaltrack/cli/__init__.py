@@ -30,6 +30,8 @@ COMMANDS = {
     "show": "A component's parameters, artifacts and metrics, offline.",
     "export": "Metrics or entries as JSON Lines, CSV or Parquet.",
     "bundle": "Pack a journal into one file, for a machine that has a network.",
+    "merge": "Several journals, or copies of one, into one.",
+    "receipts": "Carry acknowledgements from one copy to another.",
     "retry": "Make quarantined entries pending again.",
     "settle": "Decide about entries in doubt.",
     "prune": "Remove what was delivered long ago, on the record.",

@@ -26,6 +26,12 @@ def print_report(report: AuditReport) -> None:
     for component in report.components:
         output.say()
         _print_component(component)
+    if len({each.host for each in report.reconcilers}) > 1:  # what became of its entries is not this machine's knowledge alone
+        output.say()
+        columns = ("host", "user", "processes", "attestations", "first", "last")
+        moments = [(output.moment(r.first_started_at_ns), output.moment(r.last_started_at_ns)) for r in report.reconcilers]
+        rows = [(r.host, r.user, r.processes, r.attestations, *times) for r, times in zip(report.reconcilers, moments, strict=True)]
+        output.table("reconciled on", columns, rows)
     output.say()
     output.table("totals", ("component", *_STATE_COLUMNS), _totals(report))
     if report.problems_omitted:

@@ -68,7 +68,7 @@ def _pack(path: str | None, target: str, options: dict[str, Any], *, as_json: bo
     from journaltrack.bundling import bundle  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
 
-    with ProgressView(f"bundle of {common.path_of(path)}", in_bytes=True) as view:
+    with ProgressView(f"bundle of {common.path_of(path)}", unit="bytes") as view:
         made = bundle(path, to=target, on_progress=view, **options)
     code = ExitCode.PROBLEMS if made.damaged else ExitCode.OK
     if as_json:
@@ -88,7 +88,7 @@ def _check(file: str, *, as_json: bool) -> ExitCode:
     from journaltrack.bundling_reading import open_bundle  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
 
-    with open_bundle(file) as bundle, ProgressView(f"check of {file}", in_bytes=True) as view:
+    with open_bundle(file) as bundle, ProgressView(f"check of {file}", unit="bytes") as view:
         bundle.verify(view)
         return _tell(bundle, as_json=as_json)
 
@@ -97,7 +97,7 @@ def _extract(file: str, folder: str, *, as_json: bool) -> ExitCode:
     from journaltrack.bundling_reading import open_bundle  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
 
-    with open_bundle(file) as bundle, ProgressView(f"extract of {file}", in_bytes=True) as view:
+    with open_bundle(file) as bundle, ProgressView(f"extract of {file}", unit="bytes") as view:
         made = bundle.extract(folder, view)
         return _tell(bundle, as_json=as_json, journal=str(made))
 

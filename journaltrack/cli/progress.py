@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 EVERY_S: Final = 5.0
 """A plain line at most so often, and only after so long: short syncs say nothing but their summary."""
+BYTES: Final = "bytes"
+"""The unit that is shown as kB, MB, ..."""
 _BAR_EVERY_S: Final = 0.05
 """Drawing a bar costs more than copying what it shows."""
 
@@ -26,13 +28,13 @@ class ProgressView:
 
     Args:
         label: What is synced; escaped here.
-        in_bytes: What is counted are bytes, not entries.
+        unit: What is counted; ``BYTES`` are shown in larger units.
         monotonic: Seconds.
     """
 
-    def __init__(self, label: str, *, in_bytes: bool = False, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, label: str, *, unit: str = "entries", monotonic: Callable[[], float] = time.monotonic) -> None:
         self._label = output.clean(label)
-        self._in_bytes = in_bytes
+        self._unit = unit
         self._monotonic = monotonic
         self._started = self._told = monotonic()
         self._before: int | None = None  # settled before the pass made its first request: not this pass's speed
@@ -71,22 +73,22 @@ class ProgressView:
             self._told = now
         rate = (progress.settled - self._before) / max(now - self._started, 1e-3)
         if self._bar is not None:
-            amount = f"{progress.settled}/{total} entries {rate:.0f}/s"
-            if self._in_bytes:
+            amount = f"{progress.settled}/{total} {self._unit} {rate:.0f}/s"
+            if self._unit == BYTES:
                 amount = f"{output.size(progress.settled)}/{output.size(total)} {output.size(rate)}/s"
             if self._task is None:
                 self._task = self._bar.add_task(self._label, total=total, amount=amount)
             self._bar.update(self._task, completed=progress.settled, total=total, amount=amount)
         elif now - self._told >= EVERY_S:
             self._told = now
-            output.say(line(self._label, progress.settled, total, rate, in_bytes=self._in_bytes), err=True)
+            output.say(line(self._label, progress.settled, total, rate, self._unit), err=True)
 
 
-def line(label: str, settled: int, total: int, rate: float, *, in_bytes: bool = False) -> str:
+def line(label: str, settled: int, total: int, rate: float, unit: str = "entries") -> str:
     """Progress as one line of text: how much, how fast, how long still."""
     left = f", about {output.duration((total - settled) / rate)} left" if rate > 0 else ""
-    how_much = f"{settled} of {total} entries"
+    how_much = f"{settled} of {total} {unit}"
     how_fast = f"{rate:.0f}"
-    if in_bytes:
+    if unit == BYTES:
         how_much, how_fast = f"{output.size(settled)} of {output.size(total)}", output.size(rate)
     return f"{label}: {how_much} ({100 * settled // max(total, 1)} %), {how_fast}/s{left}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -73,6 +75,9 @@ def command(
 ) -> ExitCode:
     """Send what is pending in each JOURNAL to SageMaker and S3, one journal after the other.
 
+    A JOURNAL may be a bundle: a file that `journaltrack bundle` made. It is unpacked once, into "bundles" beside the default
+    journal; later bundles of the same journal bring what is new in them.
+
     Sync as often as you like: what is delivered is not sent again. Ctrl-C (or SIGTERM) ends it after the requests in
     flight, with everything recorded; a second one ends it at once. Of several journals the worst exit code is returned.
     """
@@ -96,7 +101,7 @@ def command(
             if codes and run.signal:
                 break
             try:
-                codes.append(_dry_run(run, journal, as_json=as_json) if dry_run else _sync(run, journal, as_json=as_json))
+                codes.append(_one(run, journal, dry_run=dry_run, as_json=as_json))
             except JournaltrackError as error:
                 codes.append(common.exit_code_of(error))
                 run.results.append({"journal": common.path_of(journal), **output.error_json(error, codes[-1])})
@@ -107,6 +112,38 @@ def command(
     if as_json:
         output.print_json({"journals": run.results, "exit_code": int(code)})
     return code
+
+
+def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> ExitCode:
+    if journal is None or not Path(journal).expanduser().is_file():
+        return _dry_run(run, journal, as_json=as_json) if dry_run else _sync(run, journal, as_json=as_json)
+    if dry_run:
+        with tempfile.TemporaryDirectory(prefix="journaltrack-") as place:
+            return _dry_run(run, str(_unpacked(journal, Path(place), as_json=as_json)), as_json=as_json)
+    folder = _unpacked(journal, None, as_json=as_json)
+    code = _sync(run, str(folder), as_json=as_json)
+    run.results[-1]["bundle"] = common.path_of(journal)
+    output.say(
+        f"hint: so that the node knows what arrived: journaltrack receipts export {output.clean(str(folder))} -o "
+        f"{output.clean(Path(journal).stem)}.receipts here, and journaltrack receipts import there",
+        err=True,
+    )
+    return code
+
+
+def _unpacked(bundle: str, into: Path | None, *, as_json: bool) -> Path:
+    """The folder of the journal in a bundle."""
+    from journaltrack.arriving import bring  # noqa: PLC0415
+    from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
+
+    with ProgressView(common.path_of(bundle), unit="bytes") as view:
+        arrived = bring(bundle, into=into, on_progress=view)
+    if not as_json:
+        merged = arrived.merged
+        new = output.plural(sum(source.entries for source in merged.sources), "new entry") if merged is not None else "nothing new"
+        what = "unpacked" if merged is None and not arrived.known else f"{new} brought"
+        output.say(f"{output.clean(common.path_of(bundle))}: {what}; its journal is {output.clean(str(arrived.folder))}")
+    return arrived.folder
 
 
 def _dry_run(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:

@@ -362,7 +362,7 @@ def test_the_command_line_packs_checks_and_extracts(journal, tmp_path):
 
 def test_progress_in_bytes_says_how_much_and_how_long():
     """Bytes are shown in the units that people use."""
-    assert line("bundle", 5_000_000, 10_000_000, 1e6, in_bytes=True) == "bundle: 5.0 MB of 10.0 MB (50 %), 1.0 MB/s, about 5.0 s left"
+    assert line("bundle", 5_000_000, 10_000_000, 1e6, unit="bytes") == "bundle: 5.0 MB of 10.0 MB (50 %), 1.0 MB/s, about 5.0 s left"
 
 
 def test_python_reads_the_archive(journal, tmp_path):
@@ -391,7 +391,7 @@ def test_a_terminal_is_not_drawn_to_for_every_piece(journal, tmp_path, monkeypat
     monkeypatch.setattr(written, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stderr", written)
     ticks = iter(n / 1000 for n in range(10**6))
-    with ProgressView("bundle", in_bytes=True, monotonic=lambda: next(ticks)) as view:
+    with ProgressView("bundle", unit="bytes", monotonic=lambda: next(ticks)) as view:
         bundle(journal, to=tmp_path / "b", on_progress=view)
         drawn = view._bar.tasks[0]
         assert drawn.completed == drawn.total

@@ -1,0 +1,64 @@
+"""``journaltrack merge``: several journals, or copies of one, into one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from journaltrack.cli import common, output
+from journaltrack.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from journaltrack.merging import MergeReport
+
+_LISTED_MAX = 5
+
+
+@click.command(
+    epilog="\b\nExamples:\n  journaltrack merge node-1/journal node-2/journal --into all\n  journaltrack merge /media/usb/* --into all\n"
+    "  journaltrack sync all"
+)
+@click.argument("journals", metavar="JOURNAL...", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--into", "target", metavar="TARGET", required=True, type=click.Path(), help="The journal that gets all; made if there is none."
+)
+@common.common_options
+def command(journals: tuple[str, ...], *, target: str, as_json: bool) -> ExitCode:
+    """Bring the entries, receipts and artifacts of each JOURNAL into TARGET: of a fleet of nodes, or of copies of one journal.
+
+    The journals are not changed, and may be written to meanwhile: merging again brings the rest. An entry is the same if the
+    process that recorded it and its place there are; what was delivered is not sent again. All of it is brought, or nothing.
+    """
+    from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
+    from journaltrack.merging import merge  # noqa: PLC0415 - SQLAlchemy
+
+    with ProgressView(f"merge into {common.path_of(target)}") as view:
+        done = merge([Path(journal) for journal in journals], into=target, on_progress=view)
+    missing = any(source.blobs_missing for source in done.sources)
+    code = ExitCode.PROBLEMS if missing else ExitCode.OK
+    if as_json:
+        output.print_json({**done.to_json(), "exit_code": int(code)})
+    else:
+        _print(done)
+    return code
+
+
+def _print(done: MergeReport) -> None:
+    columns = ("journal", "entries", "known", "receipts", "artifacts", "size")
+    rows = [(s.journal, s.entries, s.known, s.attestations, s.blobs, output.size(s.blob_bytes) if s.blobs else None) for s in done.sources]
+    output.table("new from", columns, rows)
+    for source in done.sources:
+        if source.taken_as_found:
+            what = f"{output.plural(source.taken_as_found, 'entry')} of {output.clean(source.journal)}"
+            output.say(f"{what} were settled or in flight there without a chained receipt: this merge attests them as they were found")
+        if source.kept:
+            what = f"{output.plural(source.kept, 'entry')} stay as they are: "
+            output.say(f"{what}{output.clean(source.journal)} released them without knowing why they are so")
+        if source.blobs_missing:
+            shown = ", ".join(source.blobs_missing[:_LISTED_MAX]) + (", ..." if len(source.blobs_missing) > _LISTED_MAX else "")
+            message = f"{source.journal} lacks {output.plural(len(source.blobs_missing), 'artifact')} that it names: {shown}"
+            output.problem("warning", message, "`journaltrack doctor` finds them elsewhere with --restore-from; merge again then")
+    made = "made" if done.created else ("changed" if done.changed else "nothing new")
+    output.say(f"{output.clean(done.journal)}: {made}; {output.plural(done.entries, 'entry')}, {done.pending} pending")

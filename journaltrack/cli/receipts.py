@@ -1,0 +1,109 @@
+"""``journaltrack receipts``: carry the acknowledgements of one copy of a journal to another."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from journaltrack.cli import common, output
+from journaltrack.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from journaltrack.receipting import ReceiptsImported
+
+_STDOUT = "-"
+_SHOWN_OUTCOMES = ("delivered", "superseded", "in doubt", "quarantined")
+
+
+@click.group(
+    epilog="\b\nExamples:\n  journaltrack receipts export /media/usb/journal -o /media/usb/receipts.jsonl   where it was synced\n"
+    "  journaltrack receipts import /media/usb/receipts.jsonl                           where it was recorded"
+)
+def command() -> None:
+    """Carry what is known of a journal's entries (delivered, quarantined, in doubt) from one copy of it to another.
+
+    A copy that was synced on another machine knows what arrived; its receipts tell the journal that it was copied from.
+    """
+
+
+@command.command("export")
+@common.one_journal
+@click.option("-o", "--output", "target", metavar="FILE", type=click.Path(), required=True, help="The file; - is standard output.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@common.common_options
+def export_command(journal: str | None, other_journal: str | None, *, target: str, force: bool, as_json: bool) -> ExitCode:
+    """Write all receipts of JOURNAL to FILE, which gets its name when it is whole. Changes nothing.
+
+    No value of an entry is in it: names of components, hosts, users and programs are, and AWS's error texts.
+    """
+    from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
+    from journaltrack.receipting import export_receipts  # noqa: PLC0415 - SQLAlchemy
+
+    path = common.chosen(journal, other_journal)
+    if target == _STDOUT and as_json:
+        raise click.UsageError("--json reports on stdout, where the receipts go too: name a file with --output")
+    to: str | IO[bytes] = sys.stdout.buffer if target == _STDOUT else target
+    with ProgressView(f"receipts of {common.path_of(path)}", unit="receipts") as view:
+        try:
+            made = export_receipts(path, to=to, force=force, on_progress=view)
+        except OSError as error:
+            if target == _STDOUT:
+                raise
+            raise click.UsageError(f"{output.clean(Path(target))} can't be written: {error.strerror}") from error
+    if target == _STDOUT:
+        sys.stdout.flush()
+    elif as_json:
+        output.print_json({**made.to_json(), "exit_code": int(ExitCode.OK)})
+    else:
+        output.say(f"{output.clean(made.output)}: {output.plural(made.attestations, 'receipt')} of {_processes(made.reconcilers)}")
+        output.say(f"sha256 {made.sha256}")
+    return ExitCode.OK
+
+
+@command.command("import")
+@click.argument("file", metavar="FILE", type=click.Path())
+@common.one_journal
+@click.option("--dry-run", is_flag=True, help="Say what would change, change nothing.")
+@common.common_options
+def import_command(file: str, journal: str | None, other_journal: str | None, *, dry_run: bool, as_json: bool) -> ExitCode:
+    """Take over the receipts in FILE into JOURNAL: what was delivered by the copy that they are of is delivered here.
+
+    The file is verified to its last line before anything is changed: all of it is taken over, or nothing. Importing it again
+    changes nothing. Compare the sha256 with what the export printed if the file came by a way that you don't trust.
+    """
+    from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
+    from journaltrack.receipting import import_receipts  # noqa: PLC0415 - SQLAlchemy
+
+    path = common.chosen(journal, other_journal)
+    with ProgressView(f"receipts into {common.path_of(path)}", unit="receipts") as view:
+        try:
+            done = import_receipts(file, path, dry_run=dry_run, on_progress=view)
+        except OSError as error:
+            raise click.UsageError(f"{output.clean(Path(file))} can't be read: {error.strerror}") from error
+    if as_json:
+        output.print_json({**done.to_json(), "exit_code": int(ExitCode.OK)})
+    else:
+        _print(done)
+    return ExitCode.OK
+
+
+def _print(done: ReceiptsImported) -> None:
+    output.say(f"sha256 {done.sha256}")
+    if not done.new:
+        output.say(f"nothing new: all {output.plural(done.attestations, 'receipt')} were here already")
+        return
+    would = "would take over" if done.dry_run else "took over"
+    output.say(f"{would} {done.new} of {output.plural(done.attestations, 'receipt')}, of {_processes(done.reconcilers)} new here")
+    changes = [f"{done.settled[outcome]:+d} {outcome}" for outcome in _SHOWN_OUTCOMES if done.settled.get(outcome)]
+    output.say(f"entries: {', '.join(changes) or 'no change'}; {done.pending} pending")
+    if done.kept:
+        output.say(f"{output.plural(done.kept, 'entry')} stay as they are here: the copy that released them did not know why")
+    if done.elsewhere:
+        output.say(f"{output.plural(done.elsewhere, 'receipt')} are about entries that are not here; they are kept for when those come")
+
+
+def _processes(count: int) -> str:
+    return output.plural(count, "process", "processes")

@@ -1,0 +1,77 @@
+"""Helpers of tests about copies of a journal: recording, syncing against a remote in memory, and what a copy holds."""
+
+from __future__ import annotations
+
+from journaltrack import entries as vocabulary
+from journaltrack.journal import Journal
+from journaltrack.reconciler import Options, Reconciler
+from journaltrack.report_integrity import verify_chains
+
+CATEGORY = {"superseded": "delivered", None: "pending"}
+
+
+def record(folder, *drafts, component="a", at_ns=None):
+    """A process records a creation and these drafts in a component."""
+    journal = Journal.open(folder, **({} if at_ns is None else {"clock_ns": lambda: at_ns}))
+    journal.append(journal.component(component), [vocabulary.create(owner=f"owner of {component}", resume=True), *drafts])
+    journal.close()
+
+
+def points(*values):
+    """Points of one metric."""
+    return [vocabulary.metric("m", float(value), None, 1) for value in values]
+
+
+def sync(folder, remote):
+    """A pass."""
+    journal = Journal.open(folder, create=False)
+    try:
+        return Reconciler(journal, remote, options=Options()).run()
+    finally:
+        journal.close()
+
+
+def read(folder, sql, *parameters):
+    """Rows of a journal."""
+    journal = Journal.open(folder, create=False, read_only=True)
+    try:
+        return journal.database.read(sql, parameters)
+    finally:
+        journal.close()
+
+
+def change(folder, sql, *parameters):
+    """Tamper with a journal, triggers or not."""
+    journal = Journal.open(folder, create=False)
+    try:
+        with journal.database.transaction() as connection:
+            triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+            for name, _ in triggers:
+                connection.execute(f"DROP TRIGGER {name}")
+            connection.execute(sql, parameters)
+            for _, text in triggers:
+                connection.execute(text)
+    finally:
+        journal.close()
+
+
+def content(folder):
+    """Digest and state of every entry, by what it is in every copy."""
+    rows = read(
+        folder,
+        "SELECT w.uuid, e.writer_seq, e.digest, d.outcome FROM entry e JOIN writer w ON w.id = e.writer_id LEFT JOIN delivery d ON d.seq = e.seq",
+    )
+    return {(uuid, place): (digest, CATEGORY.get(outcome, outcome)) for uuid, place, digest, outcome in rows}
+
+
+def states(folder):
+    """How many entries are in which state."""
+    found = {}
+    for _, state in content(folder).values():
+        found[state] = found.get(state, 0) + 1
+    return found
+
+
+def sound(folder):
+    """Every chain holds, and all tables are what was attested."""
+    assert verify_chains(folder) == []
