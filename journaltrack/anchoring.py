@@ -14,7 +14,8 @@ import contextlib
 import hashlib
 import json
 import logging
-from typing import TYPE_CHECKING, Final, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from journaltrack import anchors
 from journaltrack.actions import Fields
@@ -46,8 +47,12 @@ _HEADS: Final[
 }
 
 
-class Anchor(NamedTuple):
-    """An anchor that was made: ``seq`` and ``attestation`` say how far in this journal; ``at_ns`` is nanoseconds since the epoch."""
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """An anchor that was made: ``seq`` and ``attestation`` say how far in this journal; ``at_ns`` is nanoseconds since the epoch.
+
+    ``uri`` is None if parameters alone name it.
+    """
 
     number: int
     sha256: str

@@ -20,7 +20,6 @@ from journaltrack import entries as vocabulary
 from journaltrack import limits, schema, statements
 from journaltrack.actions import MAP_OF_KIND
 from journaltrack.applying_source import (
-    WRITER_COLUMNS,
     Attested,
     Source,
     WriterRow,
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
 MERGE: Final = "merge"
 """The action of attestations for what was decided, or found, when copies were brought together."""
-_DESCRIBED: Final = ", ".join(WRITER_COLUMNS)
+_DESCRIBED: Final = ", ".join(schema.WRITER_COLUMNS)
 _INSERT_WRITER: Final = schema.insert_sql(schema.writer)
 _INSERT_ATTESTATION: Final = schema.insert_sql(schema.attestation)
 _INSERT_RECEIPT: Final = schema.insert_sql(schema.receipt)

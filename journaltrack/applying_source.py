@@ -12,27 +12,12 @@ from journaltrack import entries as vocabulary
 from journaltrack import limits
 from journaltrack.errors import EvidenceError
 
-WRITER_COLUMNS: Final = (
-    "uuid",
-    "host",
-    "pid",
-    "user",
-    "program",
-    "started_at_ns",
-    "package_version",
-    "python_version",
-    "git_commit",
-    "git_dirty",
-    "packages",
-    "journal_id",
-)
-"""Of a writer, those that its digest is of, in this order."""
 _SINCE_0002: Final = 9
 """The place of the first column that format 0001 did not have."""
 
 
 class WriterRow(NamedTuple):
-    """A process as it described itself (``WRITER_COLUMNS``), and the digest of that; None in format 0001."""
+    """A process as it described itself (``schema.WRITER_COLUMNS``), and the digest of that; None in format 0001."""
 
     columns: tuple[Any, ...]
     digest: bytes | None

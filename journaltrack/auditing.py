@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from journaltrack import anchoring, limits, removed, report, report_writers
 from journaltrack import entries as vocabulary
-from journaltrack import limits, removed, report, report_writers
+from journaltrack.anchoring import Anchor
 from journaltrack.removed import Removal
 from journaltrack.report import ErrorRecord, InFlight, State
 from journaltrack.report_reconcilers import ReconcilerRecord, reconcilers
@@ -145,6 +146,7 @@ class AuditReport:
         last_error: Of the journal's recent requests.
         problems_omitted: Entries of problems beyond ``PROBLEMS_MAX`` groups.
         inconsistencies: What does not add up: a damaged journal, or one that was tampered with. Empty when all is well.
+        anchor: The newest that the journal knows of; None: its heads were not put anywhere else.
         removals: What was removed on the record: delivered entries, which are in no other number here, and contents of the spool.
     """
 
@@ -160,6 +162,7 @@ class AuditReport:
     problems_omitted: int
     inconsistencies: tuple[str, ...]
     removals: tuple[Removal, ...] = ()
+    anchor: Anchor | None = None
 
     @property
     def all_delivered(self) -> bool:
@@ -242,6 +245,7 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
         problems_omitted=omitted,
         inconsistencies=tuple(wrong),
         removals=tuple(removals),
+        anchor=anchoring.last(database),
     )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BUFFER_BYTES: Final = 512 * 1024
 """Stays in a core's cache between reading and hashing; smaller ones cost more in handing over."""
-_BUFFERS: Final = 8
+_BUFFERS: Final = 64
 _ALL_OF_IT: Final = 7  # sync_file_range(2): wait for what is under way, write the rest, wait for that
 _NOT_HERE: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.ESPIPE})
 _FLUSH_EVERY_BYTES: Final = 32 * 1024 * 1024

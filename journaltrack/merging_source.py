@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits
+from journaltrack import limits, schema
 from journaltrack.actions import SEQ_MAX, ranges_in
-from journaltrack.applying_source import WRITER_COLUMNS, Attested, WriterRow, forged
+from journaltrack.applying_source import Attested, WriterRow, forged
 from journaltrack.report_attestations import read_body
 from journaltrack.settlement import DeliveryOutcome
 
@@ -134,7 +134,7 @@ class JournalSource:
         database = journal.database
         self._uuids: dict[Any, str] = {}
         self.writers: dict[str, WriterRow] = {}
-        for writer_id, *columns, digest in database.read(f"SELECT id, {', '.join(WRITER_COLUMNS)}, digest FROM writer ORDER BY id"):
+        for writer_id, *columns, digest in database.read(f"SELECT id, {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer ORDER BY id"):
             row = WriterRow(tuple(columns), digest)
             self.writers[row.uuid] = row
             self._uuids[writer_id] = row.uuid

@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from journaltrack import exporting, report
+from journaltrack import exporting, report, schema
 from journaltrack import lease as leases
 from journaltrack._version import __version__
 from journaltrack.applying import Applied, Applier
-from journaltrack.applying_source import WRITER_COLUMNS, Source
+from journaltrack.applying_source import Source
 from journaltrack.attesting import Attestor
 from journaltrack.database import translated
 from journaltrack.errors import InvalidInputError
@@ -151,11 +151,11 @@ def _write(journal: Journal, stream: IO[bytes], on_progress: Callable[[Progress]
                 "attestations": attestations,
             }
         )
-        columns = ", ".join(f"w.{name}" for name in WRITER_COLUMNS)
+        columns = ", ".join(f"w.{name}" for name in schema.WRITER_COLUMNS)
         connection = database.connection
         for *described, described_digest in connection.execute(f"SELECT {columns}, w.digest FROM writer w {where} ORDER BY w.id"):
             known = described_digest.hex() if isinstance(described_digest, bytes) else None
-            put({"process": dict(zip(WRITER_COLUMNS, described, strict=True)), "digest": known})
+            put({"process": dict(zip(schema.WRITER_COLUMNS, described, strict=True)), "digest": known})
         sql = "SELECT w.uuid, a.writer_seq, a.body, a.digest FROM attestation a JOIN writer w ON w.id = a.writer_id ORDER BY a.id"
         for uuid, writer_seq, body, body_digest in connection.execute(sql):
             put({"by": uuid, "seq": writer_seq, "body": body, "digest": bytes(body_digest).hex()})

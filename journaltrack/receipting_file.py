@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, statements
-from journaltrack.applying_source import WRITER_COLUMNS, Attested, WriterRow, check_link, check_writer, forged
+from journaltrack import limits, schema, statements
+from journaltrack.applying_source import Attested, WriterRow, check_link, check_writer, forged
 from journaltrack.errors import InvalidInputError, JournalTooNewError
 from journaltrack.pass_report import Progress
 
@@ -120,9 +120,9 @@ class ReceiptsFile:
 
     def _read_process(self, members: Mapping[str, Any]) -> None:
         described, digest = members["process"], _bytes(members.get("digest"))
-        if not isinstance(described, dict) or set(described) != set(WRITER_COLUMNS) or len(self.writers) >= PROCESSES_MAX:
+        if not isinstance(described, dict) or set(described) != set(schema.WRITER_COLUMNS) or len(self.writers) >= PROCESSES_MAX:
             raise forged(self.name, "a process is not described as journaltrack describes it")
-        columns = tuple(described[name] for name in WRITER_COLUMNS)
+        columns = tuple(described[name] for name in schema.WRITER_COLUMNS)
         numbers = {"pid", "started_at_ns", "git_dirty"}
         for name, value in described.items():
             right = type(value) is int and -(2**63) <= value < 2**63 if name in numbers else isinstance(value, str) and _is_text(value)

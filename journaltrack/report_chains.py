@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits
+from journaltrack import limits, schema
 from journaltrack.database import translated
 
 if TYPE_CHECKING:
@@ -25,10 +25,6 @@ ProblemKind: TypeAlias = Literal[
 Gaps: TypeAlias = Mapping[str, Mapping[int, tuple[int, bytes]]]
 """By a writer's uuid: the first place of each run of entries that was removed on the record, with its last place and digest."""
 
-DESCRIPTION: Final = (
-    "uuid, host, pid, user, program, started_at_ns, package_version, python_version, git_commit, git_dirty, packages, journal_id"
-)
-"""The columns of a writer that its digest is of, in this order."""
 FACTS: Final = "journal_id, created_at_ns, created_by_version, required_version, attested_after_receipt, attested_after_ns"
 """The columns of ``meta`` that its digest is of, in this order."""
 _ENTRIES: Final = (
@@ -100,7 +96,7 @@ def writer_problems(database: Database) -> list[ChainProblem]:
     (facts,) = database.read(f"SELECT {FACTS}, digest FROM meta")
     if not _describes(facts[-1], facts[:-1]):
         found.append(ChainProblem("meta", "what the journal says of itself (its id, when and by which version it was made) was changed"))
-    for *columns, digest in database.read(f"SELECT {DESCRIPTION}, digest FROM writer ORDER BY id"):
+    for *columns, digest in database.read(f"SELECT {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer ORDER BY id"):
         uuid, host, pid = columns[:3]
         if digest is None and all(column is None for column in columns[9:]):
             continue  # of format 0001, which had no digest; whoever takes one away breaks the chains that begin with it

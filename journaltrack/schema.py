@@ -80,6 +80,9 @@ writer = Table(
     Column("digest", LargeBinary),
 )
 
+WRITER_COLUMNS: Final = tuple(column.name for column in writer.columns if column.name not in {"id", "digest"})
+"""Of a writer, those that its digest is of, in this order."""
+
 component = Table(
     "component",
     metadata,

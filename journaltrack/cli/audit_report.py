@@ -16,13 +16,15 @@ _STATE_COLUMNS = ("entries", "pending", "in flight", "delivered", "superseded", 
 
 def print_report(report: AuditReport) -> None:
     """All of it."""
-    output.fields(
-        [
-            ("journal", report.path),
-            ("journal id", report.journal_id),
-            ("created", f"{output.moment(report.created_at_ns)} by journaltrack {report.created_by_version}"),
-        ]
-    )
+    about: list[tuple[str, object]] = [
+        ("journal", report.path),
+        ("journal id", report.journal_id),
+        ("created", f"{output.moment(report.created_at_ns)} by journaltrack {report.created_by_version}"),
+    ]
+    if report.anchor is not None:
+        anchor = report.anchor
+        about.append(("anchored", f"{output.moment(anchor.at_ns)}, {anchor.uri or f'in parameters: {anchor.sha256}'}"))
+    output.fields(about)
     for component in report.components:
         output.say()
         _print_component(component)

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from journaltrack import anchoring, anchors, report
 from journaltrack import entries as vocabulary
+from journaltrack.auditing import audit
 from journaltrack.cli import main
 from journaltrack.entries import BlobRef
 from journaltrack.errors import ErrorKind, RemoteError
@@ -100,8 +101,9 @@ def test_a_pass_anchors_beside_the_artifacts(journal):
     assert document.entries == {writer: (13, digest.hex())}
     assert len(document.attestations) == 1
     assert (document.number, document.previous) == (1, None)
-    assert anchoring.last(journal.database)[:2] == (1, sha256)
-    assert anchoring.last(journal.database).uri == uri
+    known = anchoring.last(journal.database)
+    assert (known.number, known.sha256, known.uri) == (1, sha256, uri)
+    assert audit(journal).anchor == known
     assert problems(journal.path, documents) == []
     assert verify_chains(journal) == []
 
