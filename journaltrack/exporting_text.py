@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import IO, Any, Final
@@ -17,6 +18,7 @@ from journaltrack.exporting_tables import Page, Table
 from journaltrack.report import iso
 
 _ROWS_AT_A_TIME: Final = 500
+_QUOTED: Final = re.compile(r"[,\"\r\n]")
 
 
 class JsonLines:
@@ -61,7 +63,12 @@ class Csv:
         """The rows of a page."""
         rows = _rows(self._table, page, {"time": _times, "flag": _flags})
         while some := list(islice(rows, _ROWS_AT_A_TIME)):
-            self._writer.writerows(some)
+            try:
+                self._writer.writerows(some)
+            except csv.Error:  # Python 3.10 takes a NUL for the escape character, of which there is none
+                self._text.seek(0)
+                self._text.truncate()
+                self._text.writelines(map(_line, some))
             self._flush()
 
     def close(self) -> None:
@@ -74,6 +81,12 @@ class Csv:
         self._stream.write(self._text.getvalue().encode())
         self._text.seek(0)
         self._text.truncate()
+
+
+def _line(row: tuple[Any, ...]) -> str:
+    """As the csv module writes it."""
+    cells = ("" if cell is None else repr(cell) if isinstance(cell, float) else str(cell) for cell in row)
+    return ",".join(f'"{cell.replace(chr(34), chr(34) * 2)}"' if _QUOTED.search(cell) else cell for cell in cells) + "\r\n"
 
 
 def _rows(table: Table, page: Page, forms: dict[str, Callable[[Iterable[Any]], Iterable[Any]]]) -> Iterator[tuple[Any, ...]]:

@@ -448,3 +448,13 @@ def test_tables_have_the_documented_columns():
         statement = re.search(rf"CREATE EXTERNAL TABLE {table.name} \((.*?)\n\)", text, re.DOTALL)
         declared = [tuple(part.replace("`", "").split()) for part in statement[1].split(",")]
         assert declared == [(name, in_athena[kind]) for name, kind in columns]
+
+
+def test_lines_by_hand_are_those_of_the_csv_module():
+    """Where Python's csv module refuses a NUL, what is written instead is what it writes elsewhere."""
+    rows = [(1, None, 0.1, "plain"), (2**63, "", -0.0, 'a "b", c'), (3, "line\r\nbreak", 1e300, "ü\t ")]
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    from journaltrack.exporting_text import _line
+
+    assert "".join(map(_line, rows)) == text.getvalue()
