@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import tarfile
+from contextlib import closing
 
 import pytest
 from click.testing import CliRunner
@@ -44,7 +45,7 @@ def delivered(folder):
 
 def entries_of(folder):
     """All entries of a journal, by a plain reader."""
-    with sqlite3.connect(f"file:{folder / 'journal.db'}?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{folder / 'journal.db'}?mode=ro", uri=True)) as connection, connection:
         return connection.execute("SELECT * FROM entry ORDER BY seq").fetchall()
 
 
@@ -292,7 +293,7 @@ def test_the_database_of_a_bundle_is_checked_like_any_other(journal, whole, tmp_
     with pytest.raises(JournalError), open_bundle(crafted(tmp_path / "c2", b"no database")) as opened:
         opened.extract(tmp_path / "out")
     shutil.copytree(journal, tmp_path / "evil")
-    with sqlite3.connect(tmp_path / "evil" / "journal.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "evil" / "journal.db")) as connection, connection:
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("CREATE TRIGGER t AFTER INSERT ON delivery BEGIN DELETE FROM lease; END")
     evil = (tmp_path / "evil" / "journal.db").read_bytes()

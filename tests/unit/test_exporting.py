@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
@@ -65,7 +66,7 @@ def every_state(tmp_path_factory):
 
 def recorded(folder):
     """The metrics as sqlite3 has them, with the numbers that were logged."""
-    with sqlite3.connect(folder / "journal.db") as connection:
+    with closing(sqlite3.connect(folder / "journal.db")) as connection, connection:
         rows = connection.execute(
             "SELECT seq, name, step, value, payload, timestamp_ns, recorded_at_ns FROM entry WHERE kind = 'metric' ORDER BY seq"
         )
@@ -182,7 +183,7 @@ def test_entries_are_those_of_the_audit(every_state, tmp_path, suffix):
         )  # DuckDB parses JSON that it finds in JSON
         assert (payload or {}) == entry.detail
         assert row["unsound"] is None
-    with sqlite3.connect(every_state / "journal.db") as connection:
+    with closing(sqlite3.connect(every_state / "journal.db")) as connection, connection:
         digests = [digest.hex() for (digest,) in connection.execute("SELECT digest FROM entry ORDER BY seq")]
     assert [str(row["digest"]) for row in rows] == digests
 

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import warnings
+from contextlib import closing
 from datetime import datetime, timezone
 
 import numpy as np
@@ -40,7 +41,7 @@ def tracker(folder):
 
 def rows(folder, sql, *parameters):
     """What plain sqlite3 finds in the journal."""
-    with sqlite3.connect(f"file:{folder}/journal.db?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{folder}/journal.db?mode=ro", uri=True)) as connection, connection:
         found = connection.execute(sql, parameters).fetchall()
     connection.close()
     return found
