@@ -38,6 +38,13 @@ STATUS: Final = "status"
 KINDS: Final = frozenset({CREATE, LOAD, ASSOCIATE, PARAMETER, INPUT, OUTPUT, STATUS, METRIC, UPLOAD})
 """Every kind that this version understands. ``metric`` and ``upload`` are alone in the streams of those names."""
 
+KEYS_MAX: Final = {
+    PARAMETER: (limits.PARAMETERS_MAX, "parameters"),
+    INPUT: (limits.ARTIFACTS_MAX, "input artifacts"),
+    OUTPUT: (limits.ARTIFACTS_MAX, "output artifacts"),
+}
+"""How many keys of a kind a component may have, and what they are called."""
+
 _encode_canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -297,6 +304,12 @@ def undeliverable(entry: Entry | Draft) -> str | None:
             return limits.text_problem(_text_of(detail, "text"), "the value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0)
         return limits.number_problem(_number(entry.value), "the value")
     return limits.text_problem(_text_of(detail, "value"), "the value", limits.ARTIFACT_VALUE_CHARS_MAX) if "value" in detail else None
+
+
+def too_many(kind: str) -> str:
+    """Why a further key of this kind (of ``KEYS_MAX``) can't be delivered; part of the format, as ``undeliverable``'s texts are."""
+    keys_max, what = KEYS_MAX[kind]
+    return f"the component has {keys_max} {what} already, which is SageMaker's limit"
 
 
 def _text_of(detail: dict[str, Any], key: str) -> str:

@@ -15,6 +15,7 @@ from journaltrack.report_chains import ChainProblem, told
 
 if TYPE_CHECKING:
     from journaltrack.database import Database
+    from journaltrack.entries import Entry
 
 _NAMED: Final = Claim(0, None, "", None, 0)
 LISTED_MAX: Final = 100
@@ -324,18 +325,45 @@ def _unclaimed(database: Database, run: _Run, first: int, last: int, legacy: tup
 
 
 def _refused_at_once(database: Database, seq: int, reason: object, settled_at_ns: object) -> bool:
+    """Whether the append itself refused the entry for that reason."""
+    entry = _entry(database, seq)
+    if entry is None or entry.recorded_at_ns != settled_at_ns:
+        return False
+    if entry.kind == vocabulary.UPLOAD:  # nothing is uploaded for a reference that can't be sent, which was recorded with it
+        reference = _entry(database, seq + 1)
+        with_it = reference is not None and (reference.writer_id, reference.writer_seq) == (entry.writer_id, entry.writer_seq + 1)
+        entry = reference if with_it and reference is not None and reference.name == entry.name else None
+    return entry is not None and (_is_undeliverable(entry, reason) or _is_one_too_many(database, entry, reason))
+
+
+def _entry(database: Database, seq: int) -> Entry | None:
     columns = database.read(
         "SELECT e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
         "e.recorded_at_ns, e.digest FROM entry e WHERE e.seq = ?",
         (seq,),
     )
-    if not columns:
-        return False
-    entry = vocabulary.entry_of(columns[0])
+    found = vocabulary.entry_of(columns[0]) if columns else None
+    return found if found is not None and found.unsound is None else None
+
+
+def _is_undeliverable(entry: Entry, reason: object) -> bool:
     try:
-        return entry.recorded_at_ns == settled_at_ns and entry.unsound is None and vocabulary.undeliverable(entry) == reason
+        return vocabulary.undeliverable(entry) == reason
     except ValueError:
         return False
+
+
+def _is_one_too_many(database: Database, entry: Entry, reason: object) -> bool:
+    """Whether the component had as many keys as it may have, and not this one."""
+    if entry.kind not in vocabulary.KEYS_MAX or reason != vocabulary.too_many(entry.kind):
+        return False
+    keys_max, _ = vocabulary.KEYS_MAX[entry.kind]
+    ((keys, same),) = database.read(
+        "SELECT count(*), total(name IS ?1) FROM (SELECT DISTINCT e.name FROM entry e WHERE e.component_id = ?2 AND e.stream <> 'metric' "
+        "AND e.kind = ?3 AND e.seq < ?4)",
+        (entry.name, entry.component_id, entry.kind, entry.seq),
+    )
+    return bool(keys - same >= keys_max)
 
 
 def _missing(database: Database, evidence: Evidence, proved: int) -> Iterator[ChainProblem]:
@@ -387,7 +415,10 @@ def _remote(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
         if there != (uri, receipt_id) and not (there is None and isinstance(receipt_id, int) and receipt_id <= until):
             message = f"where the content {limits.shown(str(sha256))} of {limits.shown(str(name))} was uploaded to is not what was attested"
             yield ChainProblem("record", message, sha256=str(sha256))
+    here = {str(name).lower() for (name,) in database.read("SELECT name FROM component")}
     for key, (_, receipt_id) in evidence.objects.items():
+        if key[0] not in here:
+            continue  # receipts from another copy may be about components of which there is nothing here
         if key not in recorded and not (isinstance(receipt_id, int) and receipt_id <= until):
             message = f"the content {limits.shown(key[1])} of {limits.shown(key[0])} was uploaded, and where to is not recorded (any more)"
             yield ChainProblem("record", message, sha256=key[1])

@@ -35,7 +35,6 @@ from journaltrack.journal import Journal, OnJournalError
 from journaltrack.redaction import Redaction
 from journaltrack.services import Background, ReplayRequest, Services
 from journaltrack.tracker_setup import (
-    KEYS_MAX,
     Settings,
     attached,
     closing_on_error,
@@ -454,21 +453,21 @@ class Tracker:
         if checked:
             self._journal.append(self._id, checked)
         for draft in checked:
-            if draft.kind in KEYS_MAX and draft.name is not None and draft.undeliverable is None:
+            if draft.kind in vocabulary.KEYS_MAX and draft.name is not None and draft.undeliverable is None:
                 self._keys[draft.kind].add(draft.name)
 
     def _within_limit(self, draft: Draft, new: set[tuple[str, str | None]]) -> Draft:
         """Mark a name beyond what a component can hold; ``new`` collects those that the same call brings."""
-        if draft.kind not in KEYS_MAX or draft.undeliverable is not None:
+        if draft.kind not in vocabulary.KEYS_MAX or draft.undeliverable is not None:
             return draft
-        keys_max, what = KEYS_MAX[draft.kind]
+        keys_max, _ = vocabulary.KEYS_MAX[draft.kind]
         keys = self._keys[draft.kind]
         if draft.name in keys or (draft.kind, draft.name) in new:
             return draft
         if len(keys) + sum(kind == draft.kind for kind, _ in new) < keys_max:
             new.add((draft.kind, draft.name))
             return draft
-        return draft._replace(undeliverable=f"the component has {keys_max} {what} already, which is SageMaker's limit")
+        return draft._replace(undeliverable=vocabulary.too_many(draft.kind))
 
     def _admit(self, draft: Draft) -> None:
         """Something that AWS could never accept: raise when strict, else warn once per name."""

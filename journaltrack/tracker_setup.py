@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-KEYS_MAX = {
-    vocabulary.PARAMETER: (limits.PARAMETERS_MAX, "parameters"),
-    vocabulary.INPUT: (limits.ARTIFACTS_MAX, "input artifacts"),
-    vocabulary.OUTPUT: (limits.ARTIFACTS_MAX, "output artifacts"),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -162,9 +156,9 @@ def attached(journal: Journal, name: object) -> TrialComponent:
 
 def keys_in(journal: Journal, component_id: int) -> dict[str, set[str]]:
     """The names that the component has in the journal, deliverable ones."""
-    keys: dict[str, set[str]] = {kind: set() for kind in KEYS_MAX}
+    keys: dict[str, set[str]] = {kind: set() for kind in vocabulary.KEYS_MAX}
     for entry in journal.state_entries(component_id):
-        if entry.kind in keys and len(keys[entry.kind]) < KEYS_MAX[entry.kind][0] and vocabulary.undeliverable(entry) is None:
+        if entry.kind in keys and len(keys[entry.kind]) < vocabulary.KEYS_MAX[entry.kind][0] and vocabulary.undeliverable(entry) is None:
             keys[entry.kind].add(entry.name or "")
     return keys
 

@@ -6,6 +6,7 @@ from journaltrack import entries as vocabulary
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.report_integrity import verify_chains
+from tests import independent_verifier
 
 CATEGORY = {"superseded": "delivered", None: "pending"}
 
@@ -75,3 +76,4 @@ def states(folder):
 def sound(folder):
     """Every chain holds, and all tables are what was attested."""
     assert verify_chains(folder) == []
+    assert independent_verifier.verify(folder) == []

@@ -13,6 +13,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+ARRIVED = {"delivered", "superseded"}
 ENTRY = "seq, writer_id, writer_seq, component_id, stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns, digest"
 WRITER = "uuid, host, pid, user, program, started_at_ns, package_version, python_version, git_commit, git_dirty, packages, journal_id"
 META = "journal_id, created_at_ns, created_by_version, required_version, attested_after_receipt, attested_after_ns"
@@ -138,20 +139,30 @@ class Verifier:
         self.generation = max(self.generation, body.get("generation", 0))
         if body["outcome"] == "released":
             for key in self._places(named):
-                self.claims.pop(key, None)
-        for outcome, reason, entries in body.get("settled", []):
+                _, outcome, _, since = self.claims.get(key, (None, None, None, at_ns + 1))
+                if since <= at_ns if body["action"] == "reopen" else outcome not in ARRIVED:
+                    self.claims.pop(key, None)
+        for outcome, reason, entries, *since in body.get("settled", []):
+            proof = {"repair": "old", "merge": "any"}.get(body["action"], receipt)
+            claim = (proof, outcome, reason, since[0] if since else at_ns)
             for key in self._places(named if entries is None else entries):
-                if body["action"] == "readback" and outcome == "in doubt":
-                    if key in self.claims and self.claims[key][1] == "in doubt":
-                        self.claims[key] = (*self.claims[key][:2], reason, self.claims[key][3])
-                else:
-                    self.claims[key] = ("any" if body["action"] == "repair" else receipt, outcome, reason, at_ns)
+                self._claim(key, claim, looked=body["action"] == "readback" and outcome == "in doubt")
         for uuid, first, last, digest in body.get("removed", []):
             self.gaps.setdefault(uuid, {})[first] = (last, bytes.fromhex(digest))
         self.blobs_removed.update(body.get("blobs", []))
         if receipt is not None:
             self.proved.setdefault(receipt, []).append(body)
         self._apply_remote(body, receipt, at_ns)
+
+    def _claim(self, key, claim, *, looked):
+        before = self.claims.get(key, (None, None, None, 0))
+        if before[1] in ARRIVED and (looked or claim[1] not in ARRIVED or claim[3] >= before[3]):
+            return
+        if before[1] == claim[1] == "in doubt":
+            claim = (*before[:2], claim[2], before[3])
+        elif looked:
+            return
+        self.claims[key] = claim
 
     def _apply_remote(self, body, receipt, at_ns):
         name = str(body.get("component")).lower()
@@ -176,13 +187,14 @@ class Verifier:
     def _entries(self):
         ends = {number: (0, start) for number, (_, start) in self.writers.items()}
         broken = set()
-        self.identity = {}  # seq -> (uuid, place)
+        self.identity, self.seqs = {}, {}  # seq -> (uuid, place), and back
         for seq, writer, place, component, *columns, recorded_at_ns, digest in self.rows(f"SELECT {ENTRY} FROM entry ORDER BY seq"):
             if writer not in ends:
                 self.problems.append(f"entry {seq} is of an unknown writer")
                 continue
             uuid = self.writers[writer][0]
             self.identity[seq] = (uuid, place)
+            self.seqs[uuid, place] = seq
             if writer in broken:
                 continue
             before, previous = ends[writer]
@@ -217,12 +229,20 @@ class Verifier:
                 self.problems.append(f"receipt {number} is attested by nobody")
             for body in bodies:
                 try:
-                    named = sorted(self.identity[seq] for seq in expanded(entries) if seq in self.identity)
+                    seqs = expanded(entries)
+                    named = sorted(self.identity[seq] for seq in seqs if seq in self.identity)
                     wanted = sorted(key for key in self._places(body["entries"]) if not self._removed(key))
+                    came_later = {
+                        key for key in wanted if self.seqs.get(key, 2**63) > max([seq for seq in seqs if seq in self.identity], default=0)
+                    }
                 except (ValueError, TypeError) as error:
                     self.problems.append(f"receipt {number} can't be read: {error!r}")
                     continue
-                if [body.get(name) for name in RECEIPT] != values or body.get("component") != self.names.get(component) or named != wanted:
+                wrong = [body.get(name) for name in RECEIPT] != values
+                elsewhere = component is None and not entries
+                if str(body.get("component")).lower() != str(self.names.get(component)).lower() and not elsewhere:
+                    wrong = True
+                if wrong or named not in (wanted, sorted({*wanted} - came_later)):
                     self.problems.append(f"receipt {number} is not what was attested")
         self.problems += [f"receipt {number} is gone" for number in self.proved if number not in found]
 
@@ -253,7 +273,9 @@ class Verifier:
         self.problems += [f"{key} is attested and not settled" for key in self.claims if key in there and key not in settled]
 
     def _proof(self, receipt, attested, component, payload):
-        if receipt == attested or attested not in {None, "any"}:
+        if attested == "any":
+            return receipt is None or isinstance(receipt, int)
+        if receipt == attested or attested not in {None, "old"}:
             return receipt == attested
         if receipt is None or (isinstance(receipt, int) and 0 < receipt <= self.bound):
             return True
@@ -272,7 +294,8 @@ class Verifier:
             "SELECT component_id, sha256, bucket, prefix, uri, receipt_id FROM location"
         ):
             recorded[str(self.names.get(component)).lower(), sha, bucket, prefix] = (uri, receipt)
-        for key in {*recorded, *self.objects}:
+        here = {str(name).lower() for name in self.names.values()}
+        for key in {*recorded, *(key for key in self.objects if key[0] in here)}:
             receipt = (self.objects.get(key) or recorded[key])[1]
             lost = key not in recorded or key not in self.objects
             if recorded.get(key) != self.objects.get(key) and not (lost and isinstance(receipt, int) and receipt <= self.bound):

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import warnings
 from contextlib import closing
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from journaltrack import Tracker
 from journaltrack import entries as vocabulary
 from journaltrack import lease as leases
 from journaltrack.attesting import Attestor, Statement
+from journaltrack.auditing import audit
 from journaltrack.journal import Journal
+from journaltrack.merging import merge
+from journaltrack.receipting import export_receipts, import_receipts
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.report_attestations import Claim, Coverage, Evidence, take
@@ -97,3 +102,37 @@ def remove(folder, which):
         ((trigger,),) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'entry_no_delete'").fetchall()
         connection.executescript(f"DROP TRIGGER entry_no_delete; DELETE FROM entry WHERE {which}; DELETE FROM delivery WHERE {which}")
         connection.execute(trigger)
+
+
+def test_refusals_at_the_call_follow_from_the_entries(tmp_path):
+    """One key too many and the upload that belongs to it, NaN: all is proved; another reason is not."""
+    (tmp_path / "file").write_bytes(b"x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker:
+            tracker.log_parameters({f"p{n}": n for n in range(303)})
+            tracker.log_parameter("p301", 7)
+            for n in range(61):
+                tracker.log_output(f"o{n}", "s3://b/k")
+            tracker.log_artifact(str(tmp_path / "file"), name="one-more")
+            tracker.log_metric("loss", float("nan"))
+    assert verify_chains(tmp_path / "j") == independent_verifier.verify(tmp_path / "j") == []
+    with closing(sqlite3.connect(tmp_path / "j" / "journal.db")) as connection, connection:
+        assert connection.execute("SELECT count(*) FROM delivery WHERE outcome = 'quarantined'").fetchone() == (8,)
+        connection.execute("UPDATE delivery SET reason = replace(reason, '300', '299') WHERE reason LIKE '%300 parameters%'")
+    assert {problem.kind for problem in verify_chains(tmp_path / "j")} == {"delivery"}
+
+
+def test_receipts_about_components_of_another_node_are_no_loss(tmp_path):
+    """The receipts of a merged journal, imported where only one of its nodes is: what was uploaded for the other is not missing here."""
+    for node in ("n1", "n2"):
+        (tmp_path / node).write_text(node)
+        with Tracker.create(trial_component_name=node, journal=tmp_path / f"j-{node}", sync="off") as tracker:
+            tracker.log_artifact(str(tmp_path / node))
+    merge([tmp_path / "j-n1", tmp_path / "j-n2"], into=tmp_path / "all")
+    with closing(Journal.open(tmp_path / "all")) as journal:
+        Reconciler(journal, MemoryRemote(), options=Options()).run()
+    export_receipts(tmp_path / "all", to=tmp_path / "receipts")
+    import_receipts(tmp_path / "receipts", tmp_path / "j-n1")
+    assert audit(tmp_path / "j-n1").all_delivered
+    assert verify_chains(tmp_path / "j-n1") == independent_verifier.verify(tmp_path / "j-n1") == []
