@@ -94,6 +94,7 @@ class Scribe:
 
     def __init__(self, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self.clock_ns = clock_ns
+        self._started_ns = clock_ns()
         self._info: provenance.WriterInfo | None = None
         self._writer_id = 0  # until it is recorded
         self._writer_seq = 0
@@ -127,7 +128,7 @@ class Scribe:
         """This process is a writer of the journal, and its place in its chain is known."""
         if self._info is None:
             (journal_id,) = connection.execute("SELECT journal_id FROM meta").fetchone()
-            self._info = provenance.describe_process(self.clock_ns(), str(journal_id), training=False)
+            self._info = provenance.describe_process(self._started_ns, str(journal_id), training=False)
             self._chain = vocabulary.attestation_start(self._info.digest)
         if self._unsure:
             found = connection.execute("SELECT id FROM writer WHERE uuid = ?", (self._info.uuid,)).fetchone()

@@ -199,6 +199,16 @@ def _nanoseconds(name: str, moment: dt.datetime | int | None) -> int | None:
     return (whole.days * 86_400 + whole.seconds) * 1_000_000_000 + whole.microseconds * 1000
 
 
+def check_target(to: str | os.PathLike[str], journal: Path) -> None:
+    """Whether a new file of that name can be an export of the journal in that folder; nothing is made.
+
+    Raises:
+        InvalidInputError: Something is there already, no file can be there, or its name is of no known format.
+    """
+    _format(to, None)
+    _target(to, journal, force=False)
+
+
 def _target(to: str | os.PathLike[str], journal: Path, *, force: bool) -> Path:
     """Where the file goes, links followed; nothing but a regular file is ever replaced, and nothing inside of the journal."""
     target = Path(to).expanduser().resolve()
@@ -214,7 +224,7 @@ def _target(to: str | os.PathLike[str], journal: Path, *, force: bool) -> Path:
 
 
 def _exists(target: Path) -> InvalidInputError:
-    return InvalidInputError(f"{target} exists; it was left as it is", hint="name another file, or replace it with --force (force=True)")
+    return InvalidInputError(f"{target} exists; it was left as it is", hint="name another file; an export replaces it with --force (force=True)")
 
 
 @contextlib.contextmanager

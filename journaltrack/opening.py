@@ -26,7 +26,10 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
         JournalFullError, JournalReadOnlyError: It can't be made.
     """
     if folder.exists() and not folder.is_dir():
-        raise NotAJournalError(f"{folder} is a file; a journal is a folder", hint="name the folder, not the journal.db in it")
+        hint = "name the folder, not the journal.db in it"
+        if _is_bundle(folder):
+            hint = "it is a bundle: `journaltrack sync` delivers it and names its journal, `journaltrack bundle --check` says what is in it"
+        raise NotAJournalError(f"{folder} is a file; a journal is a folder", hint=hint)
     access.check_files(folder)
     if file.exists():
         return
@@ -45,6 +48,21 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
         raise JournalReadOnlyError(
             f"no journal can be made at {folder}: {error.strerror}", hint="set JOURNALTRACK_HOME or journal= to a folder that you can write"
         ) from error
+
+
+def _is_bundle(file: Path) -> bool:
+    """Whether a file begins as bundles do."""
+    from journaltrack import bundling_format  # noqa: PLC0415 - training never needs it
+
+    name = bundling_format.MANIFEST.encode()
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, len(name)) == name
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return False
 
 
 def make_folder(folder: Path) -> None:

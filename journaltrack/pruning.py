@@ -25,7 +25,7 @@ from journaltrack import limits, paths, pruning_blobs, report, schema
 from journaltrack.attesting import Attestor, Statement, as_intervals
 from journaltrack.compacting import Footprint, compact_file, footprint
 from journaltrack.errors import InvalidInputError, JournalCorruptError
-from journaltrack.exporting import export_selection
+from journaltrack.exporting import check_target, export_selection
 from journaltrack.exporting_pages import Selection
 from journaltrack.journal import Journal
 from journaltrack.pass_report import Progress
@@ -186,9 +186,11 @@ class _Prune:
         """Verify, decide, archive, remove."""
         # Reads go through a connection of their own, whose temporary tables hold the decision.
         with contextlib.closing(Journal.open(self._journal.path, create=False, read_only=True)) as reader:
+            _refuse_unless_whole(reader)
             if self._attestor is not None:
-                _refuse_unless_whole(reader)
                 self._attestor.lease.renew()
+            elif archive is not None:
+                check_target(archive, reader.path)
             if self._found.delivered_before_ns is not None:
                 plan = Plan(reader, self._found.delivered_before_ns, self._component)
                 survey = plan.survey()

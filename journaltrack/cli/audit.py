@@ -123,6 +123,8 @@ def _answer(question: str, path: str | None, component: str | None, asked: dict[
     if limit is None and output.on_terminal() and not as_json:
         limit = _TERMINAL_LIMIT
     page = audit_entries.Page(limit)
+    if question != "--clocks":
+        _tell_removed(path)
     if question == "--entry":
         return audit_entries.show_entry(path, asked["entry"], as_json=as_json)
     if question == "--history":
@@ -140,6 +142,19 @@ def _answer(question: str, path: str | None, component: str | None, asked: dict[
         _print_verified(verified, as_json=as_json)
         return ExitCode.JOURNAL if verified else code
     return audit_times.list_pending_at(path, asked["pending_at"], component, page, after_seq, as_json=as_json)
+
+
+def _tell_removed(path: str | None) -> None:
+    """What no answer about single entries can have."""
+    from journaltrack import removed, report  # noqa: PLC0415 - SQLAlchemy
+
+    with report.opened(path) as own:
+        entries = sum(removal.entries for removal in removed.removals(own.database))
+    if entries:
+        gone = output.plural(entries, "entry")
+        output.say(
+            f"note: {gone} are removed from the journal, on the record, and not in the answer; `journaltrack audit` says more", err=True
+        )
 
 
 def _seq(after: str | None) -> int:

@@ -234,7 +234,12 @@ def show_history(path: str | None, name: str, kind: KeyKind | None, choice: Choi
             output.print_json_line(to_json(revision))
         return ExitCode.OK
     columns = ("seq", "recorded", "component", "kind", "value", "before", "before seq", "state", "writer")
-    output.listing(columns, {"seq", "before seq"}, map(_revision_row, found), f"{output.clean(name)} was never recorded")
+    output.listing(
+        columns,
+        {"seq", "before seq"},
+        map(_revision_row, found),
+        f"the journal has no parameter, input, output or status {output.clean(name)}",
+    )
     return ExitCode.OK
 
 

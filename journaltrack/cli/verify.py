@@ -140,7 +140,9 @@ def _print(report: VerifyReport) -> None:
     _table("differences", wrong)
     _table("beyond what this journal delivered (no failure)", extra)
     counts = report.counts
-    if report.verified:
+    if not checked.components and report.verified:
+        output.say("nothing was delivered yet: there is nothing to compare")
+    elif report.verified:
         output.say("everything that was delivered is there")
     else:
         output.say(f"{counts['missing']} missing, {counts['different']} different, {counts['unknown']} could not be told")

@@ -288,6 +288,8 @@ def test_without_its_archive_nothing_goes(delivered, tmp_path):
     for target in (tmp_path / "there.csv", tmp_path / "nowhere" / "a.csv", folder / "a.csv", tmp_path / "a.unknown"):
         with pytest.raises(InvalidInputError):
             prune(folder, delivered_before_ns=time.time_ns(), archive=target)
+        with pytest.raises(InvalidInputError):
+            prune(folder, delivered_before_ns=time.time_ns(), archive=target, dry_run=True)
     with pytest.raises(InvalidInputError):
         prune(folder)
     assert seqs(folder) == before
@@ -343,8 +345,9 @@ def test_tampering_after_a_prune_is_found_and_forbids_the_next(delivered, what):
     change(folder, *TAMPERING[what])
     assert verify_chains(folder)
     before = seqs(folder)
-    with pytest.raises(JournalCorruptError, match="does not verify"):
-        prune(folder, delivered_before_ns=time.time_ns())
+    for dry_run in (True, False):
+        with pytest.raises(JournalCorruptError, match="does not verify"):
+            prune(folder, delivered_before_ns=time.time_ns(), dry_run=dry_run)
     assert seqs(folder) == before
 
 
