@@ -224,7 +224,9 @@ def _target(to: str | os.PathLike[str], journal: Path, *, force: bool) -> Path:
 
 
 def _exists(target: Path) -> InvalidInputError:
-    return InvalidInputError(f"{target} exists; it was left as it is", hint="name another file; an export replaces it with --force (force=True)")
+    return InvalidInputError(
+        f"{target} exists; it was left as it is", hint="name another file; an export replaces it with --force (force=True)"
+    )
 
 
 @contextlib.contextmanager
