@@ -304,7 +304,7 @@ class EverythingMachine(RuleBasedStateMachine):
         """Somebody removes something at the remote."""
         held = self.world.components.get(name)
         if what == "object" and self.world.objects:
-            del self.world.objects[sorted(self.world.objects)[0]]
+            del self.world.objects[min(self.world.objects)]
         elif held is None:
             return
         elif what == "parameter":
