@@ -117,7 +117,9 @@ def judge(
         if not rest:
             continue
         if known.get((name, None), Known()) is None:
-            findings += [Finding(doubt.seq, None, "read back: how many of its points were acknowledged is not known any more") for doubt in rest]
+            findings += [
+                Finding(doubt.seq, None, "read back: how many of its points were acknowledged is not known any more") for doubt in rest
+            ]
             continue
         there = shown.totals.get(name, Shown(0, 0.0))
         outcome, reason = _decide(rest, (known.get((name, None)) or Known()).plus(arrived[name]), there, "in all", now_ns, visible_after_s)

@@ -420,7 +420,9 @@ class EverythingMachine(RuleBasedStateMachine):
     def holds(self) -> None:
         """Of every journal that has changed since it was looked at."""
         for folder in getattr(self, "folders", []):
-            stamp = tuple((f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(folder.glob("journal.db*")) if not f.name.endswith("-shm"))
+            stamp = tuple(
+                (f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(folder.glob("journal.db*")) if not f.name.endswith("-shm")
+            )
             if self.held.get(folder) != stamp:
                 self.look(folder)
                 self.held[folder] = tuple(
@@ -435,7 +437,8 @@ class EverythingMachine(RuleBasedStateMachine):
             problems = [
                 p
                 for p in verify_chains(journal, anchors=documents)
-                if not (p.kind == "blob" and folder in self.blobless) and not ("the anchor before" in p.message and elsewhere - documents.keys())
+                if not (p.kind == "blob" and folder in self.blobless)
+                and not ("the anchor before" in p.message and elsewhere - documents.keys())
             ]
             assert problems == [], f"{folder.name}: {problems}"
             report = audit(journal)
@@ -453,10 +456,7 @@ class EverythingMachine(RuleBasedStateMachine):
         )
         _, evidence = record_evidence(journal.database)
         gone = {
-            (uuid, place)
-            for uuid, runs in evidence.gaps.items()
-            for first, (last, _) in runs.items()
-            for place in range(first, last + 1)
+            (uuid, place) for uuid, runs in evidence.gaps.items() for first, (last, _) in runs.items() for place in range(first, last + 1)
         }
         ends: dict[str, int] = {}
         for uuid, place, digest, name, value, component, outcome, kind in rows:
