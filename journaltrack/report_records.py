@@ -210,7 +210,7 @@ class _Identities:
         for uuid, (first, last) in sorted(runs):
             left.setdefault(uuid, Coverage()).put(first, last, _NAMED)
         for uuid, coverage in left.items():
-            for first, (last, _) in self._gaps.get(uuid, {}).items():
+            for first, last in self._gaps[uuid].runs() if uuid in self._gaps else ():
                 coverage.put(first, last, None)
         places = {uuid: [(first, last) for first, last, _ in coverage.all()] for uuid, coverage in left.items()}
         return {uuid: each for uuid, each in places.items() if each}
@@ -357,7 +357,7 @@ def _undelivered_gaps(database: Database, evidence: Evidence) -> Iterator[ChainP
     legacy, _ = _legacy(database)
     for uuid, gaps in evidence.gaps.items():
         coverage = evidence.coverage.get(uuid)
-        for first, (last, _) in gaps.items():
+        for first, last in gaps.runs():
             claims = coverage.of(first, last) if coverage is not None else []
             delivered = sum(end - begin + 1 for begin, end, claim in claims if claim.outcome in {"delivered", "superseded"})
             others = sum(end - begin + 1 for begin, end, _ in claims) - delivered
@@ -395,7 +395,7 @@ def _remote(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
 
 def _gone(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     """Numbers that nobody has: entries and receipts are numbered without gaps, whoever writes them."""
-    removed = sum(last - first + 1 for gaps in evidence.gaps.values() for first, (last, _) in gaps.items())
+    removed = sum(last - first + 1 for gaps in evidence.gaps.values() for first, last in gaps.runs())
     for what, table, column, after, allowed in (
         ("entry", "entry", "seq", 0, removed),
         ("receipt", "receipt", "id", _legacy(database)[0], 0),
