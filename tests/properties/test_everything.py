@@ -28,7 +28,7 @@ from journaltrack.attesting import Attestor
 from journaltrack.auditing import audit
 from journaltrack.doctor import examine
 from journaltrack.entries import BlobRef
-from journaltrack.errors import ComponentMissingError, ErrorKind, RemoteError
+from journaltrack.errors import ComponentMissingError, ErrorKind, InvalidInputError, RemoteError
 from journaltrack.exporting import export
 from journaltrack.journal import Journal
 from journaltrack.merging import merge
@@ -374,7 +374,11 @@ class EverythingMachine(RuleBasedStateMachine):
             return
         file = self.root / f"{next(self.files)}.jsonl"
         export_receipts(source, to=file)
-        import_receipts(file, target)
+        try:
+            import_receipts(file, target)
+        except InvalidInputError:  # nothing of it is about an entry of a journal that is another one
+            assert self.journal_id(source) != self.journal_id(target)
+            return
         self.learn(target, source, flying=False)
         again = import_receipts(file, target)
         assert (again.new, again.settled, again.kept) == (0, {}, 0)
