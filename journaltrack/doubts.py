@@ -81,7 +81,7 @@ def acknowledged(database: Database, component_id: int, doubts: Iterable[Doubt])
         before = gone.get(name)
         if before is not None:
             points, total, magnitude = points + before.points, total + before.sum, magnitude + before.magnitude
-        known[name, None] = Known(points, total, magnitude)
+        known[name, None] = None if before is not None and before.at_least else Known(points, total, magnitude)
         if wanted:
             sql = f"SELECT e.step, {of_metric} AND e.step IN (SELECT value FROM json_each(?)) GROUP BY e.step"
             for step, *rest in database.read(sql, (component_id, name, json.dumps(sorted(wanted)))):

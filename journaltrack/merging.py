@@ -349,8 +349,10 @@ class _Merger:
                     if (row is None and (arrived or not already(seq, found.at_ns))) or (
                         row is not None and arrived and row[0] in {"quarantined", "in doubt"}
                     ):
-                        component_id = connection.execute("SELECT component_id FROM entry WHERE seq = ?", (seq,)).fetchone()[0]
-                        groups[component_id][found.outcome, found.reason, found.at_ns].append(seq)
+                        entry = connection.execute("SELECT component_id FROM entry WHERE seq = ?", (seq,)).fetchone()
+                        if entry is None:  # removed here on the record, between others: it had been delivered
+                            continue
+                        groups[entry[0]][found.outcome, found.reason, found.at_ns].append(seq)
                         count += 1
         settled = {
             component_id: [Settled(outcome, reason, as_intervals(seqs), at_ns) for (outcome, reason, at_ns), seqs in by_kind.items()]

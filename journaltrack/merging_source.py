@@ -17,6 +17,7 @@ from journaltrack import limits, schema
 from journaltrack.actions import SEQ_MAX, ranges_in
 from journaltrack.applying_source import Attested, WriterRow, forged
 from journaltrack.report_attestations import read_body
+from journaltrack.report_chains import Removed
 from journaltrack.settlement import DeliveryOutcome
 
 if TYPE_CHECKING:
@@ -208,18 +209,18 @@ class JournalSource:
             return None
 
     def _gap(self, uuid: str, first: int, last: int) -> bytes | None:
-        return next((digest for begin, end, digest in self._gaps.get(uuid, ()) if begin <= first and end == last), None)
+        return self._gaps[uuid].across(first, last) if uuid in self._gaps else None
 
-    def _removed(self) -> dict[str, list[tuple[int, int, bytes]]]:
+    def _removed(self) -> dict[str, Removed]:
         """Runs of entries that were removed on the record, with the digest of the last."""
-        gaps: dict[str, list[tuple[int, int, bytes]]] = {}
+        gaps: dict[str, Removed] = {}
         for (body,) in self.journal.database.connection.execute(
             "SELECT body FROM attestation WHERE instr(body, '\"removed\"') ORDER BY id"
         ):
             members = read_body(body) if isinstance(body, str) else None
             try:
                 for uuid, first, last, digest in (members or {}).get("removed") or ():
-                    gaps.setdefault(uuid, []).append((int(first), int(last), bytes.fromhex(digest)))
+                    gaps.setdefault(uuid, Removed()).add(int(first), int(last), bytes.fromhex(digest))
             except (ValueError, TypeError) as error:
                 raise forged(self.name, "an attestation of what was removed can't be read") from error
         return gaps

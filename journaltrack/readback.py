@@ -116,6 +116,11 @@ def judge(
         rest = [doubt for doubt in group if doubt.seq not in by_steps]
         if not rest:
             continue
+        if known.get((name, None), Known()) is None:
+            findings += [
+                Finding(doubt.seq, None, "read back: how many of its points were acknowledged is not known any more") for doubt in rest
+            ]
+            continue
         there = shown.totals.get(name, Shown(0, 0.0))
         outcome, reason = _decide(rest, (known.get((name, None)) or Known()).plus(arrived[name]), there, "in all", now_ns, visible_after_s)
         if name in undecided:  # a sum of points of which some are not told proves nothing about the others

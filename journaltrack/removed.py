@@ -8,11 +8,13 @@ A journal is data from somebody else: what can't be read counts as nothing here,
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import json
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 PRUNE: Final = "prune"
 """The action of attestations that say what was removed."""
 _TEXT_CHARS_MAX: Final = 300
+_PLACE_MAX: Final = 2**62
 _MOST: Final = sys.float_info.max  # a sum may overflow, and JSON has no infinity
 _BODIES: Final = (  # indexes lead to the few that are of no request, and to those that came from another copy of the journal
     "SELECT a.id, w.host, w.user, w.pid, w.program, w.uuid, a.body FROM attestation a JOIN writer w ON w.id = a.writer_id "
@@ -49,6 +52,9 @@ class RemovedMetric:
         points, sum, magnitude, minimum, maximum: Of their values; ``magnitude`` is the sum of their absolute values.
         last: The last of them.
         steps: (first, last) of their steps; None when none has one.
+        at_least: Copies were pruned apart, and what they removed overlaps: there may be more points, of which no sums are known.
+
+    Minimum, maximum, last and steps may be of points that are here again, from another copy.
     """
 
     points: int
@@ -58,6 +64,7 @@ class RemovedMetric:
     maximum: float
     last: LastPoint
     steps: tuple[int, int] | None
+    at_least: bool = False
 
     def plus(self, other: RemovedMetric) -> RemovedMetric:
         """These and those."""
@@ -70,7 +77,12 @@ class RemovedMetric:
             max(self.maximum, other.maximum),
             max(self.last, other.last, key=lambda point: point.seq),
             (min(first for first, _ in both), max(last for _, last in both)) if both else None,
+            self.at_least or other.at_least,
         )
+
+    def minus(self, points: int, total: float, magnitude: float) -> RemovedMetric:
+        """Without so many of them, which are here again."""
+        return replace(self, points=self.points - points, sum=self.sum - total, magnitude=max(self.magnitude - magnitude, 0.0))
 
     def may_have(self, step: int) -> bool:
         """Whether one of the removed points may be of that step."""
@@ -120,33 +132,43 @@ def metrics(database: Database, component: str | None = None) -> dict[tuple[str,
     """
     found: dict[tuple[str, str], RemovedMetric] = {}
     wanted = None if component is None else component.lower()
-    for _, members in _prunes(database):
-        listed = members.get("metrics")
+    unsure: set[tuple[str, str]] = set()
+    for prune in _prunes(database):
+        listed = prune.members.get("metrics")
         for member in listed if isinstance(listed, list) else ():
             read = _metric(member)
             if read is None or wanted not in {None, read[0]}:
                 continue
             key = read[:2]
-            found[key] = found[key].plus(read[2]) if key in found else read[2]
+            if prune.overlaps:
+                unsure.add(key)
+                continue
+            gone = read[2].minus(*prune.here.get((key[0], "metric", key[1]), (0, 0.0, 0.0)))
+            if gone.points > 0:
+                found[key] = found[key].plus(gone) if key in found else gone
+    for key in unsure & found.keys():
+        found[key] = replace(found[key], at_least=True)
     return found
 
 
 def removals(database: Database) -> list[Removal]:
     """All prunes, in order; what one removed in several transactions is one."""
     found: dict[tuple[str, int], Removal] = {}
-    for who, members in _prunes(database):
-        *process, uuid = who
+    for prune in _prunes(database):
+        *process, uuid = prune.who
+        members = prune.members
         at_ns = _count(members.get("started_at_ns"))
         before_ns = members.get("before_ns")
         removal = found.get((uuid, at_ns)) or Removal(at_ns, before_ns if isinstance(before_ns, int) else None, *process)
         by_component, by_kind = defaultdict(int, removal.by_component), defaultdict(int, removal.by_kind)
         entries = 0
         counts = members.get("counts")
-        for count in counts if isinstance(counts, list) else ():
+        for count in counts if isinstance(counts, list) and not prune.overlaps else ():
             if isinstance(count, list) and len(count) == 3:  # noqa: PLR2004 - component, kind, entries
-                by_component[str(count[0])] += _count(count[2])
-                by_kind[str(count[1])] += _count(count[2])
-                entries += _count(count[2])
+                gone = max(_count(count[2]) - prune.here_of(str(count[0]), str(count[1])), 0)
+                by_component[str(count[0])] += gone
+                by_kind[str(count[1])] += gone
+                entries += gone
         blobs, archive = members.get("blobs"), members.get("archive")
         found[uuid, at_ns] = replace(
             removal,
@@ -169,34 +191,102 @@ def entries_in(connection: sqlite3.Connection) -> int:
     return total
 
 
-def _prunes(database: Database) -> Iterator[tuple[list[Any], dict[str, Any]]]:
-    """(host, user, pid, program, uuid) of the process and the members of each attestation of a prune.
+@dataclass(slots=True)
+class _Prune:
+    """One attestation of a prune: who made it, what it says, and what of that is here nevertheless, by component, kind and metric."""
 
-    What was removed from another copy of the journal alone does not count: it is still here.
+    who: list[Any]
+    members: dict[str, Any]
+    runs: list[tuple[str, int, int]]
+    here: dict[tuple[str, str, str | None], tuple[int, float, float]] = field(default_factory=dict)
+    overlaps: bool = False
+
+    def here_of(self, component: str, kind: str) -> int:
+        """How many entries of the kind are here."""
+        return sum(points for (name, each, _), (points, _, _) in self.here.items() if (name, each) == (component.lower(), kind))
+
+
+def _prunes(database: Database) -> Iterator[_Prune]:
+    """Each attestation of a prune, in order.
+
+    Copies of a journal may be pruned apart and merged then. What one of them removed and another brought is here, and does not
+    count; what both removed counts once. Of two attestations that share a part no sums are known of the part: the smaller one
+    ``overlaps``, and is not to be added.
     """
-    firsts = {first for _, members in _attested(database) if (first := _first(members)) is not None}
-    here: set[tuple[str, int]] = set()
-    if firsts:
-        ids = {str(uuid): i for i, uuid in database.read("SELECT id, uuid FROM writer")}
-        uuids = {i: uuid for uuid, i in ids.items()}
-        places = json.dumps([(ids[uuid], place) for uuid, place in firsts if uuid in ids])
-        sql = (
-            "SELECT writer_id, writer_seq FROM entry WHERE (writer_id, writer_seq) IN "
-            "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"
-        )
-        here = {(uuids[writer_id], place) for writer_id, place in database.read(sql, (places,))}
-    for who, members in _attested(database):
-        if _first(members) not in here:
-            yield who, members
+    found = [_Prune(who, members, _runs(members)) for who, members in _attested(database)]
+    covered: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    contained = set()
+    if _any_twice(run for each in found for run in each.runs):
+        for each in sorted(found, key=lambda one: -sum(last - first + 1 for _, first, last in one.runs)):
+            shared = sum(_shared(covered[uuid], first, last) for uuid, first, last in each.runs)
+            if not shared:
+                for uuid, first, last in each.runs:
+                    bisect.insort(covered[uuid], (first, last))
+            elif shared == sum(last - first + 1 for _, first, last in each.runs):
+                contained.add(id(each))
+            else:
+                each.overlaps = True
+    counted = [each for each in found if id(each) not in contained]
+    _look_what_is_here(database, [each for each in counted if each.runs and not each.overlaps])
+    yield from counted
 
 
-def _first(members: Mapping[str, Any]) -> tuple[str, int] | None:
-    """The first of the entries that it says were removed: its writer and place."""
+def _any_twice(runs: Iterable[tuple[str, int, int]]) -> bool:
+    """Whether two of them share a place."""
+    ordered = sorted(runs)
+    return any(one[0] == other[0] and other[1] <= one[2] for one, other in itertools.pairwise(ordered))
+
+
+def _shared(intervals: list[tuple[int, int]], first: int, last: int) -> int:
+    """How many places of first to last are in these intervals, which are sorted and apart."""
+    place = max(bisect.bisect_right(intervals, (first, _PLACE_MAX)) - 1, 0)
+    shared = 0
+    for at in range(place, len(intervals)):
+        begin, end = intervals[at]
+        if begin > last:
+            break
+        shared += max(min(end, last) - max(begin, first) + 1, 0)
+    return shared
+
+
+def _look_what_is_here(database: Database, prunes: list[_Prune]) -> None:
+    """Sum up what is here of what they removed; one scan for where each process's entries are, then by ``seq``."""
+    if not prunes:
+        return
+    islands: dict[str, list[tuple[int, int, int, int]]] = defaultdict(list)
+    for uuid, writer_id, first, last, shift in database.read(
+        "SELECT w.uuid, r.* FROM (SELECT writer_id, min(writer_seq), max(writer_seq) AS last, seq - writer_seq FROM entry "
+        "GROUP BY writer_id, seq - writer_seq) r JOIN writer w ON w.id = r.writer_id ORDER BY r.last"
+    ):
+        islands[str(uuid)].append((last, first, shift, writer_id))
+    sql = (
+        "SELECT c.name, e.kind, e.name, count(*), total(e.value), total(abs(e.value)) FROM entry e JOIN component c ON c.id = e.component_id "
+        "WHERE e.seq BETWEEN ? AND ? AND e.writer_id = ? GROUP BY 1, 2, 3"
+    )
+    for each in prunes:
+        for uuid, first, last in each.runs:
+            of_writer = islands.get(uuid, [])
+            for at in range(bisect.bisect_left(of_writer, (first,)), len(of_writer)):
+                end, begin, shift, writer_id = of_writer[at]
+                if begin > last:
+                    break
+                rows = database.read(sql, (max(first, begin) + shift, min(last, end) + shift, writer_id))
+                for component, kind, name, points, total, magnitude in rows:
+                    key = (str(component).lower(), str(kind), _text(name) if kind == "metric" else None)
+                    known = each.here.get(key, (0, 0.0, 0.0))
+                    each.here[key] = (known[0] + points, known[1] + total, known[2] + magnitude)
+
+
+def _runs(members: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """(writer, first, last) of the places that it says were removed; those that can't be read are left out."""
     listed = members.get("removed")
-    first = listed[0] if isinstance(listed, list) and listed else None
-    if not isinstance(first, list) or len(first) < 2 or not isinstance(first[0], str) or type(first[1]) is not int:  # noqa: PLR2004
-        return None
-    return (first[0], first[1]) if 0 < first[1] < 2**63 else None
+    found = []
+    for run in listed if isinstance(listed, list) else ():
+        if isinstance(run, list) and len(run) > 2 and isinstance(run[0], str) and type(run[1]) is int and type(run[2]) is int:  # noqa: PLR2004
+            _, first, last, *_ = run
+            if 0 < first <= last <= _PLACE_MAX:
+                found.append((run[0], first, last))
+    return found
 
 
 def _attested(database: Database) -> Iterator[tuple[list[Any], dict[str, Any]]]:

@@ -73,7 +73,8 @@ def _behind(database: Database, kind: anchors.Kind, table: str, heads: list[_Hea
         if head.uuid in told:
             continue
         writer_id, host, pid = writers.get(head.uuid, (0, None, None))
-        end = max([ends.get(writer_id, 0), *(last for last, _ in gaps.get(head.uuid, {}).values())]) if head.uuid in writers else 0
+        gone = gaps[head.uuid].end if head.uuid in gaps else 0
+        end = max(ends.get(writer_id, 0), gone) if head.uuid in writers else 0
         message = None
         if end < head.number:
             message = (

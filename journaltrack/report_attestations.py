@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from journaltrack import entries as vocabulary
 from journaltrack.actions import ranges_in
 from journaltrack.database import translated
-from journaltrack.report_chains import ChainProblem, chains, told
+from journaltrack.report_chains import ChainProblem, Removed, chains, told
 
 if TYPE_CHECKING:
     from journaltrack.database import Database
@@ -107,7 +107,7 @@ class Evidence:
     objects: dict[tuple[str, str, str, str], tuple[str, int | None]] = field(default_factory=dict)
     uploads: dict[int, tuple[str, str, str, str]] = field(default_factory=dict)
     generation: int = 0
-    gaps: dict[str, dict[int, tuple[int, bytes]]] = field(default_factory=dict)
+    gaps: dict[str, Removed] = field(default_factory=dict)
     blobs_removed: set[str] = field(default_factory=set)
 
 
@@ -245,5 +245,5 @@ def _take_removed(evidence: Evidence, members: Mapping[str, Any]) -> None:
         if type(first) is not int or type(last) is not int or not 0 < first <= last:  # a gap that leads back would never end
             msg = "not a range of places"
             raise ValueError(msg)
-        evidence.gaps.setdefault(uuid, {})[first] = (last, bytes.fromhex(digest))
+        evidence.gaps.setdefault(uuid, Removed()).add(first, last, bytes.fromhex(digest))
     evidence.blobs_removed.update(map(str, members.get("blobs") or ()))

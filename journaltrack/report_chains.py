@@ -6,8 +6,9 @@ all entries, are encoded by hand as the append does it.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -22,8 +23,51 @@ ProblemKind: TypeAlias = Literal[
     "database", "meta", "writer", "chain", "gap", "attestation", "receipt", "delivery", "record", "blob", "anchor"
 ]
 
-Gaps: TypeAlias = Mapping[str, Mapping[int, tuple[int, bytes]]]
-"""By a writer's uuid: the first place of each run of entries that was removed on the record, with its last place and digest."""
+
+class Removed:
+    """Runs of one writer's entries that were removed on the record.
+
+    Copies of a journal may be pruned apart and merged then: runs may overlap, and what is missing may be a part of several.
+    """
+
+    def __init__(self) -> None:
+        self._by_last: dict[int, tuple[int, bytes]] = {}
+        self._joined: list[tuple[int, int]] | None = None
+
+    def add(self, first: int, last: int, digest: bytes) -> None:
+        """Another run, with the digest of its last entry."""
+        known = self._by_last.get(last)
+        if known is None or first < known[0]:
+            self._by_last[last] = (first, digest)
+            self._joined = None
+
+    @property
+    def end(self) -> int:
+        """The last place of all; 0: nothing was removed."""
+        return max(self._by_last, default=0)
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """(first, last) of each."""
+        return ((first, last) for last, (first, _) in self._by_last.items())
+
+    def across(self, first: int, last: int) -> bytes | None:
+        """The digest of the last of these places, if all of them were removed; else None."""
+        if last not in self._by_last:
+            return None
+        if self._joined is None:
+            self._joined = []
+            for begin, end in sorted(self.runs()):
+                if self._joined and begin <= self._joined[-1][1] + 1:
+                    self._joined[-1] = (self._joined[-1][0], max(self._joined[-1][1], end))
+                else:
+                    self._joined.append((begin, end))
+        place = bisect.bisect_right(self._joined, (first, last)) - 1
+        at = max(place, 0)
+        return self._by_last[last][1] if any(begin <= first and last <= end for begin, end in self._joined[at : at + 2]) else None
+
+
+Gaps: TypeAlias = Mapping[str, Removed]
+"""By a writer's uuid."""
 
 FACTS: Final = "journal_id, created_at_ns, created_by_version, required_version, attested_after_receipt, attested_after_ns"
 """The columns of ``meta`` that its digest is of, in this order."""
@@ -194,7 +238,7 @@ def _cut_off(followed: Iterable[Chain], gaps: Gaps) -> list[ChainProblem]:
     """Writers of which something was removed on the record and nothing is left: the last entry of a writer never is removed so."""
     found = []
     for chain in followed:
-        last = max((last for last, _ in gaps.get(chain.uuid, {}).values()), default=0)
+        last = gaps[chain.uuid].end if chain.uuid in gaps else 0
         if last and last >= chain.writer_seq and not chain.broken:
             message = f"the entries of writer {limits.shown(chain.uuid)} after number {last} are gone, and nobody attests it"
             found.append(chain.problem("gap", message))
@@ -235,14 +279,14 @@ def told(value: object) -> str:
 
 def _across(chain: Chain, writer_seq: object, gaps: Gaps | None) -> bool:
     """Go across what was removed on the record; whether the place that comes now is the next one then."""
-    removed = (gaps or {}).get(chain.uuid, {})
-    while chain.writer_seq + 1 in removed:
-        chain.writer_seq, chain.digest = removed[chain.writer_seq + 1]
-    if writer_seq != chain.writer_seq + 1:  # another copy may have removed more, or earlier, than is here
-        for first, (last, digest) in sorted(removed.items()):
-            if first <= chain.writer_seq + 1 <= last:
-                chain.writer_seq, chain.digest = last, digest
-    return writer_seq == chain.writer_seq + 1
+    removed = (gaps or {}).get(chain.uuid)
+    if removed is None or not isinstance(writer_seq, int) or writer_seq <= chain.writer_seq + 1:
+        return False
+    digest = removed.across(chain.writer_seq + 1, writer_seq - 1)
+    if digest is None:
+        return False
+    chain.writer_seq, chain.digest = writer_seq - 1, digest
+    return True
 
 
 def _follows(chain: Chain, writer_seq: int, component: object, columns: tuple[Any, ...], recorded_at_ns: Any, digest: object) -> bool:  # noqa: ANN401

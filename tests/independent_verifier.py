@@ -148,7 +148,7 @@ class Verifier:
             for key in self._places(named if entries is None else entries):
                 self._claim(key, claim, looked=body["action"] == "readback" and outcome == "in doubt")
         for uuid, first, last, digest in body.get("removed", []):
-            self.gaps.setdefault(uuid, {})[first] = (last, bytes.fromhex(digest))
+            self.gaps.setdefault(uuid, []).append((first, last, bytes.fromhex(digest)))
         self.blobs_removed.update(body.get("blobs", []))
         if receipt is not None:
             self.proved.setdefault(receipt, []).append(body)
@@ -184,6 +184,16 @@ class Verifier:
     def _places(named):
         return [(uuid, place) for uuid, ranges in named.items() for place in expanded(ranges)]
 
+    def _across(self, uuid, first, last):
+        """The digest of the last of these places, if all of them were removed."""
+        gaps = self.gaps.get(uuid, ())
+        digest = next((digest for _, end, digest in gaps if end == last), None)
+        while digest is not None and first <= last:
+            first, before = max((end for begin, end, _ in gaps if begin <= first <= end), default=first - 1) + 1, first
+            if first == before:
+                return None
+        return digest
+
     def _entries(self):
         ends = {number: (0, start) for number, (_, start) in self.writers.items()}
         broken = set()
@@ -198,8 +208,9 @@ class Verifier:
             if writer in broken:
                 continue
             before, previous = ends[writer]
-            while before + 1 in self.gaps.get(uuid, {}):
-                before, previous = self.gaps[uuid][before + 1]
+            across = self._across(uuid, before + 1, place - 1) if isinstance(place, int) else None
+            if across is not None:
+                before, previous = place - 1, across
             if place != before + 1 or not self._links(previous, place, component, columns, recorded_at_ns, digest):
                 self.problems.append(f"entry {seq} is not the next link of writer {uuid}")
                 broken.add(writer)
@@ -248,7 +259,7 @@ class Verifier:
 
     def _removed(self, key):
         uuid, place = key
-        return any(first <= place <= last for first, (last, _) in self.gaps.get(uuid, {}).items())
+        return any(first <= place <= last for first, last, _ in self.gaps.get(uuid, ()))
 
     def _settlements(self):
         settled = set()
@@ -325,7 +336,7 @@ class Verifier:
             self.problems.append("the lease has gone back")
 
     def _numbers(self):
-        removed = sum(last - first + 1 for gaps in self.gaps.values() for first, (last, _) in gaps.items())
+        removed = sum(last - first + 1 for gaps in self.gaps.values() for first, last, _ in gaps)
         for table, column, after, allowed in (("entry", "seq", 0, removed), ("receipt", "id", self.bound, 0)):
             count, last = self.rows(f"SELECT count(*), max({column}) FROM {table} WHERE {column} > ?", after)[0]
             if count and last - after - count > allowed:

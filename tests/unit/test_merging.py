@@ -15,7 +15,9 @@ from journaltrack.entries import BlobRef
 from journaltrack.errors import EvidenceError, InvalidInputError, JournalNotFoundError, JournalOutdatedError, LeaseHeldError
 from journaltrack.journal import INSERT_ENTRY, Journal
 from journaltrack.merging import bring, merge
+from journaltrack.pruning import prune
 from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.report_component import show
 from journaltrack.report_integrity import verify_chains
 from journaltrack.settlement import Intent, Settlement
 from journaltrack.spool import Spool
@@ -321,3 +323,16 @@ def test_a_merge_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(EvidenceError, match="two"):
         merge([tmp_path / "one", tmp_path / "two"], into=tmp_path / "all")
     assert content(tmp_path / "all") == {}
+
+
+def test_a_gap_that_was_removed_in_several_parts_is_crossed(tmp_path):
+    """A journal that was pruned in many transactions is merged into a new one, sums and chains hold; so is a second pruned copy of it."""
+    record(tmp_path / "a", *points(*range(1_200)))
+    sync(tmp_path / "a", MemoryRemote())
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    for name in "ab":
+        prune(tmp_path / name, delivered_before_ns=4 * 10**18, compact=False)
+        merge([tmp_path / name], into=tmp_path / "merged")
+        sound(tmp_path / "merged")
+        (metric,) = show(tmp_path / "merged", "a").metrics
+        assert (metric.points, metric.minimum, metric.maximum) == (1_200, 0.0, 1_199.0)
