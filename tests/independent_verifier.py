@@ -294,11 +294,18 @@ class Verifier:
         content = (detail.get("sha256"), detail.get("bucket") or "", detail.get("prefix") or "")
         return (str(self.names.get(component)).lower(), *content) in self.uploads.get(receipt, ())
 
+    def _told_early(self):
+        """Components of which receipts from another copy told before they were recorded here."""
+        sql = "SELECT a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id WHERE r.component_id IS NULL AND r.entries = ''"
+        return {str(json.loads(body).get("component")).lower() for (body,) in self.rows(sql)}
+
     def _remote(self):
+        early = self._told_early()
         for name, arn, confirmed_at_ns in self.rows("SELECT name, arn, confirmed_at_ns FROM component"):
             attested = self.components.get(str(name).lower())
             old = self.bound > 0 and (attested is None or attested[1] == confirmed_at_ns)
-            if (attested or (None, None)) != (arn, confirmed_at_ns) and not old:
+            unnoted = name.lower() in early and arn is None and confirmed_at_ns is None
+            if (attested or (None, None)) != (arn, confirmed_at_ns) and not old and not unnoted:
                 self.problems.append(f"component {name!r} is not known as it was attested")
         recorded = {}
         for component, sha, bucket, prefix, uri, receipt in self.rows(
@@ -309,6 +316,8 @@ class Verifier:
         for key in {*recorded, *(key for key in self.objects if key[0] in here)}:
             receipt = (self.objects.get(key) or recorded[key])[1]
             lost = key not in recorded or key not in self.objects
+            if key not in recorded and key[0] in early:
+                continue
             if recorded.get(key) != self.objects.get(key) and not (lost and isinstance(receipt, int) and receipt <= self.bound):
                 self.problems.append(f"where the content {key[1]} is, is not what was attested")
 

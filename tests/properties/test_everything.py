@@ -47,7 +47,7 @@ from journaltrack.salvage import salvage
 from journaltrack.settlement import Settlement
 from journaltrack.spool import Spool
 from journaltrack.verifying import Verifier, VerifyOptions
-from tests import copies, tally
+from tests import copies, independent_verifier, tally
 from tests.properties.truth import ERRORS, FAULTS, KilledError, Seams
 
 COPIES_MAX = 4
@@ -445,6 +445,7 @@ class EverythingMachine(RuleBasedStateMachine):
                 and not ("the anchor before" in p.message and elsewhere - documents.keys())
             ]
             assert problems == [], f"{folder.name}: {problems}"
+            assert [p for p in independent_verifier.verify(folder) if not (p.startswith("the blob ") and folder in self.blobless)] == []
             report = audit(journal)
             assert report.totals.adds_up
             assert report.inconsistencies == ()
