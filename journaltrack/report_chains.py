@@ -87,7 +87,7 @@ ADVICE: Final[Mapping[ProblemKind, str]] = {
     "delivery": "what it says of the entry is not proved; the entry itself has a chain of its own",
     "record": "this can be computed from entries and attestations, and is not what comes out: somebody edited it, or a page was lost",
     "blob": "the artifact can't be uploaded from here any more; if it was before, S3 has it: compare its SHA-256",
-    "anchor": "what was there at the last sync is not there now: entries were removed from the end, or a chain was computed anew",
+    "anchor": "what was there at a sync is not here: removed from the end, or a chain was computed anew; or this copy is older than the one synced then",
 }
 """What each kind of problem means for the data, and what helps."""
 
