@@ -74,7 +74,7 @@ class Manifest:
         content: Whether blobs that were delivered already are in it.
         database_bytes, database_sha256: The snapshot.
         blobs: Digest and size of each blob in the bundle, sorted.
-        left_out: Digests of blobs that are delivered, and left out for that reason, sorted.
+        left_out: Digests of blobs that are delivered, or that no entry names yet, and left out for that reason, sorted.
         damaged: Digests of blobs that should be in it and were missing from the spool, or damaged there, sorted.
     """
 

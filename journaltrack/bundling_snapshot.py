@@ -42,7 +42,7 @@ class Snapshot:
         size_bytes: Of the file.
         last_seq: The newest entry.
         undelivered: Digests of blobs that some entry needs which is not delivered.
-        delivered: Digests of the others that entries name.
+        delivered: Digests of the others that entries name, or that no entry names (yet).
     """
 
     descriptor: int
@@ -96,7 +96,7 @@ def _back_up(journal: Journal, file: Path) -> None:
 
 
 def _contents(folder: Path) -> tuple[int, set[str], set[str]]:
-    """The last entry, the digests that undelivered uploads name, and those that delivered ones do."""
+    """The last entry, the digests that undelivered uploads name, and all others."""
     undelivered: set[str] = set()
     delivered: set[str] = set()
     with report.opened(folder) as copy:
@@ -107,7 +107,9 @@ def _contents(folder: Path) -> tuple[int, set[str], set[str]]:
                 sha256 = report.detail_of(payload).get("sha256")
                 if isinstance(sha256, str) and is_digest(sha256):  # else it is no blob's: a pass quarantines the entry
                     (delivered if outcome in _NOT_NEEDED else undelivered).add(sha256)
-        return copy.last_seq(), undelivered, delivered
+        # A content is recorded before the entries that name it: a snapshot in between has it, and needs it as little as those before it.
+        unnamed = {sha256 for (sha256,) in copy.database.read("SELECT sha256 FROM blob") if isinstance(sha256, str) and is_digest(sha256)}
+        return copy.last_seq(), undelivered, delivered | unnamed
 
 
 @contextlib.contextmanager

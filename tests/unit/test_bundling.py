@@ -55,6 +55,19 @@ def files_of(folder):
     return {name: path.read_bytes() for name, path in files.items() if not name.endswith(("-wal", "-shm"))}
 
 
+@pytest.mark.parametrize("all_blobs", [False, True])
+def test_a_content_that_no_entry_names_yet(journal, tmp_path, all_blobs):
+    """A training records a content first, and then the entry: a bundle that is made between the two becomes a journal that verifies."""
+    (tmp_path / "new").write_bytes(b"new")
+    with closing(Journal.open(journal)) as own:
+        blob = Spool(journal / "spool").add(tmp_path / "new")
+        own.add_blob(blob.sha256, blob.size_bytes)
+    bundle(journal, to=tmp_path / "b", all_blobs=all_blobs)
+    with open_bundle(tmp_path / "b") as opened:
+        assert (blob.sha256 in opened.manifest.left_out) is not all_blobs
+        assert verify_chains(opened.extract(tmp_path / "out")) == []
+
+
 def test_a_bundle_becomes_the_same_journal(journal, tmp_path):
     """Unpacked: the same entries and blobs, chains that hold, a folder and files for their owner alone; the journal is as it was."""
     before = files_of(journal)
