@@ -179,6 +179,7 @@ class Reconciler:
             lease.release()
         self._report.position = Position(self._seen_seq, standing.last_receipt_id(self._journal.database))
         self._report.pending = standing.pending_count(self._journal.database)
+        self._report.out_of_time |= self._deadline.over and self._report.pending > 0  # also before its first request
         self._report.duration_s = time.monotonic() - started
         return self._report
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import itertools
 import shutil
 from concurrent.futures import wait
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
 from journaltrack import Tracker
 from journaltrack.configuration import WatchConfiguration
+from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, LeaseHeldError, RemoteError
+from journaltrack.journal import Journal
 from journaltrack.pass_report import PassReport
 from journaltrack.pending_work import look
+from journaltrack.reconciler import Reconciler
+from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.watcher import Watcher
 from journaltrack.watcher_journal import Delivery
 
@@ -316,6 +321,17 @@ def test_a_pass_that_was_cut_short_forgets_no_reason(journal):
     assert told.error_text["code"] == CONFLICT.code
     told.take(Delivery(4, report=PassReport(pending=4)), world.now, 0, 0.1)
     assert told.error_text is None
+
+
+def test_a_pass_that_is_cut_short_before_its_first_request_says_so(journal):
+    """Else it would look as if nothing had kept what is pending."""
+    deadline = Deadline()
+    deadline.cancel()
+    with closing(Journal.open(journal)) as own:
+        report = Reconciler(own, MemoryRemote(), deadline=deadline).run()
+        assert (report.requests, report.pending > 0, report.problem, report.out_of_time) == (0, True, None, True)
+        assert Reconciler(own, MemoryRemote()).run().pending == 0
+        assert not Reconciler(own, MemoryRemote(), deadline=deadline).run().out_of_time
 
 
 def test_a_journal_that_somebody_else_reconciles_is_tried_again(journal):
