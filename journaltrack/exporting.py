@@ -136,7 +136,7 @@ def export_selection(
             target = None
             rows, unsound, last_seq = _copy(own, TABLES[table], selection, chosen, to, on_progress)
         output = None if target is None else str(target)
-        gone = sum(removal.entries for removal in removed.removals(own.database))
+        gone = removed.entries(own.database)
         return ExportReport(str(own.path), own.journal_id, output, table, chosen, rows, unsound, last_seq, gone)
 
 

@@ -16,12 +16,12 @@ from journaltrack import entries as vocabulary
 from journaltrack import limits, schema
 from journaltrack.actions import SEQ_MAX, ranges_in
 from journaltrack.applying_source import Attested, WriterRow, forged
-from journaltrack.report_attestations import read_body
-from journaltrack.report_chains import Removed
+from journaltrack.report_attestations import read_body, take_gaps
 from journaltrack.settlement import DeliveryOutcome
 
 if TYPE_CHECKING:
     from journaltrack.journal import Journal
+    from journaltrack.report_chains import Removed
 
 _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
 _ENTRIES: Final = (
@@ -219,8 +219,7 @@ class JournalSource:
         ):
             members = read_body(body) if isinstance(body, str) else None
             try:
-                for uuid, first, last, digest in (members or {}).get("removed") or ():
-                    gaps.setdefault(uuid, Removed()).add(int(first), int(last), bytes.fromhex(digest))
+                take_gaps(gaps, members or {})
             except (ValueError, TypeError) as error:
                 raise forged(self.name, "an attestation of what was removed can't be read") from error
         return gaps

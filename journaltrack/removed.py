@@ -162,13 +162,11 @@ def removals(database: Database) -> list[Removal]:
         removal = found.get((uuid, at_ns)) or Removal(at_ns, before_ns if isinstance(before_ns, int) else None, *process)
         by_component, by_kind = defaultdict(int, removal.by_component), defaultdict(int, removal.by_kind)
         entries = 0
-        counts = members.get("counts")
-        for count in counts if isinstance(counts, list) and not prune.overlaps else ():
-            if isinstance(count, list) and len(count) == 3:  # noqa: PLR2004 - component, kind, entries
-                gone = max(_count(count[2]) - prune.here_of(str(count[0]), str(count[1])), 0)
-                by_component[str(count[0])] += gone
-                by_kind[str(count[1])] += gone
-                entries += gone
+        for component, kind, count in () if prune.overlaps else _counts(members):
+            gone = max(count - prune.here_of(component, kind), 0)
+            by_component[component] += gone
+            by_kind[kind] += gone
+            entries += gone
         blobs, archive = members.get("blobs"), members.get("archive")
         found[uuid, at_ns] = replace(
             removal,
@@ -182,13 +180,14 @@ def removals(database: Database) -> list[Removal]:
     return list(found.values())
 
 
+def entries(database: Database) -> int:
+    """How many entries were removed in all."""
+    return sum(removal.entries for removal in removals(database))
+
+
 def entries_in(connection: sqlite3.Connection) -> int:
     """How many entries were removed in all, of a database that is being rebuilt."""
-    total = 0
-    for *_, body in connection.execute(_BODIES):
-        counts = (_members(body) or {}).get("counts")
-        total += sum(_count(each[2]) for each in (counts if isinstance(counts, list) else ()) if isinstance(each, list) and len(each) == 3)  # noqa: PLR2004
-    return total
+    return sum(count for *_, body in connection.execute(_BODIES) for _, _, count in _counts(_members(body) or {}))
 
 
 @dataclass(slots=True)
@@ -275,6 +274,14 @@ def _look_what_is_here(database: Database, prunes: list[_Prune]) -> None:
                     key = (str(component).lower(), str(kind), _text(name) if kind == "metric" else None)
                     known = each.here.get(key, (0, 0.0, 0.0))
                     each.here[key] = (known[0] + points, known[1] + total, known[2] + magnitude)
+
+
+def _counts(members: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """(component, kind, entries) that it says were removed; those that can't be read are left out."""
+    listed = members.get("counts")
+    for each in listed if isinstance(listed, list) else ():
+        if isinstance(each, list) and len(each) == 3:  # noqa: PLR2004
+            yield str(each[0]), str(each[1]), _count(each[2])
 
 
 def _runs(members: Mapping[str, Any]) -> list[tuple[str, int, int]]:

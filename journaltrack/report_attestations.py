@@ -240,10 +240,19 @@ def _take_remote(evidence: Evidence, receipt_id: int | None, members: Mapping[st
             evidence.uploads[receipt_id] = key
 
 
-def _take_removed(evidence: Evidence, members: Mapping[str, Any]) -> None:
+def take_gaps(gaps: dict[str, Removed], members: Mapping[str, Any]) -> None:
+    """Add the runs of entries that an attestation says were removed, by their writers.
+
+    Raises:
+        ValueError, TypeError: They are none.
+    """
     for uuid, first, last, digest in members.get("removed") or ():
         if type(first) is not int or type(last) is not int or not 0 < first <= last:  # a gap that leads back would never end
             msg = "not a range of places"
             raise ValueError(msg)
-        evidence.gaps.setdefault(uuid, Removed()).add(first, last, bytes.fromhex(digest))
+        gaps.setdefault(uuid, Removed()).add(first, last, bytes.fromhex(digest))
+
+
+def _take_removed(evidence: Evidence, members: Mapping[str, Any]) -> None:
+    take_gaps(evidence.gaps, members)
     evidence.blobs_removed.update(map(str, members.get("blobs") or ()))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+
 from journaltrack import entries as vocabulary
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
@@ -41,19 +44,24 @@ def read(folder, sql, *parameters):
         journal.close()
 
 
+@contextlib.contextmanager
+def without_triggers(folder):
+    """A connection to a journal of somebody who knows SQL: the triggers are dropped, and put back."""
+    with contextlib.closing(sqlite3.connect(folder / "journal.db", isolation_level=None)) as connection:
+        triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            connection.execute(f"DROP TRIGGER {name}")
+        try:
+            yield connection
+        finally:
+            for _, sql in triggers:
+                connection.execute(sql)
+
+
 def change(folder, sql, *parameters):
     """Tamper with a journal, triggers or not."""
-    journal = Journal.open(folder, create=False)
-    try:
-        with journal.database.transaction() as connection:
-            triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
-            for name, _ in triggers:
-                connection.execute(f"DROP TRIGGER {name}")
-            connection.execute(sql, parameters)
-            for _, text in triggers:
-                connection.execute(text)
-    finally:
-        journal.close()
+    with without_triggers(folder) as connection:
+        connection.execute(sql, parameters)
 
 
 def content(folder):

@@ -149,7 +149,7 @@ def _tell_removed(path: str | None) -> None:
     from journaltrack import removed, report  # noqa: PLC0415 - SQLAlchemy
 
     with report.opened(path) as own:
-        entries = sum(removal.entries for removal in removed.removals(own.database))
+        entries = removed.entries(own.database)
     if entries:
         gone = output.plural(entries, "entry")
         output.say(

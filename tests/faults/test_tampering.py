@@ -32,6 +32,7 @@ from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.report_chains import ADVICE, ProblemKind
 from journaltrack.report_integrity import verify_chains
 from tests import independent_verifier, tally
+from tests.copies import change, without_triggers
 from tests.faults import hostile, tampering
 from tests.golden import REVISIONS, restore
 from tests.migrations.test_golden import _made_by_the_old_release
@@ -56,19 +57,14 @@ def journal(model, tmp_path):
 
 
 def tamper(folder, script):
-    """Somebody who knows SQL: triggers are dropped, and put back."""
-    with closing(sqlite3.connect(folder / "journal.db", isolation_level=None)) as connection:
-        triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
-        for name, _ in triggers:
-            connection.execute(f"DROP TRIGGER {name}")
+    """Somebody who knows SQL."""
+    with without_triggers(folder) as connection:
         before = connection.total_changes
         if callable(script):
             script(connection)
         else:
             connection.executescript(script)
         assert connection.total_changes > before, "it changed nothing"
-        for _, sql in triggers:
-            connection.execute(sql)
 
 
 def found(folder):
@@ -420,7 +416,7 @@ def test_any_value_in_any_cell_is_found_or_no_evidence(model, tmp_path):
             shutil.rmtree(work, ignore_errors=True)
             shutil.copytree(model, work)
             try:
-                change(work, f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, chance.choice(rows[table])))
+                change(work, f"UPDATE {table} SET {column} = ? WHERE rowid = ?", value, chance.choice(rows[table]))
             except (sqlite3.IntegrityError, sqlite3.OperationalError):
                 met["impossible"] += 1
                 continue
@@ -430,19 +426,6 @@ def test_any_value_in_any_cell_is_found_or_no_evidence(model, tmp_path):
             independent_verifier.verify(work)
     assert met["found"] > 3 * met[None]
     tally.count("values of any type in any cell", attacks=sum(met.values()) - met["impossible"], checked=met["found"])
-
-
-def change(folder, sql, parameters):
-    """One statement, with triggers out of the way."""
-    with closing(sqlite3.connect(folder / "journal.db", isolation_level=None)) as connection:
-        triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
-        for name, _ in triggers:
-            connection.execute(f"DROP TRIGGER {name}")
-        try:
-            connection.execute(sql, parameters)
-        finally:
-            for _, text in triggers:
-                connection.execute(text)
 
 
 def test_the_command_says_what_was_found_what_it_means_and_what_to_do(journal):

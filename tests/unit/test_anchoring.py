@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 from contextlib import closing
 
 import pytest
@@ -22,6 +21,7 @@ from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.report_anchors import anchor_problems
 from journaltrack.report_integrity import verify_chains
 from journaltrack.spool import Spool
+from tests.copies import without_triggers
 
 
 class Refusing(MemoryRemote):
@@ -76,14 +76,9 @@ def changed(journal, *statements):
     """The journal's folder after statements that no trigger prevents."""
     path = journal.path
     journal.close()
-    with closing(sqlite3.connect(path / "journal.db")) as connection, connection:
-        triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
-        for name, _ in triggers:
-            connection.execute(f"DROP TRIGGER {name}")
+    with without_triggers(path) as connection:
         for statement in statements:
             connection.execute(statement)
-        for _, sql in triggers:
-            connection.execute(sql)
     return path
 
 

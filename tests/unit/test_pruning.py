@@ -30,6 +30,7 @@ from journaltrack.report_integrity import verify_chains
 from journaltrack.salvage import salvage
 from journaltrack.settlement import Intent, Settlement
 from journaltrack.validation import JournaltrackWarning
+from tests.copies import without_triggers
 from tests.golden import REVISIONS, restore
 
 DAY_NS = 86_400 * 10**9
@@ -307,16 +308,10 @@ def test_nobody_prunes_beside_a_sync(delivered):
 
 
 def change(folder, *statements):
-    """As somebody does who wants to hide something: the triggers are gone, and made again."""
-    with closing(sqlite3.connect(folder / "journal.db")) as connection:
-        triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
-        for name, _ in triggers:
-            connection.execute(f"DROP TRIGGER {name}")
+    """As somebody does who wants to hide something."""
+    with without_triggers(folder) as connection:
         for statement in statements:
             connection.execute(statement)
-        for _, sql in triggers:
-            connection.execute(sql)
-        connection.commit()
 
 
 TAMPERING = {
