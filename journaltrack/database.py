@@ -30,16 +30,8 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from journaltrack import access, paths
-from journaltrack.errors import (
-    JournalCorruptError,
-    JournalError,
-    JournalFullError,
-    JournalLockedError,
-    JournalNotFoundError,
-    JournalReadOnlyError,
-    JournalWriteError,
-    NotAJournalError,
-)
+from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError
+from journaltrack.sqlite_errors import is_lock, translated
 
 logger = logging.getLogger(__name__)
 
@@ -344,7 +336,7 @@ class Database:
                 f"the journal at {self.path.parent} was left in the middle of a transaction, which can't be rolled back by reading alone",
                 hint="`journaltrack sync` rolls it back; on a medium that can't be written copy the whole folder first. No recorded entry is lost",
             ) from error
-        if _is_lock(error) or (writable and _has_content(self.path.with_name(self.path.name + "-wal"))):
+        if is_lock(error) or (writable and _has_content(self.path.with_name(self.path.name + "-wal"))):
             raise error
 
     def _set_synchronous(self, connection: sqlite3.Connection) -> None:
@@ -381,65 +373,6 @@ class Database:
         self.generation += 1
 
 
-@contextlib.contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors about the file at ``path`` into ours, with a hint."""
-    try:
-        yield
-    except UnicodeDecodeError as error:  # SQLite quotes the damage in its message, byte by byte
-        raise JournalCorruptError(
-            f"the journal at {path.parent} is damaged: its schema is not text",
-            hint="copy the whole folder, then `journaltrack doctor --repair`",
-        ) from error
-    except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
-        raise  # our own mistake
-    except sqlite3.IntegrityError as error:
-        raise JournalCorruptError(
-            f"the journal at {path.parent} contradicts itself: {error}; this was not recorded",
-            hint="`journaltrack doctor` says more; copy the whole folder before anything else",
-        ) from error
-    except sqlite3.Error as error:
-        raise _translate(error, path) from error
-
-
-def _translate(error: sqlite3.Error, path: Path) -> JournalError:
-    text = str(error)
-    name = getattr(error, "sqlite_errorname", "") or ""  # Python 3.11 and later
-    if _is_lock(error):
-        return JournalLockedError(
-            f"the journal at {path.parent} is locked by another process: {text}",
-            hint="see who has it open (fuser, lsof); on a network file system move the journal to a local disk",
-        )
-    if "full" in text:
-        return JournalFullError(
-            f"no space is left for the journal at {path.parent}", hint="free space on that device; nothing written is lost"
-        )
-    if "readonly" in text or "read-only" in text:
-        return JournalReadOnlyError(
-            f"the journal at {path.parent} can't be written: {text}", hint="make it writable, or copy it to a folder that is"
-        )
-    if "not a database" in text:
-        return NotAJournalError(f"{path} is not a journal: {text}", hint="name the folder of a journal")
-    if "malformed" in text or "corrupt" in text or name.startswith("SQLITE_CORRUPT"):
-        return JournalCorruptError(
-            f"the journal at {path.parent} is damaged: {text}",
-            hint="copy the whole folder before anything else; `journaltrack doctor --repair` then restores what is readable",
-        )
-    if "unable to open" in text:
-        if not path.exists():
-            return JournalNotFoundError(f"there is no journal at {path.parent}", hint="check the path, or set JOURNALTRACK_JOURNAL")
-        return JournalReadOnlyError(
-            f"the journal at {path.parent} can't be opened: {text}",
-            hint="check owner and permissions of the folder, or copy it to one that is writable",
-        )
-    return JournalWriteError(f"the journal at {path.parent} failed: {text}", hint="check the disk (dmesg); nothing already written is lost")
-
-
-def _is_lock(error: sqlite3.Error) -> bool:
-    name = getattr(error, "sqlite_errorname", "") or ""  # Python 3.11 and later
-    return "locked" in str(error) or "busy" in str(error) or name.startswith("SQLITE_BUSY")
-
-
 def _connect_uri(uri: str, busy_timeout_s: float) -> sqlite3.Connection:
     """A connection that trusts nothing of what the file brings: see https://sqlite.org/security.html."""
     connection = sqlite3.connect(uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=64)
@@ -466,7 +399,7 @@ def _prefer_wal(connection: sqlite3.Connection, path: Path, busy_timeout_s: floa
             mode = connection.execute(f"PRAGMA journal_mode={'DELETE' if kind else 'WAL'}").fetchone()[0]
             break
         except sqlite3.OperationalError as error:  # SQLite does not wait here when several processes make a journal at once
-            if not _is_lock(error) or time.monotonic() >= until:
+            if not is_lock(error) or time.monotonic() >= until:
                 raise
             time.sleep(0.005)
     if mode == "wal":

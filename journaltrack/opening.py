@@ -13,8 +13,9 @@ from pathlib import Path
 
 from journaltrack import access, paths, schema, schema_check
 from journaltrack._version import __version__
-from journaltrack.database import Database, translated
+from journaltrack.database import Database
 from journaltrack.errors import JournalFullError, JournalNotFoundError, JournalOutdatedError, JournalReadOnlyError, NotAJournalError
+from journaltrack.sqlite_errors import translated
 
 
 def prepare(folder: Path, file: Path, *, create: bool) -> None:

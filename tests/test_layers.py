@@ -25,6 +25,7 @@ DOORS = {
     "sqlite3": (
         "schema",
         "schema_check",
+        "sqlite_errors",
         "database",
         "journal",
         "settlement",
