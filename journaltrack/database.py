@@ -32,6 +32,7 @@ from sqlalchemy.pool import NullPool
 from journaltrack import access, paths
 from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError
 from journaltrack.sqlite_errors import is_lock, translated
+from journaltrack.write_queue import WriteQueue
 
 logger = logging.getLogger(__name__)
 
@@ -77,12 +78,14 @@ class Database:
         self.read_only = read_only
         self.generation = 0  # counts forks; whoever caches something that is this process's own compares it
         self.wal = False
-        self._durability = durability
+        self.durability = durability
         self._busy_timeout_s = busy_timeout_s
         self._pooled: Any = None
         self._connection: sqlite3.Connection | None = None
         self._names_synced = False
         self._identity = (0, 0)  # device and inode of the file that is open
+        self._queue: WriteQueue | None = None  # of one that appends: it waits for its turn to write by itself
+        self._wait_s = busy_timeout_s  # and so long
         self._unsure = False  # an fsync of the log failed: what was written before may never reach the disk
         self._closed = False
         self.lock = threading.RLock()
@@ -117,7 +120,13 @@ class Database:
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows of a SELECT."""
         with self.lock, translated(self.path):
-            return self.connection.execute(sql, parameters).fetchall()
+            try:
+                return self.connection.execute(sql, parameters).fetchall()
+            except sqlite3.OperationalError as error:
+                if self._queue is None or not is_lock(error):
+                    raise
+            with self.patience():  # another process recovers the log after a kill, or closes it
+                return self.connection.execute(sql, parameters).fetchall()
 
     def read_page(self, sql: str, parameters: Sequence[Any] = (), bytes_max: int = PAGE_BYTES_MAX) -> list[Any]:
         """The first rows of a SELECT, until they take ``bytes_max``: a crafted row may have any size. At least one, if there are any."""
@@ -142,7 +151,7 @@ class Database:
             connection = self.connection
             try:
                 self.roll_back()
-                connection.execute("BEGIN IMMEDIATE")
+                self._begin(connection)
                 result = work(connection)
                 connection.execute("COMMIT")
             except BaseException:
@@ -162,7 +171,7 @@ class Database:
         with self.lock, translated(self.path):
             connection = self.connection
             self.roll_back()
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin(connection)
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -175,13 +184,81 @@ class Database:
         with self.lock, translated(self.path):
             self.wal = _prefer_wal(self.connection, self.path, self._busy_timeout_s)
             self._set_synchronous(self.connection)
-            if self._durability == "power":
+            if self.durability == "power":
                 self._sync_names(self.connection)
 
     def set_busy_timeout(self, seconds: float | None) -> None:
         """Change how long a writer waits for the lock; None: what it was at first."""
+        self._wait_s = self._busy_timeout_s if seconds is None else seconds
+        if self._queue is None:
+            with self.lock, translated(self.path):
+                self._set_patience(self.connection, self._wait_s)
+
+    def write_log_back(self) -> bool:
+        """Copy all of the log into the database while nobody appends; whether that could be done at once."""
         with self.lock, translated(self.path):
-            self.connection.execute(f"PRAGMA busy_timeout = {int((self._busy_timeout_s if seconds is None else seconds) * 1000)}")
+            if not self.idle:  # it rests, and no more is appended: whoever closes the database last does it
+                return False
+            busy, in_log, written = self.connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+            return not busy and bool(written == in_log)
+
+    def append_beside_others(self) -> None:
+        """From now on this connection is one that appends: short transactions, and many.
+
+        It waits for its turn by ``WriteQueue`` instead of SQLite's busy handler, which starves whoever waits, and leaves writing the
+        log back to ``Checkpointer``. With a rollback journal nothing changes.
+        """
+        with self.lock, translated(self.path):
+            if self.wal and self._queue is None:
+                self._queue = WriteQueue(self.path.parent)
+                self._set_appending(self.connection)
+
+    def _set_appending(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        self._set_patience(connection, 0.0)
+
+    @staticmethod
+    def _set_patience(connection: sqlite3.Connection, seconds: float) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+
+    @contextlib.contextmanager
+    def patience(self) -> Iterator[None]:
+        """For the block SQLite's own way to wait, for what is not an append; hold ``lock``."""
+        if self._queue is not None:
+            self._set_patience(self.connection, self._wait_s)
+        try:
+            yield
+        finally:
+            if self._queue is not None and self._connection is not None:
+                self._set_patience(self._connection, 0.0)
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """BEGIN IMMEDIATE, in turn with other processes; hold ``lock``.
+
+        Raises:
+            sqlite3.OperationalError: Not in time.
+        """
+        queue = self._queue
+        if queue is None:
+            connection.execute("BEGIN IMMEDIATE")
+            return
+
+        refused: list[sqlite3.OperationalError] = []
+
+        def attempt() -> bool:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if not is_lock(error):
+                    raise
+                refused[:] = [error]
+                return False
+            return True
+
+        # Who waits for the disk in its transactions leaves the lock free for moments only: it lets others go first.
+        at_once = not (self.durability == "power" and queue.has_waiting()) and attempt()
+        if not at_once and not queue.wait_for(attempt, self._wait_s):
+            raise refused[0]
 
     def sync(self) -> None:
         """A power barrier: everything committed is on the disk when this returns.
@@ -207,7 +284,8 @@ class Database:
                     raise self._not_flushed(str(error)) from error
 
     def _empty_log(self) -> None:
-        busy, _, _ = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        with self.patience():
+            busy, _, _ = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise self._not_flushed("the last flush failed, and while others use the journal it can't be repeated")
         self._unsure = False
@@ -252,6 +330,9 @@ class Database:
             self._pooled = self._connection = None
             self._names_synced = False
             self.path = path
+            if self._queue is not None:
+                self._queue.close()
+                self._queue = WriteQueue(path.parent)
 
     def rest(self) -> None:
         """Give the connection back; the next use opens another."""
@@ -267,6 +348,8 @@ class Database:
     def _disconnect(self) -> None:
         self._connection = None
         self._names_synced = False
+        if self._queue is not None:
+            self._queue.close()
         pooled, self._pooled = self._pooled, None
         if pooled is not None:
             pooled.close()
@@ -301,8 +384,10 @@ class Database:
             self.wal = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
             self._identity = _identity(self.path)
             self._set_synchronous(connection)
-            if self._durability == "power":
+            if self.durability == "power":
                 self._sync_names(connection)
+            if self._queue is not None:
+                self._set_appending(connection)
         except BaseException:
             connection.close()
             raise
@@ -340,7 +425,7 @@ class Database:
             raise error
 
     def _set_synchronous(self, connection: sqlite3.Connection) -> None:
-        connection.execute(f"PRAGMA synchronous={'FULL' if self._durability == 'power' or not self.wal else 'NORMAL'}")
+        connection.execute(f"PRAGMA synchronous={'FULL' if self.durability == 'power' or not self.wal else 'NORMAL'}")
 
     def _sync_names(self, connection: sqlite3.Connection) -> None:
         """See that the log's name is on the disk, and the folder's: SQLite syncs only names of files that it made itself.
@@ -369,6 +454,8 @@ class Database:
         _left_behind.append((self._pooled, self._connection))
         self._pooled = self._connection = None
         self._names_synced = False
+        if self._queue is not None:
+            self._queue.close()
         self.lock = threading.RLock()
         self.generation += 1
 

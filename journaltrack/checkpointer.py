@@ -1,0 +1,91 @@
+"""Writes a journal's log back into its database beside those who append, instead of at the call that meets the limit.
+
+SQLite's automatic checkpoint runs inside the commit that makes the log 1,000 pages long: a caller waits for milliseconds,
+once in about a thousand calls. A connection that appends turns it off (``Database.append_beside_others``) and wakes this
+one when it has appended ``CHECKPOINT_ENTRIES``: a thread with a connection of its own, for as long as there is something
+to write back.
+
+A passive checkpoint makes nobody wait, but the log begins anew only at a moment when all of it is written back: under a
+caller that never pauses it would grow for ever. So once it has more than ``LOG_PAGES_MAX`` pages, what the passive ones
+left (a few hundred pages) is written back while appends wait: a millisecond, in ten thousand calls or more.
+
+What is in the log is as safe as what is in the database: neither a failure nor a kill here loses anything. Must not know
+what is stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Final
+
+from journaltrack.database import Database
+from journaltrack.errors import JournalError
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_ENTRIES: Final = 1_000
+"""Appended by one process since the last time: about as many pages of the log, which is SQLite's own limit."""
+LOG_PAGES_MAX: Final = 8_192
+"""Of 4 KiB: 32 MiB that a start after a kill has to read, 30 ms."""
+_PASSES_MAX: Final = 4
+
+
+class Checkpointer:
+    """Of one process that appends. Threads may share it; a forked child starts a thread of its own.
+
+    Args:
+        database: The appending connection; its lock is what appends hold.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._thread: threading.Thread | None = None
+
+    def wake(self) -> None:
+        """Begin in the background, unless it is under way. Costs the starting of a thread at most."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        self._thread = threading.Thread(target=self._run, name="journaltrack-checkpoint", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads here, or the interpreter is ending: as SQLite does it
+            self._thread = None
+            self._run()
+
+    def wait(self) -> None:
+        """Until what is under way has ended."""
+        if self._thread is not None and self._thread is not threading.current_thread() and self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            write_back(self._database)
+        except JournalError as error:  # the disk is full, the journal was moved or closed: whoever appends finds out, and says so
+            logger.debug("the log could not be written back: %s", error)
+
+
+def write_back(database: Database, *, log_pages_max: int = LOG_PAGES_MAX) -> bool:
+    """Write the log back into the database without holding up those who append, if that can be.
+
+    Args:
+        database: The appending connection.
+        log_pages_max: With more pages in the log, appends wait for the last of them.
+
+    Returns:
+        Whether all of it was written back.
+
+    Raises:
+        JournalError: It could not be opened or written.
+    """
+    beside = Database(database.path, busy_timeout_s=0.0)
+    try:
+        for _ in range(_PASSES_MAX):
+            busy, in_log, written = beside.read("PRAGMA wal_checkpoint(PASSIVE)")[0]
+            if busy or written >= in_log:  # another process is at it, or all is done
+                break
+    finally:
+        beside.close()
+    if busy or written >= in_log or in_log <= log_pages_max:
+        return not busy and bool(written >= in_log)
+    return database.write_log_back()
