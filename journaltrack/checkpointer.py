@@ -17,10 +17,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from journaltrack.database import Database
 from journaltrack.errors import JournalError
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from journaltrack.database import Database
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +82,16 @@ def write_back(database: Database, *, log_pages_max: int = LOG_PAGES_MAX) -> boo
     Raises:
         JournalError: It could not be opened or written.
     """
-    beside = Database(database.path, busy_timeout_s=0.0)
-    try:
-        for _ in range(_PASSES_MAX):
-            busy, in_log, written = beside.read("PRAGMA wal_checkpoint(PASSIVE)")[0]
-            if busy or written >= in_log:  # another process is at it, or all is done
-                break
-    finally:
-        beside.close()
+    busy, in_log, written = database.beside(_passive)
     if busy or written >= in_log or in_log <= log_pages_max:
-        return not busy and bool(written >= in_log)
+        return not busy and written >= in_log
     return database.write_log_back()
+
+
+def _passive(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """Whether another process is at it; pages in the log, and how many of them are in the database."""
+    for _ in range(_PASSES_MAX):
+        busy, in_log, written = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if busy or written >= in_log:
+            break
+    return busy, in_log, written

@@ -89,6 +89,7 @@ class Database:
         self._unsure = False  # an fsync of the log failed: what was written before may never reach the disk
         self._closed = False
         self.lock = threading.RLock()
+        self._beside_lock = threading.Lock()
         with self.lock, translated(self.path):
             self._connect()
         _live.add(self)
@@ -201,6 +202,16 @@ class Database:
                 return False
             busy, in_log, written = self.connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
             return not busy and bool(written == in_log)
+
+    def beside(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``work`` on another connection while this one goes on; for another thread. It waits for no lock."""
+        with self._beside_lock, translated(self.path):
+            connection = _connect_uri(f"file:{quote(str(self.path))}?mode=rw", 0.0)
+            try:
+                connection.execute("PRAGMA synchronous=NORMAL")
+                return work(connection)
+            finally:
+                connection.close()
 
     def append_beside_others(self) -> None:
         """From now on this connection is one that appends: short transactions, and many.
@@ -439,6 +450,7 @@ class Database:
 
     def _before_fork(self) -> None:
         # No thread of ours may be inside SQLite at the fork: its locks would stay taken in the child for ever.
+        self._beside_lock.acquire(timeout=_FORK_WAIT_S)
         if not self.lock.acquire(timeout=_FORK_WAIT_S) or self._connection is None or self._connection.in_transaction:
             return
         # Nor may a connection be open. SQLite remembers in memory which POSIX locks its process holds: a child would inherit that
@@ -447,8 +459,9 @@ class Database:
         self._disconnect()
 
     def _after_fork_in_parent(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the wait above may have timed out
-            self.lock.release()
+        for lock in (self.lock, self._beside_lock):
+            with contextlib.suppress(RuntimeError):  # the wait above may have timed out
+                lock.release()
 
     def _after_fork_in_child(self) -> None:
         _left_behind.append((self._pooled, self._connection))
@@ -457,6 +470,7 @@ class Database:
         if self._queue is not None:
             self._queue.close()
         self.lock = threading.RLock()
+        self._beside_lock = threading.Lock()
         self.generation += 1
 
 

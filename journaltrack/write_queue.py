@@ -1,14 +1,14 @@
-"""Whose turn it is: a fair wait for SQLite's write lock, between processes.
+"""Whose turn it is: a wait for SQLite's write lock that ends, between processes.
 
-SQLite's own busy handler sleeps longer the longer somebody has waited (up to 100 ms, ``sqliteDefaultBusyCallback`` in
+SQLite's own busy handler sleeps the longer the longer somebody has waited (up to 100 ms, ``sqliteDefaultBusyCallback`` in
 main.c), so that a busy neighbour always comes first: of four processes that wait for the disk at each commit one waited
-for 4.2 s (measured). Here a process that found the lock taken queues up, by an ``flock`` of the journal's folder: who
-holds it tries SQLite's lock every tenth of a millisecond, alone; the others ask for the place at the front the more
-often the longer they have waited. The kernel frees the place of a process that is killed, and nobody waits long for a
-place that a stopped process holds.
+for 4.2 s (measured). A strict queue is no better: a context switch for each row halves what all get done together. So
+here who finds the lock taken tries again with growing pauses while others go on, and after ``URGENT_S`` comes first: it
+takes its place by an ``flock`` of the journal's folder, and tries SQLite's lock every tenth of a millisecond, alone.
 
-Needs no file of its own. Where folders can't be locked (some network file systems) everybody tries for themselves.
-Must not know what is written.
+The kernel frees the place of a process that is killed, and nobody waits long for a place that a stopped process holds.
+Needs no file of its own. Where folders can't be locked (some network file systems) everybody tries for themselves. Must
+not know what is written.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from pathlib import Path
 from typing import Final
 
 SOON_S: Final = 0.000_05
-"""The shortest pause between two tries; the kernel's timers add about as much. Our own transactions last a tenth of a millisecond."""
-NEWCOMER_S: Final = 0.001
-"""A newcomer's pause between two questions for the first place: half as long with every ``ELDER_S`` that it has waited."""
-ELDER_S: Final = 0.005
+"""The first pause, and that of who is first; the kernel's timers add about as much. Our own transactions last a tenth of a millisecond."""
+PATIENT_S: Final = 0.005
+"""The longest pause of who is not urgent."""
+URGENT_S: Final = 0.015
+"""After so long somebody comes first: worst waits are this, plus a transaction for each that is urgent too."""
+ASK_EVERY_S: Final = 0.000_2
+"""The pause between two questions for the first place."""
 LONG_S: Final = 0.2
 """After so long somebody else is in a long transaction (a merge, a prune), or stopped: no hurry any more ..."""
 SELDOM_S: Final = 0.001
@@ -48,7 +51,7 @@ class WriteQueue:
         self._descriptor: int | None = None
 
     def has_waiting(self) -> bool:
-        """Whether another process is first in the queue; costs a microsecond."""
+        """Whether another process is urgent; costs a microsecond."""
         if not self._take():
             return self._descriptor is not None
         self._give_back()
@@ -66,6 +69,12 @@ class WriteQueue:
         """
         began = time.monotonic()
         until = began + timeout_s
+        pause_s = SOON_S
+        while time.monotonic() < min(until, began + URGENT_S):
+            time.sleep(pause_s)
+            if attempt():
+                return True
+            pause_s = min(2 * pause_s, PATIENT_S)
         while True:
             with self._first(began, until):
                 if _try(attempt, began, until):
@@ -87,8 +96,7 @@ class WriteQueue:
             now = time.monotonic()
             if now >= asking_until:
                 break
-            waited_s = now - began
-            time.sleep(SELDOM_S if waited_s > LONG_S else max(SOON_S, NEWCOMER_S / 2 ** (waited_s / ELDER_S)))
+            time.sleep(SELDOM_S if now - began > LONG_S else ASK_EVERY_S)
         try:
             yield
         finally:

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 from journaltrack import Tracker
+from journaltrack.checkpointer import write_back
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remotes.memory import MemoryRemote
@@ -120,6 +121,26 @@ def threads(folder, acks):
         thread.start()
     for thread in both:
         thread.join()
+    tracker.close()
+
+
+def beside(folder, acks):
+    """The log is written back by another thread, again and again, also while calls wait for the last of it."""
+    scratch = Path(acks_path).with_name("scratch")
+    tracker = Tracker.create(trial_component_name="run", journal=folder / "journal", durability="power", sync="off")
+    stop = threading.Event()
+
+    def write_back_again():
+        while not stop.is_set():
+            write_back(tracker._journal.database, log_pages_max=10)
+
+    thread = threading.Thread(target=write_back_again)
+    thread.start()
+    for number in range(CALLS):
+        call(tracker, "w", number, scratch)
+        acks.say("call", "w", number)
+    stop.set()
+    thread.join()
     tracker.close()
 
 
