@@ -131,19 +131,19 @@ def bare_with_chain(folder: str, calls: int, durability: str) -> Values:
 
 def sqlalchemy_held(folder: str, calls: int, durability: str) -> Values:
     """The road not taken: Core's ``execute`` on one connection in autocommit mode."""
-    from journaltrack import schema
+    from journaltrack import tables
 
     execute = _engine(folder, durability).connect().execution_options(isolation_level="AUTOCOMMIT").execute
-    rows, insert = _mappings(calls), schema.entry.insert()
+    rows, insert = _mappings(calls), tables.entry.insert()
     return _timed(lambda i: execute(insert, rows[i]), calls)
 
 
 def sqlalchemy_begin(folder: str, calls: int, durability: str) -> Values:
     """The road not taken: a connection and a transaction per call."""
-    from journaltrack import schema
+    from journaltrack import tables
 
     engine = _engine(folder, durability)
-    rows, insert = _mappings(calls), schema.entry.insert()
+    rows, insert = _mappings(calls), tables.entry.insert()
 
     def write(i: int) -> None:
         with engine.begin() as connection:

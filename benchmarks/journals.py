@@ -24,7 +24,7 @@ def make(folder: str, metrics: int) -> dict[str, float]:
     journal.append(component_id, [entries.create(owner="benchmark-owner")])
     info = provenance.describe_process(now_ns, journal.journal_id)
     with journal.database.transaction() as connection:
-        writer_id = connection.execute(schema.insert_sql(schema.writer), astuple(info)).lastrowid
+        writer_id = connection.execute(schema.insert_sql("writer"), astuple(info)).lastrowid
 
         def rows() -> Iterator[tuple[Any, ...]]:
             digest = info.digest
@@ -49,7 +49,7 @@ def deliver(folder: str) -> dict[str, float]:
     """As if a sync had delivered the metrics of such a journal, ten to a request, but for the last and every 100,003rd; the create waits."""
     from journaltrack.actions import ranges
     from journaltrack.journal import Journal
-    from journaltrack.schema import insert_sql, receipt
+    from journaltrack.schema import insert_sql
 
     journal = Journal.open(Path(folder), create=False)
     last, now_ns = journal.last_seq(), time.time_ns()
@@ -57,7 +57,7 @@ def deliver(folder: str) -> dict[str, float]:
     requests = ([*range(first, min(first + 10, last))] for first in starts)
     with journal.database.transaction() as connection:
         connection.executemany(
-            insert_sql(receipt),
+            insert_sql("receipt"),
             (
                 ("metrics", 1, ranges(seqs), 1, now_ns + n * 1000, now_ns + n * 1000 + 500, "delivered", 1, f"request-{n}", None, None)
                 for n, seqs in enumerate(requests)

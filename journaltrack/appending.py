@@ -44,12 +44,12 @@ _BUSY_WHILE_FAILING_S: Final = 0.05  # ... and how long it lets training wait fo
 POINTS_AT_ONCE: Final = 64
 """Ours: points of one ``append_metrics`` that one statement takes; more go row by row."""
 
-INSERT_ENTRY: Final = schema.insert_sql(schema.entry)
+INSERT_ENTRY: Final = schema.insert_sql("entry")
 _INSERT_METRIC: Final = (  # what is the same for all points costs nothing to bind
     "INSERT INTO entry (writer_id, writer_seq, component_id, stream, kind, name, value, step, timestamp_ns, recorded_at_ns, digest) "
     "VALUES (?, ?, ?, 'metric', 'metric', ?, ?, ?, ?, ?, ?)"
 )
-_INSERT_WRITER: Final = schema.insert_sql(schema.writer)
+_INSERT_WRITER: Final = schema.insert_sql("writer")
 _INSERT_REFUSED: Final = "INSERT INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, 'quarantined', ?, ?)"
 _RENEW_OF_UPLOAD: Final = "UPDATE blob SET spooled_at_ns = ? WHERE sha256 = json_extract(?, '$.sha256')"
 

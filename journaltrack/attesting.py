@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from journaltrack.database import Database
     from journaltrack.lease import Lease
 
-_INSERT_WRITER: Final = schema.insert_sql(schema.writer)
-_INSERT: Final = schema.insert_sql(schema.attestation)
+_INSERT_WRITER: Final = schema.insert_sql("writer")
+_INSERT: Final = schema.insert_sql("attestation")
 _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 Intervals = Sequence[tuple[int, int]]

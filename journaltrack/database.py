@@ -1,7 +1,7 @@
 """One connection to a journal's SQLite file: opening, durability, locking, fork, and errors in our own words.
 
-SQLAlchemy makes the connection; statements run on the driver's connection in autocommit mode, since a committed insert
-costs 11 µs there against 57 to 105 µs through ``engine.begin()`` (docs/performance.md).
+Python's own driver, in autocommit mode: a committed insert costs 7 µs there against 32 to 105 µs through SQLAlchemy, and
+importing that would cost a training script more than all the rest of its start (docs/performance.md, ADR 0019).
 
 Invariants: one thread at a time is inside SQLite for this connection; a transaction is never open while the lock is
 free; a forked child never touches its parent's connection (SQLite forbids it) but opens its own at its next use.
@@ -25,9 +25,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote
-
-from sqlalchemy import create_engine
-from sqlalchemy.pool import NullPool
 
 from journaltrack import access, paths
 from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError
@@ -80,7 +77,6 @@ class Database:
         self.wal = False
         self.durability = durability
         self._busy_timeout_s = busy_timeout_s
-        self._pooled: Any = None
         self._connection: sqlite3.Connection | None = None
         self._names_synced = False
         self._identity = (0, 0)  # device and inode of the file that is open
@@ -336,9 +332,9 @@ class Database:
         Closing it would delete the log *by its name*, which may be another database's by now.
         """
         with self.lock:
-            _left_behind.append((self._pooled, self._connection))
+            _left_behind.append(self._connection)
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))  # not even at the end of the interpreter
-            self._pooled = self._connection = None
+            self._connection = None
             self._names_synced = False
             self.path = path
             if self._queue is not None:
@@ -357,24 +353,21 @@ class Database:
             self._disconnect()
 
     def _disconnect(self) -> None:
-        self._connection = None
+        connection, self._connection = self._connection, None
         self._names_synced = False
         if self._queue is not None:
             self._queue.close()
-        pooled, self._pooled = self._pooled, None
-        if pooled is not None:
-            pooled.close()
+        if connection is not None:
+            connection.close()
 
     def __del__(self) -> None:
         # Python 3.13 warns of a connection that nobody closed; a tracker's lives as long as somebody may read it back.
-        pooled = getattr(self, "_pooled", None)
-        if pooled is not None:
-            pooled.close()
+        connection = getattr(self, "_connection", None)
+        if connection is not None:
+            connection.close()
 
     def _connect(self) -> None:
-        engine = create_engine("sqlite://", creator=self._open, poolclass=NullPool)
-        self._pooled = engine.raw_connection()
-        self._connection = self._pooled.driver_connection
+        self._connection = self._open()
 
     def _open(self) -> sqlite3.Connection:
         access.check_files(self.path.parent)
@@ -464,8 +457,8 @@ class Database:
                 lock.release()
 
     def _after_fork_in_child(self) -> None:
-        _left_behind.append((self._pooled, self._connection))
-        self._pooled = self._connection = None
+        _left_behind.append(self._connection)
+        self._connection = None
         self._names_synced = False
         if self._queue is not None:
             self._queue.close()

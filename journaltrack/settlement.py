@@ -39,7 +39,7 @@ PLAN: Final = "plan"
 """The action of attestations for entries that needed no request."""
 IN_DOUBT_AFTER_KILL: Final = "the process that sent it ended before the answer arrived"
 
-_INSERT_RECEIPT: Final = schema.insert_sql(schema.receipt)
+_INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _INSERT_DELIVERY: Final = "INSERT INTO delivery (seq, receipt_id, outcome, reason, settled_at_ns) VALUES (?, ?, ?, ?, ?)"
 
 

@@ -194,10 +194,10 @@ def sync(folder, acks):
 
 def upgrade(folder, acks):
     """A journal of the current schema, brought to a later one."""
-    from journaltrack import schema
+    from journaltrack import schema, upgrading
 
     log(folder, acks, "w", durability="process")
-    schema.upgrade(
+    upgrading.upgrade(
         folder / "journal" / "journal.db",
         schema.HEAD,
         now_ns=5,
