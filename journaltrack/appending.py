@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits, provenance, rescue, schema
-from journaltrack.checkpointer import CHECKPOINT_ENTRIES, Checkpointer
+from journaltrack.checkpointer import CHECKPOINT_ENTRIES, LOG_BYTES, Checkpointer
 from journaltrack.database import Database
 from journaltrack.entries import Draft, Entry
 from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError
@@ -273,6 +273,8 @@ class Appender:
         self._writer_seq = self._checkpoint_seq = 0
         self._chain = info.digest
         self.database.append_beside_others()
+        if self.database.log_bytes() > LOG_BYTES:  # many that append little each: this one might never come to do it
+            self._checkpointer.wake()
         _appending.add(self)
         self._generation = self.database.generation  # last: an interruption before it lets the next append start again
 

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_ENTRIES: Final = 1_000
 """Appended by one process since the last time: about as many pages of the log, which is SQLite's own limit."""
+LOG_BYTES: Final = CHECKPOINT_ENTRIES * 4_096
+"""As much, for a process that has just begun."""
 LOG_PAGES_MAX: Final = 8_192
 """Of 4 KiB: 32 MiB that a start after a kill has to read, 30 ms."""
 _PASSES_MAX: Final = 4

@@ -29,7 +29,7 @@ from urllib.parse import quote
 from journaltrack import access, paths
 from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError
 from journaltrack.sqlite_errors import is_lock, translated
-from journaltrack.write_queue import WriteQueue
+from journaltrack.write_queue import URGENT_BEHIND_DISK_S, URGENT_S, WriteQueue
 
 logger = logging.getLogger(__name__)
 
@@ -191,6 +191,13 @@ class Database:
             with self.lock, translated(self.path):
                 self._set_patience(self.connection, self._wait_s)
 
+    def log_bytes(self) -> int:
+        """Size of the log's file: that of what was ever in it since the last connection but this one was closed."""
+        try:
+            return os.stat(f"{self.path}-wal").st_size  # noqa: PTH116 - at the first append of a process
+        except OSError:
+            return 0
+
     def write_log_back(self) -> bool:
         """Copy all of the log into the database while nobody appends; whether that could be done at once."""
         with self.lock, translated(self.path):
@@ -217,8 +224,11 @@ class Database:
         """
         with self.lock, translated(self.path):
             if self.wal and self._queue is None:
-                self._queue = WriteQueue(self.path.parent)
+                self._queue = self._new_queue()
                 self._set_appending(self.connection)
+
+    def _new_queue(self) -> WriteQueue:
+        return WriteQueue(self.path.parent, URGENT_BEHIND_DISK_S if self.durability == "power" else URGENT_S)
 
     def _set_appending(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
@@ -339,7 +349,7 @@ class Database:
             self.path = path
             if self._queue is not None:
                 self._queue.close()
-                self._queue = WriteQueue(path.parent)
+                self._queue = self._new_queue()
 
     def rest(self) -> None:
         """Give the connection back; the next use opens another."""

@@ -3,7 +3,7 @@
 SQLite's own busy handler sleeps the longer the longer somebody has waited (up to 100 ms, ``sqliteDefaultBusyCallback`` in
 main.c), so that a busy neighbour always comes first: of four processes that wait for the disk at each commit one waited
 for 4.2 s (measured). A strict queue is no better: a context switch for each row halves what all get done together. So
-here who finds the lock taken tries again with growing pauses while others go on, and after ``URGENT_S`` comes first: it
+here who finds the lock taken tries again with growing pauses while others go on, and after a time comes first: it
 takes its place by an ``flock`` of the journal's folder, and tries SQLite's lock every tenth of a millisecond, alone.
 
 The kernel frees the place of a process that is killed, and nobody waits long for a place that a stopped process holds.
@@ -23,10 +23,12 @@ from typing import Final
 
 SOON_S: Final = 0.000_05
 """The first pause, and that of who is first; the kernel's timers add about as much. Our own transactions last a tenth of a millisecond."""
-PATIENT_S: Final = 0.005
+PATIENT_S: Final = 0.002
 """The longest pause of who is not urgent."""
-URGENT_S: Final = 0.015
-"""After so long somebody comes first: worst waits are this, plus a transaction for each that is urgent too."""
+URGENT_S: Final = 0.02
+"""After so long somebody comes first: worst waits are this, plus a transaction for each that is urgent too ..."""
+URGENT_BEHIND_DISK_S: Final = 0.1
+"""... where each transaction waits for the disk: handing over more often would leave the disk idle in between."""
 ASK_EVERY_S: Final = 0.000_2
 """The pause between two questions for the first place."""
 LONG_S: Final = 0.2
@@ -44,10 +46,12 @@ class WriteQueue:
 
     Args:
         folder: The journal's.
+        urgent_s: How long to let others go first.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, urgent_s: float = URGENT_S) -> None:
         self._folder = folder
+        self._urgent_s = urgent_s
         self._descriptor: int | None = None
 
     def has_waiting(self) -> bool:
@@ -70,7 +74,7 @@ class WriteQueue:
         began = time.monotonic()
         until = began + timeout_s
         pause_s = SOON_S
-        while time.monotonic() < min(until, began + URGENT_S):
+        while time.monotonic() < min(until, began + self._urgent_s):
             time.sleep(pause_s)
             if attempt():
                 return True

@@ -128,6 +128,18 @@ def test_a_fork_in_the_midst_of_it(journal):
     assert journal.last_seq() == 60 + 10 * CHECKPOINT_ENTRIES
 
 
+def test_a_process_that_begins_finds_a_long_log_and_has_it_written_back(journal, monkeypatch):
+    """Many processes that append little each, beside one that never closes: the log does not grow for ever."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointer, "wake", lambda _self: None)
+        fill(journal, CHECKPOINT_ENTRIES + 100)
+    with closing(Journal.open(journal.path)) as other:
+        fill(other, 1)
+        other._checkpointer.wait()
+        with closing(sqlite3.connect(f"file:{journal.path}/journal.db?immutable=1", uri=True)) as alone:
+            assert alone.execute("SELECT count(*) FROM entry").fetchone()[0] >= CHECKPOINT_ENTRIES
+
+
 def test_a_closed_journal_leaves_no_log(journal, tmp_path):
     """Closing waits for the thread: the database is whole by itself."""
     fill(journal, 2 * CHECKPOINT_ENTRIES)
