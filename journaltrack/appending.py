@@ -142,14 +142,7 @@ class Appender:
             return
         with self.database.lock:
             now_ns = self._clock_ns()
-            if (
-                self._waiting
-                or self._unsettled
-                or not self._writer_id
-                or self._generation != self.database.generation
-                or not self.database.idle
-                or not 0 <= now_ns - self._looked_ns < _LOOK_EVERY_NS  # a clock may jump
-            ):
+            if not self._nothing_special(now_ns):
                 draft = Draft("metric", "metric", name, float(value), step, timestamp_ns)
                 self._write_drafts([(component_id, [draft])], now_ns)
                 return
@@ -183,14 +176,7 @@ class Appender:
             return
         with self.database.lock:
             now_ns = self._clock_ns()
-            if (
-                self._waiting
-                or self._unsettled
-                or not self._writer_id
-                or self._generation != self.database.generation
-                or not self.database.idle
-                or not 0 <= now_ns - self._looked_ns < _LOOK_EVERY_NS
-            ):
+            if not self._nothing_special(now_ns):
                 drafts = [Draft("metric", "metric", name, value, step, timestamp_ns) for name, value in points]
                 self._write_drafts([(component_id, drafts)], now_ns)
                 return
@@ -240,6 +226,17 @@ class Appender:
         self.database.sync()
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    def _nothing_special(self, now_ns: int) -> bool:
+        """Whether an append can do without the general path. Hold the lock."""
+        return (
+            not self._waiting
+            and not self._unsettled
+            and bool(self._writer_id)
+            and self._generation == self.database.generation
+            and self.database.idle
+            and 0 <= now_ns - self._looked_ns < _LOOK_EVERY_NS  # a clock may jump
+        )
 
     def _component_name(self, component_id: int) -> str:
         name = self._names.get(component_id)
