@@ -15,8 +15,8 @@ what is stored.
 
 from __future__ import annotations
 
+import _thread
 import logging
-import threading
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.errors import JournalError
@@ -46,29 +46,39 @@ class Checkpointer:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._thread: threading.Thread | None = None
+        self._generation = database.generation
+        self._working = _thread.allocate_lock()  # held by the thread that is at it
+        self._wanted = False
 
     def wake(self) -> None:
         """Begin in the background, unless it is under way. Costs the starting of a thread at most."""
-        if self._thread is not None and self._thread.is_alive():
-            return
-        self._thread = threading.Thread(target=self._run, name="journaltrack-checkpoint", daemon=True)
+        if self._generation != self._database.generation:  # the parent's thread is not here to give the lock back
+            self._working = _thread.allocate_lock()
+            self._generation = self._database.generation
+        self._wanted = True
+        # No ``threading.Thread``: its clean-up runs in whichever thread, and swallows what a signal handler raises there.
         try:
-            self._thread.start()
+            _thread.start_new_thread(self._run, ())
         except RuntimeError:  # no more threads here, or the interpreter is ending: as SQLite does it
-            self._thread = None
             self._run()
 
     def wait(self) -> None:
-        """Until what is under way has ended."""
-        if self._thread is not None and self._thread is not threading.current_thread() and self._thread.is_alive():
-            self._thread.join()
+        """Until nothing is under way any more."""
+        self._wanted = False
+        if self._generation == self._database.generation:
+            with self._working:
+                pass
 
     def _run(self) -> None:
+        if not self._working.acquire(blocking=False):
+            return
         try:
-            write_back(self._database)
+            if self._wanted:
+                write_back(self._database)
         except JournalError as error:  # the disk is full, the journal was moved or closed: whoever appends finds out, and says so
             logger.debug("the log could not be written back: %s", error)
+        finally:
+            self._working.release()
 
 
 def write_back(database: Database, *, log_pages_max: int = LOG_PAGES_MAX) -> bool:
