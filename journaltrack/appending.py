@@ -120,9 +120,9 @@ class Appender:
         """
         if self._group is not None:
             self._group.run(Call((component_id, drafts), self.database.generation), self.database.lock)
-            return
-        with self.database.lock:
-            self._write_drafts([(component_id, drafts)], self._clock_ns())
+        else:
+            with self.database.lock:
+                self._write_drafts([(component_id, drafts)], self._clock_ns())
 
     def append_metric(self, component_id: int, name: str, value: float, step: int | None, timestamp_ns: int) -> None:
         """Record one metric point that is known to be deliverable: the hot path.
@@ -137,14 +137,13 @@ class Appender:
         Raises:
             JournalWriteError: As ``append``.
         """
-        if self._group is not None:
+        if self._group is not None and self._group.busy:
             self.append(component_id, [Draft("metric", "metric", name, float(value), step, timestamp_ns)])
             return
         with self.database.lock:
             now_ns = self._clock_ns()
             if not self._nothing_special(now_ns):
-                draft = Draft("metric", "metric", name, float(value), step, timestamp_ns)
-                self._write_drafts([(component_id, [draft])], now_ns)
+                self._append_with_lock(component_id, [Draft("metric", "metric", name, float(value), step, timestamp_ns)], now_ns)
                 return
             middle = self._metric_texts.get((component_id, name)) or self._metric_text(component_id, name)
             value = float(value)
@@ -154,7 +153,10 @@ class Appender:
             self._unsettled = True
             self._writer_seq, self._chain = writer_seq, digest
             try:
-                self.database.connection.execute(_INSERT_METRIC, columns)
+                if self._group is None:
+                    self.database.connection.execute(_INSERT_METRIC, columns)
+                else:
+                    self._group.alone(self.database.connection.execute, _INSERT_METRIC, columns)
             except Exception:  # noqa: BLE001 - sorted out, and raised again, by the general path
                 self._write_settled([_metric_row(*columns)])
             self._unsettled = False
@@ -171,14 +173,14 @@ class Appender:
         Raises:
             JournalWriteError: As ``append``.
         """
-        if self._group is not None or not 1 < len(points) <= POINTS_AT_ONCE:
+        if not 1 < len(points) <= POINTS_AT_ONCE or (self._group is not None and self._group.busy):
             self.append(component_id, [Draft("metric", "metric", name, value, step, timestamp_ns) for name, value in points])
             return
         with self.database.lock:
             now_ns = self._clock_ns()
             if not self._nothing_special(now_ns):
                 drafts = [Draft("metric", "metric", name, value, step, timestamp_ns) for name, value in points]
-                self._write_drafts([(component_id, drafts)], now_ns)
+                self._append_with_lock(component_id, drafts, now_ns)
                 return
             writer_seq, digest = self._writer_seq, self._chain
             columns: list[Any] = [self._writer_id, component_id, step, timestamp_ns, now_ns]
@@ -191,7 +193,10 @@ class Appender:
             self._unsettled = True
             self._writer_seq, self._chain = writer_seq, digest
             try:
-                self.database.connection.execute(_insert_points(len(points)), columns)
+                if self._group is None:
+                    self.database.connection.execute(_insert_points(len(points)), columns)
+                else:
+                    self._group.alone(self.database.connection.execute, _insert_points(len(points)), columns)
             except Exception:  # noqa: BLE001 - as above
                 own = zip(columns[5::4], columns[6::4], columns[7::4], columns[8::4], strict=True)
                 self._write_settled(
@@ -227,6 +232,12 @@ class Appender:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
+    def _append_with_lock(self, component_id: int, drafts: Sequence[Draft], now_ns: int) -> None:
+        if self._group is not None:
+            self._group.run(Call((component_id, drafts), self.database.generation), self.database.lock)
+        else:
+            self._write_drafts([(component_id, drafts)], now_ns)
+
     def _nothing_special(self, now_ns: int) -> bool:
         """Whether an append can do without the general path. Hold the lock."""
         return (
@@ -236,6 +247,7 @@ class Appender:
             and self._generation == self.database.generation
             and self.database.idle
             and 0 <= now_ns - self._looked_ns < _LOOK_EVERY_NS  # a clock may jump
+            and (self._group is None or (self._group.is_empty and not self.database.must_yield))
         )
 
     def _component_name(self, component_id: int) -> str:

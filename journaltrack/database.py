@@ -249,6 +249,11 @@ class Database:
             if self._queue is not None and self._connection is not None:
                 self._set_patience(self._connection, 0.0)
 
+    @property
+    def must_yield(self) -> bool:
+        """Whether another process should have its turn first: who waits for the disk in its transactions leaves the lock free for moments."""
+        return self.durability == "power" and self._queue is not None and self._queue.has_waiting()
+
     def _begin(self, connection: sqlite3.Connection) -> None:
         """BEGIN IMMEDIATE, in turn with other processes; hold ``lock``.
 
@@ -272,8 +277,7 @@ class Database:
                 return False
             return True
 
-        # Who waits for the disk in its transactions leaves the lock free for moments only: it lets others go first.
-        at_once = not (self.durability == "power" and queue.has_waiting()) and attempt()
+        at_once = not self.must_yield and attempt()
         if not at_once and not queue.wait_for(attempt, self._wait_s):
             raise refused[0]
 
