@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import append, audit, bundle, export, replay, start, verify, watch
+from benchmarks import append, audit, bundle, export, limiter, replay, start, verify, watch
 from benchmarks.measure import Result, Run, Spread, machine, say, watched_load
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
     "append": append.run,
     "sync": replay.run_sync,
     "memory": replay.run_memory,
+    "limiter": limiter.run,
     "start": start.run,
     "export": export.run,
     "audit": audit.run,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
+
+from benchmarks.measure import child
 
 COMPONENT = "benchmark"
 NAMES = ("train:loss", "train:accuracy", "validation:loss", "validation:accuracy")
@@ -36,6 +39,20 @@ def make(folder: str, metrics: int) -> dict[str, float]:
         connection.executemany(INSERT_ENTRY, rows())
     journal.close()
     return {"entries": metrics + 1}
+
+
+def make_copies(folder: Path, metrics: int, copies: int) -> Iterator[Path]:
+    """A journal, made once in a child process, and a fresh copy of it for each time; all of them go when the caller is done."""
+    child("benchmarks.journals:make", folder=str(folder), metrics=metrics)
+    copy = folder.with_name(folder.name + "-copy")
+    try:
+        for _ in range(copies):
+            shutil.copytree(folder, copy)
+            yield copy
+            shutil.rmtree(copy)
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def point(number: int, timestamp_ns: int) -> Any:

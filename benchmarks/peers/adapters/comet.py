@@ -45,7 +45,8 @@ def _messages(folder):
     """Lines of every messages file: in an archive, or in the temporary folder that was to become one."""
     for path in filter(zipfile.is_zipfile, glob.glob(f"{folder}/*.zip")):  # after a kill, an empty file
         with zipfile.ZipFile(path) as archive:
-            yield archive.read("messages.json").splitlines()
+            if "messages.json" in archive.namelist():
+                yield archive.read("messages.json").splitlines()
     for path in glob.glob(f"{tempfile.gettempdir()}/**/messages.json", recursive=True):
         with open(path, "rb") as file:
             yield file.read().splitlines()
