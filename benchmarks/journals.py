@@ -62,8 +62,11 @@ def point(number: int, timestamp_ns: int) -> Any:
     return Draft("metric", "metric", NAMES[number % 4], 1.0 / number, number // 4, timestamp_ns)
 
 
-def deliver(folder: str) -> dict[str, float]:
-    """As if a sync had delivered the metrics of such a journal, ten to a request, but for the last and every 100,003rd; the create waits."""
+def deliver(folder: str, *, whole: bool = False) -> dict[str, float]:
+    """As if a sync had delivered the metrics of such a journal, ten to a request, but for the last and every 100,003rd; the create waits.
+
+    With ``whole`` it does not, and the low-water mark is where a pass leaves it.
+    """
     from journaltrack.actions import ranges
     from journaltrack.journal import Journal
     from journaltrack.schema import insert_sql, receipt
@@ -85,5 +88,8 @@ def deliver(folder: str) -> dict[str, float]:
             "r.finished_at_ns FROM entry e JOIN receipt r ON r.id = (e.seq - 2) / 10 + 1 WHERE e.seq > 1 AND e.seq < ?",
             (last,),
         )
+        if whole:
+            connection.execute("INSERT INTO delivery SELECT 1, min(id), 'delivered', NULL, min(finished_at_ns) FROM receipt")
+            connection.execute("UPDATE mark SET seq = ?", (last - 1,))
     journal.close()
     return {"entries": last}
