@@ -142,11 +142,8 @@ class Clients:
 
     def _before_call(self, *, context: dict[str, Any], **_: object) -> None:
         """Wait for the request's turn. Near the deadline its answer is not awaited for the whole time-out (botocore >= 1.43)."""
-        wait_s = self._rate_limit.reserve()
-        if wait_s > 0:
-            self._deadline.wait(wait_s)
-            if self._deadline.over:
-                raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
+        if self._rate_limit.take(self._deadline.wait) and self._deadline.over:
+            raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
         left = self._deadline.grace_remaining_s()
         if left < self._read_timeout_s:
             context["read_timeout"] = max(_READ_TIMEOUT_MIN_S, left)
