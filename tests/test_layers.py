@@ -13,7 +13,16 @@ PACKAGE = Path(journaltrack.__file__).parent
 
 DOORS = {
     "boto3": ("remotes.aws", "remotes.aws_clients", "remotes.aws_s3"),
-    "botocore": ("remotes.aws", "remotes.aws_clients", "remotes.aws_errors", "remotes.aws_metrics", "remotes.aws_s3"),
+    "botocore": (
+        "remotes.aws",
+        "remotes.aws_clients",
+        "remotes.aws_direct",
+        "remotes.aws_errors",
+        "remotes.aws_metrics",
+        "remotes.aws_s3",
+        "remotes.aws_wire",
+    ),
+    "urllib3": ("remotes.aws_wire",),
     "s3transfer": ("remotes.aws_s3",),
     "tenacity": ("remotes.retrying",),
     "alembic": ("upgrading",),
