@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from journaltrack import limits, removed, schema
-from journaltrack.actions import ranges
-from journaltrack.attesting import Attestor, Settled, Statement, as_intervals
+from journaltrack.actions import as_intervals, ranges
+from journaltrack.attesting import Attestor, Settled, Statement
 from journaltrack.readback import Doubt, Finding, Group, Known
 
 if TYPE_CHECKING:

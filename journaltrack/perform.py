@@ -97,8 +97,9 @@ def judge(action: Request, receipt_id: int, result: Answer | RemoteError, attemp
     verdict = _judge(action, receipt_id, result, attempts)
     if not notes:
         return verdict
-    told = [d._replace(reason=d.reason or notes.get(d.seq)) for d in verdict.outcome.deliveries]
-    return replace(verdict, outcome=replace(verdict.outcome, deliveries=told))
+    known = [*(Delivery(seq, "delivered") for seq in verdict.outcome.delivered), *verdict.outcome.deliveries]
+    told = [d._replace(reason=d.reason or notes.get(d.seq)) for d in known]
+    return replace(verdict, outcome=replace(verdict.outcome, delivered=(), deliveries=told))
 
 
 def shifted(action: PutMetrics, sent: PutMetrics) -> dict[int, str]:
@@ -179,13 +180,15 @@ def _missing(component: str, *, job: bool) -> RemoteError:
 
 
 def _delivered(action: Request, receipt_id: int, answer: Answer, attempts: int) -> Verdict:
+    if isinstance(action, PutMetrics) and not answer.refused:
+        return Verdict(Outcome(receipt_id, action.component_id, "delivered", attempts, answer.request_id, delivered=action.seqs))
     outcome = Outcome(receipt_id, action.component_id, "delivered", attempts=attempts, request_id=answer.request_id)
-    if isinstance(action, PutMetrics) and answer.refused:
+    if isinstance(action, PutMetrics):
         return _partly(action, outcome, answer)
     if isinstance(action, Update):
         fields = [(c.map, c.key, c.seq) for c in action.changes]
         return Verdict(replace(outcome, deliveries=_change_deliveries(action, "delivered", None), fields=fields))
-    outcome = replace(outcome, deliveries=[Delivery(seq, "delivered") for seq in action.seqs])
+    outcome = replace(outcome, delivered=action.seqs)
     if isinstance(action, Ensure):
         outcome = replace(outcome, confirmed_arn=answer.arn or "")
     if isinstance(action, Upload) and answer.uri is not None:

@@ -15,9 +15,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from journaltrack import anchoring, paths, readback, standing
 from journaltrack import doubts as doubting
@@ -25,21 +24,20 @@ from journaltrack import lease as leases
 from journaltrack import plan as planning
 from journaltrack import settlement as settling
 from journaltrack.actions import Action, Ensure, PutMetrics, Request, Settle, Update, Upload
-from journaltrack.daemon_pool import DaemonPool
 from journaltrack.deadline import Deadline
 from journaltrack.entries import CREATE, LOAD, Entry
 from journaltrack.errors import ErrorKind, JournalNotFoundError, RemoteError
 from journaltrack.journal import Journal
 from journaltrack.limits import METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S
 from journaltrack.pass_report import PassReport, Position, Progress
+from journaltrack.pending_chunks import Chunk, Wanted, pending_chunks
 from journaltrack.perform import Context, Verdict, judge, perform, shifted
 from journaltrack.remote import Answer, Remote
 from journaltrack.settlement import Intent, Settlement
+from journaltrack.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-CHUNK_ENTRIES: Final = 20_000
-"""Entries read and planned at a time: bounds memory; 2,000 requests, so that waiting for the last ones costs little."""
 CONCURRENCY: Final = 16
 """Requests in flight. boto3 gains little beyond: its own CPU is about 1 ms a call (docs/performance.md)."""
 _AGAIN_MAX: Final = 6  # rounds for items that the remote asks to send again
@@ -86,11 +84,21 @@ class Options:
             return False
         return self.since_ns is None or entry.recorded_at_ns >= self.since_ns or entry.kind in {CREATE, LOAD}
 
+    @property
+    def wanted(self) -> Wanted:
+        """The same for reading."""
+        return Wanted(self.wants_component, self.wants, self.since_ns)
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+
+class _Job(NamedTuple):
+    """A request to make; ``round`` counts how often items of it were sent before."""
+
     action: Request
     round: int = 0
+
+
+_Sending: TypeAlias = "tuple[_Job, int]"
+"""A request, and the receipt of its intent."""
 
 
 class _Result(NamedTuple):
@@ -216,27 +224,29 @@ class Reconciler:
             self._report.not_arrived += sum(finding.outcome == "not arrived" for finding in findings)
 
     def _replay(self, settlement: Settlement) -> None:
-        pool = DaemonPool(self._options.concurrency, "journaltrack-replay")
+        workers = Workers(self._work, self._options.concurrency, "journaltrack-replay")
         try:
-            for chunk in pending_chunks(self._journal, self._options):
-                self._seen_seq = max(self._seen_seq, chunk[-1].seq)
-                self._replay_chunk(settlement, pool, [e for e in chunk if not self._is_held(e)])
+            for chunk in pending_chunks(self._journal, self._options.wanted):
+                self._seen_seq = max(self._seen_seq, chunk.upto_seq)
+                self._replay_chunk(settlement, workers, chunk)
                 if self._ended():
                     return
                 settlement.advance_mark()
         finally:
             # A request that outlives the deadline is abandoned; its thread keeps nobody from exiting.
-            pool.shutdown(wait=not self._deadline.over, cancel_futures=True)
+            workers.close(wait=not self._deadline.over)
 
-    def _replay_chunk(self, settlement: Settlement, pool: Executor, entries: Sequence[Entry]) -> None:
-        states = standing.states(self._journal.database, {e.component_id for e in entries})
-        actions = planning.plan(entries, states)
+    def _replay_chunk(self, settlement: Settlement, workers: Workers[_Sending, _Result], chunk: Chunk) -> None:
+        states = standing.states(self._journal.database, chunk.component_ids)
+        entries = [entry for entry in chunk.entries if not self._is_held(entry)]
+        points = [each for each in chunk.points if each.component not in self._report.held and each.component_id not in self._absent]
+        actions = planning.plan(entries, states, points)
         self._settle(settlement, [a for a in actions if isinstance(a, Settle)])
         for phase in (1, 2, 3):
             requests = [a for a in actions if not isinstance(a, Settle) and a.phase == phase]
             if phase == 3:  # noqa: PLR2004 - the phase that needs to know where the uploads are
                 requests = self._resolved(settlement, requests)
-            self._perform(settlement, pool, requests)
+            self._perform(settlement, workers, requests)
 
     def _resolved(self, settlement: Settlement, requests: Sequence[Request]) -> list[Request]:
         updated = {r.component_id for r in requests if isinstance(r, Update)}
@@ -252,63 +262,56 @@ class Reconciler:
                 resolved.append(request)
         return resolved
 
-    def _perform(self, settlement: Settlement, pool: Executor, actions: Sequence[Request]) -> None:
+    def _perform(self, settlement: Settlement, workers: Workers[_Sending, _Result], actions: Sequence[Request]) -> None:
         """Make these independent requests, a window of them in flight at a time."""
-        waiting = deque(_Job(a) for a in actions)
+        waiting = deque(map(_Job, actions))
         window = self._options.concurrency + max(2, self._options.concurrency // 4)
-        running: dict[Future[_Result], tuple[_Job, int]] = {}
         missing: JournalNotFoundError | None = None
-        while waiting or running:
+        while waiting or workers.unfinished:
             if self._ended():
                 waiting.clear()
-                self._withdraw(settlement, running)
+                self._withdraw(settlement, workers)
             try:
-                self._launch(settlement, pool, waiting, running, window)
+                self._launch(settlement, workers, waiting, window)
             except JournalNotFoundError as error:  # what is in flight can still be recorded, if the files were moved
                 missing = error
                 waiting.clear()
-            if not running:
+            if not workers.unfinished:
                 break
             time_left_s = max(self._deadline.remaining_s(), self._deadline.grace_remaining_s())
-            done, _ = wait(running, timeout=min(_HEARTBEAT_S, time_left_s + _GRACE_S), return_when=FIRST_COMPLETED)
+            # Others end soon after the first: one transaction for all of them disturbs appending less.
+            done = workers.take(min(_HEARTBEAT_S, time_left_s + _GRACE_S), _GROUP_S)
             if not done:
                 settlement.renew()
                 if self._deadline.over and self._deadline.grace_remaining_s() <= 0:
-                    logger.warning("%d requests did not end in time; the next sync finds out what became of them", len(running))
+                    logger.warning("%d requests did not end in time; the next sync finds out what became of them", workers.unfinished)
                     break
                 continue
-            if len(done) < len(running):  # others end soon after: one transaction for all of them disturbs appending less
-                done, _ = wait(running, timeout=_GROUP_S, return_when=ALL_COMPLETED)
-            self._record(settlement, [(*running.pop(future), future.result()) for future in done], waiting)
+            self._record(settlement, [(*each.job, each.got()) for each in done], waiting)
         self._report.out_of_time |= self._deadline.over
         if missing is not None:
             raise missing
 
-    def _launch(
-        self,
-        settlement: Settlement,
-        pool: Executor,
-        waiting: deque[_Job],
-        running: dict[Future[_Result], tuple[_Job, int]],
-        window: int,
-    ) -> None:
+    def _launch(self, settlement: Settlement, workers: Workers[_Sending, _Result], waiting: deque[_Job], window: int) -> None:
         jobs: list[_Job] = []
-        while waiting and len(running) + len(jobs) < window and not self._ended():
+        while waiting and workers.unfinished + len(jobs) < window and not self._ended():
             job = waiting.popleft()
             if not self._is_out(job.action):
                 jobs.append(job)
         if not jobs:
             return
-        receipts = settlement.begin([Intent(j.action.action, j.action.component_id, j.action.seqs) for j in jobs])
-        for job, receipt_id in zip(jobs, receipts, strict=True):
-            running[pool.submit(self._work, job)] = (job, receipt_id)
+        receipts = settlement.begin([_intent(job.action) for job in jobs])
+        workers.give(zip(jobs, receipts, strict=True))
 
-    def _work(self, job: _Job) -> _Result:
+    def _work(self, sending: _Sending) -> _Result:
         """On a worker's thread: never raises what a remote may say."""
+        job, _ = sending
         if job.round:
             self._deadline.wait(min(0.1 * 2**job.round, 5.0))
         sent = self._timed(job.action)
-        notes = shifted(job.action, sent) if isinstance(job.action, PutMetrics) and isinstance(sent, PutMetrics) else {}
+        notes: Mapping[int, str] = {}
+        if sent is not job.action and isinstance(job.action, PutMetrics) and isinstance(sent, PutMetrics):
+            notes = shifted(job.action, sent)
         try:
             return _Result(perform(sent, self._remote, self._context), self._attempts(), notes)
         except RemoteError as error:
@@ -338,6 +341,7 @@ class Reconciler:
                 waiting.extendleft(_Job(a, job.round + (1 if isinstance(result, Answer) else 0)) for a in reversed(verdict.again))
         settlement.finish([v.outcome for v in verdicts])
         self._report.requests += len(verdicts)
+        self._report.delivered += sum(len(v.outcome.delivered) for v in verdicts)
         self._count([d.outcome for v in verdicts for d in v.outcome.deliveries])
 
     def _note(self, job: _Job, verdict: Verdict) -> None:
@@ -365,15 +369,13 @@ class Reconciler:
         if self._passing >= _PASSING_MAX:
             self._report.halted = self._report.halted or verdict.passing
 
-    def _withdraw(self, settlement: Settlement, running: dict[Future[_Result], tuple[_Job, int]]) -> None:
+    def _withdraw(self, settlement: Settlement, workers: Workers[_Sending, _Result]) -> None:
         """Take back requests that no worker has begun: certainly not sent."""
-        withdrawn = [future for future in running if future.cancel()]
-        outcomes = []
-        for future in withdrawn:
-            job, receipt_id = running.pop(future)
-            outcomes.append(settling.Outcome(receipt_id, job.action.component_id, "not sent", attempts=0))
-        if outcomes:
-            settlement.finish(outcomes)
+        withdrawn = workers.take_back()
+        if withdrawn:
+            settlement.finish(
+                [settling.Outcome(receipt_id, job.action.component_id, "not sent", attempts=0) for job, receipt_id in withdrawn]
+            )
 
     def _settle(self, settlement: Settlement, actions: Sequence[Settle]) -> None:
         if actions:
@@ -407,21 +409,13 @@ class Reconciler:
         return isinstance(action, Update) and action.component_id in self._blocked
 
 
-def pending_chunks(journal: Journal, options: Options) -> Iterator[list[Entry]]:
-    """Pending entries in order of ``seq``, as many at a time as are planned together."""
-    after_seq = standing.low_water_mark(journal.database)
-    while True:
-        page = journal.entries(after_seq=after_seq, pending=True, limit=CHUNK_ENTRIES)
-        if not page:
-            return
-        after_seq = page[-1].seq
-        chunk = [entry for entry in page if options.wants(entry)]
-        if chunk:
-            yield chunk
+def _intent(action: Request) -> Intent:
+    runs = action.runs if isinstance(action, PutMetrics) else ()
+    return Intent(action.action, action.component_id, action.seqs, runs)
 
 
 def dry_run(journal: Journal, options: Options) -> Iterator[Action]:
     """The actions that a pass would begin with; changes nothing, asks nobody. Blobs count as uploaded."""
-    for chunk in pending_chunks(journal, options):
-        states = standing.states(journal.database, {e.component_id for e in chunk})
-        yield from planning.plan(chunk, states)
+    for chunk in pending_chunks(journal, options.wanted):
+        states = standing.states(journal.database, chunk.component_ids)
+        yield from planning.plan(chunk.entries, states, chunk.points)
