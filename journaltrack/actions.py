@@ -8,7 +8,7 @@ reference that names it. ``plan`` makes them from entries.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final, Literal, NamedTuple, TypeAlias
 
@@ -61,15 +61,18 @@ class MetricPoint(NamedTuple):
 class Points:
     """Pending points of one component that can be sent as they are: columns of equal length, in order of ``seq``.
 
-    A chunk of entries as one ``Entry`` each takes longer to make than to send (benchmarks/settle.py).
+    An ``Entry`` for each takes longer to make than all else that is done with it (benchmarks/settle.py).
     """
 
     component_id: int
     component: str
-    seqs: tuple[int, ...]
-    points: tuple[MetricPoint, ...]
-    writer_ids: tuple[int, ...]
-    writer_seqs: tuple[int, ...]
+    seqs: Sequence[int]
+    writer_ids: Sequence[int]
+    writer_seqs: Sequence[int]
+    names: Sequence[str]
+    values: Sequence[float]
+    steps: Sequence[int | None]
+    timestamps_ns: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)

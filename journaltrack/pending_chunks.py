@@ -14,15 +14,14 @@ from __future__ import annotations
 import bisect
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from itertools import compress
+from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits, standing
-from journaltrack.actions import MetricPoint, Points
+from journaltrack.actions import Points
 from journaltrack.database import PAGE_BYTES_MAX
 from journaltrack.entries import Entry
 from journaltrack.journal import SELECT_ENTRY
@@ -35,7 +34,6 @@ CHUNK_METRICS: Final = 20_000
 CHUNK_OTHERS_MAX: Final = 60_000
 """Other entries in a chunk: those of a component become one update. About 500 bytes each."""
 
-_Row: TypeAlias = tuple[int, int, int, int, str, float, "int | None", int]
 _NAME_BYTES_MAX: Final = 4 * limits.METRIC_NAME_CHARS_MAX  # a character takes four bytes at most, and may be a NUL, where length() stops
 # In SQLite numbers are less than texts, and texts less than blobs: a comparison with a number fails for both, and for NULL.
 # Booleans of the whole: 1, or 0, or NULL.
@@ -55,7 +53,6 @@ _SELECT_OTHERS: Final = (
     f"{SELECT_ENTRY}WHERE e.seq > ?1 AND e.seq <= ?2 AND {_UNSETTLED} "
     f"AND ({_PLAIN} IS NOT 1 OR e.seq IN (SELECT value FROM json_each(?4))) ORDER BY e.seq LIMIT ?3"
 )
-_POINT: Final = partial(tuple.__new__, MetricPoint)  # as MetricPoint(*members), without a call of Python code
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +98,24 @@ def pending_chunks(journal: Journal, wanted: Wanted) -> Iterator[Chunk]:
 def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq: int, last_seq: int) -> Chunk:
     """The first chunk above ``after_seq``; nothing above ``last_seq``, since what is appended between two queries would be passed over."""
     database = journal.database
-    rows: list[_Row] = database.read(_SELECT_PLAIN, (after_seq, last_seq, CHUNK_METRICS, wanted.since_ns))
-    upto_seq = rows[-1][0] if len(rows) == CHUNK_METRICS else last_seq
-    _learn(journal, names, {row[1] for row in rows})
+    columns = database.read_columns(_SELECT_PLAIN, (after_seq, last_seq, CHUNK_METRICS, wanted.since_ns))
+    seqs, component_ids = columns[:2]
+    upto_seq = seqs[-1] if len(seqs) == CHUNK_METRICS else last_seq
+    _learn(journal, names, set(component_ids))
     odd: list[int] = []
-    if not _all_sound(rows, names):
-        odd = [row[0] for row in rows if not _all_sound([row], names)]
-        doubtful = set(odd)
-        rows = [row for row in rows if row[0] not in doubtful]
+    if not _all_sound(columns, names):
+        sound = [_all_sound([[value] for value in row], names) for row in zip(*columns, strict=True)]
+        odd = [seq for seq, fine in zip(seqs, sound, strict=True) if not fine]
+        columns = [[*compress(column, sound)] for column in columns]
     others: list[Entry] = []
-    if upto_seq - after_seq != len(rows):  # there is something between them
+    if upto_seq - after_seq != len(columns[0]):  # there is something between them
         found = database.read_page(_SELECT_OTHERS, (after_seq, upto_seq, CHUNK_OTHERS_MAX, json.dumps(odd)))
         if len(found) == CHUNK_OTHERS_MAX or _size(found) >= PAGE_BYTES_MAX:  # and perhaps more than that
             upto_seq = found[-1][0]
-            rows = rows[: bisect.bisect_right(rows, upto_seq, key=itemgetter(0))]
+            below = bisect.bisect_right(columns[0], upto_seq)
+            columns = [column[:below] for column in columns]
         others = [entry for row in found if wanted.component((entry := vocabulary.entry_of(row)).component) and wanted.entry(entry)]
-    return Chunk(others, _by_component(rows, names, wanted), upto_seq)
+    return Chunk(others, _by_component(columns, names, wanted), upto_seq)
 
 
 def _learn(journal: Journal, names: dict[int, object], component_ids: set[int]) -> None:
@@ -128,37 +127,30 @@ def _learn(journal: Journal, names: dict[int, object], component_ids: set[int]) 
         names.update(found)
 
 
-def _all_sound(rows: Sequence[_Row], names: dict[int, object]) -> bool:
+def _all_sound(columns: Sequence[Sequence[Any]], names: Mapping[int, object]) -> bool:
     """Whether all rows have the types that SQLite's comparisons leave open, names that AWS takes, and components that can be named."""
-    if not rows:
-        return True
-    seqs, component_ids, writer_ids, writer_seqs, metrics, values, steps, times = zip(*rows, strict=True)
-    for column in (seqs, component_ids, writer_ids, writer_seqs, times):
-        if set(map(type, column)) != {int}:
-            return False
-    if set(map(type, values)) != {float} or set(map(type, metrics)) != {str} or not set(map(type, steps)) <= {int, type(None)}:
+    seqs, component_ids, writer_ids, writer_seqs, metrics, values, steps, times = columns
+    if not all(set(map(type, column)) <= {int} for column in (seqs, component_ids, writer_ids, writer_seqs, times)):
+        return False
+    if not (set(map(type, metrics)) <= {str} and set(map(type, values)) <= {float} and set(map(type, steps)) <= {int, type(None)}):
         return False
     if any(limits.text_problem(name, "", limits.METRIC_NAME_CHARS_MAX) for name in set(metrics)):
         return False
     return all(names[each] is None or isinstance(names[each], str) for each in set(component_ids))
 
 
-def _by_component(rows: Sequence[_Row], names: dict[int, object], wanted: Wanted) -> list[Points]:
-    groups: dict[int, Sequence[_Row]] = {}
-    component_ids = set(map(itemgetter(1), rows))
-    if len(component_ids) == 1:
-        groups[rows[0][1]] = rows
-    else:
-        by_id: dict[int, list[_Row]] = defaultdict(list)
-        for row in rows:
-            by_id[row[1]].append(row)
-        groups.update(by_id)
+def _by_component(columns: Sequence[Sequence[Any]], names: Mapping[int, object], wanted: Wanted) -> list[Points]:
+    seqs, component_ids, *others = columns
+    places: dict[int, list[int]] = defaultdict(list)
+    several = len(set(component_ids)) > 1
+    for place, component_id in enumerate(component_ids if several else component_ids[:1]):
+        places[component_id].append(place)
     found = []
-    for component_id, group in groups.items():
+    for component_id, mine in places.items():
         name = names[component_id]
         if isinstance(name, str) and wanted.component(name):
-            seqs, _, writer_ids, writer_seqs, *members = zip(*group, strict=True)
-            found.append(Points(component_id, name, seqs, tuple(map(_POINT, zip(*members, strict=True))), writer_ids, writer_seqs))
+            members = [[column[place] for place in mine] for column in (seqs, *others)] if several else [seqs, *others]
+            found.append(Points(component_id, name, *members))
     return found
 
 

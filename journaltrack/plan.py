@@ -9,9 +9,12 @@ Every action names the entries that it settles. Entries of an unknown kind are i
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final, NamedTuple
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits
@@ -41,6 +44,8 @@ from journaltrack.actions import (
 )
 from journaltrack.entries import BlobRef, Entry
 
+_POINT: Final = partial(tuple.__new__, MetricPoint)  # MetricPoint(*members), without a call of Python code
+
 
 @dataclass(slots=True)
 class _Component:
@@ -67,6 +72,13 @@ class _Change:
     superseded: list[int] = field(default_factory=list)
 
 
+class Plan(NamedTuple):
+    """What is to be done: ``metrics`` in phase 3, beside the actions of that phase; they are made one by one, as they are asked for."""
+
+    actions: list[Action]
+    metrics: Iterator[PutMetrics]
+
+
 def plan(entries: Iterable[Entry], states: Mapping[int, ComponentState], points: Iterable[Points] = ()) -> list[Action]:
     """The requests that deliver these entries.
 
@@ -78,6 +90,12 @@ def plan(entries: Iterable[Entry], states: Mapping[int, ComponentState], points:
     Returns:
         Actions in order of their phase; within a phase they are independent of each other.
     """
+    planned = prepare(entries, states, points)
+    return [*planned.actions, *planned.metrics]
+
+
+def prepare(entries: Iterable[Entry], states: Mapping[int, ComponentState], points: Iterable[Points] = ()) -> Plan:
+    """As ``plan``, without making all requests of metrics at once."""
     components: dict[int, _Component] = {}
     actions: list[Action] = []
     for entry in entries:
@@ -93,7 +111,8 @@ def plan(entries: Iterable[Entry], states: Mapping[int, ComponentState], points:
         components.setdefault(each.component_id, _Component(each.component_id, each.component)).points = each
     for component_id, component in components.items():
         actions += _requests(component, states.get(component_id, ComponentState()))
-    return sorted(actions, key=lambda action: action.phase)
+    actions.sort(key=lambda action: action.phase)
+    return Plan(actions, itertools.chain.from_iterable(map(_metrics, components.values())))
 
 
 def resolve(update: Update, state: ComponentState) -> tuple[Update | None, list[Settle]]:
@@ -225,7 +244,6 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
     if component.changes:
         changes = component.changes.items()
         actions.append(Update(*where, tuple(Change(m, key, c.value, c.seq, tuple(c.superseded)) for (m, key), c in changes)))
-    actions += _metrics(component)
     return actions
 
 
@@ -235,22 +253,24 @@ def _metrics(component: _Component) -> Iterator[PutMetrics]:
     if known is None:
         return
     writers, places = known.writer_ids, known.writer_seqs
-    one_run = len(set(writers)) == 1 and places == tuple(range(places[0], places[0] + len(places)))
+    one_run = len(set(writers)) == 1 and list(places) == [*range(places[0], places[0] + len(places))]
     for start in range(0, len(known.seqs), limits.METRICS_PER_REQUEST_MAX):
         part = slice(start, start + limits.METRICS_PER_REQUEST_MAX)
         mine = places[part]
         runs = ((writers[0], mine[0], mine[-1]),) if one_run else _runs(writers[part], mine)
-        yield PutMetrics(component.component_id, component.name, known.points[part], known.seqs[part], runs)
+        members = zip(known.names[part], known.values[part], known.steps[part], known.timestamps_ns[part], strict=True)
+        yield PutMetrics(component.component_id, component.name, tuple(map(_POINT, members)), tuple(known.seqs[part]), runs)
 
 
 def _joined(component: _Component) -> Points | None:
     """The component's points as columns, those that were read as entries among them."""
-    known, entries = component.points, component.metrics
-    if not entries:
+    known = component.points
+    if not component.metrics:
         return known
-    rows = [(e.seq, _point(e), e.writer_id, e.writer_seq) for e in entries]
+    rows = [(e.seq, e.writer_id, e.writer_seq, *_point(e)) for e in component.metrics]
     if known is not None:
-        rows += zip(known.seqs, known.points, known.writer_ids, known.writer_seqs, strict=True)
+        columns = (known.seqs, known.writer_ids, known.writer_seqs, known.names, known.values, known.steps, known.timestamps_ns)
+        rows += zip(*columns, strict=True)
         rows.sort(key=lambda row: row[0])
     return Points(component.component_id, component.name, *zip(*rows, strict=True))
 

@@ -14,8 +14,9 @@ import fnmatch
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, NamedTuple, TypeAlias
 
 from journaltrack import anchoring, paths, readback, standing
@@ -95,6 +96,30 @@ class _Job(NamedTuple):
 
     action: Request
     round: int = 0
+
+
+class _Waiting:
+    """Requests that were not begun: what is to be sent again first, and then the others, which are made when it is their turn."""
+
+    def __init__(self, actions: Iterable[Request]) -> None:
+        self._first: deque[_Job] = deque()
+        self._others = iter(actions)
+
+    def next(self) -> _Job | None:
+        """Whose turn it is; None when there is none left."""
+        if self._first:
+            return self._first.popleft()
+        action = next(self._others, None)
+        return None if action is None else _Job(action)
+
+    def put_first(self, jobs: Iterable[_Job]) -> None:
+        """Before all others, in this order."""
+        self._first.extendleft(reversed([*jobs]))
+
+    def clear(self) -> None:
+        """None of them is to be made any more."""
+        self._first.clear()
+        self._others = iter(())
 
 
 _Sending: TypeAlias = "tuple[_Job, int]"
@@ -240,15 +265,15 @@ class Reconciler:
         states = standing.states(self._journal.database, chunk.component_ids)
         entries = [entry for entry in chunk.entries if not self._is_held(entry)]
         points = [each for each in chunk.points if each.component not in self._report.held and each.component_id not in self._absent]
-        actions = planning.plan(entries, states, points)
+        actions, metrics = planning.prepare(entries, states, points)
         self._settle(settlement, [a for a in actions if isinstance(a, Settle)])
-        for phase in (1, 2, 3):
-            requests = [a for a in actions if not isinstance(a, Settle) and a.phase == phase]
-            if phase == 3:  # noqa: PLR2004 - the phase that needs to know where the uploads are
-                requests = self._resolved(settlement, requests)
-            self._perform(settlement, workers, requests)
+        of_phase = {phase: [a for a in actions if not isinstance(a, Settle) and a.phase == phase] for phase in (1, 2, 3)}
+        self._perform(settlement, workers, of_phase[1])
+        self._perform(settlement, workers, of_phase[2])
+        self._perform(settlement, workers, chain(self._resolved(settlement, of_phase[3]), metrics))
 
     def _resolved(self, settlement: Settlement, requests: Sequence[Request]) -> list[Request]:
+        """With the places of what phase 2 uploaded."""
         updated = {r.component_id for r in requests if isinstance(r, Update)}
         states = standing.states(self._journal.database, updated)
         resolved: list[Request] = []
@@ -262,12 +287,12 @@ class Reconciler:
                 resolved.append(request)
         return resolved
 
-    def _perform(self, settlement: Settlement, workers: Workers[_Sending, _Result], actions: Sequence[Request]) -> None:
+    def _perform(self, settlement: Settlement, workers: Workers[_Sending, _Result], actions: Iterable[Request]) -> None:
         """Make these independent requests, a window of them in flight at a time."""
-        waiting = deque(map(_Job, actions))
+        waiting = _Waiting(actions)
         window = self._options.concurrency + max(2, self._options.concurrency // 4)
         missing: JournalNotFoundError | None = None
-        while waiting or workers.unfinished:
+        while True:
             if self._ended():
                 waiting.clear()
                 self._withdraw(settlement, workers)
@@ -292,10 +317,9 @@ class Reconciler:
         if missing is not None:
             raise missing
 
-    def _launch(self, settlement: Settlement, workers: Workers[_Sending, _Result], waiting: deque[_Job], window: int) -> None:
+    def _launch(self, settlement: Settlement, workers: Workers[_Sending, _Result], waiting: _Waiting, window: int) -> None:
         jobs: list[_Job] = []
-        while waiting and workers.unfinished + len(jobs) < window and not self._ended():
-            job = waiting.popleft()
+        while workers.unfinished + len(jobs) < window and not self._ended() and (job := waiting.next()) is not None:
             if not self._is_out(job.action):
                 jobs.append(job)
         if not jobs:
@@ -331,14 +355,14 @@ class Reconciler:
             return action.within(self._clock_ns(), METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S)
         return action
 
-    def _record(self, settlement: Settlement, results: Sequence[tuple[_Job, int, _Result]], waiting: deque[_Job]) -> None:
+    def _record(self, settlement: Settlement, results: Sequence[tuple[_Job, int, _Result]], waiting: _Waiting) -> None:
         verdicts = []
         for job, receipt_id, (result, attempts, notes) in results:
             verdict = judge(job.action, receipt_id, result, attempts, notes)
             verdicts.append(verdict)
             self._note(job, verdict)
             if job.round < _AGAIN_MAX:
-                waiting.extendleft(_Job(a, job.round + (1 if isinstance(result, Answer) else 0)) for a in reversed(verdict.again))
+                waiting.put_first(_Job(a, job.round + (1 if isinstance(result, Answer) else 0)) for a in verdict.again)
         settlement.finish([v.outcome for v in verdicts])
         self._report.requests += len(verdicts)
         self._report.delivered += sum(len(v.outcome.delivered) for v in verdicts)
