@@ -14,8 +14,9 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import astuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import entries as vocabulary
 from journaltrack import provenance, schema
@@ -39,20 +40,17 @@ Intervals = Sequence[tuple[int, int]]
 """(first, last) of entries by ``seq``; what is between and not in the journal does not count."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """Entries that share an outcome ("delivered", "superseded", "quarantined", "in doubt") and its reason."""
 
     outcome: str
     reason: str | None
     entries: Intervals
-    at_ns: int | None = None
-    """Since when, if not since the statement: what a merge found settled."""
+    at_ns: int | None = None  # since when, if not since the statement: what a merge found settled
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """What an attestation says.
+class Statement(NamedTuple):
+    """What an attestation says. A named tuple: one with so many members is made in a quarter of the time of a dataclass.
 
     Attributes:
         action: Of the request ("metrics", "update", ...), or the decision ("plan", "release", "settle", "repair", ...).
@@ -87,7 +85,7 @@ class Statement:
     arn: str | None = None
     missing: bool = False
     location: tuple[BlobRef, str] | None = None
-    more: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, Any] = MappingProxyType({})
     runs: Sequence[Run] = ()
 
 

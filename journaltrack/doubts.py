@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from journaltrack import limits, removed, schema
@@ -106,10 +105,10 @@ def record(attestor: Attestor, component_id: int, findings: Sequence[Finding], r
                 _make_pending(connection, list(reasons))
             elif outcome == "arrived":
                 _settle(connection, "delivered", reasons, statement.receipt_id, now_ns)
-                statement = replace(statement, settled=_settled("delivered", reasons))
+                statement = statement._replace(settled=_settled("delivered", reasons))
             else:  # still in doubt, and since when as before
                 connection.executemany("UPDATE delivery SET reason = ? WHERE seq = ?", [(reason, seq) for seq, reason in reasons.items()])
-                statement = replace(statement, settled=_settled("in doubt", reasons))
+                statement = statement._replace(settled=_settled("in doubt", reasons))
             statements.append(statement)
         attestor.attest(connection, statements)
 
@@ -128,7 +127,7 @@ def decide(attestor: Attestor, outcome: Literal["delivered", "quarantined"], rea
             statement = _receipt(connection, attestor, SETTLE, component_id, seqs, now_ns, outcome, None)
             reasons = dict.fromkeys(seqs, reason)
             _settle(connection, outcome, reasons, statement.receipt_id, now_ns)
-            statements.append(replace(statement, settled=_settled(outcome, reasons)))
+            statements.append(statement._replace(settled=_settled(outcome, reasons)))
         attestor.attest(connection, statements)
     return sum(map(len, by_component.values()))
 

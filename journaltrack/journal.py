@@ -298,7 +298,7 @@ class Journal:
             pending: Only those that are not settled.
             limit: Entries in a page.
         """
-        settled = "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) " if pending else ""
+        settled = "AND e.seq NOT IN (SELECT seq FROM delivery) " if pending else ""
         sql = f"{SELECT_ENTRY}WHERE e.seq > ? {settled}ORDER BY e.seq LIMIT ?"
         return [vocabulary.entry_of(row) for row in self.database.read_page(sql, (after_seq, limit))]
 

@@ -44,7 +44,7 @@ _PLAIN: Final = (
     "AND e.component_id < 9223372036854775807 AND (e.payload IS NULL OR typeof(e.payload) = 'text') "
     "AND typeof(e.recorded_at_ns) = 'integer' AND e.digest >= x'')"
 )
-_UNSETTLED: Final = "NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+_UNSETTLED: Final = "e.seq NOT IN (SELECT seq FROM delivery)"
 _SELECT_PLAIN: Final = (
     "SELECT e.seq, e.component_id, e.writer_id, e.writer_seq, e.name, e.value, e.step, e.timestamp_ns FROM entry e "
     f"WHERE e.seq > ?1 AND e.seq <= ?2 AND {_UNSETTLED} AND {_PLAIN} AND (?4 IS NULL OR e.recorded_at_ns >= ?4) ORDER BY e.seq LIMIT ?3"

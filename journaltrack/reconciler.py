@@ -312,7 +312,7 @@ class Reconciler:
                     logger.warning("%d requests did not end in time; the next sync finds out what became of them", workers.unfinished)
                     break
                 continue
-            self._record(settlement, [(*each.job, each.got()) for each in done], waiting)
+            self._record(settlement, [(*sending, result) for sending, result in done], waiting)
         self._report.out_of_time |= self._deadline.over
         if missing is not None:
             raise missing

@@ -12,29 +12,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar, cast
 
 J = TypeVar("J")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class Done(Generic[J, R]):
-    """A job, and what became of it."""
-
-    job: J
-    result: R | _Raised
-
-    def got(self) -> R:
-        """The result.
-
-        Raises:
-            BaseException: What the work raised.
-        """
-        if isinstance(self.result, _Raised):
-            raise self.result.error
-        return self.result
 
 
 class _Raised(NamedTuple):
@@ -55,7 +36,7 @@ class Workers(Generic[J, R]):
         self._threads_max = threads_max
         self._name = name
         self._jobs: queue.SimpleQueue[tuple[J] | None] = queue.SimpleQueue()
-        self._results: deque[Done[J, R]] = deque()
+        self._results: deque[tuple[J, R | _Raised]] = deque()
         self._wanted = 1  # a bell rings when there are so many results
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -72,13 +53,24 @@ class Workers(Generic[J, R]):
             self._threads.append(thread)
             thread.start()
 
-    def take(self, timeout_s: float, group_s: float = 0.0) -> list[Done[J, R]]:
-        """The results that there are: waits ``timeout_s`` for the first at most, and then ``group_s`` for all others; [] when there is none."""
+    def take(self, timeout_s: float, group_s: float = 0.0) -> list[tuple[J, R]]:
+        """Jobs that are done, with their results: [] when there is none.
+
+        Args:
+            timeout_s: How long the first is waited for at most, seconds.
+            group_s: How long then for all others.
+
+        Raises:
+            BaseException: What the work raised for one of them.
+        """
         if self._have(1, timeout_s):
             self._have(self.unfinished, group_s)
         found = [self._results.popleft() for _ in range(len(self._results))]
         self.unfinished -= len(found)
-        return found
+        for _, result in found:
+            if isinstance(result, _Raised):
+                raise result.error
+        return cast("list[tuple[J, R]]", found)
 
     def take_back(self) -> list[J]:
         """Jobs that no worker has begun; none ever will."""
@@ -112,9 +104,9 @@ class Workers(Generic[J, R]):
         while (item := jobs.get()) is not None:
             (job,) = item
             try:
-                results.append(Done(job, work(job)))
+                results.append((job, work(job)))
             except BaseException as error:  # noqa: BLE001 - it is raised where the result is taken
-                results.append(Done(job, _Raised(error)))
+                results.append((job, _Raised(error)))
             del job, item  # what a job holds is not kept alive by an idle thread
             if len(results) >= self._wanted:
                 self._bell.put(None)
