@@ -23,7 +23,6 @@ from journaltrack import anchoring, paths, readback, standing
 from journaltrack import doubts as doubting
 from journaltrack import lease as leases
 from journaltrack import plan as planning
-from journaltrack import settlement as settling
 from journaltrack.actions import Action, Ensure, PutMetrics, Request, Settle, Update, Upload
 from journaltrack.deadline import Deadline
 from journaltrack.entries import CREATE, LOAD, Entry
@@ -34,7 +33,7 @@ from journaltrack.pass_report import PassReport, Position, Progress
 from journaltrack.pending_chunks import Chunk, Wanted, pending_chunks
 from journaltrack.perform import Context, Verdict, judge, perform, shifted
 from journaltrack.remote import Answer, Remote
-from journaltrack.settlement import Intent, Settlement
+from journaltrack.settlement import Intent, Outcome, Settlement
 from journaltrack.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -291,40 +290,51 @@ class Reconciler:
         """Make these independent requests, a window of them in flight at a time."""
         waiting = _Waiting(actions)
         window = self._options.concurrency + max(2, self._options.concurrency // 4)
+        outcomes: list[Outcome] = []  # not recorded yet
         missing: JournalNotFoundError | None = None
         while True:
             if self._ended():
                 waiting.clear()
-                self._withdraw(settlement, workers)
+                outcomes += _withdrawn(workers)
             try:
-                self._launch(settlement, workers, waiting, window)
+                self._record(settlement, workers, outcomes, self._next(waiting, window - workers.unfinished))
             except JournalNotFoundError as error:  # what is in flight can still be recorded, if the files were moved
                 missing = error
                 waiting.clear()
+            self._count(outcomes)
+            outcomes = []
             if not workers.unfinished:
                 break
             time_left_s = max(self._deadline.remaining_s(), self._deadline.grace_remaining_s())
             # Others end soon after the first: one transaction for all of them disturbs appending less.
             done = workers.take(min(_HEARTBEAT_S, time_left_s + _GRACE_S), _GROUP_S)
-            if not done:
-                settlement.renew()
-                if self._deadline.over and self._deadline.grace_remaining_s() <= 0:
-                    logger.warning("%d requests did not end in time; the next sync finds out what became of them", workers.unfinished)
-                    break
+            if done:
+                outcomes = self._judge(done, waiting)
                 continue
-            self._record(settlement, [(*sending, result) for sending, result in done], waiting)
+            settlement.renew()
+            if self._deadline.over and self._deadline.grace_remaining_s() <= 0:
+                logger.warning("%d requests did not end in time; the next sync finds out what became of them", workers.unfinished)
+                break
         self._report.out_of_time |= self._deadline.over
         if missing is not None:
             raise missing
 
-    def _launch(self, settlement: Settlement, workers: Workers[_Sending, _Result], waiting: _Waiting, window: int) -> None:
+    def _next(self, waiting: _Waiting, count: int) -> list[_Job]:
+        """Up to so many requests that may be begun now."""
         jobs: list[_Job] = []
-        while workers.unfinished + len(jobs) < window and not self._ended() and (job := waiting.next()) is not None:
+        while len(jobs) < count and not self._ended() and (job := waiting.next()) is not None:
             if not self._is_out(job.action):
                 jobs.append(job)
+        return jobs
+
+    def _record(
+        self, settlement: Settlement, workers: Workers[_Sending, _Result], outcomes: Sequence[Outcome], jobs: Sequence[_Job]
+    ) -> None:
+        """Record what became of some requests, and that others begin; these are handed to the workers then."""
         if not jobs:
+            settlement.finish(outcomes)
             return
-        receipts = settlement.begin([_intent(job.action) for job in jobs])
+        receipts = settlement.begin([_intent(job.action) for job in jobs], outcomes)
         workers.give(zip(jobs, receipts, strict=True))
 
     def _work(self, sending: _Sending) -> _Result:
@@ -355,18 +365,17 @@ class Reconciler:
             return action.within(self._clock_ns(), METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S)
         return action
 
-    def _record(self, settlement: Settlement, results: Sequence[tuple[_Job, int, _Result]], waiting: _Waiting) -> None:
-        verdicts = []
-        for job, receipt_id, (result, attempts, notes) in results:
+    def _judge(self, done: Iterable[tuple[_Sending, _Result]], waiting: _Waiting) -> list[Outcome]:
+        """What became of these requests, and what follows for others."""
+        outcomes = []
+        for (job, receipt_id), (result, attempts, notes) in done:
             verdict = judge(job.action, receipt_id, result, attempts, notes)
-            verdicts.append(verdict)
+            outcomes.append(verdict.outcome)
             self._note(job, verdict)
-            if job.round < _AGAIN_MAX:
+            if job.round < _AGAIN_MAX and verdict.again:
                 waiting.put_first(_Job(a, job.round + (1 if isinstance(result, Answer) else 0)) for a in verdict.again)
-        settlement.finish([v.outcome for v in verdicts])
-        self._report.requests += len(verdicts)
-        self._report.delivered += sum(len(v.outcome.delivered) for v in verdicts)
-        self._count([d.outcome for v in verdicts for d in v.outcome.deliveries])
+        self._report.requests += len(outcomes)
+        return outcomes
 
     def _note(self, job: _Job, verdict: Verdict) -> None:
         """Remember what this verdict forbids for the rest of the pass."""
@@ -393,24 +402,25 @@ class Reconciler:
         if self._passing >= _PASSING_MAX:
             self._report.halted = self._report.halted or verdict.passing
 
-    def _withdraw(self, settlement: Settlement, workers: Workers[_Sending, _Result]) -> None:
-        """Take back requests that no worker has begun: certainly not sent."""
-        withdrawn = workers.take_back()
-        if withdrawn:
-            settlement.finish(
-                [settling.Outcome(receipt_id, job.action.component_id, "not sent", attempts=0) for job, receipt_id in withdrawn]
-            )
-
     def _settle(self, settlement: Settlement, actions: Sequence[Settle]) -> None:
         if actions:
             settlement.settle(actions)
-            self._count([a.outcome for a in actions for _ in a.seqs])
+            for action in actions:
+                self._add(action.outcome, len(action.seqs))
+            self._tell()
 
-    def _count(self, outcomes: Sequence[str]) -> None:
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        """What was recorded."""
         for outcome in outcomes:
-            name = outcome.replace(" ", "_")
-            setattr(self._report, name, getattr(self._report, name) + 1)
-        self._tell()
+            self._report.delivered += len(outcome.delivered)
+            for delivery in outcome.deliveries:
+                self._add(delivery.outcome, 1)
+        if outcomes:
+            self._tell()
+
+    def _add(self, outcome: str, entries: int) -> None:
+        name = outcome.replace(" ", "_")
+        setattr(self._report, name, getattr(self._report, name) + entries)
 
     def _tell(self) -> None:
         if self._on_progress is not None:
@@ -431,6 +441,11 @@ class Reconciler:
         if isinstance(action, Upload):
             return self._report.uploads_halted is not None
         return isinstance(action, Update) and action.component_id in self._blocked
+
+
+def _withdrawn(workers: Workers[_Sending, _Result]) -> list[Outcome]:
+    """Requests that no worker has begun: certainly not sent."""
+    return [Outcome(receipt_id, job.action.component_id, "not sent", attempts=0) for job, receipt_id in workers.take_back()]
 
 
 def _intent(action: Request) -> Intent:

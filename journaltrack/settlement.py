@@ -45,7 +45,6 @@ _FINISH_RECEIPT: Final = (
     "UPDATE receipt SET finished_at_ns = ?, outcome = ?, attempts = ?, request_id = ?, error_code = ?, error_text = ? WHERE id = ?"
 )
 _INSERT_DELIVERY: Final = "INSERT INTO delivery (seq, receipt_id, outcome, reason, settled_at_ns) VALUES (?, ?, ?, ?, ?)"
-_INSERT_DELIVERED: Final = "INSERT INTO delivery (seq, receipt_id, outcome, settled_at_ns) VALUES (?, ?, 'delivered', ?)"
 # All entries of a full request in one statement take half the time of one statement each.
 _FULL: Final = limits.METRICS_PER_REQUEST_MAX
 _INSERT_FULL: Final = "INSERT INTO delivery (seq, receipt_id, outcome, settled_at_ns) VALUES " + ", ".join(
@@ -174,25 +173,36 @@ class Settlement:
             self.attestor.attest(connection, statements)
         return total
 
-    def begin(self, intents: Sequence[Intent]) -> list[int]:
+    def begin(self, intents: Sequence[Intent], outcomes: Sequence[Outcome] = ()) -> list[int]:
         """Record that these requests are about to be sent; returns their receipts' ids, in order.
 
         All of it is on the disk then, and so is every entry that they carry: after a loss of power nothing that was sent is
         unknown, and so nothing is sent again as if it had not been.
 
+        Args:
+            intents: The requests.
+            outcomes: As for ``finish``: recorded in the same transaction, which costs less than two of them.
+
         Raises:
-            JournalNotFoundError: The journal was deleted, replaced or moved; nothing of these requests may be sent.
+            JournalNotFoundError: The journal was deleted, replaced or moved; nothing of these requests may be sent. What became of
+                others is recorded.
         """
-        self.check_place()
+        try:
+            self.check_place()
+        except JournalNotFoundError:
+            self.finish(outcomes)
+            raise
         now_ns = self._clock_ns()
-        generation = self._lease.generation
         begun = [_Begun(i.action, as_intervals(i.seqs), i.runs, now_ns) for i in intents]
+        generation = self._lease.generation
         rows = [(i.action, i.component_id, as_text(b.intervals), generation, now_ns) for i, b in zip(intents, begun, strict=True)]
         with self.attestor.transaction() as connection:
+            self._finish(connection, outcomes, now_ns)
             receipts = _insert_intents(connection, rows)
+        self._forget(outcomes)
+        self._begun.update(zip(receipts, begun, strict=True))
         self._database.sync()
         self.check_place()  # it takes a moment to write
-        self._begun.update(zip(receipts, begun, strict=True))
         return receipts
 
     def check_place(self) -> None:
@@ -225,23 +235,27 @@ class Settlement:
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Record what became of requests, all in one transaction."""
-        now_ns = self._clock_ns()
-        with self.attestor.transaction() as connection:
-            connection.executemany(
-                _FINISH_RECEIPT,
-                [(now_ns, o.outcome, o.attempts, o.request_id, o.error_code, o.error_text, o.receipt_id) for o in outcomes],
-            )
-            full = [(*o.delivered, o.receipt_id, now_ns) for o in outcomes if len(o.delivered) == _FULL]
-            connection.executemany(_INSERT_FULL, full)
-            rest = [(seq, o.receipt_id, now_ns) for o in outcomes if len(o.delivered) != _FULL for seq in o.delivered]
-            connection.executemany(_INSERT_DELIVERED, rest)
-            connection.executemany(
-                _INSERT_DELIVERY,
-                [(d.seq, o.receipt_id, d.outcome, d.reason, now_ns) for o in outcomes for d in o.deliveries],
-            )
-            for outcome in outcomes:
-                _derive(connection, outcome, now_ns)
-            self.attestor.attest(connection, [self._statement(outcome, now_ns) for outcome in outcomes])
+        if outcomes:
+            with self.attestor.transaction() as connection:
+                self._finish(connection, outcomes, self._clock_ns())
+            self._forget(outcomes)
+
+    def _finish(self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], now_ns: int) -> None:
+        connection.executemany(
+            _FINISH_RECEIPT,
+            [(now_ns, o.outcome, o.attempts, o.request_id, o.error_code, o.error_text, o.receipt_id) for o in outcomes],
+        )
+        full = [(*o.delivered, o.receipt_id, now_ns) for o in outcomes if len(o.delivered) == _FULL]
+        connection.executemany(_INSERT_FULL, full)
+        single: list[tuple[Any, ...]]
+        single = [(seq, o.receipt_id, "delivered", None, now_ns) for o in outcomes if len(o.delivered) != _FULL for seq in o.delivered]
+        single += [(d.seq, o.receipt_id, d.outcome, d.reason, now_ns) for o in outcomes for d in o.deliveries]
+        connection.executemany(_INSERT_DELIVERY, single)
+        for outcome in outcomes:
+            _derive(connection, outcome, now_ns)
+        self.attestor.attest(connection, [self._statement(outcome, now_ns) for outcome in outcomes])
+
+    def _forget(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
             self._begun.pop(outcome.receipt_id, None)
 
