@@ -47,8 +47,10 @@ _PLAIN: Final = (
 _UNSETTLED: Final = "e.seq NOT IN (SELECT seq FROM delivery)"
 _SELECT_PLAIN: Final = (
     "SELECT e.seq, e.component_id, e.writer_id, e.writer_seq, e.name, e.value, e.step, e.timestamp_ns FROM entry e "
-    f"WHERE e.seq > ?1 AND e.seq <= ?2 AND {_UNSETTLED} AND {_PLAIN} AND (?4 IS NULL OR e.recorded_at_ns >= ?4) ORDER BY e.seq LIMIT ?3"
+    f"WHERE e.seq > ?1 AND e.seq <= ?2 AND {_UNSETTLED} AND {_PLAIN}"
 )
+_SINCE: Final = " AND e.recorded_at_ns >= ?4"
+_FIRST_ONES: Final = " ORDER BY e.seq LIMIT ?3"
 _SELECT_OTHERS: Final = (
     f"{SELECT_ENTRY}WHERE e.seq > ?1 AND e.seq <= ?2 AND {_UNSETTLED} "
     f"AND ({_PLAIN} IS NOT 1 OR e.seq IN (SELECT value FROM json_each(?4))) ORDER BY e.seq LIMIT ?3"
@@ -98,7 +100,10 @@ def pending_chunks(journal: Journal, wanted: Wanted) -> Iterator[Chunk]:
 def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq: int, last_seq: int) -> Chunk:
     """The first chunk above ``after_seq``; nothing above ``last_seq``, since what is appended between two queries would be passed over."""
     database = journal.database
-    columns = database.read_columns(_SELECT_PLAIN, (after_seq, last_seq, CHUNK_METRICS, wanted.since_ns))
+    if wanted.since_ns is None:
+        columns = database.read_columns(_SELECT_PLAIN + _FIRST_ONES, (after_seq, last_seq, CHUNK_METRICS))
+    else:
+        columns = database.read_columns(_SELECT_PLAIN + _SINCE + _FIRST_ONES, (after_seq, last_seq, CHUNK_METRICS, wanted.since_ns))
     seqs, component_ids = columns[:2]
     upto_seq = seqs[-1] if len(seqs) == CHUNK_METRICS else last_seq
     _learn(journal, names, set(component_ids))

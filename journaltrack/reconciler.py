@@ -331,11 +331,11 @@ class Reconciler:
         self, settlement: Settlement, workers: Workers[_Sending, _Result], outcomes: Sequence[Outcome], jobs: Sequence[_Job]
     ) -> None:
         """Record what became of some requests, and that others begin; these are handed to the workers then."""
-        if not jobs:
+        if jobs:
+            receipts = settlement.begin([_intent(job.action) for job in jobs], outcomes)
+            workers.give(zip(jobs, receipts, strict=True))
+        elif outcomes:
             settlement.finish(outcomes)
-            return
-        receipts = settlement.begin([_intent(job.action) for job in jobs], outcomes)
-        workers.give(zip(jobs, receipts, strict=True))
 
     def _work(self, sending: _Sending) -> _Result:
         """On a worker's thread: never raises what a remote may say."""

@@ -68,6 +68,7 @@ class _Begun(NamedTuple):
     """A request in flight."""
 
     action: str
+    seqs: Sequence[int]
     intervals: list[tuple[int, int]]
     runs: tuple[Run, ...]
     started_at_ns: int
@@ -190,10 +191,11 @@ class Settlement:
         try:
             self.check_place()
         except JournalNotFoundError:
-            self.finish(outcomes)
+            if outcomes:
+                self.finish(outcomes)
             raise
         now_ns = self._clock_ns()
-        begun = [_Begun(i.action, as_intervals(i.seqs), i.runs, now_ns) for i in intents]
+        begun = [_Begun(i.action, i.seqs, as_intervals(i.seqs), i.runs, now_ns) for i in intents]
         generation = self._lease.generation
         rows = [(i.action, i.component_id, as_text(b.intervals), generation, now_ns) for i, b in zip(intents, begun, strict=True)]
         with self.attestor.transaction() as connection:
@@ -235,10 +237,9 @@ class Settlement:
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Record what became of requests, all in one transaction."""
-        if outcomes:
-            with self.attestor.transaction() as connection:
-                self._finish(connection, outcomes, self._clock_ns())
-            self._forget(outcomes)
+        with self.attestor.transaction() as connection:
+            self._finish(connection, outcomes, self._clock_ns())
+        self._forget(outcomes)
 
     def _finish(self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], now_ns: int) -> None:
         connection.executemany(
@@ -263,7 +264,8 @@ class Settlement:
         begun = self._begun[outcome.receipt_id]
         settled = _grouped(outcome.deliveries) if outcome.deliveries else []
         if outcome.delivered:
-            settled.insert(0, Settled("delivered", None, as_intervals(outcome.delivered)))
+            whole = outcome.delivered is begun.seqs
+            settled.insert(0, Settled("delivered", None, begun.intervals if whole else as_intervals(outcome.delivered)))
         return Statement(
             action=begun.action,
             outcome=outcome.outcome,
