@@ -15,6 +15,7 @@ from journaltrack import limits, removed, schema
 from journaltrack.actions import as_intervals, ranges
 from journaltrack.attesting import Attestor, Settled, Statement
 from journaltrack.readback import Doubt, Finding, Group, Known
+from journaltrack.standing import PROBLEM
 
 if TYPE_CHECKING:
     import sqlite3
@@ -28,7 +29,7 @@ SETTLE: Final = "settle"
 
 _INSERT_RECEIPT: Final = schema.insert_sql(schema.receipt)
 _IN_DOUBT: Final = (  # typeof: SQLite keeps any type in any column, and a journal may be crafted
-    "FROM delivery d JOIN entry e ON e.seq = d.seq JOIN component c ON c.id = e.component_id WHERE d.outcome = 'in doubt' "
+    f"FROM delivery d JOIN entry e ON e.seq = d.seq JOIN component c ON c.id = e.component_id WHERE {PROBLEM} AND d.outcome = 'in doubt' "
     "AND e.stream = 'metric' AND typeof(e.value) = 'real' AND typeof(e.name) = 'text' AND typeof(d.settled_at_ns) = 'integer' "
     f"AND typeof(c.name) = 'text' AND (e.step IS NULL OR typeof(e.step) = 'integer' AND e.step BETWEEN 0 AND {limits.STEP_MAX})"
 )
@@ -118,7 +119,7 @@ def decide(attestor: Attestor, outcome: Literal["delivered", "quarantined"], rea
     now_ns = attestor.clock_ns()
     by_component: dict[int, list[int]] = defaultdict(list)
     with attestor.transaction() as connection:
-        query = "SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE d.outcome = 'in doubt' ORDER BY e.seq"
+        query = f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome = 'in doubt' ORDER BY e.seq"
         for component_id, seq in connection.execute(query):
             if component_ids is None or component_id in component_ids:
                 by_component[component_id].append(seq)

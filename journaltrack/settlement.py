@@ -22,7 +22,7 @@ from journaltrack.attesting import Attestor, Settled, Statement
 from journaltrack.entries import BlobRef
 from journaltrack.errors import JournalNotFoundError
 from journaltrack.rescue import rescue
-from journaltrack.standing import PENDING
+from journaltrack.standing import PENDING, PROBLEM
 
 if TYPE_CHECKING:
     import sqlite3
@@ -337,7 +337,9 @@ class Settlement:
         places = ",".join("?" * len(outcomes))
         with self.attestor.transaction() as connection:
             by_component: dict[int, list[int]] = defaultdict(list)
-            query = f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE d.outcome IN ({places})"
+            query = (
+                f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome IN ({places})"
+            )
             for component_id, seq in connection.execute(query, tuple(outcomes)):
                 if component_ids is None or component_id in component_ids:
                     by_component[component_id].append(seq)
