@@ -19,6 +19,9 @@ from journaltrack.entries import BlobRef
 FieldMap: TypeAlias = Literal["parameters", "input_artifacts", "output_artifacts", "status"]
 Mode: TypeAlias = Literal["create", "resume", "load", "job"]
 
+Run: TypeAlias = tuple[int, int, int]
+"""(writer's id, first, last): entries by their places in their writer's chain, which follow one another."""
+
 SEQ_MAX: Final = 2**63 - 1
 """SQLite's largest integer, and so the highest ``seq`` that there can be."""
 MAP_OF_KIND: dict[str, FieldMap] = {
@@ -52,6 +55,24 @@ class MetricPoint(NamedTuple):
     value: float
     step: int | None
     timestamp_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Pending points of one component that can be sent as they are: columns of equal length, in order of ``seq``.
+
+    An ``Entry`` for each takes longer to make than all else that is done with it (benchmarks/settle.py).
+    """
+
+    component_id: int
+    component: str
+    seqs: Sequence[int]
+    writer_ids: Sequence[int]
+    writer_seqs: Sequence[int]
+    names: Sequence[str]
+    values: Sequence[float]
+    steps: Sequence[int | None]
+    timestamps_ns: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +236,10 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class PutMetrics:
-    """These points shall be recorded. Not idempotent: sent twice they may be there twice."""
+    """These points shall be recorded. Not idempotent: sent twice they may be there twice.
+
+    ``runs`` are the places of its entries in their writers' chains, in order of ``seq``; () if that is not known.
+    """
 
     phase: ClassVar[int] = 3
     action: ClassVar[str] = "metrics"
@@ -224,6 +248,7 @@ class PutMetrics:
     component: str
     points: tuple[MetricPoint, ...]
     seqs: tuple[int, ...]
+    runs: tuple[Run, ...] = ()
 
     def split(self) -> tuple[PutMetrics, ...]:
         """Two halves, to find the one point that the remote refuses; () for a single point."""
@@ -243,7 +268,7 @@ class PutMetrics:
     def pick(self, indexes: Iterable[int]) -> PutMetrics:
         """The same for some of the points, by position."""
         chosen = list(indexes)
-        return replace(self, points=tuple(self.points[i] for i in chosen), seqs=tuple(self.seqs[i] for i in chosen))
+        return replace(self, points=tuple(self.points[i] for i in chosen), seqs=tuple(self.seqs[i] for i in chosen), runs=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,15 +314,28 @@ def merge_status(earlier: FieldValue | None, later: FieldValue) -> FieldValue:
     )
 
 
-def ranges(seqs: Sequence[int]) -> str:
-    """Sequence numbers as text: ``[1, 2, 3, 7] -> "1-3,7"``."""
-    parts: list[list[int]] = []
-    for seq in sorted(seqs):
-        if parts and seq == parts[-1][1] + 1:
-            parts[-1][1] = seq
+def as_intervals(seqs: Iterable[int]) -> list[tuple[int, int]]:
+    """Sequence numbers as (first, last) of each run: ``[1, 2, 3, 7] -> [(1, 3), (7, 7)]``."""
+    known = tuple(seqs)
+    if known and known == tuple(range(known[0], known[0] + len(known))):  # nearly always, and twice as fast
+        return [(known[0], known[-1])]
+    runs: list[list[int]] = []
+    for seq in sorted(known):
+        if runs and seq == runs[-1][1] + 1:
+            runs[-1][1] = seq
         else:
-            parts.append([seq, seq])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+            runs.append([seq, seq])
+    return [(first, last) for first, last in runs]
+
+
+def ranges(seqs: Iterable[int]) -> str:
+    """Sequence numbers as text: ``[1, 2, 3, 7] -> "1-3,7"``."""
+    return as_text(as_intervals(seqs))
+
+
+def as_text(intervals: Iterable[tuple[int, int]]) -> str:
+    """Intervals as text: ``[(1, 3), (7, 7)] -> "1-3,7"``."""
+    return ",".join([str(first) if first == last else f"{first}-{last}" for first, last in intervals])
 
 
 def ranges_in(text: object) -> list[tuple[int, int]]:

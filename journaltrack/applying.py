@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits, schema, statements
-from journaltrack.actions import MAP_OF_KIND
+from journaltrack.actions import MAP_OF_KIND, as_intervals
 from journaltrack.applying_source import (
     Attested,
     Source,
@@ -30,7 +30,7 @@ from journaltrack.applying_source import (
     text_of,
     which,
 )
-from journaltrack.attesting import Attestor, Settled, Statement, as_intervals
+from journaltrack.attesting import Attestor, Settled, Statement
 from journaltrack.errors import JournalAlteredError
 from journaltrack.statements import Named, Said
 

@@ -13,42 +13,43 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import entries as vocabulary
 from journaltrack import provenance, schema
+from journaltrack.actions import as_text
 from journaltrack.entries import BlobRef
 
 if TYPE_CHECKING:
     import sqlite3
 
+    from journaltrack.actions import Run
     from journaltrack.database import Database
     from journaltrack.lease import Lease
 
 _INSERT_WRITER: Final = schema.insert_sql("writer")
 _INSERT: Final = schema.insert_sql("attestation")
 _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_quoted: Final = json.encoder.encode_basestring_ascii  # of a text, what ``_encode`` gives
 
 Intervals = Sequence[tuple[int, int]]
 """(first, last) of entries by ``seq``; what is between and not in the journal does not count."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """Entries that share an outcome ("delivered", "superseded", "quarantined", "in doubt") and its reason."""
 
     outcome: str
     reason: str | None
     entries: Intervals
-    at_ns: int | None = None
-    """Since when, if not since the statement: what a merge found settled."""
+    at_ns: int | None = None  # since when, if not since the statement: what a merge found settled
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """What an attestation says.
+class Statement(NamedTuple):
+    """What an attestation says. A named tuple: one with so many members is made in a quarter of the time of a dataclass.
 
     Attributes:
         action: Of the request ("metrics", "update", ...), or the decision ("plan", "release", "settle", "repair", ...).
@@ -64,6 +65,7 @@ class Statement:
         missing: The remote said that the component does not exist (any more).
         location: (blob, uri) of an upload.
         more: Further members of the body.
+        runs: Where ``entries`` are in their writers' chains, in order of ``seq``; () if that is to be looked up.
     """
 
     action: str
@@ -82,7 +84,8 @@ class Statement:
     arn: str | None = None
     missing: bool = False
     location: tuple[BlobRef, str] | None = None
-    more: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, Any] = MappingProxyType({})
+    runs: Sequence[Run] = ()
 
 
 class Scribe:
@@ -108,21 +111,53 @@ class Scribe:
         if not statements:
             return
         self._be_recorded(connection)
+        bodies = [self._plain_body(connection, statement) for statement in statements]
+        others = [statement for statement, body in zip(statements, bodies, strict=True) if body is None]
+        written = iter(self._bodies(connection, others) if others else ())
+        rows = []
+        for statement, plain in zip(statements, bodies, strict=True):
+            body = next(written) if plain is None else plain
+            self._writer_seq += 1
+            self._chain = vocabulary.attestation_next(self._chain, body)
+            rows.append((self._writer_id, self._writer_seq, statement.receipt_id, body, self._chain))
+        connection.executemany(_INSERT, rows)
+
+    def _plain_body(self, connection: sqlite3.Connection, statement: Statement) -> str | None:
+        """The body of what nearly all say: all entries, and it is known where they are, were delivered by one request. None: it says more.
+
+        Put together by hand in a fourth of the time that the encoder takes; a test holds one against the other.
+        """
+        s, settled, runs = statement, statement.settled, statement.runs
+        if not runs or len(settled) != 1 or settled[0] != ("delivered", None, s.entries, None):
+            return None
+        if s.error_code is not None or s.error_text is not None or s.arn is not None or s.location is not None or s.missing or s.more:
+            return None
+        component = self._name(connection, s.component_id)
+        if component is None or s.receipt_id is None or s.started_at_ns is None or s.attempts is None or s.request_id is None:
+            return None
+        if len(runs) == 1:  # nearly always
+            ((writer_id, first, last),) = runs
+            named = f'{_quoted(self._uuid(connection, writer_id))}:"{first if first == last else f"{first}-{last}"}"'
+        else:
+            named = ",".join([f'{_quoted(uuid)}:"{places}"' for uuid, places in self._named(connection, runs).items()])
+        return (
+            f'{{"action":{_quoted(s.action)},"outcome":{_quoted(s.outcome)},"component":{_quoted(component)},"entries":{{{named}}},'
+            f'"settled":[["delivered",null,null]],"generation":{s.generation},"started_at_ns":{s.started_at_ns},'
+            f'"finished_at_ns":{s.finished_at_ns},"attempts":{s.attempts},"request_id":{_quoted(s.request_id)}}}'
+        )
+
+    def _bodies(self, connection: sqlite3.Connection, statements: Sequence[Statement]) -> Iterator[str]:
+        """Their bodies, whatever they say."""
         groups: list[Intervals] = []
         for statement in statements:
             groups.append(statement.entries)
             groups += [settled.entries for settled in _apart(statement)]
         identities = iter(self._identities(connection, groups))
-        rows = []
         for statement in statements:
             named = next(identities)
             settled = [_group(s, next(identities)) for s in _apart(statement)]
             whole = [_group(s, None) for s in statement.settled if s.entries == statement.entries]
-            body = _encode(_body(statement, self._name(connection, statement.component_id), named, [*whole, *settled]))
-            self._writer_seq += 1
-            self._chain = vocabulary.attestation_next(self._chain, body)
-            rows.append((self._writer_id, self._writer_seq, statement.receipt_id, body, self._chain))
-        connection.executemany(_INSERT, rows)
+            yield _encode(_body(statement, self._name(connection, statement.component_id), named, [*whole, *settled]))
 
     def _be_recorded(self, connection: sqlite3.Connection) -> None:
         """This process is a writer of the journal, and its place in its chain is known."""
@@ -143,7 +178,7 @@ class Scribe:
 
     def _identities(self, connection: sqlite3.Connection, groups: Sequence[Intervals]) -> list[dict[str, str]]:
         """For each group, its entries by the writer's uuid: "1-3,7" of that writer. One query, streamed: a group may be of any size."""
-        found: list[dict[int, list[list[int]]]] = [{} for _ in groups]
+        found: list[dict[int, list[tuple[int, int]]]] = [{} for _ in groups]
         wanted = _encode([(number, *interval) for number, intervals in enumerate(groups) for interval in intervals])
         rows = connection.execute(
             "SELECT json_extract(i.value, '$[0]'), e.writer_id, e.writer_seq FROM json_each(?) i CROSS JOIN entry e "
@@ -155,10 +190,17 @@ class Scribe:
                 continue  # of a crafted journal: it has no place that could be named
             runs = found[number].setdefault(writer_id, [])
             if runs and writer_seq == runs[-1][1] + 1:
-                runs[-1][1] = writer_seq
+                runs[-1] = (runs[-1][0], writer_seq)
             else:
-                runs.append([writer_seq, writer_seq])
-        return [{self._uuid(connection, writer_id): _text(runs) for writer_id, runs in by_writer.items()} for by_writer in found]
+                runs.append((writer_seq, writer_seq))
+        return [{self._uuid(connection, writer_id): as_text(runs) for writer_id, runs in by_writer.items()} for by_writer in found]
+
+    def _named(self, connection: sqlite3.Connection, runs: Sequence[Run]) -> dict[str, str]:
+        """As ``_identities``, of entries whose places are known."""
+        by_writer: dict[int, list[tuple[int, int]]] = {}
+        for writer_id, *run in runs:
+            by_writer.setdefault(writer_id, []).append((run[0], run[1]))
+        return {self._uuid(connection, writer_id): as_text(mine) for writer_id, mine in by_writer.items()}
 
     def _uuid(self, connection: sqlite3.Connection, writer_id: int) -> str:
         uuid = self._uuids.get(writer_id)
@@ -204,17 +246,6 @@ class Attestor(Scribe):
             raise
 
 
-def as_intervals(seqs: Iterable[int]) -> list[tuple[int, int]]:
-    """Sequence numbers as (first, last) of each run: ``[1, 2, 3, 7] -> [(1, 3), (7, 7)]``."""
-    runs: list[list[int]] = []
-    for seq in sorted(seqs):
-        if runs and seq == runs[-1][1] + 1:
-            runs[-1][1] = seq
-        else:
-            runs.append([seq, seq])
-    return [(first, last) for first, last in runs]
-
-
 def _apart(statement: Statement) -> list[Settled]:
     """What is not about all of the statement's entries, and so must name its own."""
     return [settled for settled in statement.settled if settled.entries != statement.entries]
@@ -223,10 +254,6 @@ def _apart(statement: Statement) -> list[Settled]:
 def _group(settled: Settled, entries: dict[str, str] | None) -> list[Any]:
     """As it is in a body: without a fourth member, since the statement's own time."""
     return [settled.outcome, settled.reason, entries, *(() if settled.at_ns is None else (settled.at_ns,))]
-
-
-def _text(runs: Iterable[Sequence[int]]) -> str:
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def _body(statement: Statement, component: str | None, named: dict[str, str], settled: list[list[Any]]) -> dict[str, Any]:

@@ -63,8 +63,7 @@ def undelivered(database: Database, component_ids: str | None) -> Undelivered:
     wanted = "(? IS NULL OR e.component_id IN (SELECT value FROM json_each(?)))"
     of_these = (component_ids, component_ids)
     ((pending,),) = database.read(
-        "SELECT count(*) FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) "
-        f"AND {wanted}",
+        f"SELECT count(*) FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.seq NOT IN (SELECT seq FROM delivery) AND {wanted}",
         of_these,
     )
     problems = dict(

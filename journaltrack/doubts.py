@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from journaltrack import limits, removed, schema
-from journaltrack.actions import ranges
-from journaltrack.attesting import Attestor, Settled, Statement, as_intervals
+from journaltrack.actions import as_intervals, ranges
+from journaltrack.attesting import Attestor, Settled, Statement
 from journaltrack.readback import Doubt, Finding, Group, Known
+from journaltrack.standing import PROBLEM
 
 if TYPE_CHECKING:
     import sqlite3
@@ -29,7 +29,7 @@ SETTLE: Final = "settle"
 
 _INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _IN_DOUBT: Final = (  # typeof: SQLite keeps any type in any column, and a journal may be crafted
-    "FROM delivery d JOIN entry e ON e.seq = d.seq JOIN component c ON c.id = e.component_id WHERE d.outcome = 'in doubt' "
+    f"FROM delivery d JOIN entry e ON e.seq = d.seq JOIN component c ON c.id = e.component_id WHERE {PROBLEM} AND d.outcome = 'in doubt' "
     "AND e.stream = 'metric' AND typeof(e.value) = 'real' AND typeof(e.name) = 'text' AND typeof(d.settled_at_ns) = 'integer' "
     f"AND typeof(c.name) = 'text' AND (e.step IS NULL OR typeof(e.step) = 'integer' AND e.step BETWEEN 0 AND {limits.STEP_MAX})"
 )
@@ -106,10 +106,10 @@ def record(attestor: Attestor, component_id: int, findings: Sequence[Finding], r
                 _make_pending(connection, list(reasons))
             elif outcome == "arrived":
                 _settle(connection, "delivered", reasons, statement.receipt_id, now_ns)
-                statement = replace(statement, settled=_settled("delivered", reasons))
+                statement = statement._replace(settled=_settled("delivered", reasons))
             else:  # still in doubt, and since when as before
                 connection.executemany("UPDATE delivery SET reason = ? WHERE seq = ?", [(reason, seq) for seq, reason in reasons.items()])
-                statement = replace(statement, settled=_settled("in doubt", reasons))
+                statement = statement._replace(settled=_settled("in doubt", reasons))
             statements.append(statement)
         attestor.attest(connection, statements)
 
@@ -119,7 +119,7 @@ def decide(attestor: Attestor, outcome: Literal["delivered", "quarantined"], rea
     now_ns = attestor.clock_ns()
     by_component: dict[int, list[int]] = defaultdict(list)
     with attestor.transaction() as connection:
-        query = "SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE d.outcome = 'in doubt' ORDER BY e.seq"
+        query = f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome = 'in doubt' ORDER BY e.seq"
         for component_id, seq in connection.execute(query):
             if component_ids is None or component_id in component_ids:
                 by_component[component_id].append(seq)
@@ -128,7 +128,7 @@ def decide(attestor: Attestor, outcome: Literal["delivered", "quarantined"], rea
             statement = _receipt(connection, attestor, SETTLE, component_id, seqs, now_ns, outcome, None)
             reasons = dict.fromkeys(seqs, reason)
             _settle(connection, outcome, reasons, statement.receipt_id, now_ns)
-            statements.append(replace(statement, settled=_settled(outcome, reasons)))
+            statements.append(statement._replace(settled=_settled(outcome, reasons)))
         attestor.attest(connection, statements)
     return sum(map(len, by_component.values()))
 

@@ -21,7 +21,7 @@ from journaltrack.errors import InvalidInputError, JournalWriteError
 
 __all__ = ["INSERT_ENTRY", "ComponentRow", "Journal", "OnJournalError"]
 
-_SELECT_ENTRY: Final = (
+SELECT_ENTRY: Final = (
     "SELECT e.seq, e.writer_id, e.writer_seq, c.id, c.name, e.stream, e.kind, e.name, e.value, e.step, "
     "e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest FROM entry e JOIN component c ON c.id = e.component_id "
 )
@@ -160,7 +160,7 @@ class Journal(Appender):
 
     def state_entries(self, component_id: int) -> list[Entry]:
         """All entries of a component but its metrics, in order; costs what is there of those, not of metrics."""
-        sql = _SELECT_ENTRY + "WHERE e.component_id = ? AND e.stream <> 'metric' ORDER BY e.seq"
+        sql = SELECT_ENTRY + "WHERE e.component_id = ? AND e.stream <> 'metric' ORDER BY e.seq"
         written = [vocabulary.entry_of(row) for row in self.database.read(sql, (component_id,))]
         with self.database.lock:
             return written + [e for e in self._in_memory() if e.component_id == component_id and e.stream != vocabulary.METRIC]
@@ -177,8 +177,8 @@ class Journal(Appender):
             pending: Only those that are not settled.
             limit: Entries in a page.
         """
-        settled = "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) " if pending else ""
-        sql = f"{_SELECT_ENTRY}WHERE e.seq > ? {settled}ORDER BY e.seq LIMIT ?"
+        settled = "AND e.seq NOT IN (SELECT seq FROM delivery) " if pending else ""
+        sql = f"{SELECT_ENTRY}WHERE e.seq > ? {settled}ORDER BY e.seq LIMIT ?"
         return [vocabulary.entry_of(row) for row in self.database.read_page(sql, (after_seq, limit))]
 
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PENDING_UPLOADS: Final = (
-    "SELECT e.payload FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.kind = 'upload' "
-    "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+    "SELECT e.payload FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.kind = 'upload' AND e.seq NOT IN (SELECT seq FROM delivery)"
 )
 
 

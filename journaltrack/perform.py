@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from journaltrack.actions import Associate, Ensure, PutMetrics, Request, Update, Upload
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
@@ -35,8 +36,7 @@ class Context:
     create_or_attach: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What a result means.
 
     Attributes:
@@ -97,8 +97,9 @@ def judge(action: Request, receipt_id: int, result: Answer | RemoteError, attemp
     verdict = _judge(action, receipt_id, result, attempts)
     if not notes:
         return verdict
-    told = [d._replace(reason=d.reason or notes.get(d.seq)) for d in verdict.outcome.deliveries]
-    return replace(verdict, outcome=replace(verdict.outcome, deliveries=told))
+    known = [*(Delivery(seq, "delivered") for seq in verdict.outcome.delivered), *verdict.outcome.deliveries]
+    told = [d._replace(reason=d.reason or notes.get(d.seq)) for d in known]
+    return verdict._replace(outcome=verdict.outcome._replace(delivered=(), deliveries=told))
 
 
 def shifted(action: PutMetrics, sent: PutMetrics) -> dict[int, str]:
@@ -123,9 +124,9 @@ def _judge(action: Request, receipt_id: int, result: Answer | RemoteError, attem
     if result.maybe_applied and not action.idempotent:
         return _in_doubt(action, outcome, result)
     if result.kind is ErrorKind.HALT:
-        return Verdict(replace(outcome, outcome="halted"), halt=result)
+        return Verdict(outcome._replace(outcome="halted"), halt=result)
     if result.kind is ErrorKind.HOLD:
-        return Verdict(replace(outcome, outcome="held"), hold=result)
+        return Verdict(outcome._replace(outcome="held"), hold=result)
     if result.kind is ErrorKind.TRANSIENT:
         if result.unreachable and isinstance(action, Upload):  # the store is another endpoint: the component's need not be down
             return Verdict(outcome, halt=_of_uploads_only(result))
@@ -179,17 +180,19 @@ def _missing(component: str, *, job: bool) -> RemoteError:
 
 
 def _delivered(action: Request, receipt_id: int, answer: Answer, attempts: int) -> Verdict:
+    if isinstance(action, PutMetrics) and not answer.refused:
+        return Verdict(Outcome(receipt_id, action.component_id, "delivered", attempts, answer.request_id, delivered=action.seqs))
     outcome = Outcome(receipt_id, action.component_id, "delivered", attempts=attempts, request_id=answer.request_id)
-    if isinstance(action, PutMetrics) and answer.refused:
+    if isinstance(action, PutMetrics):
         return _partly(action, outcome, answer)
     if isinstance(action, Update):
         fields = [(c.map, c.key, c.seq) for c in action.changes]
-        return Verdict(replace(outcome, deliveries=_change_deliveries(action, "delivered", None), fields=fields))
-    outcome = replace(outcome, deliveries=[Delivery(seq, "delivered") for seq in action.seqs])
+        return Verdict(outcome._replace(deliveries=_change_deliveries(action, "delivered", None), fields=fields))
+    outcome = outcome._replace(delivered=action.seqs)
     if isinstance(action, Ensure):
-        outcome = replace(outcome, confirmed_arn=answer.arn or "")
+        outcome = outcome._replace(confirmed_arn=answer.arn or "")
     if isinstance(action, Upload) and answer.uri is not None:
-        outcome = replace(outcome, location=(action.blob, answer.uri))
+        outcome = outcome._replace(location=(action.blob, answer.uri))
     return Verdict(outcome)
 
 
@@ -207,7 +210,7 @@ def _partly(action: PutMetrics, outcome: Outcome, answer: Answer) -> Verdict:
     codes = sorted({r.code for r in answer.refused.values()})
     error = f"{len(answer.refused)} of {len(action.points)} points refused: {', '.join(codes)}"
     return Verdict(
-        replace(outcome, outcome="partial", deliveries=deliveries, error_code=codes[0], error_text=error),
+        outcome._replace(outcome="partial", deliveries=deliveries, error_code=codes[0], error_text=error),
         again=(action.pick(again),) if again else (),
     )
 
@@ -221,21 +224,21 @@ def _of_uploads_only(error: RemoteError) -> RemoteError:
 def _in_doubt(action: Request, outcome: Outcome, error: RemoteError) -> Verdict:
     reason = f"sent, but no answer arrived ({error.code}): it may or may not be there"
     deliveries = [Delivery(seq, "in doubt", reason) for seq in action.seqs]
-    return Verdict(replace(outcome, outcome="in doubt", deliveries=deliveries), halt=error if error.unreachable else None, passing=error)
+    return Verdict(outcome._replace(outcome="in doubt", deliveries=deliveries), halt=error if error.unreachable else None, passing=error)
 
 
 def _refused(action: Request, outcome: Outcome, error: RemoteError) -> Verdict:
     """Refused for good: isolate what is at fault; a component that can't be created is held, with all that is in it."""
-    outcome = replace(outcome, outcome="refused")
+    outcome = outcome._replace(outcome="refused")
     if isinstance(action, Ensure):
-        return Verdict(replace(outcome, outcome="held"), hold=error)
+        return Verdict(outcome._replace(outcome="held"), hold=error)
     halves = action.split()
     if halves:
         return Verdict(outcome, again=halves)
     reason = f"{error.code}: {error.message}"[:REASON_CHARS_MAX]
     if isinstance(action, Update):
-        return Verdict(replace(outcome, deliveries=_change_deliveries(action, "quarantined", reason)))
-    return Verdict(replace(outcome, deliveries=[Delivery(seq, "quarantined", reason) for seq in action.seqs]))
+        return Verdict(outcome._replace(deliveries=_change_deliveries(action, "quarantined", reason)))
+    return Verdict(outcome._replace(deliveries=[Delivery(seq, "quarantined", reason) for seq in action.seqs]))
 
 
 def _change_deliveries(action: Update, of_last: DeliveryOutcome, reason: str | None) -> list[Delivery]:

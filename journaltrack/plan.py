@@ -1,4 +1,4 @@
-"""From pending entries to the requests to make: ``plan(entries, states) -> [Action]``.
+"""From pending entries to the requests to make: ``plan(entries, states, points) -> [Action]``.
 
 Pure: no I/O, no clock, no randomness; must not know SQLite or any remote. The rules of order are
 the phases of ``actions``. Coalescing lives here too: all parameters, artifacts and status calls of a component fold
@@ -9,9 +9,12 @@ Every action names the entries that it settles. Entries of an unknown kind are i
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final, NamedTuple
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits
@@ -30,7 +33,9 @@ from journaltrack.actions import (
     MetricPoint,
     Mode,
     PendingArtifact,
+    Points,
     PutMetrics,
+    Run,
     Settle,
     Status,
     Update,
@@ -39,30 +44,58 @@ from journaltrack.actions import (
 )
 from journaltrack.entries import BlobRef, Entry
 
+_POINT: Final = partial(tuple.__new__, MetricPoint)  # MetricPoint(*members), without a call of Python code
+
 
 @dataclass(slots=True)
 class _Component:
     """What one component's entries add up to while they are read."""
 
-    entry: Entry
+    component_id: int
+    name: str
     creates: list[Entry] = field(default_factory=list)
     loads: list[Entry] = field(default_factory=list)
     associations: dict[tuple[str | None, str | None], list[int]] = field(default_factory=lambda: defaultdict(list))
     uploads: dict[BlobRef, list[Entry]] = field(default_factory=lambda: defaultdict(list))
-    changes: dict[tuple[FieldMap, str], Change] = field(default_factory=dict)
+    changes: dict[tuple[FieldMap, str], _Change] = field(default_factory=dict)
+    keys: dict[FieldMap, set[str]] = field(default_factory=lambda: defaultdict(set))
     metrics: list[Entry] = field(default_factory=list)
+    points: Points | None = None
 
 
-def plan(entries: Iterable[Entry], states: Mapping[int, ComponentState]) -> list[Action]:
+@dataclass(slots=True)
+class _Change:
+    """What will be a ``Change``; the entries that were overridden are collected in a list, since there may be ten thousands."""
+
+    value: FieldValue
+    seq: int
+    superseded: list[int] = field(default_factory=list)
+
+
+class Plan(NamedTuple):
+    """What is to be done: ``metrics`` in phase 3, beside the actions of that phase; they are made one by one, as they are asked for."""
+
+    actions: list[Action]
+    metrics: Iterator[PutMetrics]
+
+
+def plan(entries: Iterable[Entry], states: Mapping[int, ComponentState], points: Iterable[Points] = ()) -> list[Action]:
     """The requests that deliver these entries.
 
     Args:
         entries: Pending entries in order of ``seq``.
         states: What is known of their components, by component id; a missing one is a component never seen remotely.
+        points: Further pending entries, each component once: metrics of which it is known that they can be sent as they are.
 
     Returns:
         Actions in order of their phase; within a phase they are independent of each other.
     """
+    planned = prepare(entries, states, points)
+    return [*planned.actions, *planned.metrics]
+
+
+def prepare(entries: Iterable[Entry], states: Mapping[int, ComponentState], points: Iterable[Points] = ()) -> Plan:
+    """As ``plan``, without making all requests of metrics at once."""
     components: dict[int, _Component] = {}
     actions: list[Action] = []
     for entry in entries:
@@ -70,13 +103,16 @@ def plan(entries: Iterable[Entry], states: Mapping[int, ComponentState]) -> list
             continue
         component = components.get(entry.component_id)
         if component is None:
-            component = components[entry.component_id] = _Component(entry)
+            component = components[entry.component_id] = _Component(entry.component_id, entry.component)
         refusal = _read(entry, component, states.get(entry.component_id, ComponentState()))
         if refusal is not None:
             actions.append(refusal)
+    for each in points:
+        components.setdefault(each.component_id, _Component(each.component_id, each.component)).points = each
     for component_id, component in components.items():
         actions += _requests(component, states.get(component_id, ComponentState()))
-    return sorted(actions, key=lambda action: action.phase)
+    actions.sort(key=lambda action: action.phase)
+    return Plan(actions, itertools.chain.from_iterable(map(_metrics, components.values())))
 
 
 def resolve(update: Update, state: ComponentState) -> tuple[Update | None, list[Settle]]:
@@ -171,50 +207,85 @@ def _add_change(entry: Entry, component: _Component, state: ComponentState) -> s
     key = entry.name or ""
     value = value_of(entry)
     earlier = component.changes.get((field_map, key))
-    if earlier is None:
-        taken = {k for m, k in component.changes if m == field_map} if field_map != "status" else set()
-        held = state.keys.get(field_map, frozenset())
-        if key not in held and len(held | taken) >= KEYS_MAX[field_map] and field_map != "status":
-            return f"the component has {KEYS_MAX[field_map]} {field_map.replace('_', ' ')} already, which is SageMaker's limit"
-        component.changes[field_map, key] = Change(field_map, key, value, entry.seq)
+    if earlier is not None:
+        earlier.superseded.append(earlier.seq)
+        earlier.value = merge_status(earlier.value, value) if field_map == "status" else value
+        earlier.seq = entry.seq
         return None
-    if field_map == "status":
-        value = merge_status(earlier.value, value)
-    component.changes[field_map, key] = Change(field_map, key, value, entry.seq, (*earlier.superseded, earlier.seq))
+    if field_map != "status":
+        held, taken = state.keys.get(field_map, frozenset()), component.keys[field_map]
+        if key not in held and len(held | taken) >= KEYS_MAX[field_map]:
+            return f"the component has {KEYS_MAX[field_map]} {field_map.replace('_', ' ')} already, which is SageMaker's limit"
+        taken.add(key)
+    component.changes[field_map, key] = _Change(value, entry.seq)
     return None
 
 
 def _requests(component: _Component, state: ComponentState) -> list[Action]:
-    entry = component.entry
-    where = (entry.component_id, entry.component)
+    where = (component.component_id, component.name)
     actions: list[Action] = []
     made = component.creates + component.loads
     if not state.confirmed:
         actions.append(_ensure(component, state))
     elif made:
         seqs = tuple(e.seq for e in made)
-        actions.append(Settle(entry.component_id, seqs, "superseded", "the component was confirmed before"))
+        actions.append(Settle(component.component_id, seqs, "superseded", "the component was confirmed before"))
     for (experiment, trial), seqs_of in component.associations.items():
         actions.append(Associate(*where, experiment, trial, tuple(seqs_of)))
     for blob, uploads in component.uploads.items():
         seqs = tuple(e.seq for e in uploads)
         if blob in state.locations:
             uri, receipt_id = state.locations[blob]
-            actions.append(Settle(entry.component_id, seqs, "superseded", f"the same content is at {uri}", receipt_id))
+            actions.append(Settle(component.component_id, seqs, "superseded", f"the same content is at {uri}", receipt_id))
             continue
         first = uploads[0]
         detail = first.detail
         actions.append(Upload(*where, blob, first.name or blob.sha256, _size(detail), _text(detail.get("media_type")), seqs))
     if component.changes:
-        actions.append(Update(*where, tuple(component.changes.values())))
-    for start in range(0, len(component.metrics), limits.METRICS_PER_REQUEST_MAX):
-        batch = component.metrics[start : start + limits.METRICS_PER_REQUEST_MAX]
-        actions.append(PutMetrics(*where, tuple(_point(e) for e in batch), tuple(e.seq for e in batch)))
+        changes = component.changes.items()
+        actions.append(Update(*where, tuple(Change(m, key, c.value, c.seq, tuple(c.superseded)) for (m, key), c in changes)))
     return actions
 
 
+def _metrics(component: _Component) -> Iterator[PutMetrics]:
+    """All points of the component, ten to a request, in order of ``seq``."""
+    known = _joined(component)
+    if known is None:
+        return
+    writers, places = known.writer_ids, known.writer_seqs
+    one_run = len(set(writers)) == 1 and list(places) == [*range(places[0], places[0] + len(places))]
+    for start in range(0, len(known.seqs), limits.METRICS_PER_REQUEST_MAX):
+        part = slice(start, start + limits.METRICS_PER_REQUEST_MAX)
+        mine = places[part]
+        runs = ((writers[0], mine[0], mine[-1]),) if one_run else _runs(writers[part], mine)
+        members = zip(known.names[part], known.values[part], known.steps[part], known.timestamps_ns[part], strict=True)
+        yield PutMetrics(component.component_id, component.name, tuple(map(_POINT, members)), tuple(known.seqs[part]), runs)
+
+
+def _joined(component: _Component) -> Points | None:
+    """The component's points as columns, those that were read as entries among them."""
+    known = component.points
+    if not component.metrics:
+        return known
+    rows = [(e.seq, e.writer_id, e.writer_seq, *_point(e)) for e in component.metrics]
+    if known is not None:
+        columns = (known.seqs, known.writer_ids, known.writer_seqs, known.names, known.values, known.steps, known.timestamps_ns)
+        rows += zip(*columns, strict=True)
+        rows.sort(key=lambda row: row[0])
+    return Points(component.component_id, component.name, *zip(*rows, strict=True))
+
+
+def _runs(writers: Iterable[int], places: Iterable[int]) -> tuple[Run, ...]:
+    runs: list[list[int]] = []
+    for writer, place in zip(writers, places, strict=True):
+        if runs and runs[-1][0] == writer and place == runs[-1][2] + 1:
+            runs[-1][2] = place
+        else:
+            runs.append([writer, place, place])
+    return tuple((writer, first, last) for writer, first, last in runs)
+
+
 def _ensure(component: _Component, state: ComponentState) -> Ensure:
-    entry = component.entry
     details = [e.detail for e in component.creates]
     mode: Mode = "load"
     if any(d.get("resume") for d in details) or (details and component.loads):
@@ -226,13 +297,13 @@ def _ensure(component: _Component, state: ComponentState) -> Ensure:
     first = details[0] if details else {}
     tags = first.get("tags")
     spec = ComponentSpec(
-        name=entry.component,
+        name=component.name,
         owner=_text(first.get("owner")) or "",
         display_name=next((d["display_name"] for d in reversed(details) if _text(d.get("display_name"))), None),
         tags=tuple((str(k), str(v)) for k, v in tags.items()) if isinstance(tags, dict) else (),
     )
     seqs = tuple(e.seq for e in component.creates + component.loads)
-    return Ensure(entry.component_id, entry.component, spec, mode, state.create_attempted or mode != "create", seqs)
+    return Ensure(component.component_id, component.name, spec, mode, state.create_attempted or mode != "create", seqs)
 
 
 def _point(entry: Entry) -> MetricPoint:

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import lease as leases
 from journaltrack import limits, paths, pruning_blobs, report, schema
-from journaltrack.attesting import Attestor, Statement, as_intervals
+from journaltrack.actions import as_intervals
+from journaltrack.attesting import Attestor, Statement
 from journaltrack.compacting import Footprint, compact_file, footprint
 from journaltrack.errors import InvalidInputError, JournalCorruptError
 from journaltrack.exporting import check_target, export_selection

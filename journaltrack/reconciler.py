@@ -14,32 +14,30 @@ import fnmatch
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Executor, Future, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from itertools import chain
+from typing import Final, NamedTuple, TypeAlias
 
 from journaltrack import anchoring, paths, readback, standing
 from journaltrack import doubts as doubting
 from journaltrack import lease as leases
 from journaltrack import plan as planning
-from journaltrack import settlement as settling
 from journaltrack.actions import Action, Ensure, PutMetrics, Request, Settle, Update, Upload
-from journaltrack.daemon_pool import DaemonPool
 from journaltrack.deadline import Deadline
 from journaltrack.entries import CREATE, LOAD, Entry
 from journaltrack.errors import ErrorKind, JournalNotFoundError, RemoteError
 from journaltrack.journal import Journal
 from journaltrack.limits import METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S
 from journaltrack.pass_report import PassReport, Position, Progress
+from journaltrack.pending_chunks import Chunk, Wanted, pending_chunks
 from journaltrack.perform import Context, Verdict, judge, perform, shifted
 from journaltrack.remote import Answer, Remote
-from journaltrack.settlement import Intent, Settlement
+from journaltrack.settlement import Intent, Outcome, Settlement
+from journaltrack.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-CHUNK_ENTRIES: Final = 20_000
-"""Entries read and planned at a time: bounds memory; 2,000 requests, so that waiting for the last ones costs little."""
 CONCURRENCY: Final = 96
 """Requests in flight: what hides 30 ms of latency and the delays of a busy machine (ADR 0020). A service that allows fewer says so, and is
 asked at its rate from then on (``rate_limit``)."""
@@ -89,11 +87,45 @@ class Options:
             return False
         return self.since_ns is None or entry.recorded_at_ns >= self.since_ns or entry.kind in {CREATE, LOAD}
 
+    @property
+    def wanted(self) -> Wanted:
+        """The same for reading."""
+        return Wanted(self.wants_component, self.wants, self.since_ns)
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+
+class _Job(NamedTuple):
+    """A request to make; ``round`` counts how often items of it were sent before."""
+
     action: Request
     round: int = 0
+
+
+class _Waiting:
+    """Requests that were not begun: what is to be sent again first, and then the others, which are made when it is their turn."""
+
+    def __init__(self, actions: Iterable[Request]) -> None:
+        self._first: deque[_Job] = deque()
+        self._others = iter(actions)
+
+    def next(self) -> _Job | None:
+        """Whose turn it is; None when there is none left."""
+        if self._first:
+            return self._first.popleft()
+        action = next(self._others, None)
+        return None if action is None else _Job(action)
+
+    def put_first(self, jobs: Iterable[_Job]) -> None:
+        """Before all others, in this order."""
+        self._first.extendleft(reversed([*jobs]))
+
+    def clear(self) -> None:
+        """None of them is to be made any more."""
+        self._first.clear()
+        self._others = iter(())
+
+
+_Sending: TypeAlias = "tuple[_Job, int]"
+"""A request, and the receipt of its intent."""
 
 
 class _Result(NamedTuple):
@@ -219,29 +251,31 @@ class Reconciler:
             self._report.not_arrived += sum(finding.outcome == "not arrived" for finding in findings)
 
     def _replay(self, settlement: Settlement) -> None:
-        pool = DaemonPool(self._options.concurrency, "journaltrack-replay")
+        workers = Workers(self._work, self._options.concurrency, "journaltrack-replay")
         try:
-            for chunk in pending_chunks(self._journal, self._options):
-                self._seen_seq = max(self._seen_seq, chunk[-1].seq)
-                self._replay_chunk(settlement, pool, [e for e in chunk if not self._is_held(e)])
+            for chunk in pending_chunks(self._journal, self._options.wanted):
+                self._seen_seq = max(self._seen_seq, chunk.upto_seq)
+                self._replay_chunk(settlement, workers, chunk)
                 if self._ended():
                     return
                 settlement.advance_mark()
         finally:
             # A request that outlives the deadline is abandoned; its thread keeps nobody from exiting.
-            pool.shutdown(wait=not self._deadline.over, cancel_futures=True)
+            workers.close(wait=not self._deadline.over)
 
-    def _replay_chunk(self, settlement: Settlement, pool: Executor, entries: Sequence[Entry]) -> None:
-        states = standing.states(self._journal.database, {e.component_id for e in entries})
-        actions = planning.plan(entries, states)
+    def _replay_chunk(self, settlement: Settlement, workers: Workers[_Sending, _Result], chunk: Chunk) -> None:
+        states = standing.states(self._journal.database, chunk.component_ids)
+        entries = [entry for entry in chunk.entries if not self._is_held(entry)]
+        points = [each for each in chunk.points if each.component not in self._report.held and each.component_id not in self._absent]
+        actions, metrics = planning.prepare(entries, states, points)
         self._settle(settlement, [a for a in actions if isinstance(a, Settle)])
-        for phase in (1, 2, 3):
-            requests = [a for a in actions if not isinstance(a, Settle) and a.phase == phase]
-            if phase == 3:  # noqa: PLR2004 - the phase that needs to know where the uploads are
-                requests = self._resolved(settlement, requests)
-            self._perform(settlement, pool, requests)
+        of_phase = {phase: [a for a in actions if not isinstance(a, Settle) and a.phase == phase] for phase in (1, 2, 3)}
+        self._perform(settlement, workers, of_phase[1])
+        self._perform(settlement, workers, of_phase[2])
+        self._perform(settlement, workers, chain(self._resolved(settlement, of_phase[3]), metrics))
 
     def _resolved(self, settlement: Settlement, requests: Sequence[Request]) -> list[Request]:
+        """With the places of what phase 2 uploaded."""
         updated = {r.component_id for r in requests if isinstance(r, Update)}
         states = standing.states(self._journal.database, updated)
         resolved: list[Request] = []
@@ -255,63 +289,67 @@ class Reconciler:
                 resolved.append(request)
         return resolved
 
-    def _perform(self, settlement: Settlement, pool: Executor, actions: Sequence[Request]) -> None:
+    def _perform(self, settlement: Settlement, workers: Workers[_Sending, _Result], actions: Iterable[Request]) -> None:
         """Make these independent requests, a window of them in flight at a time."""
-        waiting = deque(_Job(a) for a in actions)
+        waiting = _Waiting(actions)
         window = self._options.concurrency + max(2, self._options.concurrency // 4)
-        running: dict[Future[_Result], tuple[_Job, int]] = {}
+        outcomes: list[Outcome] = []  # not recorded yet
         missing: JournalNotFoundError | None = None
-        while waiting or running:
+        while True:
             if self._ended():
                 waiting.clear()
-                self._withdraw(settlement, running)
+                outcomes += _withdrawn(workers)
             try:
-                self._launch(settlement, pool, waiting, running, min(window, FIRST_IN_FLIGHT + self._report.requests))
+                free = min(window, FIRST_IN_FLIGHT + self._report.requests) - workers.unfinished
+                self._record(settlement, workers, outcomes, self._next(waiting, free))
             except JournalNotFoundError as error:  # what is in flight can still be recorded, if the files were moved
                 missing = error
                 waiting.clear()
-            if not running:
+            self._count(outcomes)
+            outcomes = []
+            if not workers.unfinished:
                 break
             time_left_s = max(self._deadline.remaining_s(), self._deadline.grace_remaining_s())
-            done, _ = wait(running, timeout=min(_HEARTBEAT_S, time_left_s + _GRACE_S), return_when=FIRST_COMPLETED)
-            if not done:
-                settlement.renew()
-                if self._deadline.over and self._deadline.grace_remaining_s() <= 0:
-                    logger.warning("%d requests did not end in time; the next sync finds out what became of them", len(running))
-                    break
+            # Others end soon after the first: one transaction for all of them disturbs appending less.
+            done = workers.take(min(_HEARTBEAT_S, time_left_s + _GRACE_S), _GROUP_S)
+            if done:
+                outcomes = self._judge(done, waiting)
                 continue
-            if len(done) < len(running):  # others end soon after: one transaction for all of them disturbs appending less
-                done, _ = wait(running, timeout=_GROUP_S, return_when=ALL_COMPLETED)
-            self._record(settlement, [(*running.pop(future), future.result()) for future in done], waiting)
+            settlement.renew()
+            if self._deadline.over and self._deadline.grace_remaining_s() <= 0:
+                logger.warning("%d requests did not end in time; the next sync finds out what became of them", workers.unfinished)
+                break
         self._report.out_of_time |= self._deadline.over
         if missing is not None:
             raise missing
 
-    def _launch(
-        self,
-        settlement: Settlement,
-        pool: Executor,
-        waiting: deque[_Job],
-        running: dict[Future[_Result], tuple[_Job, int]],
-        window: int,
-    ) -> None:
+    def _next(self, waiting: _Waiting, count: int) -> list[_Job]:
+        """Up to so many requests that may be begun now."""
         jobs: list[_Job] = []
-        while waiting and len(running) + len(jobs) < window and not self._ended():
-            job = waiting.popleft()
+        while len(jobs) < count and not self._ended() and (job := waiting.next()) is not None:
             if not self._is_out(job.action):
                 jobs.append(job)
-        if not jobs:
-            return
-        receipts = settlement.begin([Intent(j.action.action, j.action.component_id, j.action.seqs) for j in jobs])
-        for job, receipt_id in zip(jobs, receipts, strict=True):
-            running[pool.submit(self._work, job)] = (job, receipt_id)
+        return jobs
 
-    def _work(self, job: _Job) -> _Result:
+    def _record(
+        self, settlement: Settlement, workers: Workers[_Sending, _Result], outcomes: Sequence[Outcome], jobs: Sequence[_Job]
+    ) -> None:
+        """Record what became of some requests, and that others begin; these are handed to the workers then."""
+        if jobs:
+            receipts = settlement.begin([_intent(job.action) for job in jobs], outcomes)
+            workers.give(zip(jobs, receipts, strict=True))
+        elif outcomes:
+            settlement.finish(outcomes)
+
+    def _work(self, sending: _Sending) -> _Result:
         """On a worker's thread: never raises what a remote may say."""
+        job, _ = sending
         if job.round:
             self._deadline.wait(min(0.1 * 2**job.round, 5.0))
         sent = self._timed(job.action)
-        notes = shifted(job.action, sent) if isinstance(job.action, PutMetrics) and isinstance(sent, PutMetrics) else {}
+        notes: Mapping[int, str] = {}
+        if sent is not job.action and isinstance(job.action, PutMetrics) and isinstance(sent, PutMetrics):
+            notes = shifted(job.action, sent)
         try:
             return _Result(perform(sent, self._remote, self._context), self._attempts(), notes)
         except RemoteError as error:
@@ -331,17 +369,17 @@ class Reconciler:
             return action.within(self._clock_ns(), METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S)
         return action
 
-    def _record(self, settlement: Settlement, results: Sequence[tuple[_Job, int, _Result]], waiting: deque[_Job]) -> None:
-        verdicts = []
-        for job, receipt_id, (result, attempts, notes) in results:
+    def _judge(self, done: Iterable[tuple[_Sending, _Result]], waiting: _Waiting) -> list[Outcome]:
+        """What became of these requests, and what follows for others."""
+        outcomes = []
+        for (job, receipt_id), (result, attempts, notes) in done:
             verdict = judge(job.action, receipt_id, result, attempts, notes)
-            verdicts.append(verdict)
+            outcomes.append(verdict.outcome)
             self._note(job, verdict)
-            if job.round < _AGAIN_MAX:
-                waiting.extendleft(_Job(a, job.round + (1 if isinstance(result, Answer) else 0)) for a in reversed(verdict.again))
-        settlement.finish([v.outcome for v in verdicts])
-        self._report.requests += len(verdicts)
-        self._count([d.outcome for v in verdicts for d in v.outcome.deliveries])
+            if job.round < _AGAIN_MAX and verdict.again:
+                waiting.put_first(_Job(a, job.round + (1 if isinstance(result, Answer) else 0)) for a in verdict.again)
+        self._report.requests += len(outcomes)
+        return outcomes
 
     def _note(self, job: _Job, verdict: Verdict) -> None:
         """Remember what this verdict forbids for the rest of the pass."""
@@ -368,26 +406,25 @@ class Reconciler:
         if self._passing >= _PASSING_MAX:
             self._report.halted = self._report.halted or verdict.passing
 
-    def _withdraw(self, settlement: Settlement, running: dict[Future[_Result], tuple[_Job, int]]) -> None:
-        """Take back requests that no worker has begun: certainly not sent."""
-        withdrawn = [future for future in running if future.cancel()]
-        outcomes = []
-        for future in withdrawn:
-            job, receipt_id = running.pop(future)
-            outcomes.append(settling.Outcome(receipt_id, job.action.component_id, "not sent", attempts=0))
-        if outcomes:
-            settlement.finish(outcomes)
-
     def _settle(self, settlement: Settlement, actions: Sequence[Settle]) -> None:
         if actions:
             settlement.settle(actions)
-            self._count([a.outcome for a in actions for _ in a.seqs])
+            for action in actions:
+                self._add(action.outcome, len(action.seqs))
+            self._tell()
 
-    def _count(self, outcomes: Sequence[str]) -> None:
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        """What was recorded."""
         for outcome in outcomes:
-            name = outcome.replace(" ", "_")
-            setattr(self._report, name, getattr(self._report, name) + 1)
-        self._tell()
+            self._report.delivered += len(outcome.delivered)
+            for delivery in outcome.deliveries:
+                self._add(delivery.outcome, 1)
+        if outcomes:
+            self._tell()
+
+    def _add(self, outcome: str, entries: int) -> None:
+        name = outcome.replace(" ", "_")
+        setattr(self._report, name, getattr(self._report, name) + entries)
 
     def _tell(self) -> None:
         if self._on_progress is not None:
@@ -410,21 +447,18 @@ class Reconciler:
         return isinstance(action, Update) and action.component_id in self._blocked
 
 
-def pending_chunks(journal: Journal, options: Options) -> Iterator[list[Entry]]:
-    """Pending entries in order of ``seq``, as many at a time as are planned together."""
-    after_seq = standing.low_water_mark(journal.database)
-    while True:
-        page = journal.entries(after_seq=after_seq, pending=True, limit=CHUNK_ENTRIES)
-        if not page:
-            return
-        after_seq = page[-1].seq
-        chunk = [entry for entry in page if options.wants(entry)]
-        if chunk:
-            yield chunk
+def _withdrawn(workers: Workers[_Sending, _Result]) -> list[Outcome]:
+    """Requests that no worker has begun: certainly not sent."""
+    return [Outcome(receipt_id, job.action.component_id, "not sent", attempts=0) for job, receipt_id in workers.take_back()]
+
+
+def _intent(action: Request) -> Intent:
+    runs = action.runs if isinstance(action, PutMetrics) else ()
+    return Intent(action.action, action.component_id, action.seqs, runs)
 
 
 def dry_run(journal: Journal, options: Options) -> Iterator[Action]:
     """The actions that a pass would begin with; changes nothing, asks nobody. Blobs count as uploaded."""
-    for chunk in pending_chunks(journal, options):
-        states = standing.states(journal.database, {e.component_id for e in chunk})
-        yield from planning.plan(chunk, states)
+    for chunk in pending_chunks(journal, options.wanted):
+        states = standing.states(journal.database, chunk.component_ids)
+        yield from planning.plan(chunk.entries, states, chunk.points)

@@ -123,7 +123,7 @@ _CHOSEN: Final = (
     "(?1 IS NULL OR e.component_id IN (SELECT value FROM json_each(?1))) "
     "AND (?2 IS NULL OR e.recorded_at_ns >= ?2 OR e.kind IN ('create', 'load'))"
 )
-_UNSETTLED: Final = f"e.seq > (SELECT seq FROM mark) AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) AND {_CHOSEN}"
+_UNSETTLED: Final = f"e.seq > (SELECT seq FROM mark) AND e.seq NOT IN (SELECT seq FROM delivery) AND {_CHOSEN}"
 
 
 def status(

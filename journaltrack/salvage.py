@@ -21,8 +21,8 @@ from urllib.parse import quote
 
 from journaltrack import paths, removed, schema, schema_check, sqlite_pages, tables
 from journaltrack._version import __version__
-from journaltrack.actions import ranges_in
-from journaltrack.attesting import Scribe, Settled, Statement, as_intervals
+from journaltrack.actions import as_intervals, ranges_in
+from journaltrack.attesting import Scribe, Settled, Statement
 from journaltrack.entries import description_digest
 from journaltrack.errors import JournalCorruptError
 from journaltrack.settlement import DeliveryOutcome

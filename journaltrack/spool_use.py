@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _NEEDED: Final = (  # above the mark, and through the index on problems: nothing of what was delivered is read
     "SELECT json_extract(e.payload, '$.sha256') FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.stream = 'upload' "
-    "AND json_valid(e.payload) AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) "
+    "AND json_valid(e.payload) AND e.seq NOT IN (SELECT seq FROM delivery) "
     "UNION SELECT json_extract(e.payload, '$.sha256') FROM delivery d CROSS JOIN entry e ON e.seq = d.seq "
     "WHERE d.outcome IN ('quarantined', 'in doubt') AND e.stream = 'upload' AND json_valid(e.payload)"
 )

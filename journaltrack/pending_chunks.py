@@ -1,0 +1,164 @@
+"""Pending entries, a chunk at a time, in the form that planning takes: plain metrics as columns, everything else as entries.
+
+Nearly all entries are metrics with nothing remarkable about them. Made into an ``Entry`` each, checked one by one, they cost more
+than all that is recorded of their delivery (benchmarks/settle.py). So SQLite picks those that can be sent as they are, by
+comparisons that fail for values of any wrong type or size; what it can't compare is looked at a column at a time. Whatever does
+not pass, for whatever reason, is read whole and left to ``plan``, which says what is the matter with it.
+
+Invariants: every pending entry of a known component is in one chunk, once, either way; chunks follow each other in order of
+``seq``, and so do the entries in them. Reads alone; must not know how anything is sent.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack import entries as vocabulary
+from journaltrack import limits, standing
+from journaltrack.actions import Points
+from journaltrack.database import PAGE_BYTES_MAX
+from journaltrack.entries import Entry
+from journaltrack.journal import SELECT_ENTRY
+
+if TYPE_CHECKING:
+    from journaltrack.journal import Journal
+
+CHUNK_METRICS: Final = 20_000
+"""Metrics read and planned at a time: bounds memory; 2,000 requests, so that waiting for the last ones costs little."""
+CHUNK_OTHERS_MAX: Final = 60_000
+"""Other entries in a chunk: those of a component become one update. About 500 bytes each."""
+
+_NAME_BYTES_MAX: Final = 4 * limits.METRIC_NAME_CHARS_MAX  # a character takes four bytes at most, and may be a NUL, where length() stops
+# In SQLite numbers are less than texts, and texts less than blobs: a comparison with a number fails for both, and for NULL.
+# Booleans of the whole: 1, or 0, or NULL.
+_PLAIN: Final = (
+    "(e.stream = 'metric' AND e.kind = 'metric' AND length(CAST(e.name AS BLOB)) "
+    f"BETWEEN 1 AND {_NAME_BYTES_MAX} AND e.value > -9e999 AND e.value < 9e999 AND ifnull(e.step, 0) BETWEEN 0 AND {limits.STEP_MAX} "
+    "AND e.timestamp_ns BETWEEN 0 AND 9223372036854775807 AND e.writer_id < 9223372036854775807 AND e.writer_seq < 9223372036854775807 "
+    "AND e.component_id < 9223372036854775807 AND (e.payload IS NULL OR typeof(e.payload) = 'text') "
+    "AND typeof(e.recorded_at_ns) = 'integer' AND e.digest >= x'')"
+)
+_UNSETTLED: Final = "e.seq NOT IN (SELECT seq FROM delivery)"
+_SELECT_PLAIN: Final = (
+    "SELECT e.seq, e.component_id, e.writer_id, e.writer_seq, e.name, e.value, e.step, e.timestamp_ns FROM entry e "
+    f"WHERE e.seq > ?1 AND e.seq <= ?2 AND {_UNSETTLED} AND {_PLAIN}"
+)
+_SINCE: Final = " AND e.recorded_at_ns >= ?4"
+_FIRST_ONES: Final = " ORDER BY e.seq LIMIT ?3"
+_SELECT_OTHERS: Final = (
+    f"{SELECT_ENTRY}WHERE e.seq > ?1 AND e.seq <= ?2 AND {_UNSETTLED} "
+    f"AND ({_PLAIN} IS NOT 1 OR e.seq IN (SELECT value FROM json_each(?4))) ORDER BY e.seq LIMIT ?3"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which entries are asked for. ``since_ns`` and ``entry`` say the same, the one of plain metrics, the other of all."""
+
+    component: Callable[[str], bool] = lambda _: True
+    entry: Callable[[Entry], bool] = lambda _: True
+    since_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Pending entries that are planned together.
+
+    Attributes:
+        entries: In order of ``seq``: all that is not in ``points``.
+        points: Plain metrics, by component.
+        upto_seq: What was pending up to here is in this chunk or an earlier one, if it was asked for.
+    """
+
+    entries: list[Entry]
+    points: list[Points]
+    upto_seq: int
+
+    @property
+    def component_ids(self) -> set[int]:
+        """Of the entries."""
+        return {entry.component_id for entry in self.entries} | {each.component_id for each in self.points}
+
+
+def pending_chunks(journal: Journal, wanted: Wanted) -> Iterator[Chunk]:
+    """What is pending, in chunks, until there is nothing more; what is appended meanwhile comes last."""
+    after_seq = standing.low_water_mark(journal.database)
+    names: dict[int, object] = {}
+    while (last_seq := journal.last_seq()) > after_seq:
+        chunk = _read(journal, wanted, names, after_seq, last_seq)
+        after_seq = chunk.upto_seq
+        if chunk.entries or chunk.points:
+            yield chunk
+
+
+def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq: int, last_seq: int) -> Chunk:
+    """The first chunk above ``after_seq``; nothing above ``last_seq``, since what is appended between two queries would be passed over."""
+    database = journal.database
+    if wanted.since_ns is None:
+        columns = database.read_columns(_SELECT_PLAIN + _FIRST_ONES, (after_seq, last_seq, CHUNK_METRICS))
+    else:
+        columns = database.read_columns(_SELECT_PLAIN + _SINCE + _FIRST_ONES, (after_seq, last_seq, CHUNK_METRICS, wanted.since_ns))
+    seqs, component_ids = columns[:2]
+    upto_seq = seqs[-1] if len(seqs) == CHUNK_METRICS else last_seq
+    _learn(journal, names, set(component_ids))
+    odd: list[int] = []
+    if not _all_sound(columns, names):
+        sound = [_all_sound([[value] for value in row], names) for row in zip(*columns, strict=True)]
+        odd = [seq for seq, fine in zip(seqs, sound, strict=True) if not fine]
+        columns = [[*compress(column, sound)] for column in columns]
+    others: list[Entry] = []
+    if upto_seq - after_seq != len(columns[0]):  # there is something between them
+        found = database.read_page(_SELECT_OTHERS, (after_seq, upto_seq, CHUNK_OTHERS_MAX, json.dumps(odd)))
+        if len(found) == CHUNK_OTHERS_MAX or _size(found) >= PAGE_BYTES_MAX:  # and perhaps more than that
+            upto_seq = found[-1][0]
+            below = bisect.bisect_right(columns[0], upto_seq)
+            columns = [column[:below] for column in columns]
+        others = [entry for row in found if wanted.component((entry := vocabulary.entry_of(row)).component) and wanted.entry(entry)]
+    return Chunk(others, _by_component(columns, names, wanted), upto_seq)
+
+
+def _learn(journal: Journal, names: dict[int, object], component_ids: set[int]) -> None:
+    """Look up the components' names that are not known yet; one that is not there has none, and what it has recorded stays as it is."""
+    unknown = [each for each in component_ids if each not in names]
+    if unknown:
+        found = journal.database.read("SELECT id, name FROM component WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(unknown),))
+        names.update(dict.fromkeys(unknown))
+        names.update(found)
+
+
+def _all_sound(columns: Sequence[Sequence[Any]], names: Mapping[int, object]) -> bool:
+    """Whether all rows have the types that SQLite's comparisons leave open, names that AWS takes, and components that can be named."""
+    seqs, component_ids, writer_ids, writer_seqs, metrics, values, steps, times = columns
+    if not all(set(map(type, column)) <= {int} for column in (seqs, component_ids, writer_ids, writer_seqs, times)):
+        return False
+    if not (set(map(type, metrics)) <= {str} and set(map(type, values)) <= {float} and set(map(type, steps)) <= {int, type(None)}):
+        return False
+    if any(limits.text_problem(name, "", limits.METRIC_NAME_CHARS_MAX) for name in set(metrics)):
+        return False
+    return all(names[each] is None or isinstance(names[each], str) for each in set(component_ids))
+
+
+def _by_component(columns: Sequence[Sequence[Any]], names: Mapping[int, object], wanted: Wanted) -> list[Points]:
+    seqs, component_ids, *others = columns
+    places: dict[int, list[int]] = defaultdict(list)
+    several = len(set(component_ids)) > 1
+    for place, component_id in enumerate(component_ids if several else component_ids[:1]):
+        places[component_id].append(place)
+    found = []
+    for component_id, mine in places.items():
+        name = names[component_id]
+        if isinstance(name, str) and wanted.component(name):
+            members = [[column[place] for place in mine] for column in (seqs, *others)] if several else [seqs, *others]
+            found.append(Points(component_id, name, *members))
+    return found
+
+
+def _size(rows: Sequence[tuple[Any, ...]]) -> int:
+    """As ``Database.read_page`` counts."""
+    return sum(len(value) for row in rows for value in row if isinstance(value, (str, bytes)))
