@@ -198,8 +198,12 @@ class Scribe:
     def _named(self, connection: sqlite3.Connection, runs: Sequence[Run]) -> dict[str, str]:
         """As ``_identities``, of entries whose places are known."""
         by_writer: dict[int, list[tuple[int, int]]] = {}
-        for writer_id, *run in runs:
-            by_writer.setdefault(writer_id, []).append((run[0], run[1]))
+        for writer_id, first, last in runs:
+            mine = by_writer.setdefault(writer_id, [])
+            if mine and first == mine[-1][1] + 1:  # another writer's entries came in between
+                mine[-1] = (mine[-1][0], last)
+            else:
+                mine.append((first, last))
         return {self._uuid(connection, writer_id): as_text(mine) for writer_id, mine in by_writer.items()}
 
     def _uuid(self, connection: sqlite3.Connection, writer_id: int) -> str:
