@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -11,7 +12,7 @@ from contextlib import closing
 import pytest
 
 from journaltrack.checkpointer import CHECKPOINT_ENTRIES, LOG_PAGES_MAX, Checkpointer, write_back
-from journaltrack.errors import JournalError
+from journaltrack.errors import JournalError, JournalLockedError
 from journaltrack.journal import Journal
 
 
@@ -121,7 +122,8 @@ def test_a_fork_in_the_midst_of_it(journal):
 
     def write_back_again():
         while not stop.is_set():
-            write_back(journal.database, log_pages_max=0)
+            with contextlib.suppress(JournalLockedError):  # a child closes, and might have been the last
+                write_back(journal.database, log_pages_max=0)
 
     thread = threading.Thread(target=write_back_again)
     thread.start()
