@@ -54,6 +54,7 @@ FORBIDDEN = {
     "exporting": ("tracker", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
     "bundling": ("tracker", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
     "spool": ("journal", "database", "schema", "remotes"),
+    "copying": ("spool", "journal", "database", "schema", "remotes", "bundling"),
     "doctor": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
     "statements": ("tracker", "journal", "database", "reconciler", "remotes", "remote", "composition", "cli"),
     "applying": ("tracker", "journal", "reconciler", "remotes", "remote", "composition", "cli"),
