@@ -12,9 +12,17 @@ import journaltrack
 PACKAGE = Path(journaltrack.__file__).parent
 
 DOORS = {
-    "boto3": ("remotes.aws", "remotes.aws_clients", "remotes.aws_s3"),
-    "botocore": ("remotes.aws", "remotes.aws_clients", "remotes.aws_errors", "remotes.aws_metrics", "remotes.aws_s3"),
-    "s3transfer": ("remotes.aws_s3",),
+    "boto3": ("remotes.aws", "remotes.aws_clients"),
+    "botocore": (
+        "remotes.aws",
+        "remotes.aws_clients",
+        "remotes.aws_errors",
+        "remotes.aws_metrics",
+        "remotes.aws_s3",
+        "remotes.aws_multipart",
+        "remotes.aws_bodies",
+    ),
+    "s3transfer": (),
     "tenacity": ("remotes.retrying",),
     "alembic": ("schema",),
     "watchdog": ("watcher",),
