@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from journaltrack import configuration, limits, paths, spool_limit, validation
+from journaltrack import configuration, limits, paths, spool_limit, spool_use, validation
 from journaltrack import entries as vocabulary
-from journaltrack.errors import ArtifactError
+from journaltrack.errors import ArtifactError, JournalError
 from journaltrack.spool import Spool, SpooledBlob
 
 if TYPE_CHECKING:
@@ -141,9 +141,15 @@ class JournalArtifactUploader:
             make_room = self._make_room
             room = None if make_room is None else (lambda wanted_bytes: make_room(folder, wanted_bytes))
             spool_limit.admit(spool, Path(file_path), self._spool_max_bytes, room)
-        blob = spool.add(file_path, self._journal.renew_blob)
+        blob = spool.add(file_path, self._journal.renew_blob, self._of_size)
         self._journal.add_blob(blob.sha256, blob.size_bytes)
         return blob
+
+    def _of_size(self, size_bytes: int) -> list[str]:
+        try:
+            return spool_use.of_size(self._journal.database, size_bytes)
+        except JournalError:  # then it is copied; what is wrong with the journal is told where it matters
+            return []
 
     def confirm(self, files: Mapping[str, Path]) -> None:
         """After the call is recorded: nobody removes its contents any more. See that nobody did until now.

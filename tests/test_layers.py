@@ -12,18 +12,20 @@ import journaltrack
 PACKAGE = Path(journaltrack.__file__).parent
 
 DOORS = {
-    "boto3": ("remotes.aws", "remotes.aws_clients", "remotes.aws_s3"),
+    "boto3": ("remotes.aws", "remotes.aws_clients"),
     "botocore": (
         "remotes.aws",
+        "remotes.aws_bodies",
         "remotes.aws_clients",
         "remotes.aws_direct",
         "remotes.aws_errors",
         "remotes.aws_metrics",
+        "remotes.aws_multipart",
         "remotes.aws_s3",
         "remotes.aws_wire",
     ),
     "urllib3": ("remotes.aws_wire",),
-    "s3transfer": ("remotes.aws_s3",),
+    "s3transfer": (),
     "tenacity": ("remotes.retrying",),
     "alembic": ("upgrading",),
     "watchdog": ("watcher",),
@@ -65,6 +67,7 @@ FORBIDDEN = {
     "exporting": ("tracker", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
     "bundling": ("tracker", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
     "spool": ("journal", "database", "schema", "remotes"),
+    "copying": ("spool", "journal", "database", "schema", "remotes", "bundling"),
     "doctor": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
     "statements": ("tracker", "journal", "database", "reconciler", "remotes", "remote", "composition", "cli"),
     "applying": ("tracker", "journal", "reconciler", "remotes", "remote", "composition", "cli"),

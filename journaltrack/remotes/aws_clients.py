@@ -20,6 +20,7 @@ from botocore.loaders import create_loader
 
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.rate_limit import RateLimit
+from journaltrack.remotes.aws_bodies import sign_by_checksum
 
 if TYPE_CHECKING:
     from journaltrack.deadline import Deadline
@@ -147,6 +148,8 @@ class Clients:
             s3={"addressing_style": "path"} if self._is_custom(endpoint_url, service) else None,
         )
         client = self._session.client(service, region_name=self._region_name(), endpoint_url=endpoint_url, config=config)
+        if service == "s3":
+            sign_by_checksum(client)
         client.meta.events.register("before-call", self._before_call, unique_id=_OUR_HOOK)
         client.meta.events.register("after-call", _without_secrets(client), unique_id=f"{_OUR_HOOK}-scrub")
         client.meta.events.register("after-call", _check_whole, unique_id=f"{_OUR_HOOK}-whole")

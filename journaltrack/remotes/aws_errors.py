@@ -94,7 +94,8 @@ _NO_CREDENTIALS: Final = (
 )
 _RESTRICTED: Final = "restricted to the SageMaker runtime"
 _S3: Final = frozenset(
-    {"PutObject", "HeadObject", "GetObject", "HeadBucket", "CreateBucket", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"}
+    "PutObject HeadObject GetObject HeadBucket CreateBucket CreateMultipartUpload UploadPart CompleteMultipartUpload "  # noqa: SIM905 - as above
+    "ListMultipartUploads ListParts AbortMultipartUpload".split()
 )
 _NOT_AWS: Final = (
     "what answered is not AWS: a proxy, the sign-in page of a network, or a wrong --endpoint-url; for uploads it may also be that the "
