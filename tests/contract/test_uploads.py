@@ -172,7 +172,7 @@ def test_the_deadline_cuts_a_large_upload_short(tmp_path: Path, name: str):
         deadline = Deadline()
         remote = aws(sim.endpoint_url, deadline=deadline)
         sim.on_request = lambda call: deadline.cancel() if call.operation == "CreateMultipartUpload" else None
-        blob = spooled(tmp_path, os.urandom(LARGE_BYTES), name)
+        blob = spooled(tmp_path, os.urandom(LARGE_BYTES), name, scratch=tmp_path)
         with pytest.raises(RemoteError) as caught:
             remote.upload(blob)
         assert (caught.value.kind, caught.value.code) == (ErrorKind.TRANSIENT, "DeadlineOver")
