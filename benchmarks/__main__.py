@@ -19,13 +19,13 @@ from benchmarks.tables import aligned, markdown
 RESULTS = Path(__file__).resolve().parent / "results"
 BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
     "append": append.run,
-    "processes": processes.run,
-    "power-threads": power_threads.run,
-    "growth": growth.run,
     "footprint": footprint.run,
     "start": start.run,
-    "sync": replay.run_sync,
+    "processes": processes.run,
+    "growth": growth.run,
     "limiter": limiter.run,
+    "power-threads": power_threads.run,
+    "sync": replay.run_sync,
     "memory": replay.run_memory,
     "export": export.run,
     "audit": audit.run,

@@ -1,4 +1,7 @@
-"""``python -m benchmarks.report FILE…``: the tables of docs/performance.md, in Markdown, from the JSON that runs have left; nothing is measured.
+"""``python -m benchmarks.report [--into docs/performance.md] FILE…``: tables in Markdown from the JSON that runs have left; nothing is measured.
+
+A page says where a table goes, and keeps its text: what stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->`` is replaced
+if the files have that table. NAME is ``peers``, ``targets``, or that of a benchmark.
 
 Files may be of ``benchmarks`` and of ``benchmarks.peers``; where several have the same benchmark, the last one counts. What a result
 says is decided in ``measure`` and ``peers.outcomes``; here it is only laid out. ``compare`` puts two runs side by side.
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +22,7 @@ from benchmarks.tables import markdown
 
 HEADER = ("", "ratio (range)", "ours (range)", "floor", "target")
 CHANGES = ("", "before", "now", "change", "")
+_PLACE = re.compile(r"(?P<begin><!-- table: (?P<name>[\w-]+) -->).*?(?P<end><!-- end of table -->)", re.DOTALL)
 NOISE = 0.1
 """A change below this is none: these machines differ by more from one minute to the next."""
 
@@ -26,28 +31,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print every table that the files hold."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--into", type=Path, metavar="PAGE", help="replace the page's tables instead of printing them")
     options = parser.parse_args(arguments)
-    print(report([json.loads(path.read_text(encoding="utf-8")) for path in options.files]))
+    made = tables([json.loads(path.read_text(encoding="utf-8")) for path in options.files])
+    if options.into is None:
+        print("\n\n".join(f"### {name}\n\n{text}" for name, text in made.items()))
+    else:
+        options.into.write_text(filled(options.into.read_text(encoding="utf-8"), made), encoding="utf-8")
     return 0
 
 
-def report(documents: Sequence[Mapping[str, Any]]) -> str:
-    """All tables: the peers', one of the targets, and one for each benchmark."""
+def filled(page: str, made: Mapping[str, str]) -> str:
+    """The page with the tables that there are in their places."""
+
+    def place(found: re.Match[str]) -> str:
+        text = made.get(found["name"])
+        return found[0] if text is None else f"{found['begin']}\n\n{text}\n\n{found['end']}"
+
+    return _PLACE.sub(place, page)
+
+
+def tables(documents: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """By name: the peers', one of the targets, and one for each benchmark; each with what it was measured on."""
     benchmarks: dict[str, Mapping[str, Any]] = {}
     peers: Mapping[str, Any] | None = None
     for document in documents:
         benchmarks |= document.get("benchmarks", {})
         peers = document if "peers" in document else peers
-    parts = []
+    made = {}
     if peers is not None:
-        parts += ["### Peers", conditions(peers), markdown([outcomes.HEADER, *outcomes.rows(peers["peers"])])]
+        made["peers"] = f"{conditions(peers)}\n\n{markdown([outcomes.HEADER, *outcomes.rows(peers['peers'])])}"
     targets = [result for benchmark in benchmarks.values() for result in benchmark["results"] if result["target"] is not None]
     if targets:
-        parts += ["### Targets", markdown([HEADER, *map(row, targets)])]
+        made["targets"] = markdown([HEADER, *map(row, targets)])
     for name, benchmark in benchmarks.items():
         document = next(document for document in reversed(documents) if name in document.get("benchmarks", {}))
-        parts += [f"### {name}", conditions(document, benchmark["load"]), markdown([HEADER, *map(row, benchmark["results"])])]
-    return "\n\n".join(parts)
+        made[name] = f"{conditions(document, benchmark['load'])}\n\n{markdown([HEADER, *map(row, benchmark['results'])])}"
+    return made
 
 
 def conditions(document: Mapping[str, Any], load: Mapping[str, float] | None = None) -> str:

@@ -40,6 +40,22 @@ def test_a_file_gives_the_tables_of_the_documentation(tmp_path, capsys):
     assert not any("50 (50-50) µs" in line for line in lines)
 
 
+def test_a_page_keeps_its_text_and_gets_its_tables(tmp_path):
+    """Only what stands between the marks of a table that there is gets replaced, as often as one likes."""
+    page, figures = tmp_path / "page.md", tmp_path / "figures.json"
+    page.write_text(
+        "# Title\n\n<!-- table: append -->\nold\n<!-- end of table -->\n\nText.\n\n<!-- table: other -->\nkept\n<!-- end of table -->\n"
+    )
+    figures.write_text(json.dumps(document(append=[timed(12.0, 15.0, 11.0)])))
+    for _ in range(2):
+        assert report.main([str(figures), "--into", str(page)]) == 0
+        text = page.read_text()
+        assert text.startswith("# Title\n\n<!-- table: append -->\n\n2026-11-25, 5 rounds")
+        assert text.endswith("<!-- end of table -->\n\nText.\n\n<!-- table: other -->\nkept\n<!-- end of table -->\n")
+        assert "old" not in text
+        assert text.count("| 1.2 (1.1-1.5) |") == 1
+
+
 def test_changes_are_told_by_ratios_and_only_beyond_the_noise():
     """The machine is in both sides of a ratio; ranges that overlap prove nothing; for a rate, more is better."""
 
