@@ -11,7 +11,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import append, audit, bundle, export, footprint, growth, limiter, power_threads, processes, replay, start, verify, watch
+from benchmarks import (
+    append,
+    artifacts,
+    audit,
+    bundle,
+    export,
+    footprint,
+    growth,
+    limiter,
+    power_threads,
+    processes,
+    replay,
+    settle,
+    start,
+    uploads,
+    verify,
+    watch,
+)
 from benchmarks.measure import Result, Run, machine, say, watched_load
 from benchmarks.report import CHANGES, HEADER, changes, row
 from benchmarks.tables import aligned, markdown
@@ -25,6 +42,9 @@ BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
     "growth": growth.run,
     "limiter": limiter.run,
     "power-threads": power_threads.run,
+    "artifacts": artifacts.run,
+    "uploads": uploads.run,
+    "settle": settle.run,
     "sync": replay.run_sync,
     "memory": replay.run_memory,
     "export": export.run,
