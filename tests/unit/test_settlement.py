@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from journaltrack import entries, standing
 from journaltrack import lease as leases
-from journaltrack.actions import Settle
+from journaltrack.actions import Settle, as_intervals
+from journaltrack.attesting import Scribe, Settled, Statement
 from journaltrack.errors import JournalCorruptError
 from journaltrack.journal import Journal
 from journaltrack.settlement import Delivery, Intent, Outcome, Settlement
@@ -138,3 +141,30 @@ def test_what_a_remote_confirmed_is_known_to_the_next_plan(journal, records):
     (gone,) = records.begin([Intent("update", 1, [4])])
     records.finish([Outcome(gone, 1, "held", missing=True)])
     assert not standing.states(journal.database, [1])[1].confirmed
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_plain_attestation_is_what_the_encoder_writes(tmp_path, seed):
+    """Of entries of several writers, in any order: put together by hand from known places, or looked up and encoded, it is the same text."""
+    chance = random.Random(seed)
+    writers = [Journal.open(tmp_path / "journal") for _ in range(3)]
+    component = writers[0].component('ru"n')
+    for number in range(40):
+        chance.choice(writers).append_metric(component, "loss", float(number), number, 1)
+    places = writers[0].database.read("SELECT seq, writer_id, writer_seq FROM entry ORDER BY seq")
+    chosen = [place for place in places if chance.random() < 0.6]
+    runs: list[tuple[int, int, int]] = []
+    for before, (seq, writer_id, place) in zip([(0, 0, 0), *chosen], chosen, strict=False):
+        if runs and before[0] == seq - 1 and runs[-1][0] == writer_id and runs[-1][2] == place - 1:
+            runs[-1] = (writer_id, runs[-1][1], place)
+        else:
+            runs.append((writer_id, place, place))
+    intervals = as_intervals(seq for seq, _, _ in chosen)
+    said = Statement("metrics", "delivered", component, intervals, 7, 3, [Settled("delivered", None, intervals)], 1, 5, 2, 'r"é')
+    scribe = Scribe()
+    with writers[0].database.transaction() as connection:
+        by_hand = scribe._plain_body(connection, said._replace(runs=runs))
+        (encoded,) = scribe._bodies(connection, [said])
+    assert by_hand == encoded
+    for writer in writers:
+        writer.close()
