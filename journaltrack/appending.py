@@ -137,29 +137,31 @@ class Appender:
         Raises:
             JournalWriteError: As ``append``.
         """
-        if self._group is not None and self._group.busy:
-            self.append(component_id, [Draft("metric", "metric", name, float(value), step, timestamp_ns)])
+        group = self._group
+        if group is not None and not group.enter():
+            self._append_in_group(component_id, [Draft("metric", "metric", name, float(value), step, timestamp_ns)])
             return
-        with self.database.lock:
-            now_ns = self._clock_ns()
-            if not self._nothing_special(now_ns):
-                self._append_with_lock(component_id, [Draft("metric", "metric", name, float(value), step, timestamp_ns)], now_ns)
-                return
-            middle = self._metric_texts.get((component_id, name)) or self._metric_text(component_id, name)
-            value = float(value)
-            writer_seq = self._writer_seq + 1
-            digest = vocabulary.chain_next_metric(self._chain, writer_seq, middle, value, step, timestamp_ns, now_ns)
-            columns = (self._writer_id, writer_seq, component_id, name, value, step, timestamp_ns, now_ns, digest)
-            self._unsettled = True
-            self._writer_seq, self._chain = writer_seq, digest
-            try:
-                if self._group is None:
+        try:
+            with self.database.lock:
+                now_ns = self._clock_ns()
+                if not self._nothing_special(now_ns):
+                    self._append_with_lock(component_id, [Draft("metric", "metric", name, float(value), step, timestamp_ns)], now_ns)
+                    return
+                middle = self._metric_texts.get((component_id, name)) or self._metric_text(component_id, name)
+                value = float(value)
+                writer_seq = self._writer_seq + 1
+                digest = vocabulary.chain_next_metric(self._chain, writer_seq, middle, value, step, timestamp_ns, now_ns)
+                columns = (self._writer_id, writer_seq, component_id, name, value, step, timestamp_ns, now_ns, digest)
+                self._unsettled = True
+                self._writer_seq, self._chain = writer_seq, digest
+                try:
                     self.database.connection.execute(_INSERT_METRIC, columns)
-                else:
-                    self._group.alone(self.database.connection.execute, _INSERT_METRIC, columns)
-            except Exception:  # noqa: BLE001 - sorted out, and raised again, by the general path
-                self._write_settled([_metric_row(*columns)])
-            self._unsettled = False
+                except Exception:  # noqa: BLE001 - sorted out, and raised again, by the general path
+                    self._write_settled([_metric_row(*columns)])
+                self._unsettled = False
+        finally:
+            if group is not None:
+                group.leave()
 
     def append_metrics(self, component_id: int, points: Sequence[tuple[str, float]], step: int | None, timestamp_ns: int) -> None:
         """Record points of several metrics that are known to be deliverable, all or none, by one statement.
@@ -173,9 +175,28 @@ class Appender:
         Raises:
             JournalWriteError: As ``append``.
         """
-        if not 1 < len(points) <= POINTS_AT_ONCE or (self._group is not None and self._group.busy):
+        if not 1 < len(points) <= POINTS_AT_ONCE:
             self.append(component_id, [Draft("metric", "metric", name, value, step, timestamp_ns) for name, value in points])
             return
+        group = self._group
+        if group is not None and not group.enter():
+            self._append_in_group(component_id, [Draft("metric", "metric", name, value, step, timestamp_ns) for name, value in points])
+            return
+        try:
+            self._append_metrics(component_id, points, step, timestamp_ns)
+        finally:
+            if group is not None:
+                group.leave()
+
+    def _append_in_group(self, component_id: int, drafts: Sequence[Draft]) -> None:
+        """After ``enter``: other threads are in calls, too."""
+        try:
+            self.append(component_id, drafts)
+        finally:
+            if self._group is not None:
+                self._group.leave()
+
+    def _append_metrics(self, component_id: int, points: Sequence[tuple[str, float]], step: int | None, timestamp_ns: int) -> None:
         with self.database.lock:
             now_ns = self._clock_ns()
             if not self._nothing_special(now_ns):
@@ -193,10 +214,7 @@ class Appender:
             self._unsettled = True
             self._writer_seq, self._chain = writer_seq, digest
             try:
-                if self._group is None:
-                    self.database.connection.execute(_insert_points(len(points)), columns)
-                else:
-                    self._group.alone(self.database.connection.execute, _insert_points(len(points)), columns)
+                self.database.connection.execute(_insert_points(len(points)), columns)
             except Exception:  # noqa: BLE001 - as above
                 own = zip(columns[5::4], columns[6::4], columns[7::4], columns[8::4], strict=True)
                 self._write_settled(
@@ -234,7 +252,7 @@ class Appender:
 
     def _append_with_lock(self, component_id: int, drafts: Sequence[Draft], now_ns: int) -> None:
         if self._group is not None:
-            self._group.run(Call((component_id, drafts), self.database.generation), self.database.lock)
+            self._group.write(Call((component_id, drafts), self.database.generation))
         else:
             self._write_drafts([(component_id, drafts)], now_ns)
 

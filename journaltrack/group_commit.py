@@ -60,11 +60,28 @@ class GroupCommit:
     def __init__(self, write: Callable[[Sequence[Call]], None]) -> None:
         self._write = write
         self._calls: deque[Call] = deque()
-        self.busy = False
-        """Whether a transaction is under way: a hint for who would write ``alone``, without the lock."""
+        self._leading = _thread.allocate_lock()  # held by the thread that writes, or waits for the lock in order to
+        self._inside: list[None] = []  # as many as threads are in a call; appending and popping are atomic
+
+    def enter(self) -> bool:
+        """A call begins: whether it is the only one, and may do without the group. A hint: to be wrong costs time. ``leave`` at its end."""
+        self._inside.append(None)
+        return len(self._inside) == 1
+
+    def leave(self) -> None:
+        """A call that was entered ends."""
+        with contextlib.suppress(IndexError):
+            self._inside.pop()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no call waits, nor was left by an interruption."""
+        return not self._calls
 
     def run(self, call: Call, lock: AbstractContextManager[Any]) -> None:
         """Have the call written, with others that are waiting; returns when it is committed.
+
+        One thread waits for the lock. If all did, each would learn that its call is done only behind the next transaction.
 
         Raises:
             Exception: What its transaction raised.
@@ -72,11 +89,18 @@ class GroupCommit:
         self._calls.append(call)
         try:
             while not call.done:
-                if self.busy and call.sleep():
-                    continue
-                with lock:
-                    if not call.done:
-                        self._write_waiting(call.generation)
+                leading = self._leading
+                if leading.acquire(blocking=False):
+                    try:
+                        self._lead(call, lock)
+                    finally:
+                        leading.release()
+                        with contextlib.suppress(IndexError):
+                            self._calls[0].wake()  # leads the next one; who comes from now on finds that nobody does
+                elif not call.sleep():  # who leads was interrupted before it could begin, or the disk is slow
+                    self._lead(call, lock)
+                    if self._leading is leading:
+                        self._leading = _thread.allocate_lock()
         except BaseException:
             with contextlib.suppress(ValueError):
                 self._calls.remove(call)
@@ -84,25 +108,32 @@ class GroupCommit:
         if call.error is not None:
             raise copy.copy(call.error)  # an exception has one traceback, and each thread its own
 
-    def alone(self, write: Callable[..., object], *arguments: object) -> None:
-        """Write something by itself while nothing waits (``is_empty``): calls that come meanwhile queue up. Hold the lock."""
-        self.busy = True
-        try:
-            write(*arguments)
-        finally:
-            self._hand_on()
+    def write(self, call: Call) -> None:
+        """``run`` for who holds the lock already.
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no call waits, nor was left by an interruption."""
-        return not self._calls
+        Raises:
+            Exception: What its transaction raised.
+        """
+        self._calls.append(call)
+        try:
+            self._write_waiting(call.generation)
+        except BaseException:
+            with contextlib.suppress(ValueError):
+                self._calls.remove(call)
+            raise
+        if call.error is not None:
+            raise copy.copy(call.error)
+
+    def _lead(self, call: Call, lock: AbstractContextManager[Any]) -> None:
+        with lock:
+            if not call.done:
+                self._write_waiting(call.generation)
 
     def _write_waiting(self, generation: int) -> None:
         calls = self._calls
         while calls and calls[0].generation != generation:  # of threads that a fork left behind in the parent
             calls.popleft()
         group = list(calls)
-        self.busy = True
         try:
             self._write(group)
         finally:
@@ -111,10 +142,3 @@ class GroupCommit:
             for call in group:
                 if call.done:
                     call.wake()
-            self._hand_on()
-
-    def _hand_on(self) -> None:
-        """The transaction has ended: who is first in line writes the next one. Who comes from now on sees that nobody is."""
-        self.busy = False
-        with contextlib.suppress(IndexError):
-            self._calls[0].wake()

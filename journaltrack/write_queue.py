@@ -27,7 +27,7 @@ PATIENT_S: Final = 0.002
 """The longest pause of who is not urgent."""
 URGENT_S: Final = 0.02
 """After so long somebody comes first: worst waits are this, plus a transaction for each that is urgent too ..."""
-URGENT_BEHIND_DISK_S: Final = 0.1
+URGENT_BEHIND_DISK_S: Final = 0.15
 """... where each transaction waits for the disk: handing over more often would leave the disk idle in between."""
 ASK_EVERY_S: Final = 0.000_2
 """The pause between two questions for the first place."""
