@@ -41,7 +41,7 @@ def run_sync(options: Run) -> list[Result]:
 
 
 def _threads(counts: Sequence[int]) -> str:
-    return f"{min(counts)} to {max(counts)} threads" if len(counts) > 1 else f"{counts[0]} threads"
+    return f"the best of {min(counts)} to {max(counts)} threads" if len(counts) > 1 else f"{counts[0]} threads"
 
 
 def run_budget(options: Run) -> list[Result]:
@@ -353,7 +353,7 @@ def _turns_with_copies(
 def _rates(what: str, bare: Sequence[Values], ours: Sequence[Values], threads: str) -> list[Result]:
     calls = [[v["calls_per_s"] for v in runs] for runs in (ours, bare)]
     cpu = [[v["cpu_us_per_call"] for v in runs] for runs in (ours, bare)]
-    floor_name = f"bare boto3 loop, the best of {threads}"
+    floor_name = f"bare boto3 loop, {threads}"
     return [
         compare("sync", f"sync, {what}", "calls/s", *calls, floor_name=floor_name, target=CALLS_RATIO_MIN, better="higher"),
         compare("sync", "the same against the goal", "calls/s", *calls, floor_name=floor_name, target=CALLS_RATIO_GOAL, better="higher"),
