@@ -88,6 +88,22 @@ def test_a_reader_that_finds_too_little_is_told(tmp_path, python):
         campaign.check_reader(fake("forgetting"), python, tmp_path, calls=30)
 
 
+def test_a_run_that_hangs_at_its_end_is_tried_again(tmp_path, python):
+    """That a tracker does not come to an end now and then says nothing of its reader."""
+    hanging = tmp_path / "hanging.py"
+    source = (FAKES / "writing.py").read_text()
+    mark = tmp_path / "hung"
+    end = (
+        f"(lambda: None) if os.path.exists({str(mark)!r}) else (lambda: (open({str(mark)!r}, 'w').close(), __import__('time').sleep(600)))"
+    )
+    hanging.write_text(source.replace("lambda: os.close(file)", end))
+    stores = tmp_path / "stores"
+    stores.mkdir()
+    campaign.check_reader(Peer("hanging", hanging), python, stores, calls=30, seconds=3)
+    assert mark.exists()
+    assert list(stores.iterdir()) == []
+
+
 def test_a_peer_that_does_not_start_says_why(tmp_path, python):
     """The last lines of what it said are in the table."""
     broken = tmp_path / "broken.py"
