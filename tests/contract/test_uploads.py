@@ -167,7 +167,7 @@ def test_a_passing_refusal_of_s3_is_transient(tmp_path: Path, name: str, status:
 
 
 def test_the_deadline_cuts_a_large_upload_short(tmp_path: Path, name: str):
-    """A pass can end in mid-upload: nothing half is left, and what was not sent is tried by the next pass."""
+    """A pass can end in mid-upload: there is no half object, no part is begun any more, and the upload stays, to be sent on by the next pass."""
     with simulator() as sim:
         deadline = Deadline()
         remote = aws(sim.endpoint_url, deadline=deadline)
@@ -177,8 +177,9 @@ def test_the_deadline_cuts_a_large_upload_short(tmp_path: Path, name: str):
             remote.upload(blob)
         assert (caught.value.kind, caught.value.code) == (ErrorKind.TRANSIENT, "DeadlineOver")
         assert not sim.calls("CompleteMultipartUpload")
+        assert not sim.calls("UploadPart")
         assert not sim.objects
-        assert not sim.uploads
+        assert len(sim.uploads) == 1
 
 
 def test_content_that_another_tool_stored_is_left_alone(tmp_path: Path, name: str):
