@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import append, audit, bundle, export, replay, start, verify, watch
+from benchmarks import append, artifacts, audit, bundle, export, replay, start, uploads, verify, watch
 from benchmarks.measure import Result, Run, Spread, machine, say, watched_load
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -24,6 +24,8 @@ BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
     "audit": audit.run,
     "bundle": bundle.run,
     "verify": verify.run,
+    "uploads": uploads.run,
+    "artifacts": artifacts.run,
     "append-budget": append.run_budget,
     "request-budget": replay.run_budget,
     "threads": replay.run_threads,
