@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-BUFFER_BYTES: Final = 512 * 1024
+BUFFER_BYTES: Final = 256 * 1024
 """Stays in a core's cache between reading and hashing; smaller ones cost more in handing over."""
 ALONE_BYTES_MAX: Final = 8 * 1024 * 1024
 """Up to here one thread does both: starting another and handing over cost more than they save on a busy machine."""
 _BUFFERS: Final = 32
-"""16 MiB: what is hashed while a disk stalls for 10 ms. One more is taken only when all wait to be written: most of the time
+"""8 MiB: what is hashed while a disk stalls for 5 ms. One more is taken only when all wait to be written: most of the time
 three do, which stay in the cache, and a fresh page costs more than hashing it."""
 _KEEP_SIZE: Final = 1  # fallocate(2): the blocks, but not the size
 _ALL_OF_IT: Final = 7  # sync_file_range(2): wait for what is under way, write the rest, wait for that
 _NOT_HERE: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.ESPIPE})
-_FLUSH_EVERY_BYTES: Final = 32 * 1024 * 1024
+_FLUSH_EVERY_BYTES: Final = 8 * 1024 * 1024
 """So much at most waits for the disk unasked: progress is true also on a slow stick, and the last barrier is short."""
 
 
@@ -240,9 +240,18 @@ def _found(name: str, *types: type[Any]) -> Callable[..., int] | None:
 
 
 _sync_file_range: Final = _found("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_memcmp: Final = _found("memcmp", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _fallocate: Final = _found(
     "fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64
 )  # posix_fallocate would write zeros where it must
+
+
+def are_equal(one: memoryview, other: memoryview) -> bool:
+    """Whether two writable buffers have the same bytes; other threads run meanwhile, which ``==`` does not let them."""
+    if _memcmp is None or len(one) != len(other):
+        return len(one) == len(other) and bytes(one) == bytes(other)
+    places = [ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer)) for buffer in (one, other)]
+    return _memcmp(*places, len(one)) == 0
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:

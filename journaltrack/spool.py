@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from journaltrack import access, paths
-from journaltrack.copying import ALONE_BYTES_MAX, Copier, SteadyFile, write_all
+from journaltrack.copying import ALONE_BYTES_MAX, Copier, SteadyFile, are_equal, write_all
+from journaltrack.copying import BUFFER_BYTES as PIECE_BYTES
 from journaltrack.errors import ArtifactError, InvalidInputError, JournalFullError, JournalReadOnlyError, JournalWriteError
 
 T = TypeVar("T")
@@ -344,12 +345,14 @@ class _DifferentError(Exception):
 def _is_same(source: int, held: int, size_bytes: int, path: Path, sha256: str) -> bool:
     """Whether two files have the same bytes, and these that digest. ``path`` is the source's, for messages."""
     place = 0
+    buffer = memoryview(bytearray(PIECE_BYTES))
 
     def compare(view: memoryview) -> None:
         nonlocal place
-        if os.pread(held, len(view), place) != bytes(view):  # as bytes: a memoryview compares one by one, and holds the interpreter's lock
+        count = os.preadv(held, [buffer[: len(view)]], place)
+        if not are_equal(view, buffer[:count]):
             raise _DifferentError
-        place += len(view)
+        place += count
 
     os.lseek(source, 0, os.SEEK_SET)
     try:

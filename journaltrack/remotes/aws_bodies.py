@@ -1,7 +1,7 @@
 """What is sent to S3, in pieces, and signed by the digest that is known already.
 
-The bytes of a request stay where they are: a view of them is handed to the connection piece by piece, so that a deadline ends a
-transfer in its middle, and a slow connection's time-out is one of a piece, not of the whole.
+The bytes of a request are read when they are sent, a piece at a time that stays in a core's cache: a deadline ends a transfer in its
+middle, a slow connection's time-out is one of a piece, and no part is ever in memory.
 
 Must not know which request it is.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import os
 from collections.abc import Callable
 from typing import Any, Final
@@ -25,34 +26,47 @@ _BODIES: Final = ("PutObject", "UploadPart")
 
 
 class Body:
-    """Bytes as botocore wants a body, a file; without a copy of them.
+    """A part of a file as botocore wants a body, a file of its own. Memory: one piece.
 
     Args:
-        content: The bytes, which must not change meanwhile.
+        descriptor: Of the file, which stays the caller's. Its position is neither used nor changed.
+        start: Where the body begins in it.
+        size_bytes: Of the body.
         check: Called before each piece; what it raises ends the request.
     """
 
-    def __init__(self, content: bytes | memoryview, check: Callable[[], object]) -> None:
-        self._content = memoryview(content)
+    def __init__(self, descriptor: int, start: int, size_bytes: int, check: Callable[[], object]) -> None:
+        self._descriptor = descriptor
+        self._start = start
+        self._size_bytes = size_bytes
         self._check = check
         self._place = 0
+        self._piece = memoryview(bytearray(min(CHUNK_BYTES, size_bytes)))
 
     def __len__(self) -> int:
-        return len(self._content)
+        return self._size_bytes
 
     def read(self, size: int = -1) -> bytes | memoryview:
-        """The next piece: all that is left, or ``CHUNK_BYTES`` also where less was asked for, as http.client does."""
+        """The next piece, ``CHUNK_BYTES`` also where less was asked for, as http.client does; valid until the next one is read.
+
+        Raises:
+            OSError: The file ends before the body does.
+        """
         self._check()
-        if self._place >= len(self._content):
+        left = self._size_bytes - self._place
+        if left <= 0:
             return b""
-        end = len(self._content) if size < 0 else self._place + max(size, CHUNK_BYTES)
-        piece = self._content[self._place : end]
-        self._place += len(piece)
-        return piece
+        wanted = left if size < 0 else min(left, max(size, CHUNK_BYTES))
+        piece = self._piece[:wanted] if wanted <= len(self._piece) else memoryview(bytearray(wanted))
+        count = os.preadv(self._descriptor, [piece], self._start + self._place)
+        if not count:
+            raise OSError(errno.EIO, "the file has become shorter")  # the server would wait for the rest
+        self._place += count
+        return piece[:count]
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """As of a file: a redirected request is sent again."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: len(self._content)}[whence]
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size_bytes}[whence]
         self._place = max(0, start + offset)
         return self._place
 

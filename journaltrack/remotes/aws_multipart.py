@@ -26,7 +26,7 @@ from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.remotes import aws_parts
 from journaltrack.remotes.aws_bodies import Body
 from journaltrack.remotes.aws_errors import classified, status_of
-from journaltrack.remotes.aws_parts import Held, Parts, Plan
+from journaltrack.remotes.aws_parts import Held, Part, Parts, Plan
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -95,7 +95,7 @@ class Multipart:
             upload = self._interrupted.pop(place, None)
         upload = upload or self._opened(place, descriptor, described, notes)
         try:
-            upload.parts.send(descriptor, lambda number, view, digest: self._put_part(place, upload.upload_id, number, view, digest))
+            upload.parts.send(descriptor, lambda part: self._put_part(place, upload.upload_id, descriptor, part))
             answer = self._complete(place, upload)
         except Exception as error:
             self._interrupt(place, upload, notes, error)
@@ -226,18 +226,18 @@ class Multipart:
 
     # -- sending and ending
 
-    def _put_part(self, place: Place, upload_id: str, number: int, view: memoryview, digest: str) -> str:
+    def _put_part(self, place: Place, upload_id: str, descriptor: int, part: Part) -> str:
         self._check_time()
         answer = self._client().upload_part(
             Bucket=place.bucket,
             Key=place.key,
             UploadId=upload_id,
-            PartNumber=number,
-            Body=Body(view, self._check_grace),
-            ChecksumSHA256=digest,
+            PartNumber=part.number,
+            Body=Body(descriptor, part.place, part.size_bytes, self._check_grace),
+            ChecksumSHA256=part.sha256,
         )
-        if answer.get("ChecksumSHA256", digest) != digest:
-            raise RemoteError(f"part {number} arrived as something else", kind=ErrorKind.TRANSIENT, code="BadDigest")
+        if answer.get("ChecksumSHA256", part.sha256) != part.sha256:
+            raise RemoteError(f"part {part.number} arrived as something else", kind=ErrorKind.TRANSIENT, code="BadDigest")
         return str(answer["ETag"])
 
     def _complete(self, place: Place, upload: _Upload) -> dict[str, Any] | None:

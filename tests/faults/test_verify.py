@@ -26,8 +26,8 @@ from tests import tally
 from tests.faults.hostile import SOAK
 from tests.simulator import CutAfter, HttpError, simulator
 
-LARGE_BYTES = 9 * 1024 * 1024
-"""Above 8 MiB an upload is in parts, and S3 has no digest of the whole."""
+LARGE_BYTES = 17 * 1024 * 1024
+"""Above 16 MiB an upload is in parts, and S3 has no digest of the whole."""
 LOCATION = ("sagemaker-us-east-1-123456789012", "trial-component-artifacts/run")
 
 
