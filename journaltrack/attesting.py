@@ -65,7 +65,8 @@ class Statement(NamedTuple):
         missing: The remote said that the component does not exist (any more).
         location: (blob, uri) of an upload.
         more: Further members of the body.
-        runs: Where ``entries`` are in their writers' chains, in order of ``seq``; () if that is to be looked up.
+        runs: Where ``entries`` are in their writers' chains, writer by writer in the order of their first entries; () if that is
+            to be looked up.
     """
 
     action: str

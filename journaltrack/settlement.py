@@ -194,12 +194,12 @@ class Settlement:
             if outcomes:
                 self.finish(outcomes)
             raise
-        now_ns = self._clock_ns()
+        finished_ns, now_ns = self._clock_ns(), self._clock_ns()  # what is begun comes after what is over, in an audit too
         begun = [_Begun(i.action, i.seqs, as_intervals(i.seqs), i.runs, now_ns) for i in intents]
         generation = self._lease.generation
         rows = [(i.action, i.component_id, as_text(b.intervals), generation, now_ns) for i, b in zip(intents, begun, strict=True)]
         with self.attestor.transaction() as connection:
-            self._finish(connection, outcomes, now_ns)
+            self._finish(connection, outcomes, finished_ns)
             receipts = _insert_intents(connection, rows)
         self._forget(outcomes)
         self._begun.update(zip(receipts, begun, strict=True))

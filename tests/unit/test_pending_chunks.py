@@ -1,0 +1,201 @@
+"""Pending entries as planning takes them: the quick way says what the slow one does, whatever is in the journal."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from journaltrack import entries as vocabulary
+from journaltrack import lease as leases
+from journaltrack import pending_chunks as reading
+from journaltrack import plan as planning
+from journaltrack import standing
+from journaltrack.actions import PutMetrics, Settle, Update
+from journaltrack.journal import Journal
+from journaltrack.reconciler import Options
+from journaltrack.settlement import Settlement
+from tests.faults.hostile import by_hand
+
+NAMES = st.sampled_from(["loss", "acc", "l\x00ss", "ü" * 128, "x" * 255])
+METRICS = st.builds(
+    vocabulary.metric,
+    NAMES,
+    st.floats() | st.integers(-(2**70), 2**70),
+    st.none() | st.integers(0, 2**31 - 1),
+    st.integers(0, 2**62),
+)
+DRAFTS = st.one_of(
+    METRICS,
+    METRICS,
+    st.builds(vocabulary.parameter, st.sampled_from("abc"), st.floats(allow_nan=False) | st.text("xy\n", max_size=3)),
+    st.just(vocabulary.create(owner="me")),
+    st.builds(vocabulary.status, primary=st.sampled_from(["InProgress", "Completed"])),
+    st.just(vocabulary.Draft("component", "create@9", payload="{}")),
+    st.just(vocabulary.Draft("metric", "metric@9", "loss", 1.0, 1, 1)),
+    st.just(vocabulary.Draft("component", "metric", "loss", 1.0, 1, 1)),
+    st.just(vocabulary.Draft("metric", "parameter", "a", 1.0)),
+    st.just(vocabulary.Draft("metric", "metric", "loss", 2.0, None, None)),
+    st.just(vocabulary.Draft("metric", "metric", "no\nname", 2.0, None, 5)),
+)
+COLUMNS = (
+    "writer_id",
+    "writer_seq",
+    "component_id",
+    "stream",
+    "kind",
+    "name",
+    "value",
+    "step",
+    "timestamp_ns",
+    "payload",
+    "recorded_at_ns",
+    "digest",
+)
+WRONG = st.sampled_from(
+    [None, 0, -1, 1.5, 7, 2**31, 2**62, 1e300, math.inf, -math.inf, "", "text", "7", "x" * 300, "é" * 256, b"", b"blob", b"7"]
+)
+
+
+def of_entries(journal, options):
+    """The plan as it is when every entry is read whole."""
+    entries = [entry for entry in journal.entries(pending=True, limit=10**6) if options.wants(entry)]
+    states = standing.states(journal.database, {entry.component_id for entry in entries})
+    return planning.plan(entries, states)
+
+
+def of_chunks(journal, options):
+    """The plan as a pass makes it, and the chunks."""
+    chunks = list(reading.pending_chunks(journal, options.wanted))
+    actions = []
+    for chunk in chunks:
+        states = standing.states(journal.database, chunk.component_ids)
+        actions += planning.plan(chunk.entries, states, chunk.points)
+    return actions, chunks
+
+
+def meaning(actions):
+    """By entry: what is sent of it, to which component, or why not. How requests are cut is left out."""
+    found = {}
+    for action in actions:
+        for seq in action.seqs:
+            assert seq not in found, "an entry in two actions"
+            found[seq] = (action.component_id, action.action)
+        if isinstance(action, PutMetrics):
+            found.update({seq: (action.component_id, action.component, repr(p)) for seq, p in zip(action.seqs, action.points, strict=True)})
+        if isinstance(action, Settle):
+            found.update(dict.fromkeys(action.seqs, (action.component_id, action.outcome, action.reason)))
+        if isinstance(action, Update):
+            found.update({change.seq: (action.component_id, change.map, change.key, repr(change.value)) for change in action.changes})
+    return found
+
+
+@contextlib.contextmanager
+def recorded(folder, drafts):
+    """A journal of two writers and three components, the drafts dealt out to them."""
+    first, second = Journal.open(folder), Journal.open(folder)
+    ids = [first.component(name) for name in ("a", "b", "c")]
+    for number, (draft, which, other) in enumerate(drafts):
+        (second if other else first).append(ids[which], [draft])
+        assert first.last_seq() == number + 1
+    second.close()
+    try:
+        yield first
+    finally:
+        first.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    drafts=st.lists(st.tuples(DRAFTS, st.integers(0, 2), st.booleans()), min_size=1, max_size=40),
+    settled=st.sets(st.integers(1, 40), max_size=10),
+    damage=st.lists(st.tuples(st.integers(1, 40), st.sampled_from(COLUMNS), WRONG), max_size=6),
+    metrics_max=st.sampled_from([1, 3, 7, 20_000]),
+    others_max=st.sampled_from([1, 2, 60_000]),
+    options=st.sampled_from([Options(), Options(component="[ab]"), Options(since_ns=2**61)]),
+)
+def test_columns_are_planned_as_entries_are(drafts, settled, damage, metrics_max, others_max, options):
+    """Whatever was recorded, settled, left out or forged: each entry is planned as when it is read whole, once; and in its chunk."""
+    with TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "CHUNK_METRICS", metrics_max)
+        patch.setattr(reading, "CHUNK_OTHERS_MAX", others_max)
+        folder = Path(place) / "journal"
+        with recorded(folder, drafts) as journal:
+            held = leases.acquire(journal.database)
+            pending = {entry.seq for entry in journal.entries(pending=True)}
+            Settlement(journal.database, held).settle([Settle(1, tuple(sorted(settled & pending)), "superseded", "for the test")])
+            held.release()
+        shutil.copytree(folder, folder.with_name("forged"))
+        with by_hand(folder.with_name("forged")) as connection:
+            for seq, column, value in damage:
+                connection.execute(f"UPDATE entry SET {column} = ? WHERE seq = ?", (value, seq))
+        journal = Journal.open(folder.with_name("forged"))
+        try:
+            actions, chunks = of_chunks(journal, options)
+            expected = meaning(of_entries(journal, options))
+            found = meaning(actions)
+            assert found.keys() == expected.keys()
+            if len(chunks) == 1:  # else a later chunk does not know of the values that an earlier one overrode
+                assert found == expected
+            else:
+                assert {seq: told for seq, told in found.items() if len(told) == 3} == {
+                    seq: told for seq, told in expected.items() if len(told) == 3
+                }
+            upto = 0
+            for chunk in chunks:
+                seqs = [entry.seq for entry in chunk.entries]
+                assert seqs == sorted(seqs)
+                for seq in (*seqs, *(seq for each in chunk.points for seq in each.seqs)):
+                    assert upto < seq <= chunk.upto_seq
+                assert sum(len(each.seqs) for each in chunk.points) <= metrics_max
+                assert len(seqs) <= others_max
+                upto = chunk.upto_seq
+            places = dict(
+                (seq, (writer, place)) for seq, writer, place in journal.database.read("SELECT seq, writer_id, writer_seq FROM entry")
+            )
+            for action in actions:
+                if isinstance(action, PutMetrics):
+                    told = [(writer, place) for writer, first, last in action.runs for place in range(first, last + 1)]
+                    assert sorted(told) == sorted(places[seq] for seq in action.seqs)
+        finally:
+            journal.close()
+
+
+def test_plain_metrics_are_not_read_as_entries(tmp_path):
+    """What trackers record is read the quick way: all of it, but for what has no number or no usual time."""
+    drafts = [(vocabulary.metric("loss", value, step, 5), 0, False) for step, value in enumerate([1.0, 2**60 + 1, -0.0, 1e-320])]
+    with recorded(tmp_path / "journal", drafts) as journal:
+        (chunk,) = reading.pending_chunks(journal, Options().wanted)
+    assert chunk.entries == []
+    assert [(each.component, list(each.seqs)) for each in chunk.points] == [("a", [1, 2, 3, 4])]
+
+
+def test_what_is_appended_meanwhile_is_in_a_later_chunk(tmp_path):
+    """Reading goes on until there is nothing more; what comes between two chunks is in neither of them twice."""
+    with recorded(tmp_path / "journal", [(vocabulary.metric("loss", 1, n, 5), 0, False) for n in range(3)]) as journal:
+        chunks = reading.pending_chunks(journal, Options().wanted)
+        first = next(chunks)
+        journal.append(1, [vocabulary.parameter("a", 1.0)])
+        journal.append_metric(1, "loss", 1.0, 4, 5)
+        second = next(chunks)
+        assert next(chunks, None) is None
+    assert (first.upto_seq, second.upto_seq) == (3, 5)
+    assert [entry.seq for entry in second.entries] == [4]
+    assert [list(each.seqs) for each in second.points] == [[5]]
+
+
+@pytest.mark.parametrize("sql", [reading._SELECT_PLAIN + reading._FIRST_ONES, reading._SELECT_OTHERS, f"SELECT e.seq {standing.PENDING}"])
+def test_pending_entries_are_found_by_their_number_and_looked_up_by_it(tmp_path, sql):
+    """SQLite walks the entries above a number, and looks for the settlement of each by its own: no list of all settlements is made."""
+    with recorded(tmp_path / "journal", [(vocabulary.metric("loss", 1, 1, 5), 0, False)]) as journal:
+        parameters = (0, 10, 10, "[]")[: 4 if "?4" in sql else 3 if "?3" in sql else 0]
+        steps = [row[3] for row in journal.database.read(f"EXPLAIN QUERY PLAN {sql}", parameters)]
+    assert any(step.startswith("SEARCH e USING INTEGER PRIMARY KEY (rowid>?") for step in steps), steps
+    assert "USING ROWID SEARCH ON TABLE delivery FOR IN-OPERATOR" in steps, steps
+    assert not [step for step in steps if step.startswith("SCAN") and "json_each" not in step and step != "SCAN mark"], steps
