@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import append, audit, bundle, export, replay, start, verify, watch
+from benchmarks import append, audit, bundle, export, replay, settle, start, verify, watch
 from benchmarks.measure import Result, Run, Spread, machine, say, watched_load
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -26,6 +26,8 @@ BENCHMARKS: dict[str, Callable[[Run], list[Result]]] = {
     "verify": verify.run,
     "append-budget": append.run_budget,
     "request-budget": replay.run_budget,
+    "settle": settle.run,
+    "growth": settle.run_growth,
     "threads": replay.run_threads,
     "watch-latency": watch.run_latency,
     "watch-idle": watch.run_idle,

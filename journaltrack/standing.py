@@ -42,8 +42,8 @@ def states(database: Database, component_ids: Iterable[int]) -> dict[int, Compon
     states = {}
     for component_id in component_ids:
         known = database.read(
-            "SELECT confirmed_at_ns IS NOT NULL, confirmed_at_ns IS NULL "
-            "AND EXISTS (SELECT 1 FROM receipt WHERE component_id = c.id AND action = 'ensure') FROM component c WHERE id = ?",
+            "SELECT confirmed_at_ns IS NOT NULL, CASE WHEN confirmed_at_ns IS NULL "  # AND would look for both
+            "THEN EXISTS (SELECT 1 FROM receipt WHERE component_id = c.id AND action = 'ensure') END FROM component c WHERE id = ?",
             (component_id,),
         )
         if not known:

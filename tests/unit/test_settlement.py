@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from journaltrack import entries, standing
 from journaltrack import lease as leases
-from journaltrack.actions import Settle
-from journaltrack.errors import JournalCorruptError
+from journaltrack.actions import Settle, as_intervals
+from journaltrack.attesting import Settled, Statement
+from journaltrack.errors import JournalCorruptError, JournalNotFoundError
 from journaltrack.journal import Journal
 from journaltrack.settlement import Delivery, Intent, Outcome, Settlement
 from journaltrack.standing import low_water_mark, pending_count
@@ -78,6 +81,77 @@ def test_a_finished_receipt_never_changes(journal, records):
     with pytest.raises(JournalCorruptError):
         records.finish([Outcome(receipt, 1, "refused")])
     assert journal.database.read("SELECT outcome FROM receipt") == [("delivered",)]
+
+
+def test_outcomes_and_the_next_intents_are_recorded_together(journal, records):
+    """What became of a request and that another begins are one transaction; entries come in any number."""
+    (first,) = records.begin([Intent("metrics", 1, [1, 2, 3])])
+    (second,) = records.begin([Intent("metrics", 1, range(4, 9))], [Outcome(first, 1, "delivered", request_id="r-1", delivered=(1, 2, 3))])
+    assert journal.database.read("SELECT id, entries, outcome FROM receipt ORDER BY id") == [
+        (first, "1-3", "delivered"),
+        (second, "4-8", None),
+    ]
+    with pytest.raises(JournalCorruptError):
+        records.begin([Intent("metrics", 2, [9])], [Outcome(second, 1, "delivered", delivered=(3, 4))])
+    assert journal.database.read("SELECT id, outcome FROM receipt ORDER BY id") == [(first, "delivered"), (second, None)]
+    assert outcomes(journal) == dict.fromkeys((1, 2, 3), "delivered")
+
+
+def test_ten_entries_at_once_are_ten_settlements(journal, records):
+    """A full request's settlements, written by one statement, are as single ones: their own number, once."""
+    (receipt,) = records.begin([Intent("metrics", 1, [*range(1, 10), 12])])
+    records.finish([Outcome(receipt, 1, "delivered", delivered=(*range(1, 10), 12))])
+    rows = journal.database.read("SELECT seq, receipt_id, outcome, reason FROM delivery ORDER BY seq")
+    assert rows == [(seq, receipt, "delivered", None) for seq in (*range(1, 10), 12)]
+    (again,) = records.begin([Intent("metrics", 1, [1])])
+    with pytest.raises(JournalCorruptError):
+        records.finish([Outcome(again, 1, "delivered", delivered=(10, 11, *range(1, 9)))])
+    assert len(outcomes(journal)) == 10
+
+
+def test_of_a_journal_whose_place_is_gone_what_was_sent_is_recorded_and_nothing_begins(journal, records, tmp_path):
+    """A journal that was moved in mid-pass learns what became of its requests; no other is begun."""
+    (receipt,) = records.begin([Intent("metrics", 1, [1])])
+    journal.path.rename(tmp_path / "elsewhere")
+    with pytest.raises(JournalNotFoundError):
+        records.begin([Intent("metrics", 1, [2])], [Outcome(receipt, 1, "delivered", delivered=(1,))])
+    assert journal.database.read("SELECT id, outcome FROM receipt") == [(receipt, "delivered")]
+    assert outcomes(journal) == {1: "delivered"}
+    (tmp_path / "elsewhere").rename(journal.path)
+
+
+def test_receipts_have_numbers_of_their_own_even_where_there_are_none_left(journal, records):
+    """A crafted journal with the highest number there is: requests are recorded under numbers that are free."""
+    with journal.database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO receipt (id, action, entries, generation, started_at_ns) VALUES (?, 'update', '', 1, 1)", (2**63 - 2,)
+        )
+    begun = records.begin([Intent("metrics", 1, [1]), Intent("metrics", 1, [2]), Intent("metrics", 1, [3])])
+    assert len({*begun, 2**63 - 2}) == 4
+    found = dict(journal.database.read("SELECT id, entries FROM receipt"))
+    assert [found[receipt] for receipt in begun] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("name", ["a", 'quote"d', "ümlaut", "ctrl\x01"])
+@pytest.mark.parametrize("request_id", ["r-1", 'x"\\/', "ü\u2028", ""])
+@pytest.mark.parametrize("seqs", [(1,), (1, 2, 3), (1, 3, 4, 5), tuple(range(1, 11))])
+def test_what_is_attested_does_not_depend_on_whether_the_places_are_known(journal, records, name, request_id, seqs):
+    """The text that is put together by hand, from places that planning found, is the encoder's, from places that are looked up."""
+    with journal.database.transaction() as connection:
+        connection.execute("UPDATE component SET name = ? WHERE id = 1", (name,))
+    places = dict(journal.database.read("SELECT seq, writer_seq FROM entry"))
+    ((writer,),) = journal.database.read("SELECT DISTINCT writer_id FROM entry")
+    runs = tuple((writer, places[first], places[last]) for first, last in as_intervals(seqs))
+    settled = [Settled("delivered", None, as_intervals(seqs))]
+    said = Statement("metrics", "delivered", 1, as_intervals(seqs), 5, 7, settled, 9, 4, 2, request_id)
+    with records.attestor.transaction() as connection:
+        records.attestor.attest(
+            connection, [said, said._replace(runs=runs), said._replace(runs=runs, error_code="x"), said._replace(error_code="x")]
+        )
+    looked_up, known, *partly = (body for (body,) in journal.database.read("SELECT body FROM attestation ORDER BY id"))
+    assert known == looked_up
+    assert partly[0] == partly[1]
+    assert json.loads(known)["request_id"] == request_id
 
 
 def test_a_partial_answer_leaves_the_rest_pending(journal, records):
