@@ -6,9 +6,9 @@ STAMP = $(VENV)/.installed
 # SQLAlchemy 2.1, NumPy and others have left Python 3.10: it has pins of its own.
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints-3.10.txt" if sys.version_info < (3, 11) else "constraints.txt")')
 
-.PHONY: help demo test soak lint format bench clean
+.PHONY: help demo test soak lint format bench bench-quick bench-peers clean
 help:  ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(STAMP): pyproject.toml constraints.txt constraints-3.10.txt
 	@$(PYTHON) -c 'import sys; sys.exit("journaltrack needs Python 3.10 or later, this is " + sys.version.split()[0]) if sys.version_info < (3, 10) else None'
@@ -35,8 +35,14 @@ format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## measure, against the floors in the same run
-	$(BIN)/python -m benchmarks
+bench: $(STAMP)  ## measure, against the floors in the same run; QUICK=1: in under two minutes
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+
+bench-quick: $(STAMP)  ## the same in under two minutes
+	$(BIN)/python -m benchmarks --quick
+
+bench-peers: $(STAMP)  ## other trackers and this one: latency, and what SIGKILL costs; QUICK=1: fewer calls, one round
+	$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick)
 
 clean:  ## remove what was made
 	rm -rf $(VENV) .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
+
+from benchmarks.measure import child
 
 COMPONENT = "benchmark"
 NAMES = ("train:loss", "train:accuracy", "validation:loss", "validation:accuracy")
@@ -24,7 +27,7 @@ def make(folder: str, metrics: int) -> dict[str, float]:
     journal.append(component_id, [entries.create(owner="benchmark-owner")])
     info = provenance.describe_process(now_ns, journal.journal_id)
     with journal.database.transaction() as connection:
-        writer_id = connection.execute(schema.insert_sql(schema.writer), astuple(info)).lastrowid
+        writer_id = connection.execute(schema.insert_sql("writer"), astuple(info)).lastrowid
 
         def rows() -> Iterator[tuple[Any, ...]]:
             digest = info.digest
@@ -38,6 +41,20 @@ def make(folder: str, metrics: int) -> dict[str, float]:
     return {"entries": metrics + 1}
 
 
+def make_copies(folder: Path, metrics: int, copies: int) -> Iterator[Path]:
+    """A journal, made once in a child process, and a fresh copy of it for each time; all of them go when the caller is done."""
+    child("benchmarks.journals:make", folder=str(folder), metrics=metrics)
+    copy = folder.with_name(folder.name + "-copy")
+    try:
+        for _ in range(copies):
+            shutil.copytree(folder, copy)
+            yield copy
+            shutil.rmtree(copy)
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def point(number: int, timestamp_ns: int) -> Any:
     """A plausible point, as a draft."""
     from journaltrack.entries import Draft
@@ -45,11 +62,14 @@ def point(number: int, timestamp_ns: int) -> Any:
     return Draft("metric", "metric", NAMES[number % 4], 1.0 / number, number // 4, timestamp_ns)
 
 
-def deliver(folder: str) -> dict[str, float]:
-    """As if a sync had delivered the metrics of such a journal, ten to a request, but for the last and every 100,003rd; the create waits."""
+def deliver(folder: str, *, whole: bool = False) -> dict[str, float]:
+    """As if a sync had delivered the metrics of such a journal, ten to a request, but for the last and every 100,003rd; the create waits.
+
+    With ``whole`` it does not, and the low-water mark is where a pass leaves it.
+    """
     from journaltrack.actions import ranges
     from journaltrack.journal import Journal
-    from journaltrack.schema import insert_sql, receipt
+    from journaltrack.schema import insert_sql
 
     journal = Journal.open(Path(folder), create=False)
     last, now_ns = journal.last_seq(), time.time_ns()
@@ -57,7 +77,7 @@ def deliver(folder: str) -> dict[str, float]:
     requests = ([*range(first, min(first + 10, last))] for first in starts)
     with journal.database.transaction() as connection:
         connection.executemany(
-            insert_sql(receipt),
+            insert_sql("receipt"),
             (
                 ("metrics", 1, ranges(seqs), 1, now_ns + n * 1000, now_ns + n * 1000 + 500, "delivered", 1, f"request-{n}", None, None)
                 for n, seqs in enumerate(requests)
@@ -68,5 +88,9 @@ def deliver(folder: str) -> dict[str, float]:
             "r.finished_at_ns FROM entry e JOIN receipt r ON r.id = (e.seq - 2) / 10 + 1 WHERE e.seq > 1 AND e.seq < ?",
             (last,),
         )
+        if whole:
+            connection.execute("INSERT INTO delivery SELECT 1, min(id), 'delivered', NULL, min(finished_at_ns) FROM receipt")
+            connection.execute("UPDATE mark SET seq = ?", (last - 1,))
+            connection.execute("UPDATE component SET arn = 'arn:benchmark', confirmed_at_ns = ?", (now_ns,))
     journal.close()
     return {"entries": last}

@@ -14,25 +14,29 @@ from benchmarks.static_server import StaticServer, static_server
 
 THREADS = 16
 POINTS = 10
-CALLS_RATIO_MIN = 0.8
+CALLS_RATIO_MIN = 0.95
+CALLS_RATIO_GOAL = 2.0
 RSS_MIB_MAX = 300.0
-_LATENCIES_MS = (0, 30)
+_PART_CALLS = 2_000
+_BARE_THREADS = {0: (1, 4, 16), 30: (16, 32, 64)}
+"""By latency in ms: how many threads of bare boto3 are tried; the best of a round is what counts."""
 
 
 def run_sync(options: Run) -> list[Result]:
-    """``journaltrack.sync`` against a boto3 loop with as many threads, at two latencies."""
-    metrics = options.size(100_000, 10_000)
+    """``journaltrack.sync``, as it is by default, against a boto3 loop at its best, at two latencies."""
+    metrics = options.size(100_000, 20_000)
     model = _Model(options.folder / f"pending-{metrics}", metrics)
     results = []
-    for latency_ms in _LATENCIES_MS:
+    for latency_ms, counts in _BARE_THREADS.items():
         with static_server(latency_ms) as server:
             arguments = {"endpoint_url": server.endpoint_url, "metrics": metrics}
-            sides = [
-                Side("bare boto3 loop", "benchmarks.replay:bare_loop", arguments),
-                Side("journaltrack.sync", "benchmarks.replay:sync", {**arguments, "folder": str(model.copy_to)}),
-            ]
-            values = _turns_with_copies(sides, options.rounds, model, server, metrics)
-        results += _rates(f"{metrics:,} metrics, {latency_ms} ms latency", *values.values())
+            bare = [Side(f"bare boto3 loop, {n} threads", "benchmarks.replay:bare_loop", {**arguments, "threads": n}) for n in counts]
+            ours = Side("journaltrack.sync", "benchmarks.replay:sync", {**arguments, "folder": str(model.copy_to)})
+            values = _turns_with_copies([*bare, ours], options.rounds, model, server, metrics)
+        best = [max(of_round, key=lambda v: v["calls_per_s"]) for of_round in zip(*(values[side.name] for side in bare), strict=True)]
+        results += _rates(
+            f"{metrics:,} metrics, {latency_ms} ms latency", best, values[ours.name], f"{min(counts)} to {max(counts)} threads"
+        )
     return results
 
 
@@ -45,10 +49,12 @@ def run_budget(options: Run) -> list[Result]:
         ours = {"metrics": metrics, "folder": str(model.copy_to)}
         sides = [
             Side("boto3 loop", "benchmarks.replay:bare_loop", arguments),
-            Side("+ AwsRemote, RetryingRemote", "benchmarks.replay:remote_loop", arguments),
+            Side("AwsRemote, all by boto3", "benchmarks.replay:remote_loop", {**arguments, "hooked": True}),
+            Side("AwsRemote", "benchmarks.replay:remote_loop", arguments),
             Side("+ Reconciler (journaltrack.sync)", "benchmarks.replay:sync", {**arguments, **ours}),
         ]
         values = _turns_with_copies(sides, options.rounds, model, server, metrics)
+        single = [child("benchmarks.replay:request_parts", endpoint_url=server.endpoint_url) for _ in range(options.rounds)]
     values |= _turns_with_copies(
         [
             Side("Reconciler alone, a remote that does nothing", "benchmarks.replay:reconcile_nothing", ours),
@@ -63,6 +69,7 @@ def run_budget(options: Run) -> list[Result]:
         compare(benchmark, f"CPU a request: {name}", "µs", [v["cpu_us_per_call"] for v in runs], floor, floor_name="boto3 loop")
         for name, runs in values.items()
     ]
+    results += [compare(benchmark, f"one thread: {part}", "µs", [v[part] for v in single]) for part in single[0] if part in PARTS]
     alone = values["Reconciler alone, a remote that does nothing"]
     results.append(compare(benchmark, "Reconciler alone", "entries/s", [metrics / v["work_s"] for v in alone], better="higher"))
     shares = [
@@ -107,19 +114,24 @@ def run_memory(options: Run) -> list[Result]:
 
 
 def run_threads(options: Run) -> list[Result]:
-    """How many requests in flight are worth it: the bare loop with more and more threads."""
+    """How many requests in flight are worth it: the bare loop and our remote with more and more threads."""
     calls = options.size(200, 50)
-    counts = (1, 4, 8, 16, 32)
+    counts = (1, 4, 8, 16, 32, 64)
     with static_server(30) as server:
         sides = [
-            Side(str(n), "benchmarks.replay:bare_loop", {"endpoint_url": server.endpoint_url, "metrics": calls * n * POINTS, "threads": n})
+            Side(
+                f"{name}, 30 ms latency, {n} threads",
+                f"benchmarks.replay:{loop}",
+                {"endpoint_url": server.endpoint_url, "metrics": calls * n * POINTS, "threads": n},
+            )
+            for name, loop in (("boto3", "bare_loop"), ("AwsRemote", "remote_loop"))
             for n in counts
         ]
         values = take_turns(sides, options.rounds)
-    floor = [v["calls_per_s"] for v in values["1"]]
+    floor = [v["calls_per_s"] for v in values[sides[0].name]]
     return [
-        compare("threads", f"boto3, 30 ms latency, {n} threads", "calls/s", [v["calls_per_s"] for v in runs], floor, floor_name="1 thread")
-        for n, runs in values.items()
+        compare("threads", name, "calls/s", [v["calls_per_s"] for v in runs], floor, floor_name="boto3, 1 thread")
+        for name, runs in values.items()
     ]
 
 
@@ -157,9 +169,11 @@ def bare_loop(endpoint_url: str, metrics: int, threads: int = THREADS) -> Values
     return _work(own, started, len(batches))
 
 
-def remote_loop(endpoint_url: str, metrics: int) -> Values:
-    """As ``bare_loop``, through our remote: what it adds to boto3."""
+def remote_loop(endpoint_url: str, metrics: int, threads: int = THREADS, *, hooked: bool = False) -> Values:
+    """As ``bare_loop``, through our remote; ``hooked``: somebody takes part in boto3's requests, so that it makes all of them."""
     from concurrent.futures import ThreadPoolExecutor
+
+    import boto3
 
     from journaltrack.actions import MetricPoint
     from journaltrack.deadline import Deadline
@@ -170,7 +184,10 @@ def remote_loop(endpoint_url: str, metrics: int) -> Values:
     batches = [range(i, min(i + POINTS, metrics)) for i in range(0, metrics, POINTS)]
     own = own_use()
     started = time.perf_counter()
-    remote = RetryingRemote(AwsRemote(endpoint_url=endpoint_url, concurrency=THREADS), deadline=Deadline())
+    session = boto3.Session() if hooked else None
+    if session is not None:
+        session.events.register("before-send.sagemaker-metrics", lambda **_: None)
+    remote = RetryingRemote(AwsRemote(session=session, endpoint_url=endpoint_url, concurrency=threads), deadline=Deadline())
 
     def put(numbers: range) -> None:
         remote.put_metrics(
@@ -178,10 +195,51 @@ def remote_loop(endpoint_url: str, metrics: int) -> Values:
             tuple(MetricPoint(journals.NAMES[n % 4], 1.0 / (n + 1), n // 4, now_ns + n * 1_000_000) for n in numbers),
         )
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(put, batches):
             pass
     return _work(own, started, len(batches))
+
+
+PARTS = ("body", "signature", "request and answer over a connection", "all of AwsRemote.put_metrics")
+
+
+def request_parts(endpoint_url: str) -> Values:
+    """CPU (µs) of the parts of one request that is made without boto3, on one thread."""
+    import socket
+    from urllib.parse import urlsplit
+
+    from journaltrack.actions import MetricPoint
+    from journaltrack.remotes.aws import AwsRemote
+    from journaltrack.remotes.aws_direct import serialized
+    from journaltrack.remotes.aws_signing import Credentials, Signer
+    from journaltrack.remotes.aws_wire import exchange
+
+    now_ns = time.time_ns()
+    points = tuple(MetricPoint(journals.NAMES[n % 4], 1.0 / (n + 1), n // 4, now_ns + n * 1_000_000) for n in range(POINTS))
+    body = serialized(journals.COMPONENT, points)
+    if body is None:
+        raise RuntimeError(points)
+    url = urlsplit(endpoint_url)
+    signer = Signer(host=url.netloc, path="/BatchPutMetrics", content_type="application/json", region="us-east-1", service="sagemaker")
+    credentials = Credentials("key", "secret", None)
+    request = f"PUT /BatchPutMetrics HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    remote = AwsRemote(endpoint_url=endpoint_url)
+    remote.put_metrics(journals.COMPONENT, points)
+    with socket.create_connection((str(url.hostname), url.port or 80)) as connection:
+        calls = (
+            lambda: serialized(journals.COMPONENT, points),
+            lambda: signer.authorization(credentials, "20260101T000000Z", body),
+            lambda: exchange(connection, request, endpoint_url),
+            lambda: remote.put_metrics(journals.COMPONENT, points),
+        )
+        values = {}
+        for part, call in zip(PARTS, calls, strict=True):
+            before = own_use()["cpu_s"]
+            for _ in range(_PART_CALLS):
+                call()
+            values[part] = (own_use()["cpu_s"] - before) / _PART_CALLS * 1e6
+    return values
 
 
 def sync(folder: str, endpoint_url: str, metrics: int) -> Values:
@@ -288,12 +346,13 @@ def _turns_with_copies(
     return values
 
 
-def _rates(what: str, bare: Sequence[Values], ours: Sequence[Values]) -> list[Result]:
+def _rates(what: str, bare: Sequence[Values], ours: Sequence[Values], threads: str) -> list[Result]:
     calls = [[v["calls_per_s"] for v in runs] for runs in (ours, bare)]
     cpu = [[v["cpu_us_per_call"] for v in runs] for runs in (ours, bare)]
-    floor_name = f"bare boto3 loop, {THREADS} threads"
+    floor_name = f"bare boto3 loop, the best of {threads}"
     return [
         compare("sync", f"sync, {what}", "calls/s", *calls, floor_name=floor_name, target=CALLS_RATIO_MIN, better="higher"),
+        compare("sync", "the same against the goal", "calls/s", *calls, floor_name=floor_name, target=CALLS_RATIO_GOAL, better="higher"),
         compare("sync", f"CPU a call, {what}", "µs", *cpu, floor_name=floor_name),
     ]
 

@@ -20,7 +20,7 @@ FieldMap: TypeAlias = Literal["parameters", "input_artifacts", "output_artifacts
 Mode: TypeAlias = Literal["create", "resume", "load", "job"]
 
 Run: TypeAlias = tuple[int, int, int]
-"""(writer's id, first, last): entries by their places in their writer's chain, as many in a row as there are."""
+"""(writer's id, first, last): entries by their places in their writer's chain, which follow one another."""
 
 SEQ_MAX: Final = 2**63 - 1
 """SQLite's largest integer, and so the highest ``seq`` that there can be."""
@@ -238,7 +238,7 @@ class Update:
 class PutMetrics:
     """These points shall be recorded. Not idempotent: sent twice they may be there twice.
 
-    ``runs`` are the places of its entries in their writers' chains, writer by writer; () if that is not known.
+    ``runs`` are the places of its entries in their writers' chains, in order of ``seq``; () if that is not known.
     """
 
     phase: ClassVar[int] = 3

@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 MERGE: Final = "merge"
 """The action of attestations for what was decided, or found, when copies were brought together."""
 _DESCRIBED: Final = ", ".join(schema.WRITER_COLUMNS)
-_INSERT_WRITER: Final = schema.insert_sql(schema.writer)
-_INSERT_ATTESTATION: Final = schema.insert_sql(schema.attestation)
-_INSERT_RECEIPT: Final = schema.insert_sql(schema.receipt)
+_INSERT_WRITER: Final = schema.insert_sql("writer")
+_INSERT_ATTESTATION: Final = schema.insert_sql("attestation")
+_INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _RUNS_OF: Final = (
     "SELECT max(first, ?1) + shift, min(last, ?2) + shift FROM temp.run WHERE writer_id = ?3 AND last >= ?1 AND first <= ?2 ORDER BY last"
 )

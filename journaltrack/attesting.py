@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from journaltrack.database import Database
     from journaltrack.lease import Lease
 
-_INSERT_WRITER: Final = schema.insert_sql(schema.writer)
-_INSERT: Final = schema.insert_sql(schema.attestation)
+_INSERT_WRITER: Final = schema.insert_sql("writer")
+_INSERT: Final = schema.insert_sql("attestation")
 _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _quoted: Final = json.encoder.encode_basestring_ascii  # of a text, what ``_encode`` gives
 
@@ -65,8 +65,7 @@ class Statement(NamedTuple):
         missing: The remote said that the component does not exist (any more).
         location: (blob, uri) of an upload.
         more: Further members of the body.
-        runs: Where ``entries`` are in their writers' chains, writer by writer in the order of their first entries; () if that is
-            to be looked up.
+        runs: Where ``entries`` are in their writers' chains, in order of ``seq``; () if that is to be looked up.
     """
 
     action: str
@@ -199,8 +198,12 @@ class Scribe:
     def _named(self, connection: sqlite3.Connection, runs: Sequence[Run]) -> dict[str, str]:
         """As ``_identities``, of entries whose places are known."""
         by_writer: dict[int, list[tuple[int, int]]] = {}
-        for writer_id, *run in runs:
-            by_writer.setdefault(writer_id, []).append((run[0], run[1]))
+        for writer_id, first, last in runs:
+            mine = by_writer.setdefault(writer_id, [])
+            if mine and first == mine[-1][1] + 1:  # another writer's entries came in between
+                mine[-1] = (mine[-1][0], last)
+            else:
+                mine.append((first, last))
         return {self._uuid(connection, writer_id): as_text(mine) for writer_id, mine in by_writer.items()}
 
     def _uuid(self, connection: sqlite3.Connection, writer_id: int) -> str:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 from journaltrack import access, paths, report
 from journaltrack import bundling_format as layouts
 from journaltrack._version import __version__
-from journaltrack.bundling_copying import Copier
 from journaltrack.bundling_format import Content, Harm, Layout, Manifest, Member
 from journaltrack.bundling_partial import SUFFIX, Partial, exists
 from journaltrack.bundling_snapshot import Snapshot, snapshot
+from journaltrack.copying import Copier
 from journaltrack.errors import BundleError, BundleSpoolError, InvalidInputError
 from journaltrack.pass_report import Progress
 from journaltrack.spool import Spool

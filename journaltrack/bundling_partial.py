@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 from journaltrack import bundling_format as layouts
 from journaltrack import paths
 from journaltrack._version import __version__
-from journaltrack.bundling_copying import Copier, SteadyFile
 from journaltrack.bundling_format import BLOCK_BYTES, Layout, Manifest, Member
+from journaltrack.copying import Copier, SteadyFile
 from journaltrack.errors import BundleDamagedError, BundleError, BundleTooNewError, InvalidInputError
 
 if TYPE_CHECKING:

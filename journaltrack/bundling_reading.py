@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from journaltrack import bundling_format as layouts
 from journaltrack import paths, report
 from journaltrack._version import __version__
-from journaltrack.bundling_copying import Copier, write_all
 from journaltrack.bundling_format import BLOCK_BYTES, DAMAGED_HINT, Layout, Manifest, Member
 from journaltrack.bundling_partial import SUFFIX
+from journaltrack.copying import Copier, write_all
 from journaltrack.errors import BundleDamagedError, BundleError, BundleTooNewError, InvalidInputError, JournalOutdatedError
 from journaltrack.pass_report import Progress
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from journaltrack import paths, report
-from journaltrack.database import translated
 from journaltrack.errors import BundleError, JournalFullError
 from journaltrack.spool import is_digest
+from journaltrack.sqlite_errors import translated
 
 if TYPE_CHECKING:
     from journaltrack.journal import Journal

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from journaltrack import configuration, limits, paths, spool_limit, validation
+from journaltrack import configuration, limits, paths, spool_limit, spool_use, validation
 from journaltrack import entries as vocabulary
-from journaltrack.errors import ArtifactError
+from journaltrack.errors import ArtifactError, JournalError
 from journaltrack.spool import Spool, SpooledBlob
 
 if TYPE_CHECKING:
@@ -63,11 +63,14 @@ class JournalMetricsWriter:
             InvalidInputError: A name, step or time that AWS can never accept.
             InvalidTypeError: An argument of the wrong type.
         """
-        name = validation.key(metric_name, "metric name", limits.METRIC_NAME_CHARS_MAX)
         step = validation.step(iteration_number)
         when = time.time_ns() if timestamp is None else validation.timestamp_ns(timestamp)
+        return self._draft(metric_name, value, when, step)
+
+    def _draft(self, metric_name: str, value: object, timestamp_ns: int, step: int | None) -> vocabulary.Draft:
+        name = validation.key(metric_name, "metric name", limits.METRIC_NAME_CHARS_MAX)
         self._valid.add(name)
-        return vocabulary.metric(name, validation.metric_value(value), step, when)
+        return vocabulary.metric(name, validation.metric_value(value), step, timestamp_ns)
 
     def log_metric(
         self, metric_name: str, value: object, timestamp: datetime | float | None = None, iteration_number: int | None = None
@@ -86,6 +89,26 @@ class JournalMetricsWriter:
         if draft.undeliverable is not None:
             self._admit(draft)
         self._journal.append(self._component_id, [draft])
+
+    def log_metrics(self, metrics: Mapping[str, object], timestamp: datetime | float | None, iteration_number: int | None) -> None:
+        """Record points of one moment and step, all or none; see ``Tracker.log_metrics``."""
+        when = time.time_ns() if timestamp is None else validation.timestamp_ns(timestamp)
+        step = validation.step(iteration_number)
+        valid, points = self._valid, []
+        for name, value in metrics.items():
+            if type(value) is not float or value - value != 0 or name not in valid:
+                break
+            points.append((name, value))
+        else:
+            if points:
+                self._journal.append_metrics(self._component_id, points, step, when)
+                return
+        drafts = [self._draft(name, value, when, step) for name, value in metrics.items()]
+        for draft in drafts:
+            if draft.undeliverable is not None:
+                self._admit(draft)
+        if drafts:
+            self._journal.append(self._component_id, drafts)
 
     def close(self) -> None:
         """Nothing: every point is in the journal already."""
@@ -118,9 +141,15 @@ class JournalArtifactUploader:
             make_room = self._make_room
             room = None if make_room is None else (lambda wanted_bytes: make_room(folder, wanted_bytes))
             spool_limit.admit(spool, Path(file_path), self._spool_max_bytes, room)
-        blob = spool.add(file_path, self._journal.renew_blob)
+        blob = spool.add(file_path, self._journal.renew_blob, self._of_size)
         self._journal.add_blob(blob.sha256, blob.size_bytes)
         return blob
+
+    def _of_size(self, size_bytes: int) -> list[str]:
+        try:
+            return spool_use.of_size(self._journal.database, size_bytes)
+        except JournalError:  # then it is copied; what is wrong with the journal is told where it matters
+            return []
 
     def confirm(self, files: Mapping[str, Path]) -> None:
         """After the call is recorded: nobody removes its contents any more. See that nobody did until now.

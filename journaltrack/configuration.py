@@ -71,7 +71,7 @@ class Configuration:
     durability: str = _text("process", "what a returned call survives: a kill, or also loss of power", choices=("process", "power"))
     close_deadline_s: float = _number(10.0, "how long a tracker's close may replay")
     lookup_deadline_s: float = _number(3.0, "how long Tracker.load may ask for a name that the journal does not know")
-    concurrency: int = _number(16, "requests in flight for one journal", unit="requests", least=1, most=256)
+    concurrency: int = _number(96, "requests in flight for one journal", unit="requests", least=1, most=256)
     requests_per_s: float = _number(
         0.0, "requests at most, for all journals of a process together; 0: no limit", unit="per second", zero=True
     )

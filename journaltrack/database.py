@@ -1,7 +1,7 @@
 """One connection to a journal's SQLite file: opening, durability, locking, fork, and errors in our own words.
 
-SQLAlchemy makes the connection; statements run on the driver's connection in autocommit mode, since a committed insert
-costs 11 µs there against 57 to 105 µs through ``engine.begin()`` (docs/performance.md).
+Python's own driver, in autocommit mode: a committed insert costs 7 µs there against 32 to 105 µs through SQLAlchemy, and
+importing that would cost a training script more than all the rest of its start (docs/performance.md, ADR 0019).
 
 Invariants: one thread at a time is inside SQLite for this connection; a transaction is never open while the lock is
 free; a forked child never touches its parent's connection (SQLite forbids it) but opens its own at its next use.
@@ -26,20 +26,10 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import create_engine
-from sqlalchemy.pool import NullPool
-
 from journaltrack import access, paths
-from journaltrack.errors import (
-    JournalCorruptError,
-    JournalError,
-    JournalFullError,
-    JournalLockedError,
-    JournalNotFoundError,
-    JournalReadOnlyError,
-    JournalWriteError,
-    NotAJournalError,
-)
+from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError
+from journaltrack.sqlite_errors import is_lock, translated
+from journaltrack.write_queue import URGENT_BEHIND_DISK_S, URGENT_S, WriteQueue
 
 logger = logging.getLogger(__name__)
 
@@ -86,15 +76,17 @@ class Database:
         self.read_only = read_only
         self.generation = 0  # counts forks; whoever caches something that is this process's own compares it
         self.wal = False
-        self._durability = durability
+        self.durability = durability
         self._busy_timeout_s = busy_timeout_s
-        self._pooled: Any = None
         self._connection: sqlite3.Connection | None = None
         self._names_synced = False
         self._identity = (0, 0)  # device and inode of the file that is open
+        self._queue: WriteQueue | None = None  # of one that appends: it waits for its turn to write by itself
+        self._wait_s = busy_timeout_s  # and so long
         self._unsure = False  # an fsync of the log failed: what was written before may never reach the disk
         self._closed = False
         self.lock = threading.RLock()
+        self._beside_lock = threading.Lock()
         with self.lock, translated(self.path):
             self._connect()
         _live.add(self)
@@ -126,7 +118,13 @@ class Database:
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows of a SELECT."""
         with self.lock, translated(self.path):
-            return self.connection.execute(sql, parameters).fetchall()
+            try:
+                return self.connection.execute(sql, parameters).fetchall()
+            except sqlite3.OperationalError as error:
+                if self._queue is None or not is_lock(error):
+                    raise
+            with self.patience():  # another process recovers the log after a kill, or closes it
+                return self.connection.execute(sql, parameters).fetchall()
 
     def read_columns(self, sql: str, parameters: Sequence[Any] = ()) -> list[list[Any]]:
         """All rows of a SELECT, as a list for each column.
@@ -165,7 +163,7 @@ class Database:
             connection = self.connection
             try:
                 self.roll_back()
-                connection.execute("BEGIN IMMEDIATE")
+                self._begin(connection)
                 result = work(connection)
                 connection.execute("COMMIT")
             except BaseException:
@@ -185,7 +183,7 @@ class Database:
         with self.lock, translated(self.path):
             connection = self.connection
             self.roll_back()
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin(connection)
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -198,13 +196,105 @@ class Database:
         with self.lock, translated(self.path):
             self.wal = _prefer_wal(self.connection, self.path, self._busy_timeout_s)
             self._set_synchronous(self.connection)
-            if self._durability == "power":
+            if self.durability == "power":
                 self._sync_names(self.connection)
 
     def set_busy_timeout(self, seconds: float | None) -> None:
         """Change how long a writer waits for the lock; None: what it was at first."""
+        self._wait_s = self._busy_timeout_s if seconds is None else seconds
+        if self._queue is None:
+            with self.lock, translated(self.path):
+                self._set_patience(self.connection, self._wait_s)
+
+    def log_bytes(self) -> int:
+        """Size of the log's file: that of what was ever in it since the last connection but this one was closed."""
+        try:
+            return os.stat(f"{self.path}-wal").st_size  # noqa: PTH116 - at the first append of a process
+        except OSError:
+            return 0
+
+    def write_log_back(self) -> bool:
+        """Copy all of the log into the database while nobody appends; whether that could be done at once."""
         with self.lock, translated(self.path):
-            self.connection.execute(f"PRAGMA busy_timeout = {int((self._busy_timeout_s if seconds is None else seconds) * 1000)}")
+            if not self.idle:  # it rests, and no more is appended: whoever closes the database last does it
+                return False
+            busy, in_log, written = self.connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+            return not busy and bool(written == in_log)
+
+    def beside(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``work`` on another connection while this one goes on; for another thread. It waits for no lock."""
+        with self._beside_lock, translated(self.path):
+            connection = _connect_uri(f"file:{quote(str(self.path))}?mode=rw", 0.0)
+            try:
+                connection.execute("PRAGMA synchronous=NORMAL")
+                return work(connection)
+            finally:
+                connection.close()
+
+    def append_beside_others(self) -> None:
+        """From now on this connection is one that appends: short transactions, and many.
+
+        It waits for its turn by ``WriteQueue`` instead of SQLite's busy handler, which starves whoever waits, and leaves writing the
+        log back to ``Checkpointer``. With a rollback journal nothing changes.
+        """
+        with self.lock, translated(self.path):
+            if self.wal and self._queue is None:
+                self._queue = self._new_queue()
+                self._set_appending(self.connection)
+
+    def _new_queue(self) -> WriteQueue:
+        return WriteQueue(self.path.parent, URGENT_BEHIND_DISK_S if self.durability == "power" else URGENT_S)
+
+    def _set_appending(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        self._set_patience(connection, 0.0)
+
+    @staticmethod
+    def _set_patience(connection: sqlite3.Connection, seconds: float) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+
+    @contextlib.contextmanager
+    def patience(self) -> Iterator[None]:
+        """For the block SQLite's own way to wait, for what is not an append; hold ``lock``."""
+        if self._queue is not None:
+            self._set_patience(self.connection, self._wait_s)
+        try:
+            yield
+        finally:
+            if self._queue is not None and self._connection is not None:
+                self._set_patience(self._connection, 0.0)
+
+    @property
+    def must_yield(self) -> bool:
+        """Whether another process should have its turn first: who waits for the disk in its transactions leaves the lock free for moments."""
+        return self.durability == "power" and self._queue is not None and self._queue.has_waiting()
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """BEGIN IMMEDIATE, in turn with other processes; hold ``lock``.
+
+        Raises:
+            sqlite3.OperationalError: Not in time.
+        """
+        queue = self._queue
+        if queue is None:
+            connection.execute("BEGIN IMMEDIATE")
+            return
+
+        refused: list[sqlite3.OperationalError] = []
+
+        def attempt() -> bool:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if not is_lock(error):
+                    raise
+                refused[:] = [error]
+                return False
+            return True
+
+        at_once = not self.must_yield and attempt()
+        if not at_once and not queue.wait_for(attempt, self._wait_s):
+            raise refused[0]
 
     def sync(self) -> None:
         """A power barrier: everything committed is on the disk when this returns.
@@ -230,7 +320,8 @@ class Database:
                     raise self._not_flushed(str(error)) from error
 
     def _empty_log(self) -> None:
-        busy, _, _ = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        with self.patience():
+            busy, _, _ = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise self._not_flushed("the last flush failed, and while others use the journal it can't be repeated")
         self._unsure = False
@@ -270,11 +361,14 @@ class Database:
         Closing it would delete the log *by its name*, which may be another database's by now.
         """
         with self.lock:
-            _left_behind.append((self._pooled, self._connection))
+            _left_behind.append(self._connection)
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))  # not even at the end of the interpreter
-            self._pooled = self._connection = None
+            self._connection = None
             self._names_synced = False
             self.path = path
+            if self._queue is not None:
+                self._queue.close()
+                self._queue = self._new_queue()
 
     def rest(self) -> None:
         """Give the connection back; the next use opens another."""
@@ -288,22 +382,21 @@ class Database:
             self._disconnect()
 
     def _disconnect(self) -> None:
-        self._connection = None
+        connection, self._connection = self._connection, None
         self._names_synced = False
-        pooled, self._pooled = self._pooled, None
-        if pooled is not None:
-            pooled.close()
+        if self._queue is not None:
+            self._queue.close()
+        if connection is not None:
+            connection.close()
 
     def __del__(self) -> None:
         # Python 3.13 warns of a connection that nobody closed; a tracker's lives as long as somebody may read it back.
-        pooled = getattr(self, "_pooled", None)
-        if pooled is not None:
-            pooled.close()
+        connection = getattr(self, "_connection", None)
+        if connection is not None:
+            connection.close()
 
     def _connect(self) -> None:
-        engine = create_engine("sqlite://", creator=self._open, poolclass=NullPool)
-        self._pooled = engine.raw_connection()
-        self._connection = self._pooled.driver_connection
+        self._connection = self._open()
 
     def _open(self) -> sqlite3.Connection:
         access.check_files(self.path.parent)
@@ -324,8 +417,10 @@ class Database:
             self.wal = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
             self._identity = _identity(self.path)
             self._set_synchronous(connection)
-            if self._durability == "power":
+            if self.durability == "power":
                 self._sync_names(connection)
+            if self._queue is not None:
+                self._set_appending(connection)
         except BaseException:
             connection.close()
             raise
@@ -359,11 +454,11 @@ class Database:
                 f"the journal at {self.path.parent} was left in the middle of a transaction, which can't be rolled back by reading alone",
                 hint="`journaltrack sync` rolls it back; on a medium that can't be written copy the whole folder first. No recorded entry is lost",
             ) from error
-        if _is_lock(error) or (writable and _has_content(self.path.with_name(self.path.name + "-wal"))):
+        if is_lock(error) or (writable and _has_content(self.path.with_name(self.path.name + "-wal"))):
             raise error
 
     def _set_synchronous(self, connection: sqlite3.Connection) -> None:
-        connection.execute(f"PRAGMA synchronous={'FULL' if self._durability == 'power' or not self.wal else 'NORMAL'}")
+        connection.execute(f"PRAGMA synchronous={'FULL' if self.durability == 'power' or not self.wal else 'NORMAL'}")
 
     def _sync_names(self, connection: sqlite3.Connection) -> None:
         """See that the log's name is on the disk, and the folder's: SQLite syncs only names of files that it made itself.
@@ -377,6 +472,7 @@ class Database:
 
     def _before_fork(self) -> None:
         # No thread of ours may be inside SQLite at the fork: its locks would stay taken in the child for ever.
+        self._beside_lock.acquire(timeout=_FORK_WAIT_S)
         if not self.lock.acquire(timeout=_FORK_WAIT_S) or self._connection is None or self._connection.in_transaction:
             return
         # Nor may a connection be open. SQLite remembers in memory which POSIX locks its process holds: a child would inherit that
@@ -385,74 +481,19 @@ class Database:
         self._disconnect()
 
     def _after_fork_in_parent(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the wait above may have timed out
-            self.lock.release()
+        for lock in (self.lock, self._beside_lock):
+            with contextlib.suppress(RuntimeError):  # the wait above may have timed out
+                lock.release()
 
     def _after_fork_in_child(self) -> None:
-        _left_behind.append((self._pooled, self._connection))
-        self._pooled = self._connection = None
+        _left_behind.append(self._connection)
+        self._connection = None
         self._names_synced = False
+        if self._queue is not None:
+            self._queue.close()
         self.lock = threading.RLock()
+        self._beside_lock = threading.Lock()
         self.generation += 1
-
-
-@contextlib.contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors about the file at ``path`` into ours, with a hint."""
-    try:
-        yield
-    except UnicodeDecodeError as error:  # SQLite quotes the damage in its message, byte by byte
-        raise JournalCorruptError(
-            f"the journal at {path.parent} is damaged: its schema is not text",
-            hint="copy the whole folder, then `journaltrack doctor --repair`",
-        ) from error
-    except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
-        raise  # our own mistake
-    except sqlite3.IntegrityError as error:
-        raise JournalCorruptError(
-            f"the journal at {path.parent} contradicts itself: {error}; this was not recorded",
-            hint="`journaltrack doctor` says more; copy the whole folder before anything else",
-        ) from error
-    except sqlite3.Error as error:
-        raise _translate(error, path) from error
-
-
-def _translate(error: sqlite3.Error, path: Path) -> JournalError:
-    text = str(error)
-    name = getattr(error, "sqlite_errorname", "") or ""  # Python 3.11 and later
-    if _is_lock(error):
-        return JournalLockedError(
-            f"the journal at {path.parent} is locked by another process: {text}",
-            hint="see who has it open (fuser, lsof); on a network file system move the journal to a local disk",
-        )
-    if "full" in text:
-        return JournalFullError(
-            f"no space is left for the journal at {path.parent}", hint="free space on that device; nothing written is lost"
-        )
-    if "readonly" in text or "read-only" in text:
-        return JournalReadOnlyError(
-            f"the journal at {path.parent} can't be written: {text}", hint="make it writable, or copy it to a folder that is"
-        )
-    if "not a database" in text:
-        return NotAJournalError(f"{path} is not a journal: {text}", hint="name the folder of a journal")
-    if "malformed" in text or "corrupt" in text or name.startswith("SQLITE_CORRUPT"):
-        return JournalCorruptError(
-            f"the journal at {path.parent} is damaged: {text}",
-            hint="copy the whole folder before anything else; `journaltrack doctor --repair` then restores what is readable",
-        )
-    if "unable to open" in text:
-        if not path.exists():
-            return JournalNotFoundError(f"there is no journal at {path.parent}", hint="check the path, or set JOURNALTRACK_JOURNAL")
-        return JournalReadOnlyError(
-            f"the journal at {path.parent} can't be opened: {text}",
-            hint="check owner and permissions of the folder, or copy it to one that is writable",
-        )
-    return JournalWriteError(f"the journal at {path.parent} failed: {text}", hint="check the disk (dmesg); nothing already written is lost")
-
-
-def _is_lock(error: sqlite3.Error) -> bool:
-    name = getattr(error, "sqlite_errorname", "") or ""  # Python 3.11 and later
-    return "locked" in str(error) or "busy" in str(error) or name.startswith("SQLITE_BUSY")
 
 
 def _connect_uri(uri: str, busy_timeout_s: float) -> sqlite3.Connection:
@@ -481,7 +522,7 @@ def _prefer_wal(connection: sqlite3.Connection, path: Path, busy_timeout_s: floa
             mode = connection.execute(f"PRAGMA journal_mode={'DELETE' if kind else 'WAL'}").fetchone()[0]
             break
         except sqlite3.OperationalError as error:  # SQLite does not wait here when several processes make a journal at once
-            if not _is_lock(error) or time.monotonic() >= until:
+            if not is_lock(error) or time.monotonic() >= until:
                 raise
             time.sleep(0.005)
     if mode == "wal":

@@ -27,7 +27,7 @@ READBACK: Final = "readback"
 SETTLE: Final = "settle"
 """The action of receipts for what a person decided."""
 
-_INSERT_RECEIPT: Final = schema.insert_sql(schema.receipt)
+_INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _IN_DOUBT: Final = (  # typeof: SQLite keeps any type in any column, and a journal may be crafted
     f"FROM delivery d JOIN entry e ON e.seq = d.seq JOIN component c ON c.id = e.component_id WHERE {PROBLEM} AND d.outcome = 'in doubt' "
     "AND e.stream = 'metric' AND typeof(e.value) = 'real' AND typeof(e.name) = 'text' AND typeof(d.settled_at_ns) = 'integer' "

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits, report
-from journaltrack.database import PAGE_BYTES_MAX, translated
+from journaltrack.database import PAGE_BYTES_MAX
 from journaltrack.exporting_tables import Page, Same, Table
+from journaltrack.sqlite_errors import translated
 
 if TYPE_CHECKING:
     from journaltrack.journal import Journal

@@ -40,9 +40,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 IN_FLIGHT: Final = "a request that carried it had no answer yet when the journal was merged: it may have been sent"
-_INSERT_ENTRY: Final = (
-    str(schema.insert_sql(schema.entry)).replace("(writer_id", "(seq, writer_id", 1).replace("VALUES (", "VALUES (?, ", 1)
-)
+_INSERT_ENTRY: Final = schema.insert_sql("entry").replace("(writer_id", "(seq, writer_id", 1).replace("VALUES (", "VALUES (?, ", 1)
 _INSERT_REFUSED: Final = "INSERT OR IGNORE INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, 'quarantined', ?, ?)"
 _PAGE: Final = 1_000
 

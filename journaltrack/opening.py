@@ -13,8 +13,9 @@ from pathlib import Path
 
 from journaltrack import access, paths, schema, schema_check
 from journaltrack._version import __version__
-from journaltrack.database import Database, translated
+from journaltrack.database import Database
 from journaltrack.errors import JournalFullError, JournalNotFoundError, JournalOutdatedError, JournalReadOnlyError, NotAJournalError
+from journaltrack.sqlite_errors import translated
 
 
 def prepare(folder: Path, file: Path, *, create: bool) -> None:
@@ -99,8 +100,10 @@ def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create:
                 f"the journal at {database.path.parent} has the older schema revision {current}; it was left as it is",
                 hint="run `journaltrack status PATH` once with the right to write: it upgrades the journal after a backup",
             )
+        from journaltrack import upgrading  # noqa: PLC0415 - imports SQLAlchemy and Alembic, 0.6 s
+
         with translated(database.path):
-            schema.upgrade(database.path, current, now_ns=clock_ns())
+            upgrading.upgrade(database.path, current, now_ns=clock_ns())
         with database.lock, translated(database.path):
             schema_check.revision(database.connection, database.path, writing=True)
     with database.lock, translated(database.path):

@@ -77,6 +77,7 @@ def perform(action: Request, remote: Remote, context: Context) -> Answer:
                 bucket=action.blob.bucket,
                 prefix=action.blob.prefix,
                 media_type=action.media_type,
+                scratch=context.spool,
             )
         )
     if isinstance(action, Associate):

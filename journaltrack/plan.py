@@ -276,15 +276,13 @@ def _joined(component: _Component) -> Points | None:
 
 
 def _runs(writers: Iterable[int], places: Iterable[int]) -> tuple[Run, ...]:
-    """Each writer's runs, one writer after the other: what another writer recorded in between does not end a run."""
-    by_writer: dict[int, list[tuple[int, int]]] = {}
+    runs: list[list[int]] = []
     for writer, place in zip(writers, places, strict=True):
-        runs = by_writer.setdefault(writer, [])
-        if runs and place == runs[-1][1] + 1:
-            runs[-1] = (runs[-1][0], place)
+        if runs and runs[-1][0] == writer and place == runs[-1][2] + 1:
+            runs[-1][2] = place
         else:
-            runs.append((place, place))
-    return tuple((writer, first, last) for writer, runs in by_writer.items() for first, last in runs)
+            runs.append([writer, place, place])
+    return tuple((writer, first, last) for writer, first, last in runs)
 
 
 def _ensure(component: _Component, state: ComponentState) -> Ensure:

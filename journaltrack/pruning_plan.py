@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import entries as vocabulary
 from journaltrack import report
-from journaltrack.database import translated
+from journaltrack.sqlite_errors import translated
 
 if TYPE_CHECKING:
     from journaltrack.journal import Journal

@@ -23,12 +23,12 @@ from journaltrack._version import __version__
 from journaltrack.applying import Applied, Applier
 from journaltrack.applying_source import Source
 from journaltrack.attesting import Attestor
-from journaltrack.database import translated
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal import Journal
 from journaltrack.pass_report import Progress
 from journaltrack.receipting_file import FORMAT, VERSION, ReceiptsFile
 from journaltrack.settlement import Settlement
+from journaltrack.sqlite_errors import translated
 
 if TYPE_CHECKING:
     from journaltrack.database import Database

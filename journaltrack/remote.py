@@ -100,6 +100,7 @@ class BlobUpload:
         bucket: None for the remote's default bucket, created when missing.
         prefix: None for the remote's default prefix.
         media_type: Its Content-Type, or None.
+        scratch: A folder for small files with which an upload that was cut off is found again; None: nothing is noted.
     """
 
     path: Path
@@ -110,6 +111,7 @@ class BlobUpload:
     bucket: str | None = None
     prefix: str | None = None
     media_type: str | None = None
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

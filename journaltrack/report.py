@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from journaltrack import entries as vocabulary
 from journaltrack import limits
 from journaltrack.actions import ranges_in
-from journaltrack.database import translated
 from journaltrack.journal import Journal
+from journaltrack.sqlite_errors import translated
 
 if TYPE_CHECKING:
     from journaltrack.database import Database

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import entries as vocabulary
 from journaltrack.actions import ranges_in
-from journaltrack.database import translated
 from journaltrack.report_chains import ChainProblem, Removed, chains, told
+from journaltrack.sqlite_errors import translated
 
 if TYPE_CHECKING:
     from journaltrack.database import Database

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits, schema
-from journaltrack.database import translated
+from journaltrack.sqlite_errors import translated
 
 if TYPE_CHECKING:
     from journaltrack.database import Database

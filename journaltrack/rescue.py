@@ -52,7 +52,8 @@ def rescue(database: Database) -> Path:
     before = database.path
     place = database.place_now()
     if place == before:
-        database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with database.patience():
+            database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         database.rest()
         _say(f"the write-ahead log of the journal at {before.parent} was deleted while it was in use; what it held was saved")
         return before.parent

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 from urllib.parse import quote
 
-from journaltrack import paths, removed, schema, schema_check, sqlite_pages
+from journaltrack import paths, removed, schema, schema_check, sqlite_pages, tables
 from journaltrack._version import __version__
 from journaltrack.actions import as_intervals, ranges_in
 from journaltrack.attesting import Scribe, Settled, Statement
@@ -120,23 +120,7 @@ def _refuse_nothing(folder: Path, found: Salvaged) -> None:
 # -- telling rows apart -----------------------------------------------------------------------------------------
 
 
-_SHAPES: Final = {
-    table.name: (len(table.columns), schema.value_kinds(table))
-    for table in (
-        schema.entry,
-        schema.writer,
-        schema.component,
-        schema.receipt,
-        schema.delivery,
-        schema.blob,
-        schema.location,
-        schema.field,
-        schema.mark,
-        schema.lease,
-        schema.meta,
-        schema.attestation,
-    )
-}
+_SHAPES: Final = {table.name: (len(table.columns), tables.value_kinds(table)) for table in tables.metadata.sorted_tables}
 _BY_LENGTH: Final[dict[int, list[str]]] = {}
 for _name, (_length, _) in _SHAPES.items():
     _BY_LENGTH.setdefault(_length, []).append(_name)
@@ -248,7 +232,7 @@ def _complete(connection: sqlite3.Connection, found: Salvaged, generation: int |
     found.missing = ",".join(f"{first}-{last}" if last > first else str(first) for first, last in gaps)
     found.removed = removed.entries_in(connection)
     values = ("repair", None, "", highest + 1, now_ns, now_ns, "repaired", 0, None, None, str(found))
-    receipt_id = execute(schema.insert_sql(schema.receipt), values).lastrowid
+    receipt_id = execute(schema.insert_sql("receipt"), values).lastrowid
     settled = [each for each in settled if each.entries]
     statement = Statement(
         "repair", "repaired", None, (), now_ns, highest + 1, settled, receipt_id, now_ns, attempts=0, error_text=str(found)

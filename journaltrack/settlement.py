@@ -39,7 +39,7 @@ PLAN: Final = "plan"
 """The action of attestations for entries that needed no request."""
 IN_DOUBT_AFTER_KILL: Final = "the process that sent it ended before the answer arrived"
 
-_INSERT_RECEIPT: Final = schema.insert_sql(schema.receipt)
+_INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _INSERT_INTENT: Final = "INSERT INTO receipt (id, action, component_id, entries, generation, started_at_ns) VALUES (?, ?, ?, ?, ?, ?)"
 _FINISH_RECEIPT: Final = (
     "UPDATE receipt SET finished_at_ns = ?, outcome = ?, attempts = ?, request_id = ?, error_code = ?, error_text = ? WHERE id = ?"
@@ -194,12 +194,12 @@ class Settlement:
             if outcomes:
                 self.finish(outcomes)
             raise
-        finished_ns, now_ns = self._clock_ns(), self._clock_ns()  # what is begun comes after what is over, in an audit too
+        ended_ns, now_ns = self._clock_ns(), self._clock_ns()  # in the order of events
         begun = [_Begun(i.action, i.seqs, as_intervals(i.seqs), i.runs, now_ns) for i in intents]
         generation = self._lease.generation
         rows = [(i.action, i.component_id, as_text(b.intervals), generation, now_ns) for i, b in zip(intents, begun, strict=True)]
         with self.attestor.transaction() as connection:
-            self._finish(connection, outcomes, finished_ns)
+            self._finish(connection, outcomes, ended_ns)
             receipts = _insert_intents(connection, rows)
         self._forget(outcomes)
         self._begun.update(zip(receipts, begun, strict=True))

@@ -1,8 +1,12 @@
 """The spool: artifact bytes waiting to be uploaded, stored once per content under their SHA-256.
 
-Invariants: a file named by a digest is whole and on the disk (it gets its name after an fsync); nothing but this
-process's temporary files and whole blobs is in the folder; no path outside of it is ever opened for a digest.
+Invariants: a file named by a digest is whole and on the disk (it gets its name after an fsync); nothing but whole blobs and
+temporary files (of processes that add or remove, of uploads under way) is in the folder; no path outside of it is ever opened
+for a digest.
 Must not know the journal's tables or any remote.
+
+Bytes are hashed and written side by side (``copying``). A content that is there already is not written again: the file is compared
+with the blob byte by byte while it is hashed, which proves the blob, too.
 """
 
 from __future__ import annotations
@@ -11,22 +15,27 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import io
 import os
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from journaltrack import access, paths
+from journaltrack.copying import ALONE_BYTES_MAX, Copier, SteadyFile, write_all
 from journaltrack.errors import ArtifactError, InvalidInputError, JournalFullError, JournalReadOnlyError, JournalWriteError
+
+T = TypeVar("T")
 
 BUFFER_BYTES: Final = 1024 * 1024
 TRIES: Final = 3
 """Copies made of a file that keeps changing, before giving up."""
+COMPARED_BYTES_MIN: Final = 1024 * 1024
+"""From here on a blob of the same size is looked at before a file is copied: for less, asking costs as much as it saves."""
+_LOOK_BYTES: Final = 4096
 _FICLONE: Final = 0x40049409  # ioctl_ficlone(2): share the blocks where the file system can
 TEMPORARY: Final = "incoming-"
 """How the names of files begin that are on their way into the spool, or out of it."""
@@ -51,12 +60,18 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def add(self, file_path: str | os.PathLike[str], announce: Callable[[str], None] = lambda _: None) -> SpooledBlob:
+    def add(
+        self,
+        file_path: str | os.PathLike[str],
+        announce: Callable[[str], None] = lambda _: None,
+        of_size: Callable[[int], Iterable[str]] = lambda _: (),
+    ) -> SpooledBlob:
         """Keep the bytes of a file as they are now.
 
         Args:
             file_path: The file.
             announce: Called with the digest before the blob gets its name: nobody may take it for old from then on.
+            of_size: Digests of some contents of that many bytes, which the spool may hold: if the file's is one of them, nothing is written.
 
         Raises:
             ArtifactError: The file is missing, is not a regular file, can't be read, or changed during each of
@@ -66,7 +81,8 @@ class Spool:
         """
         source = Path(file_path)
         for _ in range(TRIES):
-            blob = self._copy(source, announce)
+            with _opened(source) as descriptor:
+                blob = self._held(descriptor, source, announce, of_size) or self._copy_open(descriptor, source, announce=announce)
             if blob is not None:
                 return blob
         raise ArtifactError(
@@ -148,10 +164,30 @@ class Spool:
                     removed.append(path)
         return removed
 
-    def _copy(self, source: Path, announce: Callable[[str], None]) -> SpooledBlob | None:
-        """One copy; None if the file changed meanwhile."""
-        with _opened(source) as descriptor:
-            return self._copy_open(descriptor, source, announce=announce)
+    def _held(
+        self, descriptor: int, source: Path, announce: Callable[[str], None], of_size: Callable[[int], Iterable[str]]
+    ) -> SpooledBlob | None:
+        """The blob that has the very bytes of an open file; None if there is none, or one of both changed meanwhile."""
+        before = os.fstat(descriptor)
+        if before.st_size < COMPARED_BYTES_MIN:
+            return None
+        for sha256 in of_size(before.st_size):
+            with contextlib.suppress(OSError, ValueError), access.opened_blob(self.path_of(sha256)) as held:
+                status = os.fstat(held)
+                if status.st_size != before.st_size or not _look_alike(descriptor, held, before.st_size):
+                    continue
+                if not _is_same(descriptor, held, before.st_size, source, sha256) or _changed(before, os.fstat(descriptor)):
+                    return None
+                os.fsync(held)  # whoever put it there
+                announce(sha256)
+                os.utime(held)  # a new grace time in ``collect``
+                path = self.path_of(sha256)
+                now = path.lstat()
+                if (now.st_dev, now.st_ino) != (status.st_dev, status.st_ino):
+                    return None  # it was removed before it was announced
+                self._sync_folders(path)
+                return SpooledBlob(sha256, status.st_size, path)
+        return None
 
     def _copy_open(
         self, descriptor: int, source: Path, *, only: str | None = None, announce: Callable[[str], None] = lambda _: None
@@ -166,8 +202,7 @@ class Spool:
                 try:
                     sha256, size_bytes = _copy_bytes(descriptor, target, source)
                     after = os.fstat(descriptor)
-                    changed = (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or size_bytes != after.st_size
-                    if changed or only not in {None, sha256}:
+                    if _changed(before, after) or size_bytes != after.st_size or only not in {None, sha256}:
                         return None
                     os.fsync(target)
                 finally:
@@ -188,9 +223,12 @@ class Spool:
                 hint="do not trust this journal; make a new one",
             )
         temporary.replace(path)
+        self._sync_folders(path)
+        return path
+
+    def _sync_folders(self, path: Path) -> None:
         for folder in (path.parent, self.folder, self.folder.parent):
             paths.fsync(folder)
-        return path
 
 
 def is_digest(value: object) -> bool:
@@ -227,35 +265,98 @@ def _writing(folder: Path) -> Iterator[None]:
         raise JournalWriteError(text, hint="check the disk (dmesg)") from error
 
 
+class _TargetError(Exception):
+    """The copy can't be written; a read that fails is an ``OSError`` too, and not the journal's fault."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 def _copy_bytes(source: int, target: int, path: Path) -> tuple[str, int]:
     """Clone or copy everything; digest and size of what was written. ``path`` is the source's, for messages."""
-    cloned = _clone(source, target)
+    size_bytes = os.fstat(source).st_size
+    if _clone(source, target):
+        return _read_all(target, size_bytes, lambda _: None)
+    with _reading(path):
+        if size_bytes <= ALONE_BYTES_MAX:  # to its end, which may be further on: what /proc holds has no size
+            return _read_all(source, size_bytes, lambda view: _write(lambda data: write_all(target, data), view))
+        file = SteadyFile(target)
+        try:
+            with Copier() as copier:
+                _write(file.reserve, size_bytes)
+                os.lseek(source, 0, os.SEEK_SET)
+                sha256 = copier.copy(source, size_bytes, lambda view: _write(file.write, view))
+            _write(lambda _: file.flush(), None)
+        finally:
+            file.close()
+    return sha256, os.lseek(target, 0, os.SEEK_CUR)
+
+
+def _read_all(descriptor: int, size_bytes: int, write: Callable[[memoryview], object]) -> tuple[str, int]:
+    """Hand a file's bytes to ``write``; their digest and how many there were."""
     digest = hashlib.sha256()
-    size_bytes = 0
-    buffer = bytearray(BUFFER_BYTES)
-    view = memoryview(buffer)
-    reading = target if cloned else source
-    os.lseek(reading, 0, os.SEEK_SET)
-    with open(reading, "rb", buffering=0, closefd=False) as file:
-        while count := _read(file, buffer, None if cloned else path):
-            digest.update(view[:count])
-            size_bytes += count
-            written = 0 if not cloned else count
-            while written < count:
-                written += os.write(target, view[written:count])
-    return digest.hexdigest(), size_bytes
+    count = 0
+    view = memoryview(bytearray(min(max(size_bytes + 1, _LOOK_BYTES), BUFFER_BYTES)))
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        while read := file.readinto(view):
+            digest.update(view[:read])
+            write(view[:read])
+            count += read
+    return digest.hexdigest(), count
 
 
-def _read(file: io.FileIO, buffer: bytearray, path: Path | None) -> int:
-    """Fill the buffer. A read of the caller's file (``path``) that fails is not the journal's fault."""
+def _write(write: Callable[[T], object], data: T) -> None:
     try:
-        return file.readinto(buffer) or 0
+        write(data)
     except OSError as error:
-        if path is None:
-            raise
+        raise _TargetError(error) from error
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Tell a source that can't be read from a target that can't be written."""
+    try:
+        yield
+    except _TargetError as error:
+        raise error.error from None
+    except OSError as error:
         raise ArtifactError(
             f"{path} could not be read to its end: {error.strerror}; it was not logged", hint="check the disk or mount that it is on"
         ) from error
+
+
+def _changed(before: os.stat_result, after: os.stat_result) -> bool:
+    return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+
+
+def _look_alike(one: int, other: int, size_bytes: int) -> bool:
+    """Whether two files of a size have the same bytes at their begin, in the middle and at their end: most that differ, differ there."""
+    places = (0, size_bytes // 2, max(0, size_bytes - _LOOK_BYTES))
+    return all(os.pread(one, _LOOK_BYTES, place) == os.pread(other, _LOOK_BYTES, place) for place in places)
+
+
+class _DifferentError(Exception):
+    """Two files are not the same."""
+
+
+def _is_same(source: int, held: int, size_bytes: int, path: Path, sha256: str) -> bool:
+    """Whether two files have the same bytes, and these that digest. ``path`` is the source's, for messages."""
+    place = 0
+
+    def compare(view: memoryview) -> None:
+        nonlocal place
+        if os.pread(held, len(view), place) != bytes(view):  # as bytes: a memoryview compares one by one, and holds the interpreter's lock
+            raise _DifferentError
+        place += len(view)
+
+    os.lseek(source, 0, os.SEEK_SET)
+    try:
+        with _reading(path), Copier() as copier:
+            return copier.copy(source, size_bytes, lambda view: _write(compare, view)) == sha256
+    except _DifferentError:
+        return False
 
 
 def _clone(source: int, target: int) -> bool:

@@ -42,8 +42,9 @@ def states(database: Database, component_ids: Iterable[int]) -> dict[int, Compon
     states = {}
     for component_id in component_ids:
         known = database.read(
-            "SELECT confirmed_at_ns IS NOT NULL, CASE WHEN confirmed_at_ns IS NULL "  # AND would look for both
-            "THEN EXISTS (SELECT 1 FROM receipt WHERE component_id = c.id AND action = 'ensure') END FROM component c WHERE id = ?",
+            # CASE, not AND: SQLite computes both sides of one, and the receipts of a long run are many.
+            "SELECT confirmed_at_ns IS NOT NULL, CASE WHEN confirmed_at_ns IS NULL THEN EXISTS (SELECT 1 FROM receipt "
+            "WHERE component_id = c.id AND action = 'ensure') ELSE 0 END FROM component c WHERE id = ?",
             (component_id,),
         )
         if not known:

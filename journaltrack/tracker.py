@@ -336,8 +336,7 @@ class Tracker:
             for name, value in metrics.items():
                 self._metrics_writer.log_metric(name, value, timestamp, iteration_number)
             return
-        when = time.time() if timestamp is None else timestamp
-        self._append([self._journal_metrics.draft(name, value, when, iteration_number) for name, value in metrics.items()])
+        self._journal_metrics.log_metrics(metrics, timestamp, iteration_number)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -365,7 +364,7 @@ class Tracker:
         self._metrics_writer.close()
         self._closed = True
         if self._owns_journal:
-            self._journal.database.rest()  # reading back opens it again
+            self._journal.rest()  # reading back opens it again
         if os.getpid() != self._pid:
             return
         if self._background is not None:

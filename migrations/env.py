@@ -1,6 +1,6 @@
 """How Alembic runs on a journal: one IMMEDIATE transaction around everything, so that an upgrade is whole or absent.
 
-Out of the box Alembic on SQLite is not atomic: the driver commits before DDL. ``schema.upgrading_engine`` begins the
+Out of the box Alembic on SQLite is not atomic: the driver commits before DDL. ``upgrading.upgrading_engine`` begins the
 transaction itself, and Alembic is told that DDL is transactional.
 """
 
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from alembic import context
 
-from journaltrack import schema
+from journaltrack import tables, upgrading
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 
 def run() -> None:
-    """Run on the connection of ``schema.upgrade``, in its transaction, or on the database named by ``alembic -x database=PATH``."""
+    """Run on the connection of ``upgrading.upgrade``, in its transaction, or on the database named by ``alembic -x database=PATH``."""
     given = context.config.attributes.get("connection")
     if given is not None:
         _run_on(given)
@@ -27,7 +27,7 @@ def run() -> None:
     if not path:
         msg = "name the journal's database: alembic -x database=PATH/journal.db upgrade head"
         raise SystemExit(msg)
-    engine = schema.upgrading_engine(Path(path))
+    engine = upgrading.upgrading_engine(Path(path))
     with engine.connect() as connection:
         _run_on(connection)
     engine.dispose()
@@ -36,7 +36,7 @@ def run() -> None:
 def _run_on(connection: Connection) -> None:
     context.configure(
         connection=connection,
-        target_metadata=schema.metadata,
+        target_metadata=tables.metadata,
         transactional_ddl=True,
         transaction_per_migration=False,
     )

@@ -48,7 +48,7 @@ class _Run:
 @click.option("--dry-run", is_flag=True, help="Print the requests that would be made; contact nobody.")
 @click.option("--create-or-attach", is_flag=True, help="Create loaded components that are missing, attach to foreign ones that exist.")
 @common.connection_options
-@click.option("--concurrency", metavar="N", type=click.IntRange(1, _CONCURRENCY_MAX), help="Requests in flight.  [default: 16]")
+@click.option("--concurrency", metavar="N", type=click.IntRange(1, _CONCURRENCY_MAX), help="Requests in flight.  [default: 96]")
 @click.option(
     "--deadline",
     "deadline_s",

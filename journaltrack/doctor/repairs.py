@@ -32,7 +32,7 @@ from journaltrack.watcher_folders import held_open
 DAMAGED: Final = "damaged"
 """The folder, inside the journal's, for what a repair took out of use."""
 _REPAIR: Final = "repair"
-_INSERT_RECEIPT: Final = schema.insert_sql(schema.receipt)
+_INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _ORDER: Final[tuple[Repair, ...]] = ("permissions", "leftovers", "finish", "rebuild", "lease", "schema", "mark", "log", "spool")
 
 

@@ -22,7 +22,8 @@ from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.rate_limit import RateLimit
 from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent
 from journaltrack.remotes.aws_clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients
-from journaltrack.remotes.aws_errors import already_exists, classified, is_aws_answer, not_found, swallowed
+from journaltrack.remotes.aws_direct import MetricsSender, utc
+from journaltrack.remotes.aws_errors import already_exists, classified, is_aws_answer, is_of_parsing, not_found, swallowed
 from journaltrack.remotes.aws_metrics import read_back, summaries
 from journaltrack.remotes.aws_s3 import Uploader
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 OWNER_PREFIX: Final = "journaltrack:"
 """How MetadataProperties.GeneratedBy says whose a component is."""
+UPLOADS_IN_FLIGHT: Final = 16
+"""However many requests are: uploads are bound by bandwidth and memory, not by latency."""
 _PERMANENT_CODES: Final = frozenset({"METRIC_LIMIT_EXCEEDED", "VALIDATION_ERROR"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -64,7 +67,7 @@ class AwsRemote:
         region: str | None = None,
         endpoint_url: str | None = None,
         deadline: Deadline | None = None,
-        concurrency: int = 16,
+        concurrency: int = 96,
         merges_per_key: bool | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
@@ -83,11 +86,13 @@ class AwsRemote:
             read_timeout_s=read_timeout_s,
             rate_limit=rate_limit,
         )
+        self._metrics = MetricsSender(self._clients)
         self._uploader = Uploader(self._clients, deadline)
         self._merges_per_key = merges_per_key
         self._created: set[str] = set()  # made here and not updated since: nothing to merge with
         self._grouped: set[tuple[str, str]] = set()  # experiments and trials known to be there
         self._lock = threading.Lock()
+        self._uploading = threading.BoundedSemaphore(UPLOADS_IN_FLIGHT)
 
     def describe(self, component: str) -> RemoteComponent | None:
         """See ``Remote.describe``: DescribeTrialComponent."""
@@ -138,7 +143,7 @@ class AwsRemote:
 
     def upload(self, blob: BlobUpload) -> Answer:
         """See ``Remote.upload``: see ``aws_s3``."""
-        with _classifying(None):
+        with self._uploading, _classifying(None):
             return self._uploader.upload(blob)
 
     def put_document(self, document: Document) -> Answer:
@@ -161,11 +166,9 @@ class AwsRemote:
         return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
 
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
-        """See ``Remote.put_metrics``: BatchPutMetrics, which takes lower-case names alone (names ignore case elsewhere)."""
+        """See ``Remote.put_metrics``: BatchPutMetrics (see ``aws_direct``), which takes lower-case names alone (names ignore case elsewhere)."""
         with _classifying(component):
-            answer = self._clients.metrics.batch_put_metrics(
-                TrialComponentName=component.lower(), MetricData=[_metric(point) for point in points]
-            )
+            answer = self._metrics.put(component.lower(), points)
         _checked(answer, "BatchPutMetrics")
         errors = answer.get("Errors")
         return Answer(_request_id(answer), refused=_refused(errors, len(points), _request_id(answer)) if errors else {})
@@ -247,9 +250,12 @@ class _classifying:  # noqa: N801 - reads as a verb in `with`
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if isinstance(error, (BotoCoreError, ClientError, ResponseParserError, OSError, ValueError)):
             raise classified(error, self._component) from error
+        if error is not None and is_of_parsing(error):
+            msg = f"the answer is not one of the service: {error}"
+            raise classified(ResponseParserError(msg), self._component) from error
 
 
-def _checked(answer: dict[str, Any], operation: str) -> dict[str, Any]:
+def _checked(answer: Mapping[str, Any], operation: str) -> Mapping[str, Any]:
     """The answer, if it is the service's."""
     if not is_aws_answer(answer):
         raise swallowed(answer, operation)
@@ -278,19 +284,6 @@ def _refused(errors: Sequence[dict[str, Any]], count: int, request_id: str | Non
     return refused
 
 
-def _metric(point: MetricPoint) -> dict[str, Any]:
-    metric = {"MetricName": point.name, "Timestamp": _time(point.timestamp_ns), "Value": point.value}
-    if point.step is not None:
-        metric["Step"] = point.step
-    return metric
-
-
-def _time(timestamp_ns: int) -> datetime:
-    """Microseconds are what a datetime and botocore's serializer keep."""
-    seconds, rest = divmod(timestamp_ns, 1_000_000_000)
-    return datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=rest // 1000)
-
-
 def _nanoseconds(moment: datetime | None) -> int | None:
     if moment is None:
         return None
@@ -314,9 +307,9 @@ def _update_request(fields: Fields) -> dict[str, Any]:
         if status.message is not None:
             request["Status"]["Message"] = status.message
     if status.start_ns is not None:
-        request["StartTime"] = _time(status.start_ns)
+        request["StartTime"] = utc(status.start_ns)
     if status.end_ns is not None:
-        request["EndTime"] = _time(status.end_ns)
+        request["EndTime"] = utc(status.end_ns)
     return request
 
 
@@ -324,7 +317,7 @@ def _artifact(artifact: Artifact) -> dict[str, str]:
     return {"Value": artifact.value, **({"MediaType": artifact.media_type} if artifact.media_type else {})}
 
 
-def _component(name: str, answer: dict[str, Any]) -> RemoteComponent:
+def _component(name: str, answer: Mapping[str, Any]) -> RemoteComponent:
     generated_by = str(answer.get("MetadataProperties", {}).get("GeneratedBy", ""))
     status = answer.get("Status") or {}
     return RemoteComponent(

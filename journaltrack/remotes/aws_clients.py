@@ -15,11 +15,12 @@ from urllib.parse import quote, urlsplit
 import boto3
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import NoRegionError
+from botocore.exceptions import IncompleteReadError, NoRegionError
 from botocore.loaders import create_loader
 
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.rate_limit import RateLimit
+from journaltrack.remotes.aws_bodies import sign_by_checksum
 
 if TYPE_CHECKING:
     from journaltrack.deadline import Deadline
@@ -31,8 +32,17 @@ _READ_TIMEOUT_MIN_S: Final = 1.0
 _OUR_HOOK: Final = "journaltrack-before-call"
 _LOADER: Final[list[Any]] = []
 """botocore's service models, read once a process: a session of its own for every pass costs 44 ms of CPU with it, 300 ms without."""
-_making: Final = threading.Lock()  # sessions, and the models that they share, are not for several threads at a time
+_making = threading.Lock()  # sessions, and the models that they share, are not for several threads at a time
 _EVENTS: Final = ("provide-client-params", "before-parameter-build", "before-call", "request-created", "before-sign", "before-send")
+
+
+def _forked() -> None:
+    """In a child: a thread of the parent may have held the lock, and is not here to let go of it."""
+    global _making  # noqa: PLW0603 - a lock that is held can't be made free
+    _making = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class Clients:
@@ -76,7 +86,7 @@ class Clients:
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
         self._clients: dict[str, Any] = {}
-        self._lock = threading.Lock()
+        self._lock, self._pid = threading.Lock(), os.getpid()
 
     @property
     def sagemaker(self) -> Any:  # noqa: ANN401
@@ -109,6 +119,8 @@ class Clients:
         return _is_aws(str(self.sagemaker.meta.endpoint_url))
 
     def _client(self, service: str) -> Any:  # noqa: ANN401
+        if self._pid != os.getpid():  # forked: the parent's connections are the parent's, and its threads hold no locks here
+            self._clients, self._lock, self._pid = {}, threading.Lock(), os.getpid()
         client = self._clients.get(service)
         if client is None:
             with self._lock:
@@ -136,20 +148,32 @@ class Clients:
             s3={"addressing_style": "path"} if self._is_custom(endpoint_url, service) else None,
         )
         client = self._session.client(service, region_name=self._region_name(), endpoint_url=endpoint_url, config=config)
+        if service == "s3":
+            sign_by_checksum(client)
         client.meta.events.register("before-call", self._before_call, unique_id=_OUR_HOOK)
         client.meta.events.register("after-call", _without_secrets(client), unique_id=f"{_OUR_HOOK}-scrub")
+        client.meta.events.register("after-call", _check_whole, unique_id=f"{_OUR_HOOK}-whole")
         return client
 
-    def _before_call(self, *, context: dict[str, Any], **_: object) -> None:
-        """Wait for the request's turn. Near the deadline its answer is not awaited for the whole time-out (botocore >= 1.43)."""
-        wait_s = self._rate_limit.reserve()
-        if wait_s > 0:
-            self._deadline.wait(wait_s)
-            if self._deadline.over:
-                raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
+    def turn(self) -> float | None:
+        """Wait for a request's turn.
+
+        Returns:
+            Near the deadline, for how long (seconds) the server may be silent; None for the client's own time-out.
+
+        Raises:
+            RemoteError: The time was over before.
+        """
+        if self._rate_limit.take(self._deadline.wait) and self._deadline.over:
+            raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
         left = self._deadline.grace_remaining_s()
-        if left < self._read_timeout_s:
-            context["read_timeout"] = max(_READ_TIMEOUT_MIN_S, left)
+        return max(_READ_TIMEOUT_MIN_S, left) if left < self._read_timeout_s else None
+
+    def _before_call(self, *, context: dict[str, Any], **_: object) -> None:
+        """Wait for the request's turn; its own time-out is for botocore >= 1.43."""
+        read_timeout_s = self.turn()
+        if read_timeout_s is not None:
+            context["read_timeout"] = read_timeout_s
 
     def _session_like_given(self) -> Any:  # noqa: ANN401
         """A new session; with the credentials of the client that was passed in, if one was."""
@@ -195,23 +219,54 @@ class Clients:
         return bool(endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
 
 
-def _without_secrets(client: Any) -> Callable[..., None]:  # noqa: ANN401
-    """A hook that takes the credentials out of an error's text before anybody keeps or prints it.
+def scrubbed(parsed: dict[str, Any], client: Any) -> None:  # noqa: ANN401
+    """Take the credentials out of an error's text before anybody keeps or prints it.
 
     SignatureDoesNotMatch quotes the canonical request, which has the session token in it
     (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).
     """
+    error = parsed.get("Error")
+    credentials = getattr(getattr(client, "_request_signer", None), "_credentials", None)
+    if isinstance(error, dict) and isinstance(error.get("Message"), str) and credentials is not None:
+        frozen = credentials.get_frozen_credentials()
+        for secret in filter(None, (frozen.secret_key, frozen.token)):
+            for spelling in (secret, quote(secret, safe=""), quote(secret)):
+                error["Message"] = error["Message"].replace(spelling, "[secret]")
+
+
+def _without_secrets(client: Any) -> Callable[..., None]:  # noqa: ANN401
+    """The hook that has the client's errors scrubbed."""
 
     def scrub(*, parsed: dict[str, Any], **_: object) -> None:
-        error = parsed.get("Error")
-        credentials = getattr(getattr(client, "_request_signer", None), "_credentials", None)
-        if isinstance(error, dict) and isinstance(error.get("Message"), str) and credentials is not None:
-            frozen = credentials.get_frozen_credentials()
-            for secret in filter(None, (frozen.secret_key, frozen.token)):
-                for spelling in (secret, quote(secret, safe=""), quote(secret)):
-                    error["Message"] = error["Message"].replace(spelling, "[secret]")
+        scrubbed(parsed, client)
 
     return scrub
+
+
+def _check_whole(*, http_response: Any, model: Any, **_: object) -> None:  # noqa: ANN401
+    """A hook: a success that is shorter than it says is none. What is missing may be refusals.
+
+    botocore does not look (httpsession.py: ``enforce_content_length=False``), and takes half an object of JSON for an empty one.
+
+    Raises:
+        IncompleteReadError: It is.
+    """
+    length = str(http_response.headers.get("content-length", ""))
+    if http_response.status_code >= 300 or not length.isdigit() or model.has_streaming_output or model.http.get("method") == "HEAD":  # noqa: PLR2004
+        return
+    actual = len(http_response.content)
+    if actual < int(length):
+        raise IncompleteReadError(actual_bytes=actual, expected_bytes=int(length))
+
+
+def handlers_of(client: Any, event: str) -> list[Any]:  # noqa: ANN401
+    """What is called for an event of a client (botocore has no public way to ask).
+
+    Raises:
+        AttributeError: The client does not tell.
+    """
+    emitter = client.meta.events
+    return list(getattr(emitter, "_emitter", emitter)._handlers.prefix_search(event))  # noqa: SLF001
 
 
 def _is_aws(endpoint_url: str) -> bool:
@@ -220,14 +275,13 @@ def _is_aws(endpoint_url: str) -> bool:
 
 
 def _hooks(client: Any) -> list[str] | None:  # noqa: ANN401
-    """What is hooked into a client's requests, by name; None if it does not tell (botocore has no public way to ask)."""
-    events = getattr(getattr(client, "meta", None), "events", None)
-    handlers = getattr(getattr(events, "_emitter", events), "_handlers", None)
-    if handlers is None:
+    """What is hooked into a client's requests, by name; None if it does not tell."""
+    try:
+        names = {
+            f"{event} {getattr(handler, '__qualname__', handler)}"
+            for event in _EVENTS
+            for handler in handlers_of(client, f"{event}.sagemaker.UpdateTrialComponent")
+        }
+    except AttributeError:
         return None
-    names = {
-        f"{event} {getattr(handler, '__qualname__', handler)}"
-        for event in _EVENTS
-        for handler in handlers.prefix_search(f"{event}.sagemaker.UpdateTrialComponent")
-    }
     return sorted(name for name in names if "_before_call" not in name and "_without_secrets" not in name)

@@ -7,10 +7,13 @@ retry tables (``botocore/data/_retry.json``).
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
+from traceback import walk_tb
 from typing import Any, Final
 
 from botocore import exceptions as boto
+from botocore import parsers
 from botocore.parsers import ResponseParserError
 
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
@@ -78,6 +81,8 @@ _NOT_SENT: Final = (
     boto.ProxyConnectionError,
     boto.SSLError,
 )
+_BROKEN: Final = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError, OSError, UnicodeDecodeError)
+"""The conversation broke, or what was said in it is nothing that a service says: the request may have been heard."""
 _NO_CREDENTIALS: Final = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -89,7 +94,8 @@ _NO_CREDENTIALS: Final = (
 )
 _RESTRICTED: Final = "restricted to the SageMaker runtime"
 _S3: Final = frozenset(
-    {"PutObject", "HeadObject", "GetObject", "HeadBucket", "CreateBucket", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"}
+    "PutObject HeadObject GetObject HeadBucket CreateBucket CreateMultipartUpload UploadPart CompleteMultipartUpload "  # noqa: SIM905 - as above
+    "ListMultipartUploads ListParts AbortMultipartUpload".split()
 )
 _NOT_AWS: Final = (
     "what answered is not AWS: a proxy, the sign-in page of a network, or a wrong --endpoint-url; for uploads it may also be that the "
@@ -195,7 +201,7 @@ def _unanswered(error: Exception) -> RemoteError:
     code, text = type(error).__name__, str(error)
     if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in text:
         return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_CERTIFICATE, everywhere=True)
-    if isinstance(error, _NOT_SENT):
+    if isinstance(error, _NOT_SENT) and not _broke_in_conversation(error):
         return RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, unreachable=True)
     if isinstance(error, boto.ReadTimeoutError):
         return RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, unreachable=True, maybe_applied=True)
@@ -203,13 +209,36 @@ def _unanswered(error: Exception) -> RemoteError:
         return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_REGION, everywhere=True)
     if isinstance(error, _NO_CREDENTIALS):
         return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_CREDENTIALS, everywhere=True)
-    if isinstance(error, (boto.ParamValidationError, UnicodeError)):
+    if isinstance(error, (boto.ParamValidationError, UnicodeEncodeError)):
         return RemoteError(text, kind=ErrorKind.PERMANENT, code=code)
-    if isinstance(error, (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError, OSError)):
+    if isinstance(error, _BROKEN):
         return RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, maybe_applied=True)
     if isinstance(error, ValueError):  # "Invalid endpoint: ..." comes as one
         return RemoteError(text, kind=ErrorKind.HALT, code=code, hint="check --endpoint-url or AWS_ENDPOINT_URL", everywhere=True)
     return RemoteError(text, kind=ErrorKind.HALT, code=code, hint="check the AWS configuration; run with -v for details")
+
+
+def _broke_in_conversation(error: Exception) -> bool:
+    """Whether TLS failed when the connection had been made: the request may be out by then, which ``SSLError`` does not tell.
+
+    The chain of exceptions does: what failed in making a connection was raised inside urllib3's ``connect``.
+    """
+    seen: BaseException | None = error if isinstance(error, boto.SSLError) else None
+    raised_by_ssl = False
+    while seen is not None:
+        if isinstance(seen, ssl.SSLError) and seen.__traceback__ is not None:
+            raised_by_ssl = True
+            if any(frame.f_code.co_name in {"connect", "do_handshake"} for frame, _ in walk_tb(seen.__traceback__)):
+                return False
+        seen = seen.__cause__ or seen.__context__
+    return raised_by_ssl
+
+
+def is_of_parsing(error: BaseException) -> bool:
+    """Whether botocore's parser stumbled over an answer: valid JSON that is no object, say. It has no exception for that."""
+    if not isinstance(error, (AttributeError, TypeError, KeyError)):
+        return False
+    return any(frame.f_code.co_filename == parsers.__file__ for frame, _ in walk_tb(error.__traceback__))
 
 
 def _without_page(text: str) -> str:

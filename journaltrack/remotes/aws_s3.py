@@ -2,7 +2,7 @@
 
 An object that is there is never overwritten: the same content under a name is success, other content gets a name that
 tells its digest. Small files go in one conditional request that carries our SHA-256, so that S3 compares what arrived
-with what was logged (BadDigest otherwise); large ones are read and compared before, and carry SHA-256 checksums per part.
+with what was logged (BadDigest otherwise); large ones go in parts that S3 verifies one by one (``aws_multipart``).
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import io
 import os
 import threading
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack import access, limits
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.remote import Answer, BlobUpload, Document, RemoteObject
+from journaltrack.remotes.aws_bodies import CHUNK_BYTES, Body
 from journaltrack.remotes.aws_errors import status_of
+from journaltrack.remotes.aws_multipart import Multipart
+from journaltrack.remotes.aws_parts import DamagedError
+from journaltrack.remotes.upload_notes import Place, UploadNotes
 
 if TYPE_CHECKING:
     from journaltrack.deadline import Deadline
@@ -31,13 +33,12 @@ if TYPE_CHECKING:
 DEFAULT_PREFIX: Final = "trial-component-artifacts"
 """As the original library names it."""
 SINGLE_PUT_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Up to here one PutObject; boto3's own threshold for multipart."""
+"""Up to here one PutObject, in memory: S3 verifies and keeps the SHA-256 of the whole. boto3's own threshold for multipart; see ADR 0022."""
 DOCUMENT_BYTES_MAX: Final = 64 << 20
 """Ours: of a document that is read."""
 LARGE_UPLOADS_MAX: Final = 2
-"""Ours: multipart uploads at a time. Each holds up to 14 parts of 8 MiB (s3transfer reads ahead); parts go side by side anyway."""
+"""Ours: multipart uploads at a time. Each holds up to 4 parts of 8 MiB; parts go side by side anyway."""
 _READ_BYTES: Final = 1024 * 1024
-_TRANSFER: Final = TransferConfig(multipart_threshold=SINGLE_PUT_BYTES_MAX, max_concurrency=4)
 
 
 class Uploader:
@@ -55,6 +56,7 @@ class Uploader:
         self._default_bucket: str | None = None
         self._ensured: set[str] = set()
         self._large = threading.BoundedSemaphore(LARGE_UPLOADS_MAX)
+        self._multipart = Multipart(lambda: clients.s3, self._check_time, self._check_grace)
 
     def upload(self, blob: BlobUpload) -> Answer:
         """See ``Remote.upload``.
@@ -68,6 +70,7 @@ class Uploader:
                 descriptor = stack.enter_context(access.opened_blob(blob.path))
                 content = stack.enter_context(open(descriptor, "rb", closefd=False))
             except (OSError, ValueError) as error:
+                self._abandon(blob)
                 raise RemoteError(
                     f"the content of {limits.shown(blob.name)} is missing from the spool: {blob.path}: {getattr(error, 'strerror', error)}",
                     kind=ErrorKind.PERMANENT,
@@ -147,74 +150,65 @@ class Uploader:
     def _upload(self, blob: BlobUpload, content: IO[bytes]) -> Answer:
         bucket = blob.bucket or self._bucket()
         self._ensure(bucket)
-        name = object_name(blob.name)
-        folder = f"{object_name(blob.prefix or DEFAULT_PREFIX)}/{object_name(blob.component)}"
-        request_id = self._put(blob, content, bucket, f"{folder}/{name}")
-        if request_id is not None:
-            return Answer(request_id or None, uri=f"s3://{bucket}/{folder}/{name}")
-        path = PurePosixPath(name)
-        told = str(path.with_name(f"{path.stem}.{blob.sha256[:12]}{path.suffix}"))
-        request_id = self._put(blob, content, bucket, f"{folder}/{told}")
-        if request_id is None:
-            raise RemoteError(f"s3://{bucket}/{folder}/{told} holds something else", kind=ErrorKind.PERMANENT, code="ObjectConflict")
-        return Answer(request_id or None, uri=f"s3://{bucket}/{folder}/{told}")
+        first, second = (Place(bucket, key, blob.sha256) for key in _keys(blob))
+        for place in (first, second):
+            request_id = self._put(blob, content, place)
+            if request_id is not None:
+                return Answer(request_id or None, uri=f"s3://{bucket}/{place.key}")
+        raise RemoteError(f"s3://{bucket}/{second.key} holds something else", kind=ErrorKind.PERMANENT, code="ObjectConflict")
 
-    def _put(self, blob: BlobUpload, content: IO[bytes], bucket: str, key: str) -> str | None:
+    def _abandon(self, blob: BlobUpload) -> None:
+        """The content is gone: so shall be what an earlier pass sent of it."""
+        notes = UploadNotes(blob.scratch)
+        if notes.any():
+            with contextlib.suppress(RemoteError, ClientError, BotoCoreError):
+                bucket = blob.bucket or self._bucket()
+                for key in _keys(blob):
+                    self._multipart.discard(Place(bucket, key, blob.sha256), notes)
+
+    def _put(self, blob: BlobUpload, content: IO[bytes], place: Place) -> str | None:
         """Store under this key unless it is taken; the request's id, or None if other content is there."""
         if os.fstat(content.fileno()).st_size <= SINGLE_PUT_BYTES_MAX:  # not ``size_bytes``: a crafted journal may say anything
             try:
-                return self._put_small(blob, content, bucket, key)
+                return self._put_small(blob, content, place)
             except ClientError as error:
                 if status_of(error) != 412:  # noqa: PLR2004 - Precondition Failed: the key is taken
                     raise
-        held = self._head(bucket, key)
+        held = self._head(place.bucket, place.key)
         if held is None:
-            return self._put_large(blob, content, bucket, key)
-        same_size = held.get("ContentLength") == os.fstat(content.fileno()).st_size  # or it was replaced, and its note kept
-        if held.get("Metadata", {}).get("sha256") == blob.sha256 and same_size:
-            return str(held.get("ResponseMetadata", {}).get("RequestId", ""))
-        return None
+            return self._put_large(blob, content, place)
+        self._multipart.discard(place, UploadNotes(blob.scratch))  # begun by a pass that was killed, or lost an answer
+        return _ours(held, blob, content)
 
-    def _put_small(self, blob: BlobUpload, raw: IO[bytes], bucket: str, key: str) -> str:
+    def _put_small(self, blob: BlobUpload, raw: IO[bytes], place: Place) -> str:
         raw.seek(0)
         content = raw.read(SINGLE_PUT_BYTES_MAX + 1)  # a file that grows meanwhile has another digest, whatever its size
         if hashlib.sha256(content).hexdigest() != blob.sha256:  # here, so that BadDigest can only mean the way there
             raise _damage(blob)
-        answer = self._clients.s3.put_object(
-            Bucket=bucket,
-            Key=key,
-            Body=content,
-            IfNoneMatch="*",
-            ChecksumSHA256=base64.b64encode(bytes.fromhex(blob.sha256)).decode(),
-            **_described(blob),
-        )
+        try:
+            answer = self._clients.s3.put_object(
+                Bucket=place.bucket,
+                Key=place.key,
+                Body=Body(content, self._check_grace) if len(content) > CHUNK_BYTES else content,
+                IfNoneMatch="*",
+                ChecksumSHA256=base64.b64encode(bytes.fromhex(blob.sha256)).decode(),
+                **_described(blob),
+            )
+        except BotoCoreError:
+            self._check_grace()  # botocore's HTTP layer wraps what a body raises: say what it was
+            raise
         return str(answer["ResponseMetadata"].get("RequestId", ""))
 
-    def _put_large(self, blob: BlobUpload, raw: IO[bytes], bucket: str, key: str) -> str:
-        raw.seek(0)
-        digest = hashlib.sha256()
-        while block := raw.read(_READ_BYTES):
-            digest.update(block)
-            self._check_time()
-        if digest.hexdigest() != blob.sha256:
-            raise _damage(blob)
-        raw.seek(0)
-        try:
-            with self._large:
-                self._clients.s3.upload_fileobj(
-                    _Bounded(raw, self._check_time),
-                    bucket,
-                    key,
-                    ExtraArgs={"ChecksumAlgorithm": "SHA256", **_described(blob)},
-                    # s3transfer reads parts ahead, even before the upload exists: what was read is stopped here.
-                    Callback=lambda _bytes_sent: self._check_time(),
-                    Config=_TRANSFER,
-                )
-        except BotoCoreError:
-            self._check_time()  # botocore's HTTP layer wraps what the callback raises: say what it was
-            raise
-        held = self._head(bucket, key) or {}
-        return str(held.get("ResponseMetadata", {}).get("RequestId", ""))
+    def _put_large(self, blob: BlobUpload, raw: IO[bytes], place: Place) -> str | None:
+        with self._large:
+            try:
+                request_id = self._multipart.put(place, raw.fileno(), _described(blob), UploadNotes(blob.scratch))
+            except DamagedError as error:
+                raise _damage(blob) from error
+        if request_id is not None:
+            return request_id
+        held = self._head(place.bucket, place.key)  # it was taken meanwhile: perhaps by another copy of this journal
+        return _ours(held, blob, raw) if held is not None else None
 
     def _head(self, bucket: str, key: str, **options: str) -> dict[str, Any] | None:
         try:
@@ -267,39 +261,14 @@ class Uploader:
                 ) from error
             raise
 
+    def _check_grace(self) -> None:
+        """As ``_check_time``, of a request that is being sent."""
+        if self._deadline.grace_remaining_s() <= 0:
+            self._check_time()
+
     def _check_time(self, what: str = "the upload") -> None:
         if self._deadline.over:
             raise RemoteError(f"{what} was cut short by the deadline", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
-
-
-class _Bounded(io.RawIOBase):
-    """A file whose reading fails once time is up, so that a transfer ends with it."""
-
-    def __init__(self, raw: IO[bytes], check: Any) -> None:  # noqa: ANN401
-        super().__init__()
-        self._raw = raw
-        self._check = check
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always: s3transfer needs the size."""
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        """Some bytes, unless time is up."""
-        self._check()
-        return self._raw.read(size)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As of the file."""
-        return self._raw.seek(offset, whence)
-
-    def tell(self) -> int:
-        """As of the file."""
-        return self._raw.tell()
 
 
 def _folder(prefix: str | None, folder: str) -> str:
@@ -339,6 +308,23 @@ def _whole_sha256(held: dict[str, Any]) -> str | None:
     except ValueError:
         return None
     return digest.hex() if len(digest) == hashlib.sha256().digest_size else None
+
+
+def _keys(blob: BlobUpload) -> tuple[str, str]:
+    """Where a content goes: under its name or, if that is taken, under one that tells its digest."""
+    name = object_name(blob.name)
+    folder = f"{object_name(blob.prefix or DEFAULT_PREFIX)}/{object_name(blob.component)}"
+    path = PurePosixPath(name)
+    told = path.with_name(f"{path.stem}.{blob.sha256[:12]}{path.suffix}")
+    return f"{folder}/{name}", f"{folder}/{told}"
+
+
+def _ours(held: dict[str, Any], blob: BlobUpload, content: IO[bytes]) -> str | None:
+    """The id of the request that showed an object, if that is this content; None if it is another one."""
+    same_size = held.get("ContentLength") == os.fstat(content.fileno()).st_size  # or it was replaced, and its note kept
+    if held.get("Metadata", {}).get("sha256") == blob.sha256 and same_size:
+        return str(held.get("ResponseMetadata", {}).get("RequestId", ""))
+    return None
 
 
 def _described(blob: BlobUpload) -> dict[str, Any]:

@@ -45,12 +45,36 @@ def test_every_benchmark_gives_sane_figures_in_quick_mode(tmp_path, name):
         for spread in (result["ours"], result["floor"], result["ratio"]):
             if spread is not None:
                 assert len(spread["runs"]) == 1
-                assert all(value > 0 and math.isfinite(value) for value in spread["runs"]), result
+                least = 0 if result["unit"] == "errors" else math.ulp(0.0)  # that none failed is a figure, too
+                assert all(value >= least and math.isfinite(value) for value in spread["runs"]), result
         if result["ratio"] is not None:
             assert result["ratio"]["runs"][0] == pytest.approx(result["ours"]["runs"][0] / result["floor"]["runs"][0])
         assert (result["met"] is None) == (result["target"] is None)
         assert result["what"] in process.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"], "journals were left behind"
+
+
+def test_quick_runs_end_in_time(tmp_path, monkeypatch, capsys):
+    """Without names, heavy benchmarks are left out; nothing begins when the time is over, and what did not is told."""
+    now = [0.0]
+
+    def slow(_run):
+        now[0] += 50
+        return [measure.compare("b", "w", "ms", [1.0])]
+
+    monkeypatch.setattr(command.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(command, "BENCHMARKS", {"one": slow, "audit": slow, "two": slow, "three": slow, "four": slow})
+    target = tmp_path / "figures.json"
+    assert command.main(["--quick", "--json", str(target), "--folder", str(tmp_path)]) == 0
+    assert list(json.loads(target.read_text())["benchmarks"]) == ["one", "two"]
+    assert "left out, the two minutes are over: three, four" in capsys.readouterr().err
+    assert command.main(["--quick", "--json", str(target), "--folder", str(tmp_path), "audit", "three", "four"]) == 0
+    assert list(json.loads(target.read_text())["benchmarks"]) == ["audit", "three", "four"]
+
+
+def test_benchmarks_that_quick_leaves_out_exist():
+    """A name that was changed must not bring a heavy benchmark back."""
+    assert set(command.BENCHMARKS) > command.NOT_IN_QUICK
 
 
 def test_an_unknown_name_is_refused_with_those_there_are(tmp_path):

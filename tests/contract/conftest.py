@@ -15,6 +15,8 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore import handlers
+from moto.core.botocore_stubber import BotocoreStubber
 from moto.server import ThreadedMotoServer
 
 from journaltrack.deadline import Deadline
@@ -23,6 +25,9 @@ from journaltrack.remotes.aws import AwsRemote
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.remotes.retrying import RetryingRemote
 from tests.simulator import simulator
+
+# moto hooks into every client of the process, which its server has no use for: with it, boto3's path would be tried alone.
+handlers.BUILTIN_HANDLERS[:] = [each for each in handlers.BUILTIN_HANDLERS if not isinstance(each[1], BotocoreStubber)]
 
 REGION = "us-east-1"
 KEYS = {"aws_access_key_id": "AKIASIMULATED", "aws_secret_access_key": "simulated-secret"}
@@ -56,13 +61,17 @@ class Subject:
     trials: bool = True
 
 
-def session() -> Any:
-    return boto3.Session(region_name=REGION, **KEYS)
+def session(*, hooked: bool = False) -> Any:
+    """A session; ``hooked``: somebody takes part in its requests, so that boto3 makes all of them."""
+    made = boto3.Session(region_name=REGION, **KEYS)
+    if hooked:
+        made.events.register("before-send.sagemaker-metrics", lambda **_: None)
+    return made
 
 
-def aws(endpoint_url: str, **options: Any) -> AwsRemote:
-    """AwsRemote on a stand-in."""
-    return AwsRemote(session=session(), endpoint_url=endpoint_url, **options)
+def aws(endpoint_url: str, *, hooked: bool = False, **options: Any) -> AwsRemote:
+    """AwsRemote on a stand-in; ``hooked``: metrics go through boto3, too."""
+    return AwsRemote(session=session(hooked=hooked), endpoint_url=endpoint_url, **options)
 
 
 def fetcher(endpoint_url: str) -> Callable[[str], bytes]:
@@ -164,7 +173,7 @@ def on_memory(*, retrying: bool) -> Subject:
     return Subject(remote, points=lambda name: len(memory.components[name.lower()].points), trials=False)
 
 
-@pytest.fixture(params=["memory", "retrying-memory", "aws-simulator", "retrying-aws-simulator", "aws-moto"])
+@pytest.fixture(params=["memory", "retrying-memory", "aws-simulator", "boto3-aws-simulator", "retrying-aws-simulator", "aws-moto"])
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     """Every remote in turn."""
     kind = request.param
@@ -172,12 +181,14 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
         yield on_memory(retrying=kind.startswith("retrying"))
     elif kind.endswith("simulator"):
         with simulator() as sim:
-            bare = aws(sim.endpoint_url)
+            bare = aws(sim.endpoint_url, hooked=kind.startswith("boto3"))
             yield Subject(
                 RetryingRemote(bare, deadline=Deadline()) if kind.startswith("retrying") else bare,
                 fetch=fetcher(sim.endpoint_url),
                 points=lambda name: len(sim.components[name].metrics),
             )
+            if sim.calls("BatchPutMetrics"):
+                assert (bare._metrics._route is None) is kind.startswith("boto3")
     else:
         url = request.getfixturevalue("moto_url")
         yield Subject(

@@ -72,13 +72,20 @@ def failure(remote: AwsRemote | RetryingRemote) -> RemoteError:
     ],
     ids=lambda value: getattr(value, "code", None) or type(value).__name__,
 )
-def test_each_failure_means_what_it_should(sim: Simulator, fault: Fault, kind: ErrorKind, maybe_applied: bool):
-    """A failure is classified, sent once, and told with a hint that a person can act on."""
+@pytest.mark.parametrize("earlier", [0, 1], ids=["boto3", "direct"])
+def test_each_failure_means_what_it_should(sim: Simulator, fault: Fault, kind: ErrorKind, maybe_applied: bool, earlier: int):
+    """A failure is classified, sent once, and told with a hint that a person can act on; of the first request, which boto3 makes,
+    and of a later one, which it does not.
+    """
+    remote = aws(sim.endpoint_url)
+    for _ in range(earlier):
+        remote.put_metrics("run", POINTS)
+    assert (remote._metrics._route is not None) is bool(earlier)
     sim.fail("BatchPutMetrics", fault)
-    error = failure(aws(sim.endpoint_url))
+    error = failure(remote)
     assert (error.kind, error.maybe_applied) == (kind, maybe_applied)
     assert not error.unreachable
-    assert len(sim.calls("BatchPutMetrics")) == 1
+    assert len(sim.calls("BatchPutMetrics")) == earlier + 1
     if kind in {ErrorKind.HALT, ErrorKind.HOLD}:
         assert error.hint
     if isinstance(fault, HttpError):

@@ -167,17 +167,20 @@ def test_a_passing_refusal_of_s3_is_transient(tmp_path: Path, name: str, status:
 
 
 def test_the_deadline_cuts_a_large_upload_short(tmp_path: Path, name: str):
-    """A pass can end in mid-upload: nothing half is left, and what was not sent is tried by the next pass."""
+    """A pass can end in mid-upload: there is no half object, and the next pass sends on what this one began."""
     with simulator() as sim:
         deadline = Deadline()
         remote = aws(sim.endpoint_url, deadline=deadline)
         sim.on_request = lambda call: deadline.cancel() if call.operation == "CreateMultipartUpload" else None
-        blob = spooled(tmp_path, os.urandom(LARGE_BYTES), name)
+        blob = spooled(tmp_path, os.urandom(LARGE_BYTES), name, scratch=tmp_path)
         with pytest.raises(RemoteError) as caught:
             remote.upload(blob)
         assert (caught.value.kind, caught.value.code) == (ErrorKind.TRANSIENT, "DeadlineOver")
         assert not sim.calls("CompleteMultipartUpload")
         assert not sim.objects
+        sim.on_request = None
+        assert aws(sim.endpoint_url).upload(blob).uri
+        assert len(sim.calls("CreateMultipartUpload")) == 1
         assert not sim.uploads
 
 

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 from journaltrack import Tracker
+from journaltrack.checkpointer import write_back
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remotes.memory import MemoryRemote
@@ -123,6 +124,26 @@ def threads(folder, acks):
     tracker.close()
 
 
+def beside(folder, acks):
+    """The log is written back by another thread, again and again, also while calls wait for the last of it."""
+    scratch = Path(acks_path).with_name("scratch")
+    tracker = Tracker.create(trial_component_name="run", journal=folder / "journal", durability="power", sync="off")
+    stop = threading.Event()
+
+    def write_back_again():
+        while not stop.is_set():
+            write_back(tracker._journal.database, log_pages_max=10)
+
+    thread = threading.Thread(target=write_back_again)
+    thread.start()
+    for number in range(CALLS):
+        call(tracker, "w", number, scratch)
+        acks.say("call", "w", number)
+    stop.set()
+    thread.join()
+    tracker.close()
+
+
 def ranks(folder, acks):
     """Two processes on one journal."""
     Tracker.create(trial_component_name="run", journal=folder / "journal", durability="power", sync="off").close()
@@ -173,10 +194,10 @@ def sync(folder, acks):
 
 def upgrade(folder, acks):
     """A journal of the current schema, brought to a later one."""
-    from journaltrack import schema
+    from journaltrack import schema, upgrading
 
     log(folder, acks, "w", durability="process")
-    schema.upgrade(
+    upgrading.upgrade(
         folder / "journal" / "journal.db",
         schema.HEAD,
         now_ns=5,

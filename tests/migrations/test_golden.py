@@ -16,7 +16,7 @@ import pytest
 from alembic.script import ScriptDirectory
 from click.testing import CliRunner
 
-from journaltrack import doctor, schema
+from journaltrack import doctor, schema, upgrading
 from journaltrack.actions import MetricPoint
 from journaltrack.auditing import audit
 from journaltrack.cli import main
@@ -142,7 +142,7 @@ def large(tmp_path):
 
 def upgrade(path, migrations):
     """What the child does."""
-    schema.upgrade(path, schema.HEAD, now_ns=1, migrations=migrations, head=NEXT)
+    upgrading.upgrade(path, schema.HEAD, now_ns=1, migrations=migrations, head=NEXT)
 
 
 def killed_upgrade(path, migrations, after_s):

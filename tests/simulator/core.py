@@ -57,6 +57,7 @@ class Simulator:
     Attributes:
         access: Which access keys are expired, denied or known; whether the region is checked.
         metrics: Quotas on metrics (`metrics.names_max`, `metrics.window_s`).
+        s3: Sizes of its pages (`s3.page_parts_max`).
         latency_s: Time to wait before each request is applied.
         on_request: Called before a request is applied, without the lock.
         lock: Hold it to look at several things at one moment.
@@ -96,7 +97,7 @@ class Simulator:
         self.lock = threading.RLock()
         self.bugs: list[str] = []
         self._changed = threading.Condition(self.lock)
-        self._s3 = S3(self.state, region, clock)
+        self.s3 = S3(self.state, region, clock)
         self._bucket = TokenBucket(max_rate, clock) if max_rate else None
         self._schedule = Schedule()
         self._requests: list[Request] = []
@@ -308,7 +309,7 @@ class Simulator:
         if route.s3_call is not None:
             s3_call = route.s3_call
             body, checksums = s3_wire.verified_body(s3_call, request)
-            return lambda: self._s3.apply(s3_call, body, checksums)
+            return lambda: self.s3.apply(s3_call, body, checksums)
         if route.service == "sts":
             return lambda: caller_identity(request_id)
         operation_check(route.service, route.operation)(route.params)

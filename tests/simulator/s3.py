@@ -42,11 +42,16 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
 class S3:
-    """The service; the caller holds the lock."""
+    """The service; the caller holds the lock.
+
+    Attributes:
+        page_parts_max: Of one answer of ListParts.
+    """
 
     def __init__(self, state: State, region: str, clock: Callable[[], float]) -> None:
         self._state, self._region, self._clock = state, region, clock
         self._upload_ids = itertools.count(1)
+        self.page_parts_max = _PAGE_MAX
         self._operations: Mapping[str, Callable[[S3Call, bytes, Checksums], HttpReply]] = {
             "HeadBucket": self._head_bucket,
             "CreateBucket": self._create_bucket,
@@ -210,10 +215,12 @@ class S3:
                 }
             )
         ]
-        for upload_id, upload in self._state.uploads.items():
+        for upload_id, upload in sorted(self._state.uploads.items(), key=lambda each: each[1].key):
             if upload.bucket == call.bucket and upload.key.startswith(prefix):
-                members = {"Key": encode(upload.key), "UploadId": upload_id}
-                content.append(element("Upload", fields({**members, "Initiated": _iso(upload.initiated)})))
+                members = {"Key": encode(upload.key), "UploadId": upload_id, "Initiated": _iso(upload.initiated)}
+                if upload.algorithm:
+                    members |= {"ChecksumAlgorithm": upload.algorithm.upper(), "ChecksumType": upload.checksum_type}
+                content.append(element("Upload", fields(members)))
         return xml_reply("ListMultipartUploadsResult", content)
 
     def _create_upload(self, call: S3Call, _body: bytes, _sums: Checksums) -> HttpReply:
@@ -256,9 +263,15 @@ class S3:
 
     def _list_parts(self, call: S3Call, _body: bytes, _sums: Checksums) -> HttpReply:
         upload = self._upload(call)
-        content = [fields({"Bucket": call.bucket, "Key": call.key, "IsTruncated": "false"})]
-        for number, part in sorted(upload.parts.items()):
-            members = {"PartNumber": number, "ETag": f'"{part.etag}"', "Size": len(part.body)}
+        limit = min(int(call.query.get("max-parts", _PAGE_MAX)), self.page_parts_max)
+        after = int(call.query.get("part-number-marker", 0))
+        page = [each for each in sorted(upload.parts.items()) if each[0] > after]
+        more, page = len(page) > limit, page[:limit]
+        head = {"Bucket": call.bucket, "Key": call.key, "IsTruncated": str(more).lower(), "MaxParts": limit}
+        content = [fields({**head, "NextPartNumberMarker": page[-1][0] if page else None})]
+        for number, part in page:
+            members: dict[str, object] = {"PartNumber": number, "ETag": f'"{part.etag}"', "Size": len(part.body)}
+            members.update({f"Checksum{name.upper()}": value for name, value in part.checksums.items()})
             content.append(element("Part", fields(members)))
         return xml_reply("ListPartsResult", content)
 
@@ -267,6 +280,8 @@ class S3:
         self._check_precondition(call)
         parts = _chosen_parts(upload, body)
         whole = b"".join(part.body for part in parts)
+        if int(call.headers.get("x-amz-mp-object-size", len(whole))) != len(whole):
+            raise ServiceError(400, "InvalidRequest", "The specified object size does not match the size of the parts")
         sums = _object_checksums(upload, parts, whole)
         for algorithm, value in declared_checksums(call.headers).items():
             if value != sums.get(algorithm, checksum(algorithm, whole)):

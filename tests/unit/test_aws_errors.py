@@ -47,6 +47,7 @@ def refusal(code: str, message: str = "no", status: int = 400, operation: str = 
         (ValueError("Invalid endpoint: x"), ErrorKind.HALT, False, False),
         (boto.ParamValidationError(report="Missing"), ErrorKind.PERMANENT, False, False),
         ("\udcff".encode, ErrorKind.PERMANENT, False, False),
+        (b"\xff".decode, ErrorKind.TRANSIENT, False, True),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )

@@ -183,7 +183,7 @@ def test_the_command_says_what_is_in_force_and_from_where(write, monkeypatch):
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()[2:]}
     assert rows["watch.debounce_s"] == ["2.0", str(file)]
     assert rows["sync"] == ["off", "JOURNALTRACK_SYNC"]
-    assert rows["concurrency"] == ["16", "default"]
+    assert rows["concurrency"] == ["96", "default"]
     told = json.loads(CliRunner().invoke(main, ["config", "--config", str(file), "--json"]).stdout)
     assert {s["key"] for s in told["settings"]} == {s.key for s in settings()}
     assert told["file"] == str(file)

@@ -156,11 +156,12 @@ def test_columns_are_planned_as_entries_are(drafts, settled, damage, metrics_max
                 assert sum(len(each.seqs) for each in chunk.points) <= metrics_max
                 assert len(seqs) <= others_max
                 upto = chunk.upto_seq
-            places = {seq: (writer, place) for seq, writer, place in journal.database.read("SELECT seq, writer_id, writer_seq FROM entry")}
+            rows = journal.database.read("SELECT seq, writer_id, writer_seq FROM entry")
+            places = {seq: (writer, place) for seq, writer, place in rows}
             for action in actions:
                 if isinstance(action, PutMetrics):
                     told = [(writer, place) for writer, first, last in action.runs for place in range(first, last + 1)]
-                    assert sorted(told) == sorted(places[seq] for seq in action.seqs)
+                    assert told == [places[seq] for seq in action.seqs]
         finally:
             journal.close()
 

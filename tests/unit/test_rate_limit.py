@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
+import random
 import threading
 
 import pytest
@@ -151,3 +154,146 @@ def test_refusals_of_one_burst_count_once():
     for _ in range(16):
         limit.refused()
     assert 60 < limit.found_per_s < 80
+
+
+class Bucket:
+    """A service as AWS documents its throttling: tokens come at a rate up to a capacity, and a request without one is refused."""
+
+    def __init__(self, rate, capacity, clock):
+        self.rate, self.capacity, self.clock = rate, max(1.0, capacity), clock
+        self.tokens, self.at = self.capacity, clock()
+
+    def change(self, rate, capacity):
+        self.rate, self.capacity = rate, max(1.0, capacity)
+
+    def takes(self):
+        self.tokens = min(self.capacity, self.tokens + (self.clock() - self.at) * self.rate)
+        self.at = self.clock()
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+def replayed(service, clock, seconds, *, threads=16, latency_s=0.03, seed=1, changes=()):
+    """A pass on a clock of its own: so many threads with one request each in flight, answers that take their time, refused requests tried
+    again after a random wait, as ``RetryingRemote`` does. What became of each request: when it arrived, and whether it was taken.
+    """
+    limit, chance, numbers = RateLimit(0, clock=clock), random.Random(seed), itertools.count()
+    begun, log, events, changes = clock(), [], [], list(changes)
+
+    def later(seconds, what, *known):
+        heapq.heappush(events, (clock.now + seconds, next(numbers), what, known))
+
+    def ask(attempt):
+        cuts, wait_s = limit.cuts, limit.reserve()
+        later(wait_s + chance.random() * 0.002, arrive, attempt, cuts if wait_s else None)
+
+    def arrive(attempt, cuts):
+        if cuts is not None and cuts != limit.cuts:
+            ask(attempt)
+            return
+        taken = service.takes()
+        log.append((clock.now - begun, taken))
+        later(latency_s * chance.uniform(0.8, 1.2), answered, attempt, taken, clock.now)
+
+    def answered(attempt, taken, sent_at):
+        if taken:
+            ask(0)
+        else:
+            limit.refused(sent_at)
+            later(chance.random() * min(20.0, 0.2 * 2**attempt), ask, attempt + 1)
+
+    for _ in range(threads):
+        later(chance.random() * 0.01, ask, 0)
+    while events[0][0] < begun + seconds:
+        clock.now, _, what, known = heapq.heappop(events)
+        while changes and clock.now - begun >= changes[0][0]:
+            service.change(*changes.pop(0)[1:])
+        what(*known)
+    return log
+
+
+def use(log, rate, begin, end):
+    """What part of the allowed requests was made in that time, and what part of those that were made was refused."""
+    taken = sum(ok for at, ok in log if begin <= at < end)
+    refused = sum(not ok for at, ok in log if begin <= at < end)
+    return taken / (rate * (end - begin)), refused / max(1, taken + refused)
+
+
+@pytest.mark.parametrize(("threads", "latency_s"), [(16, 0.03), (16, 0.05), (64, 0.2)])
+@pytest.mark.parametrize("seconds_of_burst", [0.2, 1, 5])
+@pytest.mark.parametrize("rate", [20.0, 50.0, 200.0])
+def test_a_throttled_pass_wastes_few_requests_and_little_of_what_is_allowed(rate, seconds_of_burst, threads, latency_s):
+    """From the tenth second on, under 5 % of requests are refused and over 85 % of the rate is used, however large the service's bucket."""
+    clock = Clock()
+    log = replayed(Bucket(rate, rate * seconds_of_burst, clock), clock, 70, threads=threads, latency_s=latency_s)
+    used, wasted = use(log, rate, 10, 70)
+    assert wasted < 0.05
+    assert used > 0.85
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "within_s"), [(50.0, 200.0, 10), (200.0, 50.0, 3), (200.0, 800.0, 10), (1000.0, 100.0, 3), (20.0, 60.0, 12)]
+)
+def test_a_rate_that_changes_is_found_within_seconds(before, after, within_s):
+    """Fewer requests allowed, or more: soon the new rate is used to 85 %, and under 5 % of requests are wasted on the way and afterwards."""
+    clock = Clock()
+    service = Bucket(before, before, clock)
+    log = replayed(service, clock, 90, threads=64, changes=[(30, after, after)])
+    used, wasted = use(log, after, 30 + within_s, 90)
+    assert used > 0.85
+    assert wasted < 0.05
+    assert use(log, after, 30, 90)[1] < 0.05
+
+
+def test_turns_that_wait_at_a_cut_are_void():
+    """Who waits for a turn of the old rate gets one of the new: not all that were queued are refused, too."""
+    clock = Clock()
+    limit = RateLimit(100, clock=clock)
+    for _ in range(100):
+        limit.reserve()  # a second's worth goes at once
+    waits = []
+
+    def wait(seconds):
+        if not waits:
+            limit.refused()
+        waits.append(seconds)
+        clock.now += seconds
+
+    assert limit.take(wait) is True
+    assert limit.cuts == 1
+    assert len(waits) == 1 or waits[1] > 0
+    before = limit.cuts
+    assert limit.take(wait) is True
+    assert limit.cuts == before
+
+
+def test_answers_to_what_was_sent_before_a_cut_do_not_cut_again():
+    """A second's answers may still be on their way: they are of the excess that was answered already."""
+    clock = Clock()
+    limit = RateLimit(0, clock=clock)
+    sent = []
+    for _ in range(100):
+        limit.reserve()
+        sent.append(clock.now)
+        clock.now += 0.005
+    limit.refused(sent[50])
+    found = limit.found_per_s
+    for at in sent[51:]:
+        clock.now += 0.01
+        limit.refused(at)
+    assert limit.cuts == 1
+    assert limit.found_per_s == found
+
+
+def test_a_rate_does_not_rise_unused():
+    """Time alone allows nothing: after a minute without requests the next ones go at the rate that was found."""
+    clock = Clock()
+    limit = RateLimit(0, clock=clock)
+    for _ in range(100):
+        limit.reserve()
+    limit.refused()
+    found = limit.found_per_s
+    clock.now += 60
+    assert limit.found_per_s == found

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import random
 
 import pytest
 
 from journaltrack import entries, standing
 from journaltrack import lease as leases
 from journaltrack.actions import Settle, as_intervals
-from journaltrack.attesting import Settled, Statement
+from journaltrack.attesting import Scribe, Settled, Statement
 from journaltrack.errors import JournalCorruptError, JournalNotFoundError
 from journaltrack.journal import Journal
 from journaltrack.settlement import Delivery, Intent, Outcome, Settlement
@@ -132,28 +132,6 @@ def test_receipts_have_numbers_of_their_own_even_where_there_are_none_left(journ
     assert [found[receipt] for receipt in begun] == ["1", "2", "3"]
 
 
-@pytest.mark.parametrize("name", ["a", 'quote"d', "ümlaut", "ctrl\x01"])
-@pytest.mark.parametrize("request_id", ["r-1", 'x"\\/', "ü\u2028", ""])
-@pytest.mark.parametrize("seqs", [(1,), (1, 2, 3), (1, 3, 4, 5), tuple(range(1, 11))])
-def test_what_is_attested_does_not_depend_on_whether_the_places_are_known(journal, records, name, request_id, seqs):
-    """The text that is put together by hand, from places that planning found, is the encoder's, from places that are looked up."""
-    with journal.database.transaction() as connection:
-        connection.execute("UPDATE component SET name = ? WHERE id = 1", (name,))
-    places = dict(journal.database.read("SELECT seq, writer_seq FROM entry"))
-    ((writer,),) = journal.database.read("SELECT DISTINCT writer_id FROM entry")
-    runs = tuple((writer, places[first], places[last]) for first, last in as_intervals(seqs))
-    settled = [Settled("delivered", None, as_intervals(seqs))]
-    said = Statement("metrics", "delivered", 1, as_intervals(seqs), 5, 7, settled, 9, 4, 2, request_id)
-    with records.attestor.transaction() as connection:
-        records.attestor.attest(
-            connection, [said, said._replace(runs=runs), said._replace(runs=runs, error_code="x"), said._replace(error_code="x")]
-        )
-    looked_up, known, *partly = (body for (body,) in journal.database.read("SELECT body FROM attestation ORDER BY id"))
-    assert known == looked_up
-    assert partly[0] == partly[1]
-    assert json.loads(known)["request_id"] == request_id
-
-
 def test_a_partial_answer_leaves_the_rest_pending(journal, records):
     """Only what an outcome names is settled."""
     (receipt,) = records.begin([Intent("metrics", 1, range(1, 9))])
@@ -212,3 +190,30 @@ def test_what_a_remote_confirmed_is_known_to_the_next_plan(journal, records):
     (gone,) = records.begin([Intent("update", 1, [4])])
     records.finish([Outcome(gone, 1, "held", missing=True)])
     assert not standing.states(journal.database, [1])[1].confirmed
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_plain_attestation_is_what_the_encoder_writes(tmp_path, seed):
+    """Of entries of several writers, in any order: put together by hand from known places, or looked up and encoded, it is the same text."""
+    chance = random.Random(seed)
+    writers = [Journal.open(tmp_path / "journal") for _ in range(3)]
+    component = writers[0].component('ru"n')
+    for number in range(40):
+        chance.choice(writers).append_metric(component, "loss", float(number), number, 1)
+    places = writers[0].database.read("SELECT seq, writer_id, writer_seq FROM entry ORDER BY seq")
+    chosen = [place for place in places if chance.random() < 0.6]
+    runs: list[tuple[int, int, int]] = []
+    for before, (seq, writer_id, place) in zip([(0, 0, 0), *chosen], chosen, strict=False):
+        if runs and before[0] == seq - 1 and runs[-1][0] == writer_id and runs[-1][2] == place - 1:
+            runs[-1] = (writer_id, runs[-1][1], place)
+        else:
+            runs.append((writer_id, place, place))
+    intervals = as_intervals(seq for seq, _, _ in chosen)
+    said = Statement("metrics", "delivered", component, intervals, 7, 3, [Settled("delivered", None, intervals)], 1, 5, 2, 'r"é')
+    scribe = Scribe()
+    with writers[0].database.transaction() as connection:
+        by_hand = scribe._plain_body(connection, said._replace(runs=runs))
+        (encoded,) = scribe._bodies(connection, [said])
+    assert by_hand == encoded
+    for writer in writers:
+        writer.close()

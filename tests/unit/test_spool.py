@@ -6,10 +6,13 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 
 import pytest
 
+from journaltrack import copying
 from journaltrack import spool as spool_module
+from journaltrack.copying import ALONE_BYTES_MAX
 from journaltrack.errors import ArtifactError, InvalidInputError, JournalFullError, JournalReadOnlyError, JournalWriteError
 from journaltrack.spool import BUFFER_BYTES, TRIES, Spool
 
@@ -81,6 +84,126 @@ def test_a_truncated_blob_is_replaced(spool, file):
     blob = spool.add(file)
     blob.path.write_bytes(b"cut")
     spool.add(file)
+    assert spool.verify(blob.sha256)
+
+
+LARGE = 3 * ALONE_BYTES_MAX + 17  # two threads
+
+
+def large(path, byte=b"x"):
+    """A file that two threads copy, of bytes that differ from place to place."""
+    path.write_bytes((byte + bytes(range(251))) * (LARGE // 252) + byte * (LARGE % 252))
+    return path
+
+
+def of(*blobs):
+    """What the journal would say about contents of a size."""
+    return lambda size_bytes: [blob.sha256 for blob in blobs if blob.size_bytes == size_bytes]
+
+
+def test_a_large_file_is_whole_too(spool, tmp_path):
+    """What is hashed beside the writing is what is written."""
+    file = large(tmp_path / "large")
+    blob = spool.add(file)
+    assert (blob.sha256, blob.size_bytes) == (hashlib.sha256(file.read_bytes()).hexdigest(), LARGE)
+    assert blob.path.read_bytes() == file.read_bytes()
+
+
+def test_a_large_file_that_shrinks_or_is_not_taken_leaves_nothing(spool, tmp_path, monkeypatch):
+    """Two threads or one: an error of the journal's disk is its error, and a change is noticed."""
+    file = large(tmp_path / "large")
+
+    def full(descriptor, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(copying, "write_all", full)
+        with pytest.raises(JournalFullError):
+            spool.add(file)
+    assert files_in(spool) == []
+    changes = [100, 50]
+    before_each_copy(monkeypatch, lambda: os.truncate(file, changes.pop(0)) if changes else None)
+    assert spool.add(file).size_bytes == 50
+    assert len(files_in(spool)) == 1
+
+
+def test_a_large_file_can_be_logged_where_no_thread_can_be_started(spool, tmp_path, monkeypatch):
+    """At the interpreter's exit, or with too many threads, one thread does it all."""
+    file = large(tmp_path / "large")
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert spool.verify(spool.add(file).sha256)
+
+
+def test_the_same_content_is_not_written_again(spool, tmp_path):
+    """A file whose content is there is compared with the blob: the very same file stays, for a new grace time, and is announced."""
+    blob = spool.add(large(tmp_path / "large"))
+    os.utime(blob.path, (1_000_000, 1_000_000))
+    before = blob.path.stat()
+    announced = []
+    assert spool.add(large(tmp_path / "again"), announced.append, of(blob)) == blob
+    after = blob.path.stat()
+    assert (after.st_ino, announced) == (before.st_ino, [blob.sha256])
+    assert spool.collect(lambda _: False, older_than_s=60) == []
+
+
+@pytest.mark.parametrize("place", [0, LARGE // 3, LARGE - 1], ids=["first byte", "somewhere", "last byte"])
+def test_a_content_that_differs_in_a_byte_is_another_one(spool, tmp_path, place):
+    """Whether the first look tells it or the comparison, both are kept."""
+    blob = spool.add(large(tmp_path / "large"))
+    other = large(tmp_path / "other")
+    with other.open("r+b") as file:
+        file.seek(place)
+        file.write(b"\xff")
+    second = spool.add(other, of_size=of(blob))
+    assert second.sha256 != blob.sha256
+    assert spool.verify(blob.sha256)
+    assert spool.verify(second.sha256)
+
+
+def test_a_damaged_blob_of_the_size_is_replaced(spool, tmp_path):
+    """A blob that has rotted is not taken for the content, nor one that rotted to what is logged now."""
+    file = large(tmp_path / "large")
+    blob = spool.add(file)
+    with blob.path.open("r+b") as damaged:
+        damaged.seek(LARGE // 3)
+        damaged.write(b"\xff")
+    assert spool.add(file, of_size=of(blob)) == blob
+    assert spool.verify(blob.sha256)
+    other = large(tmp_path / "other", b"y")
+    blob.path.write_bytes(other.read_bytes())
+    second = spool.add(other, of_size=of(blob))
+    assert second.sha256 != blob.sha256
+    assert spool.verify(second.sha256)
+
+
+def test_a_blob_that_is_removed_while_it_is_compared_is_written_again(spool, tmp_path):
+    """Somebody made room before the content was announced: it is there again when the call returns."""
+    file = large(tmp_path / "large")
+    blob = spool.add(file)
+    announced = []
+
+    def remove_once(sha256):
+        if not announced:
+            blob.path.unlink()
+        announced.append(sha256)
+
+    assert spool.add(file, remove_once, of(blob)) == blob
+    assert len(announced) == 2
+    assert spool.verify(blob.sha256)
+
+
+def test_a_link_of_the_size_is_not_looked_at(spool, tmp_path):
+    """A crafted spool can't have another file taken for a blob."""
+    file = large(tmp_path / "large")
+    blob = spool.add(file)
+    blob.path.unlink()
+    blob.path.symlink_to(file)
+    spool.add(file, of_size=of(blob))
+    assert not blob.path.is_symlink()
     assert spool.verify(blob.sha256)
 
 

@@ -378,7 +378,7 @@ def test_creating_a_tracker_imports_nothing_heavy(folder):
     code = (
         "import sys; from journaltrack import Tracker\n"
         f"t = Tracker.create(journal={str(folder)!r}, sync='off'); t.log_metric('m', 1.0); t.close()\n"
-        "print([m for m in ('boto3', 'botocore', 'alembic', 'tenacity', 'watchdog', 'rich', 'click') if m in sys.modules])"
+        "print([m for m in ('boto3', 'botocore', 'sqlalchemy', 'alembic', 'tenacity', 'watchdog', 'rich', 'click') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,21 +1,26 @@
 """Bytes from one file into another: a second thread reads and hashes them while the first one writes.
 
-SHA-256 takes about as long for a byte as a disk does (1.2 GiB/s beside 1.4): in turns, a bundle would take twice as long as a copy.
+SHA-256 takes about as long for a byte as a disk does (1.2 GiB/s beside 1.4): in turns, a copy would take twice as long as either.
 ``hashlib`` and ``os`` free the interpreter's lock. What is hashed is what is written: both from the same buffer.
 Must not know what is copied.
+
+copy_file_range(2) with hashing beside it was measured too (ADR 0022): no faster, since the bytes have to be read for their digest
+anyway, it can't tell a failing source from a failing target, and what is hashed is then read a second time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
+import mmap
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Final, cast
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -24,7 +29,12 @@ if TYPE_CHECKING:
 
 BUFFER_BYTES: Final = 512 * 1024
 """Stays in a core's cache between reading and hashing; smaller ones cost more in handing over."""
-_BUFFERS: Final = 64
+ALONE_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Up to here one thread does both: starting another and handing over cost more than they save on a busy machine."""
+_BUFFERS: Final = 32
+"""16 MiB: what is hashed while a disk stalls for 10 ms. One more is taken only when all wait to be written: most of the time
+three do, which stay in the cache, and a fresh page costs more than hashing it."""
+_KEEP_SIZE: Final = 1  # fallocate(2): the blocks, but not the size
 _ALL_OF_IT: Final = 7  # sync_file_range(2): wait for what is under way, write the rest, wait for that
 _NOT_HERE: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.ESPIPE})
 _FLUSH_EVERY_BYTES: Final = 32 * 1024 * 1024
@@ -35,25 +45,25 @@ class Copier:
     """Buffers, and a thread that reads and hashes; use it as a context manager, from one thread at a time."""
 
     def __init__(self) -> None:
-        self._buffers = [bytearray(BUFFER_BYTES) for _ in range(_BUFFERS)]
-        self._free: SimpleQueue[bytearray] = SimpleQueue()
+        self._memory = memoryview(mmap.mmap(-1, _BUFFERS * BUFFER_BYTES))  # zeroed by the kernel, page by page, when it is used
+        self._taken = 0
+        self._free: SimpleQueue[memoryview] = SimpleQueue()
         self._tasks: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
-        self._filled: SimpleQueue[tuple[bytearray, int] | str | OSError] = SimpleQueue()  # pieces, and then their digest or what went wrong
+        # Pieces, and then their digest or what went wrong.
+        self._filled: SimpleQueue[tuple[memoryview, int] | str | OSError] = SimpleQueue()
         self._cancelled = False
-        self._thread = threading.Thread(target=self._work, name="journaltrack-hash", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        for buffer in self._buffers:
-            self._free.put(buffer)
-        self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """End the thread."""
-        self._cancelled = True
-        self._tasks.put(None)
-        self._free.put(bytearray(BUFFER_BYTES))  # Ctrl-C may have come between taking one and giving it back
-        self._thread.join()
+        if self._thread is not None:
+            self._cancelled = True
+            self._tasks.put(None)
+            self._free.put(memoryview(b""))  # Ctrl-C may have come between taking one and giving it back
+            self._thread.join()
 
     def copy(self, source: int, size_bytes: int, write: Callable[[memoryview], object]) -> str:
         """Hand ``size_bytes`` from the descriptor's position on to ``write``, or fewer if the file ends before.
@@ -64,7 +74,7 @@ class Copier:
         Raises:
             OSError: The file can't be read.
         """
-        if size_bytes <= BUFFER_BYTES:  # for little, the hand-over costs more than it saves
+        if size_bytes <= ALONE_BYTES_MAX or not self._started():
             return self.digest(source, size_bytes, write)
         self._cancelled = False
         self._tasks.put((source, size_bytes))
@@ -73,7 +83,7 @@ class Copier:
             while isinstance(result := self._filled.get(), tuple):
                 buffer, count = result
                 try:
-                    write(memoryview(buffer)[:count])
+                    write(buffer[:count])
                 finally:
                     self._free.put(buffer)
         finally:
@@ -86,13 +96,34 @@ class Copier:
     def digest(self, source: int, size_bytes: int, write: Callable[[memoryview], object] = lambda _: None) -> str:
         """As ``copy``, all on this thread: where ``write`` costs nothing, that is faster, since what was read is in its core's cache."""
         digest = hashlib.sha256()
-        view = memoryview(self._buffers[0])
+        view = self._memory[:BUFFER_BYTES]
         with open(source, "rb", buffering=0, closefd=False) as file:
             while count := file.readinto(view[: min(size_bytes, BUFFER_BYTES)]):
                 digest.update(view[:count])
                 write(view[:count])
                 size_bytes -= count
         return digest.hexdigest()
+
+    def _started(self) -> bool:
+        """Whether there is a thread; there can't be when the interpreter is on its way out, or has too many."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name="journaltrack-hash", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self._thread = thread
+        return True
+
+    def _buffer(self) -> memoryview:
+        """A free one; on the hashing thread."""
+        if self._taken < _BUFFERS:
+            try:
+                return self._free.get_nowait()
+            except Empty:
+                start, self._taken = self._taken * BUFFER_BYTES, self._taken + 1
+                return self._memory[start : start + BUFFER_BYTES]
+        return self._free.get()
 
     def _abandon(self) -> None:
         """Have the thread stop, and the buffers back."""
@@ -111,8 +142,8 @@ class Copier:
         digest = hashlib.sha256()
         with open(source, "rb", buffering=0, closefd=False) as file:
             while size_bytes > 0 and not self._cancelled:
-                buffer = self._free.get()
-                view = memoryview(buffer)[: min(size_bytes, BUFFER_BYTES)]
+                buffer = self._buffer()
+                view = buffer[:size_bytes]
                 try:
                     count = file.readinto(view) or 0
                 except OSError:
@@ -140,6 +171,17 @@ class SteadyFile:
         self._flushing: Future[None] | None = None
         self._unflushed = 0
 
+    def reserve(self, size_bytes: int) -> None:
+        """Have the blocks for so many bytes found at once, in a piece, where the file system can; its size stays.
+
+        Raises:
+            OSError: There is not so much room.
+        """
+        if _fallocate is not None and _fallocate(self._descriptor, _KEEP_SIZE, 0, size_bytes) != 0:
+            number = ctypes.get_errno()
+            if number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+                raise OSError(number, os.strerror(number))
+
     def write(self, data: bytes | memoryview) -> None:
         """All of it.
 
@@ -151,7 +193,8 @@ class SteadyFile:
         if self._unflushed >= _FLUSH_EVERY_BYTES and (self._flushing is None or self._flushing.done()):
             self._awaited()
             self._unflushed = 0
-            self._flushing = self._pool.submit(_push, self._descriptor)
+            with contextlib.suppress(RuntimeError):  # no new thread while the interpreter is on its way out: ``flush`` does it all
+                self._flushing = self._pool.submit(_push, self._descriptor)
 
     def flush(self) -> None:
         """Wait until everything is on the disk.
@@ -186,16 +229,20 @@ def _push(descriptor: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _found(name: str) -> Callable[[int, int, int, int], int] | None:
+def _found(name: str, *types: type[Any]) -> Callable[..., int] | None:
+    """A function of the C library; None where it has none of that name."""
     try:
         function = getattr(ctypes.CDLL(None, use_errno=True), name)
     except AttributeError:
         return None
-    function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-    return cast("Callable[[int, int, int, int], int]", function)
+    function.argtypes = types
+    return cast("Callable[..., int]", function)
 
 
-_sync_file_range: Final = _found("sync_file_range")
+_sync_file_range: Final = _found("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_fallocate: Final = _found(
+    "fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64
+)  # posix_fallocate would write zeros where it must
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:

@@ -1,0 +1,114 @@
+"""One large artifact to a store that discards it: ours, verified part by part, against every configuration of boto3's own transfer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.discard_server import DiscardServer, discard_server
+from benchmarks.measure import Result, Run, Side, Values, child, compare, own_use, take_turns
+
+RATIO_MIN = 0.95
+_MIB = 1 << 20
+TRANSFERS: dict[str, dict[str, Any]] = {
+    "boto3, as it comes": {},
+    "boto3, 1 thread": {"use_threads": False},
+    "boto3, 4 threads": {"max_concurrency": 4},
+    "boto3, 20 threads": {"max_concurrency": 20},
+    "boto3, 4 threads, parts of 64 MiB": {"max_concurrency": 4, "multipart_chunksize": 64 * _MIB},
+    "boto3, put_object": {"multipart_threshold": 5 << 30, "use_threads": False},
+}
+AS_SAFE = "boto3, 4 threads, parts of 64 MiB, SHA-256 of each part"
+"""boto3 verifies CRCs by default. This is the fastest of its ways that has S3 verify SHA-256; the whole is not hashed there, either."""
+
+
+def run(options: Run) -> list[Result]:
+    """All sides in turn; each round's floor is the fastest of boto3's in it."""
+    size_bytes = options.size(1 << 30, 128 * _MIB)
+    path = options.folder / "upload.bin"
+    child("benchmarks.uploads:make", path=str(path), size_bytes=size_bytes)
+    try:
+        with discard_server() as server:
+            given = {"path": str(path), "endpoint_url": server.endpoint_url}
+            sides = [Side(name, "benchmarks.uploads:theirs", {**given, "transfer": transfer}) for name, transfer in TRANSFERS.items()]
+            safe = {"transfer": TRANSFERS["boto3, 4 threads, parts of 64 MiB"], "checksum": "SHA256"}
+            sides.append(Side(AS_SAFE, "benchmarks.uploads:theirs", {**given, **safe}))
+            sides.append(Side("ours", "benchmarks.uploads:ours", given))
+            values = _counted(server, sides, options.rounds, size_bytes)
+    finally:
+        path.unlink()
+    best = [max(runs) for runs in zip(*([v["mib_per_s"] for v in values[name]] for name in TRANSFERS), strict=True)]
+    what, mine = f"upload of {size_bytes // _MIB:,} MiB", [v["mib_per_s"] for v in values["ours"]]
+    results = [compare("uploads", what, "MiB/s", mine, best, floor_name="the best of boto3's", target=RATIO_MIN, better="higher")]
+    safe = [v["mib_per_s"] for v in values[AS_SAFE]]
+    results.append(compare("uploads", f"{what}, against the same checksums", "MiB/s", mine, safe, floor_name=AS_SAFE, better="higher"))
+    for name in TRANSFERS:
+        theirs = [v["mib_per_s"] for v in values[name]]
+        results.append(compare("uploads", f"{what}, {name}", "MiB/s", theirs, best, floor_name="the best of boto3's", better="higher"))
+    cpu = [[v["cpu_ms_per_mib"] for v in values[name]] for name in ("ours", "boto3, as it comes")]
+    results.append(
+        compare("uploads", "CPU of a MiB, SHA-256 of each part and of the whole included", "ms", *cpu, floor_name="boto3, as it comes")
+    )
+    results.append(compare("uploads", f"{what}, peak memory", "MiB", [v["rss_mib"] for v in values["ours"]]))
+    return results
+
+
+def _counted(server: DiscardServer, sides: list[Side], rounds: int, size_bytes: int) -> dict[str, list[Values]]:
+    """Take turns, and see that all of the file came each time."""
+    values: dict[str, list[Values]] = {side.name: [] for side in sides}
+    for number in range(rounds):
+        first = number % len(sides)
+        for side in (*sides[first:], *sides[:first]):
+            before = server.counted_bytes()
+            values[side.name] += take_turns([side], 1)[side.name]
+            if server.counted_bytes() - before < size_bytes:
+                msg = f"{side.name} did not send all of it"
+                raise RuntimeError(msg)
+    return values
+
+
+def make(path: str, size_bytes: int) -> Values:
+    """A file of bytes that do not compress."""
+    with Path(path).open("wb") as file:
+        left = size_bytes
+        while left > 0:
+            left -= file.write(os.urandom(min(left, 16 * _MIB)))
+    return {"bytes": float(size_bytes)}
+
+
+def theirs(path: str, endpoint_url: str, transfer: dict[str, Any], checksum: str | None = None) -> Values:
+    """boto3's ``upload_file``, with its own choice of checksum if none is named."""
+    import boto3
+    from boto3.s3.transfer import TransferConfig
+
+    client = boto3.client("s3", endpoint_url=endpoint_url)
+    config = TransferConfig(**transfer)
+    cpu_s, started = own_use()["cpu_s"], time.perf_counter()
+    client.upload_file(path, "bucket", "key", Config=config, ExtraArgs={"ChecksumAlgorithm": checksum} if checksum else None)
+    return _rate(path, started, cpu_s)
+
+
+def ours(path: str, endpoint_url: str) -> Values:
+    """``AwsRemote.upload``, as a sync calls it; the digest of the file was computed when it was logged."""
+    from journaltrack.remote import BlobUpload
+    from journaltrack.remotes.aws import AwsRemote
+
+    with Path(path).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    folder = Path(path).with_suffix(".notes")
+    folder.mkdir(exist_ok=True)
+    remote = AwsRemote(endpoint_url=endpoint_url)
+    blob = BlobUpload(Path(path), sha256, Path(path).stat().st_size, "run", "model.bin", bucket="bucket", scratch=folder)
+    cpu_s, started = own_use()["cpu_s"], time.perf_counter()
+    remote.upload(blob)
+    values = _rate(path, started, cpu_s)
+    folder.rmdir()
+    return values
+
+
+def _rate(path: str, started: float, cpu_s: float) -> Values:
+    took_s, mib = time.perf_counter() - started, Path(path).stat().st_size / _MIB
+    return {"mib_per_s": mib / took_s, "cpu_ms_per_mib": (own_use()["cpu_s"] - cpu_s) * 1e3 / mib}

@@ -1,0 +1,82 @@
+"""SQLite's errors in our own words, with what they mean for the data and what to do.
+
+The one place that reads SQLite's error codes and messages (https://sqlite.org/rescode.html). Must not know what is stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from journaltrack.errors import (
+    JournalCorruptError,
+    JournalError,
+    JournalFullError,
+    JournalLockedError,
+    JournalNotFoundError,
+    JournalReadOnlyError,
+    JournalWriteError,
+    NotAJournalError,
+)
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors about the file at ``path`` into ours, with a hint."""
+    try:
+        yield
+    except UnicodeDecodeError as error:  # SQLite quotes the damage in its message, byte by byte
+        raise JournalCorruptError(
+            f"the journal at {path.parent} is damaged: its schema is not text",
+            hint="copy the whole folder, then `journaltrack doctor --repair`",
+        ) from error
+    except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
+        raise  # our own mistake
+    except sqlite3.IntegrityError as error:
+        raise JournalCorruptError(
+            f"the journal at {path.parent} contradicts itself: {error}; this was not recorded",
+            hint="`journaltrack doctor` says more; copy the whole folder before anything else",
+        ) from error
+    except sqlite3.Error as error:
+        raise _translate(error, path) from error
+
+
+def _translate(error: sqlite3.Error, path: Path) -> JournalError:
+    text = str(error)
+    name = getattr(error, "sqlite_errorname", "") or ""  # Python 3.11 and later
+    if is_lock(error):
+        return JournalLockedError(
+            f"the journal at {path.parent} is locked by another process: {text}",
+            hint="see who has it open (fuser, lsof); on a network file system move the journal to a local disk",
+        )
+    if "full" in text:
+        return JournalFullError(
+            f"no space is left for the journal at {path.parent}", hint="free space on that device; nothing written is lost"
+        )
+    if "readonly" in text or "read-only" in text:
+        return JournalReadOnlyError(
+            f"the journal at {path.parent} can't be written: {text}", hint="make it writable, or copy it to a folder that is"
+        )
+    if "not a database" in text:
+        return NotAJournalError(f"{path} is not a journal: {text}", hint="name the folder of a journal")
+    if "malformed" in text or "corrupt" in text or name.startswith("SQLITE_CORRUPT"):
+        return JournalCorruptError(
+            f"the journal at {path.parent} is damaged: {text}",
+            hint="copy the whole folder before anything else; `journaltrack doctor --repair` then restores what is readable",
+        )
+    if "unable to open" in text:
+        if not path.exists():
+            return JournalNotFoundError(f"there is no journal at {path.parent}", hint="check the path, or set JOURNALTRACK_JOURNAL")
+        return JournalReadOnlyError(
+            f"the journal at {path.parent} can't be opened: {text}",
+            hint="check owner and permissions of the folder, or copy it to one that is writable",
+        )
+    return JournalWriteError(f"the journal at {path.parent} failed: {text}", hint="check the disk (dmesg); nothing already written is lost")
+
+
+def is_lock(error: sqlite3.Error) -> bool:
+    """Whether another connection's lock is the reason."""
+    name = getattr(error, "sqlite_errorname", "") or ""  # Python 3.11 and later
+    return "locked" in str(error) or "busy" in str(error) or name.startswith("SQLITE_BUSY")
