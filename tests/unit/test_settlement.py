@@ -10,7 +10,7 @@ from journaltrack import entries, standing
 from journaltrack import lease as leases
 from journaltrack.actions import Settle, as_intervals
 from journaltrack.attesting import Scribe, Settled, Statement
-from journaltrack.errors import JournalCorruptError
+from journaltrack.errors import JournalCorruptError, JournalNotFoundError
 from journaltrack.journal import Journal
 from journaltrack.settlement import Delivery, Intent, Outcome, Settlement
 from journaltrack.standing import low_water_mark, pending_count
@@ -81,6 +81,55 @@ def test_a_finished_receipt_never_changes(journal, records):
     with pytest.raises(JournalCorruptError):
         records.finish([Outcome(receipt, 1, "refused")])
     assert journal.database.read("SELECT outcome FROM receipt") == [("delivered",)]
+
+
+def test_outcomes_and_the_next_intents_are_recorded_together(journal, records):
+    """What became of a request and that another begins are one transaction; entries come in any number."""
+    (first,) = records.begin([Intent("metrics", 1, [1, 2, 3])])
+    (second,) = records.begin([Intent("metrics", 1, range(4, 9))], [Outcome(first, 1, "delivered", request_id="r-1", delivered=(1, 2, 3))])
+    assert journal.database.read("SELECT id, entries, outcome FROM receipt ORDER BY id") == [
+        (first, "1-3", "delivered"),
+        (second, "4-8", None),
+    ]
+    with pytest.raises(JournalCorruptError):
+        records.begin([Intent("metrics", 2, [9])], [Outcome(second, 1, "delivered", delivered=(3, 4))])
+    assert journal.database.read("SELECT id, outcome FROM receipt ORDER BY id") == [(first, "delivered"), (second, None)]
+    assert outcomes(journal) == dict.fromkeys((1, 2, 3), "delivered")
+
+
+def test_ten_entries_at_once_are_ten_settlements(journal, records):
+    """A full request's settlements, written by one statement, are as single ones: their own number, once."""
+    (receipt,) = records.begin([Intent("metrics", 1, [*range(1, 10), 12])])
+    records.finish([Outcome(receipt, 1, "delivered", delivered=(*range(1, 10), 12))])
+    rows = journal.database.read("SELECT seq, receipt_id, outcome, reason FROM delivery ORDER BY seq")
+    assert rows == [(seq, receipt, "delivered", None) for seq in (*range(1, 10), 12)]
+    (again,) = records.begin([Intent("metrics", 1, [1])])
+    with pytest.raises(JournalCorruptError):
+        records.finish([Outcome(again, 1, "delivered", delivered=(10, 11, *range(1, 9)))])
+    assert len(outcomes(journal)) == 10
+
+
+def test_of_a_journal_whose_place_is_gone_what_was_sent_is_recorded_and_nothing_begins(journal, records, tmp_path):
+    """A journal that was moved in mid-pass learns what became of its requests; no other is begun."""
+    (receipt,) = records.begin([Intent("metrics", 1, [1])])
+    journal.path.rename(tmp_path / "elsewhere")
+    with pytest.raises(JournalNotFoundError):
+        records.begin([Intent("metrics", 1, [2])], [Outcome(receipt, 1, "delivered", delivered=(1,))])
+    assert journal.database.read("SELECT id, outcome FROM receipt") == [(receipt, "delivered")]
+    assert outcomes(journal) == {1: "delivered"}
+    (tmp_path / "elsewhere").rename(journal.path)
+
+
+def test_receipts_have_numbers_of_their_own_even_where_there_are_none_left(journal, records):
+    """A crafted journal with the highest number there is: requests are recorded under numbers that are free."""
+    with journal.database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO receipt (id, action, entries, generation, started_at_ns) VALUES (?, 'update', '', 1, 1)", (2**63 - 2,)
+        )
+    begun = records.begin([Intent("metrics", 1, [1]), Intent("metrics", 1, [2]), Intent("metrics", 1, [3])])
+    assert len({*begun, 2**63 - 2}) == 4
+    found = dict(journal.database.read("SELECT id, entries FROM receipt"))
+    assert [found[receipt] for receipt in begun] == ["1", "2", "3"]
 
 
 def test_a_partial_answer_leaves_the_rest_pending(journal, records):
