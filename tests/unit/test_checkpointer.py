@@ -64,8 +64,7 @@ def test_an_append_never_writes_the_log_back(journal, monkeypatch):
 
 def test_the_log_is_written_back_meanwhile(journal):
     """After enough appends a thread did it: the database holds what the log holds."""
-    fill(journal, 2 * CHECKPOINT_ENTRIES)
-    until(lambda: in_database(journal) >= CHECKPOINT_ENTRIES)
+    until(lambda: fill(journal, 100) or in_database(journal) >= CHECKPOINT_ENTRIES)  # what was in its way once is not the next time
 
 
 def test_under_a_caller_that_never_pauses_the_log_begins_anew(journal):
@@ -152,8 +151,7 @@ def test_a_process_that_begins_finds_a_long_log_and_has_it_written_back(journal,
         patch.setattr(Checkpointer, "wake", lambda _self: None)
         fill(journal, CHECKPOINT_ENTRIES + 100)
     with closing(Journal.open(journal.path)) as other:
-        fill(other, 1)
-        until(lambda: in_database(journal) >= CHECKPOINT_ENTRIES)
+        until(lambda: fill(other, 1) or in_database(journal) >= CHECKPOINT_ENTRIES)
 
 
 def test_a_closed_journal_leaves_no_log(journal, tmp_path):
