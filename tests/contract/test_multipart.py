@@ -339,7 +339,7 @@ def test_the_deadline_ends_a_part_in_its_middle(sim: Simulator, blob: BlobUpload
     with pytest.raises(RemoteError) as caught:
         aws(sim.endpoint_url, deadline=deadline).upload(blob)
     assert (caught.value.kind, caught.value.code) == (ErrorKind.TRANSIENT, "DeadlineOver")
-    assert not parts_sent(sim)
+    assert set(parts_sent(sim)) <= {3}  # which is one piece, and may be on its way already
     small = replace(blob, path=blob.path.with_name("small"), sha256=hashlib.sha256(CONTENT[:PART_BYTES]).hexdigest())
     small.path.write_bytes(CONTENT[:PART_BYTES])
     deadline = Deadline()
