@@ -6,6 +6,8 @@ The one place that reads SQLite's error codes and messages (https://sqlite.org/r
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,11 @@ def translated(path: Path) -> Iterator[None]:
     """Turn SQLite's errors about the file at ``path`` into ours, with a hint."""
     try:
         yield
+    except OSError as error:  # of what is done beside SQLite: looking at the folder, syncing names
+        raise JournalWriteError(
+            f"the journal at {path.parent} can't be reached: {error.strerror or error} ({errno.errorcode.get(error.errno or 0, '')})",
+            hint="check the folder's permissions and its file system; nothing already written is lost",
+        ) from error
     except UnicodeDecodeError as error:  # SQLite quotes the damage in its message, byte by byte
         raise JournalCorruptError(
             f"the journal at {path.parent} is damaged: its schema is not text",
@@ -66,14 +73,30 @@ def _translate(error: sqlite3.Error, path: Path) -> JournalError:
             f"the journal at {path.parent} is damaged: {text}",
             hint="copy the whole folder before anything else; `journaltrack doctor --repair` then restores what is readable",
         )
+    reason = _reason(path)
     if "unable to open" in text:
-        if not path.exists():
+        if isinstance(reason, (FileNotFoundError, NotADirectoryError)):
             return JournalNotFoundError(f"there is no journal at {path.parent}", hint="check the path, or set JOURNALTRACK_JOURNAL")
         return JournalReadOnlyError(
-            f"the journal at {path.parent} can't be opened: {text}",
+            f"the journal at {path.parent} can't be opened: {_worded(text, reason)}",
             hint="check owner and permissions of the folder, or copy it to one that is writable",
         )
-    return JournalWriteError(f"the journal at {path.parent} failed: {text}", hint="check the disk (dmesg); nothing already written is lost")
+    return JournalWriteError(
+        f"the journal at {path.parent} failed: {_worded(text, reason)}", hint="check the disk (dmesg); nothing already written is lost"
+    )
+
+
+def _reason(path: Path) -> OSError | None:
+    """Why the operating system does not let the file be looked at: SQLite's messages hide it. None: it does."""
+    try:
+        os.stat(path)  # noqa: PTH116 - nothing is opened: closing it would drop this process's locks
+    except OSError as error:
+        return error
+    return None
+
+
+def _worded(text: str, reason: OSError | None) -> str:
+    return text if reason is None else f"{text} ({errno.errorcode.get(reason.errno or 0, reason.errno)}: {reason.strerror})"
 
 
 def is_lock(error: sqlite3.Error) -> bool:
