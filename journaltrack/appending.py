@@ -20,7 +20,6 @@ import atexit
 import functools
 import logging
 import shutil
-import sqlite3
 import time
 import warnings
 import weakref
@@ -28,7 +27,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits, provenance, reentry, rescue, schema
@@ -38,6 +37,9 @@ from journaltrack.entries import Draft, Entry
 from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError
 from journaltrack.sqlite_errors import translated
 from journaltrack.waiting import Call, Waiting
+
+if TYPE_CHECKING:
+    import sqlite3
 
 logger = logging.getLogger(__name__)
 
@@ -559,7 +561,7 @@ class Appender:
 
     def _start_writer(self) -> None:
         """Make this process a writer: at its first append, and in a forked child. Its first entries record it."""
-        now_ns = self._clock_ns()
+        now_ns = min([self._clock_ns(), *(call.at_ns for call in self._waiting.first(1))])
         self._writer = info = provenance.describe_process(now_ns, self.journal_id)
         self._writer_id = 0
         self._checkpoint_seq = 0
