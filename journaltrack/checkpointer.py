@@ -97,10 +97,13 @@ def write_back(database: Database, *, log_pages_max: int = LOG_PAGES_MAX) -> boo
     Raises:
         JournalError: It could not be opened or written.
     """
-    busy, in_log, written = database.beside(_passive)
-    if not busy and in_log > log_pages_max:
-        return database.write_log_back()
-    return not busy and written >= in_log
+    with database.checkpointing() as alone:
+        if not alone:
+            return False
+        busy, in_log, written = database.beside(_passive)
+        if not busy and in_log > log_pages_max:
+            return database.write_log_back()
+        return not busy and written >= in_log
 
 
 def _passive(connection: sqlite3.Connection) -> tuple[int, int, int]:

@@ -29,6 +29,7 @@ from urllib.parse import quote
 from journaltrack import access, paths, reentry
 from journaltrack.errors import JournalError, JournalLockedError, JournalReadOnlyError, JournalWriteError
 from journaltrack.sqlite_errors import is_lock, translated
+from journaltrack.standing_locks import StandingLocks
 from journaltrack.write_queue import URGENT_BEHIND_DISK_S, URGENT_S, WriteQueue
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ BUSY_TIMEOUT_S: Final = 30.0
 PAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Ours: text and blobs that are read at a time."""
 _BATCH_ROWS: Final = 500  # fewer than the 700 new objects after which the garbage collector looks at them
+_CHECKPOINT_PAGES: Final = 1_000  # SQLite's own default
 _FORK_WAIT_S: Final = 1.0
 _LOGS: Final = ("-wal", "-journal")
 
@@ -79,6 +81,7 @@ class Database:
         self.durability = durability
         self._busy_timeout_s = busy_timeout_s
         self._connection: sqlite3.Connection | None = None
+        self._standing = StandingLocks(path, read_only=read_only)
         self._names_synced = False
         self._identity = (0, 0)  # device and inode of the file that is open
         self._queue: WriteQueue | None = None  # of one that appends: it waits for its turn to write by itself
@@ -114,8 +117,8 @@ class Database:
 
     @property
     def idle(self) -> bool:
-        """Whether the connection is open, and in no transaction; opens none."""
-        return self._connection is not None and not self._connection.in_transaction
+        """Whether a statement may go straight to the connection: it is open, and in no transaction. Opens none."""
+        return self._connection is not None and not self._connection.in_transaction and not self._standing.guarded
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows of a SELECT."""
@@ -170,7 +173,7 @@ class Database:
                 self.roll_back()
                 self._begin(connection)
                 result = work(connection)
-                connection.execute("COMMIT")
+                self._commit(connection)
             except BaseException:
                 self.roll_back()
                 raise
@@ -181,6 +184,16 @@ class Database:
         connection = self._connection
         if connection is not None and connection.in_transaction:  # some errors (disk full, I/O) roll back by themselves
             connection.execute("ROLLBACK")
+        self._standing.end_turn()
+
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        if self._queue is not None or not self.wal:
+            connection.execute("COMMIT")
+        else:
+            with self._standing.checkpointing() as alone:
+                connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES if alone else 0}")
+                connection.execute("COMMIT")
+        self._standing.end_turn()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -192,7 +205,7 @@ class Database:
             self._in_block = True
             try:
                 yield connection
-                connection.execute("COMMIT")
+                self._commit(connection)
             except BaseException:
                 self.roll_back()
                 raise
@@ -203,6 +216,9 @@ class Database:
         """Use a write-ahead log where that is safe; changes the file, so only for what is known to be a journal."""
         with self.lock, translated(self.path):
             self.wal = _prefer_wal(self.connection, self.path, self._busy_timeout_s)
+            if self.wal:
+                self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log
+                self._standing.take_all()
             self._set_synchronous(self.connection)
             if self.durability == "power":
                 self._sync_names(self.connection)
@@ -221,12 +237,17 @@ class Database:
         except OSError:
             return 0
 
+    def checkpointing(self) -> contextlib.AbstractContextManager[bool]:
+        """Whether no other process writes the log back, for the block."""
+        return self._standing.checkpointing()
+
     def write_log_back(self) -> bool:
         """Copy all of the log into the database while nobody appends; whether that could be done at once."""
         with self.lock, translated(self.path):
-            if not self.idle:  # it rests, and no more is appended: whoever closes the database last does it
-                return False
-            busy, in_log, written = self.connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+            connection = self._connection
+            if connection is None or connection.in_transaction:
+                return False  # it rests, and no more is appended: whoever closes the database last does it
+            busy, in_log, written = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
             return not busy and bool(written == in_log)
 
     def beside(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -283,18 +304,24 @@ class Database:
         Raises:
             sqlite3.OperationalError: Not in time.
         """
-        queue = self._queue
+        standing, queue = self._standing, self._queue
         if queue is None:
-            self._refuse_own_thread()
-            connection.execute("BEGIN IMMEDIATE")
-            return
+            standing.look()
+            if not standing.guarded:
+                self._refuse_own_thread()
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            queue = WriteQueue(self.path.parent)
 
-        refused: list[sqlite3.OperationalError] = []
+        refused = [sqlite3.OperationalError("database is locked")]
 
         def attempt() -> bool:
+            if not standing.take_turn():
+                return False
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
+                standing.end_turn()
                 if not is_lock(error):
                     raise
                 refused[:] = [error]
@@ -351,8 +378,8 @@ class Database:
                     raise self._not_flushed(str(error)) from error
 
     def _empty_log(self) -> None:
-        with self.patience():
-            busy, _, _ = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        with self.patience(), self.checkpointing() as alone:
+            busy, _, _ = (True, 0, 0) if not alone else self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise self._not_flushed("the last flush failed, and while others use the journal it can't be repeated")
         self._unsure = False
@@ -366,6 +393,7 @@ class Database:
 
         A folder that can't be looked at (no permission for a moment, a file server that restarts) is not a deleted one.
         """
+        self._standing.look()
         if self._connection is None:
             return False
         return self.displaced() or (self.wal and _is_gone(f"{self.path}-wal"))
@@ -397,10 +425,11 @@ class Database:
         Closing it would delete the log *by its name*, which may be another database's by now.
         """
         with self.lock:
-            _left_behind.append(self._connection)
+            _left_behind.extend((self._connection, self._standing))
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))  # not even at the end of the interpreter
             self._connection = None
             self._names_synced = False
+            self._standing = StandingLocks(path, read_only=self.read_only)
             self.path = path
             if self._queue is not None:
                 self._queue.close()
@@ -422,21 +451,37 @@ class Database:
         self._names_synced = False
         if self._queue is not None:
             self._queue.close()
+        self._close(connection)
+
+    def _close(self, connection: sqlite3.Connection | None) -> None:
+        self._standing.let_go()
         if connection is not None:
             connection.close()
+        self._standing.give_back()
 
     def __del__(self) -> None:
         # Python 3.13 warns of a connection that nobody closed; a tracker's lives as long as somebody may read it back.
         connection = getattr(self, "_connection", None)
         if connection is not None:
-            connection.close()
+            self._close(connection)
 
     def _connect(self) -> sqlite3.Connection:
-        self._connection = connection = self._open()
+        access.check_files(self.path.parent)
+        self._standing.take()
+        connection = None
+        try:
+            connection = self._open()
+            if self.wal or (self.read_only and _is_wal(connection)):
+                self._standing.take_all()
+            else:
+                self._standing.give_back()
+        except BaseException:
+            self._close(connection)
+            raise
+        self._connection = connection
         return connection
 
     def _open(self) -> sqlite3.Connection:
-        access.check_files(self.path.parent)
         uri = f"file:{quote(str(self.path))}?mode={'ro' if self.read_only else 'rw'}"
         connection = _connect_uri(uri, self._busy_timeout_s)
         try:
@@ -451,13 +496,15 @@ class Database:
                         return self._open_copy()
                     connection = _connect_uri(uri + "&immutable=1", self._busy_timeout_s)
                 return connection
-            self.wal = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+            self.wal = _is_wal(connection)
             self._identity = _identity(self.path)
             self._set_synchronous(connection)
             if self.durability == "power":
                 self._sync_names(connection)
             if self._queue is not None:
                 self._set_appending(connection)
+            elif self.wal:
+                connection.execute("PRAGMA wal_autocheckpoint = 0")
         except BaseException:
             connection.close()
             raise
@@ -525,6 +572,7 @@ class Database:
     def _after_fork_in_child(self) -> None:
         _left_behind.append(self._connection)
         self._connection = None
+        self._standing.leave_to_parent()
         self._names_synced = False
         if self._queue is not None:
             self._queue.close()
@@ -571,6 +619,10 @@ def _prefer_wal(connection: sqlite3.Connection, path: Path, busy_timeout_s: floa
         kind or "a file system without shared memory",
     )
     return False
+
+
+def _is_wal(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
 
 
 def _identity(path: Path) -> tuple[int, int]:
