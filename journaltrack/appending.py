@@ -18,12 +18,12 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, provenance, rescue, schema
+from journaltrack import limits, provenance, rescue, schema, schema_check
 from journaltrack.checkpointer import CHECKPOINT_ENTRIES, LOG_BYTES, Checkpointer
 from journaltrack.database import Database
 from journaltrack.entries import Draft, Entry
@@ -50,6 +50,9 @@ _INSERT_METRIC: Final = (  # what is the same for all points costs nothing to bi
     "VALUES (?, ?, ?, 'metric', 'metric', ?, ?, ?, ?, ?, ?)"
 )
 _INSERT_WRITER: Final = schema.insert_sql("writer")
+_INSERT_UNDESCRIBED: Final = (  # into a journal of a revision that has no more
+    f"INSERT INTO writer ({', '.join(schema.UNDESCRIBED_COLUMNS)}) VALUES ({', '.join('?' * len(schema.UNDESCRIBED_COLUMNS))})"
+)
 _INSERT_REFUSED: Final = "INSERT INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, 'quarantined', ?, ?)"
 _RENEW_OF_UPLOAD: Final = "UPDATE blob SET spooled_at_ns = ? WHERE sha256 = json_extract(?, '$.sha256')"
 
@@ -76,10 +79,16 @@ class Appender:
         on_journal_error: See ``Journal.open``.
         clock_ns: Nanoseconds since the epoch.
         monotonic: Seconds.
+        revision: The schema that it has; an older one is appended to as its own version did.
     """
 
     def __init__(
-        self, database: Database, on_journal_error: OnJournalError, clock_ns: Callable[[], int], monotonic: Callable[[], float]
+        self,
+        database: Database,
+        on_journal_error: OnJournalError,
+        clock_ns: Callable[[], int],
+        monotonic: Callable[[], float],
+        revision: str,
     ) -> None:
         self.path: Path = database.path.parent
         self.database = database
@@ -90,10 +99,12 @@ class Appender:
         self._names: dict[int, str] = {}
         self._metric_texts: dict[tuple[int, str], str] = {}
         self._waiting: deque[_Row] = deque()
+        self._refusal: JournalError | None = None  # why they wait
         self._next_try = 0.0
         self._looked_ns = clock_ns()
         self._unsettled = False  # an append has begun and not ended: chain and buffer need not fit what the journal holds
         self._generation = -1
+        self._described = revision not in schema.UNDESCRIBED  # for ever: what a newer schema adds may be left out
         self._writer: provenance.WriterInfo | None = None
         self._writer_id = 0  # until it is recorded
         self._writer_seq = 0
@@ -245,7 +256,7 @@ class Appender:
                     raise self._still_waiting(error) from error
                 self._unsettled = False
                 if self._waiting:
-                    raise self._still_waiting(None)
+                    raise self._still_waiting(self._refusal)
         self.database.sync()
 
     # -- inside -------------------------------------------------------------------------------------------------
@@ -295,7 +306,10 @@ class Appender:
         self._drop_parents_entries()
         if self.database.read_only:
             raise JournalReadOnlyError(f"the journal at {self.path} was opened for reading alone", hint="open it without read_only=True")
-        self._writer = info = provenance.describe_process(now_ns, self.journal_id)
+        info = provenance.describe_process(now_ns, self.journal_id)
+        if not self._described:
+            info = replace(info, digest=vocabulary.chain_start(info.uuid))
+        self._writer = info
         self._writer_id = 0
         self._writer_seq = self._checkpoint_seq = 0
         self._chain = info.digest
@@ -394,13 +408,15 @@ class Appender:
             if waiting:
                 self.database.set_busy_timeout(_BUSY_WHILE_FAILING_S)
             self._insert([*waiting, *rows])
-        except JournalError as error:
+        except JournalError as refusal:
             if self.database.closed:
                 raise
+            error = schema_check.why_refused(refusal, self.database)
+            self._refusal = error
             self._next_try = self._monotonic() + _RETRY_EVERY_S
             if self.on_journal_error == "raise":
                 self._take_back(rows)
-                raise
+                raise error from refusal
             self._let_wait(rows, error)
             return
         if waiting:
@@ -414,7 +430,10 @@ class Appender:
         def insert(connection: sqlite3.Connection) -> int:
             writer_id = self._writer_id
             if not writer_id and writer is not None:
-                writer_id = int(connection.execute(_INSERT_WRITER, astuple(writer)).lastrowid or 0)
+                sql, columns = _INSERT_WRITER, astuple(writer)
+                if not self._described:
+                    sql, columns = _INSERT_UNDESCRIBED, columns[: len(schema.UNDESCRIBED_COLUMNS)]
+                writer_id = int(connection.execute(sql, columns).lastrowid or 0)
             for row in rows:
                 seq = connection.execute(INSERT_ENTRY, (writer_id, *row.columns[1:])).lastrowid
                 if row.columns[3] == vocabulary.UPLOAD:

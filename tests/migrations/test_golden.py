@@ -20,7 +20,6 @@ from journaltrack import doctor, schema, upgrading
 from journaltrack.actions import MetricPoint
 from journaltrack.auditing import audit
 from journaltrack.cli import main
-from journaltrack.errors import JournalOutdatedError
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remotes.memory import MemoryRemote
@@ -111,15 +110,6 @@ def _made_by_the_old_release(journal, component):
     owner = next(e.detail["owner"] for e in entries if e.kind == "create")
     points = [MetricPoint(e.name, e.value, e.step, e.timestamp_ns) for e in entries if e.kind == "metric" and e.seq in there]
     return MemoryComponent(ComponentSpec(component.name, owner, None, ()), points=points)
-
-
-def test_an_old_journal_on_read_only_ground_says_so(tmp_path):
-    """It is not upgraded behind the reader's back: the error says what to run."""
-    folder = restore(REVISIONS[0], tmp_path / "j")
-    with closing(sqlite3.connect(folder / "journal.db")) as connection, connection:
-        connection.execute("UPDATE alembic_version SET version_num = '0000'")
-    with pytest.raises(JournalOutdatedError, match="older schema revision 0000"):
-        Journal.open(folder, read_only=True)
 
 
 GROW = """op.execute("CREATE TABLE entry_copy AS SELECT * FROM entry")
