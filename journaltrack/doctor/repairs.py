@@ -207,7 +207,7 @@ def _matching(folder: Path, restore_from: Sequence[Path], wanted: set[str]) -> I
                     if not stat.S_ISREG(status.st_mode) or (sizes is not None and status.st_size not in sizes):
                         continue
                     with path.open("rb") as file:
-                        sha256 = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+                        sha256 = _digest(file)
                 except OSError:
                     continue
                 if sha256 in wanted:
