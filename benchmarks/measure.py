@@ -7,6 +7,7 @@ child's peak until the child has grown beyond it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import json
 import os
@@ -229,6 +230,16 @@ def machine() -> dict[str, Any]:
         "sqlite": sqlite3.sqlite_version,
         "packages": {name: _version(name) for name in ("journaltrack", "SQLAlchemy", "boto3", "botocore", "urllib3")},
     }
+
+
+def sha256_of(path: str) -> str:
+    """Hash a file as ``hashlib.file_digest`` does, which Python 3.10 has not."""
+    digest, buffer = hashlib.sha256(), bytearray(1 << 18)
+    view = memoryview(buffer)
+    with Path(path).open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(view[:count])
+    return digest.hexdigest()
 
 
 def say(text: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.discard_server import DiscardServer, discard_server
-from benchmarks.measure import Result, Run, Side, Values, child, compare, own_use, take_turns
+from benchmarks.measure import Result, Run, Side, Values, child, compare, own_use, sha256_of, take_turns
 
 RATIO_MIN = 0.95
 _MIB = 1 << 20
@@ -96,8 +95,7 @@ def ours(path: str, endpoint_url: str) -> Values:
     from journaltrack.remote import BlobUpload
     from journaltrack.remotes.aws import AwsRemote
 
-    with Path(path).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = sha256_of(path)
     folder = Path(path).with_suffix(".notes")
     folder.mkdir(exist_ok=True)
     remote = AwsRemote(endpoint_url=endpoint_url)

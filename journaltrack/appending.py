@@ -25,12 +25,12 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, provenance, reentry, rescue, schema
+from journaltrack import limits, provenance, reentry, rescue, schema, schema_check
 from journaltrack.checkpointer import CHECKPOINT_ENTRIES, LOG_BYTES, Checkpointer
 from journaltrack.database import Database
 from journaltrack.entries import Draft, Entry
@@ -65,6 +65,9 @@ _INSERT_METRIC: Final = (  # what is the same for all points costs nothing to bi
     "recorded_at_ns, digest) VALUES (?, ?, ?, 'metric', 'metric', ?, ?, ?, ?, ?, ?)"
 )
 _INSERT_WRITER: Final = schema.insert_sql("writer")
+_INSERT_UNDESCRIBED: Final = (  # into a journal of a revision that has no more
+    f"INSERT INTO writer ({', '.join(schema.UNDESCRIBED_COLUMNS)}) VALUES ({', '.join('?' * len(schema.UNDESCRIBED_COLUMNS))})"
+)
 _INSERT_REFUSED: Final = "INSERT INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, 'quarantined', ?, ?)"
 _RENEW_OF_UPLOAD: Final = "UPDATE blob SET spooled_at_ns = ? WHERE sha256 = json_extract(?, '$.sha256')"
 
@@ -91,6 +94,7 @@ class Appender:
         on_journal_error: See ``Journal.open``.
         clock_ns: Nanoseconds since the epoch.
         monotonic: Seconds.
+        revision: The schema that it has; an older one is appended to as its own version did.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Appender:
         on_journal_error: OnJournalError,
         clock_ns: Callable[[], int],
         monotonic: Callable[[], float],
+        revision: str,
     ) -> None:
         self.path: Path = database.path.parent
         self.database = database
@@ -121,6 +126,7 @@ class Appender:
         self._pause_s = 0.0
         self._looked_ns = clock_ns()
         self._generation = -1
+        self._described = revision not in schema.UNDESCRIBED  # for ever: what a newer schema adds may be left out
         self._writer: provenance.WriterInfo | None = None
         self._writer_id = 0  # until it is recorded
         self._head: tuple[int, bytes] = (0, b"")  # of this writer's chain; one value, which no signal can split
@@ -480,10 +486,13 @@ class Appender:
                 return
             try:
                 self._insert(calls)
-            except JournalError:
+            except JournalError as error:
                 self._unsure = True
                 self._calls_at_once = max(1, min(self._calls_at_once, len(calls)) // 2)
-                raise
+                explained = schema_check.why_refused(error, self.database)
+                if explained is error:
+                    raise
+                raise explained from error
             except Exception:
                 self._unsure = True
                 if len(calls) > 1:  # find out which
@@ -512,13 +521,16 @@ class Appender:
         def insert(connection: sqlite3.Connection) -> int:
             writer_id = self._writer_id
             if not writer_id and writer is not None:
-                writer_id = int(connection.execute(_INSERT_WRITER, astuple(writer)).lastrowid or 0)
-            for draft, columns in rows:
-                seq = connection.execute(INSERT_ENTRY, (writer_id, *columns)).lastrowid
+                sql, columns = _INSERT_WRITER, astuple(writer)
+                if not self._described:
+                    sql, columns = _INSERT_UNDESCRIBED, columns[: len(schema.UNDESCRIBED_COLUMNS)]
+                writer_id = int(connection.execute(sql, columns).lastrowid or 0)
+            for draft, row in rows:
+                seq = connection.execute(INSERT_ENTRY, (writer_id, *row)).lastrowid
                 if draft.stream == vocabulary.UPLOAD:
-                    connection.execute(_RENEW_OF_UPLOAD, (columns[-2], draft.payload))
+                    connection.execute(_RENEW_OF_UPLOAD, (row[-2], draft.payload))
                 if draft.undeliverable is not None:
-                    connection.execute(_INSERT_REFUSED, (seq, draft.undeliverable, columns[-2]))
+                    connection.execute(_INSERT_REFUSED, (seq, draft.undeliverable, row[-2]))
             return writer_id
 
         self._attempt = _Attempt(self._head[0], calls)
@@ -562,7 +574,10 @@ class Appender:
     def _start_writer(self) -> None:
         """Make this process a writer: at its first append, and in a forked child. Its first entries record it."""
         now_ns = min([self._clock_ns(), *(call.at_ns for call in self._waiting.first(1))])
-        self._writer = info = provenance.describe_process(now_ns, self.journal_id)
+        info = provenance.describe_process(now_ns, self.journal_id)
+        if not self._described:
+            info = replace(info, digest=vocabulary.chain_start(info.uuid))
+        self._writer = info
         self._writer_id = 0
         self._checkpoint_seq = 0
         self._head = (0, info.digest)

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NoReturn, TypeAlias
 
-from journaltrack import paths
+from journaltrack import paths, versions
 from journaltrack.errors import BundleDamagedError, BundleTooNewError
 from journaltrack.limits import shown
 from journaltrack.spool import is_digest
@@ -43,7 +43,7 @@ Content: TypeAlias = Literal["undelivered", "all"]
 Harm: TypeAlias = Literal["missing", "damaged"]
 
 _HEAD: Final = re.compile(
-    r'\{\n "journaltrack_bundle": (\d{1,9}),\n "required_version": "(\d{1,4}(?:\.\d{1,6}){1,3})",\n "journal_id": ("(?:[^"\\]|\\.){1,2400}"),\n'
+    r'\{\n "journaltrack_bundle": (\d{1,9}),\n "required_version": "([\w.+-]{0,40})",\n "journal_id": ("(?:[^"\\]|\\.){1,2400}"),\n'
 )
 _VERSION: Final = re.compile(r"\d{1,4}(\.\d{1,6}){1,3}[\w.+-]{0,40}", re.ASCII)
 _HOST: Final = re.compile(r"[\w.-]{0,255}", re.ASCII)
@@ -255,10 +255,11 @@ def decode(data: bytes, *, reader_version: str) -> Manifest:
     head = _HEAD.match(data[:HEAD_BYTES].decode("ascii", "replace"))
     if head is None:
         _damaged("does not begin as one")
-    if int(head[1]) > FORMAT_VERSION and _numbers(head[2]) > _numbers(reader_version):
+    if int(head[1]) > FORMAT_VERSION or versions.is_newer(head[2], reader_version):
+        needed = versions.needed(head[2], reader=reader_version)
         raise BundleTooNewError(
-            f"the bundle has format {head[1]}, this version reads {FORMAT_VERSION} at most; nothing was taken from it",
-            hint=f"install journaltrack {head[2]} or later: pip install -U journaltrack",
+            f"the bundle has format {head[1]}, this version ({reader_version}) reads {FORMAT_VERSION} at most; nothing was taken from it",
+            hint=f"install {needed}: pip install -U journaltrack",
         )
     # What is written has few objects, and a digest for every comma else: anything else could take far more memory than its text.
     text = data.decode("ascii", "replace")
@@ -328,10 +329,6 @@ def _integer(text: str) -> int:
     if len(text) > 20:  # noqa: PLR2004 - a sign and the digits of 2^63; Python takes long for very long ones
         _damaged("has a number that is too large")
     return int(text)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", version)[:3]))
 
 
 def _damaged(what: str) -> NoReturn:

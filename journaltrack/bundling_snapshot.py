@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import sqlite3
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from journaltrack import paths, report
+from journaltrack.database_copy import write_copy
 from journaltrack.errors import BundleError, JournalFullError
 from journaltrack.spool import is_digest
 from journaltrack.sqlite_errors import translated
@@ -30,7 +30,6 @@ _UPLOADS: Final = (
     "WHERE e.stream <> 'metric' AND e.kind = 'upload' AND e.seq > ? ORDER BY e.seq LIMIT 10000"
 )
 _NOT_NEEDED: Final = frozenset({"delivered", "superseded"})
-_WAL_FLAGS_AT: Final = 18  # https://sqlite.org/fileformat2.html: two bytes, 1: rollback journal, 2: write-ahead log
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,30 +68,16 @@ def snapshot(journal: Journal) -> Iterator[Snapshot]:
         folder = Path(name)
         file = folder / paths.DATABASE
         with _room(folder):
-            _back_up(journal, file)
-            descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+            with journal.database.lock, translated(journal.database.path):
+                write_copy(journal.database.connection, file)
+            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with _room(folder):
-                os.pwrite(descriptor, b"\1\1", _WAL_FLAGS_AT)
             last_seq, undelivered, delivered = _contents(folder)
             size_bytes = os.fstat(descriptor).st_size
             file.unlink()  # a kill leaves no copy of it behind from here on
             yield Snapshot(descriptor, size_bytes, last_seq, frozenset(undelivered), frozenset(delivered - undelivered))
         finally:
             os.close(descriptor)
-
-
-def _back_up(journal: Journal, file: Path) -> None:
-    """All pages in one step, in one read transaction: with a write-ahead log, that neither waits for appends nor holds them up.
-
-    Page by page SQLite would begin anew whenever somebody writes, and never end beside a training.
-    """
-    os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    database = journal.database
-    with database.lock, translated(database.path), contextlib.closing(sqlite3.connect(file)) as target:
-        target.execute("PRAGMA journal_mode = OFF")
-        target.execute("PRAGMA synchronous = OFF")
-        database.connection.backup(target, pages=-1)
 
 
 def _contents(folder: Path) -> tuple[int, set[str], set[str]]:

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import logging
 import operator
 import os
-import shutil
 import sqlite3
-import tempfile
 import threading
 import time
 import weakref
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote
 
-from journaltrack import access, paths, reentry
+from journaltrack import access, database_copy, paths, reentry
 from journaltrack.errors import JournalError, JournalLockedError, JournalReadOnlyError, JournalWriteError
 from journaltrack.sqlite_errors import is_lock, translated
 from journaltrack.standing_locks import StandingLocks
@@ -44,7 +43,6 @@ PAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 _BATCH_ROWS: Final = 500  # fewer than the 700 new objects after which the garbage collector looks at them
 _CHECKPOINT_PAGES: Final = 1_000  # SQLite's own default
 _FORK_WAIT_S: Final = 1.0
-_LOGS: Final = ("-wal", "-journal")
 
 _TEXT: Final = operator.methodcaller("decode", "utf-8", "replace")
 _CONFIGURATION: Final = {
@@ -89,6 +87,7 @@ class Database:
         self._unsure = False  # an fsync of the log failed: what was written before may never reach the disk
         self._closed = False
         self._in_block = False  # of ``transaction``
+        self._copy: Callable[[sqlite3.Connection, Path], object] | None = None  # makes what is read instead of the file
         self.lock = threading.RLock()
         self._beside_lock = threading.Lock()
         with self.lock, translated(self.path):
@@ -465,6 +464,17 @@ class Database:
         if connection is not None:
             self._close(connection)
 
+    def read_copy(self, copy: Callable[[sqlite3.Connection, Path], object]) -> None:
+        """From now on read a private copy instead of the file, which stays as it is; for one that is open for reading alone.
+
+        Args:
+            copy: Makes the copy: from a connection to the file, under a path that does not exist yet.
+        """
+        with self.lock, translated(self.path):
+            self._copy = copy
+            self._disconnect()
+            self._connect()
+
     def _connect(self) -> sqlite3.Connection:
         access.check_files(self.path.parent)
         self._standing.take()
@@ -475,6 +485,12 @@ class Database:
                 self._standing.take_all()
             else:
                 self._standing.give_back()
+            if self._copy is not None:
+                original, connection = connection, None
+                try:
+                    connection = self._open_copy(functools.partial(self._copy, original))
+                finally:
+                    self._close(original)
         except BaseException:
             self._close(connection)
             raise
@@ -493,7 +509,8 @@ class Database:
                     connection.close()
                     self._refuse_immutable(error)
                     if _has_content(self.path.with_name(self.path.name + "-wal")):
-                        return self._open_copy()
+                        # A writer was killed here: SQLite must bring its log in, which only a copy allows.
+                        return self._open_copy(functools.partial(database_copy.copy_files, self.path))
                     connection = _connect_uri(uri + "&immutable=1", self._busy_timeout_s)
                 return connection
             self.wal = _is_wal(connection)
@@ -510,20 +527,17 @@ class Database:
             raise
         return connection
 
-    def _open_copy(self) -> sqlite3.Connection:
-        """What a writer was killed over is on read-only media now: SQLite must bring its log in, which only a copy allows."""
-        with tempfile.TemporaryDirectory(prefix="journaltrack-") as folder:
-            for suffix in ("", *_LOGS):
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.copyfile(self.path.with_name(self.path.name + suffix), Path(folder, self.path.name + suffix))
-            connection = _connect_uri(f"file:{quote(str(Path(folder, self.path.name)))}?mode=rw", self._busy_timeout_s)
+    def _open_copy(self, copy: Callable[[Path], object]) -> sqlite3.Connection:
+        """A connection for reading to a private copy, which is gone with the connection."""
+        with database_copy.place_for_copy(self.path) as file:
+            copy(file)
+            connection = _connect_uri(f"file:{quote(str(file))}?mode=ro", self._busy_timeout_s)
             try:
-                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                connection.execute("PRAGMA query_only = 1")
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the file
             except BaseException:
                 connection.close()
                 raise
-        return connection  # its files have no names any more, and are gone with it
+        return connection
 
     def _refuse_immutable(self, error: sqlite3.OperationalError) -> None:
         """Reading the file alone, without locks, is right only if nobody writes and all of the journal is in it.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from journaltrack import entries as vocabulary
-from journaltrack import opening, paths
+from journaltrack import opening, paths, schema
 from journaltrack.appending import INSERT_ENTRY, Appender, OnJournalError
 from journaltrack.database import BUSY_TIMEOUT_S, Database, Durability
 from journaltrack.entries import Entry
@@ -46,9 +46,10 @@ class Journal(Appender):
         on_journal_error: OnJournalError = "buffer",
         clock_ns: Callable[[], int] = time.time_ns,
         monotonic: Callable[[], float] = time.monotonic,
+        revision: str = schema.HEAD,
     ) -> None:
         """Use ``Journal.open``."""
-        super().__init__(database, on_journal_error, clock_ns, monotonic)
+        super().__init__(database, on_journal_error, clock_ns, monotonic, revision)
 
     @classmethod
     def open(
@@ -59,6 +60,7 @@ class Journal(Appender):
         on_journal_error: OnJournalError = "buffer",
         create: bool = True,
         read_only: bool = False,
+        appending: bool = False,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> Journal:
@@ -71,7 +73,10 @@ class Journal(Appender):
             on_journal_error: When the journal takes no entry (disk full, locked): ``"buffer"`` keeps it in memory and
                 writes it as soon as possible, ``"raise"`` raises at the call.
             create: Make the journal when there is none.
-            read_only: For reading alone; never makes, upgrades or locks anything.
+            read_only: For reading alone; never makes, upgrades or locks anything. An older journal is read by way of a private
+                copy that is upgraded.
+            appending: For appending alone, as a tracker does: an older journal that can't be upgraded now (no room for the
+                backup) is used as it is.
             busy_timeout_s: How long to wait for another process's transaction, seconds.
             clock_ns: Nanoseconds since the epoch.
 
@@ -80,6 +85,7 @@ class Journal(Appender):
             JournalNotFoundError: No journal there and ``create`` is false.
             NotAJournalError: Something else is there.
             JournalTooNewError: Written by a newer version; nothing was changed.
+            JournalOutdatedError: With ``read_only``: an older version wrote it, and there is no room for a copy.
             JournalCorruptError: The file is damaged; nothing was changed.
             JournalWriteError: The folder can't be written.
         """
@@ -90,14 +96,16 @@ class Journal(Appender):
             )
         folder = Path(paths.default_journal() if path is None else path).expanduser().absolute()
         file = folder / paths.DATABASE
-        opening.prepare(folder, file, create=create and not read_only)
-        database = Database(file, durability=durability, read_only=read_only, busy_timeout_s=busy_timeout_s)
-        try:
-            opening.bring_up_to_date(database, clock_ns, create=create and not read_only)
-            return cls(database, on_journal_error=on_journal_error, clock_ns=clock_ns)
-        except BaseException:
-            database.close()
-            raise
+        create = create and not read_only
+        opening.prepare(folder, file, create=create)
+        with opening.recognizing_newer(file):
+            database = Database(file, durability=durability, read_only=read_only, busy_timeout_s=busy_timeout_s)
+            try:
+                revision = opening.bring_up_to_date(database, clock_ns, create=create, appending=appending)
+                return cls(database, on_journal_error=on_journal_error, clock_ns=clock_ns, revision=revision)
+            except BaseException:
+                database.close()
+                raise
 
     # -- writing ------------------------------------------------------------------------------------------------
 

@@ -5,17 +5,30 @@ Must not know what is appended to it or read from it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from journaltrack import access, paths, schema, schema_check
 from journaltrack._version import __version__
 from journaltrack.database import Database
-from journaltrack.errors import JournalFullError, JournalNotFoundError, JournalOutdatedError, JournalReadOnlyError, NotAJournalError
+from journaltrack.errors import (
+    JournalCorruptError,
+    JournalError,
+    JournalFullError,
+    JournalNotFoundError,
+    JournalOutdatedError,
+    JournalReadOnlyError,
+    JournalWriteError,
+    NotAJournalError,
+)
 from journaltrack.sqlite_errors import translated
+
+logger = logging.getLogger(__name__)
 
 
 def prepare(folder: Path, file: Path, *, create: bool) -> None:
@@ -75,8 +88,31 @@ def make_folder(folder: Path) -> None:
     paths.fsync(folder.parent)
 
 
-def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create: bool) -> None:
+@contextlib.contextmanager
+def recognizing_newer(file: Path) -> Iterator[None]:
+    """Tell a newer journaltrack's journal from a damaged one, where SQLite can't."""
+    try:
+        yield
+    except JournalCorruptError as error:
+        newer = schema_check.newer_schema(file)
+        if newer is None:
+            raise
+        raise newer from error
+
+
+def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create: bool, appending: bool = False) -> str:
     """Make the schema in an empty database, upgrade an older one after a backup, refuse a newer one.
+
+    An older one that is open for reading alone is left as it is: a private copy is upgraded, and read instead.
+
+    Args:
+        database: Of the journal.
+        clock_ns: Nanoseconds since the epoch.
+        create: Make the schema.
+        appending: Nothing but appending needs it: an older one that can't be upgraded now is used as it is.
+
+    Returns:
+        The schema revision that it has now.
 
     Raises:
         JournalNotFoundError: It is empty, and ``create`` is false.
@@ -92,21 +128,53 @@ def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create:
             raise JournalNotFoundError(f"the journal at {database.path.parent} is empty", hint="nothing was ever recorded in it")
         with database.lock, translated(database.path):
             schema.create(database.connection, journal_id=str(uuid.uuid4()), now_ns=clock_ns(), version=__version__)
+        current = schema.HEAD
     elif current != schema.HEAD:
-        if database.read_only:
-            if current > schema.HEAD:  # revisions are zero-padded numbers
-                raise schema.too_new(database.path, current)
-            raise JournalOutdatedError(
-                f"the journal at {database.path.parent} has the older schema revision {current}; it was left as it is",
-                hint="run `journaltrack status PATH` once with the right to write: it upgrades the journal after a backup",
-            )
-        from journaltrack import upgrading  # noqa: PLC0415 - imports SQLAlchemy and Alembic, 0.6 s
-
-        with translated(database.path):
-            upgrading.upgrade(database.path, current, now_ns=clock_ns())
-        with database.lock, translated(database.path):
-            schema_check.revision(database.connection, database.path, writing=True)
+        current = _upgrade(database, current, clock_ns(), appending=appending) if writing else read_upgraded(database, current)
     with database.lock, translated(database.path):
         schema_check.check_records(database.connection, database.path)
     if writing:
         access.warn_if_exposed(database.path.parent)
+    return current
+
+
+def _upgrade(database: Database, current: str, now_ns: int, *, appending: bool) -> str:
+    try:
+        from journaltrack import upgrading  # noqa: PLC0415 - imports SQLAlchemy and Alembic, 0.6 s
+
+        with translated(database.path):
+            upgrading.upgrade(database.path, current, now_ns=now_ns)
+    except Exception as error:
+        if not appending or (isinstance(error, JournalError) and not isinstance(error, JournalWriteError)):
+            raise
+        logger.warning("%s. What is logged is recorded in it, and delivered once it can be upgraded", error)
+        return current
+    with database.lock, translated(database.path):
+        schema_check.revision(database.connection, database.path, writing=True)
+    return schema.HEAD
+
+
+def read_upgraded(database: Database, current: str) -> str:
+    """Read from now on a private copy of an older journal that is upgraded; the journal itself stays as it is.
+
+    Args:
+        database: Open for reading alone.
+        current: Its schema revision.
+
+    Returns:
+        The schema revision of what is read.
+
+    Raises:
+        JournalOutdatedError: There is no room for a copy.
+        JournalAlteredError: It does not have the schema of its revision.
+    """
+    from journaltrack import upgrading  # noqa: PLC0415 - as above
+
+    try:
+        database.read_copy(upgrading.upgraded_copy)
+    except JournalFullError as error:
+        raise JournalOutdatedError(
+            f"the journal at {database.path.parent} has the older schema revision {current}: {error.message}",
+            hint=f"{error.hint}; or let `journaltrack doctor --repair PATH` upgrade the journal, after a backup",
+        ) from error
+    return schema.HEAD

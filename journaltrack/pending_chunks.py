@@ -127,7 +127,8 @@ def _learn(journal: Journal, names: dict[int, object], component_ids: set[int]) 
     """Look up the components' names that are not known yet; one that is not there has none, and what it has recorded stays as it is."""
     unknown = [each for each in component_ids if each not in names]
     if unknown:
-        found = journal.database.read("SELECT id, name FROM component WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(unknown),))
+        ids = json.dumps([each for each in unknown if type(each) is int])  # infinity is a number here and in SQLite, and none in JSON
+        found = journal.database.read("SELECT id, name FROM component WHERE id IN (SELECT value FROM json_each(?))", (ids,))
         names.update(dict.fromkeys(unknown))
         names.update(found)
 

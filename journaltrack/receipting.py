@@ -19,14 +19,13 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from journaltrack import exporting, report, schema
 from journaltrack import lease as leases
-from journaltrack._version import __version__
 from journaltrack.applying import Applied, Applier
 from journaltrack.applying_source import Source
 from journaltrack.attesting import Attestor
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal import Journal
 from journaltrack.pass_report import Progress
-from journaltrack.receipting_file import FORMAT, VERSION, ReceiptsFile
+from journaltrack.receipting_file import FORMAT, REQUIRED_VERSION, VERSION, ReceiptsFile
 from journaltrack.settlement import Settlement
 from journaltrack.sqlite_errors import translated
 
@@ -144,7 +143,7 @@ def _write(journal: Journal, stream: IO[bytes], on_progress: Callable[[Progress]
             {
                 "format": FORMAT,
                 "version": VERSION,
-                "required_version": __version__,
+                "required_version": REQUIRED_VERSION,
                 "journal_id": journal.journal_id,
                 "made_at": report.iso(time.time_ns()),
                 "processes": reconcilers,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, schema, statements
+from journaltrack import limits, schema, statements, versions
 from journaltrack.applying_source import Attested, WriterRow, check_link, check_writer, forged
 from journaltrack.errors import InvalidInputError, JournalTooNewError
 from journaltrack.pass_report import Progress
@@ -22,6 +22,8 @@ from journaltrack.pass_report import Progress
 FORMAT: Final = "journaltrack receipts"
 VERSION: Final = 1
 """Of the file; a reader refuses a higher one."""
+REQUIRED_VERSION: Final = "0.1.0"
+"""The first journaltrack that reads files of ``VERSION``."""
 LINE_BYTES_MAX: Final = 2 * statements.BODY_CHARS_MAX + 4096
 """Ours: of a line; a body has its quotes escaped in it."""
 PROCESSES_MAX: Final = 1_000_000
@@ -107,12 +109,14 @@ class ReceiptsFile:
     def _read_header(self, members: Mapping[str, Any]) -> None:
         if members.get("format") != FORMAT:
             raise _none(self.name)
-        version = members.get("version")
-        if type(version) is not int or version > VERSION:
-            needed = limits.shown(str(members.get("required_version")))
+        version, required = members.get("version"), members.get("required_version")
+        if (type(version) is int and version > VERSION) or versions.is_newer(required):
             raise JournalTooNewError(
-                f"{self.name} was made by a newer journaltrack; nothing was taken over", hint=f"it needs version {needed}"
+                f"{self.name} was made by a newer journaltrack; nothing was taken over",
+                hint=f"install {versions.needed(required)}: pip install -U journaltrack",
             )
+        if version != VERSION:
+            raise forged(self.name, "it does not say which format it has")
         journal_id = members.get("journal_id")
         if not isinstance(journal_id, str) or not 0 < len(journal_id) <= statements.UUID_CHARS_MAX:
             raise forged(self.name, "it does not say of which journal it is")

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, Final, get_args
 from urllib.parse import quote
 
-from journaltrack import paths, removed, schema, schema_check, sqlite_pages, tables
+from journaltrack import paths, removed, schema, schema_check, sqlite_pages, tables, versions
 from journaltrack._version import __version__
 from journaltrack.actions import as_intervals, ranges_in
 from journaltrack.attesting import Scribe, Settled, Statement
 from journaltrack.entries import description_digest
-from journaltrack.errors import JournalCorruptError
+from journaltrack.errors import JournalCorruptError, JournalTooNewError
 from journaltrack.settlement import DeliveryOutcome
 from journaltrack.sqlite_pages import Row
 
@@ -85,6 +85,7 @@ def salvage(folder: Path, target: Path, *, now_ns: int) -> Salvaged:
 
     Raises:
         JournalCorruptError: Nothing of a journal is readable there; ``target`` is not made.
+        JournalTooNewError: A newer journaltrack wrote it; ``target`` is not made.
         OSError: The files can't be read, or the target can't be written.
     """
     found = Salvaged()
@@ -181,6 +182,7 @@ def _copy(connection: sqlite3.Connection, rows: Iterable[Row], found: Salvaged) 
         if name == "lease":
             generation = max(generation or 0, int(values[4]))  # type: ignore[arg-type]
         elif name == "meta":
+            _refuse_newer(values[4])
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?,?,?,?,?,?,?,?)", (1, *values[1:]))
             found.journal_id_kept = True
         elif name in waiting:
@@ -192,6 +194,14 @@ def _copy(connection: sqlite3.Connection, rows: Iterable[Row], found: Salvaged) 
         flush(name)
         found.rows[name] = connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
     return generation
+
+
+def _refuse_newer(required: object) -> None:
+    if versions.is_newer(required):
+        raise JournalTooNewError(
+            "a newer journaltrack wrote the journal: this version would lose what it does not know; it was left as it is",
+            hint=f"repair it with {versions.needed(required)}: pip install -U journaltrack",
+        )
 
 
 # -- what follows from what is lost -----------------------------------------------------------------------------

@@ -5,21 +5,22 @@ The tables are defined in ``tables`` and come from there as text. Must not impor
 
 from __future__ import annotations
 
-import contextlib
-import re
 import sqlite3
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from journaltrack import limits
 from journaltrack.entries import description_digest
-from journaltrack.errors import JournalTooNewError
 from journaltrack.schema_text import COLUMNS, DDL, INSERTS
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 HEAD: Final = "0002"
-"""The revision that this code reads and writes; ``tests/migrations`` compares it with Alembic's head."""
+"""The revision that this code reads and writes; ``tests/migrations`` compares it with Alembic's head.
+
+Revisions are four digits and only grow: a number above this one is a newer journaltrack's, whatever else the database holds.
+"""
+REQUIRED_VERSION: Final = "0.1.0"
+"""The first journaltrack that knows ``HEAD``, stated in ``meta.required_version`` by new journals and by the upgrade to it."""
+UNDESCRIBED: Final = frozenset({"0001"})
+"""Revisions in which a writer has no digest: its row ends with ``git_commit``, and its chain begins with its uuid alone."""
+UNDESCRIBED_COLUMNS: Final = COLUMNS["writer"][1:10]
 WRITER_COLUMNS: Final = tuple(name for name in COLUMNS["writer"] if name not in {"id", "digest"})
 """Of a writer, those that its digest is of, in this order."""
 
@@ -61,7 +62,7 @@ def create(connection: sqlite3.Connection, *, journal_id: str, now_ns: int, vers
                 connection.execute(statement)
             connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
             connection.execute("INSERT INTO alembic_version VALUES (?)", (HEAD,))
-            facts = (journal_id, now_ns, version, version, 0, 0)
+            facts = (journal_id, now_ns, version, REQUIRED_VERSION, 0, 0)
             connection.execute("INSERT INTO meta VALUES (1, ?, ?, ?, ?, ?, ?, ?)", (*facts, description_digest(*facts)))
             connection.execute("INSERT INTO lease (id, generation) VALUES (1, 0)")
             connection.execute("INSERT INTO mark VALUES ('settled', 0)")
@@ -70,15 +71,3 @@ def create(connection: sqlite3.Connection, *, journal_id: str, now_ns: int, vers
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-
-
-def too_new(path: Path, current: str) -> JournalTooNewError:
-    """The error that refuses a newer journal, naming the version that can read it."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        row = connection.execute("SELECT required_version FROM meta").fetchone()
-    # The text is the journal's: it is told only if it can be nothing but a version.
-    needed = f"journaltrack {row[0]}" if row and re.fullmatch(r"\d{1,4}(\.\d{1,6}){1,3}", str(row[0])) else "a newer journaltrack"
-    return JournalTooNewError(
-        f"the journal has schema revision {limits.shown(current)}, this version knows {HEAD} at most; nothing was changed",
-        hint=f"install {needed} or later: pip install -U journaltrack",
-    )

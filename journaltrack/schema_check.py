@@ -9,20 +9,39 @@ A whole schema costs one digest; only one that differs is compared with what ``s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import quote
 
-from journaltrack import limits, schema
-from journaltrack.errors import JournalAlteredError, NotAJournalError
+from journaltrack import limits, schema, versions
+from journaltrack._version import __version__
+from journaltrack.errors import (
+    JournalAlteredError,
+    JournalError,
+    JournalFullError,
+    JournalLockedError,
+    JournalReadOnlyError,
+    JournalTooNewError,
+    JournalWriteError,
+    NotAJournalError,
+)
+from journaltrack.sqlite_errors import translated
+
+if TYPE_CHECKING:
+    from journaltrack.database import Database
 
 HEAD_DIGEST: Final = "0da6231b44f36b04c4d04b0465bf765816226c2425f2b3d641717c59d535311e"
 """Of the schema of ``schema.HEAD``; ``tests/unit/test_schema_check.py`` compares it with what ``schema`` makes."""
 _VERSION_TABLE: Final = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
 _OURS: Final = frozenset({"entry", "meta", "alembic_version"})
+_TELLING: Final = frozenset({"entry", "meta", "receipt", "writer"})
+"""Any of them beside a revision makes a database a journal's, of whatever version."""
+_KNOWN: Final = frozenset(f"{number:04d}" for number in range(1, int(schema.HEAD) + 1))
 _OBJECTS_MAX: Final = 1_000
 _NAMED_MAX: Final = 5
 _STATISTICS: Final = frozenset({"CREATETABLEsqlite_stat1(tbl,idx,stat)", "CREATETABLEsqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)"})
@@ -48,8 +67,52 @@ class _Object(NamedTuple):
     sql: str
 
 
+class _Stated(NamedTuple):
+    """What a journal says of its schema: its revision, and the versions that need it and that made it."""
+
+    revision: str | None
+    required: object
+    created_by: object
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether only a newer journaltrack can have written this. Revisions are numbers that grow."""
+        if versions.is_newer(self.required):
+            return True
+        return self.revision is not None and self.revision > schema.HEAD
+
+    def refusal(self, path: Path) -> JournalTooNewError:
+        """Make the error that refuses it."""
+        needed = versions.needed(self.required, self.created_by)
+        shown = limits.shown(self.revision or "unknown")
+        return JournalTooNewError(
+            f"the journal at {path.parent} was written by a newer journaltrack: it has schema revision {shown}, and this "
+            f"version ({__version__}) knows {schema.HEAD} at most; nothing was read or changed",
+            hint=f"install {needed}: pip install -U journaltrack",
+        )
+
+
+def version(connection: sqlite3.Connection, path: Path) -> str | None:
+    """Return the schema revision that a journal states; None when the database is empty.
+
+    Reads only what a journal of any future revision keeps (``alembic_version``, and versions in ``meta``), before anything
+    of its schema is judged or used: a newer journaltrack may have made any table, column, trigger or view.
+
+    Args:
+        connection: To the database.
+        path: Of the file, for messages.
+
+    Raises:
+        JournalTooNewError: A newer journaltrack wrote it.
+        NotAJournalError: It holds tables, but not a journal's.
+        JournalAlteredError: It states a revision that never was, or none.
+    """
+    objects = _objects(connection)
+    return _version(connection, path, objects) if objects else None
+
+
 def revision(connection: sqlite3.Connection, path: Path, *, writing: bool) -> str | None:
-    """The schema revision of a database: None when it holds nothing at all.
+    """The schema revision of a database whose schema is what that revision has: None when it holds nothing at all.
 
     Args:
         connection: To it.
@@ -57,27 +120,17 @@ def revision(connection: sqlite3.Connection, path: Path, *, writing: bool) -> st
         writing: Also see that nothing of ours is missing: without our triggers an entry could be changed.
 
     Raises:
+        JournalTooNewError: A newer journaltrack wrote it.
         NotAJournalError: It holds tables, but not a journal's.
         JournalAlteredError: It holds what no journaltrack made.
     """
-    rows = connection.execute(
-        "SELECT cast(type AS text), cast(name AS text), cast(tbl_name AS text), coalesce(cast(sql AS text), '') FROM sqlite_master "
-        "ORDER BY type, name LIMIT ?",
-        (_OBJECTS_MAX,),
-    )
-    objects = [_Object(*row) for row in rows]
+    objects = _objects(connection)
     if not objects:
         return None
+    current = _version(connection, path, objects)
     if digest(objects) == HEAD_DIGEST:
-        return _version(connection, path)
-    tables = {each.name for each in objects if each.kind == "table" and not _VIRTUAL.match(each.sql)}
-    if not tables >= _OURS:
-        raise NotAJournalError(
-            "the file is an SQLite database, but not a journal; it was left as it is",
-            hint="name the folder of a journal, or an empty or new one",
-        )
+        return current
     _refuse(path, [each for each in objects if _runs(each)], "holds")
-    current = _version(connection, path)
     if current == schema.HEAD:
         wanted = {(each.kind, each.name): each for each in _made()}
         found = {(each.kind, each.name): each for each in objects}
@@ -87,6 +140,86 @@ def revision(connection: sqlite3.Connection, path: Path, *, writing: bool) -> st
         missing = [each for key, each in wanted.items() if key not in found]
         _refuse(path, [each for each in missing if writing or each.kind == "table"], "lacks")
     return current
+
+
+def newer_schema(file: Path) -> JournalTooNewError | None:
+    """Return the refusal of a journal whose schema this SQLite can't parse, when a newer journaltrack wrote it.
+
+    A newer journaltrack may use what only a newer SQLite knows, which this one calls "malformed database schema". With
+    ``writable_schema`` it passes over such objects; the file is opened for reading alone.
+    """
+    for how in ("mode=ro", "mode=ro&immutable=1"):
+        with contextlib.suppress(sqlite3.Error, UnicodeDecodeError, JournalAlteredError, NotAJournalError):
+            connection = sqlite3.connect(f"file:{quote(str(file))}?{how}", uri=True)
+            try:
+                connection.execute("PRAGMA trusted_schema = OFF")
+                connection.execute("PRAGMA writable_schema = ON")
+                version(connection, file)
+            except JournalTooNewError as error:
+                return error
+            finally:
+                connection.close()
+    return None
+
+
+def why_refused(error: JournalError, database: Database) -> JournalError:
+    """Return why a journal takes no entry: it may have been upgraded by a newer journaltrack while it is open here."""
+    if isinstance(error, (JournalFullError, JournalLockedError, JournalReadOnlyError)):
+        return error
+    try:
+        with database.lock, translated(database.path):
+            version(database.connection, database.path)
+    except JournalTooNewError as newer:
+        return JournalWriteError(
+            f"the journal at {database.path.parent} was upgraded by a newer journaltrack while it is in use, and takes no more entries",
+            hint=f"{newer.hint}, and start again: what is in the journal is safe",
+        )
+    except JournalError:
+        pass  # what it is is said already
+    return error
+
+
+def _objects(connection: sqlite3.Connection) -> list[_Object]:
+    rows = connection.execute(
+        "SELECT cast(type AS text), cast(name AS text), cast(tbl_name AS text), coalesce(cast(sql AS text), '') FROM sqlite_master "
+        "ORDER BY type, name LIMIT ?",
+        (_OBJECTS_MAX,),
+    )
+    return [_Object(*row) for row in rows]
+
+
+def _version(connection: sqlite3.Connection, path: Path, objects: Sequence[_Object]) -> str:
+    # Reading an ordinary table runs nothing, whatever else there is.
+    tables = {each.name for each in objects if each.kind == "table" and not _VIRTUAL.match(each.sql) and not _GENERATED.search(each.sql)}
+    stated = _Stated(
+        _cell(connection, tables, "alembic_version", "max(version_num)"),
+        _cell(connection, tables, "meta", "required_version"),
+        _cell(connection, tables, "meta", "created_by_version"),
+    )
+    if tables & _TELLING and stated.is_newer:
+        raise stated.refusal(path)
+    present = {each.name for each in objects if each.kind == "table" and not _VIRTUAL.match(each.sql)}
+    if not present >= _OURS:
+        raise NotAJournalError(
+            "the file is an SQLite database, but not a journal; it was left as it is",
+            hint="name the folder of a journal, or an empty or new one",
+        )
+    if stated.revision not in _KNOWN:
+        raise JournalAlteredError(f"the journal at {path.parent} does not say which schema it has; it was left as it is", hint=_HINT)
+    return str(stated.revision)
+
+
+def _cell(connection: sqlite3.Connection, tables: set[str], table: str, what: str) -> str | None:
+    """Return a text of a table that may have any columns; None when there is none."""
+    if table not in tables:
+        return None
+    try:
+        row = connection.execute(f"SELECT {what} FROM {table} LIMIT 1").fetchone()
+    except sqlite3.OperationalError as error:
+        if "no such" in str(error):
+            return None
+        raise
+    return row[0] if row and isinstance(row[0], str) else None
 
 
 def check_records(connection: sqlite3.Connection, path: Path) -> None:
@@ -125,17 +258,8 @@ def _made() -> list[_Object]:
     return [_Object(*row) for row in rows]
 
 
-def _version(connection: sqlite3.Connection, path: Path) -> str:
-    row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    if row is None or not isinstance(row[0], str):
-        raise JournalAlteredError(f"the journal at {path.parent} does not say which schema it has; it was left as it is", hint=_HINT)
-    return row[0]
-
-
 def _runs(each: _Object) -> bool:
-    """Whether SQLite would run it, or give its content to a module, when a table is used. A newer version's triggers would, too:
-    what is newer is refused anyway.
-    """
+    """Whether SQLite would run it, or give its content to a module, when a table is used."""
     if each.kind == "trigger":
         return all(_plain(each.sql) != _plain(ours) for ours in schema.TRIGGERS)
     return each.kind not in {"table", "index"} or (each.kind == "table" and bool(_VIRTUAL.match(each.sql) or _GENERATED.search(each.sql)))

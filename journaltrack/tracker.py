@@ -78,7 +78,7 @@ class Tracker:
         self, trial_component: object, metrics_writer: MetricsWriter | None = None, artifact_uploader: ArtifactUploader | None = None
     ) -> None:
         if not isinstance(trial_component, TrialComponent):
-            trial_component = attached(Journal.open(), getattr(trial_component, "trial_component_name", None))
+            trial_component = attached(Journal.open(appending=True), getattr(trial_component, "trial_component_name", None))
         self.trial_component: TrialComponent = trial_component
         self._journal: Journal = trial_component.journal
         self._id: int = trial_component.component_id
@@ -543,7 +543,7 @@ def _elsewhere(
 ) -> Tracker:
     """A tracker that was pickled, in the process that it came to."""
     path, durability, on_journal_error = how
-    journal = Journal.open(path, durability=durability, on_journal_error=on_journal_error, create=False)
+    journal = Journal.open(path, durability=durability, on_journal_error=on_journal_error, create=False, appending=True)
     tracker = Tracker(TrialComponent(journal, journal.component(name), name), metrics_writer, artifact_uploader)
     tracker._redaction = Redaction(settings.redact)  # noqa: SLF001 - this module's own
     tracker._settings, tracker._owns_journal, tracker._pid = settings, True, -1  # noqa: SLF001 - this module's own; nobody's pid: not its run

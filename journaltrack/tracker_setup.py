@@ -131,7 +131,7 @@ def open_journal(
     if isinstance(journal, Journal):
         return journal, False
     provenance.ask_git()
-    return Journal.open(journal, durability=durability, on_journal_error=on_journal_error), True
+    return Journal.open(journal, durability=durability, on_journal_error=on_journal_error, appending=True), True
 
 
 @contextlib.contextmanager

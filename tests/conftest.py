@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
+
+# The same examples at every run, on every machine, however slow it is: what chance finds in a soak becomes an @example.
+settings.register_profile("journaltrack", derandomize="JOURNALTRACK_SOAK" not in os.environ, database=None, deadline=None, print_blob=True)
+settings.load_profile("journaltrack")
 
 
 @pytest.fixture(autouse=True)

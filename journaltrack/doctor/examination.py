@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Final
 
-from journaltrack import paths, report, schema
+from journaltrack import opening, paths, report, schema, schema_check
 from journaltrack.database import Database
 from journaltrack.doctor.checks_database import (
     check_chains,
@@ -20,8 +22,17 @@ from journaltrack.doctor.checks_database import (
 from journaltrack.doctor.checks_files import check_files, check_locks, check_medium
 from journaltrack.doctor.checks_spool import check_spool
 from journaltrack.doctor.findings import Check, Examination, Finding
-from journaltrack.errors import JournalCorruptError, JournalError, JournalNotFoundError, NotAJournalError
+from journaltrack.errors import (
+    JournalAlteredError,
+    JournalCorruptError,
+    JournalError,
+    JournalNotFoundError,
+    JournalTooNewError,
+    NotAJournalError,
+)
+from journaltrack.sqlite_errors import translated
 
+_BUSY_S: Final = 2.0
 _INSIDE: dict[Check, Callable[[Database], Iterator[Finding]]] = {
     "records": check_records,
     "chains": check_chains,
@@ -42,12 +53,14 @@ def examine(journal: str | os.PathLike[str] | None = None, *, progress: Callable
     Raises:
         JournalNotFoundError: There is no such folder.
         NotAJournalError: It is a file, or holds nothing of a journal.
+        JournalTooNewError: A newer journaltrack wrote it.
     """
     folder = Path(paths.default_journal() if journal is None else journal).expanduser().absolute()
     if not folder.exists():
         raise JournalNotFoundError(f"there is no journal at {folder}", hint="check the path")
     if not folder.is_dir():
         raise NotAJournalError(f"{folder} is a file; a journal is a folder", hint="name the folder, not the journal.db in it")
+    _refuse_newer(folder / paths.DATABASE)
     findings: list[Finding] = []
     checked: list[Check] = []
 
@@ -72,23 +85,36 @@ def examine(journal: str | os.PathLike[str] | None = None, *, progress: Callable
     return Examination(str(folder), journal_id, tuple(checked), tuple(findings))
 
 
+def _refuse_newer(file: Path) -> None:
+    """Refuse a newer journaltrack's journal before anything is judged by what this version knows.
+
+    Raises:
+        JournalTooNewError: It is one.
+    """
+    try:
+        with (
+            opening.recognizing_newer(file),
+            closing(Database(file, read_only=True, busy_timeout_s=_BUSY_S)) as database,
+            database.lock,
+            translated(file),
+        ):
+            schema_check.version(database.connection, file)
+    except JournalTooNewError:
+        raise
+    except JournalError:
+        pass  # the checks say so
+
+
 def _look_inside(folder: Path, made: Callable[[Check, Iterator[Finding]], bool], findings: list[Finding]) -> str | None:
     """The checks that read the database; its journal id, when that can be read."""
     try:
-        database = Database(folder / paths.DATABASE, read_only=True, busy_timeout_s=2.0)
+        database = Database(folder / paths.DATABASE, read_only=True, busy_timeout_s=_BUSY_S)
     except JournalError as error:
         findings.append(_unopened(error))
         return None
     try:
         made("database", check_pages(database))
-        try:
-            with database.lock:
-                revision = _revision(database.connection)
-        except (JournalError, sqlite3.Error) as error:
-            findings.append(_unopened(error))
-            return None
-        if revision != schema.HEAD:
-            findings.append(_of_another_version(revision))
+        if not _is_readable(database, findings):
             return None
         if not made("schema", check_schema(database)) or any(f.check == "schema" and f.repair == "rebuild" for f in findings):
             return None  # a view in the place of a table could be anything
@@ -104,39 +130,38 @@ def _look_inside(folder: Path, made: Callable[[Check, Iterator[Finding]], bool],
         database.close()
 
 
-def _revision(connection: sqlite3.Connection) -> str | None:
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not tables:
-        return None
-    row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if "alembic_version" in tables else None
-    if row is None or not {"entry", "meta"} <= tables:
-        raise NotAJournalError("the database is not a journal's, or its tables are lost")
-    return str(row[0])
+def _is_readable(database: Database, findings: list[Finding]) -> bool:
+    """Whether it has a schema that can be looked at; of an older one, a copy that is upgraded is looked at from now on."""
+    try:
+        with database.lock, translated(database.path):
+            revision = schema_check.version(database.connection, database.path)
+            if revision not in {None, schema.HEAD}:
+                schema_check.revision(database.connection, database.path, writing=True)
+        if revision is None:
+            findings.append(Finding("schema", "note", "the database is empty", "nothing was ever recorded in it"))
+        elif revision != schema.HEAD:
+            findings.append(_older(revision))
+            opening.read_upgraded(database, revision)
+    except (JournalError, sqlite3.Error) as error:
+        findings.append(_unopened(error))
+        return False
+    return revision is not None
+
+
+def _older(revision: str) -> Finding:
+    return Finding(
+        "schema",
+        "note",
+        f"the journal has the older schema revision {revision}",
+        "nothing is wrong: a copy of it was upgraded, and looked at",
+        "logging, a sync, or journaltrack doctor --repair upgrades it, after a backup",
+        "upgrade",
+    )
 
 
 def _unopened(error: Exception) -> Finding:
     message = error.message if isinstance(error, JournalError) else str(error)
-    if isinstance(error, (JournalCorruptError, NotAJournalError, sqlite3.DatabaseError)):
+    if isinstance(error, (JournalAlteredError, JournalCorruptError, NotAJournalError, sqlite3.DatabaseError)):
         return damaged(message)
     advice = error.hint if isinstance(error, JournalError) else ""
     return Finding("database", "problem", message, "what is inside was not looked at", advice)
-
-
-def _of_another_version(revision: str | None) -> Finding:
-    if revision is None:
-        return Finding("schema", "note", "the database is empty", "nothing was ever recorded in it")
-    if revision < schema.HEAD:
-        return Finding(
-            "schema",
-            "note",
-            f"the journal has the older schema revision {revision}",
-            "nothing is wrong; what is inside was not looked at",
-            "open it for writing once (`journaltrack status`): it is upgraded after a backup",
-        )
-    return Finding(
-        "schema",
-        "problem",
-        f"the journal has schema revision {revision}, this version knows {schema.HEAD} at most",
-        "this version does not touch it",
-        "pip install -U journaltrack",
-    )

@@ -25,6 +25,7 @@ from journaltrack.doctor.checks_database import expected_objects, objects
 from journaltrack.doctor.checks_files import REPLACEMENT, open_to_others, own_files, scraps
 from journaltrack.doctor.findings import Examination, Finding, Repair, Repaired
 from journaltrack.errors import JournalError, JournalLockedError
+from journaltrack.journal import Journal
 from journaltrack.salvage import salvage
 from journaltrack.spool import BUFFER_BYTES, Spool
 from journaltrack.watcher_folders import held_open
@@ -33,7 +34,7 @@ DAMAGED: Final = "damaged"
 """The folder, inside the journal's, for what a repair took out of use."""
 _REPAIR: Final = "repair"
 _INSERT_RECEIPT: Final = schema.insert_sql("receipt")
-_ORDER: Final[tuple[Repair, ...]] = ("permissions", "leftovers", "finish", "rebuild", "lease", "schema", "mark", "log", "spool")
+_ORDER: Final[tuple[Repair, ...]] = ("permissions", "leftovers", "finish", "rebuild", "upgrade", "lease", "schema", "mark", "log", "spool")
 
 
 def mend(examination: Examination, *, restore_from: Sequence[Path] = (), clock_ns: Callable[[], int] = time.time_ns) -> list[Repaired]:
@@ -86,6 +87,11 @@ def _rebuild(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], 
     partial.replace(folder / REPLACEMENT)
     _swap(folder, clock_ns)
     return str(report)
+
+
+def _upgrade(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
+    Journal.open(folder, create=False, clock_ns=clock_ns).close()
+    return f"upgraded it to schema revision {schema.HEAD}, after a backup beside it"
 
 
 def _finish(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
@@ -201,7 +207,7 @@ def _matching(folder: Path, restore_from: Sequence[Path], wanted: set[str]) -> I
                     if not stat.S_ISREG(status.st_mode) or (sizes is not None and status.st_size not in sizes):
                         continue
                     with path.open("rb") as file:
-                        sha256 = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+                        sha256 = _digest(file)
                 except OSError:
                     continue
                 if sha256 in wanted:
@@ -256,6 +262,7 @@ _REPAIRS: Final[dict[Repair, Callable[[Path, Sequence[Finding], Sequence[Path], 
     "leftovers": _leftovers,
     "finish": _finish,
     "rebuild": _rebuild,
+    "upgrade": _upgrade,
     "schema": _schema,
     "lease": _lease,
     "mark": _mark,

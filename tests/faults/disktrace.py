@@ -20,9 +20,11 @@ import errno
 import fcntl
 import fnmatch
 import os
+import pathlib
 import platform
 import random
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -78,6 +80,38 @@ class Recording(NamedTuple):
     failed: int
 
 
+class Killing:
+    """Kills one program again and again, each time when it is about to make another change of a file.
+
+    Neither the clock nor the machine's speed decides when: a kill at the n-th change comes there on every machine.
+
+    Args:
+        code: The program, as text.
+        place: A folder of its own, for the program's file.
+    """
+
+    def __init__(self, code, place):
+        self.program = place / "program.py"
+        self.program.write_text(code, encoding="utf-8")
+        self.env = os.environ | {"PYTHONPATH": os.fspath(pathlib.Path(__file__).parents[2])}
+
+    def changes(self, folder, *arguments):
+        """How many changes the program makes below a folder, left alone."""
+        done = self._run(folder, arguments, None)
+        assert done.code == 0
+        return len(done.events)
+
+    def killed(self, folder, *arguments, at):
+        """Whether it was killed at its so many'th change; if not, it made fewer, and ended well."""
+        code = self._run(folder, arguments, at).code
+        assert code in {0, -signal.SIGKILL}
+        return code != 0
+
+    def _run(self, folder, arguments, at):
+        none = self.program.with_suffix(".none")
+        return record([self.program, *arguments], folder=folder, acknowledgements=none, env=self.env, kill_at=at)
+
+
 def supported() -> str | None:
     """Why nothing can be recorded here, or None."""
     if not sys.platform.startswith("linux") or platform.machine() not in _MACHINES:
@@ -86,7 +120,7 @@ def supported() -> str | None:
     return None if child.returncode == 0 else f"the kernel gives no seccomp listener here: {child.stderr.strip()[-200:]}"
 
 
-def record(command, *, folder, acknowledgements, env=None, reads=False, timeout_s=120):
+def record(command, *, folder, acknowledgements, env=None, reads=False, timeout_s=120, kill_at=None):
     """Run a Python program under the recorder.
 
     Args:
@@ -96,6 +130,7 @@ def record(command, *, folder, acknowledgements, env=None, reads=False, timeout_
         env: Of the program.
         reads: Whether reads can fail, too; slow.
         timeout_s: Bound on its time.
+        kill_at: SIGKILL the program when it is about to make its so many'th change below the folder: that one is not made.
 
     Returns:
         The events in order, the program's exit code, and how many calls were made to fail.
@@ -110,7 +145,7 @@ def record(command, *, folder, acknowledgements, env=None, reads=False, timeout_
         ours.close()
         try:
             recorder = _Recorder(listener, os.path.realpath(folder), os.path.realpath(acknowledgements))
-            events = recorder.run(timeout_s)
+            events = recorder.run(timeout_s, lambda: len(recorder.events) == kill_at and program.kill())
         finally:
             os.close(listener)
         code = program.wait(timeout_s)
@@ -126,7 +161,7 @@ class _Recorder:
         self.chance = random.Random(1)
         self.failed = 0
 
-    def run(self, timeout_s):
+    def run(self, timeout_s, look):
         poll = select.poll()
         poll.register(self.listener, select.POLLIN)
         while True:
@@ -144,6 +179,7 @@ class _Recorder:
                 raise
             identity, pid, _, number, _, _, *arguments = struct.unpack("=QIIiIQ6Q", request)
             failure = self.seen(pid, self.names[number], arguments)
+            look()
             answer = struct.pack("=QqiI", identity, 0, -failure, 0 if failure else _CONTINUE)
             with contextlib.suppress(FileNotFoundError):  # it was killed meanwhile
                 fcntl.ioctl(self.listener, _SEND, bytearray(answer))

@@ -34,6 +34,7 @@ VALUES = (
     2**63 - 1,
     -(2**63),
     math.inf,
+    -math.inf,
     -1.5,
     1e300,
     "text",

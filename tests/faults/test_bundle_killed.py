@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
-import time
 import traceback
 
 import pytest
@@ -17,9 +17,12 @@ from journaltrack import bundle, open_bundle
 from journaltrack.errors import BundleError
 from journaltrack.report_integrity import verify_chains
 from tests.faults.bundles import journal_of, layout_of, problem_of
+from tests.faults.disktrace import Killing, supported
 from tests.faults.faulty_disk import Ballast, failing, in_child, small_disk
 from tests.faults.hostile import SOAK
 
+WHY_NOT = supported()
+BUNDLE = "import sys; from journaltrack import bundle; bundle(sys.argv[1], to=sys.argv[2])"
 TRAINING = """
 import sys
 from pathlib import Path
@@ -51,8 +54,8 @@ def dies(work):
     return code < 0
 
 
-def killed(journal, target, *, after_s=None, at_call=None):
-    """Bundle in a child that is killed after a time, or at a call of the progress; whether it was."""
+def killed(journal, target, at_call):
+    """Bundle in a child that is killed at a call of the progress; whether it was."""
     calls = 0
 
     def count(_progress):
@@ -61,13 +64,7 @@ def killed(journal, target, *, after_s=None, at_call=None):
         if calls == at_call:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def work():
-        if after_s is not None:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends a process as abruptly as SIGKILL does
-            signal.setitimer(signal.ITIMER_REAL, after_s)
-        bundle(journal, to=target, on_progress=count)
-
-    return dies(work)
+    return dies(lambda: bundle(journal, to=target, on_progress=count))
 
 
 def extraction_killed(path, folder, at_bytes):
@@ -104,7 +101,7 @@ def test_killed_at_every_step_of_its_progress_it_goes_on(journal, tmp_path):
     """One kill after another, each a step later: what was whole is used, and the bundle at the end is that of one snapshot."""
     snapshots = set()
     calls = 1
-    while killed(journal, tmp_path / "b", at_call=calls):
+    while killed(journal, tmp_path / "b", calls):
         calls += 1 if calls < 40 else 7
         assert not (tmp_path / "b").exists()
         left = (tmp_path / "b.partial").read_bytes() if (tmp_path / "b.partial").exists() else b""
@@ -116,26 +113,28 @@ def test_killed_at_every_step_of_its_progress_it_goes_on(journal, tmp_path):
     proved(tmp_path / "b", tmp_path / "out")
 
 
-def test_killed_at_any_moment_it_goes_on(journal, tmp_path):
-    """By the clock: in the middle of a system call, of the snapshot, of naming the file."""
-    started = time.monotonic()
-    bundle(journal, to=tmp_path / "reference")
-    takes_s = time.monotonic() - started
+@pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+def test_killed_at_any_change_of_a_file_it_goes_on(journal, tmp_path):
+    """Before any write, sync or renaming: what has the name is whole, and the same command ends it."""
+    killing = Killing(BUNDLE, tmp_path)
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    changes = killing.changes(folder, journal, folder / "b")
     chance = random.Random(4)
-    kills = 0
-    for number in range(25 * SOAK):
-        target = tmp_path / f"b{number}"
-        patience = 1.2 * takes_s
-        while killed(journal, target, after_s=chance.uniform(0.002, patience)):
-            kills += 1
-            patience *= 1.2  # the machine may have become slower than it was for the reference
-            assert patience < 3600, "it does not go on"
-            assert not target.exists() or problem_of(target) is None
-            if target.exists():
+    for number, first in enumerate([1, 2, changes - 1, changes, *chance.sample(range(3, changes - 1), 8 * SOAK)]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        at = first
+        assert killing.killed(folder, journal, folder / "b", at=at)
+        while True:
+            assert not (folder / "b").exists() or problem_of(folder / "b") is None
+            if (folder / "b").exists():
                 break  # it was killed when it had just named the file
-        assert problem_of(target) is None
-        target.unlink()
-    assert kills > 10
+            at = chance.randrange(1, changes + 1)
+            if not killing.killed(folder, journal, folder / "b", at=at):
+                break
+        assert problem_of(folder / "b") is None
+        shutil.rmtree(folder)
 
 
 def test_training_goes_on_while_its_journal_is_bundled(tmp_path):

@@ -307,11 +307,13 @@ def test_clocks_that_jumped_are_noted(tmp_path):
 
 
 def test_a_newer_journal_is_left_alone(journal):
-    """No check inside, no repair, exit code 4 with what to install."""
+    """No check inside, no repair, exit code 8 with what to install."""
     change(journal, "UPDATE alembic_version SET version_num = '9999'; UPDATE mark SET seq = 50")
-    examination = doctor.examine(journal)
-    assert [(f.check, f.repair) for f in examination.findings] == [("schema", None)]
-    assert doctor.mend(examination) == []
+    before = (journal / "journal.db").read_bytes()
+    result = CliRunner().invoke(main, ["doctor", "--repair", str(journal)])
+    assert result.exit_code == 8
+    assert "newer than 0.1.0" in result.output
+    assert (journal / "journal.db").read_bytes() == before
 
 
 def test_nothing_that_is_quoted_can_garble_the_terminal(journal):

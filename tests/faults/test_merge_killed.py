@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -15,8 +12,10 @@ from journaltrack.receipting import export_receipts
 from journaltrack.remotes.memory import MemoryRemote
 from tests import tally
 from tests.copies import content, points, record, sound, states, sync
+from tests.faults.disktrace import Killing, supported
 
 KILLS = int(6 * float(os.environ.get("JOURNALTRACK_SOAK", "1")))
+WHY_NOT = supported()
 MERGE = "from journaltrack.merging import merge; import sys; merge([sys.argv[1]], into=sys.argv[2])"
 IMPORT = "from journaltrack.receipting import import_receipts; import sys; import_receipts(sys.argv[1], sys.argv[2])"
 
@@ -32,24 +31,23 @@ def delivered(tmp_path_factory):
     return root
 
 
+@pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 @pytest.mark.parametrize("program", [MERGE, IMPORT], ids=["merge", "import"])
 def test_a_kill_leaves_nothing_or_all(delivered, tmp_path, program):
-    """SIGKILL at random moments: every chain holds, no state in between, and the next run ends where one without a kill does."""
-    chance = random.Random(1)
+    """SIGKILL before random changes of files: every chain holds, no state in between, and the next run ends where one without a kill does."""
     wanted = content(delivered / "copy")
     before = content(delivered / "origin")
     source = delivered / ("copy" if program is MERGE else "receipts")
-    for number in range(KILLS):
+    killing = Killing(program, tmp_path)
+    shutil.copytree(delivered / "origin", tmp_path / "reference")
+    changes = killing.changes(tmp_path / "reference", source, tmp_path / "reference")
+    for number, at in enumerate([*random.Random(1).sample(range(1, changes), KILLS - 1), changes]):
         target = tmp_path / str(number)
         shutil.copytree(delivered / "origin", target)
-        process = subprocess.Popen([sys.executable, "-c", program, str(source), str(target)])
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.2 + 0.8 * chance.random())
-        process.kill()
-        process.wait()
+        assert killing.killed(target, source, target, at=at)
         assert content(target) in (before, wanted)
         sound(target)
-        subprocess.run([sys.executable, "-c", program, str(source), str(target)], check=True)
+        assert not killing.killed(target, source, target, at=None)
         assert content(target) == wanted
         sound(target)
         tally.count("merges and imports of receipts, killed", attacks=1, checked=len(wanted))

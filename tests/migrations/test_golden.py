@@ -7,9 +7,9 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import sqlite3
-import time
 from contextlib import closing
 
 import pytest
@@ -20,16 +20,22 @@ from journaltrack import doctor, schema, upgrading
 from journaltrack.actions import MetricPoint
 from journaltrack.auditing import audit
 from journaltrack.cli import main
-from journaltrack.errors import JournalOutdatedError
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.report_integrity import verify_chains
 from tests import tally
+from tests.faults.disktrace import Killing, supported
 from tests.golden import HERE, REVISIONS, restore
 from tests.migrations.test_migrations import MIGRATIONS, NEXT, migrations_with
 
 KILLS = int(12 * float(os.environ.get("JOURNALTRACK_SOAK", "1")))
+WHY_NOT = supported()
+UPGRADE = """
+import pathlib, sys
+from journaltrack import upgrading
+upgrading.upgrade(pathlib.Path(sys.argv[1]), "{head}", now_ns=1, migrations=pathlib.Path(sys.argv[2]), head="{next}")
+"""
 FORK = multiprocessing.get_context("fork")
 
 
@@ -113,15 +119,6 @@ def _made_by_the_old_release(journal, component):
     return MemoryComponent(ComponentSpec(component.name, owner, None, ()), points=points)
 
 
-def test_an_old_journal_on_read_only_ground_says_so(tmp_path):
-    """It is not upgraded behind the reader's back: the error says what to run."""
-    folder = restore(REVISIONS[0], tmp_path / "j")
-    with closing(sqlite3.connect(folder / "journal.db")) as connection, connection:
-        connection.execute("UPDATE alembic_version SET version_num = '0000'")
-    with pytest.raises(JournalOutdatedError, match="older schema revision 0000"):
-        Journal.open(folder, read_only=True)
-
-
 GROW = """op.execute("CREATE TABLE entry_copy AS SELECT * FROM entry")
     op.execute("CREATE INDEX entry_copy_name ON entry_copy (name, value)")
     op.execute("UPDATE mark SET seq = seq")
@@ -145,17 +142,6 @@ def upgrade(path, migrations):
     upgrading.upgrade(path, schema.HEAD, now_ns=1, migrations=migrations, head=NEXT)
 
 
-def killed_upgrade(path, migrations, after_s):
-    """An upgrade in a forked child that is killed after a time; whether it was in time to be killed, and how long it lived."""
-    child = FORK.Process(target=upgrade, args=(path, migrations))
-    began = time.monotonic()
-    child.start()
-    child.join(after_s)
-    child.kill()  # does nothing when it has ended
-    child.join()
-    return child.exitcode == -signal.SIGKILL, time.monotonic() - began
-
-
 def check_whole(folder, before, backup_of):
     """All of the old schema, or all of the new one; every row as before; a backup under its name is whole."""
     path = folder / "journal.db"
@@ -171,28 +157,26 @@ def check_whole(folder, before, backup_of):
     return revision
 
 
+@pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 def test_an_upgrade_that_is_killed_is_whole_or_absent(large, tmp_path):
-    """SIGKILL at random moments of an upgrade of 5,000 entries: the journal is the old or the new one, never between."""
+    """SIGKILL before random changes of files in an upgrade of 5,000 entries: the journal is the old or the new one, never between."""
     migrations = migrations_with(tmp_path, GROW)
     path = large / "journal.db"
-    pristine = path.read_bytes()
     before = content(path)
-    _, whole_s = killed_upgrade(path, migrations, 60)
-    assert check_whole(large, before, before) == NEXT
-    chance = random.Random(4)
-    killed = 0
-    for _ in range(KILLS):
-        for left in large.glob("journal.db*"):
-            left.unlink()
-        path.write_bytes(pristine)
-        in_time, _ = killed_upgrade(path, migrations, chance.uniform(0, whole_s))
-        killed += in_time
-        tally.count("SIGKILL of an upgrade", attacks=int(in_time), checked=len(before["entry"]))
-        revision = check_whole(large, before, before)
-        if revision == schema.HEAD:
-            upgrade(path, migrations)
-            assert check_whole(large, before, before) == NEXT
-    assert killed
+    killing = Killing(UPGRADE.format(head=schema.HEAD, next=NEXT), tmp_path)
+    shutil.copytree(large, tmp_path / "reference")
+    changes = killing.changes(tmp_path / "reference", tmp_path / "reference" / "journal.db", migrations)
+    assert check_whole(tmp_path / "reference", before, before) == NEXT
+    for at in [1, changes, *random.Random(4).sample(range(2, changes), KILLS - 2)]:
+        folder = tmp_path / "killed"
+        shutil.copytree(large, folder)
+        assert killing.killed(folder, folder / "journal.db", migrations, at=at)
+        tally.count("SIGKILL of an upgrade", attacks=1, checked=len(before["entry"]))
+        if check_whole(folder, before, before) == schema.HEAD:
+            upgrade(folder / "journal.db", migrations)
+            assert check_whole(folder, before, before) == NEXT
+        assert not list(folder.glob("*.partial"))
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("statement", range(6))
@@ -205,8 +189,10 @@ def test_an_upgrade_that_dies_at_a_statement_is_absent(large, tmp_path, statemen
         revision = next((migrations / "versions").glob(f"{NEXT}*"))
         revision.write_text(revision.read_text().replace("def upgrade():", "def upgrade():\n    import os; os.kill(os.getpid(), 9)"))
     before = content(large / "journal.db")
-    died, _ = killed_upgrade(large / "journal.db", migrations, 60)
-    assert died
+    child = FORK.Process(target=upgrade, args=(large / "journal.db", migrations))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     assert check_whole(large, before, before) == schema.HEAD
 
 

@@ -227,9 +227,6 @@ TestCopies = CopiesMachine.TestCase
 TestCopies.settings = settings(
     max_examples=int(25 * float(os.environ.get("JOURNALTRACK_SOAK", "1"))),
     stateful_step_count=20,
-    deadline=None,
-    derandomize="JOURNALTRACK_SOAK" not in os.environ,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-    print_blob=True,
     phases=[Phase.generate],
 )

@@ -574,9 +574,6 @@ TestEverything = EverythingMachine.TestCase
 TestEverything.settings = settings(
     max_examples=EXPERIMENTS,
     stateful_step_count=20,
-    deadline=None,
-    derandomize="JOURNALTRACK_SOAK" not in os.environ,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
-    print_blob=True,
     phases=[Phase.generate] if "JOURNALTRACK_SHRINK" not in os.environ else [Phase.generate, Phase.shrink],
 )

@@ -143,7 +143,7 @@ def happen(folder, seed):
     return history
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 2**32))
 def test_the_past_is_told_as_it_was(seed):
     """At every moment of a random history: exactly what was pending and in flight then, but for what is said to be unknown."""
@@ -163,7 +163,7 @@ def test_the_past_is_told_as_it_was(seed):
         tally.count("moments of the past told again", attacks=1, checked=len(history.seen))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.integers(0, 2**32))
 def test_the_timeline_has_every_event_once_and_in_order(seed):
     """Of a random history: every writer, entry, settlement, request and answer is in the timeline once, in order of time."""

@@ -314,9 +314,6 @@ TestReplay = ReplayMachine.TestCase
 TestReplay.settings = settings(
     max_examples=int(60 * float(os.environ.get("JOURNALTRACK_SOAK", "1"))),
     stateful_step_count=30,
-    deadline=None,
-    derandomize="JOURNALTRACK_SOAK" not in os.environ,
     suppress_health_check=[HealthCheck.too_slow],
-    print_blob=True,
     phases=[Phase.generate],
 )

@@ -103,13 +103,15 @@ def test_a_manifest_that_would_fill_the_memory_is_refused(filling):
 
 
 def test_a_newer_format_names_the_version_that_reads_it():
-    """Whatever a newer manifest holds, its beginning says what is needed; a newer format for an old version is damage."""
+    """Whatever a newer manifest holds, its beginning says what is needed; without a newer version there, it is one newer than this."""
     newer = encode(MANIFEST).replace(b'"journaltrack_bundle": 1', b'"journaltrack_bundle": 2').replace(b'"0.1.0"', b'"3.4.0"', 1)
     with pytest.raises(BundleTooNewError, match="format 2") as caught:
         decode(newer.partition(b' "created_at_ns"')[0] + b"anything", reader_version="0.1.0")
     assert "3.4.0" in caught.value.hint
-    with pytest.raises(BundleDamagedError):
-        decode(newer, reader_version="3.4.1")
+    for stated in (b"3.4.0", b"", b"4.0.0rc1"):
+        with pytest.raises(BundleTooNewError) as caught:
+            decode(newer.replace(b"3.4.0", stated), reader_version="3.4.1")
+        assert ("4.0.0rc1 or later" if b"rc" in stated else "newer than 3.4.1") in caught.value.hint
 
 
 def test_the_first_header_tells_the_size_of_the_manifest_or_nothing():

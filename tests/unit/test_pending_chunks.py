@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from journaltrack import entries as vocabulary
@@ -19,7 +19,8 @@ from journaltrack import plan as planning
 from journaltrack import standing
 from journaltrack.actions import PutMetrics, Settle, Update
 from journaltrack.journal import Journal
-from journaltrack.reconciler import Options
+from journaltrack.reconciler import Options, Reconciler
+from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.settlement import Settlement
 from tests.faults.hostile import by_hand
 
@@ -58,9 +59,9 @@ COLUMNS = (
     "recorded_at_ns",
     "digest",
 )
-WRONG = st.sampled_from(
-    [None, 0, -1, 1.5, 7, 2**31, 2**62, 1e300, math.inf, -math.inf, "", "text", "7", "x" * 300, "é" * 256, b"", b"blob", b"7"]
-)
+ODD = [None, 0, -1, 1.5, 7, 2**31, 2**62, 1e300, math.inf, -math.inf, "", "text", "7", "x" * 300, "é" * 256, b"", b"blob", b"7"]
+WRONG = st.sampled_from(ODD)
+POINTS = [(vocabulary.metric("loss", 1.0, step, 5), 0, False) for step in range(3)]
 
 
 def of_entries(journal, options):
@@ -111,7 +112,7 @@ def recorded(folder, drafts):
         first.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     drafts=st.lists(st.tuples(DRAFTS, st.integers(0, 2), st.booleans()), min_size=1, max_size=40),
     settled=st.sets(st.integers(1, 40), max_size=10),
@@ -120,6 +121,10 @@ def recorded(folder, drafts):
     others_max=st.sampled_from([1, 2, 60_000]),
     options=st.sampled_from([Options(), Options(component="[ab]"), Options(since_ns=2**61)]),
 )
+@example(POINTS, set(), [(2, "component_id", -math.inf)], 20_000, 60_000, Options())
+@example(POINTS, set(), [(2, "component_id", math.inf)], 20_000, 60_000, Options())
+@example([(vocabulary.metric("loss", math.nan, 1, 5), 0, False), *POINTS], {2}, [(3, "value", -math.inf)], 3, 1, Options())
+@example(POINTS, set(), [(1, "step", -math.inf), (2, "writer_id", -math.inf), (3, "timestamp_ns", math.nan)], 1, 2, Options())
 def test_columns_are_planned_as_entries_are(drafts, settled, damage, metrics_max, others_max, options):
     """Whatever was recorded, settled, left out or forged: each entry is planned as when it is read whole, once; and in its chunk."""
     with TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
@@ -164,6 +169,34 @@ def test_columns_are_planned_as_entries_are(drafts, settled, damage, metrics_max
                     assert told == [places[seq] for seq in action.seqs]
         finally:
             journal.close()
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory):
+    """A journal of 5 metrics and a parameter, of which the third metric is to be damaged."""
+    folder = tmp_path_factory.mktemp("beside") / "journal"
+    drafts = [vocabulary.create(owner="me"), vocabulary.parameter("rate", 1.0)]
+    drafts += [vocabulary.metric("loss", 10.0 + step, step, step + 1) for step in range(5)]
+    with recorded(folder, [(draft, 0, False) for draft in drafts]):
+        pass
+    return folder
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_one_odd_cell_keeps_nothing_else_from_being_delivered(beside, tmp_path, column):
+    """Whatever one cell of a metric is replaced by, infinity and bytes among it: a pass ends, and all other entries are delivered."""
+    for number, value in enumerate([*ODD, math.nan]):
+        folder = tmp_path / str(number)
+        shutil.copytree(beside, folder)
+        with by_hand(folder) as connection:
+            connection.execute(f"UPDATE entry SET {column} = ? WHERE seq = 5", (value,))
+        remote = MemoryRemote()
+        with contextlib.closing(Journal.open(folder)) as journal:
+            report = Reconciler(journal, remote, options=Options()).run()
+        assert report.halted is None, (column, value)
+        sent = {point.value for point in remote.components["a"].points}
+        assert sent >= {10.0, 11.0, 13.0, 14.0}, (column, value, sent)
+        assert remote.components["a"].parameters == {"rate": 1.0}, (column, value)
 
 
 def test_plain_metrics_are_not_read_as_entries(tmp_path):

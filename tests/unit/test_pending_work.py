@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from journaltrack import Tracker, lease
@@ -118,7 +118,6 @@ errors = st.none() | st.builds(
 counts = st.integers(0, 10**9)
 
 
-@settings(derandomize=True, deadline=None)
 @given(
     st.builds(
         PassReport,

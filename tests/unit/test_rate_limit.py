@@ -8,7 +8,7 @@ import random
 import threading
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from journaltrack.rate_limit import RateLimit
@@ -22,7 +22,6 @@ class Clock:
         return self.now
 
 
-@settings(derandomize=True, deadline=None)
 @given(st.floats(0.1, 500), st.lists(st.floats(0, 2), min_size=1, max_size=200))
 def test_never_more_than_a_second_s_worth_beyond_the_average(rate, pauses):
     """In any window, turns do not exceed the rate times the window plus one second's worth (or one turn)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from journaltrack.errors import ErrorKind, RemoteError
@@ -12,7 +12,6 @@ from journaltrack.schedule import Backoff, Gate
 DOWN = RemoteError("refused", kind=ErrorKind.TRANSIENT, code="EndpointConnectionError", unreachable=True)
 
 
-@settings(derandomize=True, deadline=None)
 @given(st.floats(0.01, 10), st.floats(10, 1000), st.lists(st.floats(0, 1), min_size=1, max_size=100))
 def test_delays_are_bounded_and_spread_over_their_upper_half(first_s, max_s, chances):
     """No delay is longer than the bound, and none shorter than half of what doubling says."""
