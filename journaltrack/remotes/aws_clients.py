@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import IncompleteReadError, NoRegionError
+from botocore.exceptions import NoRegionError
 from botocore.loaders import create_loader
 
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.rate_limit import RateLimit
+from journaltrack.remotes import aws_hooks
 from journaltrack.remotes.aws_bodies import sign_by_checksum
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Clients:
                     with _making:
                         client = self._make(service)
                     if service == "sagemaker" and self._given is not None and _hooks(self._given) != _hooks(client):
-                        client = self._given
+                        client = aws_hooks.Checked(self._given)
                     self._clients[service] = client
         return client
 
@@ -151,8 +151,7 @@ class Clients:
         if service == "s3":
             sign_by_checksum(client)
         client.meta.events.register("before-call", self._before_call, unique_id=_OUR_HOOK)
-        client.meta.events.register("after-call", _without_secrets(client), unique_id=f"{_OUR_HOOK}-scrub")
-        client.meta.events.register("after-call", _check_whole, unique_id=f"{_OUR_HOOK}-whole")
+        aws_hooks.look_at_answers(client)
         return client
 
     def turn(self) -> float | None:
@@ -219,56 +218,6 @@ class Clients:
         return bool(endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
 
 
-def scrubbed(parsed: dict[str, Any], client: Any) -> None:  # noqa: ANN401
-    """Take the credentials out of an error's text before anybody keeps or prints it.
-
-    SignatureDoesNotMatch quotes the canonical request, which has the session token in it
-    (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).
-    """
-    error = parsed.get("Error")
-    credentials = getattr(getattr(client, "_request_signer", None), "_credentials", None)
-    if isinstance(error, dict) and isinstance(error.get("Message"), str) and credentials is not None:
-        frozen = credentials.get_frozen_credentials()
-        for secret in filter(None, (frozen.secret_key, frozen.token)):
-            for spelling in (secret, quote(secret, safe=""), quote(secret)):
-                error["Message"] = error["Message"].replace(spelling, "[secret]")
-
-
-def _without_secrets(client: Any) -> Callable[..., None]:  # noqa: ANN401
-    """The hook that has the client's errors scrubbed."""
-
-    def scrub(*, parsed: dict[str, Any], **_: object) -> None:
-        scrubbed(parsed, client)
-
-    return scrub
-
-
-def _check_whole(*, http_response: Any, model: Any, **_: object) -> None:  # noqa: ANN401
-    """A hook: a success that is shorter than it says is none. What is missing may be refusals.
-
-    botocore does not look (httpsession.py: ``enforce_content_length=False``), and takes half an object of JSON for an empty one.
-
-    Raises:
-        IncompleteReadError: It is.
-    """
-    length = str(http_response.headers.get("content-length", ""))
-    if http_response.status_code >= 300 or not length.isdigit() or model.has_streaming_output or model.http.get("method") == "HEAD":  # noqa: PLR2004
-        return
-    actual = len(http_response.content)
-    if actual < int(length):
-        raise IncompleteReadError(actual_bytes=actual, expected_bytes=int(length))
-
-
-def handlers_of(client: Any, event: str) -> list[Any]:  # noqa: ANN401
-    """What is called for an event of a client (botocore has no public way to ask).
-
-    Raises:
-        AttributeError: The client does not tell.
-    """
-    emitter = client.meta.events
-    return list(getattr(emitter, "_emitter", emitter)._handlers.prefix_search(event))  # noqa: SLF001
-
-
 def _is_aws(endpoint_url: str) -> bool:
     host = urlsplit(endpoint_url).hostname or ""
     return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
@@ -280,8 +229,9 @@ def _hooks(client: Any) -> list[str] | None:  # noqa: ANN401
         names = {
             f"{event} {getattr(handler, '__qualname__', handler)}"
             for event in _EVENTS
-            for handler in handlers_of(client, f"{event}.sagemaker.UpdateTrialComponent")
+            for handler in aws_hooks.handlers_of(client, f"{event}.sagemaker.UpdateTrialComponent")
+            if not aws_hooks.is_ours(handler)
         }
     except AttributeError:
         return None
-    return sorted(name for name in names if "_before_call" not in name and "_without_secrets" not in name)
+    return sorted(names)

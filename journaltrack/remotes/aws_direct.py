@@ -38,8 +38,8 @@ from botocore.exceptions import ClientError
 from botocore.parsers import create_parser
 
 from journaltrack.actions import MetricPoint
-from journaltrack.remotes import aws_wire
-from journaltrack.remotes.aws_clients import handlers_of, scrubbed
+from journaltrack.remotes import aws_hooks, aws_wire
+from journaltrack.remotes.aws_proof import Said
 from journaltrack.remotes.aws_signing import ALGORITHM, DATE_FORMAT, Credentials, Signer
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ _KNOWN_HANDLERS: Final = frozenset(
         "botocore.signers",
         "botocore.useragent",
         "journaltrack.remotes.aws_clients",
+        "journaltrack.remotes.aws_hooks",
         __name__,
     }
 )
@@ -266,6 +267,7 @@ class _Route:
 
         Raises:
             ClientError: It is a refusal.
+            RemoteError: It does not prove that the service gave it.
             ResponseParserError, ...: It is nothing that a service says; what botocore's parser raises.
         """
         request_id = reply.headers.get("x-amzn-requestid")
@@ -274,8 +276,9 @@ class _Route:
         response = {"headers": HeadersDict(reply.headers), "status_code": reply.status, "body": reply.body, "context": {}}
         parsed: dict[str, Any] = create_parser(self.protocol).parse(response, self.output_shape)
         if reply.status >= 300:  # noqa: PLR2004 - as botocore
-            scrubbed(parsed, self.client)
+            aws_hooks.scrubbed(parsed, self.client)
             raise ClientError(parsed, OPERATION)
+        aws_hooks.prove(Said(OPERATION, reply.status, reply.headers, reply.body, parsed))
         return parsed
 
 
@@ -353,7 +356,7 @@ def _is_untouched(client: Any) -> bool:  # noqa: ANN401
     Tracers (X-Ray, OpenTelemetry, Datadog) wrap ``_make_api_call``, mocks hook into ``before-send`` or ``before-call``.
     """
     try:
-        found = [handler for event in _EVENTS for handler in handlers_of(client, f"{event}.{_EVENT}")]
+        found = [handler for event in _EVENTS for handler in aws_hooks.handlers_of(client, f"{event}.{_EVENT}")]
         session = client._endpoint.http_session  # noqa: SLF001
         functions: list[Callable[..., Any]] = [
             client._make_api_call,  # noqa: SLF001
