@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import NoRegionError
 from botocore.loaders import create_loader
 
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 from journaltrack.rate_limit import RateLimit
 from journaltrack.remotes import aws_hooks
 from journaltrack.remotes.aws_bodies import sign_by_checksum
@@ -29,6 +29,12 @@ CONNECT_TIMEOUT_S: Final = 3.0
 READ_TIMEOUT_S: Final = 30.0
 """Longest silence of a server. A pass with a deadline waits for half of its time at most."""
 _READ_TIMEOUT_MIN_S: Final = 1.0
+_ONCE: Final = frozenset({"BatchPutMetrics"})
+"""Requests that are not sent again when their answer is lost: none begins that may not be answered in time."""
+_SLOWEST_TIMES: Final = 2.0
+_ANSWER_MIN_S: Final = 0.1
+_FORGETTING: Final = 0.95
+"""The slowest recent answer counts: each one after it takes a twentieth of it away."""
 _OUR_HOOK: Final = "journaltrack-before-call"
 _LOADER: Final[list[Any]] = []
 """botocore's service models, read once a process: a session of its own for every pass costs 44 ms of CPU with it, 300 ms without."""
@@ -85,6 +91,7 @@ class Clients:
         self._connections = connections
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
+        self._slowest_s = _ANSWER_MIN_S
         self._clients: dict[str, Any] = {}
         self._lock, self._pid = threading.Lock(), os.getpid()
 
@@ -151,26 +158,36 @@ class Clients:
         if service == "s3":
             sign_by_checksum(client)
         client.meta.events.register("before-call", self._before_call, unique_id=_OUR_HOOK)
-        aws_hooks.look_at_answers(client)
+        aws_hooks.look_at_answers(client, self.answered)
         return client
 
-    def turn(self) -> float | None:
+    def turn(self, operation: str) -> float | None:
         """Wait for a request's turn.
+
+        Args:
+            operation: As botocore names it.
 
         Returns:
             Near the deadline, for how long (seconds) the server may be silent; None for the client's own time-out.
 
         Raises:
-            RemoteError: The time was over before.
+            RemoteError: The time was over before, or is too short for a request that can't be sent twice.
         """
         if self._rate_limit.take(self._deadline.wait) and self._deadline.over:
-            raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
+            raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
+        if operation in _ONCE and self._deadline.remaining_s() < _SLOWEST_TIMES * self._slowest_s:
+            raise RemoteError("too little time was left for another answer", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
         left = self._deadline.grace_remaining_s()
         return max(_READ_TIMEOUT_MIN_S, left) if left < self._read_timeout_s else None
 
-    def _before_call(self, *, context: dict[str, Any], **_: object) -> None:
+    def answered(self, operation: str, took_s: float) -> None:
+        """An answer came, whatever it says, after so many seconds."""
+        if operation in _ONCE:
+            self._slowest_s = max(took_s, _ANSWER_MIN_S, self._slowest_s * _FORGETTING)
+
+    def _before_call(self, *, model: Any, context: dict[str, Any], **_: object) -> None:  # noqa: ANN401
         """Wait for the request's turn; its own time-out is for botocore >= 1.43."""
-        read_timeout_s = self.turn()
+        read_timeout_s = self.turn(model.name)
         if read_timeout_s is not None:
             context["read_timeout"] = read_timeout_s
 

@@ -8,6 +8,7 @@ retry tables (``botocore/data/_retry.json``).
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
 from traceback import walk_tb
 from typing import Any, Final
 
@@ -85,7 +86,9 @@ _NOT_SENT: Final = (
     boto.ProxyConnectionError,
     boto.SSLError,
 )
-_BROKEN: Final = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, OSError, UnicodeDecodeError)
+_CONVERSATION: Final = (boto.HTTPClientError, boto.ConnectionError)
+_CONNECTING: Final = frozenset({"connect", "_new_conn", "_prepare_proxy", "_validate_conn"})
+_BROKEN: Final = (*_CONVERSATION, boto.IncompleteReadError, OSError, UnicodeDecodeError)
 """The conversation broke, or what was said in it is nothing that a service says: the request may have been heard."""
 _NO_CREDENTIALS: Final = (
     boto.NoCredentialsError,
@@ -231,7 +234,7 @@ def _unanswered(error: Exception) -> RemoteError:
         return not_an_answer("AWS", text.partition("\n")[0][:_WORDS_CHARS_MAX])
     if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in text:
         return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_CERTIFICATE, everywhere=True)
-    if isinstance(error, _NOT_SENT) and not _broke_in_conversation(error):
+    if isinstance(error, _CONVERSATION) and not _may_be_out(error):
         return RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, unreachable=True)
     if isinstance(error, boto.ReadTimeoutError):
         return RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, unreachable=True, maybe_applied=True)
@@ -248,20 +251,36 @@ def _unanswered(error: Exception) -> RemoteError:
     return RemoteError(text, kind=ErrorKind.HALT, code=code, hint="check the AWS configuration; run with -v for details")
 
 
-def _broke_in_conversation(error: Exception) -> bool:
-    """Whether TLS failed when the connection had been made: the request may be out by then, which ``SSLError`` does not tell.
+def _may_be_out(error: Exception) -> bool:
+    """Whether a request may have been sent when the conversation broke; the class of botocore's error does not tell.
 
-    The chain of exceptions does: what failed in making a connection was raised inside urllib3's ``connect``.
+    The chain of exceptions does: what failed in connecting (names, TCP, a proxy's tunnel, the handshake of TLS) passed through
+    urllib3's ``connect``, and the request is written after that.
     """
-    seen: BaseException | None = error if isinstance(error, boto.SSLError) else None
-    raised_by_ssl = False
-    while seen is not None:
-        if isinstance(seen, ssl.SSLError) and seen.__traceback__ is not None:
-            raised_by_ssl = True
-            if any(frame.f_code.co_name in {"connect", "do_handshake"} for frame, _ in walk_tb(seen.__traceback__)):
-                return False
-        seen = seen.__cause__ or seen.__context__
-    return raised_by_ssl
+    chain = list(_chain(error))
+    if any(_is_of_connecting(each) for each in chain):
+        return False
+    if isinstance(error, boto.SSLError):
+        return any(isinstance(each, ssl.SSLError) for each in chain)
+    return not isinstance(error, _NOT_SENT)
+
+
+def _chain(error: Exception) -> Iterator[BaseException]:
+    """An error of botocore's and what it was made of: it has that among its members, urllib3 among its arguments."""
+    waiting: list[BaseException] = [error]
+    seen: set[int] = set()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen or (each is not error and isinstance(each, (boto.BotoCoreError, boto.ClientError, RemoteError))):
+            continue  # another failure, which was being handled when this one came
+        seen.add(id(each))
+        yield each
+        parts = (each.__cause__, each.__context__, getattr(each, "kwargs", {}).get("error"), getattr(each, "reason", None), *each.args)
+        waiting += [part for part in parts if isinstance(part, BaseException)]
+
+
+def _is_of_connecting(error: BaseException) -> bool:
+    return any(frame.f_code.co_name in _CONNECTING and "urllib3" in frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__))
 
 
 def is_of_parsing(error: BaseException) -> bool:

@@ -7,7 +7,8 @@ functions for the answers that it reads itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -17,14 +18,21 @@ from journaltrack.remotes.aws_errors import not_an_answer
 from journaltrack.remotes.aws_proof import Said, flaw
 
 _ASKED: Final = "journaltrack-asked"
+_BEGAN: Final = "journaltrack-began"
 _OUR_HOOK: Final = "journaltrack-answer"
 _OWN: Final = "journaltrack."
 
 
-def look_at_answers(client: Any) -> None:  # noqa: ANN401 - boto3 has no types of its own
-    """Have the client raise where an answer does not prove itself, and tell no secrets."""
+def look_at_answers(client: Any, answered: Callable[[str, float], None]) -> None:  # noqa: ANN401 - boto3 has no types of its own
+    """Have the client raise where an answer does not prove itself, and tell no secrets.
+
+    Args:
+        client: One of our own.
+        answered: Called for every answer, with the operation and how long it took (seconds).
+    """
 
     def after_call(*, http_response: Any, parsed: dict[str, Any], model: Any, context: dict[str, Any], **_: object) -> None:  # noqa: ANN401
+        answered(model.name, time.monotonic() - context.get(_BEGAN, float("inf")))
         if http_response.status_code >= 300:  # noqa: PLR2004 - as botocore
             scrubbed(parsed, client)
             return
@@ -38,6 +46,7 @@ def look_at_answers(client: Any) -> None:  # noqa: ANN401 - boto3 has no types o
         prove(Said(model.name, http_response.status_code, headers, body, parsed, context.get(_ASKED, {}), expected))
 
     client.meta.events.register_last("before-parameter-build", _note, unique_id=f"{_OUR_HOOK}-asked")
+    client.meta.events.register_last("before-call", _begin, unique_id=f"{_OUR_HOOK}-began")
     client.meta.events.register("after-call", after_call, unique_id=_OUR_HOOK)
 
 
@@ -112,6 +121,10 @@ class Checked:
 
 def _note(*, params: Mapping[str, Any], context: dict[str, Any], **_: object) -> None:
     context[_ASKED] = params
+
+
+def _begin(*, context: dict[str, Any], **_: object) -> None:
+    context[_BEGAN] = time.monotonic()
 
 
 def _check_whole(headers: Mapping[str, str], actual: int) -> None:

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack import access, limits
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 from journaltrack.remote import Answer, BlobUpload, Document, RemoteObject
 from journaltrack.remotes.aws_bodies import Body
 from journaltrack.remotes.aws_errors import NOT_AN_ANSWER, code_of, is_of_service, is_taken, not_an_answer, status_of
@@ -315,7 +315,7 @@ class Uploader:
 
     def _check_time(self, what: str = "the upload") -> None:
         if self._deadline.over:
-            raise RemoteError(f"{what} was cut short by the deadline", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
+            raise RemoteError(f"{what} was cut short by the deadline", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
 
 
 def _folder(prefix: str | None, folder: str) -> str:

@@ -353,7 +353,9 @@ def test_silence_ends_with_the_deadline(sim: Simulator):
     """Near the deadline an answer is awaited for what is left of it, not for the whole time-out."""
     now = [0.0]
     remote = aws(sim.endpoint_url, deadline=Deadline(60.0, clock=lambda: now[0]))
-    remote.put_metrics("run", POINTS)
+    assert remote.describe("run") is not None
     now[0] = 59.9
-    sim.fail("BatchPutMetrics", BlackHole())
-    assert failure(remote).unreachable
+    sim.fail("DescribeTrialComponent", BlackHole())
+    with pytest.raises(RemoteError) as caught:
+        remote.describe("run")
+    assert caught.value.unreachable
