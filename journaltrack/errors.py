@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 
 def printable(text: str) -> str:
@@ -199,6 +199,10 @@ class ErrorKind(enum.Enum):
     """This component can't go on until a person acts; it stays pending, the others go on."""
     HALT = "halt"
     """Nobody's fault and nothing can go on (credentials, permission, region): the pass stops, all stays pending."""
+
+
+DEADLINE_OVER: Final = "DeadlineOver"
+"""The code of a request that was not begun, or was ended, since its time was over."""
 
 
 class RemoteError(JournaltrackError):

@@ -206,6 +206,8 @@ def _partly(action: PutMetrics, outcome: Outcome, answer: Answer) -> Verdict:
             deliveries.append(Delivery(seq, "delivered"))
         elif refusal.permanent:
             deliveries.append(Delivery(seq, "quarantined", f"{refusal.code}: {refusal.message}"[:REASON_CHARS_MAX]))
+        elif refusal.maybe_applied:
+            deliveries.append(Delivery(seq, "in doubt", f"sent, and answered with {refusal.code}: it may or may not be there"))
         else:
             again.append(index)
     codes = sorted({r.code for r in answer.refused.values()})

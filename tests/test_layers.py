@@ -19,6 +19,7 @@ DOORS = {
         "remotes.aws_clients",
         "remotes.aws_direct",
         "remotes.aws_errors",
+        "remotes.aws_hooks",
         "remotes.aws_metrics",
         "remotes.aws_multipart",
         "remotes.aws_s3",

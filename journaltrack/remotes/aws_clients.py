@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import IncompleteReadError, NoRegionError
+from botocore.exceptions import NoRegionError
 from botocore.loaders import create_loader
 
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 from journaltrack.rate_limit import RateLimit
+from journaltrack.remotes import aws_hooks
 from journaltrack.remotes.aws_bodies import sign_by_checksum
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ CONNECT_TIMEOUT_S: Final = 3.0
 READ_TIMEOUT_S: Final = 30.0
 """Longest silence of a server. A pass with a deadline waits for half of its time at most."""
 _READ_TIMEOUT_MIN_S: Final = 1.0
+_ONCE: Final = frozenset({"BatchPutMetrics"})
+"""Requests that are not sent again when their answer is lost: none begins that may not be answered in time."""
+_SLOWEST_TIMES: Final = 2.0
+_ANSWER_MIN_S: Final = 0.1
+_FORGETTING: Final = 0.95
+"""The slowest recent answer counts: each one after it takes a twentieth of it away."""
 _OUR_HOOK: Final = "journaltrack-before-call"
 _LOADER: Final[list[Any]] = []
 """botocore's service models, read once a process: a session of its own for every pass costs 44 ms of CPU with it, 300 ms without."""
@@ -85,6 +91,7 @@ class Clients:
         self._connections = connections
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
+        self._slowest_s = _ANSWER_MIN_S
         self._clients: dict[str, Any] = {}
         self._lock, self._pid = threading.Lock(), os.getpid()
 
@@ -129,7 +136,7 @@ class Clients:
                     with _making:
                         client = self._make(service)
                     if service == "sagemaker" and self._given is not None and _hooks(self._given) != _hooks(client):
-                        client = self._given
+                        client = aws_hooks.Checked(self._given)
                     self._clients[service] = client
         return client
 
@@ -151,27 +158,36 @@ class Clients:
         if service == "s3":
             sign_by_checksum(client)
         client.meta.events.register("before-call", self._before_call, unique_id=_OUR_HOOK)
-        client.meta.events.register("after-call", _without_secrets(client), unique_id=f"{_OUR_HOOK}-scrub")
-        client.meta.events.register("after-call", _check_whole, unique_id=f"{_OUR_HOOK}-whole")
+        aws_hooks.look_at_answers(client, self.answered)
         return client
 
-    def turn(self) -> float | None:
+    def turn(self, operation: str) -> float | None:
         """Wait for a request's turn.
+
+        Args:
+            operation: As botocore names it.
 
         Returns:
             Near the deadline, for how long (seconds) the server may be silent; None for the client's own time-out.
 
         Raises:
-            RemoteError: The time was over before.
+            RemoteError: The time was over before, or is too short for a request that can't be sent twice.
         """
         if self._rate_limit.take(self._deadline.wait) and self._deadline.over:
-            raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
+            raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
+        if operation in _ONCE and self._deadline.remaining_s() < _SLOWEST_TIMES * self._slowest_s:
+            raise RemoteError("too little time was left for another answer", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
         left = self._deadline.grace_remaining_s()
         return max(_READ_TIMEOUT_MIN_S, left) if left < self._read_timeout_s else None
 
-    def _before_call(self, *, context: dict[str, Any], **_: object) -> None:
+    def answered(self, operation: str, took_s: float) -> None:
+        """An answer came, whatever it says, after so many seconds."""
+        if operation in _ONCE:
+            self._slowest_s = max(took_s, _ANSWER_MIN_S, self._slowest_s * _FORGETTING)
+
+    def _before_call(self, *, model: Any, context: dict[str, Any], **_: object) -> None:  # noqa: ANN401
         """Wait for the request's turn; its own time-out is for botocore >= 1.43."""
-        read_timeout_s = self.turn()
+        read_timeout_s = self.turn(model.name)
         if read_timeout_s is not None:
             context["read_timeout"] = read_timeout_s
 
@@ -219,56 +235,6 @@ class Clients:
         return bool(endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
 
 
-def scrubbed(parsed: dict[str, Any], client: Any) -> None:  # noqa: ANN401
-    """Take the credentials out of an error's text before anybody keeps or prints it.
-
-    SignatureDoesNotMatch quotes the canonical request, which has the session token in it
-    (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).
-    """
-    error = parsed.get("Error")
-    credentials = getattr(getattr(client, "_request_signer", None), "_credentials", None)
-    if isinstance(error, dict) and isinstance(error.get("Message"), str) and credentials is not None:
-        frozen = credentials.get_frozen_credentials()
-        for secret in filter(None, (frozen.secret_key, frozen.token)):
-            for spelling in (secret, quote(secret, safe=""), quote(secret)):
-                error["Message"] = error["Message"].replace(spelling, "[secret]")
-
-
-def _without_secrets(client: Any) -> Callable[..., None]:  # noqa: ANN401
-    """The hook that has the client's errors scrubbed."""
-
-    def scrub(*, parsed: dict[str, Any], **_: object) -> None:
-        scrubbed(parsed, client)
-
-    return scrub
-
-
-def _check_whole(*, http_response: Any, model: Any, **_: object) -> None:  # noqa: ANN401
-    """A hook: a success that is shorter than it says is none. What is missing may be refusals.
-
-    botocore does not look (httpsession.py: ``enforce_content_length=False``), and takes half an object of JSON for an empty one.
-
-    Raises:
-        IncompleteReadError: It is.
-    """
-    length = str(http_response.headers.get("content-length", ""))
-    if http_response.status_code >= 300 or not length.isdigit() or model.has_streaming_output or model.http.get("method") == "HEAD":  # noqa: PLR2004
-        return
-    actual = len(http_response.content)
-    if actual < int(length):
-        raise IncompleteReadError(actual_bytes=actual, expected_bytes=int(length))
-
-
-def handlers_of(client: Any, event: str) -> list[Any]:  # noqa: ANN401
-    """What is called for an event of a client (botocore has no public way to ask).
-
-    Raises:
-        AttributeError: The client does not tell.
-    """
-    emitter = client.meta.events
-    return list(getattr(emitter, "_emitter", emitter)._handlers.prefix_search(event))  # noqa: SLF001
-
-
 def _is_aws(endpoint_url: str) -> bool:
     host = urlsplit(endpoint_url).hostname or ""
     return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
@@ -280,8 +246,9 @@ def _hooks(client: Any) -> list[str] | None:  # noqa: ANN401
         names = {
             f"{event} {getattr(handler, '__qualname__', handler)}"
             for event in _EVENTS
-            for handler in handlers_of(client, f"{event}.sagemaker.UpdateTrialComponent")
+            for handler in aws_hooks.handlers_of(client, f"{event}.sagemaker.UpdateTrialComponent")
+            if not aws_hooks.is_ours(handler)
         }
     except AttributeError:
         return None
-    return sorted(name for name in names if "_before_call" not in name and "_without_secrets" not in name)
+    return sorted(names)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 
 if TYPE_CHECKING:
     from journaltrack.actions import ComponentSpec, Fields, MetricPoint
@@ -147,8 +147,8 @@ class RetryingRemote:
 
 
 def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, RemoteError) and error.kind is ErrorKind.TRANSIENT
+    return isinstance(error, RemoteError) and error.kind is ErrorKind.TRANSIENT and error.code != DEADLINE_OVER
 
 
 def _is_transient_and_not_applied(error: BaseException) -> bool:
-    return isinstance(error, RemoteError) and error.kind is ErrorKind.TRANSIENT and not error.maybe_applied
+    return _is_transient(error) and isinstance(error, RemoteError) and not error.maybe_applied
