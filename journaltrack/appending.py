@@ -61,6 +61,10 @@ def _insert_points(count: int) -> str:
     return f"{_INSERT_METRIC.partition(' VALUES ')[0]} VALUES {', '.join(rows)}"
 
 
+class _UnmetError(Exception):
+    """The condition of ``append_if`` does not hold."""
+
+
 class _Row(NamedTuple):
     """An entry on its way: the columns of the INSERT, and why it can't be delivered."""
 
@@ -93,6 +97,7 @@ class Appender:
         self._next_try = 0.0
         self._looked_ns = clock_ns()
         self._unsettled = False  # an append has begun and not ended: chain and buffer need not fit what the journal holds
+        self._condition: Callable[[], bool] | None = None  # of the append that is under way
         self._generation = -1
         self._writer: provenance.WriterInfo | None = None
         self._writer_id = 0  # until it is recorded
@@ -123,6 +128,32 @@ class Appender:
         else:
             with self.database.lock:
                 self._write_drafts([(component_id, drafts)], self._clock_ns())
+
+    def append_if(self, condition: Callable[[], bool], component_id: int, drafts: Sequence[Draft]) -> bool:
+        """Record calls if a condition holds, which is looked at in the transaction that records them: nobody writes in between.
+
+        While the journal takes nothing the calls wait in memory as those of ``append`` do, and are written unconditionally.
+
+        Args:
+            condition: Reads this journal's ``database`` alone.
+            component_id: See ``append``.
+            drafts: See ``append``.
+
+        Returns:
+            Whether it held. If not, nothing was recorded.
+
+        Raises:
+            JournalWriteError: As ``append``.
+        """
+        with self.database.lock:
+            self._condition = condition
+            try:
+                self._write_drafts([(component_id, drafts)], self._clock_ns())
+            except _UnmetError:
+                return False
+            finally:
+                self._condition = None
+        return True
 
     def append_metric(self, component_id: int, name: str, value: float, step: int | None, timestamp_ns: int) -> None:
         """Record one metric point that is known to be deliverable: the hot path.
@@ -394,6 +425,9 @@ class Appender:
             if waiting:
                 self.database.set_busy_timeout(_BUSY_WHILE_FAILING_S)
             self._insert([*waiting, *rows])
+        except _UnmetError:
+            self._take_back(rows)
+            raise
         except JournalError as error:
             if self.database.closed:
                 raise
@@ -412,6 +446,8 @@ class Appender:
         writer = self._writer
 
         def insert(connection: sqlite3.Connection) -> int:
+            if self._condition is not None and not self._condition():
+                raise _UnmetError
             writer_id = self._writer_id
             if not writer_id and writer is not None:
                 writer_id = int(connection.execute(_INSERT_WRITER, astuple(writer)).lastrowid or 0)
