@@ -79,6 +79,10 @@ def _insert_points(count: int) -> str:
     return f"{_INSERT_METRIC.partition(' VALUES ')[0]} VALUES {', '.join(rows)}"
 
 
+class _UnmetError(Exception):
+    """The condition of ``append_if`` does not hold."""
+
+
 class _Attempt(NamedTuple):
     """A transaction that may have been committed: the last ``writer_seq`` before it, and its calls."""
 
@@ -117,6 +121,7 @@ class Appender:
         self._unsure = False  # ``_head`` need not be what the journal holds
         self._attempt: _Attempt | None = None
         self._waiting = Waiting(database.generation)
+        self._condition: tuple[Call, Callable[[], bool]] | None = None  # of ``append_if``
         self._nested = False  # calls inside the one that is under way have left something to do
         self._afterwards: deque[Callable[[], object]] = deque()
         self._copy: Path | None = None  # of what waits, elsewhere
@@ -161,6 +166,39 @@ class Appender:
             raise
         if self._afterwards:
             self._end()
+
+    def append_if(self, condition: Callable[[], bool], component_id: int, drafts: Sequence[Draft]) -> bool:
+        """Record drafts if a condition holds, which is checked in the transaction that records them: nobody writes in between.
+
+        While the journal takes nothing the drafts wait in memory as those of ``append`` do, and are written unconditionally.
+
+        Args:
+            condition: Reads this journal's ``database`` alone.
+            component_id: See ``append``.
+            drafts: See ``append``.
+
+        Returns:
+            Whether it held. If not, nothing was recorded.
+
+        Raises:
+            JournalWriteError: As ``append``.
+        """
+        try:
+            with self.database.lock:
+                call = Call(component_id, tuple(drafts), self._clock_ns())
+                self._condition = (call, condition)
+                try:
+                    self._append(call)
+                except _UnmetError:
+                    return False
+                finally:
+                    self._condition = None
+        except BaseException:
+            self._end_after_exception()
+            raise
+        if self._afterwards:
+            self._end()
+        return True
 
     def append_metric(self, component_id: int, name: str, value: float, step: int | None, timestamp_ns: int) -> None:
         """Record one metric point that is known to be deliverable: the hot path.
@@ -335,7 +373,7 @@ class Appender:
         self._inside = True
         try:
             self._record(call)
-        except JournalError:
+        except (JournalError, _UnmetError):
             self._inside = False
             raise
         self._inside = False
@@ -477,10 +515,7 @@ class Appender:
 
     def _write_in_turn(self, own: Call | None) -> None:
         while self._waiting:
-            if self._generation != self.database.generation or self._writer is None:
-                self._start_writer()
-            if self._unsure:
-                self._look_up()
+            self._know_head()
             calls = self._waiting.first(self._calls_at_once)
             if not calls:
                 return
@@ -508,38 +543,47 @@ class Appender:
 
     def _insert(self, calls: tuple[Call, ...]) -> None:
         """Give calls their places, and write them in one transaction."""
+        rows, head = self._placed(calls)
+        condition = self._condition
+
+        def insert(connection: sqlite3.Connection) -> int:
+            if condition is not None and condition[0] in calls and not condition[1]():
+                raise _UnmetError
+            writer_id = self._writer_id or self._insert_writer(connection)
+            for draft, columns in rows:
+                seq = connection.execute(INSERT_ENTRY, (writer_id, *columns)).lastrowid
+                if draft.stream == vocabulary.UPLOAD:
+                    connection.execute(_RENEW_OF_UPLOAD, (columns[-2], draft.payload))
+                if draft.undeliverable is not None:
+                    connection.execute(_INSERT_REFUSED, (seq, draft.undeliverable, columns[-2]))
+            return writer_id
+
+        self._attempt = _Attempt(self._head[0], calls)
+        self._writer_id = self.database.write(insert)
+        self._head = head
+        self._waiting.forget(*calls)
+        self._attempt = None
+        for call in calls:
+            self._keep_texts(call)
+
+    def _placed(self, calls: tuple[Call, ...]) -> tuple[list[tuple[Draft, tuple[Any, ...]]], tuple[int, bytes]]:
+        """Return the drafts with their columns behind ``writer_id``, and the chain's head behind them."""
         writer_seq, digest = self._head
-        rows = []
+        rows: list[tuple[Draft, tuple[Any, ...]]] = []
         for call in calls:
             name = self._component_name(call.component_id)
             for draft in call.drafts:
                 writer_seq += 1
                 digest = vocabulary.chain_next(digest, writer_seq, name, draft, call.at_ns)
                 rows.append((draft, (writer_seq, call.component_id, *draft[:7], call.at_ns, digest)))
-        writer = self._writer
+        return rows, (writer_seq, digest)
 
-        def insert(connection: sqlite3.Connection) -> int:
-            writer_id = self._writer_id
-            if not writer_id and writer is not None:
-                sql, columns = _INSERT_WRITER, astuple(writer)
-                if not self._described:
-                    sql, columns = _INSERT_UNDESCRIBED, columns[: len(schema.UNDESCRIBED_COLUMNS)]
-                writer_id = int(connection.execute(sql, columns).lastrowid or 0)
-            for draft, row in rows:
-                seq = connection.execute(INSERT_ENTRY, (writer_id, *row)).lastrowid
-                if draft.stream == vocabulary.UPLOAD:
-                    connection.execute(_RENEW_OF_UPLOAD, (row[-2], draft.payload))
-                if draft.undeliverable is not None:
-                    connection.execute(_INSERT_REFUSED, (seq, draft.undeliverable, row[-2]))
-            return writer_id
-
-        self._attempt = _Attempt(self._head[0], calls)
-        self._writer_id = self.database.write(insert)
-        self._head = (writer_seq, digest)
-        self._waiting.forget(*calls)
-        self._attempt = None
-        for call in calls:
-            self._keep_texts(call)
+    def _insert_writer(self, connection: sqlite3.Connection) -> int:
+        assert self._writer is not None  # noqa: S101 - it was started
+        sql, columns = _INSERT_WRITER, astuple(self._writer)
+        if not self._described:
+            sql, columns = _INSERT_UNDESCRIBED, columns[: len(schema.UNDESCRIBED_COLUMNS)]
+        return int(connection.execute(sql, columns).lastrowid or 0)
 
     def _keep_texts(self, call: Call) -> None:
         """Keep the part of each point's canonical encoding that is the same for all points of its metric."""
@@ -547,6 +591,12 @@ class Appender:
             key = (call.component_id, draft.name or "")
             if draft.kind == vocabulary.METRIC and key not in self._metric_texts:
                 self._metric_texts[key] = vocabulary.metric_text(self._component_name(call.component_id), key[1])
+
+    def _know_head(self) -> None:
+        if self._generation != self.database.generation or self._writer is None:
+            self._start_writer()
+        if self._unsure:
+            self._look_up()
 
     def _look_up(self) -> None:
         """Find out what the journal holds: after an interruption, or an attempt that failed but may have been committed.
@@ -681,7 +731,7 @@ def _points(
     return Call(component_id, tuple(drafts), now_ns)
 
 
-_CALLS: Final = reentry.codes_of(Appender.append, Appender.append_metric, Appender.append_metrics, Appender.flush)
+_CALLS: Final = reentry.codes_of(Appender.append, Appender.append_if, Appender.append_metric, Appender.append_metrics, Appender.flush)
 _appending: weakref.WeakSet[Appender] = weakref.WeakSet()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +16,7 @@ from journaltrack import entries as vocabulary
 from journaltrack import opening, paths, schema
 from journaltrack.appending import INSERT_ENTRY, Appender, OnJournalError
 from journaltrack.database import BUSY_TIMEOUT_S, Database, Durability
-from journaltrack.entries import Entry
+from journaltrack.entries import Draft, Entry
 from journaltrack.errors import InvalidInputError, JournalWriteError
 
 __all__ = ["INSERT_ENTRY", "ComponentRow", "Journal", "OnJournalError"]
@@ -25,6 +25,8 @@ SELECT_ENTRY: Final = (
     "SELECT e.seq, e.writer_id, e.writer_seq, c.id, c.name, e.stream, e.kind, e.name, e.value, e.step, "
     "e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest FROM entry e JOIN component c ON c.id = e.component_id "
 )
+
+_ANY_OF_COMPONENT: Final = "SELECT 1 FROM entry WHERE component_id = ? AND stream <> 'metric' LIMIT 1"
 
 
 class ComponentRow(NamedTuple):
@@ -124,6 +126,22 @@ class Journal(Appender):
             raise JournalWriteError(f"the component {name} could not be recorded")
         self._names[row.id] = row.name
         return row.id
+
+    def append_first(self, component_id: int, drafts: Sequence[Draft]) -> bool:
+        """Record the first calls of a component, unless it has some: of several processes that try, one does.
+
+        A row of the component without an entry is nobody's: its creator was killed, or did not come further yet.
+
+        Returns:
+            Whether they were the first. If not, nothing was recorded.
+
+        Raises:
+            JournalWriteError: As ``append``.
+        """
+        with self.database.lock:
+            if any(entry.component_id == component_id for entry in self._in_memory()):
+                return False
+            return self.append_if(lambda: not self.database.read(_ANY_OF_COMPONENT, (component_id,)), component_id, drafts)
 
     def renew_blob(self, sha256: str) -> None:
         """A content is about to be in the spool again: whoever removes delivered ones leaves it alone from now on."""

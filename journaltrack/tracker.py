@@ -160,17 +160,17 @@ class Tracker:
         name = name_for(trial_component_name, base_trial_component_name, resume=resume)
         opened, owned = open_journal(journal, settings.durability, on_journal_error)
         with closing_on_error(opened, owned):
-            known = opened.find(name)
-            if known is not None and not resume and opened.state_entries(known.id):
-                raise InvalidInputError(
-                    f"the journal at {opened.path} has a trial component {name} already",
-                    hint="pass resume=True to continue it, or use Tracker.load(name)",
-                )
             component_id = opened.component(name)
             drafts = [vocabulary.create(owner=str(uuid.uuid4()), display_name=display_name, resume=resume, tags=checked_tags)]
             if experiment_name is not None or trial_name is not None:
                 drafts.append(vocabulary.associate(experiment=experiment_name, trial=trial_name))
-            opened.append(component_id, drafts)
+            if resume:
+                opened.append(component_id, drafts)
+            elif not opened.append_first(component_id, drafts):
+                raise InvalidInputError(
+                    f"the journal at {opened.path} has a trial component {name} already",
+                    hint="pass resume=True to continue it, or use Tracker.load(name)",
+                )
             return cls._made(TrialComponent(opened, component_id, name), settings, owned)
 
     @classmethod
