@@ -11,9 +11,9 @@ import os
 import secrets
 import time
 import traceback as tracebacks
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from journaltrack import configuration, jobs, limits, provenance, redaction, validation
 from journaltrack import entries as vocabulary
@@ -164,15 +164,47 @@ def keys_in(journal: Journal, component_id: int) -> dict[str, set[str]]:
 
 
 def final_status(error: BaseException | None) -> Draft:
-    """The status at the end of a `with` block that ended so; the traceback is for the journal alone."""
+    """The status at the end of a `with` block that ended so; the traceback is for the journal alone.
+
+    An exception may be of any class: nothing that its own methods do keeps the run from its end.
+    """
     now_ns = time.time_ns()
-    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+    if error is None or (isinstance(error, SystemExit) and _is_success(error.code)):
         return vocabulary.status(primary="Completed", end_ns=now_ns)
-    text = "".join(tracebacks.format_exception(type(error), error, error.__traceback__))[-limits.TRACEBACK_CHARS_MAX :]
-    message = f"SystemExit: {error.code}" if isinstance(error, SystemExit) else str(error)
+    kind = _text_of(lambda: type(error).__name__) or "an exception"
+    message = limits.one_line(_text_of(lambda: f"SystemExit: {error.code}" if isinstance(error, SystemExit) else str(error)))
+    text = _text_of(lambda: "".join(tracebacks.format_exception(type(error), error, error.__traceback__)))
     return vocabulary.status(
-        primary="Stopped" if isinstance(error, KeyboardInterrupt) else "Failed",
-        message=limits.one_line(message) or type(error).__name__,
+        primary="Stopped" if _is_stop(error) else "Failed",
+        message=message or kind,
         end_ns=now_ns,
-        traceback=text,
+        traceback=text[-limits.TRACEBACK_CHARS_MAX :] or kind,
     )
+
+
+def _is_success(code: object) -> bool:
+    """Whether the interpreter exits with 0 for the code of a ``SystemExit``; what is no integer is printed, and the exit code 1."""
+    return code is None or (isinstance(code, int) and int(code) == 0)
+
+
+def _is_stop(error: BaseException) -> bool:
+    """Whether somebody asked the block to end: Ctrl-C, a cancelled task, a generator that is closed; or a group of nothing else."""
+    classes = type(error).__mro__
+    if any(each.__name__ == "BaseExceptionGroup" for each in classes):  # Python 3.10 has none; trio and anyio raise it on Ctrl-C
+        members = getattr(error, "exceptions", ())
+        return bool(members) and all(_is_stop(each) for each in members)
+    names = {(each.__module__, each.__name__) for each in classes}
+    return isinstance(error, (KeyboardInterrupt, GeneratorExit)) or not names.isdisjoint(_CANCELLED)
+
+
+_CANCELLED: Final = {("asyncio.exceptions", "CancelledError"), ("trio", "Cancelled")}
+"""Known by name: to import asyncio takes longer than to create a tracker."""
+
+
+def _text_of(make: Callable[[], str]) -> str:
+    """A text that foreign code makes; empty when that fails, however it does."""
+    try:
+        return str.__str__(make())
+    except BaseException as error:  # noqa: BLE001 - the exception that ended the block is the one to see
+        logger.debug("an exception has no text: %s", type(error).__name__)
+        return ""
