@@ -13,11 +13,11 @@ import time
 import traceback as tracebacks
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, SupportsFloat, cast
 
 from journaltrack import configuration, jobs, limits, provenance, redaction, validation
 from journaltrack import entries as vocabulary
-from journaltrack.errors import InvalidInputError
+from journaltrack.errors import InvalidInputError, InvalidTypeError
 from journaltrack.journal import Journal, OnJournalError
 from journaltrack.trial_component import TrialComponent
 
@@ -49,7 +49,7 @@ def settings_of(
     session: Any = None,  # noqa: ANN401 - boto3 has no types of its own
     client: Any = None,  # noqa: ANN401
     strict: bool = False,
-    sync: str | None = None,
+    sync: str | bool | None = None,
     close_deadline_s: float | None = None,
     durability: Durability | None = None,
     redact: Iterable[str] | None = None,
@@ -61,28 +61,36 @@ def settings_of(
         InvalidTypeError: A bucket or prefix that is no str, patterns that are no list of str.
     """
     known = configuration.current()
-    chosen = sync or known.sync
-    close_deadline_s = known.close_deadline_s if close_deadline_s is None else close_deadline_s
+    if not isinstance(sync, (str, bool, type(None))):
+        raise InvalidTypeError(f"sync must be a str or a bool, not {type(sync).__name__}", hint=_SYNC_HINT)
+    chosen = known.sync if sync is None else _SYNC_OF_BOOL[sync] if isinstance(sync, bool) else sync
     if chosen not in {"close", "background", "off"}:
-        raise InvalidInputError(
-            f"sync={chosen!r} is not known",
-            hint='"close" replays on close, "background" all the time, "off" leaves it to `journaltrack sync` or `watch`',
-        )
+        raise InvalidInputError(f"sync={limits.shown(chosen)} is not known", hint=_SYNC_HINT)
+    close_deadline_s = known.close_deadline_s if close_deadline_s is None else close_deadline_s
+    if isinstance(close_deadline_s, bool) or not isinstance(close_deadline_s, SupportsFloat):
+        raise InvalidTypeError(f"close_deadline_s must be a number of seconds, not {type(close_deadline_s).__name__}")
     if not close_deadline_s > 0:
         raise InvalidInputError(f"close_deadline_s is {close_deadline_s}; it must be positive", hint='sync="off" replays nothing on close')
-    validation.optional_text(bucket, "artifact_bucket")
+    if not isinstance(durability, (str, type(None))):
+        raise InvalidTypeError(f"durability must be a str, not {type(durability).__name__}", hint='it is "process" or "power"')
     validation.optional_text(prefix, "artifact_prefix")
     return Settings(
-        bucket,
+        validation.bucket(bucket),
         prefix,
         session,
         client,
         strict,
         chosen,
-        close_deadline_s,
-        durability or cast("Durability", known.durability),
+        float(close_deadline_s),
+        cast("Durability", known.durability) if durability is None else durability,
         (*known.redact, *redaction.patterns(redact)),
     )
+
+
+_SYNC_OF_BOOL: Final = {True: "close", False: "off"}
+_SYNC_HINT: Final = (
+    '"close" (or True) replays on close, "background" all the time, "off" (or False) leaves it to `journaltrack sync` or `watch`'
+)
 
 
 def name_for(name: str | None, base: str | None, *, resume: bool) -> str:
@@ -158,8 +166,13 @@ def keys_in(journal: Journal, component_id: int) -> dict[str, set[str]]:
     """The names that the component has in the journal, deliverable ones."""
     keys: dict[str, set[str]] = {kind: set() for kind in vocabulary.KEYS_MAX}
     for entry in journal.state_entries(component_id):
-        if entry.kind in keys and len(keys[entry.kind]) < vocabulary.KEYS_MAX[entry.kind][0] and vocabulary.undeliverable(entry) is None:
-            keys[entry.kind].add(entry.name or "")
+        with contextlib.suppress(ValueError):  # a damaged or crafted payload, which ``plan`` quarantines
+            if (
+                entry.kind in keys
+                and len(keys[entry.kind]) < vocabulary.KEYS_MAX[entry.kind][0]
+                and vocabulary.undeliverable(entry) is None
+            ):
+                keys[entry.kind].add(entry.name or "")
     return keys
 
 
