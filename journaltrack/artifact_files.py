@@ -1,4 +1,4 @@
-"""Which files a call names: a path with ``~`` in it, and all that is below a folder, links followed.
+"""Find the files that a call names: by a path with ``~`` in it, or by the folder that they are in.
 
 Reads names alone, no content. Must not know the tracker or the journal.
 """
@@ -15,33 +15,36 @@ _SHOWN_MAX = 5
 
 
 class LeftOut(NamedTuple):
-    """A file or folder that is not recorded, by its name below the folder that was asked for, and why."""
+    """A file or folder that is not recorded, by its name below the root, and why."""
 
     name: str
     reason: str
 
 
 class Files(NamedTuple):
-    """What is below a folder: paths and their names relative to it, in order; and what can't be read."""
+    """What is below a folder: paths and their relative names, in order; and what can't be read."""
 
     found: list[tuple[str, str]]
     left_out: list[LeftOut]
 
 
 def given(path: object) -> str:
-    """The path that a caller means; ``~`` at its begin is the home folder, unless there is a file of that very name.
+    """Return the path that a caller means: ``~`` is the home folder, if no file has that very name.
 
     Raises:
         InvalidTypeError: It is no path.
     """
     if not isinstance(path, (str, bytes, os.PathLike)):
-        raise InvalidTypeError(f"a path must be a str or os.PathLike, not {type(path).__name__}; nothing was recorded")
+        kind = type(path).__name__
+        raise InvalidTypeError(f"a path must be a str or os.PathLike, not {kind}; nothing was recorded")
     text = os.fsdecode(path)
-    return os.path.expanduser(text) if text.startswith("~") and not os.path.lexists(text) else text  # noqa: PTH111 - never raises
+    if not text.startswith("~") or os.path.lexists(text):
+        return text
+    return os.path.expanduser(text)  # noqa: PTH111 - Path.expanduser raises where there is no home
 
 
 def below(root: str) -> Files:
-    """Everything below a folder. A linked folder is followed, but not into a folder that it lies in itself.
+    """List everything below a folder. Links are followed, unless to a folder that they lie in.
 
     Raises:
         ArtifactError: The folder itself can't be read.
@@ -61,7 +64,8 @@ def below(root: str) -> Files:
                 known = list(entries)
         except OSError as error:
             if not folder:
-                raise ArtifactError(f"the folder {root} can't be read: {error.strerror}; nothing was recorded") from error
+                text = f"the folder {root} can't be read: {error.strerror}; nothing was recorded"
+                raise ArtifactError(text, hint="check its permissions") from error
             left_out.append(LeftOut(folder, error.strerror or str(error)))
             continue
         for entry in known:
@@ -80,7 +84,8 @@ def below(root: str) -> Files:
 
 
 def told(root: str, left_out: list[LeftOut], recorded: int) -> str:
-    """What to say about files of a folder that are not recorded."""
+    """Say which files of a folder are not recorded, and why; of many, the first ones."""
     some = "; ".join(f"{limits.shown(each.name)}: {each.reason}" for each in left_out[:_SHOWN_MAX])
     more = f"; and {len(left_out) - _SHOWN_MAX} more" if len(left_out) > _SHOWN_MAX else ""
-    return f"{len(left_out)} files or folders in {root} are not recorded, {recorded} are: {some}{more}"
+    count = len(left_out)
+    return f"{count} files or folders in {root} are not recorded, {recorded} are: {some}{more}"

@@ -46,7 +46,8 @@ class JournalMetricsWriter:
 
     Args:
         trial_component: Of which the points are.
-        record: Takes the drafts that need more than to be written, and what to tell about them: raises when strict, records, warns.
+        record: Takes drafts that can't go the short way, and what to tell about them. It raises
+            when strict, records, then warns.
     """
 
     def __init__(self, trial_component: TrialComponent, record: Callable[[list[vocabulary.Draft], list[Notice]], None]) -> None:
@@ -131,8 +132,11 @@ def _of_rounding(draft: vocabulary.Draft) -> Notice:
 
 def _of_a_step(name: str, timestamp_ns: int) -> Notice:
     moment = datetime.fromtimestamp(timestamp_ns // 1_000_000_000, timezone.utc).isoformat()
-    text = f"metric {limits.shown(name)} is recorded with the time {moment}: its timestamp is so small a number that it may be a step"
-    return Notice("timestamp", name, f"{text}, which belongs into iteration_number=")
+    text = (
+        f"metric {limits.shown(name)} is recorded with the time {moment}: its timestamp is so small "
+        "that it may be a step, which belongs into iteration_number="
+    )
+    return Notice("timestamp", name, text)
 
 
 class JournalArtifactUploader:

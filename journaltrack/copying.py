@@ -135,7 +135,10 @@ class Copier:
             self._free.put(piece[0])
 
     def _handed(self) -> tuple[memoryview, int] | str | BaseException:
-        """What the thread hands over next; an error when it ended without a word, since even that takes memory."""
+        """Return what the thread hands over next; an error when it ended without a word.
+
+        To hand over an error takes memory, too.
+        """
         while True:
             try:
                 return self._filled.get(timeout=_LOOK_S)
@@ -148,7 +151,7 @@ class Copier:
         while (task := self._tasks.get()) is not None:
             try:
                 self._filled.put(self._read(*task))
-            except BaseException as error:  # noqa: BLE001, PERF203 - once a file; whoever waits for it raises it
+            except BaseException as error:  # noqa: BLE001, PERF203 - ``copy`` raises it
                 self._filled.put(error)
 
     def _read(self, source: int, size_bytes: int) -> str:

@@ -124,7 +124,8 @@ def decode(payload: str | None) -> dict[str, Any]:
     """A payload as ``encode`` made it; an empty dict when there is none.
 
     Raises:
-        ValueError: It is no JSON object, or says so much beside its texts, or nests so deep, that no journaltrack wrote it.
+        ValueError: It is no JSON object, or it has so much outside of its texts, or nests so deep,
+            that no journaltrack wrote it.
     """
     if payload is None:
         return {}
@@ -149,7 +150,7 @@ def decode(payload: str | None) -> dict[str, Any]:
 
 
 def _chars_outside_texts(payload: str) -> int:
-    """How long a payload is when each of its texts counts as two characters; of one that is no JSON, some number."""
+    """Count a payload's characters, each of its texts as two; of what is no JSON, some number."""
     plain = payload.replace("\\\\", "").replace('\\"', "")  # then every quote begins or ends a text
     return len(plain) - sum(text.end() - text.start() - 2 for text in _TEXT.finditer(plain))
 
@@ -236,7 +237,10 @@ def status(
 
 
 def parameter(name: str, value: str | float) -> Draft:
-    """A parameter: text, or a number. An integer that a double can't hold exactly is text: SageMaker's numbers are doubles."""
+    """A parameter: text, or a number.
+
+    An integer that a double can't hold exactly is text: SageMaker's numbers are doubles.
+    """
     if isinstance(value, int) and not _is_exact(value):
         value = limits.digits(value)
     if isinstance(value, str):
@@ -397,7 +401,7 @@ def _finite(value: float) -> tuple[float | None, str | None]:
 
 
 def _is_exact(value: int) -> bool:
-    """Whether a double holds the integer."""
+    """Return whether a double holds the integer."""
     try:
         return int(float(value)) == value
     except OverflowError:

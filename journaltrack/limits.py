@@ -44,9 +44,9 @@ whether BatchPutMetrics has them is documented nowhere."""
 TIMESTAMP_NS_MAX: Final = 253_402_300_799_999_999_999
 """The end of the year 9999, the last that a datetime holds."""
 JOURNAL_NS_MAX: Final = 2**63 - 1
-"""Ours: SQLite's largest integer, in nanoseconds since the epoch 2262-04-11T23:47:16.854775807Z: the last time a call may name."""
+"""Ours: the last time that a call may name, 2262-04-11T23:47:16.854775807Z: SQLite's largest integer."""
 STEP_LIKE_S_MAX: Final = 1_000_000_000
-"""Ours: a metric's time below this many seconds since the epoch (2001-09-09) is taken for a step, with a warning."""
+"""Ours: a number of seconds below this (2001-09-09) as a metric's time is warned about as a step."""
 STEP_MAX: Final = 2**31 - 1
 """Largest iteration number: the model says ``integer``, 32 bits signed, at least 0."""
 TAGS_MAX: Final = 50
@@ -58,16 +58,19 @@ TAG_VALUE_CHARS_MAX: Final = 256
 TRACEBACK_CHARS_MAX: Final = 65_536
 """Ours: characters of a traceback kept in the journal (the end is kept, it names the error)."""
 TEXT_CHARS_MAX: Final = 64 * 1024 * 1024
-"""Ours: characters of a text that a call records. JSON escapes one as 12 bytes at worst, and SQLite's rows end at 1,000,000,000 bytes."""
+"""Ours: characters of a text that a call records. JSON escapes one as 12 bytes at worst; a row of
+SQLite's has at most 1,000,000,000."""
 PAYLOAD_CHARS_MAX: Final = 4 * 1024 * 1024
 PAYLOAD_DEPTH_MAX: Final = 32
-"""Ours: characters outside of its texts, and nesting, of a payload that is decoded. The objects that a crafted one of some megabytes
-describes would fill the memory, while a long text takes no more than itself; ours nest two deep."""
+"""Ours: characters outside of its texts, and nesting, of a payload that is decoded. The objects that
+a crafted one of some megabytes describes would fill the memory, while a text takes no more than
+itself. Ours nest two deep."""
 BUFFERED_ENTRIES_MAX: Final = 100_000
 """Ours: entries that wait in memory while the journal takes none; about 50 MB."""
 
 BUCKET_CHARS: Final = (3, 63)
-"""Least and most characters of a bucket's name. This and ``bucket_problem``: Amazon S3 User Guide, "General purpose bucket naming rules"."""
+"""Least and most characters of a bucket's name. Its source, and that of ``bucket_problem``: Amazon S3
+User Guide, "General purpose bucket naming rules"."""
 
 _BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]*[a-z0-9]")
 _ADDRESS_PATTERN = re.compile(r"\d+\.\d+\.\d+\.\d+", re.ASCII)
@@ -91,18 +94,18 @@ def name_problem(name: str, what: str) -> str | None:
 
 
 def suggested_name(name: str) -> str:
-    """A name like this one that AWS takes as an ``ExperimentEntityName``: letters without accents, anything else as hyphens."""
+    """Return a name like this one that fits: without accents, and with hyphens for anything else."""
     plain = unicodedata.normalize("NFKD", name[: 4 * NAME_CHARS_MAX]).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-zA-Z0-9]+", "-", plain).strip("-")[:NAME_CHARS_MAX].rstrip("-") or "run"
 
 
 def mended_name(name: str) -> str:
-    """The name with dots, underscores and spaces as hyphens: what people write that SageMaker refuses."""
+    """Return the name with hyphens for dots, underscores and spaces, which SageMaker refuses."""
     return re.sub(r"-*[._ ][-._ ]*", "-", name).strip("-") if re.search("[._ ]", name) else name
 
 
 def bucket_problem(name: str) -> str | None:
-    """Why no bucket can have that name, or None. The ARN or the alias of an access point, which S3 takes in a bucket's place, can."""
+    """Why no bucket can have that name, or None; an access point's ARN can stand for a bucket."""
     least, most = BUCKET_CHARS
     if name.startswith("arn:"):
         return None
@@ -181,7 +184,7 @@ def shown(text: str, chars_max: int = 80) -> str:
 
 
 def digits(number: int) -> str:
-    """All digits of an integer, also of more than ``str`` takes (``sys.set_int_max_str_digits``)."""
+    """Return all digits of an integer, also where ``str`` refuses (``sys.set_int_max_str_digits``)."""
     try:
         return str(number)
     except ValueError:

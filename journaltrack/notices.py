@@ -1,6 +1,7 @@
-"""What a tracker tells its caller about what was recorded: warnings, once per name, after the entry is in the journal.
+"""Warn a tracker's caller about what was recorded, once per name.
 
-Invariant: a warning comes last. Whoever turns warnings into errors (``python -W error``) loses no entry by it.
+Invariant: a warning comes last, after the entry is in the journal. Whoever turns warnings into
+errors (``python -W error``) loses no entry by it.
 Must not know the journal.
 """
 
@@ -37,19 +38,19 @@ class Notices:
         self._told: set[tuple[str, str]] = set()
 
     def refuse(self, drafts: Iterable[Draft]) -> None:
-        """For strict trackers, before anything is recorded.
+        """Refuse what AWS could never accept, for strict trackers, before anything is recorded.
 
         Raises:
             UndeliverableError: AWS could never accept one of them.
         """
         for draft in drafts:
             if draft.undeliverable is not None:
-                raise UndeliverableError(
-                    f"{_told_of(draft)}; it was not recorded", hint="strict=False records it and leaves it out of the delivery"
-                )
+                text = f"{_told_of(draft)}; it was not recorded"
+                hint = "strict=False records it and leaves it out of the delivery"
+                raise UndeliverableError(text, hint=hint)
 
     def tell(self, drafts: Iterable[Draft], others: Iterable[Notice] = ()) -> None:
-        """After the drafts are recorded: warn of those that AWS could never accept, and of what else there is to tell."""
+        """Warn of recorded drafts that AWS could never accept, and of what else there is to tell."""
         for draft in drafts:
             if draft.undeliverable is not None:
                 text = f"{_told_of(draft)}. It is recorded, but will not be delivered"
@@ -64,7 +65,7 @@ class Notices:
 
 
 def warn(text: str) -> None:
-    """A ``JournaltrackWarning`` at the line that called into the package."""
+    """Give a ``JournaltrackWarning`` at the line that called into the package."""
     frame, level = sys._getframe(), 1  # noqa: SLF001 - how warnings finds it, too
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1

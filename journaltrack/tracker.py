@@ -125,7 +125,8 @@ class Tracker:
         """A tracker for a new trial component. Needs neither network nor credentials.
 
         Args:
-            display_name: As SageMaker shows it; dots, underscores and spaces, which it refuses, become hyphens, with a warning.
+            display_name: As SageMaker shows it; dots, underscores and spaces, which it refuses, become
+                hyphens, with a warning.
             artifact_bucket: For artifacts; None: ``sagemaker-<region>-<account>``, found out at the replay.
             artifact_prefix: Of the artifacts' keys; None: ``trial-component-artifacts``.
             boto3_session: For the replay on close.
@@ -142,8 +143,9 @@ class Tracker:
                 (docs/configuration.md), else ``"process"``.
             strict: Raise ``UndeliverableError`` for what AWS could never accept, instead of journaling it marked so.
             on_journal_error: ``"buffer"`` or ``"raise"``, see ``Journal.open``.
-            sync: ``"close"`` or True: replay on close; ``"background"``: also while training runs, in another process; ``"off"`` or
-                False: leave it to ``journaltrack sync`` or ``watch``. None: see ``durability``, else ``"close"``.
+            sync: ``"close"`` or True: replay on close; ``"background"``: also while training runs, in
+                another process; ``"off"`` or False: leave it to ``journaltrack sync`` or ``watch``.
+                None: see ``durability``, else ``"close"``.
             close_deadline_s: Seconds that the replay on close may take; None: see ``durability``, else 10.
             redact: Patterns of names (case does not matter), beside those of the configuration: the values of parameters, inputs
                 and outputs with such a name are replaced by "[redacted]" before they are recorded, for ever.
@@ -181,7 +183,7 @@ class Tracker:
         if mended:
             try:
                 warn(mended)
-            except JournaltrackWarning:  # warnings are errors: that must not cost the run its tracker
+            except JournaltrackWarning:  # an error here would cost the run its tracker
                 logger.warning("%s", mended)
         return tracker
 
@@ -262,9 +264,10 @@ class Tracker:
 
         Args:
             name: At most 320 characters on one line.
-            value: Text or a number (NumPy scalars, and arrays and tensors of one element, too); booleans become "True" or
-                "False", anything else its ``str()``. Text beyond 2,500 characters is journaled, but not delivered. An integer
-                that a double can't hold exactly (beyond 2^53) is text with all its digits: SageMaker's numbers are doubles.
+            value: Text or a number (NumPy scalars, and arrays and tensors of one element, too);
+                booleans become "True" or "False", anything else its ``str()``. Text beyond 2,500
+                characters is journaled, but not delivered. An integer that a double can't hold exactly
+                (beyond 2^53) is text with all its digits: SageMaker's numbers are doubles.
 
         Raises:
             InvalidInputError: A name that AWS can never accept, or a value without a text.
@@ -316,8 +319,8 @@ class Tracker:
     def log_artifacts(self, directory: str | os.PathLike[str], *, direction: Direction = "output") -> None:
         """Record every file below a folder, named by its path relative to it, all in one transaction.
 
-        Links are followed. A file or folder that can't be read, and a name that AWS can never accept (not UTF-8, beyond 128
-        characters), is left out with a warning, unless the tracker is strict.
+        Links are followed. A file or folder that can't be read is left out with a warning, and so is
+        a name that AWS can never accept (not UTF-8, beyond 128 characters). A strict tracker raises.
 
         Raises:
             ArtifactError: (a ValueError) Not a folder that can be read, or nothing in it can be recorded.
@@ -351,10 +354,11 @@ class Tracker:
 
         Args:
             metric_name: At most 255 characters on one line.
-            value: A number, NumPy's and arrays or tensors of one element too. NaN and infinity are journaled, but can't be
-                delivered; an integer that a double can't hold exactly is journaled with all digits and sent as that double.
-            timestamp: A datetime (a naive one is local time), NumPy's datetime64 (which is UTC) or seconds since the epoch, up to
-                2262-04-11; None: now.
+            value: A number, NumPy's and arrays or tensors of one element too. NaN and infinity are
+                journaled, but can't be delivered; an integer that a double can't hold exactly is
+                journaled with all digits and sent as that double.
+            timestamp: A datetime (a naive one is local time), NumPy's datetime64 (which is UTC) or
+                seconds since the epoch, up to 2262-04-11; None: now.
             iteration_number: An integer from 0 to 2^31-1.
 
         Raises:
@@ -543,7 +547,7 @@ class Tracker:
     def _keep(
         self, direction: Direction, file_path: str, name: str | None, media_type: str | None, new: set[tuple[str, str | None]]
     ) -> _Kept:
-        """Keep the file's bytes; what to record about it. Everything is checked before anything is copied.
+        """Keep the file's bytes; return what to record. Everything is checked before the copy.
 
         ``new`` collects the names that the same call brings, as for ``_within_limit``.
         """
@@ -570,7 +574,7 @@ class Tracker:
 
 
 class _Kept(NamedTuple):
-    """A file whose bytes were kept, by digest, or handed to the caller's own uploader; what to record and to tell about it."""
+    """A file whose bytes were kept (by digest) or handed on; what to record and to tell about it."""
 
     content: dict[str, Path]
     drafts: list[Draft]

@@ -166,7 +166,7 @@ def keys_in(journal: Journal, component_id: int) -> dict[str, set[str]]:
     """The names that the component has in the journal, deliverable ones."""
     keys: dict[str, set[str]] = {kind: set() for kind in vocabulary.KEYS_MAX}
     for entry in journal.state_entries(component_id):
-        with contextlib.suppress(ValueError):  # a damaged or crafted payload, which ``plan`` quarantines
+        with contextlib.suppress(ValueError):  # a damaged payload, which ``plan`` quarantines
             if (
                 entry.kind in keys
                 and len(keys[entry.kind]) < vocabulary.KEYS_MAX[entry.kind][0]
@@ -196,14 +196,21 @@ def final_status(error: BaseException | None) -> Draft:
 
 
 def _is_success(code: object) -> bool:
-    """Whether the interpreter exits with 0 for the code of a ``SystemExit``; what is no integer is printed, and the exit code 1."""
+    """Return whether the interpreter exits with 0 for the code of a ``SystemExit``.
+
+    It prints what is no integer, and exits with 1.
+    """
     return code is None or (isinstance(code, int) and int(code) == 0)
 
 
 def _is_stop(error: BaseException) -> bool:
-    """Whether somebody asked the block to end: Ctrl-C, a cancelled task, a generator that is closed; or a group of nothing else."""
+    """Return whether somebody asked the block to end, by an exception or a group of nothing else.
+
+    Those are Ctrl-C, the cancelling of a task, and the closing of a generator.
+    """
     classes = type(error).__mro__
-    if any(each.__name__ == "BaseExceptionGroup" for each in classes):  # Python 3.10 has none; trio and anyio raise it on Ctrl-C
+    # By name, since Python 3.10 has none; trio and anyio raise one on Ctrl-C.
+    if any(each.__name__ == "BaseExceptionGroup" for each in classes):
         members = getattr(error, "exceptions", ())
         return bool(members) and all(_is_stop(each) for each in members)
     names = {(each.__module__, each.__name__) for each in classes}
@@ -215,9 +222,9 @@ _CANCELLED: Final = {("asyncio.exceptions", "CancelledError"), ("trio", "Cancell
 
 
 def _text_of(make: Callable[[], str]) -> str:
-    """A text that foreign code makes; empty when that fails, however it does."""
+    """Return a text that foreign code makes; an empty one when that fails, however it does."""
     try:
         return str.__str__(make())
-    except BaseException as error:  # noqa: BLE001 - the exception that ended the block is the one to see
+    except BaseException as error:  # noqa: BLE001 - what ended the block is what has to be seen
         logger.debug("an exception has no text: %s", type(error).__name__)
         return ""

@@ -35,7 +35,7 @@ class TrialComponentStatus:
 class TrialComponent:
     """The component that a tracker tracks; every attribute reads the journal anew.
 
-    An entry whose payload can't be decoded (a damaged or crafted journal) is passed over; ``audit`` shows it.
+    Entries whose payload can't be decoded (a damaged or crafted journal) are passed over.
 
     Args:
         journal: That holds it.

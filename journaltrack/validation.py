@@ -32,7 +32,7 @@ _UNIT: Final = re.compile(r"\[(\d*)(ns|ps|fs|as)\]")
 
 
 class ArrayScalar(Protocol):
-    """What NumPy's scalars, ``datetime64`` among them, and arrays or tensors of one element have."""
+    """What NumPy's scalars (also ``datetime64``) and arrays or tensors of one element have."""
 
     @property
     def dtype(self) -> Any: ...  # noqa: ANN401, D102 - NumPy's
@@ -68,7 +68,7 @@ def entity_name(name: object, what: str) -> str:
 
 
 def display_name(name: object) -> tuple[str, str | None]:
-    """A display name that SageMaker takes, and what to tell about it when it is not the one that was given.
+    """Return a display name that SageMaker takes, and what to tell if it is another than given.
 
     Raises:
         InvalidTypeError: Not a string.
@@ -104,7 +104,9 @@ def bucket(name: object) -> str | None:
 
 
 def pairs(value: object, what: str) -> list[tuple[Any, Any]]:
-    """Names and values from a mapping, a namespace, a dataclass or an iterable of pairs; the names are not checked.
+    """Return names and values from a mapping, a namespace, a dataclass or an iterable of pairs.
+
+    The names are not checked.
 
     Raises:
         InvalidTypeError: None of these.
@@ -148,7 +150,7 @@ def key(name: object, what: str, chars_max: int) -> str:
 
 
 def scalar(value: Any) -> Any:  # noqa: ANN401 - whatever a caller has
-    """The Python value in a NumPy scalar, or in an array or tensor of one element; anything else as it is.
+    """Return the Python value in a NumPy scalar or a one-element array or tensor; else the value.
 
     Times of NumPy stay as they are: what ``item`` makes of them depends on their unit.
     """
@@ -157,7 +159,7 @@ def scalar(value: Any) -> Any:  # noqa: ANN401 - whatever a caller has
             return value
         item = getattr(value, "item", None)
         return scalar(value.numpy()) if item is None else item()  # TensorFlow's tensors have no item()
-    except Exception:  # noqa: BLE001 - no array, or one without a value here (of a lazy or sharded kind)
+    except Exception:  # noqa: BLE001 - no array, or one without a value here (lazy, sharded)
         return value
 
 
@@ -176,7 +178,8 @@ def metric_value(value: object) -> float | int:
         if isinstance(value, numbers.Real) or _is_decimal(value):
             return _float(value)
         if isinstance(value, (SupportsFloat, SupportsIndex)) and not isinstance(value, numbers.Complex):
-            with contextlib.suppress(Exception):  # an array of several elements: each library has an error of its own
+            # For an array of several elements each library has an error of its own.
+            with contextlib.suppress(Exception):
                 return float(value)
     raise InvalidTypeError(f"a metric's value must be a number, not {type(value).__name__}")
 
@@ -204,7 +207,7 @@ def parameter_value(value: object) -> str | float | int:
 
 
 def long_text(text: str, what: str) -> str:
-    """A text that a journal takes, whether or not SageMaker does.
+    """Return a text that a journal takes, whether or not SageMaker does.
 
     Raises:
         InvalidInputError: It is too long.
@@ -245,8 +248,8 @@ def timestamp_ns(value: object) -> int:
     """A point in time as nanoseconds since the epoch, UTC.
 
     Args:
-        value: A datetime (a naive one is local time; pandas' have nanoseconds), NumPy's datetime64 (which is UTC), or a number of
-            seconds since the epoch.
+        value: A datetime (a naive one is local time; pandas' have nanoseconds), NumPy's datetime64
+            (which is UTC), or a number of seconds since the epoch.
 
     Raises:
         InvalidTypeError: None of these.
@@ -274,7 +277,7 @@ def timestamp_ns(value: object) -> int:
 
 
 def like_a_step(timestamp: object, nanoseconds: int) -> bool:
-    """Whether a timestamp, which means these nanoseconds, looks like an iteration number in its place: a small number."""
+    """Return whether a timestamp, of so many nanoseconds, looks like a step: a small number."""
     return nanoseconds < limits.STEP_LIKE_S_MAX * 1_000_000_000 and isinstance(scalar(timestamp), numbers.Real)
 
 
@@ -348,17 +351,17 @@ def _of_datetime64(value: Any) -> int:  # noqa: ANN401 - NumPy's datetime64, or 
 
 
 def _kind(value: object) -> str | None:
-    """The kind of an array's or NumPy scalar's elements, "M" for datetime64 and "m" for timedelta64; None: no such thing."""
+    """Return the kind of an array's elements: "M" for datetime64, "m" for timedelta64; or None."""
     return getattr(getattr(value, "dtype", None), "kind", None)
 
 
 def _is_time(value: object) -> bool:
-    """Whether it is a time or a span of NumPy's: ``timedelta64`` counts as an integer there."""
+    """Return whether it is a time or a span of NumPy's: ``timedelta64`` counts as an integer."""
     return _kind(value) in {"m", "M"}
 
 
 def _is_decimal(value: object) -> bool:
-    """Whether it is a ``decimal.Decimal``, which is no ``numbers.Real``."""
+    """Return whether it is a ``decimal.Decimal``, which is no ``numbers.Real``."""
     return hasattr(value, "as_tuple") and hasattr(value, "__float__")
 
 
