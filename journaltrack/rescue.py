@@ -160,4 +160,5 @@ def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[
 
 def _say(text: str) -> None:
     logger.warning("%s", text)
-    warnings.warn(text, RuntimeWarning, stacklevel=2)
+    with contextlib.suppress(RuntimeWarning):  # where warnings are errors, it would cost the entry
+        warnings.warn(text, RuntimeWarning, stacklevel=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sqlite3
 import warnings
 from contextlib import closing
@@ -86,6 +87,28 @@ def test_an_entry_is_recorded_before_its_warning(call, recorded, durability, tmp
         call(tracker, tmp_path)
     tracker.close()
     assert verify_chains(folder) == []
+
+
+@pytest.mark.parametrize("fate", ["deleted", "moved"])
+def test_an_entry_is_recorded_where_the_news_of_a_lost_folder_is_an_error(fate, folder, tmp_path):
+    """With ``-W error``, the call that notices that its journal was deleted or moved is recorded as every other one."""
+    now_ns = [1_700_000_000 * 10**9]
+    journal = Journal.open(folder, clock_ns=lambda: now_ns[0])
+    tracker = Tracker.create(journal=journal, sync="off")
+    tracker.log_metric("m", 1.0)
+    if fate == "deleted":
+        shutil.rmtree(folder)
+    else:
+        folder.rename(tmp_path / "elsewhere")
+    now_ns[0] += 10**9
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tracker.log_metric("m", 2.0)
+        tracker.log_metric("m", 3.0)
+    place = journal.path
+    journal.close()
+    assert rows(place, "SELECT value FROM entry WHERE kind = 'metric'") == [(1.0,), (2.0,), (3.0,)]
+    assert verify_chains(place) == []
 
 
 def test_a_warning_names_the_line_that_called(tracker, tmp_path):
