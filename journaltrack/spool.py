@@ -27,7 +27,14 @@ from typing import Final, TypeVar
 from journaltrack import access, paths
 from journaltrack.copying import ALONE_BYTES_MAX, Copier, SteadyFile, are_equal, write_all
 from journaltrack.copying import BUFFER_BYTES as PIECE_BYTES
-from journaltrack.errors import ArtifactError, InvalidInputError, JournalFullError, JournalReadOnlyError, JournalWriteError
+from journaltrack.errors import (
+    ArtifactError,
+    InvalidInputError,
+    JournalFullError,
+    JournalReadOnlyError,
+    JournaltrackError,
+    JournalWriteError,
+)
 
 T = TypeVar("T")
 
@@ -82,7 +89,7 @@ class Spool:
         """
         source = Path(file_path)
         for _ in range(TRIES):
-            with _opened(source) as descriptor:
+            with _opened(source) as descriptor, _ending_clearly(source):
                 blob = self._held(descriptor, source, announce, of_size) or self._copy_open(descriptor, source, announce=announce)
             if blob is not None:
                 return blob
@@ -245,12 +252,27 @@ def _opened(source: Path) -> Iterator[int]:
     except OSError as error:
         hint = "check the path" if error.errno == errno.ENOENT else ""
         raise ArtifactError(f"{source} can't be logged: {error.strerror}", hint=hint) from error
+    except ValueError as error:  # a NUL, or a character that no file's name can have
+        raise ArtifactError(f"{source} can't be logged: {error}", hint="check the path") from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ArtifactError(f"{source} can't be logged: it is not a regular file", hint="for a folder use log_artifacts(directory)")
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _ending_clearly(source: Path) -> Iterator[None]:
+    """Say what is not recorded, whatever ended the copy: no memory, no thread, a fault of ours."""
+    try:
+        yield
+    except (JournaltrackError, OSError):
+        raise
+    except Exception as error:
+        raise ArtifactError(
+            f"{source} could not be copied: {type(error).__name__} {error}; it was not logged", hint="log it again; free memory first"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -18,10 +18,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from journaltrack import configuration, jobs, limits, validation
+from journaltrack import artifact_files, configuration, jobs, limits, validation
 from journaltrack import entries as vocabulary
+from journaltrack.artifact_files import LeftOut
 from journaltrack.collaborators import ArtifactUploader, JournalArtifactUploader, JournalMetricsWriter, MetricsWriter
 from journaltrack.errors import (
     ArtifactError,
@@ -29,9 +30,9 @@ from journaltrack.errors import (
     InvalidInputError,
     InvalidTypeError,
     TrackerClosedError,
-    UndeliverableError,
 )
 from journaltrack.journal import Journal, OnJournalError
+from journaltrack.notices import Notice, Notices, warn
 from journaltrack.redaction import Redaction
 from journaltrack.services import Background, ReplayRequest, Services
 from journaltrack.tracker_setup import (
@@ -49,11 +50,12 @@ from journaltrack.trial_component import TrialComponent
 from journaltrack.validation import JournaltrackWarning
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from types import TracebackType
+    from typing import SupportsIndex
 
     from journaltrack.database import Durability
     from journaltrack.entries import BlobRef, Direction, Draft
+    from journaltrack.validation import Moment, Number, Parameters
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,8 @@ class Tracker:
 
     Make one with ``create`` or ``load``. Threads may share it; a forked child may go on using it (it becomes a writer
     of its own). As a context manager it sets status and times: Completed, Failed on an exception (with its message),
-    Stopped on KeyboardInterrupt; ``SystemExit`` with code 0 or None is a completed run, with any other a failed one.
+    Stopped on KeyboardInterrupt, asyncio's CancelledError and GeneratorExit; ``SystemExit`` with code 0 or None is a
+    completed run, with any other a failed one.
 
     Args:
         trial_component: From another tracker, or any object with a ``trial_component_name``, which is then tracked in
@@ -82,16 +85,18 @@ class Tracker:
         self.trial_component: TrialComponent = trial_component
         self._journal: Journal = trial_component.journal
         self._id: int = trial_component.component_id
-        self._journal_metrics = JournalMetricsWriter(trial_component, self._admit)
-        self._metrics_writer: MetricsWriter = metrics_writer or self._journal_metrics
-        self._uploader: ArtifactUploader = artifact_uploader or JournalArtifactUploader(trial_component, self.services.make_room)
+        self._journal_metrics = JournalMetricsWriter(trial_component, self._append)
+        self._metrics_writer: MetricsWriter = self._journal_metrics if metrics_writer is None else metrics_writer
+        if artifact_uploader is None:
+            artifact_uploader = JournalArtifactUploader(trial_component, self.services.make_room)
+        self._uploader: ArtifactUploader = artifact_uploader
         self._settings = settings_of()
         self._redaction = Redaction(self._settings.redact)
         self._owns_journal = False
         self._closed = False
         self._background: Background | None = None
         self._pid = os.getpid()
-        self._warned: set[tuple[str, str]] = set()
+        self._notices = Notices()
         self._keys = keys_in(self._journal, self._id)
 
     @classmethod
@@ -113,14 +118,15 @@ class Tracker:
         durability: Durability | None = None,
         strict: bool = False,
         on_journal_error: OnJournalError = "buffer",
-        sync: str | None = None,
+        sync: str | bool | None = None,
         close_deadline_s: float | None = None,
         redact: Sequence[str] | None = None,
     ) -> Tracker:
         """A tracker for a new trial component. Needs neither network nor credentials.
 
         Args:
-            display_name: As SageMaker shows it.
+            display_name: As SageMaker shows it; dots, underscores and spaces, which it refuses, become
+                hyphens, with a warning.
             artifact_bucket: For artifacts; None: ``sagemaker-<region>-<account>``, found out at the replay.
             artifact_prefix: Of the artifacts' keys; None: ``trial-component-artifacts``.
             boto3_session: For the replay on close.
@@ -137,8 +143,9 @@ class Tracker:
                 (docs/configuration.md), else ``"process"``.
             strict: Raise ``UndeliverableError`` for what AWS could never accept, instead of journaling it marked so.
             on_journal_error: ``"buffer"`` or ``"raise"``, see ``Journal.open``.
-            sync: ``"close"``: replay on close; ``"background"``: also while training runs, in another process; ``"off"``: leave it
-                to ``journaltrack sync`` or ``watch``. None: see ``durability``, else ``"close"``.
+            sync: ``"close"`` or True: replay on close; ``"background"``: also while training runs, in
+                another process; ``"off"`` or False: leave it to ``journaltrack sync`` or ``watch``.
+                None: see ``durability``, else ``"close"``.
             close_deadline_s: Seconds that the replay on close may take; None: see ``durability``, else 10.
             redact: Patterns of names (case does not matter), beside those of the configuration: the values of parameters, inputs
                 and outputs with such a name are replaced by "[redacted]" before they are recorded, for ever.
@@ -151,8 +158,9 @@ class Tracker:
         settings = settings_of(
             artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s, durability, redact
         )
+        mended = None
         if display_name is not None:
-            validation.entity_name(display_name, "display name")
+            display_name, mended = validation.display_name(display_name)
         for name, what in ((experiment_name, "experiment name"), (trial_name, "trial name")):
             if name is not None:
                 validation.entity_name(name, what)
@@ -171,7 +179,13 @@ class Tracker:
                     f"the journal at {opened.path} has a trial component {name} already",
                     hint="pass resume=True to continue it, or use Tracker.load(name)",
                 )
-            return cls._made(TrialComponent(opened, component_id, name), settings, owned)
+            tracker = cls._made(TrialComponent(opened, component_id, name), settings, owned)
+        if mended:
+            try:
+                warn(mended)
+            except JournaltrackWarning:  # an error here would cost the run its tracker
+                logger.warning("%s", mended)
+        return tracker
 
     @classmethod
     def load(
@@ -188,7 +202,7 @@ class Tracker:
         durability: Durability | None = None,
         strict: bool = False,
         on_journal_error: OnJournalError = "buffer",
-        sync: str | None = None,
+        sync: str | bool | None = None,
         close_deadline_s: float | None = None,
         lookup_deadline_s: float | None = None,
         redact: Sequence[str] | None = None,
@@ -250,31 +264,41 @@ class Tracker:
 
         Args:
             name: At most 320 characters on one line.
-            value: Text or a number (NumPy scalars and zero-dimensional arrays too); booleans become "True" or "False",
-                anything else its ``str()``. Text beyond 2,500 characters is journaled, but not delivered.
+            value: Text or a number (NumPy scalars, and arrays and tensors of one element, too);
+                booleans become "True" or "False", anything else its ``str()``. Text beyond 2,500
+                characters is journaled, but not delivered. An integer that a double can't hold exactly
+                (beyond 2^53) is text with all its digits: SageMaker's numbers are doubles.
 
         Raises:
-            InvalidInputError: A name that AWS can never accept.
+            InvalidInputError: A name that AWS can never accept, or a value without a text.
         """
         self.log_parameters({name: value})
 
-    def log_parameters(self, parameters: Mapping[str, Any]) -> None:
-        """Record parameters, all or none; see ``log_parameter``."""
-        self._append([self._parameter(name, value) for name, value in parameters.items()])
+    def log_parameters(self, parameters: Parameters) -> None:
+        """Record parameters, all or none; see ``log_parameter``.
+
+        Args:
+            parameters: A mapping, an ``argparse.Namespace``, a dataclass, or an iterable of (name, value) pairs.
+
+        Raises:
+            InvalidTypeError: None of these.
+            InvalidInputError: See ``log_parameter``.
+        """
+        self._append([self._parameter(name, value) for name, value in validation.pairs(parameters, "parameters")])
 
     def log_input(self, name: str, value: str, media_type: str | None = None) -> None:
         """Record an input artifact: a URI or other text of at most 2,048 characters; the last value per name counts."""
-        self._append([self._reference("input", name, value, media_type)])
+        self._append(*self._reference("input", name, value, media_type))
 
     def log_output(self, name: str, value: str, media_type: str | None = None) -> None:
         """Record an output artifact: a URI or other text of at most 2,048 characters; the last value per name counts."""
-        self._append([self._reference("output", name, value, media_type)])
+        self._append(*self._reference("output", name, value, media_type))
 
     def log_artifact(self, file_path: str | os.PathLike[str], name: str | None = None, media_type: str | None = None) -> None:
         """Record a local file as an output artifact: its bytes as they are now; later changes to the file do not matter.
 
         Args:
-            file_path: A regular file.
+            file_path: A regular file; ``~`` is the home folder.
             name: Of the artifact; None: the file's name.
             media_type: None: guessed from the file's suffix.
 
@@ -286,37 +310,55 @@ class Tracker:
 
     def log_output_artifact(self, file_path: str | os.PathLike[str], name: str | None = None, media_type: str | None = None) -> None:
         """Record a local file as an output artifact; see ``log_artifact``."""
-        self._append_files("output", [(file_path, name)], media_type)
+        self._record_kept([self._keep("output", artifact_files.given(file_path), name, media_type, set())])
 
     def log_input_artifact(self, file_path: str | os.PathLike[str], name: str | None = None, media_type: str | None = None) -> None:
         """Record a local file as an input artifact; see ``log_artifact``."""
-        self._append_files("input", [(file_path, name)], media_type)
+        self._record_kept([self._keep("input", artifact_files.given(file_path), name, media_type, set())])
 
     def log_artifacts(self, directory: str | os.PathLike[str], *, direction: Direction = "output") -> None:
         """Record every file below a folder, named by its path relative to it, all in one transaction.
 
+        Links are followed. A file or folder that can't be read is left out with a warning, and so is
+        a name that AWS can never accept (not UTF-8, beyond 128 characters). A strict tracker raises.
+
         Raises:
-            ArtifactError: (a ValueError) Not a folder, or see ``log_artifact``.
+            ArtifactError: (a ValueError) Not a folder that can be read, or nothing in it can be recorded.
             InvalidInputError: ``direction`` is neither "input" nor "output".
         """
         if direction not in {"input", "output"}:  # anything else would be an entry of an unknown kind: pending for ever
             raise InvalidInputError(f'direction is {direction!r}; it is "input" or "output"')
-        root = Path(directory)
-        if not root.is_dir():
+        root = artifact_files.given(directory)
+        if not os.path.isdir(root):  # noqa: PTH112 - never raises
             raise ArtifactError(f"{root} is not a folder", hint="for a file use log_artifact(file_path)")
-        files = sorted(path for path in root.rglob("*") if path.is_file())
-        if files:
-            self._append_files(direction, [(path, path.relative_to(root).as_posix()) for path in files], None)
+        files, left_out = artifact_files.below(root)
+        kept: list[_Kept] = []
+        new: set[tuple[str, str | None]] = set()
+        for path, name in files:
+            try:
+                kept.append(self._keep(direction, path, name, None, new))
+            except InvalidInputError as error:  # noqa: PERF203 - a copy costs more
+                left_out.append(LeftOut(name, error.message))
+        if not left_out:
+            self._record_kept(kept)
+            return
+        text = artifact_files.told(root, sorted(left_out), len(kept))
+        if self._settings.strict or not kept:
+            raise ArtifactError(text, hint="strict=False records the others" if kept else "")
+        self._record_kept(kept, [Notice("folder", text, text)])
 
     def log_metric(
-        self, metric_name: str, value: float, timestamp: datetime | float | None = None, iteration_number: int | None = None
+        self, metric_name: str, value: Number, timestamp: Moment | None = None, iteration_number: SupportsIndex | None = None
     ) -> None:
         """Record one point of a metric.
 
         Args:
             metric_name: At most 255 characters on one line.
-            value: A number. NaN and infinity are journaled, but can't be delivered.
-            timestamp: A datetime (a naive one is local time) or seconds since the epoch; None: now.
+            value: A number, NumPy's and arrays or tensors of one element too. NaN and infinity are
+                journaled, but can't be delivered; an integer that a double can't hold exactly is
+                journaled with all digits and sent as that double.
+            timestamp: A datetime (a naive one is local time), NumPy's datetime64 (which is UTC) or
+                seconds since the epoch, up to 2262-04-11; None: now.
             iteration_number: An integer from 0 to 2^31-1.
 
         Raises:
@@ -328,15 +370,16 @@ class Tracker:
         self._metrics_writer.log_metric(metric_name, value, timestamp, iteration_number)
 
     def log_metrics(
-        self, metrics: Mapping[str, float], iteration_number: int | None = None, timestamp: datetime | float | None = None
+        self, metrics: Mapping[str, Number], iteration_number: SupportsIndex | None = None, timestamp: Moment | None = None
     ) -> None:
         """Record a point of several metrics, all or none; see ``log_metric``."""
         self._check_open()
+        points = list(metrics.items()) if type(metrics) is dict else validation.pairs(metrics, "metrics")
         if self._metrics_writer is not self._journal_metrics:
-            for name, value in metrics.items():
+            for name, value in points:
                 self._metrics_writer.log_metric(name, value, timestamp, iteration_number)
             return
-        self._journal_metrics.log_metrics(metrics, timestamp, iteration_number)
+        self._journal_metrics.log_metrics(points, timestamp, iteration_number)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -442,18 +485,23 @@ class Tracker:
         """Whether the component is that of the SageMaker job we are in: the job owns status and times then."""
         return jobs.component_of_this_job() == self.trial_component.trial_component_name.lower()
 
-    def _append(self, drafts: Sequence[Draft]) -> None:
+    def _append(self, drafts: Sequence[Draft], notices: Sequence[Notice] = ()) -> None:
+        """Record drafts in one transaction; then tell what there is to tell."""
+        self._notices.tell(self._record(drafts), notices)
+
+    def _record(self, drafts: Sequence[Draft]) -> list[Draft]:
+        """``_append`` without the telling; the drafts as they were recorded."""
         self._check_open()
         new: set[tuple[str, str | None]] = set()
         checked = [self._within_limit(draft, new) for draft in drafts]
-        for draft in checked:
-            if draft.undeliverable is not None:
-                self._admit(draft)
+        if self._settings.strict:
+            self._notices.refuse(checked)
         if checked:
             self._journal.append(self._id, checked)
         for draft in checked:
             if draft.kind in vocabulary.KEYS_MAX and draft.name is not None and draft.undeliverable is None:
                 self._keys[draft.kind].add(draft.name)
+        return checked
 
     def _within_limit(self, draft: Draft, new: set[tuple[str, str | None]]) -> Draft:
         """Mark a name beyond what a component can hold; ``new`` collects those that the same call brings."""
@@ -467,18 +515,6 @@ class Tracker:
             new.add((draft.kind, draft.name))
             return draft
         return draft._replace(undeliverable=vocabulary.too_many(draft.kind))
-
-    def _admit(self, draft: Draft) -> None:
-        """Something that AWS could never accept: raise when strict, else warn once per name."""
-        text = f"{draft.kind} {limits.shown(draft.name or '')}: {draft.undeliverable}"
-        if self._settings.strict:
-            raise UndeliverableError(f"{text}; it was not recorded", hint="strict=False records it and leaves it out of the delivery")
-        self._warn(draft.kind, draft.name or "", f"{text}. It is recorded, but will not be delivered")
-
-    def _warn(self, kind: str, name: str, text: str) -> None:
-        if (kind, name) not in self._warned:
-            self._warned.add((kind, name))
-            warnings.warn(text, JournaltrackWarning, stacklevel=5)
 
     def _parameter(self, name: object, value: object) -> Draft:
         key = validation.key(name, "parameter name", limits.PARAMETER_KEY_CHARS_MAX)
@@ -494,44 +530,55 @@ class Tracker:
             logger.info("the value of %s %s is not recorded: its name matches a pattern of `redact`", kind, limits.shown(name))
         return True
 
-    def _reference(self, direction: Direction, name: str, value: str | BlobRef, media_type: str | None) -> Draft:
+    def _reference(self, direction: Direction, name: str, value: str | BlobRef, media_type: str | None) -> tuple[list[Draft], list[Notice]]:
         key = validation.key(name, f"{direction} name", limits.ARTIFACT_KEY_CHARS_MAX)
         if not isinstance(value, (str, vocabulary.BlobRef)):
             raise InvalidTypeError(f"the value of {direction} {key!r} must be a str, not {type(value).__name__}")
         media_type = validation.optional_text(media_type, "media_type")
         problem = limits.media_type_problem(media_type) if media_type else None
-        if problem:
-            self._warn("media type", media_type or "", f"{problem}: it is recorded, and left out of what is sent")
+        text = f"{problem}: it is recorded, and left out of what is sent"
+        notices = [Notice("media type", media_type or "", text)] if problem else []
         if isinstance(value, str) and self._is_redacted(direction, key):
-            return vocabulary.redacted(direction, key)
-        return vocabulary.artifact(direction, key, value, media_type)
+            return [vocabulary.redacted(direction, key)], notices
+        if isinstance(value, str):
+            value = validation.long_text(value, f"the value of {direction} {limits.shown(key)}")
+        return [vocabulary.artifact(direction, key, value, media_type)], notices
 
-    def _append_files(
-        self, direction: Direction, files: Sequence[tuple[str | os.PathLike[str], str | None]], media_type: str | None
-    ) -> None:
-        """Keep files and record them by their names (None: the file's own), all in one transaction."""
-        drafts = [self._file_drafts(direction, file, name, media_type) for file, name in files]
-        self._append([draft for each in drafts for draft in each])
-        if isinstance(self._uploader, JournalArtifactUploader):
-            uploads = [(draft, file) for each, (file, _) in zip(drafts, files, strict=True) for draft in each[:1]]
-            self._uploader.confirm({vocabulary.decode(upload.payload)["sha256"]: Path(file) for upload, file in uploads})
+    def _keep(
+        self, direction: Direction, file_path: str, name: str | None, media_type: str | None, new: set[tuple[str, str | None]]
+    ) -> _Kept:
+        """Keep the file's bytes; return what to record. Everything is checked before the copy.
 
-    def _file_drafts(
-        self, direction: Direction, file_path: str | os.PathLike[str], name: str | None, media_type: str | None
-    ) -> list[Draft]:
-        """Keep the file's bytes; what to record about it. Everything is checked before anything is copied."""
+        ``new`` collects the names that the same call brings, as for ``_within_limit``.
+        """
         self._check_open()
         path = Path(file_path)
         key = validation.key(path.name if name is None else name, "artifact name", limits.ARTIFACT_KEY_CHARS_MAX)
         media_type = validation.optional_text(media_type, "media_type") or mimetypes.guess_type(path.name)[0]
         if not isinstance(self._uploader, JournalArtifactUploader):
             uri, _ = self._uploader.upload_artifact(file_path)
-            return [self._reference(direction, key, uri, media_type)]
+            return _Kept({}, *self._reference(direction, key, uri, media_type))
         spooled = self._uploader.spool(path)
         blob = vocabulary.BlobRef(spooled.sha256, self._settings.artifact_bucket, self._settings.artifact_prefix)
         upload = vocabulary.upload(key, blob, spooled.size_bytes, media_type, path.name)
-        reference = self._within_limit(self._reference(direction, key, blob, media_type), set())
-        return [upload._replace(undeliverable=reference.undeliverable), reference]
+        references, notices = self._reference(direction, key, blob, media_type)
+        reference = self._within_limit(references[0], new)
+        return _Kept({spooled.sha256: path}, [upload._replace(undeliverable=reference.undeliverable), reference], notices)
+
+    def _record_kept(self, files: Sequence[_Kept], notices: Sequence[Notice] = ()) -> None:
+        """Record files that were kept, all in one transaction; then tell what there is to tell."""
+        recorded = self._record([draft for file in files for draft in file.drafts])
+        if isinstance(self._uploader, JournalArtifactUploader):
+            self._uploader.confirm({sha256: path for file in files for sha256, path in file.content.items()})
+        self._notices.tell(recorded, [*(notice for file in files for notice in file.notices), *notices])
+
+
+class _Kept(NamedTuple):
+    """A file whose bytes were kept (by digest) or handed on; what to record and to tell about it."""
+
+    content: dict[str, Path]
+    drafts: list[Draft]
+    notices: list[Notice]
 
 
 def _elsewhere(

@@ -13,6 +13,7 @@ from journaltrack.deadline import Deadline
 from journaltrack.errors import ComponentNotFoundError, ErrorKind
 from journaltrack.reconciler import Options
 from journaltrack.report_entries import each_entry
+from journaltrack.validation import JournaltrackWarning
 from tests.faults.conftest import sync_process
 from tests.faults.test_sync_killed import states
 from tests.simulator import BlackHole, CutAfter, HttpError, PartialErrors, simulator
@@ -265,3 +266,20 @@ def test_loading_asks_aws_and_believes_its_no(tmp_path, credentials, monkeypatch
     report = sync(tmp_path / "j", endpoint_url=closed_port, deadline=Deadline(5))
     assert report.halted is not None
     assert report.quarantined == 0
+
+
+def test_integers_beyond_a_double_arrive_with_all_digits_as_text(tmp_path, credentials):
+    """A parameter that no double holds is a string in SageMaker; a display name that was mended is taken."""
+    with pytest.warns(JournaltrackWarning):
+        tracker = Tracker.create("my run", trial_component_name="run", journal=tmp_path / "journal", sync="off")
+    tracker.log_parameters({"seed": 2**63 + 1, "even": 2**60, "epochs": 3})
+    tracker.close()
+    with simulator() as sim:
+        assert sync(tmp_path / "journal", endpoint_url=sim.endpoint_url).halted is None
+        held = sim.components["run"]
+        assert held.parameters == {
+            "seed": {"StringValue": "9223372036854775809"},
+            "even": {"NumberValue": float(2**60)},
+            "epochs": {"NumberValue": 3.0},
+        }
+        assert held.display_name == "my-run"

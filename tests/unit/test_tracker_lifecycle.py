@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import json
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
 from journaltrack import Tracker
@@ -81,3 +88,172 @@ def test_the_constructor_honours_the_environment(tracker, monkeypatch):
     monkeypatch.setenv("JOURNALTRACK_SYNC", "off")
     Tracker(tracker.trial_component, None, None).close()
     assert asked == []
+
+
+class UnspeakableError(Exception):
+    """An exception that nothing can be said of: its text, its cause and its notes all fail."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def __str__(self):
+        raise self.error
+
+    __repr__ = __str__
+
+    @property
+    def __notes__(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("inner", [ValueError("no"), RecursionError(), MemoryError(), KeyboardInterrupt(), SystemExit(0)], ids=repr)
+def test_an_exception_without_a_text_ends_the_run(tracker, inner):
+    """Whatever its own methods raise, the run is Failed with the class as its message, and the exception comes out."""
+    with pytest.raises(UnspeakableError), tracker:
+        raise UnspeakableError(inner)
+    status = tracker.trial_component.status
+    assert (status.primary_status, status.message) == ("Failed", "UnspeakableError")
+
+
+def test_a_text_that_is_none_ends_the_run(tracker):
+    """A ``__str__`` that returns no str, one with a lone surrogate, and one of a million lines."""
+
+    class OddError(Exception):
+        def __str__(self):
+            return self.args[0]
+
+    for text, message in ((3, "OddError"), ("a\ud800b\0", "a?b"), ("line\n" * 1_000_000, "line line")):
+        with pytest.raises(OddError), tracker:
+            raise OddError(text)
+        assert tracker.trial_component.status.primary_status == "Failed"
+        assert tracker.trial_component.status.message.startswith(message)
+        tracker = Tracker.load(tracker.trial_component.trial_component_name, journal=tracker.trial_component.journal.path, sync="off")
+
+
+class OddCode:
+    """What a script hands to ``sys.exit`` by mistake: it equals everything and has no text."""
+
+    def __eq__(self, other):
+        return True
+
+    __hash__ = object.__hash__
+
+    def __str__(self):
+        msg = "none"
+        raise ValueError(msg)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "message"),
+    [
+        (None, "Completed", None),
+        (0, "Completed", None),
+        (False, "Completed", None),
+        (1, "Failed", "SystemExit: 1"),
+        ("", "Failed", "SystemExit:"),
+        ("bye", "Failed", "SystemExit: bye"),
+        (0.0, "Failed", "SystemExit: 0.0"),
+        (np.zeros(2), "Failed", "SystemExit: [0. 0.]"),
+        (OddCode(), "Failed", "SystemExit"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_exit_code_means_what_the_interpreter_makes_of_it(tracker, code, status, message):
+    """Only 0 and None end well: anything that is no integer is printed, and the process exits with 1."""
+    with pytest.raises(SystemExit), tracker:
+        raise SystemExit(code)
+    found = tracker.trial_component.status
+    assert (found.primary_status, found.message) == (status, message)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), "Stopped"),
+        (asyncio.CancelledError(), "Stopped"),
+        (asyncio.CancelledError("shutting down"), "Stopped"),
+        (GeneratorExit(), "Stopped"),
+        (concurrent.futures.CancelledError(), "Failed"),
+        (asyncio.TimeoutError(), "Failed"),
+        (BaseException("a panic of an extension"), "Failed"),
+    ],
+    ids=repr,
+)
+def test_who_is_asked_to_end_is_stopped(tracker, error, status):
+    """Ctrl-C, a cancelled task and a closed generator are Stopped; what only derives from BaseException has failed."""
+    with pytest.raises(type(error)), tracker:
+        raise error
+    assert tracker.trial_component.status.primary_status == status
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="no exception groups")
+@pytest.mark.parametrize(
+    ("members", "status"),
+    [
+        ([KeyboardInterrupt()], "Stopped"),
+        ([KeyboardInterrupt(), asyncio.CancelledError()], "Stopped"),
+        ([KeyboardInterrupt(), ValueError("mine")], "Failed"),
+        ([ValueError("mine")], "Failed"),
+    ],
+    ids=repr,
+)
+def test_a_group_is_stopped_if_nothing_in_it_failed(tracker, members, status):
+    """trio and anyio hand on Ctrl-C in a group."""
+    group = BaseExceptionGroup("several", [BaseExceptionGroup("nested", members)])  # noqa: F821 - Python 3.11
+    with pytest.raises(BaseException, match="several"), tracker:
+        raise group
+    assert tracker.trial_component.status.primary_status == status
+
+
+def test_a_task_that_is_cancelled_is_stopped(tracker):
+    """A real event loop cancels a task inside of the block."""
+
+    async def train():
+        with tracker:
+            started.set()
+            await asyncio.Event().wait()
+
+    async def run():
+        nonlocal started
+        started = asyncio.Event()
+        task = asyncio.create_task(train())
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    started = None
+    asyncio.run(run())
+    assert (tracker.trial_component.status.primary_status, tracker.trial_component.status.message) == ("Stopped", "CancelledError")
+
+
+def test_ctrl_c_under_asyncio_is_stopped(tmp_path):
+    """A real SIGINT to a real process whose block awaits."""
+    code = (
+        "import asyncio, sys\nfrom journaltrack import Tracker\n"
+        "async def train():\n"
+        "    with Tracker.create(trial_component_name='run', journal=sys.argv[1], sync='off') as tracker:\n"
+        "        tracker.log_metric('m', 1.0); print('ready', flush=True)\n"
+        "        await asyncio.Event().wait()\n"
+        "asyncio.run(train())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "journal"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    kind, payload = entries_in(tmp_path)[-1]
+    assert (kind, json.loads(payload)["primary"]) == ("status", "Stopped")
+
+
+def test_a_generator_that_is_closed_is_stopped(tracker):
+    """Whoever consumed the generator wanted no more of it."""
+
+    def train():
+        with tracker:
+            yield 1
+
+    training = train()
+    next(training)
+    training.close()
+    assert tracker.trial_component.status.primary_status == "Stopped"
