@@ -416,8 +416,8 @@ class Appender:
             work = self._afterwards.popleft()
             try:
                 work()
-            except Warning:  # as `-W error` has it
-                raise
+            except Warning as told:  # `-W error`: the call is recorded all the same
+                logger.warning("%s", told)
             except Exception:
                 logger.exception("a call from inside another one failed; what it had logged is recorded")
 

@@ -77,7 +77,7 @@ class Calls:
     def refused(self):
         """A point that is quarantined in its own transaction."""
         number = next(self.numbers)
-        self.tracker._warned.add(("metric", "nan"))
+        self.tracker._notices._told.add(("metric", "nan"))
         self.tracker.log_metric("nan", float("nan"), iteration_number=number)
         self.expected["metric", "nan", None] += 1
 
