@@ -18,14 +18,13 @@ import operator
 import os
 import sqlite3
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote
 
-from journaltrack import access, database_copy, paths, reentry
+from journaltrack import access, database_copy, log_modes, paths, reentry
 from journaltrack.errors import JournalError, JournalLockedError, JournalReadOnlyError, JournalWriteError
 from journaltrack.sqlite_errors import is_lock, translated
 from journaltrack.standing_locks import StandingLocks
@@ -80,6 +79,7 @@ class Database:
         self._busy_timeout_s = busy_timeout_s
         self._connection: sqlite3.Connection | None = None
         self._standing = StandingLocks(path, read_only=read_only)
+        self._shared: str | None = None  # the file system, if other machines may use the journal, too
         self._names_synced = False
         self._identity = (0, 0)  # device and inode of the file that is open
         self._queue: WriteQueue | None = None  # of one that appends: it waits for its turn to write by itself
@@ -214,9 +214,10 @@ class Database:
     def choose_log(self) -> None:
         """Use a write-ahead log where that is safe; changes the file, so only for what is known to be a journal."""
         with self.lock, translated(self.path):
-            self.wal = _prefer_wal(self.connection, self.path, self._busy_timeout_s)
+            connection = self.connection
+            self.wal = log_modes.choose(connection, self.path, self._shared, self._standing, self._busy_timeout_s)
             if self.wal:
-                self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log
                 self._standing.take_all()
             self._set_synchronous(self.connection)
             if self.durability == "power":
@@ -477,13 +478,18 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         access.check_files(self.path.parent)
-        self._standing.take()
+        self._shared = paths.network_file_system(self.path.parent)
         connection = None
         try:
-            connection = self._open()
-            if self.wal or (self.read_only and _is_wal(connection)):
-                self._standing.take_all()
+            if self._shared is None:
+                self._standing.take()
             else:
+                log_modes.refuse_foreign(self.path, self._shared)
+                self._standing.share()
+            connection = self._open()
+            if self.wal or (self.read_only and log_modes.is_wal(connection)):
+                self._standing.take_all()
+            elif self._shared is None:
                 self._standing.give_back()
             if self._copy is not None:
                 original, connection = connection, None
@@ -513,7 +519,7 @@ class Database:
                         return self._open_copy(functools.partial(database_copy.copy_files, self.path))
                     connection = _connect_uri(uri + "&immutable=1", self._busy_timeout_s)
                 return connection
-            self.wal = _is_wal(connection)
+            self.wal = log_modes.is_wal(connection)
             self._identity = _identity(self.path)
             self._set_synchronous(connection)
             if self.durability == "power":
@@ -610,33 +616,6 @@ def _connect_uri(uri: str, busy_timeout_s: float) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def _prefer_wal(connection: sqlite3.Connection, path: Path, busy_timeout_s: float) -> bool:
-    """Use a write-ahead log where it is safe; elsewhere a rollback journal, which costs a call 4 ms instead of 12 µs."""
-    kind = paths.network_file_system(path.parent)
-    until = time.monotonic() + busy_timeout_s
-    while True:
-        try:
-            mode = connection.execute(f"PRAGMA journal_mode={'DELETE' if kind else 'WAL'}").fetchone()[0]
-            break
-        except sqlite3.OperationalError as error:  # SQLite does not wait here when several processes make a journal at once
-            if not is_lock(error) or time.monotonic() >= until:
-                raise
-            time.sleep(0.005)
-    if mode == "wal":
-        return True
-    logger.warning(
-        "the journal at %s is on %s, where SQLite's write-ahead log is unsafe: a slower rollback journal is used. "
-        "Set JOURNALTRACK_JOURNAL to a folder on a local disk for full speed.",
-        path.parent,
-        kind or "a file system without shared memory",
-    )
-    return False
-
-
-def _is_wal(connection: sqlite3.Connection) -> bool:
-    return bool(connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 DATABASE: Final = "journal.db"
 SPOOL: Final = "spool"
+MOUNTS: Final = Path("/proc/self/mountinfo")
 
-# File systems on which SQLite's shared-memory index for WAL does not work between hosts (https://sqlite.org/wal.html).
-_NETWORK_FILE_SYSTEMS: Final = frozenset(
+# File systems of one machine: every process that gets at them shares memory through a mapped file, which SQLite's index of
+# the write-ahead log needs (https://sqlite.org/wal.html). What is not here may be shared between machines, or may not map
+# files: NFS, fuse.*, virtiofs, 9p, ... A list of what is unsafe would never be complete.
+_LOCAL: Final = frozenset(
     [
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "smbfs",
-        "9p",
-        "afs",
-        "ceph",
-        "lustre",
-        "gpfs",
-        "beegfs",
-        "fuse.sshfs",
-        "fuse.glusterfs",
-        "fuse.s3fs",
-        "fuse.juicefs",
-        "ncpfs",
-        "ocfs2",
-        "gfs2",
-        "pvfs2",
-        "wekafs",
+        *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "bcachefs", "f2fs", "jfs", "nilfs2", "reiserfs", "ubifs", "ufs"),
+        *("tmpfs", "ramfs", "rootfs", "apfs", "hfs", "hfsplus", "vfat", "msdos", "exfat", "ntfs", "ntfs3"),
+        *("iso9660", "udf", "squashfs", "erofs"),
     ]
 )
+_OVERLAY: Final = "overlay"
+_OF_CONTAINERS: Final = "ext4"  # or another that is local
+# Those that give a lock to one machine at a time, unless they were mounted with one of these options.
+_WITH_LOCKS_BETWEEN_MACHINES: Final = frozenset(["ceph", "gfs2", "gpfs", "nfs", "nfs4", "ocfs2"])
+_LOCKS_OF_ONE_MACHINE: Final = frozenset(["nolock", "local_lock=all", "local_lock=posix"])
+
+_DEVICE, _POINT = 2, 4  # fields of a line of the table of mounts
 
 # File systems that keep no permissions: what ``stat`` says there is the mount's, the same for every file.
 _WITHOUT_PERMISSIONS: Final = frozenset(["vfat", "msdos", "exfat", "fuse.exfat", "ntfs", "ntfs3", "fuseblk", "hfs", "iso9660", "udf"])
@@ -61,18 +56,35 @@ def default_journal() -> Path:
     return Path(named).expanduser() if named else home() / "journal"
 
 
-def network_file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
-    """The type of the network file system that ``folder`` is on, or None if it is local or can't be told.
+def network_file_system(folder: Path, mounts: Path = MOUNTS) -> str | None:
+    """Return the type of the file system of ``folder`` if other machines may share it; None if it is local.
+
+    Whatever is not known to be local counts as shared. Where a system never has such a table (macOS), all counts as local.
 
     Args:
         folder: An existing folder.
         mounts: The kernel's table of mounts (proc(5)).
     """
     kind = _file_system(folder, mounts)
-    return kind if kind in _NETWORK_FILE_SYSTEMS else None
+    if not kind and sys.platform.startswith("linux"):
+        return "an unknown file system"
+    return None if kind in _LOCAL or not kind else kind
 
 
-def has_no_permissions(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+def locks_reach_other_machines(folder: Path, mounts: Path = MOUNTS) -> bool:
+    """Return whether a lock on a file in ``folder`` keeps processes on other machines out.
+
+    Args:
+        folder: An existing folder.
+        mounts: The kernel's table of mounts (proc(5)).
+    """
+    mount = _mount_of(folder, mounts)
+    if mount is None or mount.kind not in _WITH_LOCKS_BETWEEN_MACHINES:
+        return False
+    return _LOCKS_OF_ONE_MACHINE.isdisjoint(mount.options.split(","))
+
+
+def has_no_permissions(folder: Path, mounts: Path = MOUNTS) -> bool:
     """Whether the permissions of files in ``folder`` say nothing: FAT and its like, and network file systems that map owners.
 
     Args:
@@ -83,7 +95,7 @@ def has_no_permissions(folder: Path, mounts: Path = Path("/proc/self/mountinfo")
     return kind in _WITHOUT_PERMISSIONS or kind in {"cifs", "smb3", "smbfs", "9p", "fuse.sshfs"}
 
 
-def file_bytes_max(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> int | None:
+def file_bytes_max(folder: Path, mounts: Path = MOUNTS) -> int | None:
     """The largest file that the file system of ``folder`` takes; None when that is far away, or can't be told.
 
     Args:
@@ -93,23 +105,68 @@ def file_bytes_max(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) ->
     return 2**32 - 1 if _file_system(folder, mounts) in {"vfat", "msdos"} else None
 
 
+class _Mount(NamedTuple):
+    """A line of the table of mounts."""
+
+    device: str
+    point: str
+    kind: str
+    options: str
+
+
 def _file_system(folder: Path, mounts: Path) -> str:
-    """Its type; empty if that can't be told."""
-    try:
-        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+    """Its type; for an overlay that of its upper layer, where what is written goes. Empty if that can't be told."""
+    mount = _mount_of(folder, mounts)
+    if mount is None:
         return ""
-    resolved = folder.resolve()
-    best, kind = -1, ""
+    if mount.kind != _OVERLAY:
+        return mount.kind
+    upper = re.search(r"(?:^|,)upperdir=([^,]+)", mount.options)
+    below = _deepest([other for other in _table(mounts) if other.kind != _OVERLAY], upper[1]) if upper else None
+    # Not seen, it is a container's, which its machine made for it alone.
+    return below.kind if below is not None else _OF_CONTAINERS
+
+
+def _mount_of(folder: Path, mounts: Path) -> _Mount | None:
+    """The mount that ``folder`` is in. Several can have one point (an automounter's and, over it, what it mounted)."""
+    table = _table(mounts)
+    try:
+        device = os.stat(folder).st_dev  # noqa: PTH116 - on the path of every opening
+    except OSError:
+        device = 0
+    number = f"{os.major(device)}:{os.minor(device)}"
+    # Some file systems (btrfs) tell another device in the table than by stat.
+    of_device = [mount for mount in table if mount.device == number]
+    return _deepest(of_device or table, os.path.realpath(folder)) or (of_device[-1] if of_device else None)
+
+
+def _deepest(table: list[_Mount], path: str) -> _Mount | None:
+    """The one that ``path`` is in: of several with the same point the last, which hides the others."""
+    found = None
+    for mount in table:
+        inside = path == mount.point or path.startswith(mount.point.rstrip("/") + "/")
+        if inside and (found is None or len(mount.point) >= len(found.point)):
+            found = mount
+    return found
+
+
+def _table(mounts: Path) -> list[_Mount]:
+    try:
+        lines = os.fsdecode(mounts.read_bytes()).splitlines()
+    except OSError:
+        return []
+    table = []
     for line in lines:
         left, _, right = line.partition(" - ")
-        fields, tail = left.split(), right.split()
-        if len(fields) < 5 or not tail:  # noqa: PLR2004 - mount point is the fifth field
-            continue
-        point = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
-        if len(point) > best and resolved.is_relative_to(point):
-            best, kind = len(point), tail[0]
-    return kind
+        fields, tail = left.split(" "), right.split(" ")
+        if len(fields) > _POINT and tail[0]:
+            table.append(_Mount(fields[_DEVICE], _unescaped(fields[_POINT]), tail[0], _unescaped(tail[-1])))
+    return table
+
+
+def _unescaped(text: str) -> str:
+    """Without the octal escapes for blanks and backslashes."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 def fsync(path: Path) -> None:

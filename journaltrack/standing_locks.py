@@ -38,7 +38,8 @@ _DEAD_MAN_SWITCH: Final = (128, 1)  # ... and in the shared memory (https://sqli
 # Ours, far beyond what either file ever holds. In the database:
 _CHECKPOINT: Final = (1 << 62, 1)  # whose turn it is to write the log back,
 _TURN: Final = ((1 << 62) + 1, 1)  # whose to write at all when somebody is careless,
-_CARELESS: Final = ((1 << 62) + 2, 1)  # and who is.
+_CARELESS: Final = ((1 << 62) + 2, 1)  # and who is;
+_SHARING: Final = ((1 << 62) + 3, 1)  # who uses it from where a write-ahead log is not safe.
 _CANARIES: Final = range(1 << 61, 1 << 62)  # in the shared memory, a byte of each connection
 _TAKEN: Final = frozenset([errno.EAGAIN, errno.EACCES])
 
@@ -65,9 +66,7 @@ class StandingLocks:
     def take(self) -> None:
         """Lock the database: before SQLite opens it, so that there is no moment without."""
         with contextlib.suppress(OSError):
-            if self._of_database is None:
-                self._of_database = ofd_locks.take(self._path, self._mode)
-            self._of_database.lock(fcntl.F_RDLCK, SHARED_RANGE)
+            self._database().lock(fcntl.F_RDLCK, SHARED_RANGE)
 
     def take_all(self) -> None:
         """Lock the database, and the shared memory that SQLite has opened by now.
@@ -82,6 +81,18 @@ class StandingLocks:
             self._canary = (random.choice(_CANARIES), 1)  # noqa: S311 - no secret
             self._of_memory.lock_as_process(self._canary)
         self.look()
+
+    def share(self) -> None:
+        """Keep others from beginning a write-ahead log, for a connection from where that is not safe."""
+        with contextlib.suppress(OSError):
+            self._database().lock(fcntl.F_RDLCK, _SHARING)
+
+    def are_shared(self) -> bool:
+        """Whether somebody else has said ``share``."""
+        try:
+            return bool(self._database().is_locked(_SHARING))
+        except OSError:
+            return False
 
     def look(self) -> None:
         """See whether this process has dropped its locks, or another one says that it does."""
@@ -152,3 +163,8 @@ class StandingLocks:
         """Have nothing any more, in a forked child."""
         ofd_locks.leave_to_parent(self._of_database, self._of_memory)
         self._of_database = self._of_memory = None
+
+    def _database(self) -> Descriptor:
+        if self._of_database is None:
+            self._of_database = ofd_locks.take(self._path, self._mode)
+        return self._of_database

@@ -139,7 +139,7 @@ def check_medium(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "medium",
             "warning",
-            f"the journal is on a network file system ({kind})",
+            f"other machines may share the file system that the journal is on ({kind})",
             "a call costs milliseconds, and safety rests on that file system's locks",
             "set JOURNALTRACK_JOURNAL to a folder on a local disk",
         )
