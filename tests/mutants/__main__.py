@@ -136,12 +136,11 @@ def _results(modules: Mapping[str, Sequence[str]], seed: int, count: int, jobs: 
                 raise RuntimeError(msg)
             return time.monotonic() - started
 
-        def mutate(module: str, mutant: Mutant, timeout_s: float) -> Result:
+        def mutate(module: str, source: str, mutant: Mutant, timeout_s: float) -> Result:
             reason = reviewed.reason(module, mutant)
             if reason is not None:
                 return Result(module, mutant, Run("survived", "", ""), reason)
-            path = path_of(module)
-            changed = (str(path.relative_to(ROOT)), mutant.apply(path.read_text(encoding="utf-8")))
+            changed = (str(path_of(module).relative_to(ROOT)), mutant.apply(source))
             result = Result(module, mutant, test(modules[module], timeout_s, changed), None)
             sys.stderr.write(f"{result.verdict:10} {module}:{mutant.line} {mutant.operator} {result.run.test}\n")
             return result
@@ -151,8 +150,9 @@ def _results(modules: Mapping[str, Sequence[str]], seed: int, count: int, jobs: 
         waiting = []
         for module, tests in modules.items():
             timeout_s = _SECONDS_MORE + _TIMES_BASELINE * sum(seconds[file] for file in tests)
-            chosen = sample(path_of(module).read_text(encoding="utf-8"), count, f"{seed} {module}")
-            waiting += [pool.submit(mutate, module, mutant, timeout_s) for mutant in chosen]
+            source = path_of(module).read_text(encoding="utf-8")
+            chosen = sample(source, count, f"{seed} {module}")
+            waiting += [pool.submit(mutate, module, source, mutant, timeout_s) for mutant in chosen]
         for future in waiting:
             yield future.result()
 
