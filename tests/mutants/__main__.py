@@ -35,6 +35,7 @@ HERE: Final = Path(__file__).parent
 # The machine may be busier than when the baseline was measured.
 _TIMES_BASELINE: Final = 4
 _SECONDS_MORE: Final = 60.0
+_BASELINE_S: Final = 3_600.0
 
 
 class Result(NamedTuple):
@@ -47,8 +48,8 @@ class Result(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Return the column of the table that counts it."""
-        return "equivalent" if self.reason is not None and self.run.verdict == "survived" else self.run.verdict
+        """Return the column of the table that counts it; what was reviewed is not run."""
+        return self.run.verdict if self.reason is None else "equivalent"
 
 
 def known_modules() -> dict[str, list[str]]:
@@ -127,27 +128,31 @@ def _results(modules: Mapping[str, Sequence[str]], seed: int, count: int, jobs: 
             finally:
                 trees.put(tree)
 
-        def baseline(tests: Sequence[str]) -> float:
+        def baseline_s(file: str) -> float:
             started = time.monotonic()
-            run = test(tests, 3_600.0)
+            run = test([file], _BASELINE_S)
             if run.verdict != "survived":
-                msg = f"without any mutant, the tests fail: {run.test}\n{run.output}"
+                msg = f"without any mutant, the tests fail: {run.test or file}\n{run.output}"
                 raise RuntimeError(msg)
             return time.monotonic() - started
 
-        def mutate(module: str, mutant: Mutant, timeout_s: float) -> Result:
-            path = path_of(module)
-            changed = (str(path.relative_to(ROOT)), mutant.apply(path.read_text(encoding="utf-8")))
-            result = Result(module, mutant, test(modules[module], timeout_s, changed), reviewed.reason(module, mutant))
+        def mutate(module: str, source: str, mutant: Mutant, timeout_s: float) -> Result:
+            reason = reviewed.reason(module, mutant)
+            if reason is not None:
+                return Result(module, mutant, Run("survived", "", ""), reason)
+            changed = (str(path_of(module).relative_to(ROOT)), mutant.apply(source))
+            result = Result(module, mutant, test(modules[module], timeout_s, changed), None)
             sys.stderr.write(f"{result.verdict:10} {module}:{mutant.line} {mutant.operator} {result.run.test}\n")
             return result
 
-        selections = {tuple(tests): pool.submit(baseline, tests) for tests in modules.values()}
+        files = list(dict.fromkeys(file for tests in modules.values() for file in tests))
+        seconds = dict(zip(files, pool.map(baseline_s, files), strict=True))
         waiting = []
         for module, tests in modules.items():
-            timeout_s = _SECONDS_MORE + _TIMES_BASELINE * selections[tuple(tests)].result()
-            chosen = sample(path_of(module).read_text(encoding="utf-8"), count, f"{seed} {module}")
-            waiting += [pool.submit(mutate, module, mutant, timeout_s) for mutant in chosen]
+            timeout_s = _SECONDS_MORE + _TIMES_BASELINE * sum(seconds[file] for file in tests)
+            source = path_of(module).read_text(encoding="utf-8")
+            chosen = sample(source, count, f"{seed} {module}")
+            waiting += [pool.submit(mutate, module, source, mutant, timeout_s) for mutant in chosen]
         for future in waiting:
             yield future.result()
 

@@ -8,6 +8,7 @@ same second, is not taken for the original.
 from __future__ import annotations
 
 import compileall
+import contextlib
 import os
 import py_compile
 import resource
@@ -98,13 +99,16 @@ class Tree:
                     start_new_session=True,
                 ) as process,
             ):
-                resource.prlimit(process.pid, resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
+                if sys.platform == "linux":
+                    resource.prlimit(process.pid, resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+                    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
                 try:
                     code = process.wait(timeout_s)
                 except subprocess.TimeoutExpired:
                     code = None
                 finally:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
                     _end(mark)
                 output.seek(0)
                 said = output.read()
@@ -121,7 +125,7 @@ class Tree:
 
 
 def _end(mark: str) -> None:
-    """End all processes of a run, also those in sessions of their own."""
+    """End all processes of a run, also those in sessions of their own (on Linux, from /proc)."""
     # A process that has ended has no environment any more, so this comes to an end.
     while any(_ends(folder, f"{_MARK}={mark}".encode()) for folder in Path("/proc").glob("[0-9]*")):
         pass
