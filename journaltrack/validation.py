@@ -177,9 +177,9 @@ def metric_value(value: object) -> float | int:
             return int(value)
         if isinstance(value, numbers.Real) or _is_decimal(value):
             return _float(value)
-        if isinstance(value, (SupportsFloat, SupportsIndex)) and not isinstance(value, numbers.Complex):
-            # For an array of several elements each library has an error of its own.
-            with contextlib.suppress(Exception):
+        # For an array of several elements each library has an error of its own.
+        with contextlib.suppress(Exception):
+            if isinstance(value, (SupportsFloat, SupportsIndex)) and not isinstance(value, numbers.Complex):
                 return float(value)
     raise InvalidTypeError(f"a metric's value must be a number, not {type(value).__name__}")
 
@@ -352,7 +352,9 @@ def _of_datetime64(value: Any) -> int:  # noqa: ANN401 - NumPy's datetime64, or 
 
 def _kind(value: object) -> str | None:
     """Return the kind of an array's elements: "M" for datetime64, "m" for timedelta64; or None."""
-    return getattr(getattr(value, "dtype", None), "kind", None)
+    with contextlib.suppress(Exception):  # whatever a foreign object does when it is asked
+        return getattr(getattr(value, "dtype", None), "kind", None)
+    return None
 
 
 def _is_time(value: object) -> bool:
@@ -362,7 +364,8 @@ def _is_time(value: object) -> bool:
 
 def _is_decimal(value: object) -> bool:
     """Return whether it is a ``decimal.Decimal``, which is no ``numbers.Real``."""
-    return hasattr(value, "as_tuple") and hasattr(value, "__float__")
+    decimal = sys.modules.get("decimal")  # who has a Decimal has imported it
+    return decimal is not None and isinstance(value, decimal.Decimal)
 
 
 def _brief(value: object) -> str:

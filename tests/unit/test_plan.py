@@ -144,6 +144,7 @@ def test_later_status_does_not_inherit_an_earlier_message():
         (Draft("component", "parameter", "p", payload="[1]"), "can't be read"),
         (Draft("component", "create", payload="{}"), "can't be read"),
         (Draft("upload", "upload", "u", payload='{"sha256":"../../etc/passwd"}'), "can't be read"),
+        (Draft("component", "parameter", "p", payload='{"text":"x","a":[' + '"",' * 2_200_000 + '""]}'), "outside of its texts"),
         (Draft("component", "status", payload='{"primary":"Completed","end_ns":-1}'), "'end_ns' in the payload is before 1970"),
         (
             Draft("component", "status", payload='{"start_ns":253402300800000000000}'),

@@ -64,6 +64,21 @@ class Unreadable:
         return "unreadable"
 
 
+class Moody:
+    """An object that can't be asked what it is."""
+
+    @property
+    def shape(self):
+        """Not now."""
+        msg = "not now"
+        raise RuntimeError(msg)
+
+    dtype = as_tuple = item = shape
+
+    def __str__(self):
+        return "moody"
+
+
 class Floating:
     """A number of a library's own."""
 
@@ -105,6 +120,7 @@ class Silent:
         (pd.Series([3]), 3),
         (np.array([1, 2]), "[1 2]"),
         (Unreadable(), "unreadable"),
+        (Moody(), "moody"),
         (np.datetime64("2024-01-02T03:04:05.000000006"), "2024-01-02T03:04:05.000000006"),
         (np.timedelta64(5, "ns"), str(np.timedelta64(5, "ns"))),
         (Decimal("0.25"), 0.25),
@@ -163,6 +179,7 @@ def test_metric_values_are_plain_numbers(value, kept):
         np.zeros(2),
         np.zeros(0),
         Unreadable(),
+        Moody(),
         float,
         np.timedelta64(5, "ns"),
         np.datetime64(5, "ns"),
