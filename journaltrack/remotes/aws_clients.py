@@ -20,6 +20,7 @@ from botocore.loaders import create_loader
 
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.rate_limit import RateLimit
+from journaltrack.remotes import aws_gate
 from journaltrack.remotes.aws_bodies import sign_by_checksum
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Clients:
         self._read_timeout_s = read_timeout_s
         self._clients: dict[str, Any] = {}
         self._lock, self._pid = threading.Lock(), os.getpid()
+        deadline.guarded = sagemaker_client is None  # one that somebody hooked into is used as it is
 
     @property
     def sagemaker(self) -> Any:  # noqa: ANN401
@@ -151,6 +153,7 @@ class Clients:
         if service == "s3":
             sign_by_checksum(client)
         client.meta.events.register("before-call", self._before_call, unique_id=_OUR_HOOK)
+        aws_gate.guard(client, self._deadline)
         client.meta.events.register("after-call", _without_secrets(client), unique_id=f"{_OUR_HOOK}-scrub")
         client.meta.events.register("after-call", _check_whole, unique_id=f"{_OUR_HOOK}-whole")
         return client
@@ -168,6 +171,10 @@ class Clients:
             raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
         left = self._deadline.grace_remaining_s()
         return max(_READ_TIMEOUT_MIN_S, left) if left < self._read_timeout_s else None
+
+    def departing(self) -> None:
+        """See ``Deadline.departing``."""
+        self._deadline.departing()
 
     def _before_call(self, *, context: dict[str, Any], **_: object) -> None:
         """Wait for the request's turn; its own time-out is for botocore >= 1.43."""
@@ -284,4 +291,4 @@ def _hooks(client: Any) -> list[str] | None:  # noqa: ANN401
         }
     except AttributeError:
         return None
-    return sorted(name for name in names if "_before_call" not in name and "_without_secrets" not in name)
+    return sorted(name for name in names if not any(ours in name for ours in ("_before_call", "_without_secrets", "look_at_gate")))

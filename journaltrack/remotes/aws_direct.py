@@ -71,6 +71,7 @@ _KNOWN_HANDLERS: Final = frozenset(
         "botocore.signers",
         "botocore.useragent",
         "journaltrack.remotes.aws_clients",
+        "journaltrack.remotes.aws_gate",
         __name__,
     }
 )
@@ -154,6 +155,7 @@ class MetricsSender:
             if aws_wire.is_dropped(connection):  # waiting for the turn took long
                 reusable = False
                 return None
+            self._clients.departing()
             reusable = False
             connection.sock.settimeout(route.read_timeout_s if read_timeout_s is None else read_timeout_s)
             reply = aws_wire.exchange(connection.sock, route.request(credentials, body), route.url)
