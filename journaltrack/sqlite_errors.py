@@ -36,11 +36,11 @@ def translated(path: Path) -> Iterator[None]:
     """Turn SQLite's errors about the file at ``path`` into ours, with a hint."""
     try:
         yield
-    except OSError as error:  # of what is done beside SQLite
-        own = unusable(path)
-        if own is None:
-            raise
-        raise own from error
+    except OSError as error:  # of what is done beside SQLite: looking at the folder, syncing names
+        raise unusable(path) or JournalWriteError(
+            f"the journal at {path.parent} can't be reached: {error.strerror or error} ({errno.errorcode.get(error.errno or 0, '')})",
+            hint="check the folder's permissions and its file system; nothing already written is lost",
+        ) from error
     except UnicodeDecodeError as error:  # SQLite quotes the damage in its message, byte by byte
         raise JournalCorruptError(
             f"the journal at {path.parent} is damaged: its schema is not text",

@@ -39,6 +39,7 @@ DOORS = {
         "upgrading",
         "sqlite_errors",
         "database",
+        "log_modes",
         "journal",
         "settlement",
         "doubts",
