@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote
 
-from journaltrack import access, log_modes, paths
-from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError
+from journaltrack import access, log_modes, paths, reentry
+from journaltrack.errors import JournalError, JournalLockedError, JournalReadOnlyError, JournalWriteError
 from journaltrack.sqlite_errors import OUT_OF_DESCRIPTORS, is_lock, translated, unusable
 from journaltrack.standing_locks import StandingLocks
 from journaltrack.write_queue import URGENT_BEHIND_DISK_S, URGENT_S, WriteQueue
@@ -88,6 +88,7 @@ class Database:
         self._wait_s = busy_timeout_s  # and so long
         self._unsure = False  # an fsync of the log failed: what was written before may never reach the disk
         self._closed = False
+        self._in_block = False  # of ``transaction``
         self.lock = threading.RLock()
         self._beside_lock = threading.Lock()
         with self.lock, translated(self.path):
@@ -101,12 +102,13 @@ class Database:
         Raises:
             JournalError: After ``close``.
         """
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             if self._closed:
                 msg = f"the journal at {self.path.parent} is closed"
                 raise JournalError(msg)
-            self._connect()
-        return self._connection  # type: ignore[return-value]
+            connection = self._connect()
+        return connection
 
     @property
     def closed(self) -> bool:
@@ -160,10 +162,13 @@ class Database:
         """Run ``work`` in one write transaction: all of it or, after any exception, nothing.
 
         Safe against exceptions that a signal handler raises at any moment (Ctrl-C, a time-out by SIGALRM): the lock is freed,
-        and a transaction that could not be rolled back then is rolled back before the next one.
+        and a transaction that could not be rolled back then is rolled back before the next one. A call from inside the
+        transaction of the same thread (a signal handler, ``__del__``) joins it.
         """
         with self.lock, translated(self.path):
             connection = self.connection
+            if connection.in_transaction and (self._in_block or reentry.depth(self, _TRANSACTIONS) > 1):
+                return work(connection)
             try:
                 self.roll_back()
                 self._begin(connection)
@@ -197,12 +202,15 @@ class Database:
             connection = self.connection
             self.roll_back()
             self._begin(connection)
+            self._in_block = True
             try:
                 yield connection
                 self._commit(connection)
             except BaseException:
                 self.roll_back()
                 raise
+            finally:
+                self._in_block = False
 
     def choose_log(self) -> None:
         """Use a write-ahead log where that is safe; changes the file, so only for what is known to be a journal."""
@@ -299,6 +307,7 @@ class Database:
         """
         standing, queue = self._standing, self._queue
         if queue is None:
+            self._refuse_own_thread()
             standing.look()
             if not standing.guarded:
                 connection.execute("BEGIN IMMEDIATE")
@@ -320,9 +329,31 @@ class Database:
                 return False
             return True
 
-        at_once = not self.must_yield and attempt()
-        if not at_once and not queue.wait_for(attempt, self._wait_s):
+        if not self.must_yield and attempt():
+            return
+        self._refuse_own_thread()
+        if not queue.wait_for(attempt, self._wait_s):
             raise refused[0]
+
+    def _refuse_own_thread(self) -> None:
+        """Wait for no transaction of this very thread: it could never end.
+
+        Raises:
+            JournalLockedError: This call was made inside such a transaction, on another connection.
+        """
+        for other in _all_live():
+            connection = other._connection  # noqa: SLF001 - this class's own
+            if (
+                other is not self
+                and other.path == self.path
+                and connection is not None
+                and connection.in_transaction
+                and other.lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition asks it
+            ):
+                raise JournalLockedError(
+                    f"the journal at {self.path.parent} is locked by a transaction that this call was made inside of",
+                    hint="what is logged meanwhile is written afterwards",
+                )
 
     def sync(self) -> None:
         """A power barrier: everything committed is on the disk when this returns.
@@ -361,9 +392,14 @@ class Database:
         return JournalWriteError(f"the journal at {self.path.parent} could not be flushed: {why}", hint=hint)
 
     def moved(self) -> bool:
-        """Whether the path no longer names the file that is open, or the log's name is gone."""
+        """Whether the path no longer names the file that is open, or the log's name is gone.
+
+        A folder that can't be looked at (no permission for a moment, a file server that restarts) is not a deleted one.
+        """
+        if self._connection is None:
+            return False
         self._standing.look()
-        return self.displaced() or (self._connection is not None and self.wal and not os.path.lexists(f"{self.path}-wal"))
+        return self.displaced() or (self.wal and _is_gone(f"{self.path}-wal"))
 
     def displaced(self) -> bool:
         """Whether the path no longer names the file that is open."""
@@ -371,7 +407,7 @@ class Database:
             return False
         try:
             return _identity(self.path) != self._identity
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return True
         except OSError:
             return False  # it can't be told
@@ -432,7 +468,7 @@ class Database:
         if connection is not None:
             self._close(connection)
 
-    def _connect(self) -> None:
+    def _connect(self) -> sqlite3.Connection:
         access.check_files(self.path.parent)
         self._shared = paths.network_file_system(self.path.parent)
         connection = None
@@ -451,6 +487,7 @@ class Database:
             self._close(connection)
             raise
         self._connection = connection
+        return connection
 
     def _open(self) -> sqlite3.Connection:
         uri = f"{_uri(self.path)}?mode={'ro' if self.read_only else 'rw'}"
@@ -578,6 +615,17 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def _is_gone(path: str) -> bool:
+    """Whether nothing has that name; False when it can't be told."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _has_content(path: Path) -> bool:
     try:
         return path.stat().st_size > 0
@@ -585,13 +633,21 @@ def _has_content(path: Path) -> bool:
         return False
 
 
+def _all_live() -> list[Database]:
+    with contextlib.suppress(RuntimeError):  # another thread opens one just now
+        return list(_live)
+    return _all_live()
+
+
 def _each(method: Callable[[Database], None]) -> Callable[[], None]:
     def call() -> None:
-        for database in list(_live):
+        for database in _all_live():
             method(database)
 
     return call
 
+
+_TRANSACTIONS: Final = reentry.codes_of(Database.write)
 
 os.register_at_fork(
     before=_each(Database._before_fork),  # noqa: SLF001 - this module's own

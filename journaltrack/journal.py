@@ -133,15 +133,17 @@ class Journal(Appender):
         Raises:
             JournalWriteError: As ``flush``; the journal stays open then.
         """
-        if self.database.closed:
+        if self.database.closed or self.postpone(self.close):
             return
         if not self.database.read_only:
-            self.flush()
+            self.save()
         self._checkpointer.wait()
         self.database.close()
 
     def rest(self) -> None:
         """Give the connection back; the next use opens another."""
+        if self.postpone(self.rest):
+            return
         self._checkpointer.wait()
         self.database.rest()
 

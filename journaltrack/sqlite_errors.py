@@ -84,14 +84,30 @@ def _translate(error: sqlite3.Error, path: Path) -> JournalError:
             f"the journal at {path.parent} is damaged: {text}",
             hint="copy the whole folder before anything else; `journaltrack doctor --repair` then restores what is readable",
         )
+    reason = _reason(path)
     if "unable to open" in text:
-        if not path.exists():
+        if isinstance(reason, (FileNotFoundError, NotADirectoryError)):
             return JournalNotFoundError(f"there is no journal at {path.parent}", hint="check the path, or set JOURNALTRACK_JOURNAL")
         return JournalReadOnlyError(
-            f"the journal at {path.parent} can't be opened: {text}",
+            f"the journal at {path.parent} can't be opened: {_worded(text, reason)}",
             hint="check owner and permissions of the folder, or copy it to one that is writable",
         )
-    return JournalWriteError(f"the journal at {path.parent} failed: {text}", hint="check the disk (dmesg); nothing already written is lost")
+    return JournalWriteError(
+        f"the journal at {path.parent} failed: {_worded(text, reason)}", hint="check the disk (dmesg); nothing already written is lost"
+    )
+
+
+def _reason(path: Path) -> OSError | None:
+    """Why the operating system does not let the file be looked at: SQLite's messages hide it. None: it does."""
+    try:
+        os.stat(path)  # noqa: PTH116 - nothing is opened: closing it would drop this process's locks
+    except OSError as error:
+        return error
+    return None
+
+
+def _worded(text: str, reason: OSError | None) -> str:
+    return text if reason is None else f"{text} ({errno.errorcode.get(reason.errno or 0, reason.errno)}: {reason.strerror})"
 
 
 def unusable(path: Path) -> JournalError | None:

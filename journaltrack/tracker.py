@@ -358,9 +358,9 @@ class Tracker:
         Raises:
             JournalWriteError: Entries could not be written to the journal; the tracker stays open.
         """
-        if self._closed:
+        if self._closed or self._journal.postpone(self.close):
             return
-        self._journal.flush()
+        self._journal.save()
         self._metrics_writer.close()
         self._closed = True
         if self._owns_journal:

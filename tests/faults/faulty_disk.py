@@ -145,9 +145,30 @@ class Ballast:
 # -- system calls that fail -------------------------------------------------------------------------------------------------
 
 CALLS = {
-    "x86_64": {"open": 257, "write": 1, "pread": 17, "pwrite": 18, "fsync": 74, "fdatasync": 75, "ftruncate": 77},
-    "aarch64": {"open": 56, "write": 64, "pread": 67, "pwrite": 68, "fsync": 82, "fdatasync": 83, "ftruncate": 46},
+    "x86_64": {
+        "open": 257,
+        "write": 1,
+        "pread": 17,
+        "pwrite": 18,
+        "fsync": 74,
+        "fdatasync": 75,
+        "ftruncate": 77,
+        "fstatat": 262,
+        "statx": 332,
+    },
+    "aarch64": {
+        "open": 56,
+        "write": 64,
+        "pread": 67,
+        "pwrite": 68,
+        "fsync": 82,
+        "fdatasync": 83,
+        "ftruncate": 46,
+        "fstatat": 79,
+        "statx": 291,
+    },
 }.get(platform.machine())
+NAMES = ("open", "fstatat", "statx")
 WRITES, SYNCS, READS = ("pwrite", "ftruncate"), ("fsync", "fdatasync"), ("pread",)
 
 
