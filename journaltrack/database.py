@@ -395,9 +395,9 @@ class Database:
 
         A folder that can't be looked at (no permission for a moment, a file server that restarts) is not a deleted one.
         """
-        self._standing.look()
         if self._connection is None:
             return False
+        self._standing.look()
         return self.displaced() or (self.wal and _is_gone(f"{self.path}-wal"))
 
     def displaced(self) -> bool:

@@ -40,6 +40,7 @@ DOORS = {
         "upgrading",
         "sqlite_errors",
         "database",
+        "log_modes",
         "journal",
         "settlement",
         "doubts",
