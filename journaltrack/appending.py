@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, provenance, rescue, schema
+from journaltrack import limits, provenance, rescue, schema, writer_life
 from journaltrack.checkpointer import CHECKPOINT_ENTRIES, LOG_BYTES, Checkpointer
 from journaltrack.database import Database
 from journaltrack.entries import Draft, Entry
 from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError
 from journaltrack.group_commit import Call, GroupCommit
+from journaltrack.writer_life import WriterLife
 
 if TYPE_CHECKING:
     import sqlite3
@@ -100,6 +101,7 @@ class Appender:
         self._condition: Callable[[], bool] | None = None  # of the append that is under way
         self._generation = -1
         self._writer: provenance.WriterInfo | None = None
+        self._life: WriterLife | None = None
         self._writer_id = 0  # until it is recorded
         self._writer_seq = 0
         self._chain = b""
@@ -112,6 +114,11 @@ class Appender:
         """Entries that wait in memory because the journal takes none; lost if the process ends now."""
         self._drop_parents_entries()
         return len(self._waiting)
+
+    @property
+    def writer_uuid(self) -> str | None:
+        """Of this process as a writer of this journal; None before its first append."""
+        return None if self._writer is None else self._writer.uuid
 
     def append(self, component_id: int, drafts: Sequence[Draft]) -> None:
         """Record calls, all in one transaction; those that AWS could never accept are quarantined in it at once.
@@ -300,6 +307,8 @@ class Appender:
         )
 
     def _component_name(self, component_id: int) -> str:
+        if self._life is not None:
+            self._life.join(component_id)
         name = self._names.get(component_id)
         if name is None:
             name = self._names[component_id] = str(self.database.read("SELECT name FROM component WHERE id = ?", (component_id,))[0][0])
@@ -330,6 +339,8 @@ class Appender:
         self._writer_id = 0
         self._writer_seq = self._checkpoint_seq = 0
         self._chain = info.digest
+        self._life = writer_life.hold(self.path, info.uuid)
+        self._metric_texts.clear()  # made again, each joins its component
         self.database.append_beside_others()
         if self.database.log_bytes() > LOG_BYTES:  # many that append little each: this one might never come to do it
             self._checkpointer.wake()

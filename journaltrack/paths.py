@@ -8,6 +8,7 @@ from typing import Final
 
 DATABASE: Final = "journal.db"
 SPOOL: Final = "spool"
+WRITERS: Final = "writers"
 
 # File systems on which SQLite's shared-memory index for WAL does not work between hosts (https://sqlite.org/wal.html).
 _NETWORK_FILE_SYSTEMS: Final = frozenset(

@@ -19,6 +19,7 @@ from journaltrack import configuration, jobs, limits, provenance, redaction, val
 from journaltrack import entries as vocabulary
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal import Journal, OnJournalError
+from journaltrack.sigterm import TerminatedError
 from journaltrack.trial_component import TrialComponent
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Settings:
     close_deadline_s: float = 10.0
     durability: Durability = "process"
     redact: tuple[str, ...] = ()
+    sigterm: str = "default"
 
 
 def settings_of(
@@ -53,6 +55,7 @@ def settings_of(
     close_deadline_s: float | None = None,
     durability: Durability | None = None,
     redact: Iterable[str] | None = None,
+    sigterm: str | None = None,
 ) -> Settings:
     """The settings, checked; what was not given comes from the configuration.
 
@@ -70,6 +73,9 @@ def settings_of(
         )
     if not close_deadline_s > 0:
         raise InvalidInputError(f"close_deadline_s is {close_deadline_s}; it must be positive", hint='sync="off" replays nothing on close')
+    sigterm = sigterm or known.sigterm
+    if sigterm not in {"default", "stop"}:
+        raise InvalidInputError(f"sigterm={sigterm!r} is not known", hint='"stop" ends the with block and the run; "default" does nothing')
     validation.optional_text(bucket, "artifact_bucket")
     validation.optional_text(prefix, "artifact_prefix")
     return Settings(
@@ -82,6 +88,7 @@ def settings_of(
         close_deadline_s,
         durability or cast("Durability", known.durability),
         (*known.redact, *redaction.patterns(redact)),
+        sigterm,
     )
 
 
@@ -169,9 +176,10 @@ def final_status(error: BaseException | None) -> Draft:
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return vocabulary.status(primary="Completed", end_ns=now_ns)
     text = "".join(tracebacks.format_exception(type(error), error, error.__traceback__))[-limits.TRACEBACK_CHARS_MAX :]
-    message = f"SystemExit: {error.code}" if isinstance(error, SystemExit) else str(error)
+    is_stopped = isinstance(error, (KeyboardInterrupt, TerminatedError))
+    message = f"SystemExit: {error.code}" if isinstance(error, SystemExit) and not is_stopped else str(error)
     return vocabulary.status(
-        primary="Stopped" if isinstance(error, KeyboardInterrupt) else "Failed",
+        primary="Stopped" if is_stopped else "Failed",
         message=limits.one_line(message) or type(error).__name__,
         end_ns=now_ns,
         traceback=text,
