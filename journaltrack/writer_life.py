@@ -234,8 +234,21 @@ def _self(inode: int) -> dict[str, Any]:
 
 
 def _runs(pid: object, started: object) -> bool:
-    """Whether the process that started at that time is there: it may have lost its lock (``os.closerange``, a file server)."""
-    return isinstance(pid, int) and started is not None and _started(pid) == started
+    """Whether the process is there: it may have freed its lock, or lost it (``os.closerange``, a file server).
+
+    Its number may be another one's by now; when it started tells them apart, where the system (Linux) tells that.
+    """
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    if started is not None:
+        return _started(pid) == started
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def _started(pid: int) -> str | None:

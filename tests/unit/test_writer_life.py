@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import uuid
 
 import pytest
@@ -51,6 +52,17 @@ def test_a_free_lock_of_a_process_that_is_gone_is_a_death(tmp_path, writer):
     found = look(tmp_path)
     assert (found.uuid, found.alive, found.copied, found.components) == (writer, False, False, {7, 8})
     assert writer_life.dead(tmp_path) == {writer}
+
+
+def test_where_the_system_tells_no_start_the_number_must_do(tmp_path, writer):
+    """Without /proc a process with that number counts as the writer, and none as its death."""
+    rewrite(tmp_path, writer, started=None)
+    assert look(tmp_path).alive is True
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for pid in (ended.pid, -1, 0, 2**70, "x"):
+        rewrite(tmp_path, writer, pid=pid, started=None)
+        assert look(tmp_path).alive is False
 
 
 def test_the_pid_of_another_namespace_says_nothing(tmp_path, writer):
