@@ -38,7 +38,7 @@ _warned: set[str] = set()
 
 
 def check_files(folder: Path) -> None:
-    """See that the journal's files are files, and its spool a folder, as far as they are there; opens nothing.
+    """See that the journal's files are files, and its folders folders, as far as they are there; opens nothing.
 
     Raises:
         NotAJournalError: One of them is a link, FIFO or something else.
@@ -48,9 +48,10 @@ def check_files(folder: Path) -> None:
         mode = _mode(f"{inside}/{name}")
         if mode is not None and not stat.S_ISREG(mode):
             raise _refused(folder / name, mode, "a regular file")
-    mode = _mode(f"{inside}/{paths.SPOOL}")
-    if mode is not None and not stat.S_ISDIR(mode):
-        raise _refused(folder / paths.SPOOL, mode, "a folder")
+    for name in (paths.SPOOL, paths.WRITERS):
+        mode = _mode(f"{inside}/{name}")
+        if mode is not None and not stat.S_ISDIR(mode):
+            raise _refused(folder / name, mode, "a folder")
 
 
 def warn_if_exposed(folder: Path) -> None:

@@ -30,13 +30,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, provenance, reentry, rescue, schema, schema_check
+from journaltrack import limits, provenance, reentry, rescue, schema, schema_check, writer_life
 from journaltrack.checkpointer import CHECKPOINT_ENTRIES, LOG_BYTES, Checkpointer
 from journaltrack.database import Database
 from journaltrack.entries import Draft, Entry
 from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError
 from journaltrack.sqlite_errors import translated
 from journaltrack.waiting import Call, Waiting
+from journaltrack.writer_life import WriterLife
 
 if TYPE_CHECKING:
     import sqlite3
@@ -133,6 +134,7 @@ class Appender:
         self._generation = -1
         self._described = revision not in schema.UNDESCRIBED  # for ever: what a newer schema adds may be left out
         self._writer: provenance.WriterInfo | None = None
+        self._life: WriterLife | None = None
         self._writer_id = 0  # until it is recorded
         self._head: tuple[int, bytes] = (0, b"")  # of this writer's chain; one value, which no signal can split
         self._checkpointer = Checkpointer(database)
@@ -147,6 +149,11 @@ class Appender:
         return self._waiting.entries
 
     # -- calls ------------------------------------------------------------------------------------
+
+    @property
+    def writer_uuid(self) -> str | None:
+        """Of this process as a writer of this journal; None before its first append."""
+        return None if self._writer is None else self._writer.uuid
 
     def append(self, component_id: int, drafts: Sequence[Draft]) -> None:
         """Record drafts in one transaction; quarantine at once those that AWS could never accept.
@@ -632,6 +639,8 @@ class Appender:
         self._checkpoint_seq = 0
         self._head = (0, info.digest)
         self._unsure, self._attempt = False, None
+        self._life = writer_life.hold(self.path, info.uuid)
+        self._metric_texts.clear()  # made again, each joins its component
         self.database.append_beside_others()
         if self.database.log_bytes() > LOG_BYTES:  # many that append little each: this one might never come to do it
             self._checkpointer.wake()
@@ -697,6 +706,8 @@ class Appender:
         )
 
     def _component_name(self, component_id: int) -> str:
+        if self._life is not None:
+            self._life.join(component_id)
         name = self._names.get(component_id)
         if name is None:
             rows = self.database.read("SELECT name FROM component WHERE id = ?", (component_id,))

@@ -294,7 +294,8 @@ def deliver(request: DeliveryRequest, connection: Connection, options: Options |
             return Delivery(work.pending)
         if work.missing_blobs:
             return Delivery(work.pending, missing_blobs=work.missing_blobs)
-        if not work.any or work.position == request.unless:
+        ending = work.interrupted and (options is None or options.end_interrupted)
+        if not ending and (not work.any or work.position == request.unless):
             return Delivery(work.pending, work.position)
         error = probe(connection) if request.preflight else None
         if error is not None:

@@ -38,6 +38,10 @@ def _number(
     return field(default=default, metadata={"kind": kind, "meaning": meaning, "unit": unit, "least": least, "most": most, "zero": zero})
 
 
+def _switch(meaning: str, *, default: bool) -> Any:  # noqa: ANN401
+    return field(default=default, metadata={"kind": "switch", "meaning": meaning, "unit": "", "choices": ("true", "false")})
+
+
 @dataclass(frozen=True, slots=True)
 class WatchConfiguration:
     """The table ``[watch]``: how ``journaltrack watch`` and ``sync="background"`` go about it."""
@@ -89,6 +93,14 @@ class Configuration:
         "into S3 always; into a parameter of each component; both of the first and that; nowhere",
         choices=("artifacts", "s3", "parameter", "both", "off"),
     )
+    end_interrupted: bool = _switch(
+        "whether a sync ends runs whose processes are proven dead, as Stopped with the time of their last entry", default=True
+    )
+    sigterm: str = _text(
+        "default",
+        "what SIGTERM does inside a tracker's `with` block: what it does without one, or end the block, and the run as Stopped",
+        choices=("default", "stop"),
+    )
     redact: tuple[str, ...] = field(
         default=(),
         metadata={
@@ -110,7 +122,7 @@ class Configuration:
 
     def of_a_pass(self, *, watching: bool = False) -> dict[str, Any]:
         """What is configured of ``reconciler.Options``, by its names; a watcher makes a pass whenever something is written."""
-        options = {name: getattr(self, name) for name in ("concurrency", "timestamps", "visible_after_s", "anchor")}
+        options = {name: getattr(self, name) for name in ("concurrency", "timestamps", "visible_after_s", "anchor", "end_interrupted")}
         return {**options, "anchor_every_s": WATCHING_ANCHOR_EVERY_S if watching else 0.0}
 
 
@@ -247,6 +259,8 @@ def _toml(value: Any) -> str:  # noqa: ANN401
         return '""'
     if isinstance(value, str):
         return f'"{value}"'
+    if isinstance(value, bool):
+        return str(value).lower()
     return "[]" if isinstance(value, tuple) else str(value)
 
 
@@ -307,6 +321,7 @@ def _parsed(each: Field[Any], text: str) -> Any:  # noqa: ANN401 - what TOML wou
         "number": float,
         "paths": lambda t: t.split(os.pathsep),
         "patterns": lambda t: t.split(","),
+        "switch": lambda t: {"true": True, "false": False}.get(t.lower(), t),
     }
     try:
         return parsers.get(kind, str)(text)
@@ -318,6 +333,10 @@ def _checked(key: str, each: Field[Any], value: Any, where: str, *, base: Path |
     metadata = each.metadata
     if metadata["kind"] in {"patterns", "paths"}:
         return _checked_list(key, metadata["kind"], value, where, base)
+    if metadata["kind"] == "switch":
+        if not isinstance(value, bool):
+            raise _wrong(key, value, where, "true or false")
+        return value
     if metadata["kind"] == "text":
         if not isinstance(value, str):
             raise _wrong(key, value, where, "text")

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 DATABASE: Final = "journal.db"
 SPOOL: Final = "spool"
 MOUNTS: Final = Path("/proc/self/mountinfo")
+WRITERS: Final = "writers"
 
 # File systems of one machine: every process that gets at them shares memory through a mapped file, which SQLite's index of
 # the write-ahead log needs (https://sqlite.org/wal.html). What is not here may be shared between machines, or may not map

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
-from journaltrack import anchoring, paths, readback, standing
+from journaltrack import anchoring, interrupted_runs, paths, readback, standing
 from journaltrack import doubts as doubting
 from journaltrack import lease as leases
 from journaltrack import plan as planning
@@ -65,6 +65,7 @@ class Options:
         visible_after_s: How long after a request its points are taken for not there when reading back does not show them.
         anchor: Where the heads of the journal's chains are put after the pass, see ``anchoring.make``.
         anchor_every_s: Not before the last anchor is so old (seconds), unless a component ended in this pass.
+        end_interrupted: First end the runs whose processes are proven dead, as Stopped.
     """
 
     component: str | None = None
@@ -75,6 +76,7 @@ class Options:
     visible_after_s: float = readback.VISIBLE_AFTER_S
     anchor: str = "artifacts"
     anchor_every_s: float = 0.0
+    end_interrupted: bool = True
 
     def wants_component(self, name: str) -> bool:
         """Whether the pass is about this component."""
@@ -162,6 +164,8 @@ class Reconciler:
         lease = leases.acquire(self._journal.database, clock_ns=self._clock_ns)
         try:
             settlement = Settlement(self._journal.database, lease, self._clock_ns)
+            if self._options.end_interrupted:
+                self._report.ended = interrupted_runs.end_interrupted(self._journal, self._options.wants_component)
             self._deliver(settlement)
             self._course.conclude()
             settlement.advance_mark()

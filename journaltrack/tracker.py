@@ -35,6 +35,7 @@ from journaltrack.journal import Journal, OnJournalError
 from journaltrack.notices import Notice, Notices, warn
 from journaltrack.redaction import Redaction
 from journaltrack.services import Background, ReplayRequest, Services
+from journaltrack.sigterm import SigtermStops
 from journaltrack.tracker_setup import (
     Settings,
     attached,
@@ -65,8 +66,8 @@ class Tracker:
 
     Make one with ``create`` or ``load``. Threads may share it; a forked child may go on using it (it becomes a writer
     of its own). As a context manager it sets status and times: Completed, Failed on an exception (with its message),
-    Stopped on KeyboardInterrupt, asyncio's CancelledError and GeneratorExit; ``SystemExit`` with code 0 or None is a
-    completed run, with any other a failed one.
+    Stopped on KeyboardInterrupt, asyncio's CancelledError, GeneratorExit, and on SIGTERM (see ``create``); ``SystemExit`` with
+    code 0 or None is a completed run, with any other a failed one.
 
     Args:
         trial_component: From another tracker, or any object with a ``trial_component_name``, which is then tracked in
@@ -91,6 +92,7 @@ class Tracker:
             artifact_uploader = JournalArtifactUploader(trial_component, self.services.make_room)
         self._uploader: ArtifactUploader = artifact_uploader
         self._settings = settings_of()
+        self._sigterm = SigtermStops()
         self._redaction = Redaction(self._settings.redact)
         self._owns_journal = False
         self._closed = False
@@ -121,6 +123,7 @@ class Tracker:
         sync: str | bool | None = None,
         close_deadline_s: float | None = None,
         redact: Sequence[str] | None = None,
+        sigterm: str | None = None,
     ) -> Tracker:
         """A tracker for a new trial component. Needs neither network nor credentials.
 
@@ -149,6 +152,8 @@ class Tracker:
             close_deadline_s: Seconds that the replay on close may take; None: see ``durability``, else 10.
             redact: Patterns of names (case does not matter), beside those of the configuration: the values of parameters, inputs
                 and outputs with such a name are replaced by "[redacted]" before they are recorded, for ever.
+            sigterm: ``"stop"``: SIGTERM ends the `with` block as an exception does (``SystemExit`` with code 143), and the run as Stopped;
+                only in the process and on the main thread that entered it. ``"default"``: what it does without us. None: see ``durability``.
 
         Raises:
             InvalidInputError: A name, tag or option that can't be right, or (without ``resume``) a name that this
@@ -156,7 +161,16 @@ class Tracker:
             JournalError: The journal can't be opened.
         """
         settings = settings_of(
-            artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s, durability, redact
+            artifact_bucket,
+            artifact_prefix,
+            boto3_session,
+            sagemaker_boto_client,
+            strict,
+            sync,
+            close_deadline_s,
+            durability,
+            redact,
+            sigterm,
         )
         mended = None
         if display_name is not None:
@@ -206,6 +220,7 @@ class Tracker:
         close_deadline_s: float | None = None,
         lookup_deadline_s: float | None = None,
         redact: Sequence[str] | None = None,
+        sigterm: str | None = None,
     ) -> Tracker:
         """A tracker for a trial component that exists.
 
@@ -229,6 +244,7 @@ class Tracker:
             close_deadline_s: See ``create``.
             lookup_deadline_s: Seconds that the look-up may take; None: see ``durability``, else 3.
             redact: See ``create``.
+            sigterm: See ``create``.
 
         Raises:
             ComponentNotFoundError: (a ValueError) AWS says that it does not exist.
@@ -236,7 +252,16 @@ class Tracker:
             JournalError: The journal can't be opened.
         """
         settings = settings_of(
-            artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s, durability, redact
+            artifact_bucket,
+            artifact_prefix,
+            boto3_session,
+            sagemaker_boto_client,
+            strict,
+            sync,
+            close_deadline_s,
+            durability,
+            redact,
+            sigterm,
         )
         name, is_job = name_to_load(trial_component_name, training_job_name, processing_job_name)
         opened, owned = open_journal(journal, settings.durability, on_journal_error)
@@ -420,9 +445,15 @@ class Tracker:
         if not self._is_job():
             start_ns = None if self.trial_component.start_time is not None else time.time_ns()
             self._append([vocabulary.status(primary="InProgress", start_ns=start_ns)])
+        if self._settings.sigterm == "stop":
+            self._sigterm.install()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        with self._sigterm.at_the_end(error):
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
         if self._closed:
             return
         try:

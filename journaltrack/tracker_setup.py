@@ -19,6 +19,7 @@ from journaltrack import configuration, jobs, limits, provenance, redaction, val
 from journaltrack import entries as vocabulary
 from journaltrack.errors import InvalidInputError, InvalidTypeError
 from journaltrack.journal import Journal, OnJournalError
+from journaltrack.sigterm import TerminatedError
 from journaltrack.trial_component import TrialComponent
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Settings:
     close_deadline_s: float = 10.0
     durability: Durability = "process"
     redact: tuple[str, ...] = ()
+    sigterm: str = "default"
 
 
 def settings_of(
@@ -53,6 +55,7 @@ def settings_of(
     close_deadline_s: float | None = None,
     durability: Durability | None = None,
     redact: Iterable[str] | None = None,
+    sigterm: str | None = None,
 ) -> Settings:
     """The settings, checked; what was not given comes from the configuration.
 
@@ -73,6 +76,9 @@ def settings_of(
         raise InvalidInputError(f"close_deadline_s is {close_deadline_s}; it must be positive", hint='sync="off" replays nothing on close')
     if not isinstance(durability, (str, type(None))):
         raise InvalidTypeError(f"durability must be a str, not {type(durability).__name__}", hint='it is "process" or "power"')
+    sigterm = known.sigterm if sigterm is None else sigterm
+    if sigterm not in {"default", "stop"}:
+        raise InvalidInputError(f"sigterm={sigterm!r} is not known", hint='"stop" ends the with block and the run; "default" does nothing')
     validation.optional_text(prefix, "artifact_prefix")
     return Settings(
         validation.bucket(bucket),
@@ -84,6 +90,7 @@ def settings_of(
         float(close_deadline_s),
         cast("Durability", known.durability) if durability is None else durability,
         (*known.redact, *redaction.patterns(redact)),
+        sigterm,
     )
 
 
@@ -185,7 +192,7 @@ def final_status(error: BaseException | None) -> Draft:
     if error is None or (isinstance(error, SystemExit) and _is_success(error.code)):
         return vocabulary.status(primary="Completed", end_ns=now_ns)
     kind = _text_of(lambda: type(error).__name__) or "an exception"
-    message = limits.one_line(_text_of(lambda: f"SystemExit: {error.code}" if isinstance(error, SystemExit) else str(error)))
+    message = limits.one_line(_text_of(lambda: _message_of(error)))
     text = _text_of(lambda: "".join(tracebacks.format_exception(type(error), error, error.__traceback__)))
     return vocabulary.status(
         primary="Stopped" if _is_stop(error) else "Failed",
@@ -193,6 +200,12 @@ def final_status(error: BaseException | None) -> Draft:
         end_ns=now_ns,
         traceback=text[-limits.TRACEBACK_CHARS_MAX :] or kind,
     )
+
+
+def _message_of(error: BaseException | None) -> str:
+    if isinstance(error, SystemExit) and not isinstance(error, TerminatedError):
+        return f"SystemExit: {error.code}"
+    return str(error)
 
 
 def _is_success(code: object) -> bool:
@@ -214,7 +227,7 @@ def _is_stop(error: BaseException) -> bool:
         members = getattr(error, "exceptions", ())
         return bool(members) and all(_is_stop(each) for each in members)
     names = {(each.__module__, each.__name__) for each in classes}
-    return isinstance(error, (KeyboardInterrupt, GeneratorExit)) or not names.isdisjoint(_CANCELLED)
+    return isinstance(error, (KeyboardInterrupt, GeneratorExit, TerminatedError)) or not names.isdisjoint(_CANCELLED)
 
 
 _CANCELLED: Final = {("asyncio.exceptions", "CancelledError"), ("trio", "Cancelled")}

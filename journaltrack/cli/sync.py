@@ -17,6 +17,8 @@ from journaltrack.deadline import Deadline
 from journaltrack.errors import JournaltrackError, RemoteError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from journaltrack.pass_report import PassReport
     from journaltrack.reconciler import Options
     from journaltrack.report_status import JournalStatus
@@ -193,6 +195,7 @@ def _summary(report: PassReport, after: JournalStatus) -> str:
 
 def _explain(report: PassReport, after: JournalStatus, *, stopped: bool) -> None:
     """On stderr: why it is not all delivered, and what to do."""
+    _tell_ended(report.ended)
     if report.arrived or report.not_arrived:
         output.say(
             f"of the entries in doubt {report.arrived} proved to be there, {report.not_arrived} not: those were pending again", err=True
@@ -216,6 +219,13 @@ def _explain(report: PassReport, after: JournalStatus, *, stopped: bool) -> None
         output.problem("warning", f"{output.plural(after.quarantined, 'entry')} quarantined, {after.in_doubt} in doubt", hint)
 
 
+def _tell_ended(names: Sequence[str]) -> None:
+    for name in names[:_HELD_MAX]:
+        output.problem("note", f"{name} was interrupted: its process is gone. It is ended as Stopped")
+    if len(names) > _HELD_MAX:
+        output.say(f"note: {len(names) - _HELD_MAX} more runs were interrupted, and are ended as Stopped; --json names them all", err=True)
+
+
 def _json(report: PassReport, after: JournalStatus, code: ExitCode) -> dict[str, Any]:
     return {
         "journal": after.path,
@@ -226,6 +236,7 @@ def _json(report: PassReport, after: JournalStatus, code: ExitCode) -> dict[str,
         "in_doubt": report.in_doubt,
         "arrived": report.arrived,
         "not_arrived": report.not_arrived,
+        "ended": report.ended,
         "requests": report.requests,
         "duration_s": round(report.duration_s, 3),
         "out_of_time": report.out_of_time,
