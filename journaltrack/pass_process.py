@@ -50,6 +50,7 @@ class PassProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._environment: dict[str, str] = {}
         self._pid = os.getpid()
+        self._closed = False
         _processes.add(self)
 
     def deliver(self, request: DeliveryRequest, component: str | None = None) -> Delivery:
@@ -86,6 +87,7 @@ class PassProcess:
 
     def close(self, grace_s: float) -> None:
         """Let the child end, and wait for that so long; one that still awaits an answer records it and ends by itself."""
+        self._closed = True
         child, self._child = self._child, None
         if child is None or self._pid != os.getpid():
             return
@@ -121,7 +123,7 @@ class PassProcess:
         try:
             return self._asked_once(asked, deadline)
         except (OSError, ValueError):
-            if deadline.over:
+            if deadline.over or self._closed:
                 raise
         return self._asked_once(asked, deadline)
 
