@@ -96,7 +96,7 @@ class Background:
     def _options(self, component: str | None = None) -> Options:
         from journaltrack.reconciler import Options  # noqa: PLC0415 - a helper process imports it, this one need not
 
-        return Options(component, **self._of_a_pass)
+        return Options(component, wait_for_lease=component is not None, **self._of_a_pass)
 
     def _probe(self) -> RemoteError | None:
         return composition.probe(self._connection) if self._process is None else self._process.probe()

@@ -323,7 +323,7 @@ def _replay(request: ReplayRequest) -> None:
 
     known = configuration.current()
     connection = Connection.configured(request.boto3_session, request.sagemaker_client)
-    options = Options(request.component, **known.of_a_pass())
+    options = Options(request.component, wait_for_lease=True, **known.of_a_pass())
     replay_logged(request, lambda: _pass(request.journal, connection, options, Deadline(request.deadline_s)))
 
 
@@ -332,7 +332,13 @@ def replay_logged(request: ReplayRequest, replay: Callable[[], PassReport | None
     try:
         report = replay()
     except LeaseHeldError as error:
-        logger.info("%s is left to the other process: %s", request.component, error.message)
+        logger.warning(
+            "%s was not delivered on close, since that took until the deadline of %g s: %s; what the other process leaves is delivered by "
+            "`journaltrack sync`",
+            request.component,
+            request.deadline_s,
+            error.message,
+        )
         return
     except (JournalError, RemoteError) as error:
         logger.warning("%s was not replayed on close, its entries stay in the journal: %s", request.component, error)

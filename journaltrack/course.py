@@ -49,7 +49,6 @@ class Course:
         self._absent: set[int] = set()  # components whose creation failed for now: nothing of them can succeed
         self._blocked: set[int] = set()  # components with a failed update: a later one may not overtake it
         self._closed: set[_Way] = set()  # left alone for this pass
-        self._no_uploads = False
         self._failures: Counter[_Way] = Counter()  # in a row
         self._in_a_row: dict[_Way, RemoteError] = {}  # components that failed since the last success of any
         self._succeeded = False
@@ -93,8 +92,6 @@ class Course:
         """Whether something that happened in this pass forbids the action."""
         if self.is_closed(action.component_id) or _way(action) in self._closed:
             return True
-        if isinstance(action, Upload):
-            return self._no_uploads
         return isinstance(action, Update) and action.component_id in self._blocked
 
     def conclude(self) -> None:
@@ -131,7 +128,6 @@ class Course:
         """Nobody's fault: only a person, or time, can change it."""
         if isinstance(action, Upload):
             self._closed.add(way)
-            self._no_uploads |= error.everywhere
             self._report.uploads_halted = self._report.uploads_halted or error
         elif error.everywhere or error.unreachable:
             self._end(error)

@@ -34,6 +34,10 @@ class Deadline:
         if outer is not None:
             outer.take_in(self)
 
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self._clock()
+
     def remaining_s(self) -> float:
         """Seconds left: 0.0 when over or cancelled, infinity when there is no bound."""
         if self._cancelled.is_set():

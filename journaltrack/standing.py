@@ -5,8 +5,9 @@ What a pass plans from; what it records is in ``settlement``.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.actions import ComponentState
@@ -27,6 +28,13 @@ _ARTIFACTS: Final = ("input_artifacts", "output_artifacts")
 def pending_count(database: Database) -> int:
     """How many entries are pending; costs what lies above the low-water mark."""
     return int(database.read(f"SELECT count(*) {PENDING}")[0][0])
+
+
+def is_pending(database: Database, wanted: Callable[[str], bool]) -> bool:
+    """Whether anything of a component that is wanted is pending, or in flight."""
+    ids = [component_id for component_id, name in database.read("SELECT id, name FROM component") if wanted(str(name))]
+    sql = f"SELECT EXISTS (SELECT 1 {PENDING} AND e.component_id IN (SELECT value FROM json_each(?)))"
+    return bool(database.read(sql, (json.dumps(ids),))[0][0])
 
 
 def last_receipt_id(database: Database) -> int:

@@ -61,6 +61,7 @@ class RetryingRemote:
         self._wait = wait_random_exponential(multiplier=WAIT_FIRST_S, max=WAIT_MAX_S)
         self._local = threading.local()
         self._idempotent = self._policy(_is_transient)
+        self._once = self._policy(lambda _: False)
         self._metrics = self._policy(_is_transient_and_not_applied)
 
     def attempts_of_last_call(self) -> int:
@@ -84,8 +85,8 @@ class RetryingRemote:
         return self._call(self._idempotent, lambda: self._inner.upload(blob))
 
     def put_document(self, document: Document) -> Answer:
-        """See ``Remote.put_document``."""
-        return self._call(self._idempotent, lambda: self._inner.put_document(document))
+        """See ``Remote.put_document``; tried once: nobody waits for it, and the next pass makes another."""
+        return self._call(self._once, lambda: self._inner.put_document(document))
 
     def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
         """See ``Remote.documents``."""
