@@ -59,9 +59,9 @@ _RENEW_OF_UPLOAD: Final = "UPDATE blob SET spooled_at_ns = ? WHERE sha256 = json
 
 @functools.cache
 def _insert_points(count: int) -> str:
-    """One INSERT of so many points of one call: half the time of as many statements. Their common columns are bound once."""
-    rows = (f"(?1, ?{n}, ?2, 'metric', 'metric', ?{n + 1}, ?{n + 2}, ?3, ?4, ?5, ?{n + 3})" for n in range(6, 6 + 4 * count, 4))
-    return f"{_INSERT_METRIC.partition(' VALUES ')[0]} VALUES {', '.join(rows)}"
+    """One INSERT of so many points of one call: half the time of as many statements."""
+    before, _, row = _INSERT_METRIC.partition(" VALUES ")
+    return f"{before} VALUES {', '.join([row] * count)}"
 
 
 class _Row(NamedTuple):
@@ -215,25 +215,19 @@ class Appender:
                 self._append_with_lock(component_id, drafts, now_ns)
                 return
             writer_seq, digest = self._writer_seq, self._chain
-            columns: list[Any] = [self._writer_id, component_id, step, timestamp_ns, now_ns]
+            writer_id, columns = self._writer_id, list[Any]()
             texts, chain_next = self._metric_texts, vocabulary.chain_next_metric
             for name, value in points:
                 writer_seq += 1
                 middle = texts.get((component_id, name)) or self._metric_text(component_id, name)
                 digest = chain_next(digest, writer_seq, middle, value, step, timestamp_ns, now_ns)
-                columns += (writer_seq, name, value, digest)
+                columns += (writer_id, writer_seq, component_id, name, value, step, timestamp_ns, now_ns, digest)
             self._unsettled = True
             self._writer_seq, self._chain = writer_seq, digest
             try:
                 self.database.connection.execute(_insert_points(len(points)), columns)
             except Exception:  # noqa: BLE001 - as above
-                own = zip(columns[5::4], columns[6::4], columns[7::4], columns[8::4], strict=True)
-                self._write_settled(
-                    [
-                        _metric_row(columns[0], seq, component_id, name, value, step, timestamp_ns, now_ns, link)
-                        for seq, name, value, link in own
-                    ]
-                )
+                self._write_settled([_metric_row(*columns[at : at + 9]) for at in range(0, len(columns), 9)])
             self._unsettled = False
 
     def flush(self) -> None:
