@@ -75,9 +75,9 @@ _RENEW_OF_UPLOAD: Final = "UPDATE blob SET spooled_at_ns = ? WHERE sha256 = json
 
 @functools.cache
 def _insert_points(count: int) -> str:
-    """Build one INSERT for the points of a call: half the time of as many statements. It binds common columns once."""
-    rows = (f"(?1, ?{n}, ?2, 'metric', 'metric', ?{n + 1}, ?{n + 2}, ?3, ?4, ?5, ?{n + 3})" for n in range(6, 6 + 4 * count, 4))
-    return f"{_INSERT_METRIC.partition(' VALUES ')[0]} VALUES {', '.join(rows)}"
+    """Build one INSERT for the points of a call: half the time of as many statements."""
+    before, _, row = _INSERT_METRIC.partition(" VALUES ")
+    return f"{before} VALUES {', '.join([row] * count)}"
 
 
 class _UnmetError(Exception):
@@ -457,12 +457,12 @@ class Appender:
         now_ns: int,
     ) -> None:
         writer_seq, digest = self._head
-        columns: list[Any] = [self._writer_id, component_id, step, timestamp_ns, now_ns]
+        writer_id, columns = self._writer_id, list[Any]()
         chain_next = vocabulary.chain_next_metric
         for (name, value), middle in zip(points, middles, strict=True):
             writer_seq += 1
             digest = chain_next(digest, writer_seq, middle or "", value, step, timestamp_ns, now_ns)
-            columns += (writer_seq, name, value, digest)
+            columns += (writer_id, writer_seq, component_id, name, value, step, timestamp_ns, now_ns, digest)
         try:
             self.database.connection.execute(_insert_points(len(points)), columns)
         except Exception:  # noqa: BLE001 - the general path sorts it out, and raises it again

@@ -16,6 +16,7 @@ import functools
 import logging
 import operator
 import os
+import re
 import sqlite3
 import threading
 import weakref
@@ -42,6 +43,8 @@ PAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 _BATCH_ROWS: Final = 500  # fewer than the 700 new objects after which the garbage collector looks at them
 _CHECKPOINT_PAGES: Final = 1_000  # SQLite's own default
 _FORK_WAIT_S: Final = 1.0
+_NUMBERED: Final = re.compile(r"\?(\d+)")
+_NAMES: Final = tuple(f"p{number}" for number in range(1, 100))
 
 _TEXT: Final = operator.methodcaller("decode", "utf-8", "replace")
 _CONFIGURATION: Final = {
@@ -52,6 +55,17 @@ _CONFIGURATION: Final = {
 
 _live: weakref.WeakSet[Database] = weakref.WeakSet()
 _left_behind: list[object] = []  # a parent's connections in a forked child: kept, so that nothing closes them
+
+
+@functools.lru_cache(maxsize=1_000)
+def _named(sql: str) -> str:
+    return _NUMBERED.sub(r":p\1", sql)
+
+
+def bound(sql: str, parameters: Sequence[Any]) -> tuple[str, Sequence[Any] | dict[str, Any]]:
+    """Give ``?1`` its value by a name: Python 3.12 warns of a sequence for numbered parameters, and Python 3.14 refuses it."""
+    named = _named(sql)
+    return (sql, parameters) if named == sql else (named, dict(zip(_NAMES, parameters, strict=False)))
 
 
 class Database:
@@ -120,15 +134,16 @@ class Database:
         return self._connection is not None and not self._connection.in_transaction and not self._standing.guarded
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """All rows of a SELECT."""
+        """All rows of a SELECT; ``?1`` is the first parameter."""
+        bindings = bound(sql, parameters)
         with self.lock, translated(self.path):
             try:
-                return self.connection.execute(sql, parameters).fetchall()
+                return self.connection.execute(*bindings).fetchall()
             except sqlite3.OperationalError as error:
                 if self._queue is None or not is_lock(error):
                     raise
             with self.patience():  # another process recovers the log after a kill, or closes it
-                return self.connection.execute(sql, parameters).fetchall()
+                return self.connection.execute(*bindings).fetchall()
 
     def read_columns(self, sql: str, parameters: Sequence[Any] = ()) -> list[list[Any]]:
         """All rows of a SELECT, as a list for each column.
@@ -137,7 +152,7 @@ class Database:
         of the CPU of settling them (benchmarks/settle.py). Numbers and texts in lists do not.
         """
         with self.lock, translated(self.path):
-            cursor = self.connection.execute(sql, parameters)
+            cursor = self.connection.execute(*bound(sql, parameters))
             columns: list[list[Any]] = [[] for _ in cursor.description]
             while rows := cursor.fetchmany(_BATCH_ROWS):
                 for column, values in zip(columns, zip(*rows, strict=True), strict=True):
@@ -148,7 +163,7 @@ class Database:
         """The first rows of a SELECT, until they take ``bytes_max``: a crafted row may have any size. At least one, if there are any."""
         rows = []
         with self.lock, translated(self.path):
-            cursor = self.connection.execute(sql, parameters)
+            cursor = self.connection.execute(*bound(sql, parameters))
             for row in cursor:
                 rows.append(row)
                 bytes_max -= sum(len(value) for value in row if isinstance(value, (str, bytes)))

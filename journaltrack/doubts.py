@@ -27,6 +27,8 @@ READBACK: Final = "readback"
 SETTLE: Final = "settle"
 """The action of receipts for what a person decided."""
 
+_METRICS_AT_ONCE: Final = 500
+"""Ours: metrics summed up by one scan of a component's points; SQLite takes some more parameters."""
 _INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _IN_DOUBT: Final = (  # typeof: SQLite keeps any type in any column, and a journal may be crafted
     f"FROM delivery d JOIN entry e ON e.seq = d.seq JOIN component c ON c.id = e.component_id WHERE {PROBLEM} AND d.outcome = 'in doubt' "
@@ -61,7 +63,7 @@ def of_component(database: Database, component_id: int) -> list[Doubt]:
 
 
 def acknowledged(database: Database, component_id: int, doubts: Iterable[Doubt]) -> dict[Group, Known | None]:
-    """What is known to be there of the metrics (in all) and steps in doubt; one scan of the component's points.
+    """What is known to be there of the metrics (in all) and steps in doubt; two scans of the component's points.
 
     Points that were removed on the record count in all; of which steps they were is not known any more, and so nothing is of
     the steps among which they may be (None).
@@ -69,25 +71,39 @@ def acknowledged(database: Database, component_id: int, doubts: Iterable[Doubt])
     steps: dict[str, set[int]] = defaultdict(set)
     for doubt in doubts:
         steps[doubt.name].update(() if doubt.step is None else (doubt.step,))
-    known: dict[Group, Known | None] = {}
     names = database.read("SELECT name FROM component WHERE id = ?", (component_id,))
     gone = {name: each for (_, name), each in removed.metrics(database, str(names[0][0]) if names else "").items()}
-    for name, wanted in steps.items():
-        of_metric = (
-            "count(*), total(e.value), total(abs(e.value)) FROM entry e JOIN delivery d ON d.seq = e.seq "
-            "WHERE e.component_id = ? AND e.stream = 'metric' AND e.name = ? AND d.outcome = 'delivered'"
+    known: dict[Group, Known | None] = {}
+    asked = list(steps)
+    for start in range(0, len(asked), _METRICS_AT_ONCE):
+        known.update(_delivered(database, component_id, asked[start : start + _METRICS_AT_ONCE], steps))
+    for name, before in gone.items():
+        total = known.get((name, None))
+        if total is None:
+            continue
+        known[name, None] = (
+            None if before.at_least else Known(total.points + before.points, total.sum + before.sum, total.magnitude + before.magnitude)
         )
-        points, total, magnitude = database.read(f"SELECT {of_metric}", (component_id, name))[0]
-        before = gone.get(name)
-        if before is not None:
-            points, total, magnitude = points + before.points, total + before.sum, magnitude + before.magnitude
-        known[name, None] = None if before is not None and before.at_least else Known(points, total, magnitude)
-        if wanted:
-            sql = f"SELECT e.step, {of_metric} AND e.step IN (SELECT value FROM json_each(?)) GROUP BY e.step"
-            for step, *rest in database.read(sql, (component_id, name, json.dumps(sorted(wanted)))):
+        known.update({(name, step): None for step in steps[name] if before.may_have(step)})
+    return known
+
+
+def _delivered(database: Database, component_id: int, names: Sequence[str], steps: Mapping[str, set[int]]) -> dict[Group, Known]:
+    """Sum up what was delivered of a few metrics, in all and of the steps asked for: two scans, however many they are."""
+    places = ", ".join("?" * len(names))
+    sums = (
+        "count(*), total(e.value), total(abs(e.value)) FROM entry e JOIN delivery d ON d.seq = e.seq "
+        f"WHERE e.component_id = ? AND e.stream = 'metric' AND e.name IN ({places}) AND d.outcome = 'delivered'"
+    )
+    known: dict[Group, Known] = {(name, None): Known() for name in names}
+    for name, *rest in database.read(f"SELECT e.name, {sums} GROUP BY e.name", (component_id, *names)):
+        known[name, None] = Known(*rest)
+    wanted = sorted({step for name in names for step in steps[name]})
+    if wanted:
+        sql = f"SELECT e.name, e.step, {sums} AND e.step IN (SELECT value FROM json_each(?)) GROUP BY e.name, e.step"
+        for name, step, *rest in database.read(sql, (component_id, *names, json.dumps(wanted))):
+            if step in steps[name]:
                 known[name, step] = Known(*rest)
-        if before is not None:
-            known.update({(name, step): None for step in wanted if before.may_have(step)})
     return known
 
 

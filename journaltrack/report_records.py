@@ -191,8 +191,8 @@ class _Identities:
             if writer_id is None or known == sum(last - first + 1 for first, last in intervals):
                 continue
             left_out = self._database.connection.execute(
-                "SELECT count(*) FROM entry e CROSS JOIN json_each(?1) i ON e.writer_seq BETWEEN json_extract(i.value, '$[0]') "
-                "AND json_extract(i.value, '$[1]') WHERE e.writer_id = ?2 AND e.seq <= ?3",
+                "SELECT count(*) FROM entry e CROSS JOIN json_each(?) i ON e.writer_seq BETWEEN json_extract(i.value, '$[0]') "
+                "AND json_extract(i.value, '$[1]') WHERE e.writer_id = ? AND e.seq <= ?",
                 (json.dumps(intervals), writer_id, highest),
             ).fetchone()[0]
             if left_out != known:

@@ -166,13 +166,11 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
     )
     streams = tuple(PendingStream(stream, n - in_flight.get(stream, 0), oldest) for stream, n, oldest in rows)
     oldest_ns = min((s.oldest_recorded_at_ns for s in streams if isinstance(s.oldest_recorded_at_ns, int)), default=None)
-    problems = dict(
-        database.read(
-            "SELECT d.outcome, count(*) FROM delivery d JOIN entry e ON e.seq = d.seq "
-            f"WHERE d.outcome IN ('quarantined', 'in doubt') AND {_CHOSEN} GROUP BY 1",
-            (ids, since_ns),
-        )
-    )
+    of_problems = "SELECT d.outcome, count(*) FROM delivery d {} WHERE d.outcome IN ('quarantined', 'in doubt') {} GROUP BY 1"
+    if ids is None and since_ns is None:  # the index alone
+        problems = dict(database.read(of_problems.format("", "")))
+    else:
+        problems = dict(database.read(of_problems.format("JOIN entry e ON e.seq = d.seq", f"AND {_CHOSEN}"), (ids, since_ns)))
     return JournalStatus(
         journal_id=journal.journal_id,
         path=str(journal.path),

@@ -23,6 +23,8 @@ PROBLEM: Final = "d.outcome IN ('quarantined', 'in doubt')"
 (https://sqlite.org/partialindex.html#queries_using_partial_indexes); ``d.outcome = 'in doubt'`` alone reads all that was ever delivered."""
 
 _ARTIFACTS: Final = ("input_artifacts", "output_artifacts")
+_FEW: Final = 1_000
+"""Ours: problems that are looked at one by one."""
 
 
 def pending_count(database: Database) -> int:
@@ -77,10 +79,22 @@ def states(database: Database, component_ids: Iterable[int]) -> dict[int, Compon
     return states
 
 
+def of_problems(database: Database) -> str:
+    """Return a FROM clause of problems ``d`` and their entries ``e``, for those that are no metrics.
+
+    It begins with what is fewer: problems (a few refusals, or a point of NaN for each of a million steps), or entries that
+    are no metrics, by their index.
+    """
+    sql = f"SELECT count(*) FROM (SELECT 1 FROM delivery d WHERE {PROBLEM} LIMIT {_FEW + 1})"
+    if database.read(sql)[0][0] <= _FEW:
+        return "FROM delivery d CROSS JOIN entry e ON e.seq = d.seq"
+    return "FROM entry e CROSS JOIN delivery d ON d.seq = e.seq"
+
+
 def _refused_blobs(database: Database, component_id: int) -> frozenset[BlobRef]:
     rows = database.read(
         "SELECT json_extract(e.payload, '$.sha256'), json_extract(e.payload, '$.bucket'), json_extract(e.payload, '$.prefix') "
-        f"FROM delivery d CROSS JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome = 'quarantined' AND e.component_id = ? "
+        f"{of_problems(database)} WHERE {PROBLEM} AND d.outcome = 'quarantined' AND e.component_id = ? "
         "AND e.stream <> 'metric' AND e.kind = 'upload' AND json_valid(e.payload)",
         (component_id,),
     )

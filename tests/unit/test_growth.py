@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import warnings
+from contextlib import closing
 
 import pytest
 
-from journaltrack import Tracker
+from journaltrack import Tracker, standing
+from journaltrack import doubts as doubting
 from journaltrack.journal import Journal
+from journaltrack.readback import Doubt
 from journaltrack.reconciler import Reconciler
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.report_status import status
@@ -63,6 +68,55 @@ def little_to_do(journal, remote):
 def looking(journal, _remote):
     """Where the journal stands, as ``journaltrack status`` says."""
     assert status(journal).pending == 0
+
+
+def refused_points(folder, points):
+    """A journal with so many points of NaN, refused as they were recorded, all else delivered."""
+    with Tracker.create(trial_component_name="run", journal=folder, sync="off") as tracker:
+        tracker.log_artifact(__file__)
+        for step in range(points):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tracker.log_metric("loss", math.nan, iteration_number=step)
+    remote = MemoryRemote()
+    with closing(Journal.open(folder, create=False)) as journal:
+        assert Reconciler(journal, remote).run().pending == 0
+        assert status(journal).quarantined == points
+    return remote
+
+
+@pytest.mark.parametrize(("work", "read_only"), [(nothing_to_do, False), (little_to_do, False), (looking, True)])
+def test_what_was_refused_is_not_read_again(tmp_path, work, read_only, monkeypatch):
+    """The same with three times as many points that AWS can never accept; counting them for status is all that they cost."""
+    monkeypatch.setattr(standing, "_FEW", 500)
+    taken = {}
+    for points in (1_000, 3_000):
+        remote = refused_points(tmp_path / str(points), points)
+        with closing(Journal.open(tmp_path / str(points), create=False, read_only=read_only)) as journal:
+            steps = Steps(journal)
+            work(journal, remote)
+            taken[points] = steps.count
+    counted = 2_000 * 8 // STEP if work is looking else 0
+    assert taken[3_000] <= taken[1_000] + counted + 20, taken
+
+
+def test_reading_back_many_metrics_scans_the_journal_as_often_as_for_one(tmp_path):
+    """What is known of 40 metrics in doubt takes two scans of a component's points, as for one metric."""
+    with Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker:
+        for step in range(1_000):
+            tracker.log_metrics({f"m{step % 40}": 1.0, "loss": 2.0}, iteration_number=step)
+    remote = MemoryRemote()
+    with closing(Journal.open(tmp_path / "j", create=False)) as journal:
+        assert Reconciler(journal, remote).run().pending == 0
+        taken = {}
+        for metrics in (1, 40):
+            doubts = [Doubt(1, f"m{n}", 1.0, n, 1) for n in range(metrics)]
+            steps = Steps(journal)
+            known = doubting.acknowledged(journal.database, 1, doubts)
+            taken[metrics] = steps.count
+            assert {known[f"m{n}", None].points for n in range(metrics)} == {25}
+            assert {known[f"m{n}", n].points for n in range(metrics)} == {1}
+        assert taken[40] < 4 * taken[1], taken
 
 
 @pytest.mark.parametrize(("work", "read_only"), [(nothing_to_do, False), (little_to_do, False), (looking, True)])
