@@ -52,6 +52,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def described(error: BaseException) -> str:
+    """A foreign exception in words; those of plug-ins may have none."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - whatever it raises
+        text = ""
+    name = type(error).__name__
+    return printable(f"{name}: {text}" if text else name)
+
+
 class JournaltrackError(Exception):
     """Base of all errors of this package.
 

@@ -17,13 +17,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, cast
 
 from journaltrack import anchoring, paths, readback, standing
 from journaltrack import doubts as doubting
 from journaltrack import lease as leases
 from journaltrack import plan as planning
 from journaltrack.actions import Action, Ensure, PutMetrics, Request, Settle, Update, Upload
+from journaltrack.bounded import OutOfTimeError, bounded
 from journaltrack.deadline import Deadline
 from journaltrack.entries import CREATE, LOAD, Entry
 from journaltrack.errors import ErrorKind, JournalNotFoundError, RemoteError
@@ -161,9 +162,10 @@ class Reconciler:
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._journal = journal
-        self._remote = remote
-        self._options = options or Options()
         self._deadline = deadline or Deadline()
+        self._remote = remote
+        self._bounded = _bounded(remote, self._deadline)
+        self._options = options or Options()
         self._on_progress = on_progress
         self._attempts = attempts
         self._clock_ns = clock_ns
@@ -205,7 +207,7 @@ class Reconciler:
                 anchoring.make(
                     self._journal.database,
                     settlement,
-                    self._remote,
+                    self._bounded,
                     self._options.anchor,
                     every_s=0.0 if self._component_ended else self._options.anchor_every_s,
                     clock_ns=self._clock_ns,
@@ -235,7 +237,7 @@ class Reconciler:
                     first, last = steps.get(doubt.name, (doubt.step, doubt.step))
                     steps[doubt.name] = (min(first, doubt.step), max(last, doubt.step))
             try:
-                shown = self._remote.read_metrics(name, steps)
+                shown = self._bounded.read_metrics(name, steps)
             except RemoteError as error:
                 logger.info("%s could not be asked for its metrics in doubt: %s", name, error)
                 if error.unreachable or error.everywhere:  # what the next request would meet, too
@@ -445,6 +447,23 @@ class Reconciler:
         if isinstance(action, Upload):
             return self._report.uploads_halted is not None
         return isinstance(action, Update) and action.component_id in self._blocked
+
+
+def _bounded(remote: Remote, deadline: Deadline) -> Remote:
+    """The remote for this thread, which must give the lease back in time: a method that does not return by then raises."""
+
+    class Bounded:
+        def __getattr__(self, name: str) -> Callable[..., object]:
+            method = getattr(remote, name)
+            return lambda *args, **kwargs: within(lambda: method(*args, **kwargs))
+
+    def within(request: Callable[[], object]) -> object:
+        try:
+            return bounded(request, lambda: deadline.grace_remaining_s() + _GRACE_S)
+        except OutOfTimeError as error:
+            raise RemoteError("no answer came in time", kind=ErrorKind.TRANSIENT, code="DeadlineOver", maybe_applied=True) from error
+
+    return cast("Remote", Bounded())
 
 
 def _withdrawn(workers: Workers[_Sending, _Result]) -> list[Outcome]:

@@ -17,6 +17,7 @@ DOORS = {
         "remotes.aws",
         "remotes.aws_bodies",
         "remotes.aws_clients",
+        "remotes.aws_credentials",
         "remotes.aws_direct",
         "remotes.aws_errors",
         "remotes.aws_metrics",
