@@ -8,7 +8,6 @@
     │   ├── ComponentNotFoundError         ``Tracker.load``: SageMaker says that there is no such trial component
     │   └── UndeliverableError             ``strict=True`` only: AWS could never accept the value
     ├── InvalidTypeError   (TypeError)     an argument of the wrong type; nothing was journaled
-    ├── TrackerClosedError (RuntimeError)  a call after ``close()``; nothing was journaled
     ├── JournalError                       the journal itself
     │   ├── JournalNotFoundError           no such folder, or no ``journal.db`` in it
     │   ├── NotAJournalError               something else lives there; it was left alone
@@ -100,10 +99,6 @@ class UndeliverableError(InvalidInputError):
 
 class InvalidTypeError(JournaltrackError, TypeError):
     """An argument of the wrong type. Nothing was journaled."""
-
-
-class TrackerClosedError(JournaltrackError, RuntimeError):
-    """A call on a tracker after ``close()``. Nothing was journaled."""
 
 
 class JournalError(JournaltrackError):

@@ -12,16 +12,21 @@ import secrets
 import time
 import traceback as tracebacks
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from journaltrack import configuration, jobs, limits, provenance, redaction, validation
 from journaltrack import entries as vocabulary
-from journaltrack.errors import InvalidInputError
+from journaltrack import jobs, limits, provenance, redaction, validation
+from journaltrack.configuration import Configuration, current
+from journaltrack.deadline import Deadline
+from journaltrack.errors import InvalidInputError, InvalidTypeError
 from journaltrack.journal import Journal, OnJournalError
+from journaltrack.services import ReplayRequest
 from journaltrack.trial_component import TrialComponent
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from journaltrack.database import Durability
     from journaltrack.entries import Draft
 
@@ -30,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `create` and `load` were given, for the life of the tracker."""
+    """What `create` and `load` were given, and the configuration at that time: for the life of the tracker."""
 
     artifact_bucket: str | None = None
     artifact_prefix: str | None = None
@@ -41,6 +46,7 @@ class Settings:
     close_deadline_s: float = 10.0
     durability: Durability = "process"
     redact: tuple[str, ...] = ()
+    configuration: Configuration = field(default_factory=Configuration)
 
 
 def settings_of(
@@ -58,9 +64,9 @@ def settings_of(
 
     Raises:
         InvalidInputError: An option that can't be right.
-        InvalidTypeError: A bucket or prefix that is no str, patterns that are no list of str.
+        InvalidTypeError: A bucket or prefix that is no str, patterns that are no list of str, a session or client that is none.
     """
-    known = configuration.current()
+    known = current()
     chosen = sync or known.sync
     close_deadline_s = known.close_deadline_s if close_deadline_s is None else close_deadline_s
     if chosen not in {"close", "background", "off"}:
@@ -72,6 +78,8 @@ def settings_of(
         raise InvalidInputError(f"close_deadline_s is {close_deadline_s}; it must be positive", hint='sync="off" replays nothing on close')
     validation.optional_text(bucket, "artifact_bucket")
     validation.optional_text(prefix, "artifact_prefix")
+    _check_makes_requests(session, "boto3_session", "client", "boto3.Session()")
+    _check_makes_requests(client, "sagemaker_boto_client", "update_trial_component", 'session.client("sagemaker")')
     return Settings(
         bucket,
         prefix,
@@ -82,6 +90,23 @@ def settings_of(
         close_deadline_s,
         durability or cast("Durability", known.durability),
         (*known.redact, *redaction.patterns(redact)),
+        known,
+    )
+
+
+def _check_makes_requests(value: object, what: str, method: str, example: str) -> None:
+    """A prefix or a region in the place of a session is told at the call, not by a warning hours later."""
+    if value is not None and not callable(getattr(value, method, None)):
+        raise InvalidTypeError(
+            f"{what} is of the type {type(value).__name__}, which makes no requests: it has no {method}()",
+            hint=f"pass what {example} returns, or nothing",
+        )
+
+
+def replay_request(journal: Path, component: str, deadline_s: float, settings: Settings) -> ReplayRequest:
+    """What a tracker with these settings asks for; its time begins now."""
+    return ReplayRequest(
+        journal, component, deadline_s, Deadline(deadline_s), settings.configuration, settings.boto3_session, settings.sagemaker_client
     )
 
 
