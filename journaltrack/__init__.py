@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from journaltrack.auditing import audit
     from journaltrack.bundling import bundle
     from journaltrack.bundling_reading import open_bundle
-    from journaltrack.composition import Tracker, sync, verify
+    from journaltrack.composition import sync, verify
     from journaltrack.exporting import export
     from journaltrack.finishing import finish
     from journaltrack.journal import Journal
+    from journaltrack.tracker import Tracker
     from journaltrack.trial_component import TrialComponent
 
 __all__ = [
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Tracker": "journaltrack.composition",
+    "Tracker": "journaltrack.tracker",
     "sync": "journaltrack.composition",
     "Journal": "journaltrack.journal",
     "TrialComponent": "journaltrack.trial_component",

@@ -10,6 +10,7 @@ counts as unset; paths in one are separated as in ``PATH``, patterns by commas. 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import sys
@@ -18,6 +19,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
+from journaltrack import paths
 from journaltrack.errors import InvalidInputError
 
 WATCHING_ANCHOR_EVERY_S: Final = 60.0
@@ -167,8 +169,10 @@ def value_of(configuration: Configuration, key: str) -> Any:  # noqa: ANN401 - o
     return getattr(configuration.watch if table == _WATCH else configuration, name)
 
 
-def default_file() -> Path:
-    """Where the file is when none is named."""
+def default_file() -> Path | None:
+    """Where the file is when none is named; None: nowhere, since there is no home folder."""
+    if not paths.has_home("XDG_CONFIG_HOME"):
+        return None
     import platformdirs  # noqa: PLC0415 - only when nothing is named
 
     return Path(platformdirs.user_config_dir("journaltrack", appauthor=False)) / "config.toml"
@@ -212,12 +216,11 @@ def current() -> Configuration:
         InvalidInputError: See ``load``.
     """
     named = os.environ.get(CONFIG_VARIABLE)
-    file = Path(named).expanduser() if named else default_file()
-    try:
-        found = file.stat()
-        stamp: object = (found.st_mtime_ns, found.st_size, found.st_ino)
-    except OSError:
-        stamp = None
+    file = paths.expanded(named) if named else default_file()
+    stamp: object = None
+    with contextlib.suppress(OSError):
+        found = None if file is None else file.stat()
+        stamp = found and (found.st_mtime_ns, found.st_size, found.st_ino)
     key = (str(file), stamp, tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(_PREFIX))))
     if _current.get("key") != key:
         _current.update(configuration=load().configuration, key=key)
@@ -277,7 +280,9 @@ def _field(key: str, where: str) -> Field[Any]:
 
 def _from_file(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> tuple[Path | None, dict[str, Any]]:
     named = path if path is not None else environ.get(CONFIG_VARIABLE) or None
-    file = (Path(named) if named is not None else default_file()).expanduser().absolute()
+    file = paths.expanded(named).absolute() if named is not None else default_file()
+    if file is None:
+        return None, {}
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -365,7 +370,7 @@ def _checked_list(key: str, kind: str, value: object, where: str, base: Path | N
 
 
 def _absolute(path: str, base: Path | None) -> str:
-    expanded = Path(path).expanduser()
+    expanded = paths.expanded(path)
     return str(expanded if base is None else base / expanded)
 
 

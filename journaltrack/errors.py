@@ -8,7 +8,6 @@
     │   ├── ComponentNotFoundError         ``Tracker.load``: SageMaker says that there is no such trial component
     │   └── UndeliverableError             ``strict=True`` only: AWS could never accept the value
     ├── InvalidTypeError   (TypeError)     an argument of the wrong type; nothing was journaled
-    ├── TrackerClosedError (RuntimeError)  a call after ``close()``; nothing was journaled
     ├── JournalError                       the journal itself
     │   ├── JournalNotFoundError           no such folder, or no ``journal.db`` in it
     │   ├── NotAJournalError               something else lives there; it was left alone
@@ -54,6 +53,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def described(error: BaseException) -> str:
+    """A foreign exception in words; those of plug-ins may have none."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - whatever it raises
+        text = ""
+    name = type(error).__name__
+    return printable(f"{name}: {text}" if text else name)
+
+
 class JournaltrackError(Exception):
     """Base of all errors of this package.
 
@@ -92,10 +101,6 @@ class UndeliverableError(InvalidInputError):
 
 class InvalidTypeError(JournaltrackError, TypeError):
     """An argument of the wrong type. Nothing was journaled."""
-
-
-class TrackerClosedError(JournaltrackError, RuntimeError):
-    """A call on a tracker after ``close()``. Nothing was journaled."""
 
 
 class JournalError(JournaltrackError):

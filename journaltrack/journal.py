@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from journaltrack import entries as vocabulary
@@ -114,7 +113,7 @@ class Journal(Appender):
                 f"durability={durability!r}, on_journal_error={on_journal_error!r}: not both known",
                 hint='durability is "process" or "power", on_journal_error is "buffer" or "raise"',
             )
-        folder = Path(paths.default_journal() if path is None else path).expanduser().absolute()
+        folder = paths.expanded(paths.default_journal() if path is None else path).absolute()
         file = folder / paths.DATABASE
         create = create and not read_only
         opening.prepare(folder, file, create=create)

@@ -95,7 +95,7 @@ class PassProcess:
         try:
             child.wait(grace_s)
         except subprocess.TimeoutExpired:
-            _left_behind.append(child)
+            _reap(child)
         _close(child.stdout)
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -140,8 +140,10 @@ class PassProcess:
         assert child.stdout is not None  # noqa: S101 - it was asked for
         cancelled = False
         line = b""
+        ready = select.poll()  # not select(), which knows no descriptor beyond 1,023
+        ready.register(child.stdout, select.POLLIN)
         while not line.endswith(b"\n"):
-            if select.select([child.stdout], [], [], _LOOK_EVERY_S)[0]:
+            if ready.poll(_LOOK_EVERY_S * 1000):
                 block = os.read(child.stdout.fileno(), 65_536)
                 if not block:
                     msg = f"exit code {child.wait()}"
@@ -161,7 +163,7 @@ class PassProcess:
             self._environment = environment
             # Without buffers there is nothing in them at a fork, and no lock of theirs.
             self._child = subprocess.Popen(  # noqa: S603 - this interpreter, and code of ours
-                [sys.executable, "-c", _START, json.dumps(sys.path)], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                [sys.executable, "-c", _START, json.dumps(_import_path())], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
             _write(self._child.stdin, self._connection)
         return self._child
@@ -173,7 +175,7 @@ class PassProcess:
             _close(child.stdout)
             if child.poll() is None:
                 child.kill()
-            child.wait()
+                _reap(child)
 
     def _after_fork_in_child(self) -> None:
         # The ends of the pipes are the parent's: held open here, they would keep its helper alive after it is gone.
@@ -186,7 +188,7 @@ class PassProcess:
 
 
 _processes: weakref.WeakSet[PassProcess] = weakref.WeakSet()
-_left_behind: list[object] = []  # processes that nobody waits for any more: in a forked child, the parent's
+_left_behind: list[object] = []  # in a forked child, the parent's processes, which are not its own to wait for
 
 
 def _forked() -> None:
@@ -196,6 +198,16 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
+
+
+def _reap(child: subprocess.Popen[bytes]) -> None:
+    """Wait for its end beside everything else: no zombie is left, and nobody waits for a disk on which it hangs."""
+    threading.Thread(target=child.wait, name="journaltrack-reaper", daemon=True).start()
+
+
+def _import_path() -> list[str]:
+    """``sys.path`` as the import system reads it: text, and (programs put them there) paths that are objects."""
+    return [os.fsdecode(each) for each in sys.path if isinstance(each, (str, bytes, os.PathLike))]
 
 
 def _write(pipe: IO[bytes] | None, value: Mapping[str, Any]) -> None:

@@ -12,17 +12,22 @@ import secrets
 import time
 import traceback as tracebacks
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, SupportsFloat, cast
 
-from journaltrack import configuration, jobs, limits, provenance, redaction, validation
 from journaltrack import entries as vocabulary
+from journaltrack import jobs, limits, provenance, redaction, validation
+from journaltrack.configuration import Configuration, current
+from journaltrack.deadline import Deadline
 from journaltrack.errors import InvalidInputError, InvalidTypeError
 from journaltrack.journal import Journal, OnJournalError
+from journaltrack.services import ReplayRequest
 from journaltrack.sigterm import TerminatedError
 from journaltrack.trial_component import TrialComponent
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from journaltrack.database import Durability
     from journaltrack.entries import Draft
 
@@ -31,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `create` and `load` were given, for the life of the tracker."""
+    """What `create` and `load` were given, and the configuration at that time: for the life of the tracker."""
 
     artifact_bucket: str | None = None
     artifact_prefix: str | None = None
@@ -43,6 +48,7 @@ class Settings:
     durability: Durability = "process"
     redact: tuple[str, ...] = ()
     sigterm: str = "default"
+    configuration: Configuration = field(default_factory=Configuration)
 
 
 def settings_of(
@@ -61,9 +67,9 @@ def settings_of(
 
     Raises:
         InvalidInputError: An option that can't be right.
-        InvalidTypeError: A bucket or prefix that is no str, patterns that are no list of str.
+        InvalidTypeError: A bucket or prefix that is no str, patterns that are no list of str, a session or client that is none.
     """
-    known = configuration.current()
+    known = current()
     if not isinstance(sync, (str, bool, type(None))):
         raise InvalidTypeError(f"sync must be a str or a bool, not {type(sync).__name__}", hint=_SYNC_HINT)
     chosen = known.sync if sync is None else _SYNC_OF_BOOL[sync] if isinstance(sync, bool) else sync
@@ -80,6 +86,8 @@ def settings_of(
     if sigterm not in {"default", "stop"}:
         raise InvalidInputError(f"sigterm={sigterm!r} is not known", hint='"stop" ends the with block and the run; "default" does nothing')
     validation.optional_text(prefix, "artifact_prefix")
+    _check_makes_requests(session, "boto3_session", "client", "boto3.Session()")
+    _check_makes_requests(client, "sagemaker_boto_client", "update_trial_component", 'session.client("sagemaker")')
     return Settings(
         validation.bucket(bucket),
         prefix,
@@ -91,6 +99,23 @@ def settings_of(
         cast("Durability", known.durability) if durability is None else durability,
         (*known.redact, *redaction.patterns(redact)),
         sigterm,
+        known,
+    )
+
+
+def _check_makes_requests(value: object, what: str, method: str, example: str) -> None:
+    """A prefix or a region in the place of a session is told at the call, not by a warning hours later."""
+    if value is not None and not callable(getattr(value, method, None)):
+        raise InvalidTypeError(
+            f"{what} is of the type {type(value).__name__}, which makes no requests: it has no {method}()",
+            hint=f"pass what {example} returns, or nothing",
+        )
+
+
+def replay_request(journal: Path, component: str, deadline_s: float, settings: Settings) -> ReplayRequest:
+    """What a tracker with these settings asks for; its time begins now."""
+    return ReplayRequest(
+        journal, component, deadline_s, Deadline(deadline_s), settings.configuration, settings.boto3_session, settings.sagemaker_client
     )
 
 

@@ -140,11 +140,9 @@ def chosen(*named: str | None) -> str | None:
 
 def path_of(journal: str | None) -> str:
     """The journal's folder as messages and JSON name it."""
-    from pathlib import Path  # noqa: PLC0415
-
     from journaltrack import paths  # noqa: PLC0415
 
-    return str(Path(journal if journal is not None else paths.default_journal()).expanduser().absolute())
+    return str(paths.expanded(journal if journal is not None else paths.default_journal()).absolute())
 
 
 # Of the system's errors those that say themselves what is wrong, wherever they come from.
@@ -244,13 +242,12 @@ def named(journals: Sequence[str], more: Sequence[str]) -> list[str | None]:
 
 def with_folders(journals: Sequence[str | None]) -> list[str | None]:
     """The same with each folder of journals replaced by those in it."""
-    from pathlib import Path  # noqa: PLC0415
-
+    from journaltrack import paths  # noqa: PLC0415
     from journaltrack.watcher_folders import journals_in  # noqa: PLC0415
 
     found: list[str | None] = []
     for journal in journals:
-        inside = [] if journal is None else [str(path) for path in journals_in(Path(journal).expanduser())]
+        inside = [] if journal is None else [str(path) for path in journals_in(paths.expanded(journal))]
         found += inside or [journal]
     return list(dict.fromkeys(found))
 

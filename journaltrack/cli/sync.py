@@ -117,7 +117,9 @@ def command(
 
 
 def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> ExitCode:
-    if journal is None or not Path(journal).expanduser().is_file():
+    from journaltrack import paths  # noqa: PLC0415 - as above
+
+    if journal is None or not paths.expanded(journal).is_file():
         return _dry_run(run, journal, as_json=as_json) if dry_run else _sync(run, journal, as_json=as_json)
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="journaltrack-") as place:

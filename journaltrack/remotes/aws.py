@@ -57,6 +57,7 @@ class AwsRemote:
         connect_timeout_s: Seconds to establish a connection.
         read_timeout_s: Seconds that a server may be silent.
         rate_limit: Bounds requests per second, those of other remotes that share it included.
+        attended: A person may be asked for an MFA code.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class AwsRemote:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
         rate_limit: RateLimit | None = None,
+        attended: bool = False,
     ) -> None:
         deadline = deadline or Deadline()
         self._clients = Clients(
@@ -86,6 +88,7 @@ class AwsRemote:
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
             rate_limit=rate_limit,
+            attended=attended,
         )
         self._metrics = MetricsSender(self._clients)
         self._first_alone = FirstAlone(deadline)
@@ -95,6 +98,11 @@ class AwsRemote:
         self._grouped: set[tuple[str, str]] = set()  # experiments and trials known to be there
         self._lock = threading.Lock()
         self._uploading = threading.BoundedSemaphore(UPLOADS_IN_FLIGHT)
+
+    def close(self) -> None:
+        """Close its connections; what is under way ends by itself."""
+        self._metrics.close()
+        self._clients.close()
 
     def describe(self, component: str) -> RemoteComponent | None:
         """See ``Remote.describe``: DescribeTrialComponent."""

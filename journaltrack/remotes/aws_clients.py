@@ -21,6 +21,7 @@ from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 from journaltrack.rate_limit import RateLimit
 from journaltrack.remotes import aws_gate, aws_hooks
 from journaltrack.remotes.aws_bodies import sign_by_checksum
+from journaltrack.remotes.aws_credentials import Bounded, Patience
 
 if TYPE_CHECKING:
     from journaltrack.deadline import Deadline
@@ -65,6 +66,7 @@ class Clients:
         connect_timeout_s: Seconds to establish a connection.
         read_timeout_s: Seconds that a server may be silent.
         rate_limit: Bounds requests per second, those of other remotes that share it included.
+        attended: A person may be asked for an MFA code.
     """
 
     def __init__(
@@ -80,9 +82,12 @@ class Clients:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
         rate_limit: RateLimit | None = None,
+        attended: bool = False,
     ) -> None:
         self._rate_limit = rate_limit or RateLimit(0)
-        self._session = session
+        self._given_session = session
+        self._session: Any = None
+        self._patience = Patience(deadline, attended=attended)
         self._given = sagemaker_client
         self._profile = profile
         self._region = region
@@ -134,16 +139,31 @@ class Clients:
             with self._lock:
                 client = self._clients.get(service)
                 if client is None:
-                    with _making:
-                        client = self._make(service)
-                    if service == "sagemaker" and self._given is not None and _hooks(self._given) != _hooks(client):
-                        client = aws_hooks.Checked(self._given)
-                    self._clients[service] = client
+                    client = self._clients[service] = self._made(service)
+        return client
+
+    def close(self) -> None:
+        """Close the connections of the clients made here. Requests under way end by themselves."""
+        for client in list(self._clients.values()):
+            if client is not self._given and hasattr(client, "close"):  # a caller's session may make clients of any kind
+                client.close()
+
+    def _made(self, service: str) -> Any:  # noqa: ANN401
+        if self._session is None:  # without the lock that all passes share: credentials may take their time
+            given = self._given_session
+            self._session = self._patience.session(self._session_like_given if given is None else lambda: given, ours=given is None)
+        with _making:
+            client = self._make(service)
+        if service == "sagemaker" and self._given is not None and _hooks(self._given) != _hooks(client):
+            client.close()
+            return aws_hooks.Checked(self._given)
+        # A client of ours; botocore has no public way to hand in credentials that it asks again and again.
+        signer: Any = getattr(client, "_request_signer", None)
+        if getattr(signer, "_credentials", None) is not None:
+            signer._credentials = Bounded(signer._credentials, self._patience)  # noqa: SLF001
         return client
 
     def _make(self, service: str) -> Any:  # noqa: ANN401
-        if self._session is None:
-            self._session = self._session_like_given()
         left = self._deadline.remaining_s()
         read_timeout_s = min(self._read_timeout_s, max(_READ_TIMEOUT_MIN_S, left / 2))
         endpoint_url = self._endpoint_of(service)
@@ -200,12 +220,14 @@ class Clients:
     def _session_like_given(self) -> Any:  # noqa: ANN401
         """A new session; with the credentials of the client that was passed in, if one was."""
         bare = botocore.session.get_session()
-        if not _LOADER:
-            _LOADER.append(create_loader(bare.get_config_variable("data_path")))
-        bare.register_component("data_loader", _LOADER[0])
-        session: Any = boto3.Session(botocore_session=bare, profile_name=self._profile, region_name=self._region)
-        paths = _LOADER[0].search_paths
-        paths[:] = dict.fromkeys(paths)  # every boto3 session adds its own folder
+        data_path = bare.get_config_variable("data_path")  # reads the user's file: not under the lock
+        with _making:
+            if not _LOADER:
+                _LOADER.append(create_loader(data_path))
+            bare.register_component("data_loader", _LOADER[0])
+            session: Any = boto3.Session(botocore_session=bare, profile_name=self._profile, region_name=self._region)
+            paths = _LOADER[0].search_paths
+            paths[:] = dict.fromkeys(paths)  # every boto3 session adds its own folder
         if self._given is not None:
             # The resolved credentials of a client are not public; its request signer holds them (botocore.signers).
             credentials = getattr(getattr(self._given, "_request_signer", None), "_credentials", None)

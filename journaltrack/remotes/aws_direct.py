@@ -149,6 +149,12 @@ class MetricsSender:
                 return answer
         return _by_boto3(client, component, points)
 
+    def close(self) -> None:
+        """Close the idle connections. The route holds their pool, which would be closed only with the last reference to it."""
+        route, self._route = self._route, None
+        if route is not None:
+            route.pool.close()
+
     def _directly(self, route: _Route, body: bytes) -> Mapping[str, Any] | None:
         """The answer; None if boto3 has to make the request, of which nothing was sent."""
         credentials = route.credentials()
