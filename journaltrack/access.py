@@ -119,6 +119,39 @@ def opened_blob(path: Path) -> Iterator[int]:
             os.close(descriptor)
 
 
+def hand_over(file: int | Path, folder: Path) -> None:
+    """Give what was just made in a journal to whom its folder belongs, if it was root who made it.
+
+    One `sudo journaltrack sync` would else leave files that keep the user from delivering ever after. SQLite does the same for its own.
+    A file of several names stays whose it is: another of them may be anywhere.
+
+    Args:
+        file: A descriptor, or the path of what is no link.
+        folder: The journal's.
+    """
+    if os.geteuid() != 0:
+        return
+    with contextlib.suppress(OSError):  # a file system without owners
+        owner = folder.stat()
+        status = os.fstat(file) if isinstance(file, int) else file.lstat()
+        if status.st_uid == owner.st_uid or not (status.st_nlink == 1 or stat.S_ISDIR(status.st_mode)):
+            return
+        if isinstance(file, int):
+            os.fchown(file, owner.st_uid, owner.st_gid)
+        else:
+            os.chown(file, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def of_others(folder: Path) -> list[Path]:
+    """The journal's own files that belong to somebody else than its folder does."""
+    found = []
+    for name in _FILES:
+        with contextlib.suppress(OSError):
+            if (folder / name).lstat().st_uid != folder.stat().st_uid:
+                found.append(folder / name)
+    return found
+
+
 def _mode(path: str) -> int | None:
     try:
         return os.lstat(path).st_mode  # this is done at every opening: a Path costs as much again

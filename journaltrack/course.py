@@ -13,7 +13,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from journaltrack.actions import Associate, Ensure, Request, Update, Upload
+from journaltrack.actions import Associate, Ensure, PutMetrics, Request, Update, Upload
 from journaltrack.errors import RemoteError, UnexpectedError
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ class Course:
 
     def note(self, action: Request, verdict: Verdict) -> None:
         """Remember what this verdict forbids."""
+        if isinstance(action, PutMetrics) and verdict.outcome.outcome == "delivered" and not self._failures:  # nearly always
+            self._succeeded = True
+            return
         way = _way(action)
         if verdict.outcome.outcome in {"delivered", "partial"}:
             self._succeed(action, way)
@@ -90,6 +93,8 @@ class Course:
 
     def forbids(self, action: Request) -> bool:
         """Whether something that happened in this pass forbids the action."""
+        if not (self._absent or self._closed or self._blocked):  # nearly always
+            return False
         if self.is_closed(action.component_id) or _way(action) in self._closed:
             return True
         return isinstance(action, Update) and action.component_id in self._blocked
@@ -136,6 +141,7 @@ class Course:
                 self._report.held.setdefault(action.component, error)
             else:
                 self._hold(action, error)
+            self._failures[way] += 1
             self._in_a_row.setdefault(way, error)
             if len(self._in_a_row) >= IN_A_ROW_MAX:
                 self._end(error)

@@ -121,6 +121,17 @@ def _check_permissions(folder: Path) -> Iterator[Finding]:
             "permissions",
             names,
         )
+    foreign = access.of_others(folder)
+    if foreign:
+        yield Finding(
+            "files",
+            "problem",
+            f"{', '.join(path.name for path in foreign)}: not of the user that the folder belongs to, as after `sudo journaltrack sync`",
+            "that user can't log or deliver as long as it stays so; nothing is lost",
+            "journaltrack doctor --repair, as that user or as root",
+            "owner",
+            tuple(path.name for path in foreign),
+        )
     owner = folder.stat().st_uid
     if owner not in (os.geteuid(), 0):
         yield Finding(

@@ -460,9 +460,9 @@ def resetting():
             with contextlib.suppress(OSError):
                 while True:
                     connection, _ = listener.accept()
-                    connection.recv(10)
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    connection.close()
+                    with connection, contextlib.suppress(ConnectionError):
+                        connection.recv(10)
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
         threading.Thread(target=serve, daemon=True).start()
         yield f"https://127.0.0.1:{listener.getsockname()[1]}"
