@@ -15,22 +15,19 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from journaltrack.bounded import CallError, OutOfTimeError, bounded
+from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, RemoteError, described
-
-if TYPE_CHECKING:
-    from journaltrack.deadline import Deadline
 
 T = TypeVar("T")
 
 WAIT_S: Final = 30.0
 """Ours: the longest wait for credentials, as long as for a server's answer."""
-_SAFE: Final = "nothing was lost"
 
 
 class Patience:
@@ -44,7 +41,7 @@ class Patience:
     def __init__(self, deadline: Deadline, *, attended: bool) -> None:
         self._deadline = deadline
         self.attended = attended
-        self._stuck: RemoteError | None = None
+        self._failure: Exception | None = None
         self._programs: list[subprocess.Popen[bytes]] = []
 
     def session(self, make: Callable[[], Any], *, ours: bool) -> Any:  # noqa: ANN401 - boto3 has no types of its own
@@ -83,35 +80,31 @@ class Patience:
         Raises:
             BotoCoreError, ClientError, RemoteError: As ``session``.
         """
-        if self._stuck is not None:  # another thread of the pass waited for the same in vain
-            raise self._stuck
+        if self._failure is not None:  # the next request of the pass would wait for the same in vain
+            raise self._failure
+        own = Deadline(WAIT_S)
         try:
-            return look_up() if self.attended else bounded(look_up, self._time_left_s())
+            return look_up() if self.attended else bounded(look_up, lambda: min(own.remaining_s(), self._deadline.remaining_s()))
         except OutOfTimeError:
-            self._end_programs()
-            self._stuck = RemoteError(
+            self._failure = _halt(
                 "the credentials did not come in time",
-                kind=ErrorKind.HALT,
-                code="CredentialsTimeout",
-                hint=f"see why credential_process, or whatever else AWS_PROFILE names, does not answer; {_SAFE}",
-                everywhere=True,
+                "CredentialsTimeout",
+                "see why credential_process, or whatever else AWS_PROFILE names, does not answer",
             )
-            raise self._stuck from None
-        except (BotoCoreError, ClientError, RemoteError):
+            self._end_programs()
+            raise self._failure from None
+        except (BotoCoreError, ClientError, RemoteError) as error:
+            if isinstance(error, (NoCredentialsError, RemoteError)):
+                self._failure = error
             raise
         except Exception as error:
             cause = (error.__cause__ or error) if isinstance(error, CallError) else error
-            raise RemoteError(
+            self._failure = _halt(
                 f"the credentials can't be looked up: {described(cause)}",
-                kind=ErrorKind.HALT,
-                code=type(cause).__name__,
-                hint=f"renew them (for example `aws sso login`), or mend what provides them; {_SAFE}",
-                everywhere=True,
-            ) from error
-
-    def _time_left_s(self) -> Callable[[], float]:
-        own = type(self._deadline)(WAIT_S)
-        return lambda: min(own.remaining_s(), self._deadline.remaining_s())
+                type(cause).__name__,
+                "renew them (for example `aws sso login`), or mend what provides them",
+            )
+            raise self._failure from error
 
     # -- our own sessions -------------------------------------------------------------------------------------------
 
@@ -131,7 +124,7 @@ class Patience:
         """Run a ``credential_process``: without a terminal to ask on, and in a session of its own to be ended with."""
         program = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)  # noqa: S603 - the user's
         self._programs.append(program)
-        if self._stuck is not None:
+        if self._failure is not None:  # given up meanwhile
             self._end_programs()
         return program
 
@@ -168,13 +161,15 @@ class Bounded:
 
 
 def _refuse(*_: object) -> NoReturn:
-    raise RemoteError(
+    raise _halt(
         "the profile wants an MFA code, and nobody is there to be asked",
-        kind=ErrorKind.HALT,
-        code="MfaRequired",
-        hint=f"run `journaltrack sync` in a terminal, or put temporary credentials into the environment (`aws sts get-session-token`); {_SAFE}",
-        everywhere=True,
+        "MfaRequired",
+        "run `journaltrack sync` in a terminal, or put temporary credentials into the environment (`aws sts get-session-token`)",
     )
+
+
+def _halt(message: str, code: str, hint: str) -> RemoteError:
+    return RemoteError(message, kind=ErrorKind.HALT, code=code, hint=f"{hint}; nothing was lost", everywhere=True)
 
 
 def _would_ask(credentials: Any) -> bool:  # noqa: ANN401

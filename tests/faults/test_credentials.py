@@ -252,6 +252,21 @@ def test_a_sync_with_a_broken_plugin_halts_and_says_what_to_do(journal, error):
     assert states(journal)["quarantined"] == 0
 
 
+def test_a_pass_asks_a_broken_plugin_once(tmp_path, sim):
+    """However many requests are in flight when credentials fail, the plug-in is asked once: a slow failure is waited for once."""
+    asked = []
+
+    def load():
+        asked.append(1)
+        raise RuntimeError("the plug-in's own trouble")
+
+    for n in range(20):
+        Tracker.create(trial_component_name=f"run-{n}", journal=tmp_path / "j", sync="off").close()
+    report = sync(tmp_path / "j", endpoint_url=sim.endpoint_url, boto3_session=session_with(load))
+    assert report.halted is not None
+    assert len(asked) == 1
+
+
 def test_a_broken_cache_of_single_sign_on_halts_with_a_hint(tmp_path, journal, profile):
     """A token file that was cut off (botocore raises KeyError) is exit code 5 with a hint, and no bug of ours."""
     cache = tmp_path / ".aws" / "sso" / "cache"

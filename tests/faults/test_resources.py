@@ -82,7 +82,7 @@ def test_nothing_grows_with_the_number_of_trackers(tmp_path, mode, end, shared):
     with simulator() as sim:
         env = os.environ | ENVIRONMENT | QUICK | {"AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_CLOSE_DEADLINE_S": "120"}
         command = [sys.executable, "-c", TRAINING, str(tmp_path), mode, end, shared]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500, check=False)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr
     first, last = json.loads(done.stdout)
     assert len(last["descriptors"]) <= len(first["descriptors"]) + 4, Counter(last["descriptors"]) - Counter(first["descriptors"])
@@ -149,6 +149,6 @@ def test_an_answer_that_is_lost_leaves_no_connection_open(tmp_path):
         sim.fail("BatchPutMetrics", CutAfter(), times=1000)
         env = os.environ | ENVIRONMENT | {"AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_CLOSE_DEADLINE_S": "120"}
         command = [sys.executable, "-c", TRAINING, str(tmp_path), "close", "closed", ""]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500, check=False)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr
     assert "socket" not in json.loads(done.stdout)[1]["descriptors"]
