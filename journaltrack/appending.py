@@ -122,7 +122,6 @@ class Appender:
         self._unsure = False  # ``_head`` need not be what the journal holds
         self._attempt: _Attempt | None = None
         self._waiting = Waiting(database.generation)
-        self._condition: tuple[Call, Callable[[], bool]] | None = None  # of ``append_if``
         self._nested = False  # calls inside the one that is under way have left something to do
         self._afterwards: deque[Callable[[], object]] = deque()
         self._copy: Path | None = None  # of what waits, elsewhere
@@ -177,7 +176,8 @@ class Appender:
     def append_if(self, condition: Callable[[], bool], component_id: int, drafts: Sequence[Draft]) -> bool:
         """Record drafts if a condition holds, which is checked in the transaction that records them: nobody writes in between.
 
-        While the journal takes nothing the drafts wait in memory as those of ``append`` do, and are written unconditionally.
+        While the journal takes nothing the drafts wait in memory as those of ``append`` do. If the condition does not hold when they
+        are written, they are left out, with a warning in the log.
 
         Args:
             condition: Reads this journal's ``database`` alone.
@@ -192,14 +192,10 @@ class Appender:
         """
         try:
             with self.database.lock:
-                call = Call(component_id, tuple(drafts), self._clock_ns())
-                self._condition = (call, condition)
-                try:
-                    self._append(call)
-                except _UnmetError:
-                    return False
-                finally:
-                    self._condition = None
+                self._append(Call(component_id, tuple(drafts), self._clock_ns(), condition))
+        except _UnmetError:
+            self._end_after_exception()
+            return False
         except BaseException:
             self._end_after_exception()
             raise
@@ -543,7 +539,7 @@ class Appender:
                 self._waiting.forget(calls[0])
                 if calls[0] is own:
                     raise
-                logger.exception("an entry that waited in memory can't be recorded; it is left out")
+                logger.exception("a call that waited in memory can't be recorded; it is left out")
             else:
                 self._calls_at_once = min(2 * self._calls_at_once, _CALLS_AT_ONCE_MAX)
                 self._pause_s = 0.0
@@ -551,10 +547,9 @@ class Appender:
     def _insert(self, calls: tuple[Call, ...]) -> None:
         """Give calls their places, and write them in one transaction."""
         rows, head = self._placed(calls)
-        condition = self._condition
 
         def insert(connection: sqlite3.Connection) -> int:
-            if condition is not None and condition[0] in calls and not condition[1]():
+            if not all(call.condition is None or call.condition() for call in calls):
                 raise _UnmetError
             writer_id = self._writer_id or self._insert_writer(connection)
             for draft, columns in rows:
