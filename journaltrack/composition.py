@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import configuration
@@ -162,12 +162,9 @@ def _pass(
 
 
 def _retrying(connection: Connection, deadline: Deadline, concurrency: int) -> RetryingRemote:
-    from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
     from journaltrack.remotes.retrying import RetryingRemote  # noqa: PLC0415
 
-    limit = connection.rate_limit or RateLimit(0)  # finds what a throttling service allows
-    aws = replace(connection, rate_limit=limit).remote(deadline, concurrency)
-    return RetryingRemote(aws, deadline=deadline, on_throttled=limit.refused)
+    return RetryingRemote(connection.remote(deadline, concurrency), deadline=deadline)
 
 
 def verify(
