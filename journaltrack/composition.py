@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.deadline import Deadline
@@ -178,13 +178,11 @@ def _pass(
 
 @contextlib.contextmanager
 def _retrying(connection: Connection, deadline: Deadline, concurrency: int) -> Iterator[RetryingRemote]:
-    from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
     from journaltrack.remotes.retrying import RetryingRemote  # noqa: PLC0415
 
-    limit = connection.rate_limit or RateLimit(0)  # finds what a throttling service allows
-    aws = replace(connection, rate_limit=limit).remote(deadline, concurrency)
+    aws = connection.remote(deadline, concurrency)
     try:
-        yield RetryingRemote(aws, deadline=deadline, on_throttled=limit.refused)
+        yield RetryingRemote(aws, deadline=deadline)
     finally:
         aws.close()
 

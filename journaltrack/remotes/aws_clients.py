@@ -195,15 +195,17 @@ class Clients:
         Raises:
             RemoteError: The time was over before, or is too short for a request that can't be sent twice.
         """
-        if self._rate_limit.take(self._deadline.wait) and self._deadline.over:
+        if not self._rate_limit.take(self._deadline.wait, operation):
             raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
         if operation in _ONCE and self._deadline.remaining_s() < _SLOWEST_TIMES * self._slowest_s:
             raise RemoteError("too little time was left for another answer", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
         left = self._deadline.grace_remaining_s()
         return max(_READ_TIMEOUT_MIN_S, left) if left < self._read_timeout_s else None
 
-    def answered(self, operation: str, took_s: float) -> None:
-        """An answer came, whatever it says, after so many seconds."""
+    def answered(self, operation: str, took_s: float, *, throttled: bool) -> None:
+        """An answer came, after so many seconds, on the thread that waited for its turn; ``throttled``: it asks for fewer requests."""
+        throttle = self._rate_limit.of(operation)
+        (throttle.refused if throttled else throttle.taken)()
         if operation in _ONCE:
             self._slowest_s = max(took_s, _ANSWER_MIN_S, self._slowest_s * _FORGETTING)
 

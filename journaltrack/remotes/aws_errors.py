@@ -8,7 +8,7 @@ retry tables (``botocore/data/_retry.json``).
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from traceback import walk_tb
 from typing import Any, Final
 
@@ -169,6 +169,12 @@ def is_taken(error: boto.ClientError) -> bool:
     return code_of(error) == "PreconditionFailed"
 
 
+def is_throttled(answer: Mapping[str, Any]) -> bool:
+    """Whether an answer, as botocore parsed it, asks for fewer requests."""
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status == 429 or answer.get("Error", {}).get("Code") in _THROTTLED  # noqa: PLR2004 - Too Many Requests
+
+
 def is_of_service(error: boto.ClientError) -> bool:
     """Whether a refusal carries the service's request id; one that did not come over HTTP (``Stubber``) counts as if."""
     headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders")
@@ -192,7 +198,7 @@ def _answered(error: boto.ClientError, component: str | None) -> RemoteError:
         hint = "delete trial components that are not needed, or ask AWS for a higher quota; the entries stay pending"
         return RemoteError(text, kind=ErrorKind.HOLD, hint=hint, **common)
     if code in _TRANSIENT or status == 429:  # noqa: PLR2004 - Too Many Requests
-        throttled = status == 429 or code in _THROTTLED  # noqa: PLR2004
+        throttled = is_throttled(error.response)
         common |= {"throttled": throttled, "maybe_applied": not throttled and code not in SAFE_TO_REPEAT}
         return RemoteError(text, kind=ErrorKind.TRANSIENT, hint="AWS asks to slow down or try later", **common)
     text = _without_page(text)
