@@ -75,7 +75,13 @@ class StandingLocks:
         self._canary = (0, 1)
 
     def take(self) -> None:
-        """Lock the database: before SQLite opens it, so that there is no moment without."""
+        """Lock the database: before SQLite opens it, so that there is no moment without.
+
+        Not beside a rollback journal: a transaction that was cut short is rolled back by who can lock out everybody else.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(f"{self._path}-journal").st_size:  # noqa: PTH116 - at every opening
+                return
         with contextlib.suppress(OSError):
             self._database().lock(fcntl.F_RDLCK, SHARED_RANGE)
 
