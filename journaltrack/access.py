@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from journaltrack import paths
+from journaltrack import claim, paths
 from journaltrack.errors import NotAJournalError
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE: Final = "reconcile.lock"
-_FILES: Final = (paths.DATABASE, *(f"{paths.DATABASE}-{kind}" for kind in ("wal", "shm", "journal")), LOCK_FILE)
+_FILES: Final = (paths.DATABASE, *(f"{paths.DATABASE}-{kind}" for kind in ("wal", "shm", "journal")), LOCK_FILE, claim.FILE)
 _KINDS: Final = (
     (stat.S_ISLNK, "a symbolic link"),
     (stat.S_ISDIR, "a folder"),
