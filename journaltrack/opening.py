@@ -132,6 +132,7 @@ def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create:
             )
         from journaltrack import upgrading  # noqa: PLC0415 - imports SQLAlchemy and Alembic, 0.6 s
 
+        database.make_way()  # for the upgrade's own connection
         with translated(database.path):
             upgrading.upgrade(database.path, current, now_ns=clock_ns())
         with database.lock, translated(database.path):
