@@ -45,6 +45,7 @@ PAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 _BATCH_ROWS: Final = 500  # fewer than the 700 new objects after which the garbage collector looks at them
 _CHECKPOINT_PAGES: Final = 1_000  # SQLite's own default
 _FORK_WAIT_S: Final = 1.0
+_NEIGHBOUR_S: Final = 0.5  # two that wait for each other must not do so for ever
 _SLOW_S: Final = 0.25
 """A commit that takes longer is worth a warning: ours take 4 ms with a rollback journal on a local disk."""
 _NUMBERED: Final = re.compile(r"\?(\d+)")
@@ -530,17 +531,24 @@ class Database:
         self._admission.leave()
         self._standing.give_back()
 
-    def _give_way(self) -> None:
-        """Disconnect for others who ask, unless a transaction is under way."""
-        with self.lock:
-            connection = self._connection
-            if connection is not None and self._admission.is_alone and not connection.in_transaction:
-                self._disconnect()
+    def make_way(self, timeout_s: float = -1) -> None:
+        """Disconnect where this process has the journal alone, unless a transaction is under way; the next use opens another.
+
+        Args:
+            timeout_s: How long to wait for the lock; -1: until it is free.
+        """
+        if self.lock.acquire(timeout=timeout_s):
+            try:
+                connection = self._connection
+                if connection is not None and self._admission.is_alone and not connection.in_transaction:
+                    self._disconnect()
+            finally:
+                self.lock.release()
 
     def _let_neighbours_go(self) -> None:
         for other in _all_live():
             if other is not self and other.path == self.path:
-                other._give_way()  # noqa: SLF001 - this class's own
+                other.make_way(_NEIGHBOUR_S)
         self._refuse_own_thread()
 
     def __del__(self) -> None:
@@ -580,7 +588,7 @@ class Database:
                 self._standing.take_all()
             else:
                 self._standing.give_back()
-            self._admission.listen(weakref.WeakMethod(self._give_way))
+            self._admission.listen(weakref.WeakMethod(self.make_way))
             if self._copy is not None:
                 original, connection = connection, None
                 try:

@@ -20,6 +20,7 @@ from journaltrack.errors import JournalLockedError
 from journaltrack.journal import Journal
 from journaltrack.report_integrity import verify_chains
 from tests.faults.faulty_disk import in_child, without
+from tests.golden import restore
 
 SOON_S = 20
 """Far above what anything here takes, and below the 30 s that a wait for SQLite's lock lasts."""
@@ -270,3 +271,13 @@ def test_a_call_alone_takes_two_writes(tmp_path):
     of_counting = two["syscr"] - one["syscr"]
     assert three["syscw"] - two["syscw"] <= 2 * 100 + 20  # a page of the table is full now and then
     assert three["syscr"] - two["syscr"] <= of_counting + 20
+
+
+@pytest.mark.usefixtures("slow")
+def test_an_older_journal_is_upgraded_on_a_slow_disk(tmp_path):
+    """The upgrade has a connection of its own, which the journal's own makes way for."""
+    folder = restore("0001", tmp_path / "j")
+    with closing(Journal.open(folder, busy_timeout_s=5.0)) as journal:
+        before = journal.last_seq()
+        journal.append_metric(journal.component("run"), "m", 0.0, 0, 1)
+        assert journal.last_seq() == before + 1
