@@ -37,8 +37,18 @@ This module knows nothing of SQLite, boto3 or the command line.
 from __future__ import annotations
 
 import enum
+import errno
 from collections.abc import Mapping
 from typing import Final, Literal
+
+_OS_HINTS: Final = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check owner and permissions (ls -ln), or run it as the user who owns the journal"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space on that device"),
+    **dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENODEV), "the file system went away: mount it again"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "too many files are open: raise the limit (ulimit -n)"),
+    errno.EIO: "the disk fails: see dmesg, and copy the folder to another one",
+    errno.EROFS: "the file system is read-only: mount it writable, or copy the folder",
+}
 
 
 def printable(text: str) -> str:
@@ -50,6 +60,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def os_hint(error: OSError) -> str:
+    """What to do about a file that can't be used."""
+    return _OS_HINTS.get(error.errno or 0, "see what the system says of this file (ls -l, mount, dmesg)")
 
 
 class JournaltrackError(Exception):

@@ -6,6 +6,7 @@ Imports nothing heavy: shell completion imports every command's module.
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import logging
 import re
 import sys
@@ -17,7 +18,7 @@ import click
 
 from journaltrack import errors
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.output import clean, problem
+from journaltrack.cli.output import UnheardError, clean, problem
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -156,7 +157,15 @@ def exit_code_of(error: BaseException) -> ExitCode:
         return ExitCode.HALTED if error.kind is errors.ErrorKind.HALT and not error.unreachable else ExitCode.UNREACHABLE
     if isinstance(error, errors.JournaltrackError):
         return ExitCode.USAGE
-    return ExitCode.UNEXPECTED
+    return ExitCode.JOURNAL if isinstance(error, OSError) else ExitCode.UNEXPECTED
+
+
+def unheard(error: UnheardError) -> ExitCode:
+    """What it means that the command's output can't be written; on stderr, unless its reader has seen enough."""
+    if error.reason.errno == errno.EPIPE:
+        return ExitCode.BROKEN_PIPE
+    problem("error", f"what the command prints can't be written: {error.reason.strerror}", errors.os_hint(error.reason))
+    return ExitCode.OUTPUT
 
 
 def report_error(error: BaseException, *, verbose: bool) -> None:
@@ -168,6 +177,9 @@ def report_error(error: BaseException, *, verbose: bool) -> None:
             click.echo(clean(line), err=True)
     if isinstance(error, errors.JournaltrackError):
         problem("error", error.message, error.hint)
+    elif isinstance(error, OSError):
+        what = f"{error.filename}: " if error.filename is not None else ""
+        problem("error", f"{what}{error.strerror or error}; nothing already written is lost", errors.os_hint(error))
     else:
         hint = "" if verbose else "this is a bug in journaltrack; run it again with -v and report the traceback"
         problem("error", f"unexpected: {type(error).__name__}: {error}", hint)
