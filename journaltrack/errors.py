@@ -38,8 +38,19 @@ This module knows nothing of SQLite, boto3 or the command line.
 from __future__ import annotations
 
 import enum
+import errno
 from collections.abc import Mapping
 from typing import Final, Literal
+
+_OS_HINTS: Final = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check owner and permissions (ls -ln), or run it as the user who owns the journal"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space on that device"),
+    **dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENODEV), "the file system went away: mount it again"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "too many files are open: raise the limit (ulimit -n)"),
+    errno.ENAMETOOLONG: "name a folder with a shorter path",
+    errno.EIO: "the disk fails: see dmesg, and copy the folder to another one",
+    errno.EROFS: "the file system is read-only: mount it writable, or copy the folder",
+}
 
 
 def printable(text: str) -> str:
@@ -61,6 +72,11 @@ def described(error: BaseException) -> str:
         text = ""
     name = type(error).__name__
     return printable(f"{name}: {text}" if text else name)
+
+
+def os_hint(error: OSError) -> str:
+    """What to do about a file that can't be used."""
+    return _OS_HINTS.get(error.errno or 0, "see what the system says of this file (ls -l, mount, dmesg)")
 
 
 class JournaltrackError(Exception):

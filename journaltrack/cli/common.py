@@ -12,13 +12,13 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from journaltrack import errors
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.output import clean, problem
+from journaltrack.cli.output import UnheardError, clean, problem
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -146,13 +146,6 @@ def path_of(journal: str | None) -> str:
 
 
 # Of the system's errors those that say themselves what is wrong, wherever they come from.
-_NO_BUG: Final[dict[int | None, str]] = {
-    errno.ENAMETOOLONG: "name a folder with a shorter path",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENFILE: "the machine has too many files open; try again when it has fewer",
-}
-
-
 def exit_code_of(error: BaseException) -> ExitCode:
     """What an exception means to the caller of a command."""
     if isinstance(error, (errors.LeaseHeldError, errors.LeaseLostError)):
@@ -163,9 +156,15 @@ def exit_code_of(error: BaseException) -> ExitCode:
         return ExitCode.HALTED if error.kind is errors.ErrorKind.HALT and not error.unreachable else ExitCode.UNREACHABLE
     if isinstance(error, errors.JournaltrackError):
         return ExitCode.USAGE
-    if isinstance(error, OSError) and error.errno in _NO_BUG:
-        return ExitCode.JOURNAL
-    return ExitCode.UNEXPECTED
+    return ExitCode.JOURNAL if isinstance(error, OSError) else ExitCode.UNEXPECTED
+
+
+def unheard(error: UnheardError) -> ExitCode:
+    """What it means that the command's output can't be written; on stderr, unless its reader has seen enough."""
+    if error.reason.errno == errno.EPIPE:
+        return ExitCode.BROKEN_PIPE
+    problem("error", f"what the command prints can't be written: {error.reason.strerror}", errors.os_hint(error.reason))
+    return ExitCode.OUTPUT
 
 
 def report_error(error: BaseException, *, verbose: bool) -> None:
@@ -177,8 +176,9 @@ def report_error(error: BaseException, *, verbose: bool) -> None:
             click.echo(clean(line), err=True)
     if isinstance(error, errors.JournaltrackError):
         problem("error", error.message, error.hint)
-    elif isinstance(error, OSError) and error.errno in _NO_BUG:
-        problem("error", f"{error.strerror}: {error.filename}", _NO_BUG[error.errno])
+    elif isinstance(error, OSError):
+        what = f"{error.filename}: " if error.filename is not None else ""
+        problem("error", f"{what}{error.strerror or error}; nothing already written is lost", errors.os_hint(error))
     else:
         hint = "" if verbose else "this is a bug in journaltrack; run it again with -v and report the traceback"
         problem("error", f"unexpected: {type(error).__name__}: {error}", hint)

@@ -98,13 +98,13 @@ def command(
     }
     run = _Run(options, Deadline(deadline_s), aws)
     codes: list[ExitCode] = []
-    with stopping(run):
+    with stopping(run), output.going_on() as lost:
         for journal in common.named(journals, more_journals):
             if codes and run.signal:
                 break
             try:
                 codes.append(_one(run, journal, dry_run=dry_run, as_json=as_json))
-            except JournaltrackError as error:
+            except (JournaltrackError, OSError) as error:
                 codes.append(common.exit_code_of(error))
                 run.results.append({"journal": common.path_of(journal), **output.error_json(error, codes[-1])})
                 common.report_error(error, verbose=common.is_verbose())
@@ -112,8 +112,10 @@ def command(
     if run.signal and code is not ExitCode.OK:
         code = ExitCode.INTERRUPTED if run.signal == signal.SIGINT else ExitCode.TERMINATED
     if as_json:
-        output.print_json({"journals": run.results, "exit_code": int(code)})
-    return code
+        with output.going_on() as lost_too:
+            output.print_json({"journals": run.results, "exit_code": int(code)})
+        lost += lost_too
+    return worst([code, *map(common.unheard, lost[:1])])
 
 
 def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> ExitCode:

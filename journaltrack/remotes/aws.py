@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from journaltrack import limits
@@ -256,11 +256,11 @@ class _classifying:  # noqa: N801 - reads as a verb in `with`
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if isinstance(error, (BotoCoreError, ClientError, ResponseParserError, OSError, ValueError)):
-            raise classified(error, self._component) from error
         if error is not None and is_of_parsing(error):
             msg = f"the answer is not one of the service: {error}"
             raise classified(ResponseParserError(msg), self._component) from error
+        if isinstance(error, Exception) and not isinstance(error, RemoteError):
+            raise classified(error, self._component) from error
 
 
 def _refused(errors: Sequence[dict[str, Any]], count: int, request_id: str | None) -> dict[int, Refusal]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
@@ -22,6 +21,7 @@ from journaltrack.rate_limit import RateLimit
 from journaltrack.remotes import aws_gate, aws_hooks
 from journaltrack.remotes.aws_bodies import sign_by_checksum
 from journaltrack.remotes.aws_credentials import Bounded, Patience
+from journaltrack.remotes.aws_partitions import is_aws
 
 if TYPE_CHECKING:
     from journaltrack.deadline import Deadline
@@ -129,7 +129,7 @@ class Clients:
     @property
     def is_aws(self) -> bool:
         """Whether trial components are kept by AWS itself, not by a stand-in at some other address."""
-        return _is_aws(str(self.sagemaker.meta.endpoint_url))
+        return is_aws(str(self.sagemaker.meta.endpoint_url))
 
     def _client(self, service: str) -> Any:  # noqa: ANN401
         if self._pid != os.getpid():  # forked: the parent's connections are the parent's, and its threads hold no locks here
@@ -254,7 +254,7 @@ class Clients:
         if service == "sagemaker" and os.environ.get("SAGEMAKER_ENDPOINT"):  # honoured by the original
             return os.environ["SAGEMAKER_ENDPOINT"]
         of_given = str(self._given.meta.endpoint_url) if self._given is not None else ""
-        if of_given and (service == "sagemaker" or not _is_aws(of_given)):
+        if of_given and (service == "sagemaker" or not is_aws(of_given)):
             return of_given
         return None
 
@@ -263,11 +263,6 @@ class Clients:
         if service != "s3":
             return False
         return bool(endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
-
-
-def _is_aws(endpoint_url: str) -> bool:
-    host = urlsplit(endpoint_url).hostname or ""
-    return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
 
 
 def _hooks(client: Any) -> list[str] | None:  # noqa: ANN401
