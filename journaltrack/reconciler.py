@@ -258,7 +258,7 @@ class Reconciler:
                 self._replay_chunk(settlement, workers, chunk)
                 if self._ended():
                     return
-                settlement.advance_mark()
+                settlement.advance_mark(chunk.upto_seq)
         finally:
             # A request that outlives the deadline is abandoned; its thread keeps nobody from exiting.
             workers.close(wait=not self._deadline.over)

@@ -182,14 +182,18 @@ def _check_mark(database: Database) -> Iterator[Finding]:
     ((newest,),) = database.read("SELECT coalesce(max(seq), 0) FROM entry")
     hidden = 0
     if isinstance(mark, int) and 0 <= mark <= newest:
-        sql = "SELECT count(*) FROM entry e WHERE e.seq <= ? AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+        sql = (
+            "SELECT count(*) FROM entry e WHERE e.seq <= ? AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) "
+            "AND e.seq NOT IN (SELECT seq FROM unsettled)"
+        )
         ((hidden,),) = database.read(sql, (mark,))
         if not hidden:
             return
     yield Finding(
         "records",
         "problem",
-        f"the low-water mark is {mark!r}" + (f"; pending entries below it: {hidden}" if hidden else f", the newest entry is {newest}"),
+        f"the low-water mark is {mark!r}"
+        + (f"; pending entries below it: {hidden}" if hidden else f", the newest entry is {newest}"),
         "pending entries below the mark would never be sent",
         "journaltrack doctor --repair computes it anew",
         "mark",
