@@ -53,6 +53,7 @@ _SELECT_PLAIN: Final = (
     f"WHERE {_NEW} AND {_UNSETTLED} AND {_PLAIN}"
 )
 _SINCE: Final = " AND e.recorded_at_ns >= ?4"
+_OF_THESE: Final = " AND e.component_id IN (SELECT value FROM json_each(?5)) ORDER BY"
 _FIRST_ONES: Final = " ORDER BY e.seq LIMIT ?3"
 _SELECT_OTHERS: Final = (
     f"{SELECT_ENTRY}WHERE {_NEW} AND {_UNSETTLED} "
@@ -62,11 +63,15 @@ _SELECT_OTHERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which entries are asked for. ``since_ns`` and ``entry`` say the same, the one of plain metrics, the other of all."""
+    """Which entries are asked for. ``since_ns`` and ``entry`` say the same, the one of plain metrics, the other of all.
+
+    ``of_all``: of every component, so that nobody need ask of which.
+    """
 
     component: Callable[[str], bool] = lambda _: True
     entry: Callable[[Entry], bool] = lambda _: True
     since_ns: int | None = None
+    of_all: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +112,12 @@ def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq:
     place = _LISTED if after_seq < listed_up_to else _NEW
     last_seq = listed_up_to if place is _LISTED else last_seq
     plain, others_too = _SELECT_PLAIN.replace(_NEW, place), _SELECT_OTHERS.replace(_NEW, place)
-    if wanted.since_ns is None:
-        columns = database.read_columns(plain + _FIRST_ONES, (after_seq, last_seq, CHUNK_METRICS))
-    else:
-        columns = database.read_columns(plain + _SINCE + _FIRST_ONES, (after_seq, last_seq, CHUNK_METRICS, wanted.since_ns))
+    plain += _FIRST_ONES if wanted.since_ns is None else _SINCE + _FIRST_ONES
+    ids = None
+    if not wanted.of_all:  # a backlog of other runs stays in SQLite
+        ids = json.dumps([row.id for row in journal.components() if wanted.component(row.name)])
+        plain, others_too = plain.replace(" ORDER BY", _OF_THESE), others_too.replace(" ORDER BY", _OF_THESE)
+    columns = database.read_columns(plain, (after_seq, last_seq, CHUNK_METRICS, wanted.since_ns, ids))
     seqs, component_ids = columns[:2]
     upto_seq = seqs[-1] if len(seqs) == CHUNK_METRICS else last_seq
     _learn(journal, names, set(component_ids))
@@ -121,7 +128,7 @@ def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq:
         columns = [[*compress(column, sound)] for column in columns]
     others: list[Entry] = []
     if upto_seq - after_seq != len(columns[0]):  # there is something between them
-        found = database.read_page(others_too, (after_seq, upto_seq, CHUNK_OTHERS_MAX, json.dumps(odd)))
+        found = database.read_page(others_too, (after_seq, upto_seq, CHUNK_OTHERS_MAX, json.dumps(odd), ids))
         if len(found) == CHUNK_OTHERS_MAX or _size(found) >= PAGE_BYTES_MAX:  # and perhaps more than that
             upto_seq = found[-1][0]
             below = bisect.bisect_right(columns[0], upto_seq)

@@ -90,7 +90,7 @@ class Options:
     @property
     def wanted(self) -> Wanted:
         """The same for reading."""
-        return Wanted(self.wants_component, self.wants, self.since_ns)
+        return Wanted(self.wants_component, self.wants, self.since_ns, self.component is None)
 
 
 class _Job(NamedTuple):

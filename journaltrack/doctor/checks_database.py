@@ -192,8 +192,7 @@ def _check_mark(database: Database) -> Iterator[Finding]:
     yield Finding(
         "records",
         "problem",
-        f"the low-water mark is {mark!r}"
-        + (f"; pending entries below it: {hidden}" if hidden else f", the newest entry is {newest}"),
+        f"the low-water mark is {mark!r}" + (f"; pending entries below it: {hidden}" if hidden else f", the newest entry is {newest}"),
         "pending entries below the mark would never be sent",
         "journaltrack doctor --repair computes it anew",
         "mark",
