@@ -53,7 +53,7 @@ _SELECT_PLAIN: Final = (
     f"WHERE {_NEW} AND {_UNSETTLED} AND {_PLAIN}"
 )
 _SINCE: Final = " AND e.recorded_at_ns >= ?4"
-_OF_THESE: Final = " AND e.component_id IN (SELECT value FROM json_each(?5)) ORDER BY"
+_OF_THESE: Final = f"e.component_id IN (SELECT value FROM json_each(?5)) AND {_UNSETTLED}"
 _FIRST_ONES: Final = " ORDER BY e.seq LIMIT ?3"
 _SELECT_OTHERS: Final = (
     f"{SELECT_ENTRY}WHERE {_NEW} AND {_UNSETTLED} "
@@ -116,7 +116,7 @@ def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq:
     ids = None
     if not wanted.of_all:  # a backlog of other runs stays in SQLite
         ids = json.dumps([row.id for row in journal.components() if wanted.component(row.name)])
-        plain, others_too = plain.replace(" ORDER BY", _OF_THESE), others_too.replace(" ORDER BY", _OF_THESE)
+        plain, others_too = (sql.replace(_UNSETTLED, _OF_THESE) for sql in (plain, others_too))
     columns = database.read_columns(plain, (after_seq, last_seq, CHUNK_METRICS, wanted.since_ns, ids))
     seqs, component_ids = columns[:2]
     upto_seq = seqs[-1] if len(seqs) == CHUNK_METRICS else last_seq

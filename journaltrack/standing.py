@@ -31,7 +31,13 @@ _FEW: Final = 1_000
 
 def pending_count(database: Database) -> int:
     """How many entries are pending; costs what lies above the mark, and what is listed."""
-    return int(database.read(f"SELECT count(*) {PENDING}")[0][0])
+    # PENDING would keep a set of all numbers, so that none is counted twice.
+    above = "SELECT count(*) FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.seq NOT IN (SELECT seq FROM delivery)"
+    listed = (
+        "SELECT count(*) FROM unsettled u JOIN entry e ON e.seq = u.seq WHERE u.seq <= (SELECT seq FROM mark) "
+        "AND u.seq NOT IN (SELECT seq FROM delivery)"
+    )
+    return int(database.read(f"SELECT ({above}) + ({listed})")[0][0])
 
 
 def last_receipt_id(database: Database) -> int:
