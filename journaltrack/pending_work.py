@@ -16,9 +16,7 @@ from journaltrack.spool import is_digest
 if TYPE_CHECKING:
     from pathlib import Path
 
-_PENDING_UPLOADS: Final = (
-    "SELECT e.payload FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.kind = 'upload' AND e.seq NOT IN (SELECT seq FROM delivery)"
-)
+_PENDING_UPLOADS: Final = f"SELECT e.payload {standing.PENDING} AND e.kind = 'upload'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ class Options:
     @property
     def wanted(self) -> Wanted:
         """The same for reading."""
-        return Wanted(self.wants_component, self.wants, self.since_ns)
+        return Wanted(self.wants_component, self.wants, self.since_ns, self.component is None)
 
 
 class Reconciler:
@@ -279,7 +279,7 @@ class Reconciler:
                 self._replay_chunk(settlement, dispatch, uploads, chunk)
                 if self._course.ended or self._report.out_of_time:
                     break
-                settlement.advance_mark()
+                settlement.advance_mark(chunk.upto_seq)
             looked_at = time.monotonic()
             while dispatch.go_on(_FRESH_S):
                 if time.monotonic() - looked_at >= _FRESH_S:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import access, interruption, paths, report, spool_use
+from journaltrack import access, interruption, paths, report, spool_use, standing
 from journaltrack.compacting import footprint
 from journaltrack.interruption import RunInProgress
 from journaltrack.report import RECENT_RECEIPTS, ErrorRecord
@@ -126,7 +126,7 @@ _CHOSEN: Final = (
     "(?1 IS NULL OR e.component_id IN (SELECT value FROM json_each(?1))) "
     "AND (?2 IS NULL OR e.recorded_at_ns >= ?2 OR e.kind IN ('create', 'load'))"
 )
-_UNSETTLED: Final = f"e.seq > (SELECT seq FROM mark) AND e.seq NOT IN (SELECT seq FROM delivery) AND {_CHOSEN}"
+_UNSETTLED: Final = f"{standing.LOOKED_AT} AND e.seq NOT IN (SELECT seq FROM delivery) AND {_CHOSEN}"
 
 
 def status(

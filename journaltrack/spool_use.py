@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from journaltrack.database import Database
 
 _NEEDED: Final = (  # above the mark, and through the index on problems: nothing of what was delivered is read
-    "SELECT json_extract(e.payload, '$.sha256') FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.stream = 'upload' "
-    "AND json_valid(e.payload) AND e.seq NOT IN (SELECT seq FROM delivery) "
+    f"SELECT json_extract(e.payload, '$.sha256') {standing.PENDING} AND e.stream = 'upload' AND json_valid(e.payload) "
     "UNION SELECT json_extract(e.payload, '$.sha256') {} "
     "WHERE d.outcome IN ('quarantined', 'in doubt') AND e.stream <> 'metric' AND e.stream = 'upload' AND json_valid(e.payload)"
 )

@@ -180,8 +180,12 @@ def _lease(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], cl
 
 def _mark(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
     pending = "SELECT min(e.seq) - 1 FROM entry e WHERE NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
-    sql = f"UPDATE mark SET seq = coalesce(({pending}), (SELECT max(seq) FROM entry), 0)"
-    return _in_database(folder, lambda connection: connection.execute(sql), "computed the low-water mark anew", clock_ns)
+
+    def compute(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM unsettled")
+        connection.execute(f"UPDATE mark SET seq = coalesce(({pending}), (SELECT max(seq) FROM entry), 0)")
+
+    return _in_database(folder, compute, "computed the low-water mark anew", clock_ns)
 
 
 def _log(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]) -> str | None:

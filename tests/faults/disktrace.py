@@ -94,6 +94,7 @@ class Killing:
         self.program = place / "program.py"
         self.program.write_text(code, encoding="utf-8")
         self.env = os.environ | {"PYTHONPATH": os.fspath(pathlib.Path(__file__).parents[2])}
+        self.env["TMPDIR"] = os.fspath(place)  # a kill may leave something there
 
     def changes(self, folder, *arguments):
         """How many changes the program makes below a folder, left alone."""

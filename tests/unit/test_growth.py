@@ -11,6 +11,7 @@ import pytest
 
 from journaltrack import Tracker, standing
 from journaltrack import doubts as doubting
+from journaltrack import entries as vocabulary
 from journaltrack.journal import Journal
 from journaltrack.readback import Doubt
 from journaltrack.reconciler import Reconciler
@@ -68,6 +69,45 @@ def little_to_do(journal, remote):
 def looking(journal, _remote):
     """Where the journal stands, as ``journaltrack status`` says."""
     assert status(journal).pending == 0
+
+
+@pytest.fixture(scope="module")
+def left_behind(tmp_path_factory):
+    """Two journals in which three entries of an unknown kind stay pending, the first of them older than all others; and many are delivered."""
+    remote = MemoryRemote()
+    scratch = tmp_path_factory.mktemp("left")
+    for name, points in (("small", 100), ("large", 4_100)):
+        with Tracker.create(trial_component_name=f"run-{name}", journal=scratch / name, sync="off") as tracker:
+            tracker.log_artifact(__file__)
+            journal, component = tracker._journal, tracker._id
+            for step in range(points):
+                if step % (points // 2) == 1:
+                    journal.append(component, [vocabulary.Draft("component", "note@2", payload="{}")])
+                tracker.log_metric("loss", 1.0 + step, iteration_number=step)
+            journal.append(component, [vocabulary.Draft("metric", "metric@9", "loss", 1.0, 1, 1)])
+        with closing(Journal.open(scratch / name, create=False)) as opened:
+            assert Reconciler(opened, remote).run().pending == 3
+    return scratch, remote
+
+
+def looking_at_three(journal, _remote):
+    """As ``looking``, where three entries are pending."""
+    assert status(journal).pending == 3
+
+
+@pytest.mark.parametrize(("work", "read_only"), [(nothing_to_do, False), (little_to_do, False), (looking_at_three, True)])
+def test_what_stays_pending_has_nothing_else_read_again(left_behind, tmp_path, work, read_only):
+    """Three entries that no pass can deliver cost three entries, and not all that was delivered after the first of them."""
+    scratch, remote = left_behind
+    taken = {}
+    for name in ("small", "large"):
+        shutil.copytree(scratch / name, tmp_path / name)
+        with closing(Journal.open(tmp_path / name, create=False, read_only=read_only)) as journal:
+            steps = Steps(journal)
+            work(journal, remote)
+            taken[name] = steps.count
+    of_receipts = 400 * 12 // STEP if work is looking_at_three else 0
+    assert taken["large"] <= taken["small"] + of_receipts + 20, taken
 
 
 def refused_points(folder, points):
