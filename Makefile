@@ -6,7 +6,7 @@ STAMP = $(VENV)/.installed
 # SQLAlchemy 2.1, NumPy and others have left Python 3.10: it has pins of its own.
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints-3.10.txt" if sys.version_info < (3, 11) else "constraints.txt")')
 
-.PHONY: help demo test soak lint format bench bench-quick bench-peers clean
+.PHONY: help demo test soak lint format bench bench-quick bench-peers mutants clean
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -26,10 +26,14 @@ test: $(STAMP)  ## the suite
 soak: $(STAMP)  ## every attack SCALE times as often as in the suite, and a table of what was lost
 	$(BIN)/python -m tests.soak $(SCALE)
 
+mutants: $(STAMP)  ## change the core in COUNT places a module, and tell what no test notices; SEED, MODULE
+	$(BIN)/python -m tests.mutants $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(MODULE),--module $(MODULE))
+
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typed_callers.py
 
 format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from journaltrack import anchors
 from journaltrack.actions import Fields
-from journaltrack.errors import RemoteError
+from journaltrack.errors import RemoteError, UnexpectedError
 from journaltrack.remote import Document
 from journaltrack.settlement import Intent, Outcome, Settlement
 
@@ -46,6 +47,15 @@ _HEADS: Final[
     "attestations": "SELECT w.uuid, a.writer_seq, a.digest, max(a.id) FROM attestation a NOT INDEXED JOIN writer w ON w.id = a.writer_id "
     "WHERE a.id > ? GROUP BY a.writer_id",
 }
+
+
+_ATTEMPTS: Final = "SELECT outcome, finished_at_ns FROM receipt WHERE component_id IS NULL AND action = ? AND finished_at_ns IS NOT NULL ORDER BY id DESC LIMIT ?"
+_FAILURES_FREE: Final = 1
+"""Failures in a row after which the next pass tries again;"""
+_PAUSE_FIRST_S: Final = 60.0
+"""... after one more, not within a minute, and twice as long after each."""
+_PAUSE_MAX_S: Final = 3600.0
+_FAILURES_COUNTED: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +108,8 @@ def make(
     before, now_ns = last(database), clock_ns()
     if before is not None and 0 <= now_ns - before.at_ns < every_s * 1e9:
         return None
+    if _has_to_wait(database, now_ns):
+        return None
     reached = (_newest(database, "entry", "seq"), _newest(database, "attestation", "id"))
     if not _is_new(database, before):
         return None
@@ -110,9 +122,10 @@ def make(
         if place is not None:
             stored = Document(*place, anchors.folder_of(document.journal_id), anchors.name_of(number, content), content)
             answer = remote.put_document(stored)
-    except RemoteError as error:
-        logger.info("the journal was not anchored: %s", error)
-        settlement.finish([_failed(receipt_id, None, error)])
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the anchor's alone
+        failure = error if isinstance(error, RemoteError) else UnexpectedError(error, maybe_applied=True)
+        logger.info("the journal was not anchored: %s", failure)
+        settlement.finish([_failed(receipt_id, None, failure)])
         return None
     if named and not _name_it(database, settlement, remote, before, f"{number} {sha256}") and place is None:
         settlement.finish([Outcome(receipt_id, None, "failed", attempts=0, error_text="no component took the parameter")])
@@ -122,6 +135,16 @@ def make(
     request_id = answer.request_id if answer is not None else None
     settlement.finish([Outcome(receipt_id, None, "delivered", request_id=request_id, more={"anchor": told})])
     return Anchor(number, sha256, now_ns, uri, *reached)
+
+
+def _has_to_wait(database: Database, now_ns: int) -> bool:
+    """Whether the last attempts failed, and the last of them not long enough ago for another one."""
+    rows = database.read(_ATTEMPTS, (ACTION, _FAILURES_COUNTED))
+    failures = len(list(itertools.takewhile(lambda row: row[0] != "delivered", rows)))
+    if failures <= _FAILURES_FREE or not isinstance(rows[0][1], int):
+        return False
+    pause_s = min(_PAUSE_FIRST_S * 2 ** (failures - _FAILURES_FREE - 1), _PAUSE_MAX_S)
+    return bool(0 <= now_ns - rows[0][1] < pause_s * 1e9)
 
 
 def _name_it(database: Database, settlement: Settlement, remote: Remote, before: Anchor | None, value: str) -> int:
@@ -136,9 +159,10 @@ def _name_it(database: Database, settlement: Settlement, remote: Remote, before:
         (receipt_id,) = settlement.begin([Intent(ACTION, component_id, ())])
         try:
             answer = remote.update(str(name), Fields(parameters={PARAMETER: value}))
-        except RemoteError as error:
-            logger.info("%s does not name its anchor: %s", name, error)
-            settlement.finish([_failed(receipt_id, component_id, error)])
+        except Exception as error:  # noqa: BLE001 - as above
+            failure = error if isinstance(error, RemoteError) else UnexpectedError(error, maybe_applied=True)
+            logger.info("%s does not name its anchor: %s", name, failure)
+            settlement.finish([_failed(receipt_id, component_id, failure)])
             continue
         settlement.finish([Outcome(receipt_id, component_id, "delivered", request_id=answer.request_id, more={"named": value})])
         taken += 1

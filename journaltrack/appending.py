@@ -1,19 +1,26 @@
-"""How entries get into a journal: places, chain, buffer, and what is done about a disk that refuses.
+"""How entries get into a journal: places, chain, what waits in memory, and what is done about a disk that refuses.
 
 The hot path. Must not know what is read back, replayed or audited.
 
-Invariants: an append is one transaction and is committed when the call returns, or (``on_journal_error="buffer"``) it
-waits in memory in order and is counted by ``unwritten``. Each process that appends is a *writer* with a dense
-``writer_seq`` and a chain of digests; a forked child is a writer of its own. A buffered entry keeps its place in both.
-An exception that a signal handler raises at any moment leaves chain, buffer and database in agreement.
+Invariants:
+
+- An append is one transaction, and is committed when the call returns. Where the journal takes nothing, the call waits
+  in memory, in order, and is counted by ``unwritten`` (``on_journal_error="buffer"``).
+- Each process that appends is a *writer* with a dense ``writer_seq`` and a chain of digests; a forked child is a writer
+  of its own. A call gets its places when it is written, not before: what the journal holds and ``_head`` agree, or
+  ``_unsure`` says that it must be looked up.
+- A call made inside another call of the same thread (a signal handler, ``__del__``, a logging handler) waits until that
+  one has done its work, and is committed before that one returns.
+- An exception at any moment leaves the state to be looked up; one call's error is that call's alone.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
-import hashlib
 import logging
+import shutil
+import time
 import warnings
 import weakref
 from collections import deque
@@ -23,12 +30,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, provenance, rescue, schema, schema_check
+from journaltrack import limits, provenance, reentry, rescue, schema, schema_check, writer_life
 from journaltrack.checkpointer import CHECKPOINT_ENTRIES, LOG_BYTES, Checkpointer
 from journaltrack.database import Database
 from journaltrack.entries import Draft, Entry
 from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError
-from journaltrack.group_commit import Call, GroupCommit
+from journaltrack.sqlite_errors import translated
+from journaltrack.waiting import Call, Waiting
+from journaltrack.writer_life import WriterLife
 
 if TYPE_CHECKING:
     import sqlite3
@@ -37,17 +46,24 @@ logger = logging.getLogger(__name__)
 
 OnJournalError: TypeAlias = Literal["buffer", "raise"]
 
-_LOOK_EVERY_NS: Final = 250_000_000  # how often an append sees whether the journal's files are still where they were
-_RETRY_EVERY_S: Final = 1.0  # while the journal takes nothing: how often an append tries again
+_LOOK_EVERY_NS: Final = 250_000_000  # how often an append checks whether the journal's files are still in place
+_RETRY_SOON_S: Final = 0.01  # while the journal takes nothing: how soon an append tries again; doubles ...
+_RETRY_EVERY_S: Final = 1.0  # ... up to this
 _BUSY_WHILE_FAILING_S: Final = 0.05  # ... and how long it lets training wait for that
+_CALLS_AT_ONCE_MAX: Final = 1 << 20
+_NESTED_ROUNDS_MAX: Final = 8  # a timer that is faster than the disk must not keep a call from returning
+_PAUSE_S: Final = 0.01  # between the attempts of a patient flush
+
+PATIENCE_S: Final = 3.0
+"""Ours: how long a last flush tries again while the journal refuses, seconds."""
 
 POINTS_AT_ONCE: Final = 64
 """Ours: points of one ``append_metrics`` that one statement takes; more go row by row."""
 
 INSERT_ENTRY: Final = schema.insert_sql("entry")
 _INSERT_METRIC: Final = (  # what is the same for all points costs nothing to bind
-    "INSERT INTO entry (writer_id, writer_seq, component_id, stream, kind, name, value, step, timestamp_ns, recorded_at_ns, digest) "
-    "VALUES (?, ?, ?, 'metric', 'metric', ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO entry (writer_id, writer_seq, component_id, stream, kind, name, value, step, timestamp_ns, "
+    "recorded_at_ns, digest) VALUES (?, ?, ?, 'metric', 'metric', ?, ?, ?, ?, ?, ?)"
 )
 _INSERT_WRITER: Final = schema.insert_sql("writer")
 _INSERT_UNDESCRIBED: Final = (  # into a journal of a revision that has no more
@@ -59,16 +75,20 @@ _RENEW_OF_UPLOAD: Final = "UPDATE blob SET spooled_at_ns = ? WHERE sha256 = json
 
 @functools.cache
 def _insert_points(count: int) -> str:
-    """One INSERT of so many points of one call: half the time of as many statements."""
+    """Build one INSERT for the points of a call: half the time of as many statements."""
     before, _, row = _INSERT_METRIC.partition(" VALUES ")
     return f"{before} VALUES {', '.join([row] * count)}"
 
 
-class _Row(NamedTuple):
-    """An entry on its way: the columns of the INSERT, and why it can't be delivered."""
+class _UnmetError(Exception):
+    """The condition of ``append_if`` does not hold."""
 
-    columns: tuple[Any, ...]
-    undeliverable: str | None
+
+class _Attempt(NamedTuple):
+    """A transaction that may have been committed: the last ``writer_seq`` before it, and its calls."""
+
+    writer_seq: int
+    calls: tuple[Call, ...]
 
 
 class Appender:
@@ -98,42 +118,90 @@ class Appender:
         self._monotonic = monotonic
         self._names: dict[int, str] = {}
         self._metric_texts: dict[tuple[int, str], str] = {}
-        self._waiting: deque[_Row] = deque()
-        self._refusal: JournalError | None = None  # why they wait
+        self._inside = False  # a call is under way, or an exception ended one in the middle
+        self._unsure = False  # ``_head`` need not be what the journal holds
+        self._attempt: _Attempt | None = None
+        self._waiting = Waiting(database.generation)
+        self._nested = False  # calls inside the one that is under way have left something to do
+        self._afterwards: deque[Callable[[], object]] = deque()
+        self._copy: Path | None = None  # of what waits, elsewhere
+        self._refused = False  # the journal took nothing, and what waits has been told of
+        self._calls_at_once = _CALLS_AT_ONCE_MAX
         self._next_try = 0.0
+        self._pause_s = 0.0
         self._looked_ns = clock_ns()
-        self._unsettled = False  # an append has begun and not ended: chain and buffer need not fit what the journal holds
         self._generation = -1
         self._described = revision not in schema.UNDESCRIBED  # for ever: what a newer schema adds may be left out
         self._writer: provenance.WriterInfo | None = None
+        self._life: WriterLife | None = None
         self._writer_id = 0  # until it is recorded
-        self._writer_seq = 0
-        self._chain = b""
+        self._head: tuple[int, bytes] = (0, b"")  # of this writer's chain; one value, which no signal can split
         self._checkpointer = Checkpointer(database)
-        self._checkpoint_seq = 0  # ``_writer_seq`` when the log was last written back
-        self._group = GroupCommit(self._write_calls) if database.durability == "power" else None
+        self._checkpoint_seq = 0  # the chain's length when the log was last written back
+        self._waits_for_disk = database.durability == "power"
 
     @property
     def unwritten(self) -> int:
         """Entries that wait in memory because the journal takes none; lost if the process ends now."""
-        self._drop_parents_entries()
-        return len(self._waiting)
+        if self._waiting:
+            self._waiting.follow_fork(self.database.generation)
+        return self._waiting.entries
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    @property
+    def writer_uuid(self) -> str | None:
+        """Of this process as a writer of this journal; None before its first append."""
+        return None if self._writer is None else self._writer.uuid
 
     def append(self, component_id: int, drafts: Sequence[Draft]) -> None:
-        """Record calls, all in one transaction; those that AWS could never accept are quarantined in it at once.
+        """Record drafts in one transaction; quarantine at once those that AWS could never accept.
 
         Args:
             component_id: From ``component``.
             drafts: At least one.
 
         Raises:
-            JournalWriteError: The journal takes nothing and ``on_journal_error="raise"``, or the buffer is full.
+            JournalWriteError: The journal takes nothing and ``on_journal_error="raise"``, or too many entries wait.
         """
-        if self._group is not None:
-            self._group.run(Call((component_id, drafts), self.database.generation), self.database.lock)
-        else:
+        try:
             with self.database.lock:
-                self._write_drafts([(component_id, drafts)], self._clock_ns())
+                self._append(Call(component_id, tuple(drafts), self._clock_ns()))
+        except BaseException:
+            self._end_after_exception()
+            raise
+        if self._afterwards:
+            self._end()
+
+    def append_if(self, condition: Callable[[], bool], component_id: int, drafts: Sequence[Draft]) -> bool:
+        """Record drafts if a condition holds, which is checked in the transaction that records them: nobody writes in between.
+
+        While the journal takes nothing the drafts wait in memory as those of ``append`` do. If the condition does not hold when they
+        are written, they are left out, with a warning in the log.
+
+        Args:
+            condition: Reads this journal's ``database`` alone.
+            component_id: See ``append``.
+            drafts: See ``append``.
+
+        Returns:
+            Whether it held. If not, nothing was recorded.
+
+        Raises:
+            JournalWriteError: As ``append``.
+        """
+        try:
+            with self.database.lock:
+                self._append(Call(component_id, tuple(drafts), self._clock_ns(), condition))
+        except _UnmetError:
+            self._end_after_exception()
+            return False
+        except BaseException:
+            self._end_after_exception()
+            raise
+        if self._afterwards:
+            self._end()
+        return True
 
     def append_metric(self, component_id: int, name: str, value: float, step: int | None, timestamp_ns: int) -> None:
         """Record one metric point that is known to be deliverable: the hot path.
@@ -143,38 +211,53 @@ class Appender:
             name: Valid as a metric's name.
             value: Finite.
             step: 0 to 2^31-1, or None.
-            timestamp_ns: Nanoseconds since the epoch, UTC.
+            timestamp_ns: Nanoseconds since the epoch, UTC, below 2^63.
 
         Raises:
             JournalWriteError: As ``append``.
         """
-        group = self._group
-        if group is not None and not group.enter():
-            self._append_in_group(component_id, [Draft("metric", "metric", name, float(value), step, timestamp_ns)])
-            return
         try:
             with self.database.lock:
                 now_ns = self._clock_ns()
-                if not self._nothing_special(now_ns):
-                    self._append_with_lock(component_id, [Draft("metric", "metric", name, float(value), step, timestamp_ns)], now_ns)
-                    return
-                middle = self._metric_texts.get((component_id, name)) or self._metric_text(component_id, name)
-                value = float(value)
-                writer_seq = self._writer_seq + 1
-                digest = vocabulary.chain_next_metric(self._chain, writer_seq, middle, value, step, timestamp_ns, now_ns)
-                columns = (self._writer_id, writer_seq, component_id, name, value, step, timestamp_ns, now_ns, digest)
-                self._unsettled = True
-                self._writer_seq, self._chain = writer_seq, digest
-                try:
-                    self.database.connection.execute(_INSERT_METRIC, columns)
-                except Exception:  # noqa: BLE001 - sorted out, and raised again, by the general path
-                    self._write_settled([_metric_row(*columns)])
-                self._unsettled = False
-        finally:
-            if group is not None:
-                group.leave()
+                middle = self._metric_texts.get((component_id, name))
+                if middle is None or self._inside:
+                    self._append(_points(component_id, ((name, value),), step, timestamp_ns, now_ns))
+                else:
+                    # From here on a call inside this one leaves its work to it.
+                    self._inside = True
+                    if self._is_ready(now_ns):
+                        value = float(value)
+                        writer_seq, digest = self._head
+                        writer_seq += 1
+                        digest = vocabulary.chain_next_metric(digest, writer_seq, middle, value, step, timestamp_ns, now_ns)
+                        try:
+                            self.database.connection.execute(
+                                _INSERT_METRIC,
+                                (self._writer_id, writer_seq, component_id, name, value, step, timestamp_ns, now_ns, digest),
+                            )
+                        except Exception:  # noqa: BLE001 - the general path sorts it out, and raises it again
+                            call = _points(component_id, ((name, value),), step, timestamp_ns, now_ns)
+                            self._record_after_failure(call)
+                        else:
+                            self._head = (writer_seq, digest)
+                    else:
+                        self._record(_points(component_id, ((name, value),), step, timestamp_ns, now_ns))
+                    self._inside = False
+                    if self._nested:
+                        self._catch_up()
+        except BaseException:
+            self._end_after_exception()
+            raise
+        if self._afterwards:
+            self._end()
 
-    def append_metrics(self, component_id: int, points: Sequence[tuple[str, float]], step: int | None, timestamp_ns: int) -> None:
+    def append_metrics(
+        self,
+        component_id: int,
+        points: Sequence[tuple[str, float]],
+        step: int | None,
+        timestamp_ns: int,
+    ) -> None:
         """Record points of several metrics that are known to be deliverable, all or none, by one statement.
 
         Args:
@@ -186,329 +269,484 @@ class Appender:
         Raises:
             JournalWriteError: As ``append``.
         """
-        if not 1 < len(points) <= POINTS_AT_ONCE:
-            self.append(component_id, [Draft("metric", "metric", name, value, step, timestamp_ns) for name, value in points])
-            return
-        group = self._group
-        if group is not None and not group.enter():
-            self._append_in_group(component_id, [Draft("metric", "metric", name, value, step, timestamp_ns) for name, value in points])
-            return
         try:
-            self._append_metrics(component_id, points, step, timestamp_ns)
-        finally:
-            if group is not None:
-                group.leave()
+            with self.database.lock:
+                now_ns = self._clock_ns()
+                texts = self._metric_texts
+                middles = [texts.get((component_id, name)) for name, _ in points]
+                if self._inside or None in middles or not 1 < len(points) <= POINTS_AT_ONCE:
+                    self._append(_points(component_id, points, step, timestamp_ns, now_ns))
+                else:
+                    self._inside = True
+                    if self._is_ready(now_ns):
+                        self._insert_points(component_id, points, middles, step, timestamp_ns, now_ns)
+                    else:
+                        self._record(_points(component_id, points, step, timestamp_ns, now_ns))
+                    self._inside = False
+                    if self._nested:
+                        self._catch_up()
+        except BaseException:
+            self._end_after_exception()
+            raise
+        if self._afterwards:
+            self._end()
 
-    def _append_in_group(self, component_id: int, drafts: Sequence[Draft]) -> None:
-        """After ``enter``: other threads are in calls, too."""
-        try:
-            self.append(component_id, drafts)
-        finally:
-            if self._group is not None:
-                self._group.leave()
+    def flush(self, *, patience_s: float = 0.0) -> None:
+        """Wait until every entry recorded so far is on the disk: a power barrier.
 
-    def _append_metrics(self, component_id: int, points: Sequence[tuple[str, float]], step: int | None, timestamp_ns: int) -> None:
-        with self.database.lock:
-            now_ns = self._clock_ns()
-            if not self._nothing_special(now_ns):
-                drafts = [Draft("metric", "metric", name, value, step, timestamp_ns) for name, value in points]
-                self._append_with_lock(component_id, drafts, now_ns)
-                return
-            writer_seq, digest = self._writer_seq, self._chain
-            writer_id, columns = self._writer_id, list[Any]()
-            texts, chain_next = self._metric_texts, vocabulary.chain_next_metric
-            for name, value in points:
-                writer_seq += 1
-                middle = texts.get((component_id, name)) or self._metric_text(component_id, name)
-                digest = chain_next(digest, writer_seq, middle, value, step, timestamp_ns, now_ns)
-                columns += (writer_id, writer_seq, component_id, name, value, step, timestamp_ns, now_ns, digest)
-            self._unsettled = True
-            self._writer_seq, self._chain = writer_seq, digest
-            try:
-                self.database.connection.execute(_insert_points(len(points)), columns)
-            except Exception:  # noqa: BLE001 - as above
-                self._write_settled([_metric_row(*columns[at : at + 9]) for at in range(0, len(columns), 9)])
-            self._unsettled = False
+        Inside another call of the same thread it is done when that one ends.
 
-    def flush(self) -> None:
-        """A power barrier: every entry recorded so far is on the disk when this returns.
+        Args:
+            patience_s: How long to try again, in smaller transactions, while the journal takes nothing.
 
         Raises:
             JournalWriteError: Entries still wait in memory (``unwritten`` of them), or the disk refuses.
         """
+        if self._postpone(self.flush, own_calls=1):
+            return
+        until, waiting = self._monotonic() + patience_s, self._waiting.entries
+        while True:
+            try:
+                with self.database.lock:
+                    self._flush()
+                break
+            except JournalError as error:
+                if self._waiting.entries < waiting:  # slowly, but it goes on
+                    until, waiting = self._monotonic() + patience_s, self._waiting.entries
+                elif self._monotonic() >= until:
+                    raise self._still_waiting(error) if self._waiting else error from error
+            except BaseException:
+                self._end_after_exception()
+                raise
+            time.sleep(_PAUSE_S)
+        if self._afterwards:
+            self._end()
+
+    def save(self) -> None:
+        """Flush, with patience; where the journal still refuses, keep a copy of what waits elsewhere.
+
+        Raises:
+            JournalWriteError: As ``flush``. It names the copy, which the next ``save`` that succeeds removes.
+        """
+        if self.postpone(self.save):
+            return
+        try:
+            self.flush(patience_s=PATIENCE_S)
+        except JournalWriteError as error:
+            with self.database.lock:
+                waiting = [(self._names.get(call.component_id), call.drafts) for call in self._waiting]
+            if waiting:
+                self._copy = rescue.keep_elsewhere(self.path, self.journal_id, waiting, self._copy)
+            if self._copy is None:
+                raise
+            raise JournalWriteError(
+                f"{error.message}. A copy of them is in a journal of its own at {self._copy}",
+                hint=f"{error.hint}; or, once that journal works again, `journaltrack merge {self._copy} --into {self.path}`",
+                unwritten=error.unwritten,
+            ) from error
+        if self._copy is not None:
+            shutil.rmtree(self._copy, ignore_errors=True)
+            self._copy = None
+
+    def postpone(self, work: Callable[[], object]) -> bool:
+        """Have ``work`` run when the call has ended that this thread is inside of.
+
+        Returns:
+            Whether it is inside one. If not, nothing is done.
+        """
+        return self._postpone(work, own_calls=0)
+
+    def _postpone(self, work: Callable[[], object], own_calls: int) -> bool:
         with self.database.lock:
-            self._drop_parents_entries()
-            self._settle_interruption()
-            if self._writer is not None:  # who recorded nothing has nothing to save
-                self._look(self._clock_ns())
-            if self._waiting:
-                self._next_try = 0.0
-                self._unsettled = True
-                try:
-                    self._write_settled([])
-                except JournalError as error:
-                    raise self._still_waiting(error) from error
-                self._unsettled = False
-                if self._waiting:
-                    raise self._still_waiting(self._refusal)
-        self.database.sync()
+            if self._inside and reentry.depth(self, _CALLS) > own_calls:
+                self._afterwards.append(work)
+                return True
+        return False
 
-    # -- inside -------------------------------------------------------------------------------------------------
+    # -- one call at a time -------------------------------------------------------------------------
 
-    def _append_with_lock(self, component_id: int, drafts: Sequence[Draft], now_ns: int) -> None:
-        if self._group is not None:
-            self._group.write(Call((component_id, drafts), self.database.generation))
-        else:
-            self._write_drafts([(component_id, drafts)], now_ns)
+    def _append(self, call: Call) -> None:
+        """Record a call, or leave it to the one that this thread is inside of. Hold the lock."""
+        if self._inside and reentry.depth(self, _CALLS) > 1:
+            self._wait_in_memory(call)
+            self._nested = True
+            return
+        if self._inside:
+            self._unsure = True  # an exception ended a call in the middle
+        self._inside = True
+        try:
+            self._record(call)
+        except (JournalError, _UnmetError):
+            self._inside = False
+            raise
+        self._inside = False
+        if self._nested:
+            self._catch_up()
 
-    def _nothing_special(self, now_ns: int) -> bool:
-        """Whether an append can do without the general path. Hold the lock."""
+    def _catch_up(self) -> None:
+        """Write what calls inside this one have left. Hold the lock.
+
+        What still comes after ``_NESTED_ROUNDS_MAX`` transactions is left to the next call.
+        """
+        for _ in range(_NESTED_ROUNDS_MAX):
+            if not self._nested:
+                return
+            self._nested = False
+            self._inside = True
+            try:
+                self._write_waiting()
+            except JournalError as error:
+                self._report_refusal(error)
+            self._inside = False
+
+    def _end_after_exception(self) -> None:
+        """Let an exception that a signal handler raised cost nothing of what the handler logged before it."""
+        if not (self._nested or self._afterwards):
+            return
+        with self.database.lock:
+            if self._inside and reentry.depth(self, _CALLS) > 1:
+                return
+            self._unsure = self._unsure or self._inside
+            self._inside = False
+            self._catch_up()
+        self._end()
+
+    def _end(self) -> None:
+        """Do what had to wait for the end of the call: warnings, and calls from inside it. Not under the lock."""
+        if self._inside and reentry.depth(self, _CALLS) > 1:
+            return
+        for _ in range(len(self._afterwards)):
+            work = self._afterwards.popleft()
+            try:
+                work()
+            except Warning as told:  # `-W error`: the call is recorded all the same
+                logger.warning("%s", told)
+            except Exception:
+                logger.exception("a call from inside another one failed; what it had logged is recorded")
+
+    def _warn(self, text: str) -> None:
+        """Warn when the call is recorded: a warning may be an exception."""
+        self._afterwards.append(functools.partial(warnings.warn, text, RuntimeWarning, stacklevel=5))
+
+    def _is_ready(self, now_ns: int) -> bool:
+        """Return whether an append can do without the general path. Hold the lock."""
         return (
             not self._waiting
-            and not self._unsettled
+            and not self._unsure
             and bool(self._writer_id)
             and self._generation == self.database.generation
             and self.database.idle
+            and self.database.wal
             and 0 <= now_ns - self._looked_ns < _LOOK_EVERY_NS  # a clock may jump
-            and (self._group is None or (self._group.is_empty and not self.database.must_yield))
+            and not (self._waits_for_disk and self.database.must_yield)
         )
 
-    def _component_name(self, component_id: int) -> str:
-        name = self._names.get(component_id)
-        if name is None:
-            name = self._names[component_id] = str(self.database.read("SELECT name FROM component WHERE id = ?", (component_id,))[0][0])
-        return name
+    # -- writing ------------------------------------------------------------------------------------
 
-    def _metric_text(self, component_id: int, name: str) -> str:
-        """The part of a point's canonical encoding that is the same for all points of the metric."""
-        text = self._metric_texts[component_id, name] = vocabulary.metric_text(self._component_name(component_id), name)
-        return text
+    def _insert_points(
+        self,
+        component_id: int,
+        points: Sequence[tuple[str, float]],
+        middles: Sequence[str | None],
+        step: int | None,
+        timestamp_ns: int,
+        now_ns: int,
+    ) -> None:
+        writer_seq, digest = self._head
+        writer_id, columns = self._writer_id, list[Any]()
+        chain_next = vocabulary.chain_next_metric
+        for (name, value), middle in zip(points, middles, strict=True):
+            writer_seq += 1
+            digest = chain_next(digest, writer_seq, middle or "", value, step, timestamp_ns, now_ns)
+            columns += (writer_id, writer_seq, component_id, name, value, step, timestamp_ns, now_ns, digest)
+        try:
+            self.database.connection.execute(_insert_points(len(points)), columns)
+        except Exception:  # noqa: BLE001 - the general path sorts it out, and raises it again
+            self._record_after_failure(_points(component_id, points, step, timestamp_ns, now_ns))
+        else:
+            self._head = (writer_seq, digest)
 
-    def _row(self, component_id: int, draft: Draft, now_ns: int) -> _Row:
-        """Give the draft its place in this process's chain. Hold the lock."""
-        if self._generation != self.database.generation or self._writer is None:
-            self._start_writer(now_ns)
-        name = self._component_name(component_id)
-        writer_seq = self._writer_seq + 1
-        digest = vocabulary.chain_next(self._chain, writer_seq, name, draft, now_ns, hashlib.sha256)
-        self._writer_seq, self._chain = writer_seq, digest
-        columns = (self._writer_id, writer_seq, component_id, *draft[:7], now_ns, digest)
-        return _Row(columns, draft.undeliverable)
+    def _record_after_failure(self, call: Call) -> None:
+        """Record a call whose first attempt failed, unless it took effect all the same."""
+        self._attempt = _Attempt(self._head[0], (call,))
+        self._unsure = True
+        self._record(call)
 
-    def _start_writer(self, now_ns: int) -> None:
-        """This process as a writer: at the first append, and again in a forked child. It is recorded with its first entries."""
-        self._drop_parents_entries()
+    def _record(self, call: Call) -> None:
+        """Write a call behind what waits, or let it wait, too. Hold the lock."""
         if self.database.read_only:
             raise JournalReadOnlyError(f"the journal at {self.path} was opened for reading alone", hint="open it without read_only=True")
+        self._wait_in_memory(call)
+        try:
+            if not 0 <= call.at_ns - self._looked_ns < _LOOK_EVERY_NS and self._writer is not None:
+                lost = self._look(call.at_ns)
+                if lost is not None and self.on_journal_error == "raise":
+                    raise lost
+            self._write_waiting(call)
+        except JournalError as error:
+            if (self.database.closed or self.on_journal_error == "raise") and self._waiting.forget(call):
+                raise
+            self._report_refusal(error)
+
+    def _wait_in_memory(self, call: Call) -> None:
+        self._waiting.follow_fork(self.database.generation)
+        self._waiting.add(call)
+
+    def _write_waiting(self, own: Call | None = None) -> None:
+        """Write what waits, in order, in one transaction; in smaller ones while the journal refuses. Hold the lock.
+
+        Raises:
+            JournalError: The journal takes nothing. What is not written waits.
+            Exception: ``own`` can't be recorded, for its own reason. It does not wait any more.
+        """
+        if self._refused and self._monotonic() < self._next_try:
+            return
+        try:
+            if self._refused:
+                self.database.set_busy_timeout(_BUSY_WHILE_FAILING_S)
+            self._write_in_turn(own)
+        except JournalError:
+            self._next_try = self._monotonic() + self._pause_s
+            self._pause_s = min(max(2 * self._pause_s, _RETRY_SOON_S), _RETRY_EVERY_S)
+            raise
+        finally:
+            self._waiting.count_again()
+        if self._refused:
+            self._refused = False
+            self.database.set_busy_timeout(None)
+            logger.warning("the journal at %s takes entries again: all that waited in memory is written", self.path)
+
+    def _write_in_turn(self, own: Call | None) -> None:
+        while self._waiting:
+            self._know_head()
+            calls = self._waiting.first(self._calls_at_once)
+            if not calls:
+                return
+            try:
+                self._insert(calls)
+            except JournalError as error:
+                self._unsure = True
+                self._calls_at_once = max(1, min(self._calls_at_once, len(calls)) // 2)
+                explained = schema_check.why_refused(error, self.database)
+                if explained is error:
+                    raise
+                raise explained from error
+            except Exception:
+                self._unsure = True
+                if len(calls) > 1:  # find out which
+                    self._calls_at_once = 1
+                    continue
+                self._waiting.forget(calls[0])
+                if calls[0] is own:
+                    raise
+                logger.exception("a call that waited in memory can't be recorded; it is left out")
+            else:
+                self._calls_at_once = min(2 * self._calls_at_once, _CALLS_AT_ONCE_MAX)
+                self._pause_s = 0.0
+
+    def _insert(self, calls: tuple[Call, ...]) -> None:
+        """Give calls their places, and write them in one transaction."""
+        rows, head = self._placed(calls)
+
+        def insert(connection: sqlite3.Connection) -> int:
+            if not all(call.condition is None or call.condition() for call in calls):
+                raise _UnmetError
+            writer_id = self._writer_id or self._insert_writer(connection)
+            for draft, columns in rows:
+                seq = connection.execute(INSERT_ENTRY, (writer_id, *columns)).lastrowid
+                if draft.stream == vocabulary.UPLOAD:
+                    connection.execute(_RENEW_OF_UPLOAD, (columns[-2], draft.payload))
+                if draft.undeliverable is not None:
+                    connection.execute(_INSERT_REFUSED, (seq, draft.undeliverable, columns[-2]))
+            return writer_id
+
+        self._attempt = _Attempt(self._head[0], calls)
+        self._writer_id = self.database.write(insert)
+        self._head = head
+        self._waiting.forget(*calls)
+        self._attempt = None
+        for call in calls:
+            self._keep_texts(call)
+
+    def _placed(self, calls: tuple[Call, ...]) -> tuple[list[tuple[Draft, tuple[Any, ...]]], tuple[int, bytes]]:
+        """Return the drafts with their columns behind ``writer_id``, and the chain's head behind them."""
+        writer_seq, digest = self._head
+        rows: list[tuple[Draft, tuple[Any, ...]]] = []
+        for call in calls:
+            name = self._component_name(call.component_id)
+            for draft in call.drafts:
+                writer_seq += 1
+                digest = vocabulary.chain_next(digest, writer_seq, name, draft, call.at_ns)
+                rows.append((draft, (writer_seq, call.component_id, *draft[:7], call.at_ns, digest)))
+        return rows, (writer_seq, digest)
+
+    def _insert_writer(self, connection: sqlite3.Connection) -> int:
+        assert self._writer is not None  # noqa: S101 - it was started
+        sql, columns = _INSERT_WRITER, astuple(self._writer)
+        if not self._described:
+            sql, columns = _INSERT_UNDESCRIBED, columns[: len(schema.UNDESCRIBED_COLUMNS)]
+        return int(connection.execute(sql, columns).lastrowid or 0)
+
+    def _keep_texts(self, call: Call) -> None:
+        """Keep the part of each point's canonical encoding that is the same for all points of its metric."""
+        for draft in call.drafts:
+            key = (call.component_id, draft.name or "")
+            if draft.kind == vocabulary.METRIC and key not in self._metric_texts:
+                self._metric_texts[key] = vocabulary.metric_text(self._component_name(call.component_id), key[1])
+
+    def _know_head(self) -> None:
+        if self._generation != self.database.generation or self._writer is None:
+            self._start_writer()
+        if self._unsure:
+            self._look_up()
+
+    def _look_up(self) -> None:
+        """Find out what the journal holds: after an interruption, or an attempt that failed but may have been committed.
+
+        Raises:
+            JournalError: It can't be read.
+        """
+        with translated(self.database.path):
+            self.database.roll_back()
+        if self._writer is not None:
+            recorded = self.database.read("SELECT id FROM writer WHERE uuid = ?", (self._writer.uuid,))
+            self._writer_id = recorded[0][0] if recorded else 0
+            rows = self.database.read(
+                "SELECT writer_seq, digest FROM entry WHERE writer_id = ? ORDER BY seq DESC LIMIT 1",
+                (self._writer_id,),
+            )
+            attempt = self._attempt
+            if rows and attempt is not None and rows[0][0] > attempt.writer_seq:
+                self._waiting.forget(*attempt.calls)
+            if rows and rows[0][0] > self._head[0]:  # what was delivered and removed leaves the head as it was
+                self._head = (rows[0][0], bytes(rows[0][1]))
+        self._attempt = None
+        self._unsure = False
+
+    def _start_writer(self) -> None:
+        """Make this process a writer: at its first append, and in a forked child. Its first entries record it."""
+        now_ns = min([self._clock_ns(), *(call.at_ns for call in self._waiting.first(1))])
         info = provenance.describe_process(now_ns, self.journal_id)
         if not self._described:
             info = replace(info, digest=vocabulary.chain_start(info.uuid))
         self._writer = info
         self._writer_id = 0
-        self._writer_seq = self._checkpoint_seq = 0
-        self._chain = info.digest
+        self._checkpoint_seq = 0
+        self._head = (0, info.digest)
+        self._unsure, self._attempt = False, None
+        self._life = writer_life.hold(self.path, info.uuid)
+        self._metric_texts.clear()  # made again, each joins its component
         self.database.append_beside_others()
         if self.database.log_bytes() > LOG_BYTES:  # many that append little each: this one might never come to do it
             self._checkpointer.wake()
         _appending.add(self)
         self._generation = self.database.generation  # last: an interruption before it lets the next append start again
 
-    def _drop_parents_entries(self) -> None:
-        """In a forked child: what waits in memory is the parent's to write."""
-        if self._waiting and self._generation != self.database.generation:
-            self._waiting.clear()
+    # -- the files ----------------------------------------------------------------------------------
 
-    def _write_drafts(self, drafts: Sequence[tuple[int, Sequence[Draft]]], now_ns: int) -> None:
-        """Give drafts, by component, their places and write them. Hold the lock."""
-        self._settle_interruption()
-        if not 0 <= now_ns - self._looked_ns < _LOOK_EVERY_NS:
-            self._look(now_ns)
-        self._unsettled = True
-        self._write_settled([self._row(component_id, draft, now_ns) for component_id, own in drafts for draft in own])
-        self._unsettled = False
+    def _look(self, now_ns: int) -> JournalError | None:
+        """Check whether the files are still in place, and save what is in them if not. Hold the lock.
 
-    def _write_calls(self, calls: Sequence[Call]) -> None:
-        """Write the calls of several threads in one transaction. Hold the lock."""
-        self._settle_interruption()
-        todo = []
-        for call in calls:
-            if call.last_seq is not None and call.last_seq <= self._writer_seq:
-                call.done = True  # whoever wrote it was interrupted between its commit and saying so
-            else:
-                todo.append(call)
-        place = self._writer_seq if self._generation == self.database.generation else 0
-        for call in todo:
-            place += len(call.payload[1])
-            call.last_seq = place
-        try:
-            if todo:
-                self._write_drafts([call.payload for call in todo], self._clock_ns())
-        except JournalError as error:  # what a signal handler raises is the leader's alone: the others find out what was written
-            for call in todo:
-                call.error = error
-        for call in todo:
-            call.done = True
-
-    def _look(self, now_ns: int) -> None:
-        """See whether the files are still where they were, and save what is in them if not. Hold the lock."""
+        Returns:
+            Why it can't be saved; None when all is well, or it is saved, or the files can't be looked at just now.
+        """
         self._looked_ns = now_ns
-        if self._writer_seq - self._checkpoint_seq >= CHECKPOINT_ENTRIES:
-            self._checkpoint_seq = self._writer_seq
+        if self._head[0] - self._checkpoint_seq >= CHECKPOINT_ENTRIES:
+            self._checkpoint_seq = self._head[0]
             self._checkpointer.wake()
-        if self.database.moved():
-            try:
-                self.path = rescue.rescue(self.database)
-            except JournalError as error:
-                if self.on_journal_error == "raise":
-                    raise
-                logger.warning("%s", error)
-
-    def _write_settled(self, rows: Sequence[_Row]) -> None:
-        """``_write``; also after an error of the journal chain and buffer are known to fit what it holds. Hold the lock."""
+        if not self.database.moved():
+            return None
         try:
-            self._write(rows)
-        except Exception:
-            self._unsettled = False
-            raise
+            self.path, what = rescue.rescue(self.database)
+        except JournalError as error:
+            logger.warning("%s", error)
+            return error
+        logger.warning("%s", what)
+        self._warn(what)
+        return None
 
-    def _settle_interruption(self) -> None:
-        """After an exception that a signal handler raised in the midst of an append: find out what was written. Hold the lock.
+    def _flush(self) -> None:
+        """Write all that waits, and have all of it on the disk. Hold the lock.
 
         Raises:
-            JournalError: The journal can't be read; nothing of this call was recorded.
+            JournalError: Something still waits, or the files are gone and can't be written again.
         """
-        if self._generation == self.database.generation and self._unsettled and self._writer is not None:
-            self.database.set_busy_timeout(None)
-            self.database.roll_back()
-            recorded = self.database.read("SELECT id FROM writer WHERE uuid = ?", (self._writer.uuid,))
-            self._writer_id = recorded[0][0] if recorded else 0
-            rows = self.database.read(
-                "SELECT writer_seq, digest FROM entry WHERE writer_id = ? ORDER BY seq DESC LIMIT 1", (self._writer_id,)
-            )
-            self._writer_seq, self._chain = (rows[0][0], bytes(rows[0][1])) if rows else (0, self._writer.digest)
-            while self._waiting and self._waiting[0].columns[1] <= self._writer_seq:
-                self._waiting.popleft()  # the interruption came after their commit
-            if self._waiting:
-                self._writer_seq, self._chain = self._waiting[-1].columns[1], self._waiting[-1].columns[-1]
-        self._unsettled = False
-
-    def _write(self, rows: Sequence[_Row]) -> None:
-        """Write what waits and then ``rows``, or let them wait too. Hold the lock."""
-        if self._waiting and self._monotonic() < self._next_try:
-            self._let_wait(rows, None)
-            return
-        waiting = list(self._waiting)
+        self._waiting.follow_fork(self.database.generation)
+        self._unsure = self._unsure or self._inside
+        self._inside = True
         try:
-            if waiting:
-                self.database.set_busy_timeout(_BUSY_WHILE_FAILING_S)
-            self._insert([*waiting, *rows])
-        except JournalError as refusal:
-            if self.database.closed:
-                raise
-            error = schema_check.why_refused(refusal, self.database)
-            self._refusal = error
-            self._next_try = self._monotonic() + _RETRY_EVERY_S
-            if self.on_journal_error == "raise":
-                self._take_back(rows)
-                raise error from refusal
-            self._let_wait(rows, error)
+            # Who recorded nothing has nothing to save.
+            lost = self._look(self._clock_ns()) if self._writer is not None else None
+            if lost is not None:
+                raise lost
+            self._next_try = 0.0
+            self._write_waiting()
+            self.database.sync()
+        except JournalError:
+            self._inside = False
+            raise
+        self._inside = False
+        self._catch_up()
+
+    # -- what waits ---------------------------------------------------------------------------------
+
+    def _report_refusal(self, error: JournalError) -> None:
+        """Warn, the first time, that entries wait in memory."""
+        if self._refused or not self._waiting:
             return
-        if waiting:
-            self._waiting.clear()
-            self.database.set_busy_timeout(None)
-            logger.warning("the journal at %s takes entries again: %d that waited in memory are written", self.path, len(waiting))
-
-    def _insert(self, rows: Sequence[_Row]) -> None:
-        writer = self._writer
-
-        def insert(connection: sqlite3.Connection) -> int:
-            writer_id = self._writer_id
-            if not writer_id and writer is not None:
-                sql, columns = _INSERT_WRITER, astuple(writer)
-                if not self._described:
-                    sql, columns = _INSERT_UNDESCRIBED, columns[: len(schema.UNDESCRIBED_COLUMNS)]
-                writer_id = int(connection.execute(sql, columns).lastrowid or 0)
-            for row in rows:
-                seq = connection.execute(INSERT_ENTRY, (writer_id, *row.columns[1:])).lastrowid
-                if row.columns[3] == vocabulary.UPLOAD:
-                    connection.execute(_RENEW_OF_UPLOAD, (row.columns[10], row.columns[9]))
-                if row.undeliverable is not None:
-                    connection.execute(_INSERT_REFUSED, (seq, row.undeliverable, row.columns[10]))
-            return writer_id
-
-        self._writer_id = self.database.write(insert)
-
-    def _let_wait(self, rows: Sequence[_Row], error: JournalError | None) -> None:
-        if not rows:
-            return
-        if len(self._waiting) + len(rows) > limits.BUFFERED_ENTRIES_MAX:
-            self._take_back(rows)
-            raise JournalWriteError(
-                f"the journal at {self.path} takes no entries and {len(self._waiting)} wait in memory, which is the limit; this call was not recorded",
-                hint=error.hint if error else "free the disk or the lock on the journal",
-                unwritten=len(self._waiting),
-            )
-        first = not self._waiting
-        self._waiting.extend(rows)
-        if first and error is not None:
-            warnings.warn(
-                f"{error.message}. Entries wait in memory ({limits.BUFFERED_ENTRIES_MAX} at most) and are lost if the process "
-                f"ends before the journal takes them again. {error.hint}",
-                RuntimeWarning,
-                stacklevel=5,
-            )
-
-    def _take_back(self, rows: Sequence[_Row]) -> None:
-        """These rows will never be written: continue the chain where it was before them."""
-        self._writer_seq -= len(rows)
-        if rows:
-            self._chain = self._waiting[-1].columns[-1] if self._waiting else self._chain_in_journal()
-
-    def _chain_in_journal(self) -> bytes:
-        rows = self.database.read(
-            "SELECT digest FROM entry WHERE writer_id = ? AND writer_seq = ? ORDER BY seq DESC LIMIT 1", (self._writer_id, self._writer_seq)
+        self._refused = True
+        self._warn(
+            f"{error.message}. Entries wait in memory ({limits.BUFFERED_ENTRIES_MAX} at most) and are lost if the "
+            f"process ends before the journal takes them again. {error.hint}"
         )
-        return bytes(rows[0][0]) if rows or self._writer is None else self._writer.digest
+
+    def _component_name(self, component_id: int) -> str:
+        if self._life is not None:
+            self._life.join(component_id)
+        name = self._names.get(component_id)
+        if name is None:
+            rows = self.database.read("SELECT name FROM component WHERE id = ?", (component_id,))
+            name = self._names[component_id] = str(rows[0][0])
+        return name
 
     def _in_memory(self) -> Iterator[Entry]:
-        """Entries that wait, as entries of ``seq`` 0. Hold the lock."""
-        for row in self._waiting:
-            writer_id, writer_seq, component_id, *rest = row.columns
-            yield Entry(0, writer_id, writer_seq, component_id, self._names.get(component_id, ""), *rest)
+        """Yield the entries that wait, as entries without a place. Hold the lock."""
+        for call in tuple(self._waiting):
+            name = self._names.get(call.component_id, "")
+            for draft in call.drafts:
+                yield Entry(0, self._writer_id, 0, call.component_id, name, *draft[:7], call.at_ns, b"")
 
     def _still_waiting(self, error: JournalError | None) -> JournalWriteError:
+        count = self.unwritten
         return JournalWriteError(
-            f"{len(self._waiting)} entries could not be written to the journal at {self.path} and are in memory only"
+            f"{count} entries could not be written to the journal at {self.path} and are in memory only"
             + (f": {error.message}" if error else ""),
             hint=(error.hint if error else "") or "free the disk or the lock, then call close() again before the process ends",
-            unwritten=len(self._waiting),
+            unwritten=count,
         )
 
 
-def _metric_row(
-    writer_id: int,
-    writer_seq: int,
+def _points(
     component_id: int,
-    name: str,
-    value: float,
+    points: Sequence[tuple[str, float]],
     step: int | None,
     timestamp_ns: int,
     now_ns: int,
-    digest: bytes,
-) -> _Row:
-    """From the columns of ``_INSERT_METRIC``."""
-    return _Row((writer_id, writer_seq, component_id, "metric", "metric", name, value, step, timestamp_ns, None, now_ns, digest), None)
+) -> Call:
+    drafts = [Draft("metric", "metric", name, float(value), step, timestamp_ns) for name, value in points]
+    return Call(component_id, tuple(drafts), now_ns)
 
 
+_CALLS: Final = reentry.codes_of(Appender.append, Appender.append_if, Appender.append_metric, Appender.append_metrics, Appender.flush)
 _appending: weakref.WeakSet[Appender] = weakref.WeakSet()
 
 
 @atexit.register
 def _write_at_exit() -> None:
-    """What waits in memory, or is in deleted files, gets its last chance when the interpreter ends without ``close``."""
+    """Give what waits in memory, or is in deleted files, its last chance when the interpreter ends without ``close``."""
     for journal in list(_appending):
         if not journal.database.closed and (journal.unwritten or journal.database.moved()):
             try:
-                journal.flush()
+                journal.save()
             except JournalError as error:
                 logger.error("%s", error)  # noqa: TRY400 - a traceback says nothing here

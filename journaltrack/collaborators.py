@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
-from journaltrack import configuration, limits, paths, spool_limit, spool_use, validation
 from journaltrack import entries as vocabulary
+from journaltrack import limits, paths, spool_limit, spool_use, validation
 from journaltrack.errors import ArtifactError, JournalError
+from journaltrack.notices import Notice
 from journaltrack.spool import Spool, SpooledBlob
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
-    from datetime import datetime
+    from collections.abc import Callable, Mapping, Sequence
 
     from journaltrack.journal import Journal
     from journaltrack.trial_component import TrialComponent
 
 
 class MetricsWriter(Protocol):
-    """Takes metric points, one a call."""
+    """Takes metric points, one a call, as the caller gave them."""
 
-    def log_metric(
-        self, metric_name: str, value: float, timestamp: datetime | float | None = None, iteration_number: int | None = None
-    ) -> None:
+    def log_metric(self, metric_name: str, value: Any, timestamp: Any = None, iteration_number: Any = None) -> None:  # noqa: ANN401
         """Record one point."""
         ...
 
@@ -47,33 +46,22 @@ class JournalMetricsWriter:
 
     Args:
         trial_component: Of which the points are.
-        admit: Called with a draft that AWS could never accept, before it is journaled: warns, or raises when strict.
+        record: Takes drafts that can't go the short way, and what to tell about them. It raises
+            when strict, records, then warns.
     """
 
-    def __init__(self, trial_component: TrialComponent, admit: Callable[[vocabulary.Draft], None]) -> None:
+    def __init__(self, trial_component: TrialComponent, record: Callable[[list[vocabulary.Draft], list[Notice]], None]) -> None:
         self._journal: Journal = trial_component.journal
         self._component_id = trial_component.component_id
-        self._admit = admit
+        self._record = record
         self._valid: set[str] = set()  # names that passed: the check costs more than the look-up
 
-    def draft(self, metric_name: str, value: object, timestamp: datetime | float | None, iteration_number: int | None) -> vocabulary.Draft:
-        """The point as it is journaled.
-
-        Raises:
-            InvalidInputError: A name, step or time that AWS can never accept.
-            InvalidTypeError: An argument of the wrong type.
-        """
-        step = validation.step(iteration_number)
-        when = time.time_ns() if timestamp is None else validation.timestamp_ns(timestamp)
-        return self._draft(metric_name, value, when, step)
-
-    def _draft(self, metric_name: str, value: object, timestamp_ns: int, step: int | None) -> vocabulary.Draft:
-        name = validation.key(metric_name, "metric name", limits.METRIC_NAME_CHARS_MAX)
-        self._valid.add(name)
-        return vocabulary.metric(name, validation.metric_value(value), step, timestamp_ns)
-
     def log_metric(
-        self, metric_name: str, value: object, timestamp: datetime | float | None = None, iteration_number: int | None = None
+        self,
+        metric_name: str,
+        value: object,
+        timestamp: validation.Moment | None = None,
+        iteration_number: SupportsIndex | None = None,
     ) -> None:
         """Record one point; see ``Tracker.log_metric``."""
         if (
@@ -85,33 +73,70 @@ class JournalMetricsWriter:
         ):
             self._journal.append_metric(self._component_id, metric_name, value, iteration_number, time.time_ns())
             return
-        draft = self.draft(metric_name, value, timestamp, iteration_number)
-        if draft.undeliverable is not None:
-            self._admit(draft)
-        self._journal.append(self._component_id, [draft])
+        self._log([(metric_name, value)], timestamp, iteration_number)
 
-    def log_metrics(self, metrics: Mapping[str, object], timestamp: datetime | float | None, iteration_number: int | None) -> None:
+    def log_metrics(
+        self,
+        metrics: Sequence[tuple[str, object]],
+        timestamp: validation.Moment | None,
+        iteration_number: SupportsIndex | None,
+    ) -> None:
         """Record points of one moment and step, all or none; see ``Tracker.log_metrics``."""
-        when = time.time_ns() if timestamp is None else validation.timestamp_ns(timestamp)
+        if timestamp is None:
+            valid, points = self._valid, []
+            for name, value in metrics:
+                if type(value) is not float or value - value != 0 or name not in valid:
+                    break
+                points.append((name, value))
+            else:
+                if points:
+                    self._journal.append_metrics(self._component_id, points, validation.step(iteration_number), time.time_ns())
+                    return
+        self._log(metrics, timestamp, iteration_number)
+
+    def _log(
+        self,
+        points: Sequence[tuple[str, object]],
+        timestamp: validation.Moment | None,
+        iteration_number: SupportsIndex | None,
+    ) -> None:
+        """Record points of which something has to be checked.
+
+        Raises:
+            InvalidInputError: A name, step or time that can never be right.
+            InvalidTypeError: An argument of the wrong type.
+        """
         step = validation.step(iteration_number)
-        valid, points = self._valid, []
-        for name, value in metrics.items():
-            if type(value) is not float or value - value != 0 or name not in valid:
-                break
-            points.append((name, value))
-        else:
-            if points:
-                self._journal.append_metrics(self._component_id, points, step, when)
-                return
-        drafts = [self._draft(name, value, when, step) for name, value in metrics.items()]
-        for draft in drafts:
-            if draft.undeliverable is not None:
-                self._admit(draft)
-        if drafts:
-            self._journal.append(self._component_id, drafts)
+        when = time.time_ns() if timestamp is None else validation.timestamp_ns(timestamp)
+        drafts = []
+        for metric_name, value in points:
+            name = validation.key(metric_name, "metric name", limits.METRIC_NAME_CHARS_MAX)
+            self._valid.add(name)
+            drafts.append(vocabulary.metric(name, validation.metric_value(value), step, when))
+        notices = [_of_rounding(draft) for draft in drafts if draft.value is not None and draft.payload is not None]
+        if timestamp is not None and validation.like_a_step(timestamp, when):
+            notices += [_of_a_step(draft.name or "", when) for draft in drafts]
+        self._record(drafts, notices)
 
     def close(self) -> None:
         """Nothing: every point is in the journal already."""
+
+
+def _of_rounding(draft: vocabulary.Draft) -> Notice:
+    name, exact = draft.name or "", limits.shown(vocabulary.decode(draft.payload)["exact"])
+    text = (
+        f"metric {limits.shown(name)}: {exact} is recorded with all its digits; SageMaker's numbers are doubles, so {draft.value!r} is sent"
+    )
+    return Notice("digits", name, text)
+
+
+def _of_a_step(name: str, timestamp_ns: int) -> Notice:
+    moment = datetime.fromtimestamp(timestamp_ns // 1_000_000_000, timezone.utc).isoformat()
+    text = (
+        f"metric {limits.shown(name)} is recorded with the time {moment}: its timestamp is so small "
+        "that it may be a step, which belongs into iteration_number="
+    )
+    return Notice("timestamp", name, text)
 
 
 class JournalArtifactUploader:
@@ -120,11 +145,14 @@ class JournalArtifactUploader:
     Args:
         trial_component: Of which the files are.
         make_room: For ``spool_limit``: called with the journal's folder and the bytes that are needed.
+        spool_max_bytes: How large the spool may grow; 0: no limit.
     """
 
-    def __init__(self, trial_component: TrialComponent, make_room: Callable[[Path, int], int] | None = None) -> None:
+    def __init__(
+        self, trial_component: TrialComponent, make_room: Callable[[Path, int], int] | None = None, spool_max_bytes: int = 0
+    ) -> None:
         self._journal = trial_component.journal
-        self._spool_max_bytes = configuration.current().spool_max_bytes
+        self._spool_max_bytes = spool_max_bytes
         self._make_room = make_room
 
     def spool(self, file_path: str | os.PathLike[str]) -> SpooledBlob:

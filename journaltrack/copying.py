@@ -37,6 +37,8 @@ three do, which stay in the cache, and a fresh page costs more than hashing it."
 _KEEP_SIZE: Final = 1  # fallocate(2): the blocks, but not the size
 _ALL_OF_IT: Final = 7  # sync_file_range(2): wait for what is under way, write the rest, wait for that
 _NOT_HERE: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.ESPIPE})
+_LOOK_S: Final = 1.0
+"""How often it is seen whether the hashing thread still lives while it hands nothing over."""
 _FLUSH_EVERY_BYTES: Final = 8 * 1024 * 1024
 """So much at most waits for the disk unasked: progress is true also on a slow stick, and the last barrier is short."""
 
@@ -50,7 +52,7 @@ class Copier:
         self._free: SimpleQueue[memoryview] = SimpleQueue()
         self._tasks: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
         # Pieces, and then their digest or what went wrong.
-        self._filled: SimpleQueue[tuple[memoryview, int] | str | OSError] = SimpleQueue()
+        self._filled: SimpleQueue[tuple[memoryview, int] | str | BaseException] = SimpleQueue()
         self._cancelled = False
         self._thread: threading.Thread | None = None
 
@@ -73,6 +75,7 @@ class Copier:
 
         Raises:
             OSError: The file can't be read.
+            Exception: Whatever else ended the hashing, on whichever thread.
         """
         if size_bytes <= ALONE_BYTES_MAX or not self._started():
             return self.digest(source, size_bytes, write)
@@ -80,7 +83,7 @@ class Copier:
         self._tasks.put((source, size_bytes))
         result = None
         try:
-            while isinstance(result := self._filled.get(), tuple):
+            while isinstance(result := self._handed(), tuple):
                 buffer, count = result
                 try:
                     write(buffer[:count])
@@ -89,7 +92,7 @@ class Copier:
         finally:
             if isinstance(result, tuple) or result is None:
                 self._abandon()
-        if isinstance(result, OSError):
+        if isinstance(result, BaseException):
             raise result
         return result
 
@@ -128,14 +131,27 @@ class Copier:
     def _abandon(self) -> None:
         """Have the thread stop, and the buffers back."""
         self._cancelled = True
-        while isinstance(piece := self._filled.get(), tuple):
+        while isinstance(piece := self._handed(), tuple):
             self._free.put(piece[0])
+
+    def _handed(self) -> tuple[memoryview, int] | str | BaseException:
+        """Return what the thread hands over next; an error when it ended without a word.
+
+        To hand over an error takes memory, too.
+        """
+        while True:
+            try:
+                return self._filled.get(timeout=_LOOK_S)
+            except Empty:  # noqa: PERF203 - once a second at most
+                if self._thread is None or not self._thread.is_alive():
+                    self._thread = None  # the next copy starts another
+                    return RuntimeError("the thread that hashes has ended")
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             try:
                 self._filled.put(self._read(*task))
-            except OSError as error:  # noqa: PERF203 - once a file
+            except BaseException as error:  # noqa: BLE001, PERF203 - ``copy`` raises it
                 self._filled.put(error)
 
     def _read(self, source: int, size_bytes: int) -> str:

@@ -26,9 +26,11 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote
 
-from journaltrack import access, database_copy, paths
-from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError
-from journaltrack.sqlite_errors import is_lock, translated
+from journaltrack import access, database_copy, log_modes, paths, reentry
+from journaltrack.admission import Admission
+from journaltrack.errors import JournalError, JournalLockedError, JournalReadOnlyError, JournalWriteError
+from journaltrack.sqlite_errors import OUT_OF_DESCRIPTORS, is_lock, translated, unusable
+from journaltrack.standing_locks import StandingLocks
 from journaltrack.write_queue import URGENT_BEHIND_DISK_S, URGENT_S, WriteQueue
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,10 @@ BUSY_TIMEOUT_S: Final = 30.0
 PAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Ours: text and blobs that are read at a time."""
 _BATCH_ROWS: Final = 500  # fewer than the 700 new objects after which the garbage collector looks at them
+_CHECKPOINT_PAGES: Final = 1_000  # SQLite's own default
 _FORK_WAIT_S: Final = 1.0
+_SLOW_S: Final = 0.25
+"""A commit that takes longer is worth a warning: ours take 4 ms with a rollback journal on a local disk."""
 _NUMBERED: Final = re.compile(r"\?(\d+)")
 _NAMES: Final = tuple(f"p{number}" for number in range(1, 100))
 
@@ -91,12 +96,17 @@ class Database:
         self.durability = durability
         self._busy_timeout_s = busy_timeout_s
         self._connection: sqlite3.Connection | None = None
+        self._standing = StandingLocks(path, read_only=read_only)
+        self._admission = Admission(path, self._standing, read_only=read_only)
+        self._chosen = False  # whether it is known to be a journal, whose log may be changed
         self._names_synced = False
         self._identity = (0, 0)  # device and inode of the file that is open
         self._queue: WriteQueue | None = None  # of one that appends: it waits for its turn to write by itself
         self._wait_s = busy_timeout_s  # and so long
         self._unsure = False  # an fsync of the log failed: what was written before may never reach the disk
+        self._slow = False  # and told so
         self._closed = False
+        self._in_block = False  # of ``transaction``
         self._copy: Callable[[sqlite3.Connection, Path], object] | None = None  # makes what is read instead of the file
         self.lock = threading.RLock()
         self._beside_lock = threading.Lock()
@@ -111,12 +121,13 @@ class Database:
         Raises:
             JournalError: After ``close``.
         """
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             if self._closed:
                 msg = f"the journal at {self.path.parent} is closed"
                 raise JournalError(msg)
-            self._connect()
-        return self._connection  # type: ignore[return-value]
+            connection = self._connect()
+        return connection
 
     @property
     def closed(self) -> bool:
@@ -125,8 +136,8 @@ class Database:
 
     @property
     def idle(self) -> bool:
-        """Whether the connection is open, and in no transaction; opens none."""
-        return self._connection is not None and not self._connection.in_transaction
+        """Whether a statement may go straight to the connection: it is open, and in no transaction. Opens none."""
+        return self._connection is not None and not self._connection.in_transaction and not self._standing.guarded
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows of a SELECT; ``?1`` is the first parameter."""
@@ -171,15 +182,18 @@ class Database:
         """Run ``work`` in one write transaction: all of it or, after any exception, nothing.
 
         Safe against exceptions that a signal handler raises at any moment (Ctrl-C, a time-out by SIGALRM): the lock is freed,
-        and a transaction that could not be rolled back then is rolled back before the next one.
+        and a transaction that could not be rolled back then is rolled back before the next one. A call from inside the
+        transaction of the same thread (a signal handler, ``__del__``) joins it.
         """
         with self.lock, translated(self.path):
             connection = self.connection
+            if connection.in_transaction and (self._in_block or reentry.depth(self, _TRANSACTIONS) > 1):
+                return work(connection)
             try:
                 self.roll_back()
                 self._begin(connection)
                 result = work(connection)
-                connection.execute("COMMIT")
+                self._commit(connection)
             except BaseException:
                 self.roll_back()
                 raise
@@ -190,6 +204,32 @@ class Database:
         connection = self._connection
         if connection is not None and connection.in_transaction:  # some errors (disk full, I/O) roll back by themselves
             connection.execute("ROLLBACK")
+        self._standing.end_turn()
+
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        if self._admission.shared is not None:
+            self._commit_slowly(connection)
+        elif self._queue is not None or not self.wal:
+            connection.execute("COMMIT")
+        else:
+            with self._standing.checkpointing() as alone:
+                connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES if alone else 0}")
+                connection.execute("COMMIT")
+        self._standing.end_turn()
+
+    def _commit_slowly(self, connection: sqlite3.Connection) -> None:
+        began = time.monotonic()
+        connection.execute("COMMIT")
+        took_s = time.monotonic() - began
+        if took_s > _SLOW_S and not self._slow:
+            self._slow = True
+            logger.warning(
+                "the journal at %s is slow: a commit took %.1f s on %s. Training waits that long for each call; "
+                "set JOURNALTRACK_JOURNAL to a folder on a local disk.",
+                self.path.parent,
+                took_s,
+                self._admission.shared,
+            )
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -198,20 +238,50 @@ class Database:
             connection = self.connection
             self.roll_back()
             self._begin(connection)
+            self._in_block = True
             try:
                 yield connection
-                connection.execute("COMMIT")
+                self._commit(connection)
             except BaseException:
                 self.roll_back()
                 raise
+            finally:
+                self._in_block = False
 
     def choose_log(self) -> None:
         """Use a write-ahead log where that is safe; changes the file, so only for what is known to be a journal."""
         with self.lock, translated(self.path):
-            self.wal = _prefer_wal(self.connection, self.path, self._busy_timeout_s)
-            self._set_synchronous(self.connection)
-            if self.durability == "power":
-                self._sync_names(self.connection)
+            self._chosen = True
+            try:
+                self._choose_log(self.connection)
+            except sqlite3.OperationalError as error:
+                if not self._lacks_memory(error):
+                    raise
+                self._disconnect()
+                self._choose_log(self.connection)
+            if self._admission.shared is not None:
+                logger.warning(
+                    "the journal at %s is on %s, where processes can't share SQLite's write-ahead log: %s. "
+                    "Set JOURNALTRACK_JOURNAL to a folder on a local disk for full speed.",
+                    self.path.parent,
+                    self._admission.shared,
+                    log_modes.MEANING[self._admission.mode],
+                )
+
+    def _choose_log(self, connection: sqlite3.Connection) -> None:
+        self.wal = log_modes.choose(connection, self._admission.mode, self._busy_timeout_s)
+        if self.wal and not self._admission.is_alone:
+            self._standing.take_all()
+        self._set_synchronous(connection)
+        if self.durability == "power":
+            self._sync_names(connection)
+
+    def _lacks_memory(self, error: sqlite3.OperationalError) -> bool:
+        """Whether a file may be one that can't be mapped here, which is worth another way once."""
+        admission = self._admission
+        lacking = admission.has_memory and admission.mode == "log" and not self.read_only and "I/O" in str(error)
+        admission.has_memory = not lacking
+        return lacking
 
     def set_busy_timeout(self, seconds: float | None) -> None:
         """Change how long a writer waits for the lock; None: what it was at first."""
@@ -227,18 +297,23 @@ class Database:
         except OSError:
             return 0
 
+    def checkpointing(self) -> contextlib.AbstractContextManager[bool]:
+        """Whether no other process writes the log back, for the block."""
+        return contextlib.nullcontext(enter_result=False) if self._admission.is_alone else self._standing.checkpointing()
+
     def write_log_back(self) -> bool:
         """Copy all of the log into the database while nobody appends; whether that could be done at once."""
         with self.lock, translated(self.path):
-            if not self.idle:  # it rests, and no more is appended: whoever closes the database last does it
-                return False
-            busy, in_log, written = self.connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+            connection = self._connection
+            if connection is None or connection.in_transaction:
+                return False  # it rests, and no more is appended: whoever closes the database last does it
+            busy, in_log, written = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
             return not busy and bool(written == in_log)
 
     def beside(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``work`` on another connection while this one goes on; for another thread. It waits for no lock."""
         with self._beside_lock, translated(self.path):
-            connection = _connect_uri(f"file:{quote(str(self.path))}?mode=rw", 0.0)
+            connection = _connect_uri(f"{_uri(self.path)}?mode=rw", 0.0)
             try:
                 connection.execute("PRAGMA synchronous=NORMAL")
                 return work(connection)
@@ -252,7 +327,7 @@ class Database:
         log back to ``Checkpointer``. With a rollback journal nothing changes.
         """
         with self.lock, translated(self.path):
-            if self.wal and self._queue is None:
+            if self.wal and not self._admission.is_alone and self._queue is None:
                 self._queue = self._new_queue()
                 self._set_appending(self.connection)
 
@@ -289,26 +364,55 @@ class Database:
         Raises:
             sqlite3.OperationalError: Not in time.
         """
-        queue = self._queue
+        standing, queue = self._standing, self._queue
         if queue is None:
-            connection.execute("BEGIN IMMEDIATE")
-            return
+            standing.look()
+            if not standing.guarded:
+                self._refuse_own_thread()
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            queue = WriteQueue(self.path.parent)
 
-        refused: list[sqlite3.OperationalError] = []
+        refused = [sqlite3.OperationalError("database is locked")]
 
         def attempt() -> bool:
+            if not standing.take_turn():
+                return False
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
+                standing.end_turn()
                 if not is_lock(error):
                     raise
                 refused[:] = [error]
                 return False
             return True
 
-        at_once = not self.must_yield and attempt()
-        if not at_once and not queue.wait_for(attempt, self._wait_s):
+        if not self.must_yield and attempt():
+            return
+        self._refuse_own_thread()
+        if not queue.wait_for(attempt, self._wait_s):
             raise refused[0]
+
+    def _refuse_own_thread(self) -> None:
+        """Wait for no transaction of this very thread: it could never end.
+
+        Raises:
+            JournalLockedError: This call was made inside such a transaction, on another connection.
+        """
+        for other in _all_live():
+            connection = other._connection  # noqa: SLF001 - this class's own
+            if (
+                other is not self
+                and other.path == self.path
+                and connection is not None
+                and connection.in_transaction
+                and other.lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition asks it
+            ):
+                raise JournalLockedError(
+                    f"the journal at {self.path.parent} is locked by a transaction that this call was made inside of",
+                    hint="what is logged meanwhile is written afterwards",
+                )
 
     def sync(self) -> None:
         """A power barrier: everything committed is on the disk when this returns.
@@ -330,12 +434,14 @@ class Database:
                 except FileNotFoundError:
                     pass  # nothing was written since the log was last emptied
                 except OSError as error:
+                    if error.errno in OUT_OF_DESCRIPTORS:
+                        raise unusable(self.path) or self._not_flushed(str(error)) from error
                     self._unsure = True
                     raise self._not_flushed(str(error)) from error
 
     def _empty_log(self) -> None:
-        with self.patience():
-            busy, _, _ = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        with self.patience(), self.checkpointing() as alone:
+            busy, _, _ = (True, 0, 0) if not alone else self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise self._not_flushed("the last flush failed, and while others use the journal it can't be repeated")
         self._unsure = False
@@ -345,8 +451,17 @@ class Database:
         return JournalWriteError(f"the journal at {self.path.parent} could not be flushed: {why}", hint=hint)
 
     def moved(self) -> bool:
-        """Whether the path no longer names the file that is open, or the log's name is gone."""
-        return self.displaced() or (self._connection is not None and self.wal and not os.path.lexists(f"{self.path}-wal"))
+        """Whether the path no longer names the file that is open, or the log's name is gone.
+
+        A folder that can't be looked at (no permission for a moment, a file server that restarts) is not a deleted one.
+        """
+        if self._connection is None:
+            return False
+        self._standing.look()
+        if self._admission.could_be_alone() and not self._connection.in_transaction:
+            self._disconnect()  # the next use opens another
+            return False
+        return self.displaced() or (self.wal and _is_gone(f"{self.path}-wal"))
 
     def displaced(self) -> bool:
         """Whether the path no longer names the file that is open."""
@@ -354,7 +469,7 @@ class Database:
             return False
         try:
             return _identity(self.path) != self._identity
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return True
         except OSError:
             return False  # it can't be told
@@ -375,10 +490,13 @@ class Database:
         Closing it would delete the log *by its name*, which may be another database's by now.
         """
         with self.lock:
-            _left_behind.append(self._connection)
+            _left_behind.extend((self._connection, self._standing))
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))  # not even at the end of the interpreter
             self._connection = None
             self._names_synced = False
+            self._admission.leave()
+            self._standing = StandingLocks(path, read_only=self.read_only)
+            self._admission = Admission(path, self._standing, read_only=self.read_only)
             self.path = path
             if self._queue is not None:
                 self._queue.close()
@@ -400,14 +518,36 @@ class Database:
         self._names_synced = False
         if self._queue is not None:
             self._queue.close()
+        self._close(connection)
+
+    def _close(self, connection: sqlite3.Connection | None) -> None:
+        self._standing.let_go()
         if connection is not None:
+            if self._admission.is_alone and self._chosen:
+                with contextlib.suppress(sqlite3.Error):  # readers need not know of a log that is gone
+                    connection.execute("PRAGMA journal_mode = DELETE")
             connection.close()
+        self._admission.leave()
+        self._standing.give_back()
+
+    def _give_way(self) -> None:
+        """Disconnect for others who ask, unless a transaction is under way."""
+        with self.lock:
+            connection = self._connection
+            if connection is not None and self._admission.is_alone and not connection.in_transaction:
+                self._disconnect()
+
+    def _let_neighbours_go(self) -> None:
+        for other in _all_live():
+            if other is not self and other.path == self.path:
+                other._give_way()  # noqa: SLF001 - this class's own
+        self._refuse_own_thread()
 
     def __del__(self) -> None:
         # Python 3.13 warns of a connection that nobody closed; a tracker's lives as long as somebody may read it back.
         connection = getattr(self, "_connection", None)
         if connection is not None:
-            connection.close()
+            self._close(connection)
 
     def read_copy(self, copy: Callable[[sqlite3.Connection, Path], object]) -> None:
         """From now on read a private copy instead of the file, which stays as it is; for one that is open for reading alone.
@@ -420,16 +560,41 @@ class Database:
             self._disconnect()
             self._connect()
 
-    def _connect(self) -> None:
-        connection = self._open()
-        if self._copy is not None:
-            with contextlib.closing(connection) as original:
-                connection = self._open_copy(functools.partial(self._copy, original))
+    def _connect(self) -> sqlite3.Connection:
+        access.check_files(self.path.parent)
+        connection = None
+        try:
+            self._admission.enter(self._busy_timeout_s, self._let_neighbours_go)
+            try:
+                connection = self._open()
+            except sqlite3.OperationalError as error:
+                if not self._lacks_memory(error):
+                    raise
+                self._standing.give_back()
+                self._admission.enter(self._busy_timeout_s, self._let_neighbours_go)
+                connection = self._open()
+            if self._admission.shared is not None:
+                if self._chosen:
+                    self._choose_log(connection)
+            elif self.wal or (self.read_only and log_modes.is_wal(connection)):
+                self._standing.take_all()
+            else:
+                self._standing.give_back()
+            self._admission.listen(weakref.WeakMethod(self._give_way))
+            if self._copy is not None:
+                original, connection = connection, None
+                try:
+                    connection = self._open_copy(functools.partial(self._copy, original))
+                finally:
+                    self._close(original)
+        except BaseException:
+            self._close(connection)
+            raise
         self._connection = connection
+        return connection
 
     def _open(self) -> sqlite3.Connection:
-        access.check_files(self.path.parent)
-        uri = f"file:{quote(str(self.path))}?mode={'ro' if self.read_only else 'rw'}"
+        uri = f"{_uri(self.path)}?mode={'ro' if self.read_only else 'rw'}{self._admission.options}"
         connection = _connect_uri(uri, self._busy_timeout_s)
         try:
             if self.read_only:
@@ -444,13 +609,17 @@ class Database:
                         return self._open_copy(functools.partial(database_copy.copy_files, self.path))
                     connection = _connect_uri(uri + "&immutable=1", self._busy_timeout_s)
                 return connection
-            self.wal = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+            if self._admission.is_alone or (self._admission.shared is not None and log_modes.says_log(self.path)):
+                connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # first of all: what has a log is opened without shared memory
+            self.wal = log_modes.is_wal(connection)
             self._identity = _identity(self.path)
             self._set_synchronous(connection)
             if self.durability == "power":
                 self._sync_names(connection)
             if self._queue is not None:
                 self._set_appending(connection)
+            elif self.wal and self._admission.shared is None:
+                connection.execute("PRAGMA wal_autocheckpoint = 0")
         except BaseException:
             connection.close()
             raise
@@ -460,7 +629,7 @@ class Database:
         """A connection for reading to a private copy, which is gone with the connection."""
         with database_copy.place_for_copy(self.path) as file:
             copy(file)
-            connection = _connect_uri(f"file:{quote(str(file))}?mode=ro", self._busy_timeout_s)
+            connection = _connect_uri(f"{_uri(file)}?mode=ro", self._busy_timeout_s)
             try:
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the file
             except BaseException:
@@ -515,12 +684,18 @@ class Database:
     def _after_fork_in_child(self) -> None:
         _left_behind.append(self._connection)
         self._connection = None
+        self._admission.leave_to_parent()
+        self._standing.leave_to_parent()
         self._names_synced = False
         if self._queue is not None:
             self._queue.close()
         self.lock = threading.RLock()
         self._beside_lock = threading.Lock()
         self.generation += 1
+
+
+def _uri(path: Path) -> str:
+    return f"file:{quote(os.fsencode(path))}"  # a path need not be text
 
 
 def _connect_uri(uri: str, busy_timeout_s: float) -> sqlite3.Connection:
@@ -540,32 +715,20 @@ def _connect_uri(uri: str, busy_timeout_s: float) -> sqlite3.Connection:
     return connection
 
 
-def _prefer_wal(connection: sqlite3.Connection, path: Path, busy_timeout_s: float) -> bool:
-    """Use a write-ahead log where it is safe; elsewhere a rollback journal, which costs a call 4 ms instead of 12 µs."""
-    kind = paths.network_file_system(path.parent)
-    until = time.monotonic() + busy_timeout_s
-    while True:
-        try:
-            mode = connection.execute(f"PRAGMA journal_mode={'DELETE' if kind else 'WAL'}").fetchone()[0]
-            break
-        except sqlite3.OperationalError as error:  # SQLite does not wait here when several processes make a journal at once
-            if not is_lock(error) or time.monotonic() >= until:
-                raise
-            time.sleep(0.005)
-    if mode == "wal":
-        return True
-    logger.warning(
-        "the journal at %s is on %s, where SQLite's write-ahead log is unsafe: a slower rollback journal is used. "
-        "Set JOURNALTRACK_JOURNAL to a folder on a local disk for full speed.",
-        path.parent,
-        kind or "a file system without shared memory",
-    )
-    return False
-
-
 def _identity(path: Path) -> tuple[int, int]:
     status = os.stat(path)  # noqa: PTH116 - on the path of an append now and then
     return status.st_dev, status.st_ino
+
+
+def _is_gone(path: str) -> bool:
+    """Whether nothing has that name; False when it can't be told."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _has_content(path: Path) -> bool:
@@ -575,13 +738,21 @@ def _has_content(path: Path) -> bool:
         return False
 
 
+def _all_live() -> list[Database]:
+    with contextlib.suppress(RuntimeError):  # another thread opens one just now
+        return list(_live)
+    return _all_live()
+
+
 def _each(method: Callable[[Database], None]) -> Callable[[], None]:
     def call() -> None:
-        for database in list(_live):
+        for database in _all_live():
             method(database)
 
     return call
 
+
+_TRANSACTIONS: Final = reentry.codes_of(Database.write)
 
 os.register_at_fork(
     before=_each(Database._before_fork),  # noqa: SLF001 - this module's own

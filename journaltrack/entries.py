@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -123,12 +124,13 @@ def decode(payload: str | None) -> dict[str, Any]:
     """A payload as ``encode`` made it; an empty dict when there is none.
 
     Raises:
-        ValueError: It is no JSON object, or so large or deep that no journaltrack wrote it.
+        ValueError: It is no JSON object, or it has so much outside of its texts, or nests so deep,
+            that no journaltrack wrote it.
     """
     if payload is None:
         return {}
-    if len(payload) > limits.PAYLOAD_CHARS_MAX:
-        msg = f"the payload has {len(payload)} characters, {limits.PAYLOAD_CHARS_MAX} are decoded at most"
+    if len(payload) > limits.PAYLOAD_CHARS_MAX and (rest := _chars_outside_texts(payload)) > limits.PAYLOAD_CHARS_MAX:
+        msg = f"the payload has {rest} characters outside of its texts, {limits.PAYLOAD_CHARS_MAX} are decoded at most"
         raise ValueError(msg)
     try:
         decoded = json.loads(payload)
@@ -147,6 +149,13 @@ def decode(payload: str | None) -> dict[str, Any]:
     return decoded
 
 
+def _chars_outside_texts(payload: str) -> int:
+    """Count a payload's characters, each of its texts as two; of what is no JSON, some number."""
+    plain = payload.replace("\\\\", "").replace('\\"', "")  # then every quote begins or ends a text
+    return len(plain) - sum(text.end() - text.start() - 2 for text in _TEXT.finditer(plain))
+
+
+_TEXT: Final = re.compile('"[^"]*"')
 _NONE: Final = type(None)
 _TYPES: Final[tuple[tuple[str, tuple[type, ...], Any], ...]] = (
     *((name, (int,), 0) for name in ("seq", "writer_id", "writer_seq", "component_id")),
@@ -227,8 +236,22 @@ def status(
     )
 
 
+def primary_status(entry: Entry) -> str | None:
+    """What a status entry sets the status to; None if it leaves it alone, or can't be read."""
+    try:
+        primary = entry.detail.get("primary")
+    except ValueError:
+        return None
+    return primary if isinstance(primary, str) else None
+
+
 def parameter(name: str, value: str | float) -> Draft:
-    """A parameter: text, or a number. An integer that a double can't hold exactly is kept in full beside the double."""
+    """A parameter: text, or a number.
+
+    An integer that a double can't hold exactly is text: SageMaker's numbers are doubles.
+    """
+    if isinstance(value, int) and not _is_exact(value):
+        value = limits.digits(value)
     if isinstance(value, str):
         problem = limits.text_problem(value, "the value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0)
         return _checked(Draft(COMPONENT, PARAMETER, name, payload=encode({"text": value}), undeliverable=problem))
@@ -378,12 +401,20 @@ def _finite(value: float) -> tuple[float | None, str | None]:
     try:
         number = float(value)
     except OverflowError:  # an int of more than 308 digits
-        return None, encode({"exact": str(value)})
+        return None, encode({"exact": limits.digits(int(value))})
     if number != number or number in (float("inf"), float("-inf")):  # noqa: PLR0124 - the test for NaN without an import
         return None, encode({"exact": repr(number)})
-    if isinstance(value, int) and int(number) != value:
-        return number, encode({"exact": str(value)})
+    if isinstance(value, int) and not _is_exact(value):
+        return number, encode({"exact": limits.digits(value)})
     return number, None
+
+
+def _is_exact(value: int) -> bool:
+    """Return whether a double holds the integer."""
+    try:
+        return int(float(value)) == value
+    except OverflowError:
+        return False
 
 
 def _checked(draft: Draft) -> Draft:

@@ -8,7 +8,6 @@
     │   ├── ComponentNotFoundError         ``Tracker.load``: SageMaker says that there is no such trial component
     │   └── UndeliverableError             ``strict=True`` only: AWS could never accept the value
     ├── InvalidTypeError   (TypeError)     an argument of the wrong type; nothing was journaled
-    ├── TrackerClosedError (RuntimeError)  a call after ``close()``; nothing was journaled
     ├── JournalError                       the journal itself
     │   ├── JournalNotFoundError           no such folder, or no ``journal.db`` in it
     │   ├── NotAJournalError               something else lives there; it was left alone
@@ -28,6 +27,8 @@
     │   ├── LeaseHeldError                 somebody else reconciles this journal right now
     │   └── LeaseLostError                 our lease was taken over in mid-pass; the pass stopped
     └── RemoteError                        an answer (or none) from the remote, classified; see ``ErrorKind``
+        ├── NotSentError                   it was held back before its first byte: the pass was over
+        ├── UnexpectedError                something that no remote should raise; one request is concerned
         ├── AlreadyExistsError             create: the name is taken
         └── ComponentMissingError          update or metrics: the component is not there
 
@@ -38,7 +39,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 
 def printable(text: str) -> str:
@@ -50,6 +51,16 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def described(error: BaseException) -> str:
+    """A foreign exception in words; those of plug-ins may have none."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - whatever it raises
+        text = ""
+    name = type(error).__name__
+    return printable(f"{name}: {text}" if text else name)
 
 
 class JournaltrackError(Exception):
@@ -90,10 +101,6 @@ class UndeliverableError(InvalidInputError):
 
 class InvalidTypeError(JournaltrackError, TypeError):
     """An argument of the wrong type. Nothing was journaled."""
-
-
-class TrackerClosedError(JournaltrackError, RuntimeError):
-    """A call on a tracker after ``close()``. Nothing was journaled."""
 
 
 class JournalError(JournaltrackError):
@@ -201,6 +208,10 @@ class ErrorKind(enum.Enum):
     """Nobody's fault and nothing can go on (credentials, permission, region): the pass stops, all stays pending."""
 
 
+DEADLINE_OVER: Final = "DeadlineOver"
+"""The code of a request that was not begun, or was ended, since its time was over."""
+
+
 class RemoteError(JournaltrackError):
     """A request that the remote refused, or that got no answer.
 
@@ -240,6 +251,26 @@ class RemoteError(JournaltrackError):
         self.uploads_only = uploads_only
         self.everywhere = everywhere
         self.throttled = throttled
+
+
+class NotSentError(RemoteError):
+    """The request was held back before its first byte: it certainly had no effect."""
+
+    def __init__(self, message: str = "the time was over before the request was sent") -> None:
+        super().__init__(message, kind=ErrorKind.TRANSIENT, code="NotSent")
+
+
+class UnexpectedError(RemoteError):
+    """Something failed that nobody expected to fail, for one request."""
+
+    def __init__(self, error: BaseException, *, maybe_applied: bool) -> None:
+        super().__init__(
+            f"a request failed in a way that nobody expected: {type(error).__name__}: {error}",
+            kind=ErrorKind.TRANSIENT,
+            code=type(error).__name__,
+            hint="its entries stay in the journal and the next sync tries again; if that fails, too, report it with the output of `-v`",
+            maybe_applied=maybe_applied,
+        )
 
 
 class AlreadyExistsError(RemoteError):

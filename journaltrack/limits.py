@@ -8,6 +8,7 @@ them with the models of the botocore that is installed, so that a change upstrea
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Final
 
 NAME_CHARS_MAX: Final = 120
@@ -42,6 +43,10 @@ METRIC_AHEAD_MAX_S: Final = 2 * 3_600
 whether BatchPutMetrics has them is documented nowhere."""
 TIMESTAMP_NS_MAX: Final = 253_402_300_799_999_999_999
 """The end of the year 9999, the last that a datetime holds."""
+JOURNAL_NS_MAX: Final = 2**63 - 1
+"""Ours: the last time that a call may name, 2262-04-11T23:47:16.854775807Z: SQLite's largest integer."""
+STEP_LIKE_S_MAX: Final = 1_000_000_000
+"""Ours: a number of seconds below this (2001-09-09) as a metric's time is warned about as a step."""
 STEP_MAX: Final = 2**31 - 1
 """Largest iteration number: the model says ``integer``, 32 bits signed, at least 0."""
 TAGS_MAX: Final = 50
@@ -52,12 +57,24 @@ TAG_VALUE_CHARS_MAX: Final = 256
 """Characters of a tag's value (``TagValue``)."""
 TRACEBACK_CHARS_MAX: Final = 65_536
 """Ours: characters of a traceback kept in the journal (the end is kept, it names the error)."""
+TEXT_CHARS_MAX: Final = 64 * 1024 * 1024
+"""Ours: characters of a text that a call records. JSON escapes one as 12 bytes at worst; a row of
+SQLite's has at most 1,000,000,000."""
 PAYLOAD_CHARS_MAX: Final = 4 * 1024 * 1024
 PAYLOAD_DEPTH_MAX: Final = 32
-"""Ours: characters and nesting of a payload that is decoded. A crafted one of some megabytes would fill the memory; ours nest two deep."""
+"""Ours: characters outside of its texts, and nesting, of a payload that is decoded. The objects that
+a crafted one of some megabytes describes would fill the memory, while a text takes no more than
+itself. Ours nest two deep."""
 BUFFERED_ENTRIES_MAX: Final = 100_000
 """Ours: entries that wait in memory while the journal takes none; about 50 MB."""
 
+BUCKET_CHARS: Final = (3, 63)
+"""Least and most characters of a bucket's name. Its source, and that of ``bucket_problem``: Amazon S3
+User Guide, "General purpose bucket naming rules"."""
+
+_BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]*[a-z0-9]")
+_ADDRESS_PATTERN = re.compile(r"\d+\.\d+\.\d+\.\d+", re.ASCII)
+_BUCKET_PREFIXES = ("xn--", "sthree-", "amzn-s3-demo-")
 _TAG_PATTERN = re.compile(r"[\w\s.:/=+\-@]*")
 
 
@@ -68,12 +85,38 @@ def name_problem(name: str, what: str) -> str | None:
         name: The name or display name.
         what: What it is the name of, for the message ("display name").
     """
-    if NAME_PATTERN.fullmatch(name) and len(name) <= NAME_CHARS_MAX:
+    if len(name) <= NAME_CHARS_MAX and NAME_PATTERN.fullmatch(name):
         return None
     return (
         f"{what} {shown(name)} can't be used: SageMaker allows letters, digits and single or repeated hyphens between them, "
         f"starting and ending with a letter or digit, at most {NAME_CHARS_MAX} characters"
     )
+
+
+def suggested_name(name: str) -> str:
+    """Return a name like this one that fits: without accents, and with hyphens for anything else."""
+    plain = unicodedata.normalize("NFKD", name[: 4 * NAME_CHARS_MAX]).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-zA-Z0-9]+", "-", plain).strip("-")[:NAME_CHARS_MAX].rstrip("-") or "run"
+
+
+def mended_name(name: str) -> str:
+    """Return the name with hyphens for dots, underscores and spaces, which SageMaker refuses."""
+    return re.sub(r"-*[._ ][-._ ]*", "-", name).strip("-") if re.search("[._ ]", name) else name
+
+
+def bucket_problem(name: str) -> str | None:
+    """Why no bucket can have that name, or None; an access point's ARN can stand for a bucket."""
+    least, most = BUCKET_CHARS
+    if name.startswith("arn:"):
+        return None
+    if not least <= len(name) <= most:
+        return f"it has {len(name)} characters, and S3's have {least} to {most}"
+    if not _BUCKET_PATTERN.fullmatch(name) or ".." in name:
+        return "S3 allows lower-case letters, digits, hyphens and single dots, between a letter or digit at either end"
+    if _ADDRESS_PATTERN.fullmatch(name):
+        return "S3 refuses what looks like an IP address"
+    reserved = next((prefix for prefix in _BUCKET_PREFIXES if name.startswith(prefix)), None)
+    return f"S3 reserves names that begin with {reserved}" if reserved else None
 
 
 def text_problem(text: str, what: str, chars_max: int, chars_min: int = 1) -> str | None:
@@ -138,3 +181,13 @@ def one_line(message: str) -> str:
 def shown(text: str, chars_max: int = 80) -> str:
     """``text`` quoted for a message: control characters escaped, cut to about ``chars_max`` characters."""
     return repr(text) if len(text) <= chars_max else repr(text[: chars_max - 1]) + "…"
+
+
+def digits(number: int) -> str:
+    """Return all digits of an integer, also where ``str`` refuses (``sys.set_int_max_str_digits``)."""
+    try:
+        return str(number)
+    except ValueError:
+        import decimal  # noqa: PLC0415 - for integers of more than 4,300 digits alone
+
+        return format(decimal.Decimal(number), "f")

@@ -47,6 +47,7 @@ class PassReport:
         out_of_time: The deadline ended it.
         duration_s: Seconds.
         position: What the pass has seen of the journal; None: it ended before it had looked.
+        ended: Interrupted runs that it ended as Stopped, by name.
     """
 
     delivered: int = 0
@@ -64,6 +65,7 @@ class PassReport:
     out_of_time: bool = False
     duration_s: float = 0.0
     position: Position | None = None
+    ended: list[str] = field(default_factory=list)
 
     @property
     def settled(self) -> int:
@@ -74,6 +76,11 @@ class PassReport:
     def problem(self) -> RemoteError | None:
         """Why not everything was delivered, the gravest reason first; None if there is none (but see ``out_of_time``)."""
         return self.halted or self.uploads_halted or next(iter(self.held.values()), None) or self.failed
+
+    def add(self, outcome: str, entries: int) -> None:
+        """Entries were settled with this outcome, as ``delivery`` names it."""
+        name = outcome.replace(" ", "_")
+        setattr(self, name, getattr(self, name) + entries)
 
     def to_json(self) -> dict[str, Any]:
         """As ``json.dumps`` takes it; ``from_json`` is the way back."""

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why one item of a request was not taken; ``permanent`` False means that it may be sent again."""
+    """Why one item of a request was not taken; ``permanent`` False means that it may be sent again.
+
+    Attributes:
+        maybe_applied: It may have taken effect all the same: what went wrong was not a refusal.
+    """
 
     code: str
     message: str
     permanent: bool
+    maybe_applied: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import access, paths, report, spool_use, standing
+from journaltrack import access, interruption, paths, report, spool_use, standing
 from journaltrack.compacting import footprint
+from journaltrack.interruption import RunInProgress
 from journaltrack.report import RECENT_RECEIPTS, ErrorRecord
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class JournalStatus:
         lease: Who reconciles; None when nobody does.
         sizes: On the disk.
         exposed: How others can read or change the journal; None when they can't.
+        left_open: Runs in progress whose processes are dead, or can't be seen from here.
     """
 
     journal_id: str
@@ -112,6 +114,7 @@ class JournalStatus:
     lease: LeaseHolder | None
     sizes: Sizes
     exposed: str | None = None
+    left_open: tuple[RunInProgress, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The status as ``json.dumps`` takes it, see ``journaltrack.report.to_json``."""
@@ -187,6 +190,7 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
         lease=_lease(database, now_ns),
         sizes=_sizes(journal),
         exposed=access.exposure(journal.path),
+        left_open=tuple(interruption.left_open(journal, None if ids is None else json.loads(ids))),
     )
 
 

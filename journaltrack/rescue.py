@@ -9,7 +9,8 @@ this module saves what is there: through the open connection everything ever com
 - Deleted, and another journal is there now: to a new journal beside it, ``<name>.rescued-<number>``.
 - Only the log is gone: what it held is written into the database.
 
-Must not know what an entry is; the chains need no care, since entries are copied as they are.
+The chains need no care, since entries are copied as they are. What only waits in memory, because the journal's disk refuses,
+goes into a journal of its own elsewhere (``keep_elsewhere``), which `journaltrack merge` brings back.
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 import sqlite3
-import warnings
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+from journaltrack import entries as vocabulary
 from journaltrack import opening, paths
-from journaltrack.errors import JournalWriteError
+from journaltrack.errors import JournalError, JournalWriteError
 
 if TYPE_CHECKING:
     from journaltrack.database import Database
+    from journaltrack.entries import Draft
 
 logger = logging.getLogger(__name__)
 
@@ -38,42 +42,81 @@ _SIBLINGS_MAX: Final = 1_000
 _LOCK_FILE: Final = "rescue.lock"
 
 
-def rescue(database: Database) -> Path:
+def rescue(database: Database) -> tuple[Path, str]:
     """Save what the open connection can still read, and connect to where it is now.
 
     Hold ``database.lock``; no transaction may be open.
 
     Returns:
-        The journal's folder, which may be another one than before.
+        The journal's folder, which may be another one than before, and what to tell the user.
 
     Raises:
         JournalWriteError: It can't be written anywhere; the open connection is kept.
     """
     before = database.path
-    place = database.place_now()
-    if place == before:
-        with database.patience():
-            database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        database.rest()
-        _say(f"the write-ahead log of the journal at {before.parent} was deleted while it was in use; what it held was saved")
-        return before.parent
-    if place is not None and place.name == before.name:
-        database.move_to(place)
-        _say(f"the journal at {before.parent} was moved to {place.parent} while it was in use; what is logged goes there now")
-        return place.parent
     try:
+        place = database.place_now()
+        if place == before:
+            with database.patience():
+                database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            database.rest()
+            return before.parent, (
+                f"the write-ahead log of the journal at {before.parent} was deleted while it was in use; what it held was saved"
+            )
+        if place is not None and place.name == before.name:
+            database.move_to(place)
+            return place.parent, (
+                f"the journal at {before.parent} was moved to {place.parent} while it was in use; what is logged goes there now"
+            )
         folder = _write_again(database)
     except (OSError, sqlite3.Error) as error:
         raise JournalWriteError(
-            f"the journal at {before.parent} was deleted while it was in use, and can't be written again: {error}",
-            hint="make its folder writable before this process ends: it still holds everything, and tries again",
+            f"the journal at {before.parent} was deleted while it was in use, and can't be written again: {error}. "
+            "What was recorded in it is lost when this process ends",
+            hint="make its folder writable before that: this process still holds everything, and tries again",
         ) from error
     database.move_to(folder / before.name)
-    _say(
+    return folder, (
         f"the journal at {before.parent} was deleted while it was in use; all that was recorded in it was written again to {folder}. "
         "Artifacts of its spool that were not delivered are lost unless they are logged again"
     )
-    return folder
+
+
+def keep_elsewhere(folder: Path, journal_id: str, calls: Sequence[tuple[str | None, Sequence[Draft]]], copy: Path | None) -> Path | None:
+    """Write calls that wait in memory into a journal of their own, on another disk if there is one.
+
+    Args:
+        folder: Of the journal that does not take them.
+        journal_id: Of that journal.
+        calls: Component and drafts of each.
+        copy: An earlier copy, which this one replaces.
+
+    Returns:
+        Where they are; None: no place takes them.
+    """
+    from journaltrack.journal import Journal  # noqa: PLC0415 - a journal opens with what this module is for
+
+    if copy is not None:
+        shutil.rmtree(copy, ignore_errors=True)
+    name = f"unwritten-{folder.name}-{journal_id[:8]}-{os.getpid()}"
+    for parent in (paths.home(), Path(tempfile.gettempdir()) / "journaltrack", Path.cwd()):
+        place = parent / name
+        try:
+            with closing(Journal.open(place, durability="power", on_journal_error="raise")) as journal:
+                known: set[int] = set()
+                for component, drafts in calls:
+                    if component is None:
+                        continue
+                    component_id = journal.component(component)
+                    first = () if component_id in known else (vocabulary.load(),)
+                    known.add(component_id)
+                    journal.append(component_id, [*first, *drafts])
+        except (JournalError, OSError) as error:
+            logger.debug("what waits in memory can't be kept in %s: %s", place, error)
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            return place
+    return None
 
 
 def _write_again(database: Database) -> Path:
@@ -81,6 +124,8 @@ def _write_again(database: Database) -> Path:
     path = database.path
     (journal_id,) = database.connection.execute("SELECT journal_id FROM meta").fetchone()
     for folder in (path.parent, *(path.parent.with_name(f"{path.parent.name}.rescued-{n}") for n in range(1, _SIBLINGS_MAX))):
+        if os.path.lexists(folder) and not folder.is_dir():
+            continue  # somebody put a file in its place
         opening.make_folder(folder)
         with _alone_in(folder):
             if not os.path.lexists(folder / path.name):
@@ -156,8 +201,3 @@ def _add_missing(old: sqlite3.Connection, path: Path) -> None:
 def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[object]], conflict: str = "") -> None:
     if rows:
         connection.executemany(f"INSERT {conflict} INTO {table} VALUES ({','.join('?' * len(rows[0]))})", rows)
-
-
-def _say(text: str) -> None:
-    logger.warning("%s", text)
-    warnings.warn(text, RuntimeWarning, stacklevel=2)

@@ -27,7 +27,14 @@ from typing import Final, TypeVar
 from journaltrack import access, paths
 from journaltrack.copying import ALONE_BYTES_MAX, Copier, SteadyFile, are_equal, write_all
 from journaltrack.copying import BUFFER_BYTES as PIECE_BYTES
-from journaltrack.errors import ArtifactError, InvalidInputError, JournalFullError, JournalReadOnlyError, JournalWriteError
+from journaltrack.errors import (
+    ArtifactError,
+    InvalidInputError,
+    JournalFullError,
+    JournalReadOnlyError,
+    JournaltrackError,
+    JournalWriteError,
+)
 
 T = TypeVar("T")
 
@@ -82,7 +89,7 @@ class Spool:
         """
         source = Path(file_path)
         for _ in range(TRIES):
-            with _opened(source) as descriptor:
+            with _opened(source) as descriptor, _ending_clearly(source):
                 blob = self._held(descriptor, source, announce, of_size) or self._copy_open(descriptor, source, announce=announce)
             if blob is not None:
                 return blob
@@ -199,6 +206,8 @@ class Spool:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             temporary = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
             target = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            access.hand_over(target, self.folder.parent)
+            access.hand_over(self.folder, self.folder.parent)
             try:
                 try:
                     sha256, size_bytes = _copy_bytes(descriptor, target, source)
@@ -223,6 +232,7 @@ class Spool:
                 f"{path.parent} is a symbolic link; nothing was written to where it points",
                 hint="do not trust this journal; make a new one",
             )
+        access.hand_over(path.parent, self.folder.parent)
         temporary.replace(path)
         self._sync_folders(path)
         return path
@@ -245,12 +255,27 @@ def _opened(source: Path) -> Iterator[int]:
     except OSError as error:
         hint = "check the path" if error.errno == errno.ENOENT else ""
         raise ArtifactError(f"{source} can't be logged: {error.strerror}", hint=hint) from error
+    except ValueError as error:  # a NUL, or a character that no file's name can have
+        raise ArtifactError(f"{source} can't be logged: {error}", hint="check the path") from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ArtifactError(f"{source} can't be logged: it is not a regular file", hint="for a folder use log_artifacts(directory)")
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _ending_clearly(source: Path) -> Iterator[None]:
+    """Say what is not recorded, whatever ended the copy: no memory, no thread, a fault of ours."""
+    try:
+        yield
+    except (JournaltrackError, OSError):
+        raise
+    except Exception as error:
+        raise ArtifactError(
+            f"{source} could not be copied: {type(error).__name__} {error}; it was not logged", hint="log it again; free memory first"
+        ) from error
 
 
 @contextlib.contextmanager

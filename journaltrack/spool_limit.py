@@ -31,7 +31,7 @@ def admit(spool: Spool, file: Path, max_bytes: int, make_room: Callable[[int], i
     """
     try:
         wanted = os.stat(file).st_size  # noqa: PTH116
-    except OSError:
+    except (OSError, ValueError):  # also a NUL in the path
         return  # copying it says what is wrong
     excess = spool_use.use(spool.folder).size_bytes + wanted - max_bytes
     if excess <= 0:

@@ -5,8 +5,9 @@ What a pass plans from; what it records is in ``settlement``.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.actions import ComponentState
@@ -25,6 +26,7 @@ PROBLEM: Final = "d.outcome IN ('quarantined', 'in doubt')"
 """Of a settlement ``d``: what the index ``delivery_problem`` is of. SQLite uses it only where a query says this in these words
 (https://sqlite.org/partialindex.html#queries_using_partial_indexes); ``d.outcome = 'in doubt'`` alone reads all that was ever delivered."""
 
+_ARTIFACTS: Final = ("input_artifacts", "output_artifacts")
 _FEW: Final = 1_000
 """Ours: problems that are looked at one by one."""
 
@@ -38,6 +40,13 @@ def pending_count(database: Database) -> int:
         "AND u.seq NOT IN (SELECT seq FROM delivery)"
     )
     return int(database.read(f"SELECT ({above}) + ({listed})")[0][0])
+
+
+def is_pending(database: Database, wanted: Callable[[str], bool]) -> bool:
+    """Whether anything of a component that is wanted is pending, or in flight."""
+    ids = [component_id for component_id, name in database.read("SELECT id, name FROM component") if wanted(str(name))]
+    sql = f"SELECT EXISTS (SELECT 1 {PENDING} AND e.component_id IN (SELECT value FROM json_each(?)))"
+    return bool(database.read(sql, (json.dumps(ids),))[0][0])
 
 
 def last_receipt_id(database: Database) -> int:
@@ -69,14 +78,18 @@ def states(database: Database, component_ids: Iterable[int]) -> dict[int, Compon
             continue
         ((confirmed, attempted),) = known
         keys: dict[str, set[str]] = defaultdict(set)
-        for field_map, key in database.read("SELECT map, key FROM field WHERE component_id = ?", (component_id,)):
+        artifacts: dict[tuple[str, str], int] = {}
+        for field_map, key, seq in database.read("SELECT map, key, seq FROM field WHERE component_id = ?", (component_id,)):
             keys[field_map].add(key)
+            if field_map in _ARTIFACTS and isinstance(seq, int):
+                artifacts[field_map, key] = seq
         states[component_id] = ComponentState(
             confirmed=bool(confirmed),
             create_attempted=bool(attempted),
             keys={field_map: frozenset(k) for field_map, k in keys.items()},
             locations=_locations(database, component_id),
             refused=_refused_blobs(database, component_id),
+            artifacts=artifacts,
         )
     return states
 

@@ -1,7 +1,7 @@
 """The public API: the SageMaker Experiments ``Tracker``, with a journal in front of the network.
 
 validate → spool → append. Must not know the reconciler, boto3 or SQL; what needs the network (*replay on close*, *look
-up on load*) is handed in as ``Tracker.services`` by ``composition``.
+up on load*) are callables, ``Tracker.services``, and every call of one goes through ``guard``.
 
 Invariants: a call has either journaled all it was given, in one transaction, when it returns, or raised and journaled
 nothing. No call but ``close`` and ``load`` of an unknown name touches the network, both bounded by a deadline.
@@ -9,6 +9,7 @@ nothing. No call but ``close`` and ``load`` of an unknown name touches the netwo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mimetypes
 import os
@@ -18,22 +19,24 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from journaltrack import configuration, jobs, limits, validation
+from journaltrack import artifact_files, jobs, limits, validation
 from journaltrack import entries as vocabulary
+from journaltrack.artifact_files import LeftOut
 from journaltrack.collaborators import ArtifactUploader, JournalArtifactUploader, JournalMetricsWriter, MetricsWriter
 from journaltrack.errors import (
     ArtifactError,
     ComponentNotFoundError,
     InvalidInputError,
     InvalidTypeError,
-    TrackerClosedError,
-    UndeliverableError,
 )
+from journaltrack.guard import guarded
 from journaltrack.journal import Journal, OnJournalError
+from journaltrack.notices import Notice, Notices, warn
 from journaltrack.redaction import Redaction
-from journaltrack.services import Background, ReplayRequest, Services
+from journaltrack.services import WIRED, Background, ReplayRequest, Services
+from journaltrack.sigterm import SigtermStops
 from journaltrack.tracker_setup import (
     Settings,
     attached,
@@ -43,17 +46,19 @@ from journaltrack.tracker_setup import (
     name_for,
     name_to_load,
     open_journal,
+    replay_request,
     settings_of,
 )
 from journaltrack.trial_component import TrialComponent
 from journaltrack.validation import JournaltrackWarning
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from types import TracebackType
+    from typing import SupportsIndex
 
     from journaltrack.database import Durability
     from journaltrack.entries import BlobRef, Direction, Draft
+    from journaltrack.validation import Moment, Number, Parameters
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +68,8 @@ class Tracker:
 
     Make one with ``create`` or ``load``. Threads may share it; a forked child may go on using it (it becomes a writer
     of its own). As a context manager it sets status and times: Completed, Failed on an exception (with its message),
-    Stopped on KeyboardInterrupt; ``SystemExit`` with code 0 or None is a completed run, with any other a failed one.
+    Stopped on KeyboardInterrupt, asyncio's CancelledError, GeneratorExit, and on SIGTERM (see ``create``); ``SystemExit`` with
+    code 0 or None is a completed run, with any other a failed one.
 
     Args:
         trial_component: From another tracker, or any object with a ``trial_component_name``, which is then tracked in
@@ -72,26 +78,34 @@ class Tracker:
         artifact_uploader: Takes the files of ``log_artifact``; None: the journal's spool.
     """
 
-    services: ClassVar[Services] = Services()
+    services: ClassVar[Services] = WIRED
 
     def __init__(
-        self, trial_component: object, metrics_writer: MetricsWriter | None = None, artifact_uploader: ArtifactUploader | None = None
+        self,
+        trial_component: object,
+        metrics_writer: MetricsWriter | None = None,
+        artifact_uploader: ArtifactUploader | None = None,
+        *,
+        _settings: Settings | None = None,
     ) -> None:
         if not isinstance(trial_component, TrialComponent):
             trial_component = attached(Journal.open(appending=True), getattr(trial_component, "trial_component_name", None))
         self.trial_component: TrialComponent = trial_component
         self._journal: Journal = trial_component.journal
         self._id: int = trial_component.component_id
-        self._journal_metrics = JournalMetricsWriter(trial_component, self._admit)
-        self._metrics_writer: MetricsWriter = metrics_writer or self._journal_metrics
-        self._uploader: ArtifactUploader = artifact_uploader or JournalArtifactUploader(trial_component, self.services.make_room)
-        self._settings = settings_of()
+        self._journal_metrics = JournalMetricsWriter(trial_component, self._append)
+        self._metrics_writer: MetricsWriter = self._journal_metrics if metrics_writer is None else metrics_writer
+        self._settings = settings = settings_of() if _settings is None else _settings
+        if artifact_uploader is None:
+            artifact_uploader = JournalArtifactUploader(trial_component, self._make_room, settings.configuration.spool_max_bytes)
+        self._uploader: ArtifactUploader = artifact_uploader
+        self._sigterm = SigtermStops()
         self._redaction = Redaction(self._settings.redact)
         self._owns_journal = False
         self._closed = False
         self._background: Background | None = None
         self._pid = os.getpid()
-        self._warned: set[tuple[str, str]] = set()
+        self._notices = Notices()
         self._keys = keys_in(self._journal, self._id)
 
     @classmethod
@@ -113,14 +127,16 @@ class Tracker:
         durability: Durability | None = None,
         strict: bool = False,
         on_journal_error: OnJournalError = "buffer",
-        sync: str | None = None,
+        sync: str | bool | None = None,
         close_deadline_s: float | None = None,
         redact: Sequence[str] | None = None,
+        sigterm: str | None = None,
     ) -> Tracker:
         """A tracker for a new trial component. Needs neither network nor credentials.
 
         Args:
-            display_name: As SageMaker shows it.
+            display_name: As SageMaker shows it; dots, underscores and spaces, which it refuses, become
+                hyphens, with a warning.
             artifact_bucket: For artifacts; None: ``sagemaker-<region>-<account>``, found out at the replay.
             artifact_prefix: Of the artifacts' keys; None: ``trial-component-artifacts``.
             boto3_session: For the replay on close.
@@ -137,11 +153,14 @@ class Tracker:
                 (docs/configuration.md), else ``"process"``.
             strict: Raise ``UndeliverableError`` for what AWS could never accept, instead of journaling it marked so.
             on_journal_error: ``"buffer"`` or ``"raise"``, see ``Journal.open``.
-            sync: ``"close"``: replay on close; ``"background"``: also while training runs, in another process; ``"off"``: leave it
-                to ``journaltrack sync`` or ``watch``. None: see ``durability``, else ``"close"``.
+            sync: ``"close"`` or True: replay on close; ``"background"``: also while training runs, in
+                another process; ``"off"`` or False: leave it to ``journaltrack sync`` or ``watch``.
+                None: see ``durability``, else ``"close"``.
             close_deadline_s: Seconds that the replay on close may take; None: see ``durability``, else 10.
             redact: Patterns of names (case does not matter), beside those of the configuration: the values of parameters, inputs
                 and outputs with such a name are replaced by "[redacted]" before they are recorded, for ever.
+            sigterm: ``"stop"``: SIGTERM ends the `with` block as an exception does (``SystemExit`` with code 143), and the run as Stopped;
+                only in the process and on the main thread that entered it. ``"default"``: what it does without us. None: see ``durability``.
 
         Raises:
             InvalidInputError: A name, tag or option that can't be right, or (without ``resume``) a name that this
@@ -149,10 +168,20 @@ class Tracker:
             JournalError: The journal can't be opened.
         """
         settings = settings_of(
-            artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s, durability, redact
+            artifact_bucket,
+            artifact_prefix,
+            boto3_session,
+            sagemaker_boto_client,
+            strict,
+            sync,
+            close_deadline_s,
+            durability,
+            redact,
+            sigterm,
         )
+        mended = None
         if display_name is not None:
-            validation.entity_name(display_name, "display name")
+            display_name, mended = validation.display_name(display_name)
         for name, what in ((experiment_name, "experiment name"), (trial_name, "trial name")):
             if name is not None:
                 validation.entity_name(name, what)
@@ -160,18 +189,24 @@ class Tracker:
         name = name_for(trial_component_name, base_trial_component_name, resume=resume)
         opened, owned = open_journal(journal, settings.durability, on_journal_error)
         with closing_on_error(opened, owned):
-            known = opened.find(name)
-            if known is not None and not resume and opened.state_entries(known.id):
-                raise InvalidInputError(
-                    f"the journal at {opened.path} has a trial component {name} already",
-                    hint="pass resume=True to continue it, or use Tracker.load(name)",
-                )
             component_id = opened.component(name)
             drafts = [vocabulary.create(owner=str(uuid.uuid4()), display_name=display_name, resume=resume, tags=checked_tags)]
             if experiment_name is not None or trial_name is not None:
                 drafts.append(vocabulary.associate(experiment=experiment_name, trial=trial_name))
-            opened.append(component_id, drafts)
-            return cls._made(TrialComponent(opened, component_id, name), settings, owned)
+            if resume:
+                opened.append(component_id, drafts)
+            elif not opened.append_first(component_id, drafts):
+                raise InvalidInputError(
+                    f"the journal at {opened.path} has a trial component {name} already",
+                    hint="pass resume=True to continue it, or use Tracker.load(name)",
+                )
+            tracker = cls._made(TrialComponent(opened, component_id, name), settings, owned)
+        if mended:
+            try:
+                warn(mended)
+            except JournaltrackWarning:  # an error here would cost the run its tracker
+                logger.warning("%s", mended)
+        return tracker
 
     @classmethod
     def load(
@@ -188,10 +223,11 @@ class Tracker:
         durability: Durability | None = None,
         strict: bool = False,
         on_journal_error: OnJournalError = "buffer",
-        sync: str | None = None,
+        sync: str | bool | None = None,
         close_deadline_s: float | None = None,
         lookup_deadline_s: float | None = None,
         redact: Sequence[str] | None = None,
+        sigterm: str | None = None,
     ) -> Tracker:
         """A tracker for a trial component that exists.
 
@@ -215,6 +251,7 @@ class Tracker:
             close_deadline_s: See ``create``.
             lookup_deadline_s: Seconds that the look-up may take; None: see ``durability``, else 3.
             redact: See ``create``.
+            sigterm: See ``create``.
 
         Raises:
             ComponentNotFoundError: (a ValueError) AWS says that it does not exist.
@@ -222,7 +259,16 @@ class Tracker:
             JournalError: The journal can't be opened.
         """
         settings = settings_of(
-            artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s, durability, redact
+            artifact_bucket,
+            artifact_prefix,
+            boto3_session,
+            sagemaker_boto_client,
+            strict,
+            sync,
+            close_deadline_s,
+            durability,
+            redact,
+            sigterm,
         )
         name, is_job = name_to_load(trial_component_name, training_job_name, processing_job_name)
         opened, owned = open_journal(journal, settings.durability, on_journal_error)
@@ -231,9 +277,12 @@ class Tracker:
             if known is not None and opened.state_entries(known.id):
                 return cls._made(TrialComponent(opened, known.id, known.name), settings, owned)
             verified: bool | None = None
-            if not is_job and settings.sync != "off" and cls.services.lookup is not None:
-                deadline_s = configuration.current().lookup_deadline_s if lookup_deadline_s is None else lookup_deadline_s
-                verified = cls.services.lookup(name, deadline_s, boto3_session, sagemaker_boto_client)
+            lookup = cls.services.lookup
+            if not is_job and settings.sync != "off" and lookup is not None:
+                deadline_s = settings.configuration.lookup_deadline_s if lookup_deadline_s is None else lookup_deadline_s
+                request = replay_request(opened.path, name, deadline_s, settings)
+                failure = f"SageMaker could not be asked for {name}; it is verified at the first replay"
+                verified = guarded(lambda: lookup(request), failure, request.deadline)
             if verified is False:
                 raise ComponentNotFoundError(
                     f"SageMaker has no trial component {name}",
@@ -250,31 +299,41 @@ class Tracker:
 
         Args:
             name: At most 320 characters on one line.
-            value: Text or a number (NumPy scalars and zero-dimensional arrays too); booleans become "True" or "False",
-                anything else its ``str()``. Text beyond 2,500 characters is journaled, but not delivered.
+            value: Text or a number (NumPy scalars, and arrays and tensors of one element, too);
+                booleans become "True" or "False", anything else its ``str()``. Text beyond 2,500
+                characters is journaled, but not delivered. An integer that a double can't hold exactly
+                (beyond 2^53) is text with all its digits: SageMaker's numbers are doubles.
 
         Raises:
-            InvalidInputError: A name that AWS can never accept.
+            InvalidInputError: A name that AWS can never accept, or a value without a text.
         """
         self.log_parameters({name: value})
 
-    def log_parameters(self, parameters: Mapping[str, Any]) -> None:
-        """Record parameters, all or none; see ``log_parameter``."""
-        self._append([self._parameter(name, value) for name, value in parameters.items()])
+    def log_parameters(self, parameters: Parameters) -> None:
+        """Record parameters, all or none; see ``log_parameter``.
+
+        Args:
+            parameters: A mapping, an ``argparse.Namespace``, a dataclass, or an iterable of (name, value) pairs.
+
+        Raises:
+            InvalidTypeError: None of these.
+            InvalidInputError: See ``log_parameter``.
+        """
+        self._append([self._parameter(name, value) for name, value in validation.pairs(parameters, "parameters")])
 
     def log_input(self, name: str, value: str, media_type: str | None = None) -> None:
         """Record an input artifact: a URI or other text of at most 2,048 characters; the last value per name counts."""
-        self._append([self._reference("input", name, value, media_type)])
+        self._append(*self._reference("input", name, value, media_type))
 
     def log_output(self, name: str, value: str, media_type: str | None = None) -> None:
         """Record an output artifact: a URI or other text of at most 2,048 characters; the last value per name counts."""
-        self._append([self._reference("output", name, value, media_type)])
+        self._append(*self._reference("output", name, value, media_type))
 
     def log_artifact(self, file_path: str | os.PathLike[str], name: str | None = None, media_type: str | None = None) -> None:
         """Record a local file as an output artifact: its bytes as they are now; later changes to the file do not matter.
 
         Args:
-            file_path: A regular file.
+            file_path: A regular file; ``~`` is the home folder.
             name: Of the artifact; None: the file's name.
             media_type: None: guessed from the file's suffix.
 
@@ -286,37 +345,55 @@ class Tracker:
 
     def log_output_artifact(self, file_path: str | os.PathLike[str], name: str | None = None, media_type: str | None = None) -> None:
         """Record a local file as an output artifact; see ``log_artifact``."""
-        self._append_files("output", [(file_path, name)], media_type)
+        self._record_kept([self._keep("output", artifact_files.given(file_path), name, media_type, set())])
 
     def log_input_artifact(self, file_path: str | os.PathLike[str], name: str | None = None, media_type: str | None = None) -> None:
         """Record a local file as an input artifact; see ``log_artifact``."""
-        self._append_files("input", [(file_path, name)], media_type)
+        self._record_kept([self._keep("input", artifact_files.given(file_path), name, media_type, set())])
 
     def log_artifacts(self, directory: str | os.PathLike[str], *, direction: Direction = "output") -> None:
         """Record every file below a folder, named by its path relative to it, all in one transaction.
 
+        Links are followed. A file or folder that can't be read is left out with a warning, and so is
+        a name that AWS can never accept (not UTF-8, beyond 128 characters). A strict tracker raises.
+
         Raises:
-            ArtifactError: (a ValueError) Not a folder, or see ``log_artifact``.
+            ArtifactError: (a ValueError) Not a folder that can be read, or nothing in it can be recorded.
             InvalidInputError: ``direction`` is neither "input" nor "output".
         """
         if direction not in {"input", "output"}:  # anything else would be an entry of an unknown kind: pending for ever
             raise InvalidInputError(f'direction is {direction!r}; it is "input" or "output"')
-        root = Path(directory)
-        if not root.is_dir():
+        root = artifact_files.given(directory)
+        if not os.path.isdir(root):  # noqa: PTH112 - never raises
             raise ArtifactError(f"{root} is not a folder", hint="for a file use log_artifact(file_path)")
-        files = sorted(path for path in root.rglob("*") if path.is_file())
-        if files:
-            self._append_files(direction, [(path, path.relative_to(root).as_posix()) for path in files], None)
+        files, left_out = artifact_files.below(root)
+        kept: list[_Kept] = []
+        new: set[tuple[str, str | None]] = set()
+        for path, name in files:
+            try:
+                kept.append(self._keep(direction, path, name, None, new))
+            except InvalidInputError as error:  # noqa: PERF203 - a copy costs more
+                left_out.append(LeftOut(name, error.message))
+        if not left_out:
+            self._record_kept(kept)
+            return
+        text = artifact_files.told(root, sorted(left_out), len(kept))
+        if self._settings.strict or not kept:
+            raise ArtifactError(text, hint="strict=False records the others" if kept else "")
+        self._record_kept(kept, [Notice("folder", text, text)])
 
     def log_metric(
-        self, metric_name: str, value: float, timestamp: datetime | float | None = None, iteration_number: int | None = None
+        self, metric_name: str, value: Number, timestamp: Moment | None = None, iteration_number: SupportsIndex | None = None
     ) -> None:
         """Record one point of a metric.
 
         Args:
             metric_name: At most 255 characters on one line.
-            value: A number. NaN and infinity are journaled, but can't be delivered.
-            timestamp: A datetime (a naive one is local time) or seconds since the epoch; None: now.
+            value: A number, NumPy's and arrays or tensors of one element too. NaN and infinity are
+                journaled, but can't be delivered; an integer that a double can't hold exactly is
+                journaled with all digits and sent as that double.
+            timestamp: A datetime (a naive one is local time), NumPy's datetime64 (which is UTC) or
+                seconds since the epoch, up to 2262-04-11; None: now.
             iteration_number: An integer from 0 to 2^31-1.
 
         Raises:
@@ -324,19 +401,21 @@ class Tracker:
             InvalidTypeError: An argument of the wrong type.
         """
         if self._closed:
-            self._check_open()
+            self._reopen()
         self._metrics_writer.log_metric(metric_name, value, timestamp, iteration_number)
 
     def log_metrics(
-        self, metrics: Mapping[str, float], iteration_number: int | None = None, timestamp: datetime | float | None = None
+        self, metrics: Mapping[str, Number], iteration_number: SupportsIndex | None = None, timestamp: Moment | None = None
     ) -> None:
         """Record a point of several metrics, all or none; see ``log_metric``."""
-        self._check_open()
+        if self._closed:
+            self._reopen()
+        points = list(metrics.items()) if type(metrics) is dict else validation.pairs(metrics, "metrics")
         if self._metrics_writer is not self._journal_metrics:
-            for name, value in metrics.items():
+            for name, value in points:
                 self._metrics_writer.log_metric(name, value, timestamp, iteration_number)
             return
-        self._journal_metrics.log_metrics(metrics, timestamp, iteration_number)
+        self._journal_metrics.log_metrics(points, timestamp, iteration_number)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -346,42 +425,40 @@ class Tracker:
         Raises:
             JournalWriteError: Entries wait in memory only, ``unwritten`` of them, because the journal takes none.
         """
-        self._check_open()
         self._journal.flush()
 
     def close(self) -> None:
         """Flush the journal to the disk, then replay within the deadline. Idempotent.
 
-        A network that fails raises nothing: what is not delivered stays in the journal. In a forked child this
-        flushes alone: the run is the parent's to deliver.
+        Nothing that the replay meets is raised: what is not delivered stays in the journal. What is logged afterwards is
+        recorded, and delivered by the next ``close``. In a forked child this flushes alone: the run is the parent's to deliver.
 
         Raises:
             JournalWriteError: Entries could not be written to the journal; the tracker stays open.
         """
-        if self._closed:
+        if self._closed or self._journal.postpone(self.close):
             return
-        self._journal.flush()
-        self._metrics_writer.close()
-        self._closed = True
-        if self._owns_journal:
-            self._journal.rest()  # reading back opens it again
-        if os.getpid() != self._pid:
-            return
-        if self._background is not None:
-            self._background.finish(self._replay_request())
-        elif self._settings.sync == "close" and self.services.replay is not None:
-            self.services.replay(self._replay_request())
+        self._journal.save()
+        try:
+            self._metrics_writer.close()
+        finally:  # a caller's writer may raise: what is in the journal is delivered all the same
+            if not self._closed:  # else a signal handler closed it meanwhile
+                self._closed = True
+                self._deliver()
 
     def __enter__(self) -> Tracker:  # noqa: PYI034 - the original's signature
-        self._check_open()
         if not self._is_job():
             start_ns = None if self.trial_component.start_time is not None else time.time_ns()
             self._append([vocabulary.status(primary="InProgress", start_ns=start_ns)])
+        if self._settings.sigterm == "stop":
+            self._sigterm.install()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if self._closed:
-            return
+        with self._sigterm.at_the_end(error):
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
         try:
             if os.getpid() == self._pid and not self._is_job():  # a forked child that leaves the block does not end the run
                 self._append([final_status(error)])
@@ -391,13 +468,13 @@ class Tracker:
                 raise
             # Also what a caller's own metrics writer raises: the exception that ended the block is the one to see.
             logger.exception("closing failed while another exception was on its way out")
-            warnings.warn(f"closing the tracker failed: {failure}", RuntimeWarning, stacklevel=2)
+            with contextlib.suppress(RuntimeWarning):  # `-W error`: as above
+                warnings.warn(f"closing the tracker failed: {failure}", RuntimeWarning, stacklevel=2)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """In a process that gets it by pickle (``multiprocessing`` with "spawn", a DataLoader's worker): another writer of the same
         component in the same journal. Like a forked child, it neither replays nor ends the run.
         """
-        self._check_open()
         own = [
             None if isinstance(given, default) else given
             for given, default in ((self._metrics_writer, JournalMetricsWriter), (self._uploader, JournalArtifactUploader))
@@ -413,47 +490,72 @@ class Tracker:
 
     @classmethod
     def _made(cls, trial_component: TrialComponent, settings: Settings, owned: bool) -> Tracker:
-        tracker = cls(trial_component, None, None)
-        tracker._settings = settings
-        tracker._redaction = Redaction(settings.redact)
+        tracker = cls(trial_component, None, None, _settings=settings)
         tracker._owns_journal = owned
-        if settings.sync == "background" and cls.services.background is not None:
-            tracker._background = cls.services.background(tracker._replay_request())
+        tracker._begin_delivering()
         return tracker
 
+    def _begin_delivering(self) -> None:
+        begin = self.services.background
+        if self._settings.sync == "background" and begin is not None and os.getpid() == self._pid:
+            failure = f"{self.trial_component.trial_component_name} is not delivered in the background, but on close"
+            request = self._replay_request()
+            self._background = guarded(lambda: begin(request), failure)
+
+    def _deliver(self) -> None:
+        """Have what was logged delivered, and give up what a closed tracker does not need."""
+        name = self.trial_component.trial_component_name
+        if self._owns_journal:
+            try:
+                self._journal.rest()  # reading back opens it again
+            except Exception:  # everything is on the disk by now
+                logger.debug("the journal of %s stays open", name, exc_info=True)
+        if os.getpid() != self._pid:
+            return
+        background, self._background = self._background, None
+        deliver = background.finish if background is not None else self.services.replay if self._settings.sync != "off" else None
+        if deliver is not None:
+            request = self._replay_request()
+            guarded(lambda: deliver(request), f"{name} was not delivered on close, its entries stay in the journal", request.deadline)
+
     def _replay_request(self) -> ReplayRequest:
-        settings = self._settings
-        return ReplayRequest(
-            self._journal.path,
-            self.trial_component.trial_component_name,
-            settings.close_deadline_s,
-            settings.boto3_session,
-            settings.sagemaker_client,
+        return replay_request(
+            self._journal.path, self.trial_component.trial_component_name, self._settings.close_deadline_s, self._settings
         )
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise TrackerClosedError(
-                f"the tracker of {self.trial_component.trial_component_name} is closed; nothing was recorded",
-                hint="use Tracker.load(name) to go on logging to the same component",
-            )
+    def _make_room(self, journal: Path, wanted_bytes: int) -> int:
+        make_room = self.services.make_room
+        if make_room is None:
+            return 0
+        return guarded(lambda: make_room(journal, wanted_bytes), "no room could be made in the spool") or 0
+
+    def _reopen(self) -> None:
+        """A call after ``close``: it is recorded as any other, and the next ``close`` delivers it."""
+        self._closed = False
+        self._begin_delivering()
 
     def _is_job(self) -> bool:
         """Whether the component is that of the SageMaker job we are in: the job owns status and times then."""
         return jobs.component_of_this_job() == self.trial_component.trial_component_name.lower()
 
-    def _append(self, drafts: Sequence[Draft]) -> None:
-        self._check_open()
+    def _append(self, drafts: Sequence[Draft], notices: Sequence[Notice] = ()) -> None:
+        """Record drafts in one transaction; then tell what there is to tell."""
+        self._notices.tell(self._record(drafts), notices)
+
+    def _record(self, drafts: Sequence[Draft]) -> list[Draft]:
+        """``_append`` without the telling; the drafts as they were recorded."""
+        if self._closed:
+            self._reopen()
         new: set[tuple[str, str | None]] = set()
         checked = [self._within_limit(draft, new) for draft in drafts]
-        for draft in checked:
-            if draft.undeliverable is not None:
-                self._admit(draft)
+        if self._settings.strict:
+            self._notices.refuse(checked)
         if checked:
             self._journal.append(self._id, checked)
         for draft in checked:
             if draft.kind in vocabulary.KEYS_MAX and draft.name is not None and draft.undeliverable is None:
                 self._keys[draft.kind].add(draft.name)
+        return checked
 
     def _within_limit(self, draft: Draft, new: set[tuple[str, str | None]]) -> Draft:
         """Mark a name beyond what a component can hold; ``new`` collects those that the same call brings."""
@@ -467,18 +569,6 @@ class Tracker:
             new.add((draft.kind, draft.name))
             return draft
         return draft._replace(undeliverable=vocabulary.too_many(draft.kind))
-
-    def _admit(self, draft: Draft) -> None:
-        """Something that AWS could never accept: raise when strict, else warn once per name."""
-        text = f"{draft.kind} {limits.shown(draft.name or '')}: {draft.undeliverable}"
-        if self._settings.strict:
-            raise UndeliverableError(f"{text}; it was not recorded", hint="strict=False records it and leaves it out of the delivery")
-        self._warn(draft.kind, draft.name or "", f"{text}. It is recorded, but will not be delivered")
-
-    def _warn(self, kind: str, name: str, text: str) -> None:
-        if (kind, name) not in self._warned:
-            self._warned.add((kind, name))
-            warnings.warn(text, JournaltrackWarning, stacklevel=5)
 
     def _parameter(self, name: object, value: object) -> Draft:
         key = validation.key(name, "parameter name", limits.PARAMETER_KEY_CHARS_MAX)
@@ -494,44 +584,54 @@ class Tracker:
             logger.info("the value of %s %s is not recorded: its name matches a pattern of `redact`", kind, limits.shown(name))
         return True
 
-    def _reference(self, direction: Direction, name: str, value: str | BlobRef, media_type: str | None) -> Draft:
+    def _reference(self, direction: Direction, name: str, value: str | BlobRef, media_type: str | None) -> tuple[list[Draft], list[Notice]]:
         key = validation.key(name, f"{direction} name", limits.ARTIFACT_KEY_CHARS_MAX)
         if not isinstance(value, (str, vocabulary.BlobRef)):
             raise InvalidTypeError(f"the value of {direction} {key!r} must be a str, not {type(value).__name__}")
         media_type = validation.optional_text(media_type, "media_type")
         problem = limits.media_type_problem(media_type) if media_type else None
-        if problem:
-            self._warn("media type", media_type or "", f"{problem}: it is recorded, and left out of what is sent")
+        text = f"{problem}: it is recorded, and left out of what is sent"
+        notices = [Notice("media type", media_type or "", text)] if problem else []
         if isinstance(value, str) and self._is_redacted(direction, key):
-            return vocabulary.redacted(direction, key)
-        return vocabulary.artifact(direction, key, value, media_type)
+            return [vocabulary.redacted(direction, key)], notices
+        if isinstance(value, str):
+            value = validation.long_text(value, f"the value of {direction} {limits.shown(key)}")
+        return [vocabulary.artifact(direction, key, value, media_type)], notices
 
-    def _append_files(
-        self, direction: Direction, files: Sequence[tuple[str | os.PathLike[str], str | None]], media_type: str | None
-    ) -> None:
-        """Keep files and record them by their names (None: the file's own), all in one transaction."""
-        drafts = [self._file_drafts(direction, file, name, media_type) for file, name in files]
-        self._append([draft for each in drafts for draft in each])
-        if isinstance(self._uploader, JournalArtifactUploader):
-            uploads = [(draft, file) for each, (file, _) in zip(drafts, files, strict=True) for draft in each[:1]]
-            self._uploader.confirm({vocabulary.decode(upload.payload)["sha256"]: Path(file) for upload, file in uploads})
+    def _keep(
+        self, direction: Direction, file_path: str, name: str | None, media_type: str | None, new: set[tuple[str, str | None]]
+    ) -> _Kept:
+        """Keep the file's bytes; return what to record. Everything is checked before the copy.
 
-    def _file_drafts(
-        self, direction: Direction, file_path: str | os.PathLike[str], name: str | None, media_type: str | None
-    ) -> list[Draft]:
-        """Keep the file's bytes; what to record about it. Everything is checked before anything is copied."""
-        self._check_open()
+        ``new`` collects the names that the same call brings, as for ``_within_limit``.
+        """
         path = Path(file_path)
         key = validation.key(path.name if name is None else name, "artifact name", limits.ARTIFACT_KEY_CHARS_MAX)
         media_type = validation.optional_text(media_type, "media_type") or mimetypes.guess_type(path.name)[0]
         if not isinstance(self._uploader, JournalArtifactUploader):
             uri, _ = self._uploader.upload_artifact(file_path)
-            return [self._reference(direction, key, uri, media_type)]
+            return _Kept({}, *self._reference(direction, key, uri, media_type))
         spooled = self._uploader.spool(path)
         blob = vocabulary.BlobRef(spooled.sha256, self._settings.artifact_bucket, self._settings.artifact_prefix)
         upload = vocabulary.upload(key, blob, spooled.size_bytes, media_type, path.name)
-        reference = self._within_limit(self._reference(direction, key, blob, media_type), set())
-        return [upload._replace(undeliverable=reference.undeliverable), reference]
+        references, notices = self._reference(direction, key, blob, media_type)
+        reference = self._within_limit(references[0], new)
+        return _Kept({spooled.sha256: path}, [upload._replace(undeliverable=reference.undeliverable), reference], notices)
+
+    def _record_kept(self, files: Sequence[_Kept], notices: Sequence[Notice] = ()) -> None:
+        """Record files that were kept, all in one transaction; then tell what there is to tell."""
+        recorded = self._record([draft for file in files for draft in file.drafts])
+        if isinstance(self._uploader, JournalArtifactUploader):
+            self._uploader.confirm({sha256: path for file in files for sha256, path in file.content.items()})
+        self._notices.tell(recorded, [*(notice for file in files for notice in file.notices), *notices])
+
+
+class _Kept(NamedTuple):
+    """A file whose bytes were kept (by digest) or handed on; what to record and to tell about it."""
+
+    content: dict[str, Path]
+    drafts: list[Draft]
+    notices: list[Notice]
 
 
 def _elsewhere(
@@ -544,7 +644,6 @@ def _elsewhere(
     """A tracker that was pickled, in the process that it came to."""
     path, durability, on_journal_error = how
     journal = Journal.open(path, durability=durability, on_journal_error=on_journal_error, create=False, appending=True)
-    tracker = Tracker(TrialComponent(journal, journal.component(name), name), metrics_writer, artifact_uploader)
-    tracker._redaction = Redaction(settings.redact)  # noqa: SLF001 - this module's own
-    tracker._settings, tracker._owns_journal, tracker._pid = settings, True, -1  # noqa: SLF001 - this module's own; nobody's pid: not its run
+    tracker = Tracker(TrialComponent(journal, journal.component(name), name), metrics_writer, artifact_uploader, _settings=settings)
+    tracker._owns_journal, tracker._pid = True, -1  # noqa: SLF001 - this module's own; nobody's pid: not its run
     return tracker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ class TrialComponentStatus:
 
 class TrialComponent:
     """The component that a tracker tracks; every attribute reads the journal anew.
+
+    Entries whose payload can't be decoded (a damaged or crafted journal) are passed over.
 
     Args:
         journal: That holds it.
@@ -93,14 +96,16 @@ class TrialComponent:
         return _moment(self._status().end_ns)
 
     def _entries(self, kind: str) -> list[vocabulary.Entry]:
-        return [e for e in self.journal.state_entries(self.component_id) if e.kind == kind]
+        return [e for e in self.journal.state_entries(self.component_id) if e.kind == kind and _is_readable(e)]
 
     def _artifacts(self, kind: str) -> dict[str, TrialComponentArtifact]:
         artifacts = {}
         for entry in self._entries(kind):
             detail = entry.detail
             value = detail.get("value")
-            if value is None:
+            if not isinstance(value, str):
+                if not isinstance(detail.get("sha256"), str):
+                    continue
                 sha256 = planning.blob_of(entry).sha256  # a crafted one could name a file outside of the spool
                 value = str(self.journal.path / paths.SPOOL / sha256[:2] / sha256)
             artifacts[entry.name or ""] = TrialComponentArtifact(value, detail.get("media_type"))
@@ -109,11 +114,19 @@ class TrialComponent:
     def _status(self) -> Status:
         merged: FieldValue = Status()
         for entry in self._entries(vocabulary.STATUS):
-            merged = merge_status(merged, planning.value_of(entry))
+            with contextlib.suppress(ValueError):  # a crafted time
+                merged = merge_status(merged, planning.value_of(entry))
         return merged if isinstance(merged, Status) else Status()
 
     def __repr__(self) -> str:
         return f"TrialComponent({self.trial_component_name!r}, journal={str(self.journal.path)!r})"
+
+
+def _is_readable(entry: vocabulary.Entry) -> bool:
+    try:
+        return entry.unsound is None and isinstance(entry.detail, dict)
+    except ValueError:
+        return False
 
 
 def _moment(nanoseconds: int | None) -> datetime | None:

@@ -6,15 +6,46 @@ What the data decides (NaN, a long string) passes; ``entries`` marks it undelive
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import numbers
-from datetime import datetime, timezone
-from typing import Any, Final
+import operator
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime, timezone
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, Protocol, SupportsFloat, SupportsIndex, TypeAlias
 
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, InvalidTypeError
 
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from _typeshed import DataclassInstance
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_SECONDS_MAX: Final = 253_402_300_799  # the end of the year 9999, the last that a datetime holds
+_SECONDS_MAX: Final = limits.JOURNAL_NS_MAX // 1_000_000_000
+_PER_NANOSECOND: Final = {"ns": 1, "ps": 10**3, "fs": 10**6, "as": 10**9}
+_UNIT: Final = re.compile(r"\[(\d*)(ns|ps|fs|as)\]")
+
+
+class ArrayScalar(Protocol):
+    """What NumPy's scalars (also ``datetime64``) and arrays or tensors of one element have."""
+
+    @property
+    def dtype(self) -> Any: ...  # noqa: ANN401, D102 - NumPy's
+
+    def item(self) -> Any: ...  # noqa: ANN401, D102 - NumPy's
+
+
+Number: TypeAlias = "SupportsFloat | SupportsIndex | ArrayScalar"
+"""What a metric's value may be: any number, NumPy's and one-element tensors too."""
+Moment: TypeAlias = "datetime | SupportsFloat | ArrayScalar"
+"""What a timestamp may be."""
+Parameters: TypeAlias = "Mapping[str, Any] | Iterable[tuple[str, Any]] | Namespace | SimpleNamespace | DataclassInstance"
+"""What ``log_parameters`` takes."""
 
 
 class JournaltrackWarning(UserWarning):
@@ -32,8 +63,75 @@ def entity_name(name: object, what: str) -> str:
         raise InvalidTypeError(f"{what} must be a str, not {type(name).__name__}")
     problem = limits.name_problem(name, what)
     if problem:
-        raise InvalidInputError(problem)
+        raise InvalidInputError(problem, hint=f"for example {limits.suggested_name(name)}")
     return name
+
+
+def display_name(name: object) -> tuple[str, str | None]:
+    """Return a display name that SageMaker takes, and what to tell if it is another than given.
+
+    Raises:
+        InvalidTypeError: Not a string.
+        InvalidInputError: It takes more than other separators to make it one.
+    """
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"display name must be a str, not {type(name).__name__}")
+    mended = limits.mended_name(name)
+    if mended == name or limits.name_problem(mended, "display name"):
+        return entity_name(name, "display name"), None
+    return (
+        mended,
+        f"display name {limits.shown(name)} is recorded and sent as {mended!r}: SageMaker takes no dots, underscores or spaces in it",
+    )
+
+
+def bucket(name: object) -> str | None:
+    """The name of an S3 bucket, or None for the default one; an empty name is none.
+
+    Raises:
+        InvalidTypeError: Neither a string nor None.
+        InvalidInputError: No bucket can have that name.
+    """
+    text = optional_text(name, "artifact_bucket") or None
+    problem = limits.bucket_problem(text) if text else None
+    if text is None or problem is None:
+        return text
+    first, _, rest = text.removeprefix("s3://").strip("/").partition("/")
+    hint = "give the bucket's name alone"
+    if first != text and limits.bucket_problem(first) is None:
+        hint = f"pass artifact_bucket={first!r}" + (f" and artifact_prefix={rest!r}" if rest else "")
+    raise InvalidInputError(f"artifact_bucket {limits.shown(text)} can't be a bucket: {problem}; nothing was recorded", hint=hint)
+
+
+def pairs(value: object, what: str) -> list[tuple[Any, Any]]:
+    """Return names and values from a mapping, a namespace, a dataclass or an iterable of pairs.
+
+    The names are not checked.
+
+    Raises:
+        InvalidTypeError: None of these.
+    """
+    if isinstance(value, Mapping):
+        return list(value.items())
+    argparse = sys.modules.get("argparse")  # who has a Namespace has imported it
+    if isinstance(value, SimpleNamespace) or (argparse is not None and isinstance(value, argparse.Namespace)):
+        return list(vars(value).items())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(each.name, getattr(value, each.name)) for each in dataclasses.fields(value) if hasattr(value, each.name)]
+    found: Any = None
+    if not isinstance(value, (str, bytes, type)):
+        items = getattr(value, "items", None)
+        found = items() if callable(items) else value
+    if not isinstance(found, Iterable):
+        raise InvalidTypeError(
+            f"{what} must be a mapping, not {type(value).__name__}; nothing was recorded",
+            hint="a dict, an argparse.Namespace, a dataclass or (name, value) pairs",
+        )
+    known = list(found)
+    odd = next((each for each in known if not isinstance(each, (tuple, list)) or len(each) != 2), None)  # noqa: PLR2004 - a pair
+    if odd is not None:
+        raise InvalidTypeError(f"{what} must be (name, value) pairs; one of them is {_brief(odd)}; nothing was recorded")
+    return [(each[0], each[1]) for each in known]
 
 
 def key(name: object, what: str, chars_max: int) -> str:
@@ -52,11 +150,17 @@ def key(name: object, what: str, chars_max: int) -> str:
 
 
 def scalar(value: Any) -> Any:  # noqa: ANN401 - whatever a caller has
-    """A NumPy scalar or a zero-dimensional array or tensor as the Python number in it; anything else as it is."""
-    item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "shape", None) == ():
-        return item()
-    return value
+    """Return the Python value in a NumPy scalar or a one-element array or tensor; else the value.
+
+    Times of NumPy stay as they are: what ``item`` makes of them depends on their unit.
+    """
+    try:
+        if _is_time(value) or any(length != 1 for length in value.shape):
+            return value
+        item = getattr(value, "item", None)
+        return scalar(value.numpy()) if item is None else item()  # TensorFlow's tensors have no item()
+    except Exception:  # noqa: BLE001 - no array, or one without a value here (lazy, sharded)
+        return value
 
 
 def metric_value(value: object) -> float | int:
@@ -68,29 +172,52 @@ def metric_value(value: object) -> float | int:
     if type(value) is float or type(value) is int:
         return value
     value = scalar(value)
-    if isinstance(value, numbers.Real):
-        return int(value) if isinstance(value, numbers.Integral) else _float(value)
-    if hasattr(value, "as_tuple") and hasattr(value, "__float__"):  # Decimal is no numbers.Real
-        return _float(value)
+    if not _is_time(value):
+        if isinstance(value, numbers.Integral):
+            return int(value)
+        if isinstance(value, numbers.Real) or _is_decimal(value):
+            return _float(value)
+        # For an array of several elements each library has an error of its own.
+        with contextlib.suppress(Exception):
+            if isinstance(value, (SupportsFloat, SupportsIndex)) and not isinstance(value, numbers.Complex):
+                return float(value)
     raise InvalidTypeError(f"a metric's value must be a number, not {type(value).__name__}")
 
 
 def parameter_value(value: object) -> str | float | int:
-    """A parameter's value as it is journaled: numbers as numbers, booleans as "True" or "False", the rest as text."""
+    """A parameter's value as it is journaled: numbers as numbers, booleans as "True" or "False", the rest as text.
+
+    Raises:
+        InvalidInputError: It has no text, or more of it than a journal takes.
+    """
     value = scalar(value)
-    if isinstance(value, str):
-        return _plain(value)
-    if isinstance(value, (bool, numbers.Complex)) and not isinstance(value, numbers.Real):
-        return str(value)
-    if isinstance(value, bool):
-        return str(value)
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return _float(value)
-    if hasattr(value, "as_tuple") and hasattr(value, "__float__"):
-        return _float(value)
-    return str(value)
+    if not isinstance(value, (str, bool)) and not _is_time(value):
+        if isinstance(value, numbers.Integral):
+            return int(value)
+        if isinstance(value, numbers.Real) or _is_decimal(value):
+            return _float(value)
+    try:
+        text = _plain(value if isinstance(value, str) else str(value))
+    except Exception as error:
+        raise InvalidInputError(
+            f"the value, of type {type(value).__name__}, has no text: {type(error).__name__}; nothing was recorded",
+            hint="pass text or a number",
+        ) from error
+    return long_text(text, "the value")
+
+
+def long_text(text: str, what: str) -> str:
+    """Return a text that a journal takes, whether or not SageMaker does.
+
+    Raises:
+        InvalidInputError: It is too long.
+    """
+    if len(text) > limits.TEXT_CHARS_MAX:
+        raise InvalidInputError(
+            f"{what} has {len(text)} characters; a journal takes at most {limits.TEXT_CHARS_MAX}; nothing was recorded",
+            hint="write it to a file and use log_artifact(file_path)",
+        )
+    return text
 
 
 def step(value: object) -> int | None:
@@ -106,11 +233,14 @@ def step(value: object) -> int | None:
         value = scalar(value)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise InvalidTypeError(f"iteration_number must be an integer, not {type(value).__name__}")
-        value = int(value)
+        try:
+            value = int(operator.index(value))
+        except TypeError as error:  # an array of several elements
+            raise InvalidTypeError(f"iteration_number must be an integer, not {type(value).__name__}") from error
     if not 0 <= value <= limits.STEP_MAX:
-        raise InvalidInputError(f"iteration_number is {value}; SageMaker takes 0 to {limits.STEP_MAX}")
+        raise InvalidInputError(f"iteration_number is {_brief(value)}; SageMaker takes 0 to {limits.STEP_MAX}")
     return value
 
 
@@ -118,28 +248,37 @@ def timestamp_ns(value: object) -> int:
     """A point in time as nanoseconds since the epoch, UTC.
 
     Args:
-        value: A datetime (a naive one is local time) or a number of seconds since the epoch.
+        value: A datetime (a naive one is local time; pandas' have nanoseconds), NumPy's datetime64
+            (which is UTC), or a number of seconds since the epoch.
 
     Raises:
-        InvalidTypeError: Neither.
-        InvalidInputError: Before 1970 or after 9999.
+        InvalidTypeError: None of these.
+        InvalidInputError: Before 1970, or later than a journal's 64-bit nanoseconds hold.
     """
     if isinstance(value, datetime):
-        try:
-            since = (value if value.tzinfo is not None else value.astimezone()) - _EPOCH
-        except (OverflowError, ValueError) as error:  # datetime.min has no local time
-            raise InvalidInputError(f"timestamp {value} is before 1970 or after 9999") from error
-        nanoseconds = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+        nanoseconds = _of_datetime(value)
+    elif _kind(value) == "M":
+        nanoseconds = _of_datetime64(value)
     else:
         value = scalar(value)
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or _is_time(value):
             raise InvalidTypeError(f"timestamp must be a datetime or seconds since the epoch, not {type(value).__name__}")
         if not 0 <= _float(value) <= _SECONDS_MAX:  # also refuses NaN; a plain float() could overflow
-            raise InvalidInputError(f"timestamp is {value}: seconds since the epoch are expected, 0 to {_SECONDS_MAX}")
+            raise InvalidInputError(
+                f"timestamp is {_brief(value)}: seconds since the epoch are expected, 0 to {_SECONDS_MAX} ({_LAST})",
+                hint="milliseconds have to be divided by 1,000" if 0 <= _float(value) / 1000 <= _SECONDS_MAX else "",
+            )
         nanoseconds = int(value) * 1_000_000_000 if isinstance(value, numbers.Integral) else round(float(value) * 1e6) * 1000
-    if not 0 <= nanoseconds <= _SECONDS_MAX * 1_000_000_000:
-        raise InvalidInputError(f"timestamp {value} is before 1970 or after 9999")
+    if not 0 <= nanoseconds <= limits.JOURNAL_NS_MAX:
+        raise InvalidInputError(
+            f"timestamp {_brief(value)} is before 1970 or after {_LAST}, the last that a journal's 64-bit nanoseconds hold"
+        )
     return nanoseconds
+
+
+def like_a_step(timestamp: object, nanoseconds: int) -> bool:
+    """Return whether a timestamp, of so many nanoseconds, looks like a step: a small number."""
+    return nanoseconds < limits.STEP_LIKE_S_MAX * 1_000_000_000 and isinstance(scalar(timestamp), numbers.Real)
 
 
 def optional_text(value: object, what: str) -> str | None:
@@ -176,6 +315,69 @@ def tags(value: object) -> dict[str, str]:
         if problem:
             raise InvalidInputError(problem)
     return dict(value)
+
+
+_LAST: Final = "2262-04-11"
+
+
+def _of_datetime(value: datetime) -> int:
+    """Of a datetime, by its fields: pandas' and others override the arithmetic."""
+    if value != value:  # noqa: PLR0124 - pandas' NaT
+        raise InvalidInputError(f"timestamp is {value}, no point in time")
+    try:
+        plain = datetime(
+            value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond, value.tzinfo, fold=value.fold
+        )
+        since = (plain if plain.tzinfo is not None else plain.astimezone()) - _EPOCH
+    except (OverflowError, ValueError) as error:  # datetime.min has no local time
+        raise InvalidInputError(f"timestamp {value} is before 1970 or after {_LAST}") from error
+    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000 + int(getattr(value, "nanosecond", 0))
+
+
+def _of_datetime64(value: Any) -> int:  # noqa: ANN401 - NumPy's datetime64, or an array of one
+    if any(length != 1 for length in value.shape):
+        raise InvalidTypeError(f"timestamp must be one point in time, not an array of shape {tuple(value.shape)}")
+    item = value.item()  # a datetime or date, or an integer where those can't hold it
+    if item is None:
+        raise InvalidInputError("timestamp is NaT, no point in time")
+    if isinstance(item, int):
+        unit = _UNIT.search(str(value.dtype))
+        if unit is None:  # a coarse unit: the year has more than four digits
+            raise InvalidInputError(f"timestamp {value} is before 1970 or after {_LAST}")
+        return item * int(unit.group(1) or 1) // _PER_NANOSECOND[unit.group(2)]
+    if not isinstance(item, datetime) and isinstance(item, date):
+        item = datetime(item.year, item.month, item.day)  # noqa: DTZ001 - below
+    return _of_datetime(item.replace(tzinfo=timezone.utc))
+
+
+def _kind(value: object) -> str | None:
+    """Return the kind of an array's elements: "M" for datetime64, "m" for timedelta64; or None."""
+    with contextlib.suppress(Exception):  # whatever a foreign object does when it is asked
+        return getattr(getattr(value, "dtype", None), "kind", None)
+    return None
+
+
+def _is_time(value: object) -> bool:
+    """Return whether it is a time or a span of NumPy's: ``timedelta64`` counts as an integer."""
+    return _kind(value) in {"m", "M"}
+
+
+def _is_decimal(value: object) -> bool:
+    """Return whether it is a ``decimal.Decimal``, which is no ``numbers.Real``."""
+    decimal = sys.modules.get("decimal")  # who has a Decimal has imported it
+    return decimal is not None and isinstance(value, decimal.Decimal)
+
+
+def _brief(value: object) -> str:
+    """For a message: never fails, never long."""
+    try:
+        text = limits.digits(value) if isinstance(value, int) else str(value)
+    except Exception:  # noqa: BLE001 - a foreign object's own
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= _BRIEF_CHARS_MAX else text[: _BRIEF_CHARS_MAX - 1] + "…"
+
+
+_BRIEF_CHARS_MAX: Final = 60
 
 
 def _float(value: Any) -> float:  # noqa: ANN401

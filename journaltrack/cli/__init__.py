@@ -34,6 +34,7 @@ COMMANDS = {
     "receipts": "Carry acknowledgements from one copy to another.",
     "retry": "Make quarantined entries pending again.",
     "settle": "Decide about entries in doubt.",
+    "finish": "Say how a run ended whose process is gone.",
     "prune": "Remove what was delivered long ago, on the record.",
     "doctor": "Is the journal well, and what can be repaired.",
     "config": "What is configured, and where each value comes from.",

@@ -6,12 +6,13 @@ Imports nothing heavy: shell completion imports every command's module.
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import logging
 import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -139,11 +140,17 @@ def chosen(*named: str | None) -> str | None:
 
 def path_of(journal: str | None) -> str:
     """The journal's folder as messages and JSON name it."""
-    from pathlib import Path  # noqa: PLC0415
-
     from journaltrack import paths  # noqa: PLC0415
 
-    return str(Path(journal if journal is not None else paths.default_journal()).expanduser().absolute())
+    return str(paths.expanded(journal if journal is not None else paths.default_journal()).absolute())
+
+
+# Of the system's errors those that say themselves what is wrong, wherever they come from.
+_NO_BUG: Final[dict[int | None, str]] = {
+    errno.ENAMETOOLONG: "name a folder with a shorter path",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "the machine has too many files open; try again when it has fewer",
+}
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
@@ -156,6 +163,8 @@ def exit_code_of(error: BaseException) -> ExitCode:
         return ExitCode.HALTED if error.kind is errors.ErrorKind.HALT and not error.unreachable else ExitCode.UNREACHABLE
     if isinstance(error, errors.JournaltrackError):
         return ExitCode.USAGE
+    if isinstance(error, OSError) and error.errno in _NO_BUG:
+        return ExitCode.JOURNAL
     return ExitCode.UNEXPECTED
 
 
@@ -168,6 +177,8 @@ def report_error(error: BaseException, *, verbose: bool) -> None:
             click.echo(clean(line), err=True)
     if isinstance(error, errors.JournaltrackError):
         problem("error", error.message, error.hint)
+    elif isinstance(error, OSError) and error.errno in _NO_BUG:
+        problem("error", f"{error.strerror}: {error.filename}", _NO_BUG[error.errno])
     else:
         hint = "" if verbose else "this is a bug in journaltrack; run it again with -v and report the traceback"
         problem("error", f"unexpected: {type(error).__name__}: {error}", hint)
@@ -231,13 +242,12 @@ def named(journals: Sequence[str], more: Sequence[str]) -> list[str | None]:
 
 def with_folders(journals: Sequence[str | None]) -> list[str | None]:
     """The same with each folder of journals replaced by those in it."""
-    from pathlib import Path  # noqa: PLC0415
-
+    from journaltrack import paths  # noqa: PLC0415
     from journaltrack.watcher_folders import journals_in  # noqa: PLC0415
 
     found: list[str | None] = []
     for journal in journals:
-        inside = [] if journal is None else [str(path) for path in journals_in(Path(journal).expanduser())]
+        inside = [] if journal is None else [str(path) for path in journals_in(paths.expanded(journal))]
         found += inside or [journal]
     return list(dict.fromkeys(found))
 

@@ -49,12 +49,9 @@ def cut(value: object, chars_max: int = 300) -> str:
 
 def moment(time_ns: object) -> str:
     """Nanoseconds since the epoch as UTC to the second, in one word."""
-    from journaltrack.report import iso  # noqa: PLC0415 - imports SQLAlchemy
+    from journaltrack.report import iso_seconds  # noqa: PLC0415 - imports SQLAlchemy
 
-    text = iso(time_ns)
-    if text is None:
-        return "-"
-    return f"{text[:19]}Z" if text.endswith("Z") else text
+    return iso_seconds(time_ns) or "-"
 
 
 def instant(time_ns: object) -> str:

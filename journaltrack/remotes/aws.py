@@ -23,7 +23,8 @@ from journaltrack.rate_limit import RateLimit
 from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent
 from journaltrack.remotes.aws_clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients
 from journaltrack.remotes.aws_direct import MetricsSender, utc
-from journaltrack.remotes.aws_errors import already_exists, classified, is_aws_answer, is_of_parsing, not_found, swallowed
+from journaltrack.remotes.aws_errors import SAFE_TO_REPEAT, already_exists, classified, is_of_parsing, not_found
+from journaltrack.remotes.aws_first import FirstAlone
 from journaltrack.remotes.aws_metrics import read_back, summaries
 from journaltrack.remotes.aws_s3 import Uploader
 
@@ -56,6 +57,7 @@ class AwsRemote:
         connect_timeout_s: Seconds to establish a connection.
         read_timeout_s: Seconds that a server may be silent.
         rate_limit: Bounds requests per second, those of other remotes that share it included.
+        attended: A person may be asked for an MFA code.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class AwsRemote:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
         rate_limit: RateLimit | None = None,
+        attended: bool = False,
     ) -> None:
         deadline = deadline or Deadline()
         self._clients = Clients(
@@ -85,8 +88,10 @@ class AwsRemote:
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
             rate_limit=rate_limit,
+            attended=attended,
         )
         self._metrics = MetricsSender(self._clients)
+        self._first_alone = FirstAlone(deadline)
         self._uploader = Uploader(self._clients, deadline)
         self._merges_per_key = merges_per_key
         self._created: set[str] = set()  # made here and not updated since: nothing to merge with
@@ -94,11 +99,16 @@ class AwsRemote:
         self._lock = threading.Lock()
         self._uploading = threading.BoundedSemaphore(UPLOADS_IN_FLIGHT)
 
+    def close(self) -> None:
+        """Close its connections; what is under way ends by itself."""
+        self._metrics.close()
+        self._clients.close()
+
     def describe(self, component: str) -> RemoteComponent | None:
         """See ``Remote.describe``: DescribeTrialComponent."""
         with _classifying(component):
             try:
-                answer = _checked(self._clients.sagemaker.describe_trial_component(TrialComponentName=component), "DescribeTrialComponent")
+                answer = self._clients.sagemaker.describe_trial_component(TrialComponentName=component)
             except ClientError as error:
                 if not_found(error):
                     return None
@@ -116,7 +126,7 @@ class AwsRemote:
         if spec.tags:
             request["Tags"] = [{"Key": key, "Value": value} for key, value in spec.tags]
         with _classifying(spec.name):
-            answer = _checked(self._clients.sagemaker.create_trial_component(**request), "CreateTrialComponent")
+            answer = self._clients.sagemaker.create_trial_component(**request)
         with self._lock:
             self._created.add(spec.name.lower())
         return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
@@ -162,14 +172,12 @@ class AwsRemote:
             fields = self._merged(component, fields)
         with _classifying(component):
             answer = self._clients.sagemaker.update_trial_component(TrialComponentName=component, **_update_request(fields))
-            _checked(answer, "UpdateTrialComponent")
         return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
 
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
         """See ``Remote.put_metrics``: BatchPutMetrics (see ``aws_direct``), which takes lower-case names alone (names ignore case elsewhere)."""
-        with _classifying(component):
+        with self._first_alone, _classifying(component):
             answer = self._metrics.put(component.lower(), points)
-        _checked(answer, "BatchPutMetrics")
         errors = answer.get("Errors")
         return Answer(_request_id(answer), refused=_refused(errors, len(points), _request_id(answer)) if errors else {})
 
@@ -255,13 +263,6 @@ class _classifying:  # noqa: N801 - reads as a verb in `with`
             raise classified(ResponseParserError(msg), self._component) from error
 
 
-def _checked(answer: Mapping[str, Any], operation: str) -> Mapping[str, Any]:
-    """The answer, if it is the service's."""
-    if not is_aws_answer(answer):
-        raise swallowed(answer, operation)
-    return answer
-
-
 def _refused(errors: Sequence[dict[str, Any]], count: int, request_id: str | None) -> dict[int, Refusal]:
     """Which points of a partial success were not taken (``BatchPutMetricsError``: Code and MetricIndex, counted from 0).
 
@@ -280,7 +281,9 @@ def _refused(errors: Sequence[dict[str, Any]], count: int, request_id: str | Non
                 request_id=request_id,
                 maybe_applied=True,
             )
-        refused[index] = Refusal(code, "refused by BatchPutMetrics", permanent=code in _PERMANENT_CODES)
+        permanent = code in _PERMANENT_CODES
+        doubtful = not permanent and code not in SAFE_TO_REPEAT
+        refused[index] = Refusal(code, "refused by BatchPutMetrics", permanent=permanent, maybe_applied=doubtful)
     return refused
 
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import IncompleteReadError, NoRegionError
+from botocore.exceptions import NoRegionError
 from botocore.loaders import create_loader
 
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 from journaltrack.rate_limit import RateLimit
+from journaltrack.remotes import aws_gate, aws_hooks
 from journaltrack.remotes.aws_bodies import sign_by_checksum
+from journaltrack.remotes.aws_credentials import Bounded, Patience
 
 if TYPE_CHECKING:
     from journaltrack.deadline import Deadline
@@ -29,6 +30,12 @@ CONNECT_TIMEOUT_S: Final = 3.0
 READ_TIMEOUT_S: Final = 30.0
 """Longest silence of a server. A pass with a deadline waits for half of its time at most."""
 _READ_TIMEOUT_MIN_S: Final = 1.0
+_ONCE: Final = frozenset({"BatchPutMetrics"})
+"""Requests that are not sent again when their answer is lost: none begins that may not be answered in time."""
+_SLOWEST_TIMES: Final = 2.0
+_ANSWER_MIN_S: Final = 0.1
+_FORGETTING: Final = 0.95
+"""The slowest recent answer counts: each one after it takes a twentieth of it away."""
 _OUR_HOOK: Final = "journaltrack-before-call"
 _LOADER: Final[list[Any]] = []
 """botocore's service models, read once a process: a session of its own for every pass costs 44 ms of CPU with it, 300 ms without."""
@@ -59,6 +66,7 @@ class Clients:
         connect_timeout_s: Seconds to establish a connection.
         read_timeout_s: Seconds that a server may be silent.
         rate_limit: Bounds requests per second, those of other remotes that share it included.
+        attended: A person may be asked for an MFA code.
     """
 
     def __init__(
@@ -74,9 +82,12 @@ class Clients:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
         rate_limit: RateLimit | None = None,
+        attended: bool = False,
     ) -> None:
         self._rate_limit = rate_limit or RateLimit(0)
-        self._session = session
+        self._given_session = session
+        self._session: Any = None
+        self._patience = Patience(deadline, attended=attended)
         self._given = sagemaker_client
         self._profile = profile
         self._region = region
@@ -85,8 +96,10 @@ class Clients:
         self._connections = connections
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
+        self._slowest_s = _ANSWER_MIN_S
         self._clients: dict[str, Any] = {}
         self._lock, self._pid = threading.Lock(), os.getpid()
+        deadline.guarded = sagemaker_client is None  # one that somebody hooked into is used as it is
 
     @property
     def sagemaker(self) -> Any:  # noqa: ANN401
@@ -126,16 +139,31 @@ class Clients:
             with self._lock:
                 client = self._clients.get(service)
                 if client is None:
-                    with _making:
-                        client = self._make(service)
-                    if service == "sagemaker" and self._given is not None and _hooks(self._given) != _hooks(client):
-                        client = self._given
-                    self._clients[service] = client
+                    client = self._clients[service] = self._made(service)
+        return client
+
+    def close(self) -> None:
+        """Close the connections of the clients made here. Requests under way end by themselves."""
+        for client in list(self._clients.values()):
+            if client is not self._given and hasattr(client, "close"):  # a caller's session may make clients of any kind
+                client.close()
+
+    def _made(self, service: str) -> Any:  # noqa: ANN401
+        if self._session is None:  # without the lock that all passes share: credentials may take their time
+            given = self._given_session
+            self._session = self._patience.session(self._session_like_given if given is None else lambda: given, ours=given is None)
+        with _making:
+            client = self._make(service)
+        if service == "sagemaker" and self._given is not None and _hooks(self._given) != _hooks(client):
+            client.close()
+            return aws_hooks.Checked(self._given)
+        # A client of ours; botocore has no public way to hand in credentials that it asks again and again.
+        signer: Any = getattr(client, "_request_signer", None)
+        if getattr(signer, "_credentials", None) is not None:
+            signer._credentials = Bounded(signer._credentials, self._patience)  # noqa: SLF001
         return client
 
     def _make(self, service: str) -> Any:  # noqa: ANN401
-        if self._session is None:
-            self._session = self._session_like_given()
         left = self._deadline.remaining_s()
         read_timeout_s = min(self._read_timeout_s, max(_READ_TIMEOUT_MIN_S, left / 2))
         endpoint_url = self._endpoint_of(service)
@@ -151,39 +179,57 @@ class Clients:
         if service == "s3":
             sign_by_checksum(client)
         client.meta.events.register("before-call", self._before_call, unique_id=_OUR_HOOK)
-        client.meta.events.register("after-call", _without_secrets(client), unique_id=f"{_OUR_HOOK}-scrub")
-        client.meta.events.register("after-call", _check_whole, unique_id=f"{_OUR_HOOK}-whole")
+        aws_gate.guard(client, self._deadline)
+        aws_hooks.look_at_answers(client, self.answered)
         return client
 
-    def turn(self) -> float | None:
+    def turn(self, operation: str) -> float | None:
         """Wait for a request's turn.
+
+        Args:
+            operation: As botocore names it.
 
         Returns:
             Near the deadline, for how long (seconds) the server may be silent; None for the client's own time-out.
 
         Raises:
-            RemoteError: The time was over before.
+            RemoteError: The time was over before, or is too short for a request that can't be sent twice.
         """
-        if self._rate_limit.take(self._deadline.wait) and self._deadline.over:
-            raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
+        if not self._rate_limit.take(self._deadline.wait, operation):
+            raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
+        if operation in _ONCE and self._deadline.remaining_s() < _SLOWEST_TIMES * self._slowest_s:
+            raise RemoteError("too little time was left for another answer", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
         left = self._deadline.grace_remaining_s()
         return max(_READ_TIMEOUT_MIN_S, left) if left < self._read_timeout_s else None
 
-    def _before_call(self, *, context: dict[str, Any], **_: object) -> None:
+    def answered(self, operation: str, took_s: float, *, throttled: bool) -> None:
+        """An answer came, after so many seconds, on the thread that waited for its turn; ``throttled``: it asks for fewer requests."""
+        throttle = self._rate_limit.of(operation)
+        (throttle.refused if throttled else throttle.taken)()
+        if operation in _ONCE:
+            self._slowest_s = max(took_s, _ANSWER_MIN_S, self._slowest_s * _FORGETTING)
+
+    def departing(self) -> None:
+        """See ``Deadline.departing``."""
+        self._deadline.departing()
+
+    def _before_call(self, *, model: Any, context: dict[str, Any], **_: object) -> None:  # noqa: ANN401
         """Wait for the request's turn; its own time-out is for botocore >= 1.43."""
-        read_timeout_s = self.turn()
+        read_timeout_s = self.turn(model.name)
         if read_timeout_s is not None:
             context["read_timeout"] = read_timeout_s
 
     def _session_like_given(self) -> Any:  # noqa: ANN401
         """A new session; with the credentials of the client that was passed in, if one was."""
         bare = botocore.session.get_session()
-        if not _LOADER:
-            _LOADER.append(create_loader(bare.get_config_variable("data_path")))
-        bare.register_component("data_loader", _LOADER[0])
-        session: Any = boto3.Session(botocore_session=bare, profile_name=self._profile, region_name=self._region)
-        paths = _LOADER[0].search_paths
-        paths[:] = dict.fromkeys(paths)  # every boto3 session adds its own folder
+        data_path = bare.get_config_variable("data_path")  # reads the user's file: not under the lock
+        with _making:
+            if not _LOADER:
+                _LOADER.append(create_loader(data_path))
+            bare.register_component("data_loader", _LOADER[0])
+            session: Any = boto3.Session(botocore_session=bare, profile_name=self._profile, region_name=self._region)
+            paths = _LOADER[0].search_paths
+            paths[:] = dict.fromkeys(paths)  # every boto3 session adds its own folder
         if self._given is not None:
             # The resolved credentials of a client are not public; its request signer holds them (botocore.signers).
             credentials = getattr(getattr(self._given, "_request_signer", None), "_credentials", None)
@@ -219,56 +265,6 @@ class Clients:
         return bool(endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
 
 
-def scrubbed(parsed: dict[str, Any], client: Any) -> None:  # noqa: ANN401
-    """Take the credentials out of an error's text before anybody keeps or prints it.
-
-    SignatureDoesNotMatch quotes the canonical request, which has the session token in it
-    (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).
-    """
-    error = parsed.get("Error")
-    credentials = getattr(getattr(client, "_request_signer", None), "_credentials", None)
-    if isinstance(error, dict) and isinstance(error.get("Message"), str) and credentials is not None:
-        frozen = credentials.get_frozen_credentials()
-        for secret in filter(None, (frozen.secret_key, frozen.token)):
-            for spelling in (secret, quote(secret, safe=""), quote(secret)):
-                error["Message"] = error["Message"].replace(spelling, "[secret]")
-
-
-def _without_secrets(client: Any) -> Callable[..., None]:  # noqa: ANN401
-    """The hook that has the client's errors scrubbed."""
-
-    def scrub(*, parsed: dict[str, Any], **_: object) -> None:
-        scrubbed(parsed, client)
-
-    return scrub
-
-
-def _check_whole(*, http_response: Any, model: Any, **_: object) -> None:  # noqa: ANN401
-    """A hook: a success that is shorter than it says is none. What is missing may be refusals.
-
-    botocore does not look (httpsession.py: ``enforce_content_length=False``), and takes half an object of JSON for an empty one.
-
-    Raises:
-        IncompleteReadError: It is.
-    """
-    length = str(http_response.headers.get("content-length", ""))
-    if http_response.status_code >= 300 or not length.isdigit() or model.has_streaming_output or model.http.get("method") == "HEAD":  # noqa: PLR2004
-        return
-    actual = len(http_response.content)
-    if actual < int(length):
-        raise IncompleteReadError(actual_bytes=actual, expected_bytes=int(length))
-
-
-def handlers_of(client: Any, event: str) -> list[Any]:  # noqa: ANN401
-    """What is called for an event of a client (botocore has no public way to ask).
-
-    Raises:
-        AttributeError: The client does not tell.
-    """
-    emitter = client.meta.events
-    return list(getattr(emitter, "_emitter", emitter)._handlers.prefix_search(event))  # noqa: SLF001
-
-
 def _is_aws(endpoint_url: str) -> bool:
     host = urlsplit(endpoint_url).hostname or ""
     return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
@@ -280,8 +276,9 @@ def _hooks(client: Any) -> list[str] | None:  # noqa: ANN401
         names = {
             f"{event} {getattr(handler, '__qualname__', handler)}"
             for event in _EVENTS
-            for handler in handlers_of(client, f"{event}.sagemaker.UpdateTrialComponent")
+            for handler in aws_hooks.handlers_of(client, f"{event}.sagemaker.UpdateTrialComponent")
+            if not aws_hooks.is_ours(handler)
         }
     except AttributeError:
         return None
-    return sorted(name for name in names if "_before_call" not in name and "_without_secrets" not in name)
+    return sorted(names)

@@ -38,8 +38,9 @@ from botocore.exceptions import ClientError
 from botocore.parsers import create_parser
 
 from journaltrack.actions import MetricPoint
-from journaltrack.remotes import aws_wire
-from journaltrack.remotes.aws_clients import handlers_of, scrubbed
+from journaltrack.remotes import aws_hooks, aws_wire
+from journaltrack.remotes.aws_errors import is_throttled
+from journaltrack.remotes.aws_proof import Said
 from journaltrack.remotes.aws_signing import ALGORITHM, DATE_FORMAT, Credentials, Signer
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ _KNOWN_HANDLERS: Final = frozenset(
         "botocore.signers",
         "botocore.useragent",
         "journaltrack.remotes.aws_clients",
+        "journaltrack.remotes.aws_gate",
+        "journaltrack.remotes.aws_hooks",
         __name__,
     }
 )
@@ -87,6 +90,8 @@ _HEADERS: Final = (
 _TOKEN: Final = "X-Amz-Security-Token"  # noqa: S105 - a header's name
 _PLAIN_PATH: Final = re.compile(r"(?:/[A-Za-z0-9_~-]+)+")
 _SCOPE: Final = re.compile(rf"{ALGORITHM} Credential=[^/,]+/\d{{8}}/([^/,]+)/([^/,]+)/aws4_request,")
+_SWEEP_S: Final = 0.5
+"""Ours: how often idle connections are looked for."""
 _TIME_MAX_NS: Final = 253_402_300_799_000_000_000
 """The last second that a datetime has."""
 _PROBE: Final = (
@@ -111,6 +116,8 @@ class MetricsSender:
         self._client: Any = None  # the one that the route belongs to
         self._route: _Route | None = None
         self._learning = False
+        self._pool: Any = None  # its connections
+        self._swept_at = float("-inf")
 
     def put(self, component: str, points: Sequence[MetricPoint]) -> Mapping[str, Any]:
         """One request; the answer as boto3 gives it.
@@ -126,6 +133,9 @@ class MetricsSender:
         client = self._clients.metrics
         if client is not self._client:
             self._begin_with(client)
+        if self._pool is not None and time.monotonic() - self._swept_at >= _SWEEP_S:
+            self._swept_at = time.monotonic()
+            aws_wire.close_idle(self._pool)
         body = serialized(component, points)
         if body is not None and self._learning:
             self._local.body = body
@@ -140,6 +150,12 @@ class MetricsSender:
                 return answer
         return _by_boto3(client, component, points)
 
+    def close(self) -> None:
+        """Close the idle connections. The route holds their pool, which would be closed only with the last reference to it."""
+        route, self._route = self._route, None
+        if route is not None:
+            route.pool.close()
+
     def _directly(self, route: _Route, body: bytes) -> Mapping[str, Any] | None:
         """The answer; None if boto3 has to make the request, of which nothing was sent."""
         credentials = route.credentials()
@@ -150,17 +166,26 @@ class MetricsSender:
             return None
         reusable = True
         try:
-            read_timeout_s = self._clients.turn()
-            if aws_wire.is_dropped(connection):  # waiting for the turn took long
+            read_timeout_s = self._clients.turn(OPERATION)
+            if aws_wire.is_stale(connection):  # waiting for the turn took long
                 reusable = False
                 return None
+            self._clients.departing()
             reusable = False
             connection.sock.settimeout(route.read_timeout_s if read_timeout_s is None else read_timeout_s)
+            began = time.monotonic()
             reply = aws_wire.exchange(connection.sock, route.request(credentials, body), route.url)
+            took_s = time.monotonic() - began
             reusable = reply.reusable
         finally:
             aws_wire.give_back(route.pool, connection, reusable=reusable)
-        return route.answer(reply)
+        try:
+            answer = route.answer(reply)
+        except ClientError as error:
+            self._clients.answered(OPERATION, took_s, throttled=is_throttled(error.response))
+            raise
+        self._clients.answered(OPERATION, took_s, throttled=False)
+        return answer
 
     def _begin_with(self, client: Any) -> None:  # noqa: ANN401
         if self._pid != os.getpid():  # forked: perhaps while another thread held the lock
@@ -169,6 +194,7 @@ class MetricsSender:
             if client is self._client:
                 return
             self._route, self._learning = None, False
+            self._pool = _pool_of(client, str(client.meta.endpoint_url))
             if not _is_untouched(client):
                 logger.debug("metrics are sent by boto3: somebody hooked into it")
             else:
@@ -212,7 +238,7 @@ class _Route:
         headers = {name: value.decode() if isinstance(value, bytes) else str(value) for name, value in request.headers.items()}
         url = urlsplit(request.url)
         scope = _SCOPE.match(headers.get("Authorization", ""))
-        pool = _pool(client, request.url)
+        pool = None if _goes_to_a_proxy(client, request.url) else _pool_of(client, request.url)
         model = client._service_model.operation_model(OPERATION)  # noqa: SLF001 - as all private names here: read, and tried by tests
         if scope is None or pool is None or url.query or not _PLAIN_PATH.fullmatch(url.path) or not _serializes_alike(client, model):
             return None
@@ -266,6 +292,7 @@ class _Route:
 
         Raises:
             ClientError: It is a refusal.
+            RemoteError: It does not prove that the service gave it.
             ResponseParserError, ...: It is nothing that a service says; what botocore's parser raises.
         """
         request_id = reply.headers.get("x-amzn-requestid")
@@ -274,8 +301,9 @@ class _Route:
         response = {"headers": HeadersDict(reply.headers), "status_code": reply.status, "body": reply.body, "context": {}}
         parsed: dict[str, Any] = create_parser(self.protocol).parse(response, self.output_shape)
         if reply.status >= 300:  # noqa: PLR2004 - as botocore
-            scrubbed(parsed, self.client)
+            aws_hooks.scrubbed(parsed, self.client)
             raise ClientError(parsed, OPERATION)
+        aws_hooks.prove(Said(OPERATION, reply.status, reply.headers, reply.body, parsed))
         return parsed
 
 
@@ -338,13 +366,23 @@ def _host(scheme: str, name: str | None, port: int | None) -> str:
     return host if port in {None, {"http": 80, "https": 443}.get(scheme)} else f"{host}:{port}"
 
 
-def _pool(client: Any, url: str) -> Any:  # noqa: ANN401
-    """The pool of connections that botocore sends to this URL with; None where a proxy gets requests as a whole."""
-    session = client._endpoint.http_session  # noqa: SLF001
-    proxy_url = session._proxy_config.proxy_url_for(url)  # noqa: SLF001
-    if proxy_url is not None and (not url.startswith("https:") or session._proxy_config.settings.get("proxy_use_forwarding_for_https")):  # noqa: SLF001
+def _goes_to_a_proxy(client: Any, url: str) -> bool:  # noqa: ANN401
+    """Whether a proxy gets requests as a whole."""
+    settings = client._endpoint.http_session._proxy_config  # noqa: SLF001
+    return settings.proxy_url_for(url) is not None and (
+        not url.startswith("https:") or bool(settings.settings.get("proxy_use_forwarding_for_https"))
+    )
+
+
+def _pool_of(client: Any, url: str) -> Any:  # noqa: ANN401
+    """The pool of connections that botocore sends to this URL with; None if it is not to be had."""
+    try:
+        session = client._endpoint.http_session  # noqa: SLF001
+        proxy_url = session._proxy_config.proxy_url_for(url)  # noqa: SLF001
+        return session._get_connection_manager(url, proxy_url).connection_from_url(url)  # noqa: SLF001
+    except Exception:  # whatever another version of botocore calls them
+        logger.debug("the connections of boto3 can't be looked at", exc_info=True)
         return None
-    return session._get_connection_manager(url, proxy_url).connection_from_url(url)  # noqa: SLF001
 
 
 def _is_untouched(client: Any) -> bool:  # noqa: ANN401
@@ -353,7 +391,7 @@ def _is_untouched(client: Any) -> bool:  # noqa: ANN401
     Tracers (X-Ray, OpenTelemetry, Datadog) wrap ``_make_api_call``, mocks hook into ``before-send`` or ``before-call``.
     """
     try:
-        found = [handler for event in _EVENTS for handler in handlers_of(client, f"{event}.{_EVENT}")]
+        found = [handler for event in _EVENTS for handler in aws_hooks.handlers_of(client, f"{event}.{_EVENT}")]
         session = client._endpoint.http_session  # noqa: SLF001
         functions: list[Callable[..., Any]] = [
             client._make_api_call,  # noqa: SLF001

@@ -8,7 +8,7 @@ retry tables (``botocore/data/_retry.json``).
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from traceback import walk_tb
 from typing import Any, Final
 
@@ -16,7 +16,8 @@ from botocore import exceptions as boto
 from botocore import parsers
 from botocore.parsers import ResponseParserError
 
-from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
+from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, NotSentError, RemoteError
+from journaltrack.remotes.aws_proof import has_request_id
 
 _SAFE: Final = "nothing was lost"
 _RENEW: Final = f"renew the credentials (for example `aws sso login`) and run `journaltrack sync` again; {_SAFE}"
@@ -36,6 +37,10 @@ _THROTTLED: Final = frozenset(
     "RequestLimitExceeded BandwidthLimitExceeded LimitExceededException SlowDown ProvisionedThroughputExceededException EC2ThrottledException".split()
 )
 """botocore's own list of throttling errors (botocore/retries/standard.py, ThrottledRetryableChecker)."""
+SAFE_TO_REPEAT: Final = _THROTTLED | {"ConflictException", "CONFLICT_ERROR"}
+"""Refusals that say that the request had no effect: it found no token, or somebody else's change was under way (botocore's model of
+BatchPutMetrics: "multiple requests attempted to modify the same data simultaneously"). What else is passing (500, 503, InternalFailure,
+INTERNAL_ERROR) says that something failed, at whatever point: what can't be sent twice is in doubt then."""
 _HALT: Final = {
     **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"), _RENEW),
     **dict.fromkeys(
@@ -81,7 +86,9 @@ _NOT_SENT: Final = (
     boto.ProxyConnectionError,
     boto.SSLError,
 )
-_BROKEN: Final = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError, OSError, UnicodeDecodeError)
+_CONVERSATION: Final = (boto.HTTPClientError, boto.ConnectionError)
+_CONNECTING: Final = frozenset({"connect", "_new_conn", "_prepare_proxy", "_validate_conn"})
+_BROKEN: Final = (*_CONVERSATION, boto.IncompleteReadError, OSError, UnicodeDecodeError)
 """The conversation broke, or what was said in it is nothing that a service says: the request may have been heard."""
 _NO_CREDENTIALS: Final = (
     boto.NoCredentialsError,
@@ -95,13 +102,16 @@ _NO_CREDENTIALS: Final = (
 _RESTRICTED: Final = "restricted to the SageMaker runtime"
 _S3: Final = frozenset(
     "PutObject HeadObject GetObject HeadBucket CreateBucket CreateMultipartUpload UploadPart CompleteMultipartUpload "  # noqa: SIM905 - as above
-    "ListMultipartUploads ListParts AbortMultipartUpload".split()
+    "ListMultipartUploads ListParts AbortMultipartUpload ListObjectsV2".split()
 )
 _NOT_AWS: Final = (
-    "what answered is not AWS: a proxy, the sign-in page of a network, or a wrong --endpoint-url; for uploads it may also be that the "
-    f"credentials expired or the bucket is in another region; {_SAFE}"
+    "a proxy or the sign-in page of a network (captive portal) answers in AWS's place: sign in with a browser, see HTTPS_PROXY and NO_PROXY, "
+    f"or check --endpoint-url; {_SAFE}"
 )
-_NOT_AN_ANSWER: Final = frozenset({"text/html", "text/plain"})
+NOT_AN_ANSWER: Final = "NotAnAnswer"
+"""The code of an answer that does not prove itself, see ``aws_proof``."""
+_WORDS_CHARS_MAX: Final = 200
+"""Ours: of an answer that is quoted."""
 _CERTIFICATE: Final = f"the server's certificate is not trusted: behind an intercepting proxy set AWS_CA_BUNDLE; {_SAFE}"
 
 
@@ -114,36 +124,31 @@ def classified(error: Exception, component: str | None = None) -> RemoteError:
     """
     if isinstance(error, RemoteError):
         return error
+    if isinstance(error, boto.HTTPClientError) and isinstance(error.__context__, NotSentError):
+        return error.__context__  # botocore's HTTP layer wraps what a connection raises
     if isinstance(error, boto.ClientError):
         return _answered(error, component)
     return _unanswered(error)
 
 
-def is_aws_answer(answer: Mapping[str, Any]) -> bool:
-    """Whether a successful answer came from the service: sign-in pages of networks and proxies also say 200, with HTML.
+def not_an_answer(operation: str, why: str, *, maybe_applied: bool = True) -> RemoteError:
+    """Something answered that does not prove to be the service: nothing is delivered, nothing is anybody's fault.
 
-    botocore takes such a page for an answer without members.
+    A network's sign-in page has not passed the request on, but a proxy that replaces answers has: they
+    can't be told apart, so what can't be sent twice is in doubt unless the answer says that it refused.
     """
-    metadata = answer.get("ResponseMetadata", {})
-    content_type = str(metadata.get("HTTPHeaders", {}).get("content-type", "")).partition(";")[0].strip().lower()
-    return bool(metadata.get("RequestId")) or content_type not in _NOT_AN_ANSWER
-
-
-def swallowed(answer: Mapping[str, Any], operation: str) -> RemoteError:
-    """Something that is not the service answered in its place; whether it passed the request on is not known."""
-    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    text = f"{operation}: a web page came back (HTTP {status}) instead of AWS's answer"
-    return RemoteError(text, kind=ErrorKind.TRANSIENT, code="NotAnAnswer", hint=_NOT_AWS, unreachable=True, maybe_applied=True)
+    text = f"{operation}: what came back is not the service's answer ({why})"
+    return RemoteError(text, kind=ErrorKind.TRANSIENT, code=NOT_AN_ANSWER, hint=_NOT_AWS, unreachable=True, maybe_applied=maybe_applied)
 
 
 def already_exists(error: boto.ClientError) -> bool:
     """Whether a create was refused because the name is taken; AWS says so in words, with a ValidationException."""
-    return _code(error) in {"ValidationException", "ConflictException", "ResourceInUse"} and "already exists" in _message(error).lower()
+    return code_of(error) in {"ValidationException", "ConflictException", "ResourceInUse"} and "already exists" in _message(error).lower()
 
 
 def not_found(error: boto.ClientError) -> bool:
     """Whether a component, trial or experiment is missing; moto says it with a ValidationException."""
-    code = _code(error)
+    code = code_of(error)
     return code in {"ResourceNotFound", "ResourceNotFoundException"} or (
         code == "ValidationException" and "could not find" in _message(error).lower()
     )
@@ -154,8 +159,30 @@ def status_of(error: boto.ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+def code_of(error: boto.ClientError) -> str:
+    """The error's code; the HTTP status where the answer had none."""
+    return str(error.response.get("Error", {}).get("Code", "Unknown"))
+
+
+def is_taken(error: boto.ClientError) -> bool:
+    """Whether S3 says that a conditional write found its key taken."""
+    return code_of(error) == "PreconditionFailed"
+
+
+def is_throttled(answer: Mapping[str, Any]) -> bool:
+    """Whether an answer, as botocore parsed it, asks for fewer requests."""
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status == 429 or answer.get("Error", {}).get("Code") in _THROTTLED  # noqa: PLR2004 - Too Many Requests
+
+
+def is_of_service(error: boto.ClientError) -> bool:
+    """Whether a refusal carries the service's request id; one that did not come over HTTP (``Stubber``) counts as if."""
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders")
+    return headers is None or has_request_id(headers)
+
+
 def _answered(error: boto.ClientError, component: str | None) -> RemoteError:
-    code, message, status = _code(error), _message(error), status_of(error)
+    code, message, status = code_of(error), _message(error), status_of(error)
     request_id = error.response.get("ResponseMetadata", {}).get("RequestId")
     common: dict[str, Any] = {"code": code, "request_id": request_id}
     text = f"{error.operation_name}: {message or code}" + (f" ({code})" if message and code not in message else "")
@@ -171,24 +198,36 @@ def _answered(error: boto.ClientError, component: str | None) -> RemoteError:
         hint = "delete trial components that are not needed, or ask AWS for a higher quota; the entries stay pending"
         return RemoteError(text, kind=ErrorKind.HOLD, hint=hint, **common)
     if code in _TRANSIENT or status == 429:  # noqa: PLR2004 - Too Many Requests
-        throttled = status == 429 or code in _THROTTLED  # noqa: PLR2004
-        return RemoteError(text, kind=ErrorKind.TRANSIENT, hint="AWS asks to slow down or try later", throttled=throttled, **common)
+        throttled = is_throttled(error.response)
+        common |= {"throttled": throttled, "maybe_applied": not throttled and code not in SAFE_TO_REPEAT}
+        return RemoteError(text, kind=ErrorKind.TRANSIENT, hint="AWS asks to slow down or try later", **common)
     text = _without_page(text)
     halt = _halt(code, status, error.operation_name)
     if halt is not None:
         return RemoteError(text, kind=ErrorKind.HALT, hint=halt[0], uploads_only=halt[1], everywhere=code in _EVERYWHERE, **common)
+    foreign = _foreign(error)
+    if foreign is not None:
+        return foreign
     if status >= 500:  # noqa: PLR2004 - a gateway's own page, not an error of the service: the request may have passed
         return RemoteError(text, kind=ErrorKind.TRANSIENT, maybe_applied=True, **common)
     return RemoteError(text, kind=ErrorKind.PERMANENT, **common)
 
 
+def _foreign(error: boto.ClientError) -> RemoteError | None:
+    """If a refusal is not the service's: what it is."""
+    code, status, operation = code_of(error), status_of(error), error.operation_name
+    if status == 511:  # noqa: PLR2004 - Network Authentication Required (RFC 6585): by a network's portal, which passes nothing on
+        return not_an_answer(operation, "HTTP 511", maybe_applied=False)
+    if code == "500" and (operation in _S3 or not is_of_service(error)):  # botocore makes that of a page that S3 sent with 200
+        return not_an_answer(operation, "it is no document of the service")
+    if status < 500 and not is_of_service(error):  # noqa: PLR2004
+        return not_an_answer(operation, f"HTTP {status}, {code}: it has no request id", maybe_applied=False)
+    return None
+
+
 def _halt(code: str, status: int, operation: str) -> tuple[str, bool] | None:
     """If the refusal is nobody's fault: what to do, and whether uploads alone are concerned."""
     of_s3 = operation in _S3
-    if code == "400" and operation.startswith("Head"):
-        # An answer without a body: an expired token looks like this. If it is one, the next request to SageMaker says so in
-        # words; if it is not, metrics are not to wait for it.
-        return _RENEW, True
     if code.startswith("KMS."):
         return "the bucket's encryption key is disabled, deleted or not permitted: see its settings in KMS", True
     if code.isdigit() and status < 500:  # noqa: PLR2004 - no error of a service: S3's HEAD has no body, the rest is not AWS
@@ -199,9 +238,11 @@ def _halt(code: str, status: int, operation: str) -> tuple[str, bool] | None:
 
 def _unanswered(error: Exception) -> RemoteError:
     code, text = type(error).__name__, str(error)
+    if isinstance(error, ResponseParserError):
+        return not_an_answer("AWS", text.partition("\n")[0][:_WORDS_CHARS_MAX])
     if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in text:
         return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_CERTIFICATE, everywhere=True)
-    if isinstance(error, _NOT_SENT) and not _broke_in_conversation(error):
+    if isinstance(error, _CONVERSATION) and not _may_be_out(error):
         return RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, unreachable=True)
     if isinstance(error, boto.ReadTimeoutError):
         return RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, unreachable=True, maybe_applied=True)
@@ -218,20 +259,36 @@ def _unanswered(error: Exception) -> RemoteError:
     return RemoteError(text, kind=ErrorKind.HALT, code=code, hint="check the AWS configuration; run with -v for details")
 
 
-def _broke_in_conversation(error: Exception) -> bool:
-    """Whether TLS failed when the connection had been made: the request may be out by then, which ``SSLError`` does not tell.
+def _may_be_out(error: Exception) -> bool:
+    """Whether a request may have been sent when the conversation broke; the class of botocore's error does not tell.
 
-    The chain of exceptions does: what failed in making a connection was raised inside urllib3's ``connect``.
+    The chain of exceptions does: what failed in connecting (names, TCP, a proxy's tunnel, the handshake of TLS) passed through
+    urllib3's ``connect``, and the request is written after that.
     """
-    seen: BaseException | None = error if isinstance(error, boto.SSLError) else None
-    raised_by_ssl = False
-    while seen is not None:
-        if isinstance(seen, ssl.SSLError) and seen.__traceback__ is not None:
-            raised_by_ssl = True
-            if any(frame.f_code.co_name in {"connect", "do_handshake"} for frame, _ in walk_tb(seen.__traceback__)):
-                return False
-        seen = seen.__cause__ or seen.__context__
-    return raised_by_ssl
+    chain = list(_chain(error))
+    if any(_is_of_connecting(each) for each in chain):
+        return False
+    if isinstance(error, boto.SSLError):
+        return any(isinstance(each, ssl.SSLError) for each in chain)
+    return not isinstance(error, _NOT_SENT)
+
+
+def _chain(error: Exception) -> Iterator[BaseException]:
+    """An error of botocore's and what it was made of: it has that among its members, urllib3 among its arguments."""
+    waiting: list[BaseException] = [error]
+    seen: set[int] = set()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen or (each is not error and isinstance(each, (boto.BotoCoreError, boto.ClientError, RemoteError))):
+            continue  # another failure, which was being handled when this one came
+        seen.add(id(each))
+        yield each
+        parts = (each.__cause__, each.__context__, getattr(each, "kwargs", {}).get("error"), getattr(each, "reason", None), *each.args)
+        waiting += [part for part in parts if isinstance(part, BaseException)]
+
+
+def _is_of_connecting(error: BaseException) -> bool:
+    return any(frame.f_code.co_name in _CONNECTING and "urllib3" in frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__))
 
 
 def is_of_parsing(error: BaseException) -> bool:
@@ -245,10 +302,6 @@ def _without_page(text: str) -> str:
     """A gateway's page of HTML says nothing to a person."""
     start = text.find("<")
     return text if start < 0 or "html" not in text.lower() else text[:start] + "(a web page)"
-
-
-def _code(error: boto.ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", "Unknown"))
 
 
 def _message(error: boto.ClientError) -> str:

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 from journaltrack.errors import ErrorKind
 from journaltrack.readback import ReadBack, Shown
 from journaltrack.remote import RemoteMetric
-from journaltrack.remotes.aws_errors import classified, is_aws_answer, not_found, swallowed
+from journaltrack.remotes.aws_errors import classified, not_found
 
 if TYPE_CHECKING:
     from journaltrack.remotes.aws_clients import Clients
@@ -39,8 +39,6 @@ def read_back(clients: Clients, component: str, steps: Mapping[str, tuple[int, i
         if not_found(error):
             return None
         raise
-    if not is_aws_answer(answer):
-        raise swallowed(answer, "DescribeTrialComponent")
     totals = {name: Shown(metric.points, metric.mean) for name, metric in summaries(answer).items()}
     shown: dict[tuple[str, int], Shown] = {}
     read: set[str] = set()

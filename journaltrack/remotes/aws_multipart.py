@@ -25,8 +25,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.remotes import aws_parts
 from journaltrack.remotes.aws_bodies import Body
-from journaltrack.remotes.aws_errors import classified, status_of
+from journaltrack.remotes.aws_errors import classified, code_of, is_of_service, is_taken, not_an_answer, status_of
 from journaltrack.remotes.aws_parts import Held, Part, Parts, Plan
+from journaltrack.remotes.aws_proof import is_ours
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -125,10 +126,10 @@ class Multipart:
         """What becomes of the upload after an error."""
         if isinstance(error, BotoCoreError):
             self._check_time()  # botocore's HTTP layer wraps what a body raises: say what it was
-        if isinstance(error, ClientError) and _code(error) == _GONE:
+        if isinstance(error, ClientError) and code_of(error) == _GONE:
             notes.forget(place)
             raise _again(error, "the upload is gone, aborted by somebody or by a rule of the bucket: it is begun anew") from error
-        if isinstance(error, ClientError) and _code(error) == "InvalidPart":
+        if isinstance(error, ClientError) and code_of(error) == "InvalidPart":
             raise _again(error, "a part was replaced meanwhile: S3 is asked which ones it has") from error
         if isinstance(error, aws_parts.DamagedError) or classified(error).kind is ErrorKind.PERMANENT:
             self.abort(place, upload.upload_id, notes)
@@ -217,7 +218,7 @@ class Multipart:
         try:
             yield
         except ClientError as error:
-            if status_of(error) == 404:  # noqa: PLR2004
+            if status_of(error) == 404 and is_of_service(error):  # noqa: PLR2004
                 raise _GoneError from error
             if status_of(error) not in {400, 403, 405, 501} or classified(error).kind is ErrorKind.TRANSIENT:
                 raise
@@ -236,8 +237,6 @@ class Multipart:
             Body=Body(descriptor, part.place, part.size_bytes, self._check_grace),
             ChecksumSHA256=part.sha256,
         )
-        if answer.get("ChecksumSHA256", part.sha256) != part.sha256:
-            raise RemoteError(f"part {part.number} arrived as something else", kind=ErrorKind.TRANSIENT, code="BadDigest")
         return str(answer["ETag"])
 
     def _complete(self, place: Place, upload: _Upload) -> dict[str, Any] | None:
@@ -254,11 +253,13 @@ class Multipart:
                 IfNoneMatch="*",
             )
         except ClientError as error:
-            if status_of(error) == 412:  # noqa: PLR2004 - Precondition Failed
+            if is_taken(error):
                 return None
             raise
         told = answer.get("ChecksumSHA256")
-        if isinstance(told, str) and told.endswith(f"-{len(parts)}") and told != upload.parts.composite():
+        if not isinstance(told, str) or not told.endswith(f"-{len(parts)}"):
+            self._confirm(place, upload)
+        elif told != upload.parts.composite():
             raise RemoteError(
                 f"s3://{place.bucket}/{place.key} was put together to something else: its checksum is {told}",
                 kind=ErrorKind.PERMANENT,
@@ -266,6 +267,21 @@ class Multipart:
                 hint="look at the object with `journaltrack verify --deep`, remove it, then `journaltrack retry`",
             )
         return answer
+
+    def _confirm(self, place: Place, upload: _Upload) -> None:
+        """Ask for an object of which the store told no checksum when it put it together.
+
+        Raises:
+            RemoteError: It is not there, or is something else.
+        """
+        try:
+            held = self._client().head_object(Bucket=place.bucket, Key=place.key)
+        except ClientError as error:
+            if status_of(error) != 404:  # noqa: PLR2004
+                raise
+            held = {}
+        if not is_ours(held, upload.parts.size_bytes, place.sha256):
+            raise not_an_answer("CompleteMultipartUpload", "a success, and the object is not there")
 
     def _abort(self, place: Place, upload_id: str) -> bool:
         """Whether there is no such upload any more, or nothing can be done about it."""
@@ -280,10 +296,6 @@ class Multipart:
         return True
 
 
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
 def _again(error: ClientError, message: str) -> RemoteError:
     request_id = error.response.get("ResponseMetadata", {}).get("RequestId")
-    return RemoteError(message, kind=ErrorKind.TRANSIENT, code=_code(error), request_id=request_id)
+    return RemoteError(message, kind=ErrorKind.TRANSIENT, code=code_of(error), request_id=request_id)

@@ -18,12 +18,13 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack import access, limits
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 from journaltrack.remote import Answer, BlobUpload, Document, RemoteObject
 from journaltrack.remotes.aws_bodies import Body
-from journaltrack.remotes.aws_errors import status_of
+from journaltrack.remotes.aws_errors import NOT_AN_ANSWER, code_of, is_of_service, is_taken, not_an_answer, status_of
 from journaltrack.remotes.aws_multipart import Multipart
 from journaltrack.remotes.aws_parts import DamagedError, digest_at
+from journaltrack.remotes.aws_proof import is_md5, is_ours
 from journaltrack.remotes.upload_notes import Place, UploadNotes
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ DOCUMENT_BYTES_MAX: Final = 64 << 20
 LARGE_UPLOADS_MAX: Final = 2
 """Ours: multipart uploads at a time, of 4 connections each."""
 _READ_BYTES: Final = 1024 * 1024
+_SAYS_NOTHING: Final = frozenset({301, 400, 403, 404})
+"""Refusals of a HEAD, which has no body: a region, an expired token, a clock or a permission look alike."""
+_GONE: Final = frozenset({"NoSuchKey", "NoSuchBucket"})
 
 
 class Uploader:
@@ -84,17 +88,20 @@ class Uploader:
         bucket = document.bucket or self._bucket()
         self._ensure(bucket)
         key = f"{_folder(document.prefix, document.folder)}/{object_name(document.name)}"
+        digest = hashlib.sha256(document.content)
         try:
             answer = self._clients.s3.put_object(
                 Bucket=bucket,
                 Key=key,
                 Body=document.content,
                 IfNoneMatch="*",
-                ChecksumSHA256=base64.b64encode(hashlib.sha256(document.content).digest()).decode(),
+                ChecksumSHA256=base64.b64encode(digest.digest()).decode(),
                 ContentType="application/json",
+                Metadata={"sha256": digest.hexdigest()},
             )
+            self._confirm(answer, document.content, Place(bucket, key, digest.hexdigest()), len(document.content))
         except ClientError as error:
-            if status_of(error) != 412:  # noqa: PLR2004 - Precondition Failed: it is there
+            if not is_taken(error):
                 raise
             answer = error.response
         return Answer(answer.get("ResponseMetadata", {}).get("RequestId") or None, uri=f"s3://{bucket}/{key}")
@@ -110,7 +117,7 @@ class Uploader:
                         answer = self._clients.s3.get_object(Bucket=bucket, Key=each["Key"])
                         found[each["Key"].removeprefix(begin)] = answer["Body"].read(DOCUMENT_BYTES_MAX)
         except ClientError as error:
-            if status_of(error) == 404:  # noqa: PLR2004 - no such bucket
+            if code_of(error) == "NoSuchBucket":
                 return {}
             raise
         return found
@@ -131,7 +138,7 @@ class Uploader:
             try:
                 held = self._clients.s3.get_object(Bucket=bucket, Key=key)
             except ClientError as error:
-                if status_of(error) == 404:  # noqa: PLR2004 - gone in between
+                if code_of(error) in _GONE:  # in between
                     return None
                 raise
             sha256 = self._digest(held["Body"])
@@ -172,7 +179,7 @@ class Uploader:
             try:
                 return self._put_small(blob, content, place)
             except ClientError as error:
-                if status_of(error) != 412:  # noqa: PLR2004 - Precondition Failed: the key is taken
+                if not is_taken(error):
                     raise
         held = self._head(place.bucket, place.key)
         if held is None:
@@ -200,7 +207,20 @@ class Uploader:
         except BotoCoreError:
             self._check_grace()  # botocore's HTTP layer wraps what a body raises: say what it was
             raise
-        return str(answer["ResponseMetadata"].get("RequestId", ""))
+        self._confirm(answer, Body(raw.fileno(), 0, size_bytes, self._check_grace), place, size_bytes)
+        return str(answer["ResponseMetadata"].get("RequestId") or "")
+
+    def _confirm(self, answer: dict[str, Any], body: Body | bytes, place: Place, size_bytes: int) -> None:
+        """Ask for an object of which the store told neither checksum nor MD5 when it took it.
+
+        Raises:
+            RemoteError: It is not there, or is something else.
+        """
+        if "ChecksumSHA256" in answer or is_md5(answer["ETag"], body):
+            return
+        held = self._head(place.bucket, place.key)
+        if held is None or not is_ours(held, size_bytes, place.sha256):
+            raise not_an_answer("PutObject", "a success, and the object is not there")
 
     def _put_large(self, blob: BlobUpload, raw: IO[bytes], place: Place) -> str | None:
         with self._large:
@@ -217,8 +237,16 @@ class Uploader:
         try:
             answer: dict[str, Any] = self._clients.s3.head_object(Bucket=bucket, Key=key, **options)
         except ClientError as error:
-            if status_of(error) == 404:  # noqa: PLR2004
+            if status_of(error) == 404 and is_of_service(error):  # noqa: PLR2004
                 return None
+            if status_of(error) not in _SAYS_NOTHING:
+                raise
+            try:
+                self._clients.s3.get_object(Bucket=bucket, Key=key)["Body"].close()  # nothing of it is read
+            except ClientError as in_words:
+                if code_of(in_words) in _GONE:
+                    return None
+                raise in_words from error
             raise
         return answer
 
@@ -235,13 +263,29 @@ class Uploader:
         with self._lock:
             if bucket in self._ensured:
                 return
-            try:
-                self._clients.s3.head_bucket(Bucket=bucket)
-            except ClientError as error:
-                if status_of(error) != 404:  # noqa: PLR2004
-                    raise
+            if not self._is_there(bucket):
                 self._create(bucket)
             self._ensured.add(bucket)
+
+    def _is_there(self, bucket: str) -> bool:
+        """Whether there is such a bucket. A HEAD has no body to say why not, or who answers: then it is asked by GET."""
+        try:
+            self._clients.s3.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            if status_of(error) not in _SAYS_NOTHING:
+                raise
+        except RemoteError as error:
+            if error.code != NOT_AN_ANSWER:
+                raise
+        else:
+            return True
+        try:
+            self._clients.s3.list_objects_v2(Bucket=bucket, MaxKeys=1)
+        except ClientError as error:
+            if code_of(error) == "NoSuchBucket":
+                return False
+            raise
+        return True
 
     def _create(self, bucket: str) -> None:
         region = self._clients.s3.meta.region_name
@@ -250,7 +294,7 @@ class Uploader:
         try:
             self._clients.s3.create_bucket(Bucket=bucket, **location)
         except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
+            code = code_of(error)
             if code == "BucketAlreadyOwnedByYou":
                 return
             if code in {"AccessDenied", "403", "BucketAlreadyExists"}:
@@ -271,7 +315,7 @@ class Uploader:
 
     def _check_time(self, what: str = "the upload") -> None:
         if self._deadline.over:
-            raise RemoteError(f"{what} was cut short by the deadline", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
+            raise RemoteError(f"{what} was cut short by the deadline", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
 
 
 def _folder(prefix: str | None, folder: str) -> str:
@@ -324,9 +368,8 @@ def _keys(blob: BlobUpload) -> tuple[str, str]:
 
 def _ours(held: dict[str, Any], blob: BlobUpload, content: IO[bytes]) -> str | None:
     """The id of the request that showed an object, if that is this content; None if it is another one."""
-    same_size = held.get("ContentLength") == os.fstat(content.fileno()).st_size  # or it was replaced, and its note kept
-    if held.get("Metadata", {}).get("sha256") == blob.sha256 and same_size:
-        return str(held.get("ResponseMetadata", {}).get("RequestId", ""))
+    if is_ours(held, os.fstat(content.fileno()).st_size, blob.sha256):  # by size, too: it may be replaced, and its note kept
+        return str(held.get("ResponseMetadata", {}).get("RequestId") or "")
     return None
 
 

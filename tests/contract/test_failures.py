@@ -55,8 +55,8 @@ def failure(remote: AwsRemote | RetryingRemote) -> RemoteError:
         (HttpError(400, "ThrottlingException"), ErrorKind.TRANSIENT, False),
         (HttpError(400, "RequestLimitExceeded"), ErrorKind.TRANSIENT, False),
         (HttpError(429, "TooManyRequestsException"), ErrorKind.TRANSIENT, False),
-        (HttpError(500, "InternalFailure"), ErrorKind.TRANSIENT, False),
-        (HttpError(503, "ServiceUnavailable"), ErrorKind.TRANSIENT, False),
+        (HttpError(500, "InternalFailure"), ErrorKind.TRANSIENT, True),
+        (HttpError(503, "ServiceUnavailable"), ErrorKind.TRANSIENT, True),
         (HttpError(400, "ConflictException"), ErrorKind.TRANSIENT, False),
         (HttpError(400, "ValidationException", "1 validation error detected"), ErrorKind.PERMANENT, False),
         (HttpError(400, "ResourceLimitExceeded"), ErrorKind.HOLD, False),
@@ -353,7 +353,9 @@ def test_silence_ends_with_the_deadline(sim: Simulator):
     """Near the deadline an answer is awaited for what is left of it, not for the whole time-out."""
     now = [0.0]
     remote = aws(sim.endpoint_url, deadline=Deadline(60.0, clock=lambda: now[0]))
-    remote.put_metrics("run", POINTS)
+    assert remote.describe("run") is not None
     now[0] = 59.9
-    sim.fail("BatchPutMetrics", BlackHole())
-    assert failure(remote).unreachable
+    sim.fail("DescribeTrialComponent", BlackHole())
+    with pytest.raises(RemoteError) as caught:
+        remote.describe("run")
+    assert caught.value.unreachable

@@ -8,6 +8,7 @@ with an error, so that the program falls back to writing.
     events = record([sys.executable, "program.py"], folder=tmp_path / "disk", acknowledgements=tmp_path / "acks")
 
 The program may ask for errors, by writing a line to the acknowledgements: ``fault ENOSPC write,truncate *-wal``, ``fault none``.
+With a number behind it (``fault EIO write *-wal 20``) one such call in so many fails, by a seeded choice.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import fnmatch
 import os
 import pathlib
 import platform
+import random
 import select
 import signal
 import socket
@@ -161,7 +163,8 @@ class _Recorder:
         self.listener, self.folder, self.acknowledgements = listener, folder, acknowledgements
         self.names = _MACHINES[platform.machine()][2]
         self.events = []
-        self.fault = None  # (error, kinds, pattern)
+        self.fault = None  # (error, kinds, pattern, one in how many)
+        self.chance = random.Random(1)
         self.failed = 0
 
     def run(self, timeout_s, look):
@@ -201,8 +204,8 @@ class _Recorder:
         """The error that the program asked for, or 0."""
         if self.fault is None or not (path + "/").startswith(self.folder + "/"):
             return 0
-        error, kinds, pattern = self.fault
-        if kind in kinds and fnmatch.fnmatch(path, pattern):
+        error, kinds, pattern, one_in = self.fault
+        if kind in kinds and fnmatch.fnmatch(path, pattern) and self.chance.randrange(one_in) == 0:
             self.failed += 1
             return error
         return 0
@@ -212,8 +215,8 @@ class _Recorder:
         if line.startswith("fault none"):
             self.fault = None
         elif line.startswith("fault "):
-            _, error, kinds, pattern = line.split()
-            self.fault = getattr(errno, error), set(kinds.split(",")), pattern
+            _, error, kinds, pattern, *one_in = line.split()
+            self.fault = getattr(errno, error), set(kinds.split(",")), pattern, int(*one_in or (1,))
 
     def seen_descriptor(self, pid, name, a):
         descriptor = ctypes.c_int(a[0] & 0xFFFFFFFF).value
@@ -254,7 +257,9 @@ class _Recorder:
         elif name in {"mkdir", "mkdirat"} and self.below(first) and not os.path.lexists(first):
             self.events.append(Event("mkdir", first))
         elif name in {"unlink", "unlinkat", "rmdir"} and self.below(first) and os.path.lexists(first):
-            self.events.append(Event("rmdir" if name == "rmdir" or (at and a[2] & 0x200) else "unlink", first))
+            is_folder = name == "rmdir" or (at and a[2] & 0x200)
+            if not (is_folder and os.listdir(first)):  # the kernel refuses to remove a folder that is not empty
+                self.events.append(Event("rmdir" if is_folder else "unlink", first))
         elif name in {"rename", "renameat", "renameat2", "link", "linkat"}:
             second = self.path(pid, a[2] if at else _AT_FDCWD, a[3] if at else a[1])
             if self.below(first) or self.below(second):

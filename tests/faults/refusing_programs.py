@@ -73,6 +73,22 @@ def closing_while_full(folder, acks, *fault):
         acks.say("fault none")
 
 
+def flaky(folder, acks, *fault):
+    """A disk that refuses now and then, also while the tracker closes."""
+    tracker = tracker_at(folder)
+    calls(tracker, acks, range(3))
+    acks.say("fault", *fault)
+    calls(tracker, acks, [number for number in range(3, 300) if number % 11 != 8])  # no artifact: that one may raise
+    acks.say("saw unwritten", tracker._journal.unwritten)
+    try:
+        tracker.close()
+    except errors.JournalWriteError as error:
+        acks.say("saw close", type(error).__name__, error.unwritten)
+    else:
+        acks.say("saw close fine")
+    acks.say("fault none")
+
+
 def creating(folder, acks, *fault):
     """No journal can be made: an error of ours, and nothing half made that keeps the next start from working."""
     acks.say("fault", *fault)

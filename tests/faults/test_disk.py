@@ -23,6 +23,7 @@ from journaltrack.errors import JournalError, JournalFullError, JournalWriteErro
 from tests.faults.faulty_disk import (
     MS_RDONLY,
     MS_REMOUNT,
+    NAMES,
     READS,
     SYNCS,
     WRITES,
@@ -71,6 +72,35 @@ def full_while_logging(folder):
 def test_a_full_disk_delays_entries_and_loses_none(tmp_path):
     """While the disk is full 2,000 calls return, warned once; close says how many wait; with room all are written in order."""
     in_child(full_while_logging, tmp_path / "disk")
+
+
+def full_to_the_end(folder):
+    disk = small_disk(folder)
+    training = Training(disk / "j")
+    training.log(50)
+    ballast = Ballast(disk)
+    with warned():
+        training.log(500)
+    os.environ["JOURNALTRACK_HOME"] = str(disk.parent / "elsewhere")
+    with pytest.raises(JournalWriteError, match="A copy of them is in a journal of its own at") as caught:
+        training.tracker.close()
+    copies = list((disk.parent / "elsewhere").iterdir())
+    assert [str(copy) in str(caught.value) for copy in copies] == [True]
+    assert len(written(copies[0])) == caught.value.unwritten
+    assert sorted(written(disk / "j") + written(copies[0])) == list(range(550))
+    into = disk.parent / "merged"
+    for source in (disk / "j", copies[0]):
+        assert CliRunner().invoke(cli.main, ["merge", str(source), "--into", str(into)]).exit_code == 0
+    assert sorted(written(into)) == list(range(550))
+    ballast.drop()
+    training.tracker.close()
+    assert whole(disk / "j", 550)
+    assert not copies[0].exists()
+
+
+def test_what_a_full_disk_never_takes_is_kept_elsewhere(tmp_path):
+    """A close in vain names a journal of its own that has the rest and can be merged; one that succeeds removes it."""
+    in_child(full_to_the_end, tmp_path / "disk")
 
 
 def full_with_raise(folder):
@@ -135,6 +165,7 @@ def test_a_disk_that_is_full_at_the_start_leaves_nothing_in_the_way(tmp_path, le
 def full_at_the_checkpoint(folder):
     disk = small_disk(folder, 16_384)
     training = Training(disk / "j")
+    training.journal()._checkpoint_seq = 10_000  # nothing is written back beside this
     training.log(2_000)  # the database grew at automatic checkpoints; what comes now is in the log
     database = training.journal().database
     database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -281,6 +312,38 @@ def fork_onto_a_broken_disk(folder):
 def test_a_fork_onto_a_broken_disk_raises_on_neither_side(tmp_path):
     """A child whose first entry finds a broken disk, and a parent that can't open the journal again: both go on, nothing is lost."""
     in_child(fork_onto_a_broken_disk, tmp_path)
+
+
+def out_of_sight(folder, number, connected):
+    training = Training(folder / "j")
+    training.log(20)
+    if not connected:
+        training.journal().database.rest()
+
+    def on_a_folder_out_of_sight():
+        with warned() as texts:
+            for _ in range(5):
+                training.journal()._looked_ns = 0  # as if time had passed since the last look
+                training.log(10)
+            training.tracker.log_parameters({"a": 1, "b": "text"})
+        return texts
+
+    texts = failing(on_a_folder_out_of_sight, NAMES, number)
+    waiting = training.journal().unwritten
+    assert waiting == (0 if connected else 52)
+    assert len(texts) == (0 if connected else 1)
+    assert all(errno.errorcode[number] in text for text in texts), texts
+    training.log(5)
+    training.tracker.close()
+    assert whole(folder / "j", 75)
+    assert not list(folder.glob("j.rescued*"))
+
+
+@pytest.mark.parametrize("connected", [True, False])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
+def test_a_folder_that_can_not_be_looked_at_is_not_a_deleted_one(tmp_path, number, connected):
+    """No permission for a moment, a restarted file server: no call raises, the warning names the reason, all is written later."""
+    in_child(out_of_sight, tmp_path, number, connected)
 
 
 # -- read-only media ------------------------------------------------------------------------------------------------------

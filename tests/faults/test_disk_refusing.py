@@ -113,6 +113,16 @@ def test_a_close_on_a_full_disk_says_what_is_not_written(tmp_path):
 
 
 @traced
+@pytest.mark.parametrize("one_in", ["5", "20"])
+def test_a_flaky_disk_costs_no_entry(tmp_path, one_in):
+    """Every fifth write of the log fails, or every 20th: close tries again, in smaller transactions, and nothing is lost."""
+    saw, folder, returned, failed, _ = run(tmp_path, "flaky", "EIO", "write", "*-wal", one_in)
+    assert failed > 5
+    assert "close fine" in saw
+    check_calls(folder, returned)
+
+
+@traced
 @pytest.mark.parametrize(
     ("fault", "error"),
     [(FAULTS[0], "JournalFullError"), (FAULTS[2], "JournalReadOnlyError"), (("EIO", "write", "*"), "JournalWriteError")],
@@ -372,15 +382,29 @@ def test_eight_processes_find_one_journal_again(tmp_path):
     assert verify_chains(folder) == []
 
 
-def test_nowhere_to_write_it_again_keeps_everything_in_the_process(live, tmp_path, monkeypatch):
-    """No place for the copy: no call raises, and the close says so; when there is a place again, all is there."""
+def test_a_file_in_its_place_does_not_keep_it_from_being_written_again(live, tmp_path):
+    """rm -r of the folder, and a file of its name: the journal is written again beside it."""
     shutil.rmtree(tmp_path / "journal")
     (tmp_path / "journal").write_text("in the way")
-    go_on(live, range(100, 110))
-    (tmp_path / "journal").unlink()
-    with pytest.warns(RuntimeWarning, match="was deleted"):
+    with pytest.warns(RuntimeWarning, match=r"journal\.rescued-1"):
         live.close()
-    assert values_in(tmp_path / "journal") == [float(n) for n in range(110)]
+    assert (tmp_path / "journal").read_text() == "in the way"
+    assert values_in(tmp_path / "journal.rescued-1") == [float(n) for n in range(100)]
+
+
+def test_nowhere_to_write_it_again_keeps_everything_in_the_process(tmp_path):
+    """No place for the copy: no call raises, and the close says what is lost with the process; with a place, all is there."""
+    tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "runs" / "journal", sync="off")
+    go_on(tracker, range(100))
+    shutil.rmtree(tmp_path / "runs")
+    (tmp_path / "runs").write_text("in the way")
+    go_on(tracker, range(100, 110))
+    with pytest.raises(errors.JournalWriteError, match="is lost when this process ends"):
+        tracker.close()
+    (tmp_path / "runs").unlink()
+    with pytest.warns(RuntimeWarning, match="was deleted"):
+        tracker.close()
+    assert values_in(tmp_path / "runs" / "journal") == [float(n) for n in range(110)]
 
 
 @pytest.mark.parametrize("damage", ["page", "header"])

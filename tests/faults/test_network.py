@@ -14,6 +14,7 @@ from journaltrack.errors import ComponentNotFoundError, ErrorKind
 from journaltrack.reconciler import Options
 from journaltrack.remotes import aws_clients
 from journaltrack.report_entries import each_entry
+from journaltrack.validation import JournaltrackWarning
 from tests.faults.conftest import sync_process
 from tests.faults.test_sync_killed import states
 from tests.simulator import BlackHole, CutAfter, HttpError, PartialErrors, simulator
@@ -111,7 +112,7 @@ def test_throttling_and_partial_errors_are_worked_off(journal, credentials):
     """Throttled requests and items to be sent again are, within the same sync, and none twice."""
     with simulator() as sim:
         sim.fail("BatchPutMetrics", HttpError(400, "ThrottlingException", "Rate exceeded"), times=5)
-        sim.fail("BatchPutMetrics", PartialErrors({0: "INTERNAL_ERROR", 3: "CONFLICT_ERROR"}), times=2, after=6)
+        sim.fail("BatchPutMetrics", PartialErrors({0: "CONFLICT_ERROR", 3: "CONFLICT_ERROR"}), times=2, after=6)
         report = sync(journal, endpoint_url=sim.endpoint_url)
         assert (report.pending, report.in_doubt, report.quarantined) == (0, 0, 0)
         assert sorted(p.value for p in sim.components["run"].metrics) == [1.0 + n for n in range(95)]
@@ -267,3 +268,20 @@ def test_loading_asks_aws_and_believes_its_no(tmp_path, credentials, monkeypatch
     report = sync(tmp_path / "j", endpoint_url=closed_port, deadline=Deadline(5))
     assert report.halted is not None
     assert report.quarantined == 0
+
+
+def test_integers_beyond_a_double_arrive_with_all_digits_as_text(tmp_path, credentials):
+    """A parameter that no double holds is a string in SageMaker; a display name that was mended is taken."""
+    with pytest.warns(JournaltrackWarning):
+        tracker = Tracker.create("my run", trial_component_name="run", journal=tmp_path / "journal", sync="off")
+    tracker.log_parameters({"seed": 2**63 + 1, "even": 2**60, "epochs": 3})
+    tracker.close()
+    with simulator() as sim:
+        assert sync(tmp_path / "journal", endpoint_url=sim.endpoint_url).halted is None
+        held = sim.components["run"]
+        assert held.parameters == {
+            "seed": {"StringValue": "9223372036854775809"},
+            "even": {"NumberValue": float(2**60)},
+            "epochs": {"NumberValue": 3.0},
+        }
+        assert held.display_name == "my-run"

@@ -15,6 +15,7 @@ from tests.simulator.faults import (
     CutBefore,
     Fault,
     HttpError,
+    Instead,
     PartialErrors,
     Request,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "CutBefore",
     "Fault",
     "HttpError",
+    "Instead",
     "MetricPoint",
     "PartialErrors",
     "Request",

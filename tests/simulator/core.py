@@ -29,6 +29,7 @@ from tests.simulator.faults import (
     CutBefore,
     Fault,
     HttpError,
+    Instead,
     PartialErrors,
     Predicate,
     Request,
@@ -274,7 +275,7 @@ class Simulator:
             fault = self._schedule.take(call)
             released = self._released
         reply: HttpReply | None
-        if isinstance(fault, CutBefore | BadGateway | HttpError) or fault == BlackHole():
+        if isinstance(fault, CutBefore | BadGateway) or (isinstance(fault, HttpError | Instead | BlackHole) and not fault.applied):
             reply = _spoil(fault, call, request, request_id)
             self._record(call, reply, request_id, applied=False)
         else:
@@ -292,13 +293,15 @@ class Simulator:
                 applied = True
                 if isinstance(fault, CutAfter | BlackHole):
                     reply = None
+                if isinstance(fault, HttpError | Instead):
+                    reply = _spoil(fault, call, request, request_id)
                 self._record(call, reply, request_id, applied=True)
         except ServiceError as error:
             applied = False
             silent = isinstance(fault, CutAfter | BlackHole)
             reply = None if silent else render_error(call.service, request.method, error, request_id)
             self._record(call, reply, request_id, applied=applied)
-        return _with_id(reply, call.service, request_id)
+        return reply if isinstance(fault, Instead) else _with_id(reply, call.service, request_id)
 
     def _prepare(self, request: HttpRequest, route: Route, call: Call, fault: Fault | None, request_id: str) -> Callable[[], HttpReply]:
         """Check everything that needs no state, outside the lock; return what changes it."""
@@ -314,8 +317,8 @@ class Simulator:
             return lambda: caller_identity(request_id)
         operation_check(route.service, route.operation)(route.params)
         if route.operation == "BatchPutMetrics":
-            codes = fault.codes if isinstance(fault, PartialErrors) else {}
-            return lambda: json_reply(self.metrics.batch_put(route.params, codes, call.n))
+            partial = fault if isinstance(fault, PartialErrors) else PartialErrors({})
+            return lambda: json_reply(self.metrics.batch_put(route.params, partial.codes, call.n, applied=partial.applied))
         if route.operation == "BatchGetMetrics":
             return lambda: json_reply(self.metrics.batch_get(route.params))
         operation = self._sagemaker.operations[route.operation]
@@ -352,6 +355,8 @@ def _spoil(fault: Fault, call: Call, request: HttpRequest, request_id: str) -> H
         error = ServiceError(fault.status, fault.code, fault.message)
         reply = render_error(call.service, request.method, error, request_id)
         return _with_id(reply, call.service, request_id)
+    if isinstance(fault, Instead):
+        return HttpReply(fault.status, b"" if request.method == "HEAD" else fault.body, fault.headers)
     if isinstance(fault, BadGateway):
         return HttpReply(502, _HTML, {"Content-Type": "text/html"})
     return None

@@ -37,11 +37,26 @@ class Request(Call):
 
 @dataclass(frozen=True, slots=True)
 class HttpError:
-    """Refused with this answer and not applied."""
+    """Answered with this error; `applied` says whether the request takes effect all the same."""
 
     status: int
     code: str
     message: str = "scheduled fault"
+    applied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Instead:
+    """Something answers in the service's place, without its request id.
+
+    `applied` False: a sign-in page that passes nothing on; True: a proxy that passed the request on
+    and replaced the answer.
+    """
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    applied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +71,13 @@ class CutAfter:
 
 @dataclass(frozen=True, slots=True)
 class PartialErrors:
-    """BatchPutMetrics answers 200, but items fail: their index, from 0, to the error code."""
+    """BatchPutMetrics answers 200, but items fail: their index, from 0, to the error code.
+
+    `applied`: they are recorded all the same.
+    """
 
     codes: Mapping[int, str]
+    applied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +95,11 @@ class BadGateway:
     """A proxy's 502 with a page of HTML; not applied."""
 
 
-Fault = HttpError | CutBefore | CutAfter | PartialErrors | BlackHole | BadGateway
+Fault = HttpError | Instead | CutBefore | CutAfter | PartialErrors | BlackHole | BadGateway
 Predicate = Callable[[Call], bool]
 
 _BY_NAME: Mapping[str, type[Fault]] = {
-    kind.__name__: kind for kind in (HttpError, CutBefore, CutAfter, PartialErrors, BlackHole, BadGateway)
+    kind.__name__: kind for kind in (HttpError, Instead, CutBefore, CutAfter, PartialErrors, BlackHole, BadGateway)
 }
 
 
@@ -89,6 +108,8 @@ def fault_from_json(data: Mapping[str, Any]) -> Fault:
     fields = {name: value for name, value in data.items() if name != "type"}
     if "codes" in fields:
         fields["codes"] = {int(index): code for index, code in fields["codes"].items()}
+    if "body" in fields:
+        fields["body"] = fields["body"].encode()
     return _BY_NAME[data["type"]](**fields)
 
 

@@ -42,8 +42,8 @@ class Metrics:
         self.window_s: tuple[float, float] | None = None
         self._state, self._clock = state, clock
 
-    def batch_put(self, params: Params, failing: Mapping[int, str], n: int) -> Output:
-        """Append every item but those in `failing` (index from 0 to error code)."""
+    def batch_put(self, params: Params, failing: Mapping[int, str], n: int, *, applied: bool = False) -> Output:
+        """Append every item but those in `failing` (index from 0 to error code); these, too, if `applied`."""
         name = params["TrialComponentName"]
         component = self._state.components.get(name)
         if component is None:
@@ -54,7 +54,8 @@ class Metrics:
             code = failing.get(index) or self._error(component, item)
             if code:
                 errors.append({"Code": code, "MetricIndex": index})
-                continue
+                if not applied:
+                    continue
             component.metrics.append(MetricPoint(item["MetricName"], item["Timestamp"], item.get("Step"), item["Value"], n))
         return {"Errors": errors} if errors else {}
 

@@ -136,13 +136,20 @@ def test_later_status_does_not_inherit_an_earlier_message():
         (vocabulary.metric("loss", float("nan"), 1, 1), "NaN"),
         (vocabulary.metric("a\nb", 1, 1, 1), "line break"),
         (vocabulary.parameter("p", "x" * 2_501), "2500"),
-        (vocabulary.parameter("p", 10**400), "NaN or infinite"),
+        (vocabulary.parameter("p", float("inf")), "NaN or infinite"),
+        (vocabulary.parameter("p", 10**2_500), "2500"),
         (vocabulary.artifact("input", "i", "v" * 2_049, None), "2048"),
         (vocabulary.artifact("input", "i", "", None), "empty"),
         (Draft("component", "parameter", "p", payload="{not json"), "can't be read"),
         (Draft("component", "parameter", "p", payload="[1]"), "can't be read"),
         (Draft("component", "create", payload="{}"), "can't be read"),
         (Draft("upload", "upload", "u", payload='{"sha256":"../../etc/passwd"}'), "can't be read"),
+        (Draft("component", "parameter", "p", payload='{"text":"x","a":[' + '"",' * 2_200_000 + '""]}'), "outside of its texts"),
+        (Draft("component", "status", payload='{"primary":"Completed","end_ns":-1}'), "'end_ns' in the payload is before 1970"),
+        (
+            Draft("component", "status", payload='{"start_ns":253402300800000000000}'),
+            "'start_ns' in the payload is before 1970 or after 9999",
+        ),
     ],
 )
 def test_what_can_never_be_accepted_is_quarantined_and_nothing_else(draft, reason):

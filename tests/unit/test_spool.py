@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import queue
 import stat
 import threading
 
@@ -336,3 +337,134 @@ def test_logging_an_old_orphan_again_gives_it_a_new_grace_time(spool, file):
     spool.add(file)
     assert spool.collect(lambda _: False, older_than_s=60) == []
     assert spool.verify(blob.sha256)
+
+
+class Failing:
+    """A digest that fails after some megabytes, as a failing allocation would."""
+
+    def __init__(self, error):
+        self.error, self.updates = error, 0
+
+    def update(self, data):
+        """Fail at the fortieth piece: the second buffer round of the hashing thread."""
+        self.updates += 1
+        if self.updates == 40:
+            raise self.error
+
+    def hexdigest(self):
+        """Never asked for."""
+        return "00" * 32
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("out of order"), SystemExit(3), KeyboardInterrupt(), ZeroDivisionError()],
+    ids=lambda e: type(e).__name__,
+)
+@pytest.mark.parametrize("again", [False, True], ids=["copied", "compared"])
+def test_whatever_ends_the_hashing_ends_the_call(spool, tmp_path, monkeypatch, error, again):
+    """An exception of any kind in the hashing thread comes out of the call, which leaves nothing in the spool and can be made again."""
+    file = large(tmp_path / "large")
+    held = [spool.add(file)] if again else []
+    before = files_in(spool)
+    wanted = ArtifactError if isinstance(error, Exception) else type(error)
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "sha256", lambda: Failing(error))
+        with pytest.raises(wanted) as caught:
+            spool.add(file, of_size=of(*held))
+    if wanted is ArtifactError:
+        assert type(error).__name__ in caught.value.message
+        assert "was not logged" in caught.value.message
+    assert files_in(spool) == before
+    assert [thread for thread in threading.enumerate() if thread.name.startswith("journaltrack")] == []
+    assert spool.verify(spool.add(file).sha256)
+
+
+def test_a_hashing_thread_that_ends_without_a_word_ends_the_call(spool, tmp_path, monkeypatch):
+    """Even when handing over the error fails, for want of memory, nobody waits for ever."""
+    file = large(tmp_path / "large")
+
+    class Full(queue.SimpleQueue):
+        def put(self, item, *arguments, **options):
+            if isinstance(item, BaseException):
+                raise MemoryError  # noqa: TRY004 - what a failing allocation raises
+            super().put(item, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(copying, "SimpleQueue", Full)
+        patch.setattr(hashlib, "sha256", lambda: Failing(MemoryError()))
+        patch.setattr(threading, "excepthook", lambda _: None)  # pytest's would make it an error
+        with pytest.raises(ArtifactError, match="has ended"):
+            spool.add(file)
+    assert files_in(spool) == []
+    assert spool.verify(spool.add(file).sha256)
+
+
+@pytest.mark.parametrize("size_bytes", [100, LARGE], ids=["small", "large"])
+def test_no_memory_for_the_buffers_is_a_clear_error(spool, tmp_path, monkeypatch, size_bytes):
+    """A copy that can't even begin says so, and leaves nothing."""
+    file = tmp_path / "file"
+    file.write_bytes(b"x" * size_bytes)
+
+    def refuse(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(spool_module, "bytearray", refuse, raising=False)
+    monkeypatch.setattr(copying.mmap, "mmap", refuse)
+    with pytest.raises(ArtifactError, match="MemoryError"):
+        spool.add(file)
+    assert files_in(spool) == []
+
+
+def test_a_large_file_that_fails_while_it_is_read_is_the_files_fault(spool, tmp_path, monkeypatch):
+    """A read error in the hashing thread is an ArtifactError that names the file."""
+    file = large(tmp_path / "large")
+    real_open = open
+
+    class Rotten:
+        def __init__(self, file):
+            self.file, self.reads = file, 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def readinto(self, view):
+            self.reads += 1
+            if self.reads == 50:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return self.file.readinto(view)
+
+    monkeypatch.setattr(copying, "open", lambda *args, **options: Rotten(real_open(*args, **options)), raising=False)
+    with pytest.raises(ArtifactError, match="large could not be read to its end: Input/output error"):
+        spool.add(file)
+    assert files_in(spool) == []
+
+
+def test_a_folder_of_the_spool_that_is_a_link_is_refused(spool, file, tmp_path):
+    """A crafted spool can't have contents written elsewhere: nothing is there afterwards, and no temporary file stays."""
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    (tmp_path / "elsewhere").mkdir()
+    spool.folder.mkdir(parents=True)
+    (spool.folder / sha256[:2]).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(JournalWriteError, match="symbolic link"):
+        spool.add(file)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert [path.name for path in spool.folder.iterdir()] == [sha256[:2]]
+
+
+def test_content_that_was_there_is_on_the_disk_with_its_folders(spool, tmp_path, monkeypatch):
+    """Whoever put it there may have lost power before its name was on the disk: the file and its folders are waited for again."""
+    blob = spool.add(large(tmp_path / "large"))
+    synced = []
+    real_fsync = os.fsync
+
+    def fsync(descriptor):
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    spool.add(large(tmp_path / "again"), of_size=of(blob))
+    assert synced == [str(path) for path in (blob.path, blob.path.parent, spool.folder, spool.folder.parent)]

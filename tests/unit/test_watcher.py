@@ -554,3 +554,61 @@ def test_a_journal_that_cannot_be_looked_at_is_an_error_of_its_own(tmp_path, jou
     world.run(30)
     assert "Permission denied" in world.watcher.journals[journal].error_text["message"]
     assert look(tmp_path / "root" / "b").pending == 0
+
+
+def test_a_look_during_an_outage_forgets_no_retry(journal):
+    """While the endpoint is down, a journal is looked at to tell how much waits: it goes on waiting, and is delivered when the endpoint is back."""
+    world = World(journal.parent)
+    world.error = DOWN
+    world.run(20)
+    watched = world.watcher.journals[journal]
+    assert (watched.state, watched.pending) == ("waiting", 1)
+    log(journal)
+    world.run(20)
+    assert any(request.look_only for request in world.requests)
+    assert len(world.passes) == 1
+    assert (watched.state, watched.pending) == ("waiting", 3)
+    world.error = None
+    world.run(SETTINGS.probe_max_s + 0.01)
+    assert (watched.state, look(journal).pending) == ("quiet", 0)
+
+
+@pytest.mark.parametrize("halted", [None, FORBIDDEN], ids=["delivered", "delivered and halted"])
+def test_a_pass_beside_one_that_failed_opens_the_gate_only_if_it_met_nothing(tmp_path, halted):
+    """Of two passes side by side one can't reach the endpoint: the other shows that it is up by delivering, not if it was halted on the way."""
+    root = tmp_path / "root"
+    log(root / "a")
+    log(root / "b")
+    world = World(root)
+    world.problems["a"] = DOWN
+    deliver, halts = world.deliver, [halted]
+
+    def in_trouble_once(request):
+        delivery = deliver(request)
+        if delivery.report is not None and request.journal.name == "a":
+            world.problems.clear()
+        elif delivery.report is not None and halts:
+            delivery.report.halted = halts.pop()
+        return delivery
+
+    world.watcher._deliver = in_trouble_once
+    world.run(30)
+    first, again = world.times(root / "a")
+    assert first == world.times(root / "b")[0]
+    assert (world.probes == []) == (halted is None)
+    assert halted is None or again >= world.probes[0], "nothing had shown that the endpoint was back"
+    assert look(root / "a").pending == 0
+
+
+def test_a_journal_that_appears_deep_below_the_root_is_noticed_by_its_event(tmp_path):
+    """The folders of known journals are watched, at any depth: their new neighbours are found within the debounce, not by the next poll."""
+    root = tmp_path / "root"
+    log(root / "project" / "first")
+    world = World(root, arrivals=False)
+    world.run(20)
+    log(root / "project" / "second")
+    assert world.events.watched >= {root, root / "project"}
+    world.events.happened.add(root / "project")
+    begun = world.now
+    world.run(1)
+    assert world.times(root / "project" / "second")[0] - begun <= 2 * SETTINGS.debounce_s

@@ -1,0 +1,216 @@
+"""What the network did, and what it means for points that can't be sent twice: in doubt only if they may be there."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from journaltrack.actions import MetricPoint
+from journaltrack.deadline import Deadline
+from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
+from journaltrack.remotes import aws_wire
+from journaltrack.remotes.aws import AwsRemote
+from journaltrack.remotes.retrying import RetryingRemote
+from tests.contract.conftest import aws
+from tests.contract.scripted import scripted
+from tests.simulator import BlackHole, Instead, simulator
+
+POINTS = [MetricPoint("loss", 0.5, 1, 1_700_000_000_123_456_789)]
+
+
+@contextlib.contextmanager
+def listener(meet: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A port whose every connection meets something."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with contextlib.suppress(OSError):
+                        meet(connection)
+                    connection.close()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+def reset(connection: socket.socket) -> None:
+    """RST in place of FIN."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def reset_in_handshake(connection: socket.socket) -> None:
+    connection.recv(100)
+    reset(connection)
+
+
+def end_in_handshake(connection: socket.socket) -> None:
+    connection.recv(65_536)
+
+
+def no_tls(connection: socket.socket) -> None:
+    connection.recv(65_536)
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def silent(connection: socket.socket) -> None:
+    connection.settimeout(30)
+    with contextlib.suppress(OSError):
+        while connection.recv(65_536):
+            pass
+
+
+def refuse_tunnel(connection: socket.socket) -> None:
+    connection.recv(65_536)
+    connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+
+
+def failure(remote: AwsRemote | RetryingRemote) -> RemoteError:
+    with pytest.raises(RemoteError) as caught:
+        remote.put_metrics("run", POINTS)
+    return caught.value
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket")  # CPython's socket of a handshake that failed
+@pytest.mark.parametrize("meet", [reset, reset_in_handshake, end_in_handshake, no_tls, silent])
+def test_a_handshake_that_fails_leaves_no_doubt(meet: Callable[[socket.socket], None]):
+    """Before TLS is agreed on no byte of the request has left, however the handshake fails: pending, and tried again."""
+    with listener(meet) as port:
+        error = failure(aws(f"https://localhost:{port}", read_timeout_s=1.0))
+    assert (error.kind, error.unreachable, error.maybe_applied) == (ErrorKind.TRANSIENT, True, False)
+
+
+@pytest.mark.parametrize("meet", [reset_in_handshake, end_in_handshake, silent, refuse_tunnel])
+def test_a_tunnel_that_is_not_made_leaves_no_doubt(meet: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch):
+    """A proxy that does not connect has got nothing but CONNECT."""
+    with listener(meet) as port:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://localhost:{port}")
+        monkeypatch.setenv("NO_PROXY", "")
+        error = failure(aws("https://sagemaker.invalid", read_timeout_s=1.0))
+    assert (error.kind, error.unreachable, error.maybe_applied) == (ErrorKind.TRANSIENT, True, False)
+
+
+@pytest.mark.parametrize("meet", [reset_in_handshake, end_in_handshake])
+def test_a_conversation_that_breaks_leaves_doubt(meet: Callable[[socket.socket], None]):
+    """Without TLS the request is on its way at once: what is reset then may have been heard."""
+    with listener(meet) as port:
+        error = failure(aws(f"http://localhost:{port}", read_timeout_s=1.0))
+    assert (error.kind, error.maybe_applied) == (ErrorKind.TRANSIENT, True)
+
+
+@pytest.mark.parametrize("hooked", [True, False], ids=["boto3", "direct"])
+def test_an_idle_connection_carries_no_metrics(monkeypatch: pytest.MonkeyPatch, hooked: bool):
+    """A firewall may have forgotten it without a word: each request gets a connection of its own once the last was idle for too long."""
+    with scripted() as server:
+        remote = aws(server.url, hooked=hooked)
+        for _ in range(3):
+            remote.put_metrics("run", POINTS)
+        assert {number for number, _ in server.requests} == {0}
+        monkeypatch.setattr(aws_wire, "IDLE_MAX_S", 0.0)
+        monkeypatch.setattr("journaltrack.remotes.aws_direct._SWEEP_S", 0.0)
+        for _ in range(2):
+            remote.put_metrics("run", POINTS)
+        assert [number for number, _ in server.requests[3:]] == [1, 2]
+
+
+def test_the_kernel_tells_how_long_a_connection_was_idle():
+    """From the last byte in either direction on."""
+    with scripted() as server:
+        remote = aws(server.url)
+        remote.put_metrics("run", POINTS)
+        (connection,) = [each for each in remote._metrics._pool.pool.queue if each is not None]
+        first = aws_wire._idle_s(connection)
+        assert not server.closed.wait(0.4)  # nothing happens for a while
+        assert 0.3 <= aws_wire._idle_s(connection) - first <= 60
+        remote.put_metrics("run", POINTS)
+        assert aws_wire._idle_s(connection) < 0.4
+
+
+@pytest.mark.parametrize("hooked", [True, False], ids=["boto3", "direct"])
+def test_no_metric_request_begins_that_may_not_be_answered_in_time(hooked: bool):
+    """With less time left than twice the slowest recent answer, points stay pending, and nothing was sent; other requests go."""
+    now = [0.0]
+    with simulator(latency_s=0.3) as sim:
+        sim.add_component("run")
+        remote = RetryingRemote(
+            aws(sim.endpoint_url, hooked=hooked, deadline=Deadline(60.0, clock=lambda: now[0])), deadline=Deadline(), sleep=lambda _: None
+        )
+        for _ in range(2):
+            remote.put_metrics("run", POINTS)
+        now[0] = 59.5
+        error = failure(remote)
+        assert (error.code, error.maybe_applied, remote.attempts_of_last_call()) == (DEADLINE_OVER, False, 1)
+        assert len(sim.calls("BatchPutMetrics")) == 2
+        assert remote.describe("run") is not None
+        now[0] = 30.0
+        remote.put_metrics("run", POINTS)
+
+
+def many(remote: AwsRemote, count: int) -> list[RemoteError | None]:
+    """What many threads meet that send at the same time."""
+    together = threading.Barrier(count)
+
+    def send(_: int) -> RemoteError | None:
+        together.wait(60)
+        try:
+            remote.put_metrics("run", POINTS)
+        except RemoteError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(send, range(count)))
+
+
+def test_behind_a_sign_in_page_one_request_is_in_doubt():
+    """Of sixteen requests that begin together, one is sent: the others see what it met."""
+    with simulator() as sim:
+        sim.add_component("run")
+        sim.fail("BatchPutMetrics", Instead(200, b"<html>", {"Content-Type": "text/html"}), times=100)
+        errors = many(aws(sim.endpoint_url), 16)
+        assert len(sim.calls("BatchPutMetrics")) == 1
+    assert sum(error.maybe_applied for error in errors if error is not None) == 1
+    assert all(error is not None and error.unreachable and error.code == "NotAnAnswer" for error in errors)
+
+
+def test_in_a_black_hole_one_request_is_in_doubt():
+    """Nor does silence put more than one request in doubt."""
+    with simulator() as sim:
+        sim.add_component("run")
+        sim.fail("BatchPutMetrics", BlackHole(), times=100)
+        errors = many(aws(sim.endpoint_url, read_timeout_s=0.5), 16)
+        assert sum(error.maybe_applied for error in errors if error is not None) == 1
+        assert all(error is not None and error.unreachable for error in errors)
+
+
+def test_once_the_first_is_answered_all_go_at_once():
+    """Sixteen requests are under way together as soon as one was answered."""
+    with simulator() as sim:
+        sim.add_component("run")
+        together = threading.Barrier(16)
+        remote = aws(sim.endpoint_url)
+        remote.put_metrics("run", POINTS)
+        sim.on_request = lambda _: together.wait(60) and None
+        assert many(remote, 16) == [None] * 16
+
+
+def test_who_waits_for_the_first_answer_gives_up_with_the_deadline():
+    """The time is over while the first is under way: the others were not sent."""
+    deadline = Deadline()
+    with simulator() as sim:
+        sim.add_component("run")
+        sim.fail("BatchPutMetrics", BlackHole(), times=100)
+        sim.on_request = lambda _: deadline.cancel()
+        errors = many(aws(sim.endpoint_url, read_timeout_s=2.0, deadline=deadline), 4)
+        assert sum(error.maybe_applied for error in errors if error is not None) == 1
+        assert sorted({error.code for error in errors if error is not None}) == [DEADLINE_OVER, "ReadTimeoutError"]

@@ -1,0 +1,275 @@
+"""Calls from inside calls: a signal handler, ``__del__`` or a logging handler logs while the same thread is logging.
+
+At every line of every call, once: ``sys.settrace`` sees each line before it is executed, in this package and below it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import logging
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from contextlib import closing, contextmanager
+
+import pytest
+
+from journaltrack import Tracker
+from journaltrack.journal import Journal
+from journaltrack.report_integrity import verify_chains
+
+
+class AtLine:
+    """Runs ``work`` once, before the ``number``-th line that is executed under it."""
+
+    def __init__(self, number, work):
+        self.left = number
+        self.work = work
+        self.done = False
+
+    def __call__(self, frame, event, arg):
+        # No signal arrives at a bare `try:`, and what a trace function raises there passes by all handlers (CPython 3.11).
+        if event == "line" and not self.done and linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() != "try:":
+            self.left -= 1
+            if self.left < 0:
+                self.done = True
+                self.work()
+        return self
+
+    def __enter__(self):
+        self.before = sys.gettrace()
+        sys.settrace(self)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(self.before)
+
+
+class Calls:
+    """Public calls of one tracker, with what each must leave in the journal."""
+
+    def __init__(self, folder, durability):
+        self.folder = folder
+        self.tracker = Tracker.create(trial_component_name="run", journal=folder / "journal", sync="off", durability=durability)
+        self.numbers = itertools.count()
+        self.expected = Counter()
+        self.file = folder / "model"
+        self.file.write_bytes(b"weights")
+
+    def metric(self):
+        number = next(self.numbers)
+        self.tracker.log_metric("m", float(number), iteration_number=1)
+        self.expected["metric", "m", float(number)] += 1
+
+    def metrics(self):
+        number = next(self.numbers)
+        self.tracker.log_metrics({"a": float(number), "b": float(number)})
+        self.expected.update([("metric", "a", float(number)), ("metric", "b", float(number))])
+
+    def parameters(self):
+        number = next(self.numbers)
+        self.tracker.log_parameters({"p": float(number), "q": float(number)})
+        self.expected.update([("parameter", "p", float(number)), ("parameter", "q", float(number))])
+
+    def refused(self):
+        """A point that is quarantined in its own transaction."""
+        number = next(self.numbers)
+        self.tracker._notices._told.add(("metric", "nan"))
+        self.tracker.log_metric("nan", float("nan"), iteration_number=number)
+        self.expected["metric", "nan", None] += 1
+
+    def artifact(self):
+        self.tracker.log_artifact(self.file, name="model")
+        self.expected.update([("upload", "model", None), ("output", "model", None)])
+
+    def flush(self):
+        self.tracker.flush()
+
+    def close(self):
+        self.tracker.close()
+        self.tracker = Tracker.load("run", journal=self.folder / "journal", sync="off", durability="process")
+
+    def found(self):
+        """What plain sqlite3 reads."""
+        with closing(sqlite3.connect(self.folder / "journal" / "journal.db")) as connection:
+            return Counter(connection.execute("SELECT kind, name, value FROM entry WHERE name IS NOT NULL"))
+
+    def check(self):
+        """Every call is there once, and the chains are whole."""
+        self.tracker.close()
+        assert self.found() == self.expected
+        with closing(sqlite3.connect(self.folder / "journal" / "journal.db")) as connection:
+            for _, places in itertools.groupby(
+                connection.execute("SELECT writer_id, writer_seq FROM entry ORDER BY writer_id, seq"), lambda row: row[0]
+            ):
+                found = [place for _, place in places]
+                assert found == list(range(1, len(found) + 1))
+        assert verify_chains(self.folder / "journal") == []
+
+
+def at_every_line(outer, nested):
+    """Make the outer call again and again, with the other one before its first line, its second, ..."""
+    outer()
+    outer()
+    for number in itertools.count():
+        with AtLine(number, nested) as trace:
+            outer()
+        if not trace.done:
+            return number
+    return 0
+
+
+NESTED = ["metric", "metrics", "parameters", "refused", "artifact", "flush"]
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+@pytest.mark.parametrize("outer", NESTED)
+def test_a_call_from_inside_a_call_is_recorded_once(tmp_path, outer, durability):
+    """A point that is logged at any line of another call: one entry for each call, and whole chains."""
+    calls = Calls(tmp_path, durability)
+    assert at_every_line(getattr(calls, outer), calls.metric) > 20
+    calls.check()
+
+
+@pytest.mark.parametrize("nested", NESTED[1:])
+@pytest.mark.parametrize("outer", ["metric", "parameters"])
+def test_any_call_may_come_from_inside_another(tmp_path, outer, nested):
+    """Whatever is called at any line of a call: one entry for each call, and whole chains."""
+    calls = Calls(tmp_path, "process")
+    assert at_every_line(getattr(calls, outer), getattr(calls, nested)) > 20
+    calls.check()
+
+
+class Interruption(BaseException):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize("outer", ["metric", "metrics", "parameters", "refused", "flush"])
+def test_a_handler_that_logs_and_raises_costs_nothing(tmp_path, outer):
+    """As SIGTERM's that logs and exits: its point is there at once, the call that it ended is there whole or not at all."""
+    calls = Calls(tmp_path, "process")
+
+    def log_and_raise():
+        calls.metric()
+        raise Interruption
+
+    outer_call = getattr(calls, outer)
+    outer_call()
+    calls.metric()
+    for number in itertools.count():
+        before = calls.expected.copy()
+        try:
+            with AtLine(number, log_and_raise) as trace:
+                outer_call()
+        except Interruption:
+            found = calls.found()
+            assert not before - found
+            assert calls.tracker._journal.unwritten == 0
+            calls.expected = found
+            assert found["metric", "m", float(next(calls.numbers) - 1)] == 1
+        if not trace.done:
+            break
+    calls.check()
+
+
+@pytest.mark.parametrize("nested", ["metric", "parameters", "close"])
+def test_a_call_from_inside_close_is_recorded_once(tmp_path, nested):
+    """Also while the tracker closes, which a nested close does not disturb."""
+    calls = Calls(tmp_path, "process")
+    for number in itertools.count():
+        calls.metric()
+        tracker = calls.tracker
+        work = tracker.close if nested == "close" else getattr(calls, nested)
+        with AtLine(number, work) as trace:
+            tracker.close()
+        calls.tracker = Tracker.load("run", journal=tmp_path / "journal", sync="off")
+        if not trace.done:
+            break
+    calls.check()
+
+
+TIMER = """
+import os, signal, sys, warnings
+from journaltrack import Tracker
+tracker = Tracker.create(trial_component_name="run", journal=sys.argv[1], sync="off", durability=sys.argv[2])
+acks = os.open(sys.argv[3], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+fired = 0
+def handler(*_):
+    global fired
+    fired += 1
+    tracker.log_metric("timer", float(fired))
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
+n = 0
+while fired < 150:
+    n += 1
+    tracker.log_metric("loop", float(n))
+    os.write(acks, b"%d\\n" % n)
+signal.setitimer(signal.ITIMER_REAL, 0)
+tracker.close()
+print(n, fired)
+"""
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_a_timer_that_logs_neither_hangs_nor_repeats(tmp_path, durability):
+    """Every 3 ms a handler logs, also inside itself, while the main thread logs without a pause: each call is there once."""
+    command = [sys.executable, "-c", TIMER, str(tmp_path / "j"), durability, str(tmp_path / "acks")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loops, fired = map(int, done.stdout.split())
+    with closing(sqlite3.connect(tmp_path / "j" / "journal.db")) as connection:
+        for name, count in (("loop", loops), ("timer", fired)):
+            rows = connection.execute("SELECT value FROM entry WHERE name = ? ORDER BY seq", (name,)).fetchall()
+            assert sorted(value for (value,) in rows) == [float(n) for n in range(1, count + 1)]
+    assert verify_chains(tmp_path / "j") == []
+
+
+def test_a_logging_handler_may_log_what_is_logged(tmp_path):
+    """A handler that counts the warnings of this package as a metric: no call hangs, and each is there."""
+    with closing_tracker(tmp_path) as tracker:
+
+        class Counting(logging.Handler):
+            count = 0
+
+            def emit(self, record):
+                self.count += 1
+                tracker.log_metric("warnings", float(self.count))
+
+        handler = Counting()
+        logging.getLogger("journaltrack").addHandler(handler)
+        try:
+            tracker.log_metric("m", 1.0)
+            shutil.rmtree(tmp_path / "journal")
+            tracker._journal._looked_ns = 0
+            with pytest.warns(RuntimeWarning, match="was deleted"):
+                tracker.log_metric("m", 2.0)
+        finally:
+            logging.getLogger("journaltrack").removeHandler(handler)
+        assert handler.count == 1
+    with closing(sqlite3.connect(tmp_path / "journal" / "journal.db")) as connection:
+        rows = connection.execute("SELECT name, value FROM entry WHERE stream = 'metric' ORDER BY seq").fetchall()
+    assert sorted(rows) == [("m", 1.0), ("m", 2.0), ("warnings", 1.0)]
+
+
+@contextmanager
+def closing_tracker(tmp_path):
+    """A tracker that is closed at the end."""
+    tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="off")
+    yield tracker
+    tracker.close()
+
+
+def test_a_call_inside_another_connections_transaction_waits_in_memory(tmp_path):
+    """Logged in the middle of a replay's transaction by its own thread: it would wait for itself, so it waits in memory."""
+    with closing_tracker(tmp_path) as tracker:
+        tracker.log_metric("m", 1.0)
+        with closing(Journal.open(tmp_path / "journal")) as other:
+            with other.database.transaction(), pytest.warns(RuntimeWarning, match="made inside of"):
+                tracker.log_metric("m", 2.0)
+            assert tracker._journal.unwritten == 1
+    with closing(sqlite3.connect(tmp_path / "journal" / "journal.db")) as connection:
+        rows = connection.execute("SELECT value FROM entry WHERE stream = 'metric' ORDER BY seq").fetchall()
+    assert rows == [(1.0,), (2.0,)]

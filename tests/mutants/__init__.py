@@ -1,0 +1,1 @@
+"""Find the changes of the core that no test notices: ``make mutants``."""

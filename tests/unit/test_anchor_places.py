@@ -1,0 +1,124 @@
+"""Where anchors go and what they name: whatever refuses a part, the rest stands; the first of anything is in them, too."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+
+from journaltrack import anchoring, anchors
+from journaltrack import entries as vocabulary
+from journaltrack.entries import BlobRef
+from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.journal import Journal
+from journaltrack.reconciler import Options, Reconciler
+from journaltrack.spool import Spool
+from journaltrack.verifying_anchors import compare_with_anchors
+from tests.copies import without_triggers
+from tests.failing_remote import FailingRemote
+
+REFUSED = RemoteError("denied", kind=ErrorKind.HALT, code="AccessDeniedException", request_id="r-1")
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """An open journal whose one entry is the creation of its component."""
+    with closing(Journal.open(tmp_path / "journal")) as opened:
+        opened.append(opened.component("run"), [vocabulary.create(owner="me")])
+        yield opened
+
+
+@pytest.fixture
+def remote():
+    """A remote that can refuse."""
+    return FailingRemote()
+
+
+def one_pass(journal, remote, **options):
+    """A pass; the anchors that the remote holds then, in order of their numbers."""
+    Reconciler(journal, remote, options=Options(**options)).run()
+    return [anchors.decode(content) for _, content in sorted(remote.stored.items())]
+
+
+def add_artifact(journal, tmp_path):
+    """An artifact, so that there is a place for anchors."""
+    (tmp_path / "model").write_bytes(b"model")
+    blob = Spool(journal.path / "spool").add(tmp_path / "model")
+    journal.add_blob(blob.sha256, blob.size_bytes)
+    ref = BlobRef(blob.sha256, "the-bucket", "the-prefix")
+    upload = vocabulary.upload("model", ref, blob.size_bytes, None, "model")
+    journal.append(journal.component("run"), [upload, vocabulary.artifact("output", "model", ref, None)])
+
+
+def test_a_refused_parameter_leaves_the_document(journal, remote, tmp_path):
+    """With "both", a component that takes no parameter voids nothing: the document is stored, known, and proves the journal."""
+    add_artifact(journal, tmp_path)
+    one_pass(journal, remote, anchor="off")
+    remote.failures["update"] += [REFUSED]
+    (document,) = one_pass(journal, remote, anchor="both")
+    assert anchoring.PARAMETER not in remote.components["run"].parameters
+    known = anchoring.last(journal.database)
+    assert (known.number, known.uri) == (document.number, next(iter(remote.stored)))
+    assert anchoring.places(journal.database, default=False) == [("the-bucket", "the-prefix")]
+    found = compare_with_anchors(journal, remote)
+    assert (found.documents, found.problems, found.note) == (1, (), None)
+
+
+def test_a_refused_parameter_alone_is_no_anchor(journal, remote):
+    """With "parameter", no anchor is known where no component took it, and the next pass makes it."""
+    one_pass(journal, remote, anchor="off")
+    remote.failures["update"] += [REFUSED]
+    one_pass(journal, remote, anchor="parameter")
+    assert anchoring.last(journal.database) is None
+    one_pass(journal, remote, anchor="parameter")
+    known = anchoring.last(journal.database)
+    assert remote.components["run"].parameters == {anchoring.PARAMETER: f"1 {known.sha256}"}
+
+
+def test_an_anchor_in_the_default_bucket_is_found_from_elsewhere(journal, remote):
+    """A journal without artifacts was anchored in the default bucket: a check that was told of no place finds it, and one that was told, too."""
+    one_pass(journal, remote, anchor="s3")
+    for default_place in (False, True):
+        found = compare_with_anchors(journal, remote, default_place=default_place)
+        assert (found.documents, found.problems, found.note) == (1, (), None)
+    with without_triggers(journal.path) as connection:  # whoever cuts off the end cuts off what is known of the anchor
+        for table in ("attestation", "receipt", "delivery"):
+            connection.execute(f"DELETE FROM {table}")
+    assert compare_with_anchors(journal, remote).documents == 0
+    assert compare_with_anchors(journal, remote, default_place=True).problems
+
+
+def test_a_journal_that_was_never_anchored_asks_nobody(journal, remote):
+    """Without an artifact or an anchor there is no place to look at, unless one is named."""
+    one_pass(journal, remote, anchor="off")
+    assert anchoring.places(journal.database, default=False) == []
+    assert anchoring.places(journal.database, default=True) == [(None, None)]
+
+
+def test_a_component_with_the_first_entry_alone_is_named(journal, remote):
+    """The parameter goes to every component with new entries, also to one whose only entry is number 1; no bucket is looked at then."""
+    one_pass(journal, remote, anchor="parameter")
+    assert anchoring.places(journal.database, default=False) == []
+    known = anchoring.last(journal.database)
+    assert remote.components["run"].parameters == {anchoring.PARAMETER: f"1 {known.sha256}"}
+
+
+def test_a_chain_with_the_first_attestation_alone_is_in_the_anchor(journal, remote):
+    """The process that made the very first attestation and no other is in the first document."""
+    one_pass(journal, remote, anchor="off")
+    rows = journal.database.read("SELECT a.id, a.writer_seq, w.uuid, a.digest FROM attestation a JOIN writer w ON w.id = a.writer_id")
+    ((number, place, uuid, digest),) = rows
+    assert (number, place) == (1, 1)
+    (document,) = one_pass(journal, remote, anchor="s3")
+    assert document.attestations == {uuid: (1, digest.hex())}
+    assert [place for place, _ in document.entries.values()] == [1]
+
+
+def test_new_entries_alone_are_anchored(journal, remote):
+    """Entries that no pass has touched since the last anchor make another one, and nothing new makes none."""
+    one_pass(journal, remote, anchor="s3")
+    journal.append_metric(journal.component("run"), "loss", 1.0, 1, 1)
+    first, second = one_pass(journal, remote, anchor="s3", component="another")
+    assert [place for place, _ in second.entries.values()] == [2]
+    assert (first.number, second.number, second.previous) == (1, 2, next(iter(sorted(remote.stored)))[-69:-5])
+    assert len(one_pass(journal, remote, anchor="s3", component="another")) == 2

@@ -1,0 +1,43 @@
+"""Contents that are logged again while a prune has chosen them."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+
+from journaltrack import entries as vocabulary
+from journaltrack import lease as leases
+from journaltrack.attesting import Attestor
+from journaltrack.entries import BlobRef
+from journaltrack.journal import Journal
+from journaltrack.pruning_blobs import GRACE_S, removable, remove
+from journaltrack.reconciler import Reconciler
+from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.spool import Spool
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_content_that_is_logged_again_is_young_again(tmp_path, again):
+    """Recording an upload renews its content in the same transaction: a removal that chose it before leaves it alone, and takes it otherwise."""
+    now_ns = 10**18
+    (tmp_path / "model").write_bytes(b"weights")
+    with closing(Journal.open(tmp_path / "j", clock_ns=lambda: now_ns)) as journal:
+        component = journal.component("run")
+        blob = Spool(tmp_path / "j" / "spool").add(tmp_path / "model")
+        journal.add_blob(blob.sha256, blob.size_bytes)
+        ref = BlobRef(blob.sha256, None, None)
+        calls = [vocabulary.upload("model", ref, blob.size_bytes, None, "model"), vocabulary.artifact("output", "model", ref, None)]
+        journal.append(component, [vocabulary.create(owner="me"), *calls])
+        assert Reconciler(journal, MemoryRemote(), clock_ns=lambda: now_ns).run().pending == 0
+        now_ns += int(2 * GRACE_S * 1e9)
+        chosen = removable(journal.database, now_ns, now_ns)
+        assert [content.sha256 for content in chosen] == [blob.sha256]
+        if again:
+            journal.append(component, calls[:1])
+        lease = leases.acquire(journal.database, clock_ns=lambda: now_ns)
+        gone = remove(Attestor(journal.database, lease, lambda: now_ns), chosen, now_ns)
+        lease.release()
+        assert gone == ([] if again else chosen)
+        assert (tmp_path / "j" / "spool" / blob.sha256[:2] / blob.sha256).exists() == again
+        assert removable(journal.database, now_ns, now_ns) == []

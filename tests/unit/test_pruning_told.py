@@ -1,0 +1,82 @@
+"""What a prune says: of what stays, in which state it is; of what went, where it was in its writers' chains."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+
+import pytest
+from click.testing import CliRunner
+
+from journaltrack import entries as vocabulary
+from journaltrack import lease as leases
+from journaltrack.cli import main
+from journaltrack.journal import Journal
+from journaltrack.pruning import prune
+from journaltrack.reconciler import Reconciler
+from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.report_integrity import verify_chains
+from journaltrack.settlement import Intent, Settlement
+
+LATER_NS = 2**62
+
+
+@pytest.fixture
+def remote():
+    """Takes everything."""
+    return MemoryRemote()
+
+
+@pytest.fixture
+def journal(tmp_path, remote):
+    """An open journal with ten delivered points of one metric, and ten of another."""
+    with closing(Journal.open(tmp_path / "j")) as opened:
+        component = opened.component("run")
+        opened.append(component, [vocabulary.create(owner="me")])
+        log(opened, "loss", range(10))
+        log(opened, "norm", range(10))
+        Reconciler(opened, remote).run()
+        yield opened
+
+
+def log(journal, name, steps):
+    """Points of these steps."""
+    component = journal.component("run")
+    for step in steps:
+        journal.append_metric(component, name, float(step), step, 1)
+
+
+def test_what_is_under_way_is_told_apart_from_what_waits(journal):
+    """Points that a killed sync had sent stay as "in flight", with the delivered ones of their metric; what nobody sent as "pending"."""
+    log(journal, "loss", range(10, 13))
+    log(journal, "norm", range(10, 15))
+    sent = [entry.seq for entry in journal.entries(pending=True) if entry.name == "loss"]
+    lease = leases.acquire(journal.database)
+    Settlement(journal.database, lease).begin([Intent("metrics", 1, sent)])
+    lease.release()
+    survey = prune(journal.path, delivered_before_ns=LATER_NS, dry_run=True)
+    assert survey.stays == {"pending": 5, "in flight": 3, "counted": 10, "in use": 1}
+    assert survey.by_kind == {"metric": 10}
+    said = CliRunner().invoke(main, ["prune", str(journal.path), "--delivered-before", "2100-01-01", "--dry-run"])
+    assert said.exit_code == 0, said.output
+    assert "in flight" in said.output
+    assert "sent, and the answer is not recorded" in said.output
+
+
+def removed(journal):
+    """What the last prune's attestations say of the writers' chains: (first, last) of each run."""
+    bodies = [json.loads(body) for (body,) in journal.database.read("SELECT body FROM attestation ORDER BY id")]
+    return [(first, last) for body in bodies for _, first, last, _ in body.get("removed", ())]
+
+
+def test_neighbours_that_went_are_one_run(journal, remote):
+    """All points went: one run of neighbours. With entries in between that stay, the runs beside them."""
+    log(journal, "loss", range(10, 12))
+    prune(journal.path, delivered_before_ns=LATER_NS)
+    assert removed(journal) == [(2, 21)]
+    journal.append(journal.component("run"), [vocabulary.parameter("rate", 1.0)])
+    log(journal, "loss", range(12, 15))
+    Reconciler(journal, remote).run()
+    prune(journal.path, delivered_before_ns=LATER_NS)
+    assert removed(journal) == [(2, 21), (22, 23), (25, 26)]
+    assert verify_chains(journal) == []
