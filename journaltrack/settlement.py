@@ -51,7 +51,7 @@ _OVER: Final = "(u.seq IN (SELECT seq FROM delivery) OR u.seq NOT IN (SELECT seq
 """Of a listed entry ``u``: whether it is settled, or was removed since."""
 _FULL: Final = limits.METRICS_PER_REQUEST_MAX
 _INSERT_FULL: Final = "INSERT INTO delivery (seq, receipt_id, outcome, settled_at_ns) VALUES " + ", ".join(
-    f"(?{place}, ?{_FULL + 1}, 'delivered', ?{_FULL + 2})" for place in range(1, _FULL + 1)
+    ["(?, ?, 'delivered', ?)"] * _FULL
 )
 
 
@@ -256,7 +256,9 @@ class Settlement:
             _FINISH_RECEIPT,
             [(now_ns, o.outcome, o.attempts, o.request_id, o.error_code, o.error_text, o.receipt_id) for o in outcomes],
         )
-        full = [(*o.delivered, o.receipt_id, now_ns) for o in outcomes if len(o.delivered) == _FULL]
+        full = [
+            tuple(chain.from_iterable((seq, o.receipt_id, now_ns) for seq in o.delivered)) for o in outcomes if len(o.delivered) == _FULL
+        ]
         connection.executemany(_INSERT_FULL, full)
         single: list[tuple[Any, ...]]
         single = [(seq, o.receipt_id, "delivered", None, now_ns) for o in outcomes if len(o.delivered) != _FULL for seq in o.delivered]
