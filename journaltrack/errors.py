@@ -42,6 +42,8 @@ import errno
 from collections.abc import Mapping
 from typing import Final, Literal
 
+from journaltrack.foreign_text import without_secrets
+
 _OS_HINTS: Final = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), "check owner and permissions (ls -ln), or run it as the user who owns the journal"),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space on that device"),
@@ -82,7 +84,8 @@ def os_hint(error: OSError) -> str:
 class JournaltrackError(Exception):
     """Base of all errors of this package.
 
-    Errors quote journals and remotes, and are printed by whoever catches them: what they quote is made ``printable`` here.
+    Errors quote journals and remotes, and are printed by whoever catches them: what they quote is made ``printable`` here, and loses
+    what is secret in it (``foreign_text``).
 
     Args:
         message: What happened and what it means for the data.
@@ -90,7 +93,7 @@ class JournaltrackError(Exception):
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        self.message = printable(message)
+        self.message = printable(without_secrets(message))
         self.hint = printable(hint)
         super().__init__(self.message)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+from journaltrack.foreign_text import without_secrets
+
 _PLAIN = re.compile(r"[^\s\"=\\]+")
 
 
@@ -13,6 +15,6 @@ def logfmt(event: str, **fields: object) -> str:
     parts = [f"event={event}"]
     for key, value in fields.items():
         if value is not None:
-            text = str(value)
+            text = without_secrets(str(value))
             parts.append(f"{key}={text if text.isprintable() and _PLAIN.fullmatch(text) else json.dumps(text)}")
     return " ".join(parts)

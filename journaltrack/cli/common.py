@@ -19,6 +19,7 @@ import click
 from journaltrack import errors
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.output import UnheardError, clean, problem
+from journaltrack.foreign_text import without_secrets
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -173,7 +174,7 @@ def report_error(error: BaseException, *, verbose: bool) -> None:
         import traceback  # noqa: PLC0415
 
         for line in "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines():
-            click.echo(clean(line), err=True)
+            click.echo(clean(without_secrets(line)), err=True)
     if isinstance(error, errors.JournaltrackError):
         problem("error", error.message, error.hint)
     elif isinstance(error, OSError):
@@ -181,7 +182,7 @@ def report_error(error: BaseException, *, verbose: bool) -> None:
         problem("error", f"{what}{error.strerror or error}; nothing already written is lost", errors.os_hint(error))
     else:
         hint = "" if verbose else "this is a bug in journaltrack; run it again with -v and report the traceback"
-        problem("error", f"unexpected: {type(error).__name__}: {error}", hint)
+        problem("error", f"unexpected: {type(error).__name__}: {without_secrets(str(error))}", hint)
 
 
 class _Printer(logging.Handler):
@@ -190,7 +191,7 @@ class _Printer(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """One line per record."""
         try:
-            text = f"{record.levelname.lower()}: {clean(record.getMessage())}"
+            text = f"{record.levelname.lower()}: {clean(without_secrets(record.getMessage()))}"
             click.echo(text.encode(errors="replace").decode(), file=sys.stderr)
         except Exception:  # noqa: BLE001 - logging must not end a sync
             self.handleError(record)

@@ -6,6 +6,7 @@ import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.foreign_text import without_secrets
 
 
 @click.command(
@@ -28,7 +29,7 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
         return ExitCode.OK
     loaded = configuration.load(config_file)
     rows = [
-        (setting, configuration.value_of(loaded.configuration, setting.key), loaded.origins[setting.key])
+        (setting, _without_secrets(configuration.value_of(loaded.configuration, setting.key)), loaded.origins[setting.key])
         for setting in configuration.settings()
     ]
     if as_json:
@@ -43,6 +44,11 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
     output.say(f"file  {output.clean(where)}")
     output.table("settings", ("key", "value", "from"), [(s.key, _shown(value), origin) for s, value, origin in rows])
     return ExitCode.OK
+
+
+def _without_secrets(value: object) -> object:
+    """A value whose URL has a password in it may be configured, and is not shown."""
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def _shown(value: object) -> str | None:

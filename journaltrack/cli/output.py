@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import click
 
 from journaltrack.errors import printable
+from journaltrack.foreign_text import without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -246,5 +247,5 @@ def _rich_table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str
 
 def error_json(error: BaseException, code: int) -> Mapping[str, object]:
     """An error as every command's ``--json`` reports it."""
-    message = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
+    message = getattr(error, "message", None) or without_secrets(f"{type(error).__name__}: {error}")
     return {"error": {"type": type(error).__name__, "message": message, "hint": getattr(error, "hint", "")}, "exit_code": int(code)}

@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
-from urllib.parse import quote
 
 from botocore.exceptions import IncompleteReadError
 
+from journaltrack.foreign_text import without_secrets
 from journaltrack.remotes.aws_errors import is_throttled, not_an_answer
 from journaltrack.remotes.aws_proof import Said, flaw
 
@@ -78,9 +78,7 @@ def scrubbed(parsed: dict[str, Any], client: Any) -> None:  # noqa: ANN401
     credentials = getattr(getattr(client, "_request_signer", None), "_credentials", None)
     if isinstance(error, dict) and isinstance(error.get("Message"), str) and credentials is not None:
         frozen = credentials.get_frozen_credentials()
-        for secret in filter(None, (frozen.secret_key, frozen.token)):
-            for spelling in (secret, quote(secret, safe=""), quote(secret)):
-                error["Message"] = error["Message"].replace(spelling, "[secret]")
+        error["Message"] = without_secrets(error["Message"], filter(None, (frozen.secret_key, frozen.token)))
 
 
 def handlers_of(client: Any, event: str) -> list[Any]:  # noqa: ANN401

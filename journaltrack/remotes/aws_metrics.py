@@ -75,7 +75,7 @@ def _queried(clients: Clients, arn: str, steps: Mapping[str, tuple[int, int]]) -
     except ClientError as error:
         if classified(error).kind is ErrorKind.TRANSIENT:
             raise
-        logger.info("single steps can't be read back, sums alone are compared: %s", error)
+        logger.info("single steps can't be read back, sums alone are compared: %s", classified(error).message)
         return None
     results = answer.get("MetricQueryResults", [])
     if len(results) != len(queries):

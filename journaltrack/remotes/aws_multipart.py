@@ -222,7 +222,7 @@ class Multipart:
                 raise _GoneError from error
             if status_of(error) not in {400, 403, 405, 501} or classified(error).kind is ErrorKind.TRANSIENT:
                 raise
-            logger.debug("uploads are continued without %s: %s", operation, error)
+            logger.debug("uploads are continued without %s: %s", operation, classified(error).message)
             raise _NotToldError from error
 
     # -- sending and ending
@@ -288,10 +288,10 @@ class Multipart:
         try:
             self._client().abort_multipart_upload(Bucket=place.bucket, Key=place.key, UploadId=upload_id)
         except ClientError as error:
-            logger.debug("an upload was not aborted: %s", error)
+            logger.debug("an upload was not aborted: %s", classified(error).message)
             return status_of(error) in {403, 404}
         except (BotoCoreError, RemoteError) as error:  # no network, or its turn would come after the deadline
-            logger.debug("an upload was not aborted: %s", error)
+            logger.debug("an upload was not aborted: %s", classified(error).message)
             return False
         return True
 
