@@ -135,6 +135,7 @@ class ComponentState:
         keys: Keys per map that the remote holds by our doing.
         locations: Where blobs of this component are, with the receipt of the upload.
         refused: Blobs whose upload is quarantined.
+        artifacts: Which entry the remote holds for each key of an artifact, by map and key.
     """
 
     confirmed: bool = False
@@ -142,6 +143,15 @@ class ComponentState:
     keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
     locations: Mapping[BlobRef, tuple[str, int]] = field(default_factory=dict)
     refused: frozenset[BlobRef] = frozenset()
+    artifacts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+    def overridden_by(self, field_map: str, key: str, seq: int) -> int | None:
+        """The later entry whose value the remote holds for an artifact's key, None if there is none: it stays.
+
+        References wait for their uploads, so that a later one may have arrived before an earlier one.
+        """
+        held = self.artifacts.get((field_map, key), 0)
+        return held if held > seq else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from journaltrack import anchors
 from journaltrack.actions import Fields
-from journaltrack.errors import RemoteError
+from journaltrack.errors import RemoteError, UnexpectedError
 from journaltrack.remote import Document
 from journaltrack.settlement import Intent, Outcome, Settlement
 
@@ -110,9 +110,10 @@ def make(
         if place is not None:
             stored = Document(*place, anchors.folder_of(document.journal_id), anchors.name_of(number, content), content)
             answer = remote.put_document(stored)
-    except RemoteError as error:
-        logger.info("the journal was not anchored: %s", error)
-        settlement.finish([_failed(receipt_id, None, error)])
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the anchor's alone
+        failure = error if isinstance(error, RemoteError) else UnexpectedError(error, maybe_applied=True)
+        logger.info("the journal was not anchored: %s", failure)
+        settlement.finish([_failed(receipt_id, None, failure)])
         return None
     if named and not _name_it(database, settlement, remote, before, f"{number} {sha256}") and place is None:
         settlement.finish([Outcome(receipt_id, None, "failed", attempts=0, error_text="no component took the parameter")])
@@ -136,9 +137,10 @@ def _name_it(database: Database, settlement: Settlement, remote: Remote, before:
         (receipt_id,) = settlement.begin([Intent(ACTION, component_id, ())])
         try:
             answer = remote.update(str(name), Fields(parameters={PARAMETER: value}))
-        except RemoteError as error:
-            logger.info("%s does not name its anchor: %s", name, error)
-            settlement.finish([_failed(receipt_id, component_id, error)])
+        except Exception as error:  # noqa: BLE001 - as above
+            failure = error if isinstance(error, RemoteError) else UnexpectedError(error, maybe_applied=True)
+            logger.info("%s does not name its anchor: %s", name, failure)
+            settlement.finish([_failed(receipt_id, component_id, failure)])
             continue
         settlement.finish([Outcome(receipt_id, component_id, "delivered", request_id=answer.request_id, more={"named": value})])
         taken += 1

@@ -147,14 +147,16 @@ def _pass(
     deadline: Deadline,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> PassReport:
-    from journaltrack.reconciler import Options, Reconciler  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.gate import Gate  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.reconciler import Options, Reconciler  # noqa: PLC0415
 
     options = options or Options()
     opened = Journal.open(journal, create=False)
     try:
-        remote = _retrying(connection, deadline, options.concurrency)
+        gate = Gate(deadline)
+        remote = _retrying(connection, gate, options.concurrency)
         reconciler = Reconciler(
-            opened, remote, options=options, deadline=deadline, on_progress=on_progress, attempts=remote.attempts_of_last_call
+            opened, remote, options=options, deadline=gate, on_progress=on_progress, attempts=remote.attempts_of_last_call
         )
         return reconciler.run()
     finally:

@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 from journaltrack import access, database_copy, log_modes, paths, reentry
 from journaltrack.errors import JournalError, JournalLockedError, JournalReadOnlyError, JournalWriteError
-from journaltrack.sqlite_errors import is_lock, translated
+from journaltrack.sqlite_errors import OUT_OF_DESCRIPTORS, is_lock, translated, unusable
 from journaltrack.standing_locks import StandingLocks
 from journaltrack.write_queue import URGENT_BEHIND_DISK_S, URGENT_S, WriteQueue
 
@@ -253,7 +253,7 @@ class Database:
     def beside(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``work`` on another connection while this one goes on; for another thread. It waits for no lock."""
         with self._beside_lock, translated(self.path):
-            connection = _connect_uri(f"file:{quote(str(self.path))}?mode=rw", 0.0)
+            connection = _connect_uri(f"{_uri(self.path)}?mode=rw", 0.0)
             try:
                 connection.execute("PRAGMA synchronous=NORMAL")
                 return work(connection)
@@ -374,6 +374,8 @@ class Database:
                 except FileNotFoundError:
                     pass  # nothing was written since the log was last emptied
                 except OSError as error:
+                    if error.errno in OUT_OF_DESCRIPTORS:
+                        raise unusable(self.path) or self._not_flushed(str(error)) from error
                     self._unsure = True
                     raise self._not_flushed(str(error)) from error
 
@@ -504,7 +506,7 @@ class Database:
         return connection
 
     def _open(self) -> sqlite3.Connection:
-        uri = f"file:{quote(str(self.path))}?mode={'ro' if self.read_only else 'rw'}"
+        uri = f"{_uri(self.path)}?mode={'ro' if self.read_only else 'rw'}"
         connection = _connect_uri(uri, self._busy_timeout_s)
         try:
             if self.read_only:
@@ -537,7 +539,7 @@ class Database:
         """A connection for reading to a private copy, which is gone with the connection."""
         with database_copy.place_for_copy(self.path) as file:
             copy(file)
-            connection = _connect_uri(f"file:{quote(str(file))}?mode=ro", self._busy_timeout_s)
+            connection = _connect_uri(f"{_uri(file)}?mode=ro", self._busy_timeout_s)
             try:
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the file
             except BaseException:
@@ -599,6 +601,10 @@ class Database:
         self.lock = threading.RLock()
         self._beside_lock = threading.Lock()
         self.generation += 1
+
+
+def _uri(path: Path) -> str:
+    return f"file:{quote(os.fsencode(path))}"  # a path need not be text
 
 
 def _connect_uri(uri: str, busy_timeout_s: float) -> sqlite3.Connection:

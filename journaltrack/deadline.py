@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING
+
+from journaltrack.errors import NotSentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 class Deadline:
-    """Time left for a pass.
+    """Time left for a pass, and the last look before a request of it leaves.
 
     Args:
         seconds: From now; None for no bound.
         clock: Monotonic seconds.
+        outer: One that this ends with at the latest; ``seconds`` and ``clock`` are its own then.
     """
 
-    def __init__(self, seconds: float | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    guarded = False
+    """Whether whoever sends calls ``departing`` right before the first byte of every request, and ``connecting`` before a connection."""
+
+    def __init__(self, seconds: float | None = None, *, clock: Callable[[], float] = time.monotonic, outer: Deadline | None = None) -> None:
         self._clock = clock
         self._ends = None if seconds is None else clock() + seconds
-        self._cancelled = threading.Event()
         self._grace_ends = self._ends
+        self._cancelled = threading.Event()
+        self._inner: weakref.WeakSet[Deadline] = weakref.WeakSet()
+        if outer is not None:
+            outer.take_in(self)
 
     def remaining_s(self) -> float:
         """Seconds left: 0.0 when over or cancelled, infinity when there is no bound."""
@@ -36,14 +46,18 @@ class Deadline:
         return self.remaining_s() <= 0
 
     def cancel(self, *, grace_s: float = 0.0) -> None:
-        """End it now; wakes every ``wait``.
+        """End it now; wakes every ``wait``. A later call may only shorten the grace.
 
         Args:
             grace_s: For so long, requests in flight are still waited for (``grace_remaining_s``).
         """
-        if not self._cancelled.is_set():
-            self._grace_ends = self._clock() + grace_s
-            self._cancelled.set()
+        ends = self._clock() + grace_s
+        if self._cancelled.is_set() and self._grace_ends is not None:
+            ends = min(ends, self._grace_ends)
+        self._grace_ends = ends
+        self._cancelled.set()
+        for inner in list(self._inner):
+            inner.cancel(grace_s=grace_s)
 
     def grace_remaining_s(self) -> float:
         """Seconds for which an answer to what is in flight is still worth waiting for."""
@@ -52,3 +66,22 @@ class Deadline:
     def wait(self, seconds: float) -> None:
         """Let ``seconds`` pass, or less if the deadline comes first or it is cancelled."""
         self._cancelled.wait(min(seconds, self.remaining_s()))
+
+    def departing(self) -> None:
+        """Call right before the first byte of a request: none leaves once the time is over.
+
+        Raises:
+            NotSentError: The time is over.
+        """
+        if self.over:
+            raise NotSentError
+
+    def connecting(self) -> None:
+        """Call before a connection is made: whatever departed on this thread did not leave."""
+
+    def take_in(self, inner: Deadline) -> None:
+        """Have another one end with this one."""
+        inner._clock, inner._ends, inner._grace_ends = self._clock, self._ends, self._grace_ends
+        self._inner.add(inner)
+        if self._cancelled.is_set():
+            inner.cancel(grace_s=self.grace_remaining_s())

@@ -28,6 +28,8 @@
     │   ├── LeaseHeldError                 somebody else reconciles this journal right now
     │   └── LeaseLostError                 our lease was taken over in mid-pass; the pass stopped
     └── RemoteError                        an answer (or none) from the remote, classified; see ``ErrorKind``
+        ├── NotSentError                   it was held back before its first byte: the pass was over
+        ├── UnexpectedError                something that no remote should raise; one request is concerned
         ├── AlreadyExistsError             create: the name is taken
         └── ComponentMissingError          update or metrics: the component is not there
 
@@ -244,6 +246,26 @@ class RemoteError(JournaltrackError):
         self.uploads_only = uploads_only
         self.everywhere = everywhere
         self.throttled = throttled
+
+
+class NotSentError(RemoteError):
+    """The request was held back before its first byte: it certainly had no effect."""
+
+    def __init__(self, message: str = "the time was over before the request was sent") -> None:
+        super().__init__(message, kind=ErrorKind.TRANSIENT, code="NotSent")
+
+
+class UnexpectedError(RemoteError):
+    """Something failed that nobody expected to fail, for one request."""
+
+    def __init__(self, error: BaseException, *, maybe_applied: bool) -> None:
+        super().__init__(
+            f"a request failed in a way that nobody expected: {type(error).__name__}: {error}",
+            kind=ErrorKind.TRANSIENT,
+            code=type(error).__name__,
+            hint="its entries stay in the journal and the next sync tries again; if that fails, too, report it with the output of `-v`",
+            maybe_applied=maybe_applied,
+        )
 
 
 class AlreadyExistsError(RemoteError):

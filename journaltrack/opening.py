@@ -17,6 +17,7 @@ from journaltrack import access, paths, schema, schema_check
 from journaltrack._version import __version__
 from journaltrack.database import Database
 from journaltrack.errors import (
+    InvalidInputError,
     JournalCorruptError,
     JournalError,
     JournalFullError,
@@ -26,7 +27,7 @@ from journaltrack.errors import (
     JournalWriteError,
     NotAJournalError,
 )
-from journaltrack.sqlite_errors import translated
+from journaltrack.sqlite_errors import translated, unusable
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,9 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
         NotAJournalError: The folder is a file.
         JournalNotFoundError: There is none, and ``create`` is false.
         JournalFullError, JournalReadOnlyError: It can't be made.
+        JournalWriteError: This process has too many files open.
     """
+    _check_name(folder)
     if folder.exists() and not folder.is_dir():
         hint = "name the folder, not the journal.db in it"
         if _is_bundle(folder):
@@ -51,6 +54,9 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
         raise JournalNotFoundError(
             f"there is no journal at {folder}", hint="check the path; a training script makes the journal at its first Tracker.create()"
         )
+    own = unusable(file)
+    if own is not None:
+        raise own
     try:
         make_folder(folder)
         (folder / paths.SPOOL).mkdir(mode=0o700, exist_ok=True)
@@ -62,6 +68,24 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
         raise JournalReadOnlyError(
             f"no journal can be made at {folder}: {error.strerror}", hint="set JOURNALTRACK_HOME or journal= to a folder that you can write"
         ) from error
+
+
+def _check_name(folder: Path) -> None:
+    """See that there can be a folder of that name.
+
+    Raises:
+        JournalNotFoundError: It is too long.
+        InvalidInputError: It has a character that no path has.
+    """
+    try:
+        os.lstat(folder / paths.DATABASE)
+    except ValueError as error:
+        raise InvalidInputError(f"{folder} is no path: {error}", hint="name the journal's folder") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise JournalNotFoundError(
+                f"there can be no journal at {folder}: {error.strerror}", hint="name a folder with a shorter path"
+            ) from error
 
 
 def _is_bundle(file: Path) -> bool:

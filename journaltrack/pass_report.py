@@ -75,6 +75,11 @@ class PassReport:
         """Why not everything was delivered, the gravest reason first; None if there is none (but see ``out_of_time``)."""
         return self.halted or self.uploads_halted or next(iter(self.held.values()), None) or self.failed
 
+    def add(self, outcome: str, entries: int) -> None:
+        """Entries were settled with this outcome, as ``delivery`` names it."""
+        name = outcome.replace(" ", "_")
+        setattr(self, name, getattr(self, name) + entries)
+
     def to_json(self) -> dict[str, Any]:
         """As ``json.dumps`` takes it; ``from_json`` is the way back."""
         converted: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}

@@ -64,6 +64,9 @@ def network_file_system(folder: Path, mounts: Path = MOUNTS) -> str | None:
     Args:
         folder: An existing folder.
         mounts: The kernel's table of mounts (proc(5)).
+
+    Raises:
+        OSError: Too many files are open.
     """
     kind = _file_system(folder, mounts)
     if not kind and sys.platform.startswith("linux"):
@@ -153,8 +156,8 @@ def _deepest(table: list[_Mount], path: str) -> _Mount | None:
 def _table(mounts: Path) -> list[_Mount]:
     try:
         lines = os.fsdecode(mounts.read_bytes()).splitlines()
-    except OSError:
-        return []
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []  # there is none, or none for us; other errors are those of a moment
     table = []
     for line in lines:
         left, _, right = line.partition(" - ")

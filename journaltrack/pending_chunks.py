@@ -56,6 +56,8 @@ _SELECT_OTHERS: Final = (
     f"AND ({_PLAIN} IS NOT 1 OR e.seq IN (SELECT value FROM json_each(?4))) ORDER BY e.seq LIMIT ?3"
 )
 
+_SELECT_AT: Final = f"{SELECT_ENTRY}WHERE e.seq IN (SELECT value FROM json_each(?)) AND {_UNSETTLED} ORDER BY e.seq"
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -86,15 +88,32 @@ class Chunk:
         return {entry.component_id for entry in self.entries} | {each.component_id for each in self.points}
 
 
+class PendingChunks:
+    """What is pending, in chunks; once there is nothing more, iterating again goes on with what was appended since."""
+
+    def __init__(self, journal: Journal, wanted: Wanted) -> None:
+        self._journal = journal
+        self._wanted = wanted
+        self._after_seq = standing.low_water_mark(journal.database)
+        self._names: dict[int, object] = {}
+
+    def __iter__(self) -> Iterator[Chunk]:
+        while (last_seq := self._journal.last_seq()) > self._after_seq:
+            chunk = _read(self._journal, self._wanted, self._names, self._after_seq, last_seq)
+            self._after_seq = chunk.upto_seq
+            if chunk.entries or chunk.points:
+                yield chunk
+
+
 def pending_chunks(journal: Journal, wanted: Wanted) -> Iterator[Chunk]:
     """What is pending, in chunks, until there is nothing more; what is appended meanwhile comes last."""
-    after_seq = standing.low_water_mark(journal.database)
-    names: dict[int, object] = {}
-    while (last_seq := journal.last_seq()) > after_seq:
-        chunk = _read(journal, wanted, names, after_seq, last_seq)
-        after_seq = chunk.upto_seq
-        if chunk.entries or chunk.points:
-            yield chunk
+    return iter(PendingChunks(journal, wanted))
+
+
+def pending_at(journal: Journal, seqs: Sequence[int]) -> list[Entry]:
+    """The entries of these that are still pending, in order of ``seq``; fewer if they take much memory."""
+    rows = journal.database.read_page(_SELECT_AT, (json.dumps(list(seqs)),))
+    return [vocabulary.entry_of(row) for row in rows]
 
 
 def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq: int, last_seq: int) -> Chunk:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from journaltrack.actions import Associate, Ensure, PutMetrics, Request, Update, Upload
-from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
+from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, NotSentError, RemoteError
 from journaltrack.remote import Answer, BlobUpload, Remote
 from journaltrack.settlement import Delivery, DeliveryOutcome, Outcome
 
@@ -44,8 +44,8 @@ class Verdict(NamedTuple):
         again: Requests that replace this one now (halves of a refused one, items to send again).
         hold: No more requests for this component in this pass.
         block: No more of the component's state in this pass: its order would be broken.
-        halt: No more requests at all in this pass (or no more uploads, if ``halt.uploads_only``).
-        passing: Another try may succeed; several in a row end the pass.
+        halt: Nothing that the request itself could change: no more requests of those that would meet the same in this pass.
+        passing: Another try may succeed; several in a row are enough for this pass.
     """
 
     outcome: Outcome
@@ -109,9 +109,16 @@ def shifted(action: PutMetrics, sent: PutMetrics) -> dict[int, str]:
     return {seq: SHIFTED for seq, own, now in pairs if own.timestamp_ns != now.timestamp_ns}
 
 
+def not_sent(action: Request, receipt_id: int, attempts: int = 0) -> Outcome:
+    """A request that certainly had no effect: its entries stay pending."""
+    return Outcome(receipt_id, action.component_id, "not sent", attempts=attempts)
+
+
 def _judge(action: Request, receipt_id: int, result: Answer | RemoteError, attempts: int) -> Verdict:
     if isinstance(result, Answer):
         return _delivered(action, receipt_id, result, attempts)
+    if isinstance(result, NotSentError):
+        return Verdict(not_sent(action, receipt_id, attempts))
     outcome = Outcome(
         receipt_id,
         action.component_id,

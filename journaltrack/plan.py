@@ -124,12 +124,15 @@ def resolve(update: Update, state: ComponentState) -> tuple[Update | None, list[
 
     Returns:
         The update without the references whose blob is not uploaded yet (they stay pending), None if nothing is left;
-        and the references whose blob will not be uploaded at all.
+        and what needs no request: references whose blob will not be uploaded at all, and what a later entry overrode meanwhile.
     """
     changes = []
     orphans = []
     for change in update.changes:
-        if not isinstance(change.value, PendingArtifact):
+        later = state.overridden_by(change.map, change.key, change.seq)
+        if later is not None:
+            orphans.append(_overridden(update.component_id, (change.seq, *change.superseded), later))
+        elif not isinstance(change.value, PendingArtifact):
             changes.append(change)
         elif change.value.blob in state.locations:
             changes.append(replace(change, value=Artifact(state.locations[change.value.blob][0], change.value.media_type)))
@@ -137,6 +140,13 @@ def resolve(update: Update, state: ComponentState) -> tuple[Update | None, list[
             reason = "the upload of its content is quarantined"
             orphans.append(Settle(update.component_id, (change.seq, *change.superseded), "quarantined", reason))
     return (replace(update, changes=tuple(changes)) if changes else None), orphans
+
+
+def awaited(update: Update, state: ComponentState) -> list[int]:
+    """Entries of an update that wait for an upload."""
+    over = state.locations.keys() | state.refused
+    waiting = [c for c in update.changes if isinstance(c.value, PendingArtifact) and c.value.blob not in over]
+    return [seq for c in waiting if state.overridden_by(c.map, c.key, c.seq) is None for seq in (c.seq, *c.superseded)]
 
 
 def value_of(entry: Entry) -> FieldValue:
@@ -219,6 +229,10 @@ def _add_change(entry: Entry, component: _Component, state: ComponentState) -> s
         taken.add(key)
     component.changes[field_map, key] = _Change(value, entry.seq)
     return None
+
+
+def _overridden(component_id: int, seqs: tuple[int, ...], later: int) -> Settle:
+    return Settle(component_id, seqs, "superseded", f"entry {later} overrides it")
 
 
 def _requests(component: _Component, state: ComponentState) -> list[Action]:

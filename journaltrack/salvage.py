@@ -285,7 +285,7 @@ def _settle_by_receipts(connection: sqlite3.Connection, now_ns: int) -> list[int
 def _is_whole(database: Path) -> bool:
     """Whether SQLite finds nothing wrong with the original; it is opened for reading alone."""
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
+        with closing(sqlite3.connect(f"file:{quote(os.fsencode(database))}?mode=ro", uri=True)) as connection:
             return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",))
     except sqlite3.Error:
         return False

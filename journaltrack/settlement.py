@@ -201,8 +201,8 @@ class Settlement:
         with self.attestor.transaction() as connection:
             self._finish(connection, outcomes, ended_ns)
             receipts = _insert_intents(connection, rows)
+            self._begun.update(zip(receipts, begun, strict=True))  # before the commit: what is in the journal is known here
         self._forget(outcomes)
-        self._begun.update(zip(receipts, begun, strict=True))
         self._database.sync()
         self.check_place()  # it takes a moment to write
         return receipts
@@ -240,6 +240,13 @@ class Settlement:
         with self.attestor.transaction() as connection:
             self._finish(connection, outcomes, self._clock_ns())
         self._forget(outcomes)
+
+    def unfinished(self) -> dict[int, int | None]:
+        """Receipts of this pass whose outcome is not recorded, with their components."""
+        rows = self._database.read(
+            "SELECT id, component_id FROM receipt WHERE finished_at_ns IS NULL AND generation = ?", (self._lease.generation,)
+        )
+        return {receipt_id: component_id for receipt_id, component_id in rows if receipt_id in self._begun}
 
     def _finish(self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], now_ns: int) -> None:
         connection.executemany(

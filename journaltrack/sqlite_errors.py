@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from journaltrack.errors import (
     JournalCorruptError,
@@ -23,6 +24,12 @@ from journaltrack.errors import (
     NotAJournalError,
 )
 
+PATH_BYTES_MAX: Final = 504
+"""SQLite's limit for a database's path, with all links resolved: MAX_PATHNAME (os_unix.c) less 8 for suffixes."""
+OUT_OF_DESCRIPTORS: Final = frozenset([errno.EMFILE, errno.ENFILE])
+_DESCRIPTORS: Final = 6
+"""Of one open journal: the database, its log and memory, our locks on them, and one for a moment."""
+
 
 @contextlib.contextmanager
 def translated(path: Path) -> Iterator[None]:
@@ -30,7 +37,7 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:  # of what is done beside SQLite: looking at the folder, syncing names
-        raise JournalWriteError(
+        raise unusable(path) or JournalWriteError(
             f"the journal at {path.parent} can't be reached: {error.strerror or error} ({errno.errorcode.get(error.errno or 0, '')})",
             hint="check the folder's permissions and its file system; nothing already written is lost",
         ) from error
@@ -58,6 +65,10 @@ def _translate(error: sqlite3.Error, path: Path) -> JournalError:
             f"the journal at {path.parent} is locked by another process: {text}",
             hint="see who has it open (fuser, lsof); on a network file system move the journal to a local disk",
         )
+    if "unable to open" in text:
+        own = unusable(path)
+        if own is not None:
+            return own
     if "full" in text:
         return JournalFullError(
             f"no space is left for the journal at {path.parent}", hint="free space on that device; nothing written is lost"
@@ -97,6 +108,30 @@ def _reason(path: Path) -> OSError | None:
 
 def _worded(text: str, reason: OSError | None) -> str:
     return text if reason is None else f"{text} ({errno.errorcode.get(reason.errno or 0, reason.errno)}: {reason.strerror})"
+
+
+def unusable(path: Path) -> JournalError | None:
+    """Return what keeps this process from opening any file, or any file of that name; None: nothing of that kind."""
+    opened: list[int] = []
+    try:
+        while len(opened) < _DESCRIPTORS:
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno in OUT_OF_DESCRIPTORS:
+            return JournalWriteError(
+                f"the journal at {path.parent} can't be opened: {error.strerror}",
+                hint="close files, or raise the limit (ulimit -n); nothing already written is lost",
+            )
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    size = len(os.fsencode(os.path.realpath(path)))
+    if size > PATH_BYTES_MAX:
+        return JournalNotFoundError(
+            f"there can be no journal at {path.parent}: {path.name}'s path has {size} bytes, and SQLite opens {PATH_BYTES_MAX} at most",
+            hint="name a folder with a shorter path",
+        )
+    return None
 
 
 def is_lock(error: sqlite3.Error) -> bool:

@@ -21,6 +21,8 @@ PROBLEM: Final = "d.outcome IN ('quarantined', 'in doubt')"
 """Of a settlement ``d``: what the index ``delivery_problem`` is of. SQLite uses it only where a query says this in these words
 (https://sqlite.org/partialindex.html#queries_using_partial_indexes); ``d.outcome = 'in doubt'`` alone reads all that was ever delivered."""
 
+_ARTIFACTS: Final = ("input_artifacts", "output_artifacts")
+
 
 def pending_count(database: Database) -> int:
     """How many entries are pending; costs what lies above the low-water mark."""
@@ -51,14 +53,18 @@ def states(database: Database, component_ids: Iterable[int]) -> dict[int, Compon
             continue
         ((confirmed, attempted),) = known
         keys: dict[str, set[str]] = defaultdict(set)
-        for field_map, key in database.read("SELECT map, key FROM field WHERE component_id = ?", (component_id,)):
+        artifacts: dict[tuple[str, str], int] = {}
+        for field_map, key, seq in database.read("SELECT map, key, seq FROM field WHERE component_id = ?", (component_id,)):
             keys[field_map].add(key)
+            if field_map in _ARTIFACTS and isinstance(seq, int):
+                artifacts[field_map, key] = seq
         states[component_id] = ComponentState(
             confirmed=bool(confirmed),
             create_attempted=bool(attempted),
             keys={field_map: frozenset(k) for field_map, k in keys.items()},
             locations=_locations(database, component_id),
             refused=_refused_blobs(database, component_id),
+            artifacts=artifacts,
         )
     return states
 

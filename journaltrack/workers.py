@@ -1,7 +1,11 @@
-"""Daemon threads that do one kind of work, and the results of it in groups. Must not know what the work is.
+"""Daemon threads that do one kind of work in lanes, and the results of it in groups. Must not know what the work is.
 
 What ``daemon_pool`` does for any calls, at a fifth of its cost (benchmarks/settle.py): an ``Executor`` makes a future with a
-condition for every call, and whoever waits for some of them locks each. Here, jobs go in and results come out of two queues.
+condition for every call, and whoever waits for some of them locks each. Here, jobs go in and results come out of queues. Each lane has
+threads of its own: whatever takes long in one keeps nothing back in another.
+
+Invariants: every job comes back once, as a result, as what its work raised, or taken back; a result stays here until it is
+said to be done with, so that no exception of whoever takes it loses one.
 """
 
 from __future__ import annotations
@@ -11,83 +15,113 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Generic, NamedTuple, TypeVar, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 
 J = TypeVar("J")
 R = TypeVar("R")
 
 
-class _Raised(NamedTuple):
-    error: BaseException
+class Done(NamedTuple):
+    """A job that is done: its result, or what its work raised."""
+
+    lane: str
+    job: Any
+    result: Any
+    error: BaseException | None = None
+
+
+class _Lane(Generic[J]):
+    """Jobs of one lane, and the threads that do them."""
+
+    def __init__(self, name: str, threads_max: int) -> None:
+        self.name = name
+        self.threads_max = threads_max
+        self.jobs: queue.SimpleQueue[tuple[J] | None] = queue.SimpleQueue()
+        self.threads: list[threading.Thread] = []
+        self.unfinished = 0
 
 
 class Workers(Generic[J, R]):
-    """Does the work for at most ``threads_max`` jobs at a time. One thread gives jobs and takes results.
+    """Does the work for some jobs at a time. One thread gives jobs and takes results.
 
     Args:
         work: Called on a worker's thread, once a job.
-        threads_max: Threads; they are made as they are needed.
+        lanes: How many threads each lane has at most; they are made as they are needed.
         name: Of the threads.
     """
 
-    def __init__(self, work: Callable[[J], R], threads_max: int, name: str) -> None:
+    def __init__(self, work: Callable[[J], R], lanes: Mapping[str, int], name: str) -> None:
         self._work = work
-        self._threads_max = threads_max
         self._name = name
-        self._jobs: queue.SimpleQueue[tuple[J] | None] = queue.SimpleQueue()
-        self._results: deque[tuple[J, R | _Raised]] = deque()
+        self._lanes: dict[str, _Lane[J]] = {lane: _Lane(lane, threads_max) for lane, threads_max in lanes.items()}
+        self._results: deque[Done] = deque()
         self._wanted = 1  # a bell rings when there are so many results
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self.unfinished = 0
-        """Jobs that were given and whose result was not taken yet."""
 
-    def give(self, jobs: Iterable[J]) -> None:
-        """Have these done, in this order as far as there are threads."""
+    def unfinished(self, lane: str | None = None) -> int:
+        """Jobs that were given and not done with yet, of a lane or of all."""
+        return sum(each.unfinished for each in self._lanes.values()) if lane is None else self._lanes[lane].unfinished
+
+    def give(self, lane: str, jobs: Iterable[J]) -> None:
+        """Have these done, in this order as far as there are threads.
+
+        Raises:
+            RuntimeError: Not one thread can be started; the jobs can be taken back.
+        """
+        mine = self._lanes[lane]
         for job in jobs:
-            self.unfinished += 1
-            self._jobs.put((job,))
-        while len(self._threads) < min(self._threads_max, self.unfinished):
-            thread = threading.Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            mine.unfinished += 1
+            mine.jobs.put((job,))
+        while len(mine.threads) < min(mine.threads_max, mine.unfinished):
+            thread = threading.Thread(target=self._run, args=(mine,), name=f"{self._name}-{lane}-{len(mine.threads)}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the process has as many as it may have: fewer do it, too
+                if mine.threads:
+                    break
+                raise
+            mine.threads.append(thread)
 
-    def take(self, timeout_s: float, group_s: float = 0.0) -> list[tuple[J, R]]:
-        """Jobs that are done, with their results: [] when there is none.
+    def wait(self, timeout_s: float, group_s: float = 0.0) -> bool:
+        """Wait for results; whether there are.
 
         Args:
             timeout_s: How long the first is waited for at most, seconds.
-            group_s: How long then for all others.
-
-        Raises:
-            BaseException: What the work raised for one of them.
+            group_s: How long then for all others of its lane.
         """
-        if self._have(1, timeout_s):
-            self._have(self.unfinished, group_s)
-        found = [self._results.popleft() for _ in range(len(self._results))]
-        self.unfinished -= len(found)
-        for _, result in found:
-            if isinstance(result, _Raised):
-                raise result.error
-        return cast("list[tuple[J, R]]", found)
+        if not self._have(1, timeout_s):
+            return False
+        self._have(max(1, self._lanes[self._results[0].lane].unfinished), group_s)
+        return True
+
+    def first(self) -> Done | None:
+        """The result that came first; it stays the first until ``done_with_first``. None: there is none now."""
+        return self._results[0] if self._results else None
+
+    def done_with_first(self) -> None:
+        """Forget the result that ``first`` gave."""
+        self._lanes[self._results.popleft().lane].unfinished -= 1
 
     def take_back(self) -> list[J]:
         """Jobs that no worker has begun; none ever will."""
         found: list[J] = []
-        with contextlib.suppress(queue.Empty):
-            while (job := self._jobs.get_nowait()) is not None:
-                found += job
-        self.unfinished -= len(found)
+        for lane in self._lanes.values():
+            with contextlib.suppress(queue.Empty):
+                while (job := lane.jobs.get_nowait()) is not None:
+                    found += job
+                    lane.unfinished -= 1
         return found
 
     def close(self, *, wait: bool) -> None:
         """Let the threads end when what they have begun is done; jobs that were not begun are dropped. ``wait``: until then."""
         self.take_back()
-        for _ in self._threads:
-            self._jobs.put(None)
+        threads = [thread for lane in self._lanes.values() for thread in lane.threads]
+        for lane in self._lanes.values():
+            for _ in lane.threads:
+                lane.jobs.put(None)
         if wait:
-            for thread in self._threads:
+            for thread in threads:
                 thread.join()
 
     def _have(self, count: int, timeout_s: float) -> bool:
@@ -99,14 +133,14 @@ class Workers(Generic[J, R]):
                 self._bell.get(timeout=max(0.0, ends - time.monotonic()))
         return len(self._results) >= count
 
-    def _run(self) -> None:
-        work, jobs, results = self._work, self._jobs, self._results
+    def _run(self, lane: _Lane[J]) -> None:
+        work, jobs, results, name = self._work, lane.jobs, self._results, lane.name
         while (item := jobs.get()) is not None:
             (job,) = item
             try:
-                results.append((job, work(job)))
-            except BaseException as error:  # noqa: BLE001 - it is raised where the result is taken
-                results.append((job, _Raised(error)))
+                results.append(Done(name, job, work(job)))
+            except BaseException as error:  # noqa: BLE001 - it is told to whoever takes the result
+                results.append(Done(name, job, None, error))
             del job, item  # what a job holds is not kept alive by an idle thread
             if len(results) >= self._wanted:
                 self._bell.put(None)

@@ -92,6 +92,11 @@ class WriteQueue:
         if descriptor is not None:
             os.close(descriptor)
 
+    def __del__(self) -> None:
+        # Of a tracker that nobody closed. An interruption may have left it without a descriptor.
+        if getattr(self, "_descriptor", None) is not None:
+            self.close()
+
     @contextlib.contextmanager
     def _first(self, began: float, until: float) -> Iterator[None]:
         """Be first in the queue for the block, if that can be had."""

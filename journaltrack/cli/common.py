@@ -6,12 +6,13 @@ Imports nothing heavy: shell completion imports every command's module.
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import logging
 import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -146,6 +147,14 @@ def path_of(journal: str | None) -> str:
     return str(Path(journal if journal is not None else paths.default_journal()).expanduser().absolute())
 
 
+# Of the system's errors those that say themselves what is wrong, wherever they come from.
+_NO_BUG: Final[dict[int | None, str]] = {
+    errno.ENAMETOOLONG: "name a folder with a shorter path",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "the machine has too many files open; try again when it has fewer",
+}
+
+
 def exit_code_of(error: BaseException) -> ExitCode:
     """What an exception means to the caller of a command."""
     if isinstance(error, (errors.LeaseHeldError, errors.LeaseLostError)):
@@ -156,6 +165,8 @@ def exit_code_of(error: BaseException) -> ExitCode:
         return ExitCode.HALTED if error.kind is errors.ErrorKind.HALT and not error.unreachable else ExitCode.UNREACHABLE
     if isinstance(error, errors.JournaltrackError):
         return ExitCode.USAGE
+    if isinstance(error, OSError) and error.errno in _NO_BUG:
+        return ExitCode.JOURNAL
     return ExitCode.UNEXPECTED
 
 
@@ -168,6 +179,8 @@ def report_error(error: BaseException, *, verbose: bool) -> None:
             click.echo(clean(line), err=True)
     if isinstance(error, errors.JournaltrackError):
         problem("error", error.message, error.hint)
+    elif isinstance(error, OSError) and error.errno in _NO_BUG:
+        problem("error", f"{error.strerror}: {error.filename}", _NO_BUG[error.errno])
     else:
         hint = "" if verbose else "this is a bug in journaltrack; run it again with -v and report the traceback"
         problem("error", f"unexpected: {type(error).__name__}: {error}", hint)

@@ -19,7 +19,7 @@ from botocore.loaders import create_loader
 
 from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 from journaltrack.rate_limit import RateLimit
-from journaltrack.remotes import aws_hooks
+from journaltrack.remotes import aws_gate, aws_hooks
 from journaltrack.remotes.aws_bodies import sign_by_checksum
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class Clients:
         self._slowest_s = _ANSWER_MIN_S
         self._clients: dict[str, Any] = {}
         self._lock, self._pid = threading.Lock(), os.getpid()
+        deadline.guarded = sagemaker_client is None  # one that somebody hooked into is used as it is
 
     @property
     def sagemaker(self) -> Any:  # noqa: ANN401
@@ -158,6 +159,7 @@ class Clients:
         if service == "s3":
             sign_by_checksum(client)
         client.meta.events.register("before-call", self._before_call, unique_id=_OUR_HOOK)
+        aws_gate.guard(client, self._deadline)
         aws_hooks.look_at_answers(client, self.answered)
         return client
 
@@ -184,6 +186,10 @@ class Clients:
         """An answer came, whatever it says, after so many seconds."""
         if operation in _ONCE:
             self._slowest_s = max(took_s, _ANSWER_MIN_S, self._slowest_s * _FORGETTING)
+
+    def departing(self) -> None:
+        """See ``Deadline.departing``."""
+        self._deadline.departing()
 
     def _before_call(self, *, model: Any, context: dict[str, Any], **_: object) -> None:  # noqa: ANN401
         """Wait for the request's turn; its own time-out is for botocore >= 1.43."""

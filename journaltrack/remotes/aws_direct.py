@@ -71,6 +71,7 @@ _KNOWN_HANDLERS: Final = frozenset(
         "botocore.signers",
         "botocore.useragent",
         "journaltrack.remotes.aws_clients",
+        "journaltrack.remotes.aws_gate",
         "journaltrack.remotes.aws_hooks",
         __name__,
     }
@@ -162,6 +163,7 @@ class MetricsSender:
             if aws_wire.is_stale(connection):  # waiting for the turn took long
                 reusable = False
                 return None
+            self._clients.departing()
             reusable = False
             connection.sock.settimeout(route.read_timeout_s if read_timeout_s is None else read_timeout_s)
             began = time.monotonic()

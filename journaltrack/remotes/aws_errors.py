@@ -16,7 +16,7 @@ from botocore import exceptions as boto
 from botocore import parsers
 from botocore.parsers import ResponseParserError
 
-from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
+from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, NotSentError, RemoteError
 from journaltrack.remotes.aws_proof import has_request_id
 
 _SAFE: Final = "nothing was lost"
@@ -124,6 +124,8 @@ def classified(error: Exception, component: str | None = None) -> RemoteError:
     """
     if isinstance(error, RemoteError):
         return error
+    if isinstance(error, boto.HTTPClientError) and isinstance(error.__context__, NotSentError):
+        return error.__context__  # botocore's HTTP layer wraps what a connection raises
     if isinstance(error, boto.ClientError):
         return _answered(error, component)
     return _unanswered(error)

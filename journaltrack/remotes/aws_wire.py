@@ -23,7 +23,10 @@ from botocore.exceptions import ConnectionClosedError, IncompleteReadError, Read
 from urllib3.exceptions import ClosedPoolError, EmptyPoolError
 from urllib3.util.connection import is_connection_dropped
 
+from journaltrack.remotes.aws_gate import GatedConnection, GatedTlsConnection
+
 _CONNECTIONS: Final = (AWSHTTPConnection, AWSHTTPSConnection)
+_GATED: Final = (GatedConnection, GatedTlsConnection)  # ours: each client's are of a class of their own
 _RECEIVE_BYTES: Final = 65_536
 _HEAD_BYTES_MAX: Final = 65_536
 """Longer heads are http.client's to refuse (its own limit is 64 KiB a line, and 100 lines)."""
@@ -66,7 +69,7 @@ def take(pool: Any) -> Any:  # noqa: ANN401 - urllib3's connections, whichever v
         connection = pool._get_conn(timeout=0)  # noqa: SLF001 - the pool has no public way to lend a connection
     except (ClosedPoolError, EmptyPoolError):
         return None
-    if type(connection) in _CONNECTIONS and getattr(connection, "sock", None) is not None:
+    if (type(connection) in _CONNECTIONS or isinstance(connection, _GATED)) and getattr(connection, "sock", None) is not None:
         return connection
     give_back(pool, connection)
     return None

@@ -26,7 +26,7 @@ def run(tmp_path, *arguments):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=3_600,
     )
 
 

@@ -140,7 +140,7 @@ def seaweedfs_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://127.0.0.1:{ports[-1]}"
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(300)
 
 
 def free_ports(count: int) -> list[int]:

@@ -55,7 +55,7 @@ class Proxy:
                 back = threading.Thread(target=_pass_on, args=(server, client), daemon=True)
                 back.start()
                 _pass_on(client, server)
-                back.join(5)
+                back.join(300)
 
 
 def _pass_on(source: socket.socket, target: socket.socket) -> None:
@@ -79,4 +79,4 @@ def proxying() -> Iterator[Proxy]:
             for each in (listener, *proxy.sockets):
                 with contextlib.suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
-            thread.join(5)
+            thread.join(300)

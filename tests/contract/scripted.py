@@ -135,4 +135,4 @@ def scripted(*answers: bytes | None, tls: ssl.SSLContext | None = None) -> Itera
             for connection in server.connections:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
-            thread.join(5)
+            thread.join(300)

@@ -244,7 +244,7 @@ def test_a_connection_that_the_server_closed_while_it_was_idle_is_replaced():
     with scripted() as server:
         server.closing.add(0)
         remote = warm(server)
-        assert server.closed.wait(5)
+        assert server.closed.wait(300)
         assert not remote.put_metrics("run", POINTS).refused
         assert not remote.put_metrics("run", POINTS).refused
         assert [number for number, _ in server.requests] == [0, 1, 1]

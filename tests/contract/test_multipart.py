@@ -392,7 +392,7 @@ def test_a_damaged_content_is_told_as_such_where_nothing_may_be_aborted(sim: Sim
 
 def test_two_copies_of_a_journal_converge(sim: Simulator, blob: BlobUpload, tmp_path: Path) -> None:
     """Both begin, both end well with the same object, and neither leaves an upload behind."""
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=300)
 
     def meet(call: Any) -> None:
         if call.operation == "CompleteMultipartUpload" and len(sim.calls("CompleteMultipartUpload")) == 0:

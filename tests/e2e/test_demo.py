@@ -43,7 +43,7 @@ def demo(*options: object) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=1_200,
         check=False,
     )
 

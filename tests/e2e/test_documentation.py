@@ -46,7 +46,7 @@ FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 BIN = Path(sys.executable).parent
 EXAMPLE_ENDPOINT = "http://127.0.0.1:5000"  # what the documentation writes for a local stand-in
 EXAMPLE_MOUNT = "/media/usb"  # and for a disk that is carried about
-TIMEOUT_S = 60
+TIMEOUT_S = 600
 
 VOLATILE = [
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"), "<time>"),

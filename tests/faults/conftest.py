@@ -82,7 +82,7 @@ class Watching:
             self._ended = True
             self._changed.notify_all()
 
-    def wait_for(self, *words, after=0, timeout_s=60):
+    def wait_for(self, *words, after=0, timeout_s=300):
         """Wait for a line with all these words, from the line with number `after` on; returns the number of the next one."""
 
         def found():
@@ -93,12 +93,12 @@ class Watching:
             assert found() is not None, (words, "".join(self.lines))
             return found() + 1
 
-    def end(self, number=signal.SIGTERM, timeout_s=60):
+    def end(self, number=signal.SIGTERM, timeout_s=300):
         """Send a signal and wait; returns the exit code."""
         self.process.send_signal(number)
         return self.ended(timeout_s)
 
-    def ended(self, timeout_s=60):
+    def ended(self, timeout_s=300):
         """Wait for its end; returns the exit code."""
         code = self.process.wait(timeout_s)
         self._reader.join()

@@ -103,13 +103,17 @@ class Killing:
 
     def killed(self, folder, *arguments, at):
         """Whether it was killed at its so many'th change; if not, it made fewer, and ended well."""
-        code = self._run(folder, arguments, at).code
+        code = self.code(folder, *arguments, at=at)
         assert code in {0, -signal.SIGKILL}
         return code != 0
 
-    def _run(self, folder, arguments, at):
+    def code(self, folder, *arguments, at, number=signal.SIGKILL):
+        """Its exit code, when a signal comes at its so many'th change."""
+        return self._run(folder, arguments, at, number).code
+
+    def _run(self, folder, arguments, at, number=signal.SIGKILL):
         none = self.program.with_suffix(".none")
-        return record([self.program, *arguments], folder=folder, acknowledgements=none, env=self.env, kill_at=at)
+        return record([self.program, *arguments], folder=folder, acknowledgements=none, env=self.env, kill_at=at, number=number)
 
 
 def supported() -> str | None:
@@ -120,7 +124,7 @@ def supported() -> str | None:
     return None if child.returncode == 0 else f"the kernel gives no seccomp listener here: {child.stderr.strip()[-200:]}"
 
 
-def record(command, *, folder, acknowledgements, env=None, reads=False, timeout_s=120, kill_at=None):
+def record(command, *, folder, acknowledgements, env=None, reads=False, timeout_s=1_200, kill_at=None, number=signal.SIGKILL):
     """Run a Python program under the recorder.
 
     Args:
@@ -130,7 +134,8 @@ def record(command, *, folder, acknowledgements, env=None, reads=False, timeout_
         env: Of the program.
         reads: Whether reads can fail, too; slow.
         timeout_s: Bound on its time.
-        kill_at: SIGKILL the program when it is about to make its so many'th change below the folder: that one is not made.
+        kill_at: Send the program a signal when it is about to make its so many'th change below the folder; SIGKILL comes before it is made.
+        number: The signal.
 
     Returns:
         The events in order, the program's exit code, and how many calls were made to fail.
@@ -145,7 +150,7 @@ def record(command, *, folder, acknowledgements, env=None, reads=False, timeout_
         ours.close()
         try:
             recorder = _Recorder(listener, os.path.realpath(folder), os.path.realpath(acknowledgements))
-            events = recorder.run(timeout_s, lambda: len(recorder.events) == kill_at and program.kill())
+            events = recorder.run(timeout_s, lambda: len(recorder.events) == kill_at and program.send_signal(number))
         finally:
             os.close(listener)
         code = program.wait(timeout_s)

@@ -27,7 +27,7 @@ import pytest
 from journaltrack import Tracker
 from journaltrack.report_integrity import verify_chains
 
-LIFE_S = 100
+LIFE_S = 1_200
 NEWNS, NEWUSER = 0x00020000, 0x10000000
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 MNT_DETACH = 2

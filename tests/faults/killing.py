@@ -36,8 +36,8 @@ from journaltrack import Tracker
 from tests.faults.conftest import ENVIRONMENT
 
 WRITERS = {"processes": 8, "forks": 3, "threads": 4, "one": 1}
-LIFE_S = 120  # a child that nobody killed by then ends by itself
-WAIT_S = 60.0
+LIFE_S = 1_200  # a child that nobody killed by then ends by itself
+WAIT_S = 600.0
 SET_CHILD_SUBREAPER = 36  # prctl(2): orphans of a group become the zygote's children, which knows then when all have ended
 
 

@@ -35,7 +35,7 @@ def points(folder, name=None):
 
 def run(code, *arguments):
     """A script in a process of its own; its output."""
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=1_200)
     assert done.returncode == 0, done.stderr
     return done
 

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sqlite3
-import subprocess
-import sys
-import time
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -22,7 +17,9 @@ from journaltrack.cli import main
 from journaltrack.errors import JournalAlteredError, JournalTooNewError, JournalWriteError, NotAJournalError
 from journaltrack.receipting import export_receipts
 from journaltrack.salvage import salvage
+from tests.faults.conftest import Watching
 from tests.golden import restore
+from tests.simulator import simulator
 
 ALL_NEW = """
     CREATE TABLE annotation (id INTEGER PRIMARY KEY, text TEXT, upper TEXT AS (upper(text)));
@@ -264,19 +261,12 @@ def test_a_journal_upgraded_under_a_tracker_is_told(tmp_path):
 
 
 def test_a_watcher_names_the_version_and_goes_on(tmp_path):
-    """One newer journal in an inbox keeps the watcher from none of the others; its health file says what that one needs."""
+    """One newer journal in an inbox keeps the watcher from none of the others."""
     future(tmp_path / "inbox" / "newer", "UPDATE meta SET required_version = '9.9.0'")
     restore("0002", tmp_path / "inbox" / "usual")
-    health = tmp_path / "health.json"
-    command = [sys.executable, "-m", "journaltrack", "watch", tmp_path / "inbox", "--health-file", health]
-    command += ["--settle", "0.1", "--poll", "0.5", "--endpoint-url", "http://127.0.0.1:9"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as watch:
-        try:
-            for _ in iter(lambda: "9.9.0" in (health.read_text() if health.exists() else ""), True):
-                assert watch.poll() is None, watch.stderr.read()
-                time.sleep(0.05)
-            told = json.loads(health.read_text())
-        finally:
-            watch.terminate()
-            watch.wait()
-    assert {Path(each["journal"]).name for each in told["journals"]} == {"newer", "usual"}
+    with simulator() as sim:
+        watching = Watching(tmp_path / "inbox", sim.endpoint_url)
+        watching.wait_for("newer", "9.9.0 or later")
+        watching.wait_for("event=pass", "usual")
+        assert watching.end() == 0
+    assert not WRONG.search("".join(watching.lines).replace(str(tmp_path), ""))

@@ -12,17 +12,17 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import queue
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tests.mutants.mutations import Mutant, sample
-from tests.mutants.running import Run, Tree
+from tests.mutants.running import Run, Trees
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -117,44 +117,47 @@ def _results(modules: Mapping[str, Sequence[str]], seed: int, count: int, jobs: 
     """Yield each mutant's result in order of modules and places; tell stderr at once."""
     reviewed = Reviewed()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(jobs) as pool:
-        trees: queue.SimpleQueue[Tree] = queue.SimpleQueue()
-        for number in range(jobs):
-            trees.put(Tree(ROOT, Path(folder) / str(number)))
+        trees = Trees(ROOT, Path(folder), jobs)
+        try:
+            files = list(dict.fromkeys(file for tests in modules.values() for file in tests))
+            seconds = dict(zip(files, pool.map(partial(_baseline_s, trees), files), strict=True))
+            waiting = []
+            for module, tests in modules.items():
+                timeout_s = _SECONDS_MORE + _TIMES_BASELINE * sum(seconds[file] for file in tests)
+                source = path_of(module).read_text(encoding="utf-8")
+                for mutant in sample(source, count, f"{seed} {module}"):
+                    untested = Result(module, mutant, Run("survived", "", ""), reviewed.reason(module, mutant))
+                    waiting.append(pool.submit(_tested, trees, untested, source, tests, timeout_s))
+            for future in waiting:
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            trees.stop()
 
-        def test(tests: Sequence[str], timeout_s: float, changed: tuple[str, str] | None = None) -> Run:
-            tree = trees.get()
-            try:
-                return tree.test(tests, timeout_s, changed)
-            finally:
-                trees.put(tree)
 
-        def baseline_s(file: str) -> float:
-            started = time.monotonic()
-            run = test([file], _BASELINE_S)
-            if run.verdict != "survived":
-                msg = f"without any mutant, the tests fail: {run.test or file}\n{run.output}"
-                raise RuntimeError(msg)
-            return time.monotonic() - started
+def _baseline_s(trees: Trees, file: str) -> float:
+    """Return how many seconds a test file takes without any mutant.
 
-        def mutate(module: str, source: str, mutant: Mutant, timeout_s: float) -> Result:
-            reason = reviewed.reason(module, mutant)
-            if reason is not None:
-                return Result(module, mutant, Run("survived", "", ""), reason)
-            changed = (str(path_of(module).relative_to(ROOT)), mutant.apply(source))
-            result = Result(module, mutant, test(modules[module], timeout_s, changed), None)
-            sys.stderr.write(f"{result.verdict:10} {module}:{mutant.line} {mutant.operator} {result.run.test}\n")
-            return result
+    Raises:
+        RuntimeError: A test fails.
+    """
+    started = time.monotonic()
+    run = trees.test([file], _BASELINE_S)
+    if run.verdict != "survived":
+        msg = f"without any mutant, the tests fail: {run.test or file}\n{run.output}"
+        raise RuntimeError(msg)
+    return time.monotonic() - started
 
-        files = list(dict.fromkeys(file for tests in modules.values() for file in tests))
-        seconds = dict(zip(files, pool.map(baseline_s, files), strict=True))
-        waiting = []
-        for module, tests in modules.items():
-            timeout_s = _SECONDS_MORE + _TIMES_BASELINE * sum(seconds[file] for file in tests)
-            source = path_of(module).read_text(encoding="utf-8")
-            chosen = sample(source, count, f"{seed} {module}")
-            waiting += [pool.submit(mutate, module, source, mutant, timeout_s) for mutant in chosen]
-        for future in waiting:
-            yield future.result()
+
+def _tested(trees: Trees, untested: Result, source: str, tests: Sequence[str], timeout_s: float) -> Result:
+    """Run the tests, unless the mutant was reviewed."""
+    if untested.reason is not None:
+        return untested
+    module, mutant = untested.module, untested.mutant
+    changed = (str(path_of(module).relative_to(ROOT)), mutant.apply(source))
+    result = untested._replace(run=trees.test(tests, timeout_s, changed))
+    sys.stderr.write(f"{result.verdict:10} {module}:{mutant.line} {mutant.operator} {result.run.test}\n")
+    return result
 
 
 def _rows(modules: Mapping[str, Sequence[str]], results: Sequence[Result]) -> dict[str, dict[str, int]]:

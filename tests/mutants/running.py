@@ -11,6 +11,7 @@ import compileall
 import contextlib
 import os
 import py_compile
+import queue
 import resource
 import shutil
 import signal
@@ -50,6 +51,7 @@ class Tree:
     def __init__(self, root: Path, folder: Path) -> None:
         self.folder = folder / "tree"
         self._scratch = folder / "scratch"
+        self._mark = ""
         shutil.copytree(root, self.folder, ignore=_LEFT_OUT, symlinks=True)
         mode = py_compile.PycInvalidationMode.CHECKED_HASH
         compileall.compile_dir(self.folder, quiet=2, invalidation_mode=mode)
@@ -80,11 +82,16 @@ class Tree:
         finally:
             path.write_bytes(original)
 
+    def stop(self) -> None:
+        """End the tests that run now, from another thread."""
+        if self._mark:
+            _end(self._mark)
+
     def _run(self, tests: Sequence[str], timeout_s: float) -> Run:
         # What one mutant failed with must not help with the next.
         shutil.rmtree(self.folder / ".hypothesis", ignore_errors=True)
         self._scratch.mkdir()
-        mark = uuid.uuid4().hex
+        self._mark = mark = uuid.uuid4().hex
         options = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", f"--basetemp={self._scratch / 'pytest'}"]
         try:
             with (
@@ -122,6 +129,35 @@ class Tree:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "JOURNALTRACK_", "PYTHON"))}
         home = str(self._scratch)
         return kept | {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1", "HOME": home, "TMPDIR": home, _MARK: mark}
+
+
+class Trees:
+    """Copies of the project, which threads borrow one at a time.
+
+    Args:
+        root: The checkout.
+        folder: Where to make them.
+        count: How many.
+    """
+
+    def __init__(self, root: Path, folder: Path, count: int) -> None:
+        self._all = [Tree(root, folder / str(number)) for number in range(count)]
+        self._free: queue.SimpleQueue[Tree] = queue.SimpleQueue()
+        for tree in self._all:
+            self._free.put(tree)
+
+    def test(self, tests: Sequence[str], timeout_s: float, changed: tuple[str, str] | None = None) -> Run:
+        """Run tests in the next copy that is free, see ``Tree.test``."""
+        tree = self._free.get()
+        try:
+            return tree.test(tests, timeout_s, changed)
+        finally:
+            self._free.put(tree)
+
+    def stop(self) -> None:
+        """End all tests that run."""
+        for tree in self._all:
+            tree.stop()
 
 
 def _end(mark: str) -> None:

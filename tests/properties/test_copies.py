@@ -128,6 +128,7 @@ class CopiesMachine(RuleBasedStateMachine):
         self.truth.script = list(script)
         database = Seams(self.of(which) / "journal.db")
         database.dies_at = dies_at
+        self.truth.victim = database
         journal = Journal(database)
         with contextlib.suppress(KilledError):
             Reconciler(journal, self.truth, options=Options(concurrency=3), clock_ns=lambda: self.now_ns).run()

@@ -22,8 +22,9 @@ from journaltrack import lease as leases
 from journaltrack import report
 from journaltrack.actions import ranges_in
 from journaltrack.auditing import audit
+from journaltrack.deadline import Deadline
 from journaltrack.entries import BlobRef
-from journaltrack.errors import LeaseHeldError, LeaseLostError
+from journaltrack.errors import JournalWriteError, LeaseHeldError, LeaseLostError
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.report_anchors import anchor_problems
@@ -31,13 +32,17 @@ from journaltrack.report_integrity import verify_chains
 from journaltrack.settlement import Settlement
 from tests import tally
 from tests.golden import REVISIONS, restore
-from tests.properties.truth import FAULTS, KilledError, Seams, Truth
+from tests.properties.truth import BUG, FAULTS, KilledError, Seams, Truth
 
 CONCURRENCY = 3
 SECOND_NS = 10**9
-SCRIPTS = st.lists(st.sampled_from(FAULTS), min_size=1, max_size=6)
+SCRIPTS = st.lists(st.sampled_from([*FAULTS, BUG]), min_size=1, max_size=6)
 COMPONENTS = st.sampled_from(["a", "b"])
 WRITERS = st.integers(0, 1)
+
+
+class InterruptedPassError(Exception):
+    """What the caller of a pass raises in the midst of it."""
 
 
 class ReplayMachine(RuleBasedStateMachine):
@@ -152,6 +157,38 @@ class ReplayMachine(RuleBasedStateMachine):
             self._pass()
         self.truth.script, self.truth.beside = [], None
 
+    @rule(script=SCRIPTS, grace=st.booleans())
+    def cut_short(self, script, grace) -> None:
+        """In mid-pass its time is over: what was answered is recorded, what was not sent is pending."""
+        deadline = Deadline()
+        self.truth.script = list(script)
+        self.truth.beside = lambda: deadline.cancel(grace_s=60.0 if grace else 0.0)
+        with contextlib.suppress(KilledError, LeaseHeldError):
+            self._pass(deadline=deadline)
+        self.truth.script, self.truth.beside = [], None
+
+    @rule(script=SCRIPTS, after=st.integers(0, 8))
+    def interrupted(self, script, after) -> None:
+        """In mid-pass the caller raises: the pass ends in order, and what was raised comes out of it."""
+        recordings = itertools.count()
+
+        def raises(_progress):
+            if next(recordings) >= after:
+                raise InterruptedPassError
+
+        self.truth.script = list(script)
+        with contextlib.suppress(KilledError, LeaseHeldError, InterruptedPassError):
+            self._pass(on_progress=raises)
+        self.truth.script = []
+
+    @rule(script=SCRIPTS, transactions=st.integers(1, 12), times=st.integers(1, 2))
+    def journal_refuses(self, script, transactions, times) -> None:
+        """In mid-pass the journal can't be written for a moment: the pass ends with that error, and no answer is lost."""
+        self.truth.script = list(script)
+        with contextlib.suppress(KilledError, LeaseHeldError, JournalWriteError):
+            self._pass(refuses_at=transactions, refuses_times=times)
+        self.truth.script = []
+
     @rule()
     def two_at_once(self) -> None:
         """A second reconciler in mid-pass is turned away; the first goes on."""
@@ -230,14 +267,26 @@ class ReplayMachine(RuleBasedStateMachine):
         finally:
             journal.close()
 
-    def _pass(self, dies_at=None, *, dies_after_commit=False):
+    def _pass(self, dies_at=None, *, dies_after_commit=False, refuses_at=None, refuses_times=0, **options_of_run):
         database = Seams(self.folder / "journal.db")
         database.dies_at, database.dies_after_commit = dies_at, dies_after_commit
+        database.refuses_at, database.refuses_times = refuses_at, refuses_times
         journal = Journal(database)
+        before, self.truth.victim, self.truth.ended = self.truth.victim, database, False
+        unfinished = "SELECT count(*) FROM receipt WHERE finished_at_ns IS NULL"
         try:
             options = Options(concurrency=CONCURRENCY)
-            return Reconciler(journal, self.truth, options=options, clock_ns=lambda: self.now_ns).run()
+            reconciler = Reconciler(journal, self.truth, options=options, clock_ns=lambda: self.now_ns, **options_of_run)
+            return reconciler.run()
+        except (KilledError, LeaseHeldError, LeaseLostError):
+            unfinished = None
+            raise
         finally:
+            if unfinished is not None:
+                self.truth.ended = True
+                assert self.truth.late == 0, "something was sent after the end of a pass"
+                assert database.read(unfinished)[0][0] == 0, "an answer, or that nothing was sent, is not recorded"
+            self.truth.victim = before
             database.close()
 
     def _entries(self):

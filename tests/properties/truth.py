@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from statistics import fmean
 
 from journaltrack.database import Database
-from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
+from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, JournalWriteError, RemoteError
 from journaltrack.readback import ReadBack, Shown
 from journaltrack.remote import Answer, Refusal, RemoteComponent
 
@@ -18,10 +18,12 @@ ERRORS = {
     "unreachable": lambda: RemoteError("refused", kind=ErrorKind.TRANSIENT, code="EndpointConnectionError", unreachable=True),
     "expired": lambda: RemoteError("expired", kind=ErrorKind.HALT, code="ExpiredTokenException", everywhere=True),
     "limit": lambda: RemoteError("too many", kind=ErrorKind.HOLD, code="ResourceLimitExceeded"),
+    "a bug": lambda: KeyError("nobody expected this"),
     "timeout, not applied": lambda: RemoteError("silence", kind=ErrorKind.TRANSIENT, code="ReadTimeout", maybe_applied=True),
 }
 LOST_ANSWERS = {"cut after", "kill after"}
-FAULTS = ["none", "partial", "kill before", *sorted(LOST_ANSWERS), *ERRORS]
+BUG = "a bug"
+FAULTS = ["none", "partial", "kill before", *sorted(LOST_ANSWERS), *(name for name in ERRORS if name != BUG)]
 
 
 class KilledError(BaseException):
@@ -34,9 +36,16 @@ class Seams(Database):
     dies_at: int | None = None
     dies_after_commit = False
     dead = False
+    refuses_at: int | None = None  # and some transactions from the n-th on are refused
+    refuses_times = 0
 
     @contextlib.contextmanager
     def transaction(self):
+        if self.refuses_at is not None:
+            self.refuses_at -= 1
+            if self.refuses_at < 0 < self.refuses_times:
+                self.refuses_times -= 1
+                raise JournalWriteError("the disk fails for a moment")
         if self.dead or (self.dies_at == 0 and not self.dies_after_commit):
             self.dead = True
             raise KilledError
@@ -64,6 +73,9 @@ class Truth:
         self.requests = 0
         self.batches = []
         self.beside = None  # called once, in the midst of a request
+        self.victim = None  # whose database dies with the process
+        self.ended = False  # no pass is under way
+        self.late = 0  # requests that came all the same
 
     def _request(self, apply, *, codes=None):
         beside, self.beside = self.beside, None
@@ -71,9 +83,10 @@ class Truth:
             beside()
         with self.lock:
             self.requests += 1
+            self.late += self.ended
             fault = self.script.pop(0) if self.script and (codes or not self.of_metrics) else "none"
             if fault == "kill before":
-                raise KilledError
+                self._die()
             if fault in ERRORS:
                 raise ERRORS[fault]()  # noqa: RSE102 - makes the error
             if fault == "partial" and codes is not None:
@@ -82,8 +95,13 @@ class Truth:
             if fault == "cut after":
                 raise RemoteError("reset", kind=ErrorKind.TRANSIENT, code="ConnectionClosedError", maybe_applied=True)
             if fault == "kill after":
-                raise KilledError
+                self._die()
             return answer
+
+    def _die(self):
+        if self.victim is not None:
+            self.victim.dead = True
+        raise KilledError
 
     def describe(self, component):
         def apply():

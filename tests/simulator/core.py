@@ -209,7 +209,7 @@ class Simulator:
         """Give the finished requests of one operation."""
         return [request for request in self.requests if request.operation == operation]
 
-    def wait_until(self, condition: Callable[[Simulator], bool], timeout_s: float = 10.0) -> bool:
+    def wait_until(self, condition: Callable[[Simulator], bool], timeout_s: float = 300.0) -> bool:
         """Wait, without polling, until a request makes `condition` true; False after the time."""
         with self._changed:
             return self._changed.wait_for(lambda: condition(self), timeout_s)

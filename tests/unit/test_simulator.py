@@ -350,7 +350,7 @@ def test_waiting_for_a_request_that_gets_no_answer(sim: Simulator) -> None:
     assert sim.wait_until(lambda s: len(s.requests) == 1)
     assert "exp" in sim.experiments
     sim.release()
-    thread.join(10)
+    thread.join()
     assert len(errors) == 1
 
 
@@ -528,7 +528,7 @@ def test_child_process_serves_and_keeps_state(tmp_path: Path) -> None:
             assert len(control(url, "GET", "state")["components"]) == expected
             use(url, create=not expected)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0
+            assert process.wait(300) == 0
 
 
 def control(url: str, method: str, name: str, **data: Any) -> dict[str, Any]:

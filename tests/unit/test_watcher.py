@@ -362,7 +362,7 @@ def test_at_most_one_pass_a_journal_and_several_journals_at_a_time(tmp_path):
             running.append(request.journal)
             most.append(len(running))
         if look(request.journal).any:
-            together.wait(20)  # two at a time, or this breaks
+            together.wait(300)  # two at a time, or this breaks
         with lock:
             delivery = deliver(request)
             running.remove(request.journal)
@@ -415,7 +415,7 @@ def test_waiting_for_a_free_place_costs_nothing(tmp_path):
     world = World(root)
     release = threading.Event()
     deliver = world.deliver
-    world.watcher._deliver = lambda request: (release.wait(30), deliver(request))[1]
+    world.watcher._deliver = lambda request: (release.wait(300), deliver(request))[1]
     pauses = []
     for _ in range(40):
         pauses.append(world.watcher.step())
