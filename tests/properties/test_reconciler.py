@@ -9,7 +9,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import closing
 from pathlib import Path
 
@@ -282,7 +282,7 @@ class ReplayMachine(RuleBasedStateMachine):
             unfinished = None
             raise
         finally:
-            if unfinished is not None:
+            if unfinished is not None and not database.dead:  # a process that was killed ends nothing, whatever the disk did before
                 self.truth.ended = True
                 assert self.truth.late == 0, "something was sent after the end of a pass"
                 assert database.read(unfinished)[0][0] == 0, "an answer, or that nothing was sent, is not recorded"
@@ -340,6 +340,27 @@ class ReplayMachine(RuleBasedStateMachine):
                     expected[entry.name] = entry.detail.get("text", entry.value)
             held = self.truth.components.get(component.name, {"parameters": {}})["parameters"]
             assert {k: v for k, v in held.items() if k in expected} == expected
+
+    @invariant()
+    def nothing_good_is_lost_with_what_is_refused(self) -> None:
+        """Where nothing of a key is pending, the last value that AWS takes was delivered, and only it or a later one overrode others."""
+        if not hasattr(self, "writers"):
+            return
+        states = self.states()
+        for component in self.writers[0].components():
+            by_key = defaultdict(list)
+            for entry in self.writers[0].state_entries(component.id):
+                if entry.kind == "parameter":
+                    by_key[entry.name].append((states[entry.seq], entry.detail.get("text") == "poison"))
+            for entries in by_key.values():
+                if {"pending", "in flight"} & {state for state, _ in entries}:
+                    continue
+                good = [state for state, poison in entries if not poison]
+                assert "quarantined" not in good
+                assert not good or good[-1] == "delivered"
+                assert ("delivered", True) not in entries
+                for place, (state, _) in enumerate(entries):
+                    assert state != "superseded" or "delivered" in {later for later, _ in entries[place:]}
 
     @invariant()
     def points_keep_their_order(self) -> None:
