@@ -115,16 +115,16 @@ def bare_unchecked(folder: str, calls: int, durability: str) -> Values:
 
 
 def bare_statements(folder: str, calls: int) -> Values:
-    """The floor of ``log_metrics`` in SQLite: all rows by one statement, what they have in common bound once."""
+    """The floor of ``log_metrics`` in SQLite: all rows by one statement."""
     connection = _connect(folder, "process")
     connection.execute(_TABLE)
-    rows = (f"(?1, ?{n}, ?2, 'metric', 'metric', ?{n + 1}, ?{n + 2}, ?3, ?4, NULL, ?4, ?{n + 3})" for n in range(5, 5 + 4 * BATCH, 4))
-    insert = f"INSERT INTO entry ({_COLUMNS}) VALUES {', '.join(rows)}"
+    row = "(?, ?, ?, 'metric', 'metric', ?, ?, ?, ?, NULL, ?, ?)"
+    insert = f"INSERT INTO entry ({_COLUMNS}) VALUES {', '.join([row] * BATCH)}"
     made = _rows((calls + _WARM_UP) * BATCH)
 
     def write(i: int) -> None:
         own = made[i * BATCH : (i + 1) * BATCH]
-        connection.execute(insert, [1, 1, i, own[0][8], *(each for row in own for each in (row[1], row[5], row[6], row[11]))])
+        connection.execute(insert, [each for row in own for each in (1, row[1], 1, row[5], row[6], i, own[0][8], own[0][8], row[11])])
 
     return _timed(write, calls)
 

@@ -24,20 +24,36 @@ if TYPE_CHECKING:
     from journaltrack.auditing import audit
     from journaltrack.bundling import bundle
     from journaltrack.bundling_reading import open_bundle
-    from journaltrack.composition import Tracker, sync, verify
+    from journaltrack.composition import sync, verify
     from journaltrack.exporting import export
+    from journaltrack.finishing import finish
     from journaltrack.journal import Journal
+    from journaltrack.tracker import Tracker
     from journaltrack.trial_component import TrialComponent
 
-__all__ = ["Journal", "Tracker", "TrialComponent", "__version__", "audit", "bundle", "errors", "export", "open_bundle", "sync", "verify"]
+__all__ = [
+    "Journal",
+    "Tracker",
+    "TrialComponent",
+    "__version__",
+    "audit",
+    "bundle",
+    "errors",
+    "export",
+    "finish",
+    "open_bundle",
+    "sync",
+    "verify",
+]
 
 _LAZY = {
-    "Tracker": "journaltrack.composition",
+    "Tracker": "journaltrack.tracker",
     "sync": "journaltrack.composition",
     "Journal": "journaltrack.journal",
     "TrialComponent": "journaltrack.trial_component",
     "audit": "journaltrack.auditing",
     "export": "journaltrack.exporting",
+    "finish": "journaltrack.finishing",
     "verify": "journaltrack.composition",
     "bundle": "journaltrack.bundling",
     "open_bundle": "journaltrack.bundling_reading",

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from journaltrack import paths
+from journaltrack import claim, paths
 from journaltrack.errors import NotAJournalError
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE: Final = "reconcile.lock"
-_FILES: Final = (paths.DATABASE, *(f"{paths.DATABASE}-{kind}" for kind in ("wal", "shm", "journal")), LOCK_FILE)
+_FILES: Final = (paths.DATABASE, *(f"{paths.DATABASE}-{kind}" for kind in ("wal", "shm", "journal")), LOCK_FILE, claim.FILE)
 _KINDS: Final = (
     (stat.S_ISLNK, "a symbolic link"),
     (stat.S_ISDIR, "a folder"),
@@ -38,7 +38,7 @@ _warned: set[str] = set()
 
 
 def check_files(folder: Path) -> None:
-    """See that the journal's files are files, and its spool a folder, as far as they are there; opens nothing.
+    """See that the journal's files are files, and its folders folders, as far as they are there; opens nothing.
 
     Raises:
         NotAJournalError: One of them is a link, FIFO or something else.
@@ -48,9 +48,10 @@ def check_files(folder: Path) -> None:
         mode = _mode(f"{inside}/{name}")
         if mode is not None and not stat.S_ISREG(mode):
             raise _refused(folder / name, mode, "a regular file")
-    mode = _mode(f"{inside}/{paths.SPOOL}")
-    if mode is not None and not stat.S_ISDIR(mode):
-        raise _refused(folder / paths.SPOOL, mode, "a folder")
+    for name in (paths.SPOOL, paths.WRITERS):
+        mode = _mode(f"{inside}/{name}")
+        if mode is not None and not stat.S_ISDIR(mode):
+            raise _refused(folder / name, mode, "a folder")
 
 
 def warn_if_exposed(folder: Path) -> None:
@@ -116,6 +117,39 @@ def opened_blob(path: Path) -> Iterator[int]:
     finally:
         for descriptor in opened:
             os.close(descriptor)
+
+
+def hand_over(file: int | Path, folder: Path) -> None:
+    """Give what was just made in a journal to whom its folder belongs, if it was root who made it.
+
+    One `sudo journaltrack sync` would else leave files that keep the user from delivering ever after. SQLite does the same for its own.
+    A file of several names stays whose it is: another of them may be anywhere.
+
+    Args:
+        file: A descriptor, or the path of what is no link.
+        folder: The journal's.
+    """
+    if os.geteuid() != 0:
+        return
+    with contextlib.suppress(OSError):  # a file system without owners
+        owner = folder.stat()
+        status = os.fstat(file) if isinstance(file, int) else file.lstat()
+        if status.st_uid == owner.st_uid or not (status.st_nlink == 1 or stat.S_ISDIR(status.st_mode)):
+            return
+        if isinstance(file, int):
+            os.fchown(file, owner.st_uid, owner.st_gid)
+        else:
+            os.chown(file, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def of_others(folder: Path) -> list[Path]:
+    """The journal's own files that belong to somebody else than its folder does."""
+    found = []
+    for name in _FILES:
+        with contextlib.suppress(OSError):
+            if (folder / name).lstat().st_uid != folder.stat().st_uid:
+                found.append(folder / name)
+    return found
 
 
 def _mode(path: str) -> int | None:

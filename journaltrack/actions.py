@@ -405,14 +405,15 @@ def parts_in_order(parts: Iterable[Part]) -> list[Part]:
 
 
 def merge_status(earlier: FieldValue | None, later: FieldValue) -> FieldValue:
-    """Two status calls as one: what the later leaves open stays as the earlier said."""
+    """Two status calls as one: what the later leaves open stays as the earlier said; a run that is resumed has no end."""
     if not isinstance(earlier, Status) or not isinstance(later, Status):
         return later
+    resumed = later.primary == "InProgress"
     return Status(
         primary=later.primary or earlier.primary,
         message=later.message if later.primary or later.message is not None else earlier.message,
         start_ns=later.start_ns if later.start_ns is not None else earlier.start_ns,
-        end_ns=later.end_ns if later.end_ns is not None else earlier.end_ns,
+        end_ns=later.end_ns if later.end_ns is not None or resumed else earlier.end_ns,
     )
 
 

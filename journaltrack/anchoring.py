@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 from dataclasses import dataclass
@@ -46,6 +47,15 @@ _HEADS: Final[
     "attestations": "SELECT w.uuid, a.writer_seq, a.digest, max(a.id) FROM attestation a NOT INDEXED JOIN writer w ON w.id = a.writer_id "
     "WHERE a.id > ? GROUP BY a.writer_id",
 }
+
+
+_ATTEMPTS: Final = "SELECT outcome, finished_at_ns FROM receipt WHERE component_id IS NULL AND action = ? AND finished_at_ns IS NOT NULL ORDER BY id DESC LIMIT ?"
+_FAILURES_FREE: Final = 1
+"""Failures in a row after which the next pass tries again;"""
+_PAUSE_FIRST_S: Final = 60.0
+"""... after one more, not within a minute, and twice as long after each."""
+_PAUSE_MAX_S: Final = 3600.0
+_FAILURES_COUNTED: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +108,8 @@ def make(
     before, now_ns = last(database), clock_ns()
     if before is not None and 0 <= now_ns - before.at_ns < every_s * 1e9:
         return None
+    if _has_to_wait(database, now_ns):
+        return None
     reached = (_newest(database, "entry", "seq"), _newest(database, "attestation", "id"))
     if not _is_new(database, before):
         return None
@@ -123,6 +135,16 @@ def make(
     request_id = answer.request_id if answer is not None else None
     settlement.finish([Outcome(receipt_id, None, "delivered", request_id=request_id, more={"anchor": told})])
     return Anchor(number, sha256, now_ns, uri, *reached)
+
+
+def _has_to_wait(database: Database, now_ns: int) -> bool:
+    """Whether the last attempts failed, and the last of them not long enough ago for another one."""
+    rows = database.read(_ATTEMPTS, (ACTION, _FAILURES_COUNTED))
+    failures = len(list(itertools.takewhile(lambda row: row[0] != "delivered", rows)))
+    if failures <= _FAILURES_FREE or not isinstance(rows[0][1], int):
+        return False
+    pause_s = min(_PAUSE_FIRST_S * 2 ** (failures - _FAILURES_FREE - 1), _PAUSE_MAX_S)
+    return bool(0 <= now_ns - rows[0][1] < pause_s * 1e9)
 
 
 def _name_it(database: Database, settlement: Settlement, remote: Remote, before: Anchor | None, value: str) -> int:

@@ -30,13 +30,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, provenance, reentry, rescue, schema, schema_check
+from journaltrack import limits, provenance, reentry, rescue, schema, schema_check, writer_life
 from journaltrack.checkpointer import CHECKPOINT_ENTRIES, LOG_BYTES, Checkpointer
 from journaltrack.database import Database
 from journaltrack.entries import Draft, Entry
 from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError
 from journaltrack.sqlite_errors import translated
 from journaltrack.waiting import Call, Waiting
+from journaltrack.writer_life import WriterLife
 
 if TYPE_CHECKING:
     import sqlite3
@@ -74,9 +75,9 @@ _RENEW_OF_UPLOAD: Final = "UPDATE blob SET spooled_at_ns = ? WHERE sha256 = json
 
 @functools.cache
 def _insert_points(count: int) -> str:
-    """Build one INSERT for the points of a call: half the time of as many statements. It binds common columns once."""
-    rows = (f"(?1, ?{n}, ?2, 'metric', 'metric', ?{n + 1}, ?{n + 2}, ?3, ?4, ?5, ?{n + 3})" for n in range(6, 6 + 4 * count, 4))
-    return f"{_INSERT_METRIC.partition(' VALUES ')[0]} VALUES {', '.join(rows)}"
+    """Build one INSERT for the points of a call: half the time of as many statements."""
+    before, _, row = _INSERT_METRIC.partition(" VALUES ")
+    return f"{before} VALUES {', '.join([row] * count)}"
 
 
 class _UnmetError(Exception):
@@ -121,7 +122,6 @@ class Appender:
         self._unsure = False  # ``_head`` need not be what the journal holds
         self._attempt: _Attempt | None = None
         self._waiting = Waiting(database.generation)
-        self._condition: tuple[Call, Callable[[], bool]] | None = None  # of ``append_if``
         self._nested = False  # calls inside the one that is under way have left something to do
         self._afterwards: deque[Callable[[], object]] = deque()
         self._copy: Path | None = None  # of what waits, elsewhere
@@ -133,6 +133,7 @@ class Appender:
         self._generation = -1
         self._described = revision not in schema.UNDESCRIBED  # for ever: what a newer schema adds may be left out
         self._writer: provenance.WriterInfo | None = None
+        self._life: WriterLife | None = None
         self._writer_id = 0  # until it is recorded
         self._head: tuple[int, bytes] = (0, b"")  # of this writer's chain; one value, which no signal can split
         self._checkpointer = Checkpointer(database)
@@ -147,6 +148,11 @@ class Appender:
         return self._waiting.entries
 
     # -- calls ------------------------------------------------------------------------------------
+
+    @property
+    def writer_uuid(self) -> str | None:
+        """Of this process as a writer of this journal; None before its first append."""
+        return None if self._writer is None else self._writer.uuid
 
     def append(self, component_id: int, drafts: Sequence[Draft]) -> None:
         """Record drafts in one transaction; quarantine at once those that AWS could never accept.
@@ -170,7 +176,8 @@ class Appender:
     def append_if(self, condition: Callable[[], bool], component_id: int, drafts: Sequence[Draft]) -> bool:
         """Record drafts if a condition holds, which is checked in the transaction that records them: nobody writes in between.
 
-        While the journal takes nothing the drafts wait in memory as those of ``append`` do, and are written unconditionally.
+        While the journal takes nothing the drafts wait in memory as those of ``append`` do. If the condition does not hold when they
+        are written, they are left out, with a warning in the log.
 
         Args:
             condition: Reads this journal's ``database`` alone.
@@ -185,14 +192,10 @@ class Appender:
         """
         try:
             with self.database.lock:
-                call = Call(component_id, tuple(drafts), self._clock_ns())
-                self._condition = (call, condition)
-                try:
-                    self._append(call)
-                except _UnmetError:
-                    return False
-                finally:
-                    self._condition = None
+                self._append(Call(component_id, tuple(drafts), self._clock_ns(), condition))
+        except _UnmetError:
+            self._end_after_exception()
+            return False
         except BaseException:
             self._end_after_exception()
             raise
@@ -450,12 +453,12 @@ class Appender:
         now_ns: int,
     ) -> None:
         writer_seq, digest = self._head
-        columns: list[Any] = [self._writer_id, component_id, step, timestamp_ns, now_ns]
+        writer_id, columns = self._writer_id, list[Any]()
         chain_next = vocabulary.chain_next_metric
         for (name, value), middle in zip(points, middles, strict=True):
             writer_seq += 1
             digest = chain_next(digest, writer_seq, middle or "", value, step, timestamp_ns, now_ns)
-            columns += (writer_seq, name, value, digest)
+            columns += (writer_id, writer_seq, component_id, name, value, step, timestamp_ns, now_ns, digest)
         try:
             self.database.connection.execute(_insert_points(len(points)), columns)
         except Exception:  # noqa: BLE001 - the general path sorts it out, and raises it again
@@ -536,7 +539,7 @@ class Appender:
                 self._waiting.forget(calls[0])
                 if calls[0] is own:
                     raise
-                logger.exception("an entry that waited in memory can't be recorded; it is left out")
+                logger.exception("a call that waited in memory can't be recorded; it is left out")
             else:
                 self._calls_at_once = min(2 * self._calls_at_once, _CALLS_AT_ONCE_MAX)
                 self._pause_s = 0.0
@@ -544,10 +547,9 @@ class Appender:
     def _insert(self, calls: tuple[Call, ...]) -> None:
         """Give calls their places, and write them in one transaction."""
         rows, head = self._placed(calls)
-        condition = self._condition
 
         def insert(connection: sqlite3.Connection) -> int:
-            if condition is not None and condition[0] in calls and not condition[1]():
+            if not all(call.condition is None or call.condition() for call in calls):
                 raise _UnmetError
             writer_id = self._writer_id or self._insert_writer(connection)
             for draft, columns in rows:
@@ -632,6 +634,8 @@ class Appender:
         self._checkpoint_seq = 0
         self._head = (0, info.digest)
         self._unsure, self._attempt = False, None
+        self._life = writer_life.hold(self.path, info.uuid)
+        self._metric_texts.clear()  # made again, each joins its component
         self.database.append_beside_others()
         if self.database.log_bytes() > LOG_BYTES:  # many that append little each: this one might never come to do it
             self._checkpointer.wake()
@@ -697,6 +701,8 @@ class Appender:
         )
 
     def _component_name(self, component_id: int) -> str:
+        if self._life is not None:
+            self._life.join(component_id)
         name = self._names.get(component_id)
         if name is None:
             rows = self.database.read("SELECT name FROM component WHERE id = ?", (component_id,))

@@ -31,6 +31,7 @@ from journaltrack.applying_source import (
     which,
 )
 from journaltrack.attesting import Attestor, Settled, Statement
+from journaltrack.database import bound
 from journaltrack.errors import JournalAlteredError
 from journaltrack.standing import origins
 from journaltrack.statements import Named, Said
@@ -165,7 +166,7 @@ class Applier:
         for uuid, intervals in named.items():
             writer_id = self.writers.get(uuid)
             for first, last in intervals if writer_id is not None else ():
-                for begin, end in self._connection.execute(_RUNS_OF, (first, last, writer_id)):
+                for begin, end in self._connection.execute(*bound(_RUNS_OF, (first, last, writer_id))):
                     if end > above:
                         found.append((max(begin, above + 1), end))
         found.sort()
@@ -256,7 +257,8 @@ class Applier:
                 if said.looked(group):
                     self._connection.execute(_STILL, (group.reason, first, last))
                 else:
-                    self._connection.execute(_SETTLE, (receipt_id, group.outcome, group.reason, group.at_ns, first, last))
+                    settling = (receipt_id, group.outcome, group.reason, group.at_ns, first, last)
+                    self._connection.execute(*bound(_SETTLE, settling))
 
     def _learn(self, said: Said, receipt_id: int | None, component_id: int | None) -> None:
         """What it says of the remote."""
@@ -291,9 +293,9 @@ class Applier:
         if not fresh and not new_components:
             return
         rows = self._connection.execute(
-            "SELECT a.receipt_id, a.body FROM attestation a LEFT JOIN receipt r ON r.id = a.receipt_id WHERE (?2 AND r.component_id IS NULL) "
-            "OR EXISTS (SELECT 1 FROM json_each(?1) u WHERE instr(a.body, u.value)) ORDER BY a.id",
-            (json.dumps(fresh), bool(new_components)),
+            "SELECT a.receipt_id, a.body FROM attestation a LEFT JOIN receipt r ON r.id = a.receipt_id WHERE (? AND r.component_id IS NULL) "
+            "OR EXISTS (SELECT 1 FROM json_each(?) u WHERE instr(a.body, u.value)) ORDER BY a.id",
+            (bool(new_components), json.dumps(fresh)),
         )
         for receipt_id, body in rows:
             said = _own(body)

@@ -8,11 +8,13 @@ Invariant: nothing of a bundle that is not proved gets into that folder; a bundl
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Final
 
 from journaltrack import bundling_format, opening, paths
 from journaltrack.bundling_reading import Bundle, open_bundle
+from journaltrack.errors import LeaseHeldError
 from journaltrack.journal import Journal
 from journaltrack.merging import MergeReport, merge
 from journaltrack.pass_report import Progress
@@ -65,13 +68,35 @@ def bring(path: str | os.PathLike[str], *, into: Path | None = None, on_progress
         journal_id = bundle.manifest.journal_id
         folder = place / (journal_id if _ID.fullmatch(journal_id) else hashlib.sha256(journal_id.encode()).hexdigest())
         opening.make_folder(place)
-        if not (folder / paths.DATABASE).exists():
-            bundle.extract(folder, on_progress)
-            _upgrade(folder)
-            return Arrived(folder, journal_id, None, known=False)
-        if _manifest_of(folder) == bundle.manifest_sha256:
-            return Arrived(folder, journal_id, None, known=True)
-        return Arrived(folder, journal_id, _bring_new(bundle, folder, on_progress), known=False)
+        with _alone(folder):
+            if not (folder / paths.DATABASE).exists():
+                bundle.extract(folder, on_progress)
+                _upgrade(folder)
+                return Arrived(folder, journal_id, None, known=False)
+            if _manifest_of(folder) == bundle.manifest_sha256:
+                return Arrived(folder, journal_id, None, known=True)
+            return Arrived(folder, journal_id, _bring_new(bundle, folder, on_progress), known=False)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from unpacking the same journal meanwhile; the kernel frees the lock with the process.
+
+    Raises:
+        LeaseHeldError: One does.
+    """
+    descriptor = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LeaseHeldError(
+                f"another process unpacks a bundle of this journal into {folder} now; nothing was changed",
+                hint="wait until it has ended, then sync again",
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _bring_new(bundle: Bundle, folder: Path, on_progress: Callable[[Progress], None]) -> MergeReport:

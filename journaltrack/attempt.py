@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from journaltrack.actions import PutMetrics, Request, Upload
@@ -34,13 +33,15 @@ class Job(NamedTuple):
     round: int = 0
 
 
-@dataclass(slots=True)
-class Sending:
-    """A request in a worker's hands, and the receipt of its intent."""
+class Sending(Ticket):
+    """A request in a worker's hands, and the receipt of its intent; it is its own ticket."""
 
-    job: Job
-    receipt_id: int
-    ticket: Ticket = field(default_factory=Ticket)
+    __slots__ = ("job", "receipt_id")
+
+    def __init__(self, job: Job, receipt_id: int) -> None:
+        self.left_at = None
+        self.job = job
+        self.receipt_id = receipt_id
 
 
 class Result(NamedTuple):
@@ -96,15 +97,16 @@ class Attempts:
     def unexpected(self, sending: Sending, error: BaseException) -> Result:
         """The result of a request that ended with something that is no remote's answer."""
         logger.warning("%s of %s failed unexpectedly", sending.job.action.action, sending.job.action.component, exc_info=error)
-        return Result(UnexpectedError(error, maybe_applied=sending.ticket.left_at is not None), attempts=1)
+        return Result(UnexpectedError(error, maybe_applied=sending.left_at is not None), attempts=1)
 
     def _made(self, sending: Sending) -> Result:
         job = sending.job
         if job.round:
             self._gate.wait(min(0.1 * 2**job.round, 5.0))
-        if self._gate.over or self.too_late_for(job.action):
+        left_s = self._gate.remaining_s()
+        if left_s <= 0 or (isinstance(job.action, PutMetrics) and not self._pace.allows(left_s)):
             return Result(NotSentError())
-        self._gate.carry(sending.ticket)
+        self._gate.carry(sending)
         sent = self._timed(job.action)
         notes: Mapping[int, str] = {}
         if sent is not job.action and isinstance(job.action, PutMetrics) and isinstance(sent, PutMetrics):
@@ -115,17 +117,18 @@ class Attempts:
             return Result(error, self._count() - 1)
         except RemoteError as error:
             return Result(self._excused(sending, error), self._count(), notes)
-        if not isinstance(job.action, Upload) and sending.ticket.left_at is not None:
-            self._pace.note(time.monotonic() - sending.ticket.left_at)
+        if not isinstance(job.action, Upload) and sending.left_at is not None:
+            self._pace.note(time.monotonic() - sending.left_at)
         return Result(answer, self._count(), notes)
 
-    def too_late_for(self, action: Request) -> bool:
-        """Whether an answer may come too late to be recorded, for a request that is in doubt without one."""
-        return isinstance(action, PutMetrics) and not self._pace.allows(self._gate.remaining_s())
+    @property
+    def is_late(self) -> bool:
+        """Whether answers may come too late to be recorded: a request that is in doubt without one is not begun then."""
+        return not self._pace.allows(self._gate.remaining_s())
 
     def _excused(self, sending: Sending, error: RemoteError) -> RemoteError:
         """What the remote can't know: nothing left; content that can't be found because the journal was moved a moment ago is not lost."""
-        if error.maybe_applied and sending.ticket.left_at is None:
+        if error.maybe_applied and sending.left_at is None:
             return _with(error, maybe_applied=False)
         if isinstance(sending.job.action, Upload) and error.kind is ErrorKind.PERMANENT and self._displaced():
             return _with(error, kind=ErrorKind.TRANSIENT, hint="the next pass looks for it where the journal is now")

@@ -17,9 +17,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import anchoring, limits, removed, report, report_writers
+from journaltrack import anchoring, interruption, limits, removed, report, report_writers
 from journaltrack import entries as vocabulary
 from journaltrack.anchoring import Anchor
+from journaltrack.interruption import RunInProgress
 from journaltrack.removed import Removal
 from journaltrack.report import ErrorRecord, InFlight, State
 from journaltrack.report_reconcilers import ReconcilerRecord, reconcilers
@@ -112,6 +113,7 @@ class ComponentAudit:
         unknown_kinds: Kinds of entry that need a newer version; they stay pending.
         redacted: Names whose values were not recorded, see the configuration's ``redact``.
         removed: Entries that were removed on the record, and are in no other number here.
+        run: How it stands while it is in progress; None: it is over, or never began.
     """
 
     name: str
@@ -131,6 +133,7 @@ class ComponentAudit:
     unknown_kinds: tuple[str, ...] = ()
     redacted: tuple[str, ...] = ()
     removed: int = 0
+    run: RunInProgress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +230,7 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
                 receipts=tuple(receipts[row.id]),
                 redacted=tuple(redacted[row.id]),
                 removed=sum(each.by_component.get(row.name, 0) for each in removals),
+                run=interruption.of_component(journal, row.id, row.name),
             )
         )
     totals = _total(tallies.values())

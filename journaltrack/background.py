@@ -13,20 +13,20 @@ import logging
 import os
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from journaltrack import composition, configuration
-from journaltrack.deadline import Deadline
+from journaltrack import composition
 from journaltrack.pass_process import PassProcess
 from journaltrack.watcher import Watcher
 from journaltrack.watcher_events import NoEvents
 from journaltrack.watcher_journal import Delivery, DeliveryRequest
 
 if TYPE_CHECKING:
+    from journaltrack.deadline import Deadline
     from journaltrack.errors import RemoteError
+    from journaltrack.pass_report import PassReport
     from journaltrack.reconciler import Options
     from journaltrack.services import ReplayRequest
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.5
 """No event tells of the process's own writes: two ``stat`` calls, 5 µs, so often."""
-_STOP_S: Final = 0.5
+_STOP_S: Final = 0.25
 """How long the last tracker's ``close`` waits for its thread, and for its helper, beyond its deadline: both end by themselves."""
 
 
@@ -43,11 +43,11 @@ class Background:
 
     def __init__(self, journal: Path, request: ReplayRequest) -> None:
         """Use ``start``."""
-        known = configuration.current()
+        known = request.configuration
         self._journal = journal
         self._users = 0
         self._process: PassProcess | None = None
-        self._connection = composition.Connection.configured(request.boto3_session, request.sagemaker_client)
+        self._connection = composition.Connection.of(request)
         self._of_a_pass = known.of_a_pass(watching=True)
         if request.boto3_session is None and request.sagemaker_client is None and sys.executable:
             self._process = PassProcess(
@@ -65,28 +65,29 @@ class Background:
         self._thread.start()
 
     def finish(self, request: ReplayRequest) -> None:
-        """A tracker closes: deliver what its component has pending, within its deadline; failures are logged."""
-        ends = time.monotonic() + request.deadline_s
-        deadline = Deadline(request.deadline_s)
-        composition.replay_logged(request, lambda: self._final(request, deadline))
+        """A tracker closes: deliver what its component has pending, within its deadline."""
+        try:
+            composition.report_on_close(request, self._final(request))
+        finally:
+            self._leave(request.deadline)
+
+    def _final(self, request: ReplayRequest) -> PassReport | None:
+        asked = DeliveryRequest(request.journal, request.deadline)
+        if self._process is not None:
+            return self._process.deliver(asked, request.component).report
+        return composition.deliver(asked, self._connection, self._options(request.component)).report
+
+    def _leave(self, deadline: Deadline) -> None:
+        """The last tracker ends all this; what does not end in time ends by itself."""
         with _guard:
             self._users -= 1
             if self._users > 0 or _running.get(self._journal) is not self:
                 return
             del _running[self._journal]
         self._watcher.stop()
-        self._thread.join(max(_STOP_S, ends - time.monotonic()))
+        self._thread.join(max(_STOP_S, deadline.remaining_s()))
         if self._process is not None:
-            self._process.close(max(_STOP_S, ends - time.monotonic()))
-
-    def _final(self, request: ReplayRequest, deadline: Deadline) -> Any:  # noqa: ANN401 - a PassReport or None
-        asked = DeliveryRequest(request.journal, deadline)
-        try:
-            if self._process is not None:
-                return self._process.deliver(asked, request.component).report
-            return composition.deliver(asked, self._connection, self._options(request.component)).report
-        finally:
-            deadline.cancel()
+            self._process.close(max(_STOP_S, deadline.remaining_s()))
 
     def _deliver(self, request: DeliveryRequest) -> Delivery:
         if self._process is not None:
@@ -96,7 +97,7 @@ class Background:
     def _options(self, component: str | None = None) -> Options:
         from journaltrack.reconciler import Options  # noqa: PLC0415 - a helper process imports it, this one need not
 
-        return Options(component, **self._of_a_pass)
+        return Options(component, wait_for_lease=component is not None, **self._of_a_pass)
 
     def _probe(self) -> RemoteError | None:
         return composition.probe(self._connection) if self._process is None else self._process.probe()

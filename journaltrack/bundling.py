@@ -267,7 +267,7 @@ class _Work:
 
 def _target(to: str | os.PathLike[str], journal: Path, *, force: bool) -> Path:
     """Where the bundle goes, links followed; nothing but a regular file is ever replaced, and nothing inside of the journal."""
-    target = Path(to).expanduser().resolve()
+    target = paths.expanded(to).resolve()
     if target.is_relative_to(journal.resolve()):
         raise InvalidInputError(f"{target} is inside of the journal", hint="a journal's folder is its own: name a file elsewhere")
     if target.is_dir() or (target.exists() and not target.is_file()):

@@ -52,7 +52,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         BundleTooNewError: It has a newer format; the version needed is named.
         BundleDamagedError: It is cut short, altered, or no bundle; the message says where.
     """
-    file = Path(path).expanduser().absolute()
+    file = paths.expanded(path).absolute()
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would be waited for
     except OSError as error:
@@ -139,7 +139,7 @@ class Bundle:
             BundleError: The folder can't be written.
             JournalError: What is in the bundle is no journal that this version opens.
         """
-        folder = Path(into).expanduser().absolute()
+        folder = paths.expanded(into).absolute()
         tell = self._counting(on_progress)
         with _explained(folder), _new_folder(folder, self._layout.size_bytes) as partial, Copier() as copier:
             spool = partial / paths.SPOOL

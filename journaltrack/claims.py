@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import access, limits, paths, removed, report
+from journaltrack import access, limits, paths, removed, report, standing
 from journaltrack import entries as vocabulary
 from journaltrack import plan as planning
 from journaltrack.actions import (
@@ -75,7 +75,7 @@ def undelivered(database: Database, component_ids: str | None) -> Undelivered:
     wanted = "(? IS NULL OR e.component_id IN (SELECT value FROM json_each(?)))"
     of_these = (component_ids, component_ids)
     ((pending,),) = database.read(
-        f"SELECT count(*) FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.seq NOT IN (SELECT seq FROM delivery) AND {wanted}",
+        f"SELECT count(*) {standing.PENDING} AND {wanted}",
         of_these,
     )
     problems = dict(

@@ -7,8 +7,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
-from journaltrack import configuration, limits, paths, spool_limit, spool_use, validation
 from journaltrack import entries as vocabulary
+from journaltrack import limits, paths, spool_limit, spool_use, validation
 from journaltrack.errors import ArtifactError, JournalError
 from journaltrack.notices import Notice
 from journaltrack.spool import Spool, SpooledBlob
@@ -145,11 +145,14 @@ class JournalArtifactUploader:
     Args:
         trial_component: Of which the files are.
         make_room: For ``spool_limit``: called with the journal's folder and the bytes that are needed.
+        spool_max_bytes: How large the spool may grow; 0: no limit.
     """
 
-    def __init__(self, trial_component: TrialComponent, make_room: Callable[[Path, int], int] | None = None) -> None:
+    def __init__(
+        self, trial_component: TrialComponent, make_room: Callable[[Path, int], int] | None = None, spool_max_bytes: int = 0
+    ) -> None:
         self._journal = trial_component.journal
-        self._spool_max_bytes = configuration.current().spool_max_bytes
+        self._spool_max_bytes = spool_max_bytes
         self._make_room = make_room
 
     def spool(self, file_path: str | os.PathLike[str]) -> SpooledBlob:

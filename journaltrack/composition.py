@@ -1,26 +1,26 @@
 """The composition root: the one place where tracker, reconciler and remote meet.
 
-The tracker is handed *replay on close* and *look up* as callables and knows nothing of what is behind them; boto3 is
-imported when one of them runs, not before.
+A tracker calls ``SERVICES`` by way of ``services`` and knows nothing of what is behind them; boto3 is imported when one of
+them runs, not before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import configuration
 from journaltrack.deadline import Deadline
-from journaltrack.errors import ErrorKind, JournalError, JournalOutdatedError, LeaseHeldError, RemoteError
+from journaltrack.errors import ErrorKind, JournalOutdatedError, RemoteError
 from journaltrack.journal import Journal
 from journaltrack.services import ReplayRequest, Services
-from journaltrack.tracker import Tracker
 
 if TYPE_CHECKING:
-    import os
     from pathlib import Path
 
     from journaltrack.background import Background
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from journaltrack.remotes.retrying import RetryingRemote
     from journaltrack.verifying import VerifyOptions, VerifyProgress, VerifyReport
     from journaltrack.watcher_journal import Delivery, DeliveryRequest
-
-__all__ = ["Tracker", "sync", "verify"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +54,7 @@ class Connection:
         region: AWS region.
         endpoint_url: One endpoint for all services (a local stand-in).
         rate_limit: Bounds requests per second, shared by all that is made from this connection.
+        attended: A person is there to be asked for an MFA code; nobody is, ever, in a training process or a watcher.
     """
 
     boto3_session: Any = None
@@ -64,21 +63,34 @@ class Connection:
     region: str | None = None
     endpoint_url: str | None = None
     rate_limit: RateLimit | None = None
+    attended: bool = False
 
     @classmethod
-    def configured(cls, boto3_session: Any = None, sagemaker_client: Any = None) -> Connection:  # noqa: ANN401
-        """As the configuration says, for a tracker; a session or client of the caller's comes first."""
-        known = configuration.current()
+    def of(cls, request: ReplayRequest) -> Connection:
+        """As a tracker's configuration says; a session or client of its caller's comes first."""
+        known = request.configuration
         limit = _limit_of(known.requests_per_s)
-        if boto3_session is not None or sagemaker_client is not None:
-            return cls(boto3_session, sagemaker_client, rate_limit=limit)
+        if request.boto3_session is not None or request.sagemaker_client is not None:
+            return cls(request.boto3_session, request.sagemaker_client, rate_limit=limit)
         return cls(profile=known.profile, region=known.region, endpoint_url=known.endpoint_url, rate_limit=limit)
 
     def remote(self, deadline: Deadline, concurrency: int, timeout_s: float | None = None) -> AwsRemote:
-        """A remote for one pass; ``timeout_s`` bounds the wait for connections and answers."""
-        from journaltrack.remotes.aws import AwsRemote  # noqa: PLC0415 - imports boto3
-        from journaltrack.remotes.aws_clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S  # noqa: PLC0415
+        """A remote for one pass, to be closed after it; ``timeout_s`` bounds the wait for connections and answers.
 
+        Raises:
+            RemoteError: boto3 can't be imported.
+        """
+        try:
+            from journaltrack.remotes.aws import AwsRemote  # noqa: PLC0415 - imports boto3
+            from journaltrack.remotes.aws_clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S  # noqa: PLC0415
+        except Exception as error:  # what a broken installation raises is not always an ImportError
+            raise RemoteError(
+                f"boto3 can't be imported: {type(error).__name__}: {error}",
+                kind=ErrorKind.HALT,
+                code="ImportError",
+                hint="install it anew: pip install --force-reinstall boto3; everything stays in the journal until then",
+                everywhere=True,
+            ) from error
         return AwsRemote(
             session=self.boto3_session,
             sagemaker_client=self.sagemaker_client,
@@ -88,6 +100,7 @@ class Connection:
             deadline=deadline,
             concurrency=concurrency,
             rate_limit=self.rate_limit,
+            attended=self.attended,
             connect_timeout_s=CONNECT_TIMEOUT_S if timeout_s is None else min(timeout_s, CONNECT_TIMEOUT_S),
             read_timeout_s=READ_TIMEOUT_S if timeout_s is None else timeout_s,
         )
@@ -136,7 +149,7 @@ def sync(
         LeaseHeldError: Another process reconciles it.
         JournalError: It can't be read or written.
     """
-    connection = Connection(boto3_session, sagemaker_boto_client, profile, region, endpoint_url, rate_limit)
+    connection = Connection(boto3_session, sagemaker_boto_client, profile, region, endpoint_url, rate_limit, attended=_is_attended())
     return _pass(journal, connection, options, deadline or Deadline(), on_progress)
 
 
@@ -154,22 +167,33 @@ def _pass(
     opened = Journal.open(journal, create=False)
     try:
         gate = Gate(deadline)
-        remote = _retrying(connection, gate, options.concurrency)
-        reconciler = Reconciler(
-            opened, remote, options=options, deadline=gate, on_progress=on_progress, attempts=remote.attempts_of_last_call
-        )
-        return reconciler.run()
+        with _retrying(connection, gate, options.concurrency) as remote:
+            reconciler = Reconciler(
+                opened, remote, options=options, deadline=gate, on_progress=on_progress, attempts=remote.attempts_of_last_call
+            )
+            return reconciler.run()
     finally:
         opened.close()
 
 
-def _retrying(connection: Connection, deadline: Deadline, concurrency: int) -> RetryingRemote:
-    from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
+@contextlib.contextmanager
+def _retrying(connection: Connection, deadline: Deadline, concurrency: int) -> Iterator[RetryingRemote]:
     from journaltrack.remotes.retrying import RetryingRemote  # noqa: PLC0415
 
-    limit = connection.rate_limit or RateLimit(0)  # finds what a throttling service allows
-    aws = replace(connection, rate_limit=limit).remote(deadline, concurrency)
-    return RetryingRemote(aws, deadline=deadline, on_throttled=limit.refused)
+    aws = connection.remote(deadline, concurrency)
+    try:
+        yield RetryingRemote(aws, deadline=deadline)
+    finally:
+        aws.close()
+
+
+def _is_attended() -> bool:
+    """Whether somebody sits at the terminal that would be asked for an MFA code, and this process may read from it."""
+    try:
+        descriptor = sys.stdin.fileno()
+        return os.isatty(descriptor) and sys.stderr.isatty() and os.tcgetpgrp(descriptor) == os.getpgrp()
+    except (AttributeError, OSError, ValueError):  # no stdin, closed, or something in its place
+        return False
 
 
 def verify(
@@ -213,7 +237,7 @@ def verify(
     from journaltrack.verifying import REQUESTS_PER_S, Repair, VerifyOptions  # noqa: PLC0415
 
     limit = rate_limit or RateLimit(REQUESTS_PER_S)
-    connection = Connection(boto3_session, sagemaker_boto_client, profile, region, endpoint_url, limit)
+    connection = Connection(boto3_session, sagemaker_boto_client, profile, region, endpoint_url, limit, attended=_is_attended())
     options, deadline = options or VerifyOptions(), deadline or Deadline()
     report = _verified(journal, connection, options, deadline, on_progress)
     if not repair:
@@ -243,8 +267,8 @@ def _verified(
 
     opened = Journal.open(journal, create=False, read_only=True)
     try:
-        remote = _retrying(connection, deadline, CONCURRENCY)
-        return Verifier(opened, remote, options=options, deadline=deadline, on_progress=on_progress).run()
+        with _retrying(connection, deadline, CONCURRENCY) as remote:
+            return Verifier(opened, remote, options=options, deadline=deadline, on_progress=on_progress).run()
     finally:
         opened.close()
 
@@ -294,48 +318,47 @@ def deliver(request: DeliveryRequest, connection: Connection, options: Options |
             return Delivery(work.pending)
         if work.missing_blobs:
             return Delivery(work.pending, missing_blobs=work.missing_blobs)
-        if not work.any or work.position == request.unless:
+        ending = work.interrupted and (options is None or options.end_interrupted)
+        if not ending and (not work.any or work.position == request.unless):
             return Delivery(work.pending, work.position)
-        error = probe(connection) if request.preflight else None
+        error = probe(connection, request.deadline) if request.preflight else None
         if error is not None:
             return Delivery(work.pending, report=PassReport(pending=work.pending, halted=error))
     report = _pass(request.journal, connection, options, request.deadline)
     return Delivery(report.pending, report.position, report)
 
 
-def probe(connection: Connection) -> RemoteError | None:
+def probe(connection: Connection, deadline: Deadline | None = None) -> RemoteError | None:
     """Whether the endpoint answers and takes the credentials, by one request that changes nothing and is not repeated.
+
+    Args:
+        connection: How to reach it.
+        deadline: Cancelling it ends the waiting.
 
     Returns:
         None if it does; an answer that refuses only this request (no permission to describe) is one. Else why not.
     """
     try:
-        connection.remote(Deadline(), concurrency=1, timeout_s=PROBE_TIMEOUT_S).describe(PROBE_NAME)
+        remote = connection.remote(deadline or Deadline(), concurrency=1, timeout_s=PROBE_TIMEOUT_S)
+        try:
+            remote.describe(PROBE_NAME)
+        finally:
+            remote.close()
     except RemoteError as error:
         return error if error.kind is ErrorKind.TRANSIENT or error.everywhere else None
     return None
 
 
 def _replay(request: ReplayRequest) -> None:
-    """Replay on close: what the tracker's component has pending, within the deadline; failures are logged."""
+    """Replay on close: what the tracker's component has pending, within the deadline."""
     from journaltrack.reconciler import Options  # noqa: PLC0415
 
-    known = configuration.current()
-    connection = Connection.configured(request.boto3_session, request.sagemaker_client)
-    options = Options(request.component, **known.of_a_pass())
-    replay_logged(request, lambda: _pass(request.journal, connection, options, Deadline(request.deadline_s)))
+    options = Options(request.component, wait_for_lease=True, **request.configuration.of_a_pass())
+    report_on_close(request, _pass(request.journal, Connection.of(request), options, request.deadline))
 
 
-def replay_logged(request: ReplayRequest, replay: Callable[[], PassReport | None]) -> None:
-    """Make the pass at the end of a tracker; what goes wrong is logged, never raised into training."""
-    try:
-        report = replay()
-    except LeaseHeldError as error:
-        logger.info("%s is left to the other process: %s", request.component, error.message)
-        return
-    except (JournalError, RemoteError) as error:
-        logger.warning("%s was not replayed on close, its entries stay in the journal: %s", request.component, error)
-        return
+def report_on_close(request: ReplayRequest, report: PassReport | None) -> None:
+    """Log why the pass at the end of a tracker did not deliver everything, if it did not."""
     if report is None:
         return
     problem = report.halted or report.uploads_halted or report.held.get(request.component) or report.failed
@@ -350,25 +373,20 @@ def _background(request: ReplayRequest) -> Background:
     return background.start(request)
 
 
-def _lookup(component: str, deadline_s: float, boto3_session: Any, sagemaker_client: Any) -> bool | None:  # noqa: ANN401
-    """Whether SageMaker knows the component: None when it can't be asked."""
+def _lookup(request: ReplayRequest) -> bool:
+    """Whether SageMaker knows the component; raises when that can't be told."""
+    remote = Connection.of(request).remote(request.deadline, concurrency=1)
     try:
-        remote = Connection.configured(boto3_session, sagemaker_client).remote(Deadline(deadline_s), concurrency=1)
-        return remote.describe(component) is not None
-    except RemoteError as error:
-        level = logging.INFO if error.kind is ErrorKind.TRANSIENT else logging.WARNING
-        logger.log(level, "SageMaker could not be asked for %s; it is verified at the first replay: %s", component, error)
-        return None
+        return remote.describe(request.component) is not None
+    finally:
+        remote.close()
 
 
 def _make_room(journal: Path, wanted_bytes: int) -> int:
     from journaltrack.pruning_blobs import make_room  # noqa: PLC0415 - only where the spool has a limit, and has reached it
 
-    try:
-        return make_room(journal, wanted_bytes)
-    except JournalError as error:
-        logger.warning("no room could be made in the spool: %s", error)
-        return 0
+    return make_room(journal, wanted_bytes)
 
 
-Tracker.services = Services(replay=_replay, lookup=_lookup, background=_background, make_room=_make_room)
+SERVICES: Final = Services(replay=_replay, lookup=_lookup, background=_background, make_room=_make_room)
+"""What trackers ask for."""

@@ -10,6 +10,7 @@ counts as unset; paths in one are separated as in ``PATH``, patterns by commas. 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import sys
@@ -18,6 +19,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
+from journaltrack import paths
 from journaltrack.errors import InvalidInputError
 
 WATCHING_ANCHOR_EVERY_S: Final = 60.0
@@ -36,6 +38,10 @@ def _number(
 ) -> Any:  # noqa: ANN401
     kind = "integer" if isinstance(default, int) else "number"
     return field(default=default, metadata={"kind": kind, "meaning": meaning, "unit": unit, "least": least, "most": most, "zero": zero})
+
+
+def _switch(meaning: str, *, default: bool) -> Any:  # noqa: ANN401
+    return field(default=default, metadata={"kind": "switch", "meaning": meaning, "unit": "", "choices": ("true", "false")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,14 @@ class Configuration:
         "into S3 always; into a parameter of each component; both of the first and that; nowhere",
         choices=("artifacts", "s3", "parameter", "both", "off"),
     )
+    end_interrupted: bool = _switch(
+        "whether a sync ends runs whose processes are proven dead, as Stopped with the time of their last entry", default=True
+    )
+    sigterm: str = _text(
+        "default",
+        "what SIGTERM does inside a tracker's `with` block: what it does without one, or end the block, and the run as Stopped",
+        choices=("default", "stop"),
+    )
     redact: tuple[str, ...] = field(
         default=(),
         metadata={
@@ -110,7 +124,7 @@ class Configuration:
 
     def of_a_pass(self, *, watching: bool = False) -> dict[str, Any]:
         """What is configured of ``reconciler.Options``, by its names; a watcher makes a pass whenever something is written."""
-        options = {name: getattr(self, name) for name in ("concurrency", "timestamps", "visible_after_s", "anchor")}
+        options = {name: getattr(self, name) for name in ("concurrency", "timestamps", "visible_after_s", "anchor", "end_interrupted")}
         return {**options, "anchor_every_s": WATCHING_ANCHOR_EVERY_S if watching else 0.0}
 
 
@@ -155,8 +169,10 @@ def value_of(configuration: Configuration, key: str) -> Any:  # noqa: ANN401 - o
     return getattr(configuration.watch if table == _WATCH else configuration, name)
 
 
-def default_file() -> Path:
-    """Where the file is when none is named."""
+def default_file() -> Path | None:
+    """Where the file is when none is named; None: nowhere, since there is no home folder."""
+    if not paths.has_home("XDG_CONFIG_HOME"):
+        return None
     import platformdirs  # noqa: PLC0415 - only when nothing is named
 
     return Path(platformdirs.user_config_dir("journaltrack", appauthor=False)) / "config.toml"
@@ -200,12 +216,11 @@ def current() -> Configuration:
         InvalidInputError: See ``load``.
     """
     named = os.environ.get(CONFIG_VARIABLE)
-    file = Path(named).expanduser() if named else default_file()
-    try:
-        found = file.stat()
-        stamp: object = (found.st_mtime_ns, found.st_size, found.st_ino)
-    except OSError:
-        stamp = None
+    file = paths.expanded(named) if named else default_file()
+    stamp: object = None
+    with contextlib.suppress(OSError):
+        found = None if file is None else file.stat()
+        stamp = found and (found.st_mtime_ns, found.st_size, found.st_ino)
     key = (str(file), stamp, tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(_PREFIX))))
     if _current.get("key") != key:
         _current.update(configuration=load().configuration, key=key)
@@ -247,6 +262,8 @@ def _toml(value: Any) -> str:  # noqa: ANN401
         return '""'
     if isinstance(value, str):
         return f'"{value}"'
+    if isinstance(value, bool):
+        return str(value).lower()
     return "[]" if isinstance(value, tuple) else str(value)
 
 
@@ -263,7 +280,9 @@ def _field(key: str, where: str) -> Field[Any]:
 
 def _from_file(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> tuple[Path | None, dict[str, Any]]:
     named = path if path is not None else environ.get(CONFIG_VARIABLE) or None
-    file = (Path(named) if named is not None else default_file()).expanduser().absolute()
+    file = paths.expanded(named).absolute() if named is not None else default_file()
+    if file is None:
+        return None, {}
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -307,6 +326,7 @@ def _parsed(each: Field[Any], text: str) -> Any:  # noqa: ANN401 - what TOML wou
         "number": float,
         "paths": lambda t: t.split(os.pathsep),
         "patterns": lambda t: t.split(","),
+        "switch": lambda t: {"true": True, "false": False}.get(t.lower(), t),
     }
     try:
         return parsers.get(kind, str)(text)
@@ -318,6 +338,10 @@ def _checked(key: str, each: Field[Any], value: Any, where: str, *, base: Path |
     metadata = each.metadata
     if metadata["kind"] in {"patterns", "paths"}:
         return _checked_list(key, metadata["kind"], value, where, base)
+    if metadata["kind"] == "switch":
+        if not isinstance(value, bool):
+            raise _wrong(key, value, where, "true or false")
+        return value
     if metadata["kind"] == "text":
         if not isinstance(value, str):
             raise _wrong(key, value, where, "text")
@@ -346,7 +370,7 @@ def _checked_list(key: str, kind: str, value: object, where: str, base: Path | N
 
 
 def _absolute(path: str, base: Path | None) -> str:
-    expanded = Path(path).expanduser()
+    expanded = paths.expanded(path)
     return str(expanded if base is None else base / expanded)
 
 

@@ -13,7 +13,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from journaltrack.actions import Associate, Ensure, Request, Update, Upload
+from journaltrack.actions import Associate, Ensure, PutMetrics, Request, Update, Upload
 from journaltrack.errors import RemoteError, UnexpectedError
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ class Course:
         self._absent: set[int] = set()  # components whose creation failed for now: nothing of them can succeed
         self._blocked: set[int] = set()  # components with a failed update: a later one may not overtake it
         self._closed: set[_Way] = set()  # left alone for this pass
-        self._no_uploads = False
         self._failures: Counter[_Way] = Counter()  # in a row
         self._in_a_row: dict[_Way, RemoteError] = {}  # components that failed since the last success of any
         self._succeeded = False
@@ -63,6 +62,9 @@ class Course:
 
     def note(self, action: Request, verdict: Verdict) -> None:
         """Remember what this verdict forbids."""
+        if isinstance(action, PutMetrics) and verdict.outcome.outcome == "delivered" and not self._failures:  # nearly always
+            self._succeeded = True
+            return
         way = _way(action)
         if verdict.outcome.outcome in {"delivered", "partial"}:
             self._succeed(action, way)
@@ -91,10 +93,10 @@ class Course:
 
     def forbids(self, action: Request) -> bool:
         """Whether something that happened in this pass forbids the action."""
+        if not (self._absent or self._closed or self._blocked):  # nearly always
+            return False
         if self.is_closed(action.component_id) or _way(action) in self._closed:
             return True
-        if isinstance(action, Upload):
-            return self._no_uploads
         return isinstance(action, Update) and action.component_id in self._blocked
 
     def conclude(self) -> None:
@@ -131,7 +133,6 @@ class Course:
         """Nobody's fault: only a person, or time, can change it."""
         if isinstance(action, Upload):
             self._closed.add(way)
-            self._no_uploads |= error.everywhere
             self._report.uploads_halted = self._report.uploads_halted or error
         elif error.everywhere or error.unreachable:
             self._end(error)
@@ -140,6 +141,7 @@ class Course:
                 self._report.held.setdefault(action.component, error)
             else:
                 self._hold(action, error)
+            self._failures[way] += 1
             self._in_a_row.setdefault(way, error)
             if len(self._in_a_row) >= IN_A_ROW_MAX:
                 self._end(error)

@@ -16,8 +16,10 @@ import functools
 import logging
 import operator
 import os
+import re
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from journaltrack import access, database_copy, log_modes, paths, reentry
+from journaltrack.admission import Admission
 from journaltrack.errors import JournalError, JournalLockedError, JournalReadOnlyError, JournalWriteError
 from journaltrack.sqlite_errors import OUT_OF_DESCRIPTORS, is_lock, translated, unusable
 from journaltrack.standing_locks import StandingLocks
@@ -42,6 +45,11 @@ PAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 _BATCH_ROWS: Final = 500  # fewer than the 700 new objects after which the garbage collector looks at them
 _CHECKPOINT_PAGES: Final = 1_000  # SQLite's own default
 _FORK_WAIT_S: Final = 1.0
+_NEIGHBOUR_S: Final = 0.5  # two that wait for each other must not do so for ever
+_SLOW_S: Final = 0.25
+"""A commit that takes longer is worth a warning: ours take 4 ms with a rollback journal on a local disk."""
+_NUMBERED: Final = re.compile(r"\?(\d+)")
+_NAMES: Final = tuple(f"p{number}" for number in range(1, 100))
 
 _TEXT: Final = operator.methodcaller("decode", "utf-8", "replace")
 _CONFIGURATION: Final = {
@@ -52,6 +60,17 @@ _CONFIGURATION: Final = {
 
 _live: weakref.WeakSet[Database] = weakref.WeakSet()
 _left_behind: list[object] = []  # a parent's connections in a forked child: kept, so that nothing closes them
+
+
+@functools.lru_cache(maxsize=1_000)
+def _named(sql: str) -> str:
+    return _NUMBERED.sub(r":p\1", sql)
+
+
+def bound(sql: str, parameters: Sequence[Any]) -> tuple[str, Sequence[Any] | dict[str, Any]]:
+    """Give ``?1`` its value by a name: Python 3.12 warns of a sequence for numbered parameters, and Python 3.14 refuses it."""
+    named = _named(sql)
+    return (sql, parameters) if named == sql else (named, dict(zip(_NAMES, parameters, strict=False)))
 
 
 class Database:
@@ -79,12 +98,14 @@ class Database:
         self._busy_timeout_s = busy_timeout_s
         self._connection: sqlite3.Connection | None = None
         self._standing = StandingLocks(path, read_only=read_only)
-        self._shared: str | None = None  # the file system, if other machines may use the journal, too
+        self._admission = Admission(path, self._standing, read_only=read_only)
+        self._chosen = False  # whether it is known to be a journal, whose log may be changed
         self._names_synced = False
         self._identity = (0, 0)  # device and inode of the file that is open
         self._queue: WriteQueue | None = None  # of one that appends: it waits for its turn to write by itself
         self._wait_s = busy_timeout_s  # and so long
         self._unsure = False  # an fsync of the log failed: what was written before may never reach the disk
+        self._slow = False  # and told so
         self._closed = False
         self._in_block = False  # of ``transaction``
         self._copy: Callable[[sqlite3.Connection, Path], object] | None = None  # makes what is read instead of the file
@@ -120,15 +141,16 @@ class Database:
         return self._connection is not None and not self._connection.in_transaction and not self._standing.guarded
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """All rows of a SELECT."""
+        """All rows of a SELECT; ``?1`` is the first parameter."""
+        bindings = bound(sql, parameters)
         with self.lock, translated(self.path):
             try:
-                return self.connection.execute(sql, parameters).fetchall()
+                return self.connection.execute(*bindings).fetchall()
             except sqlite3.OperationalError as error:
                 if self._queue is None or not is_lock(error):
                     raise
             with self.patience():  # another process recovers the log after a kill, or closes it
-                return self.connection.execute(sql, parameters).fetchall()
+                return self.connection.execute(*bindings).fetchall()
 
     def read_columns(self, sql: str, parameters: Sequence[Any] = ()) -> list[list[Any]]:
         """All rows of a SELECT, as a list for each column.
@@ -137,7 +159,7 @@ class Database:
         of the CPU of settling them (benchmarks/settle.py). Numbers and texts in lists do not.
         """
         with self.lock, translated(self.path):
-            cursor = self.connection.execute(sql, parameters)
+            cursor = self.connection.execute(*bound(sql, parameters))
             columns: list[list[Any]] = [[] for _ in cursor.description]
             while rows := cursor.fetchmany(_BATCH_ROWS):
                 for column, values in zip(columns, zip(*rows, strict=True), strict=True):
@@ -148,7 +170,7 @@ class Database:
         """The first rows of a SELECT, until they take ``bytes_max``: a crafted row may have any size. At least one, if there are any."""
         rows = []
         with self.lock, translated(self.path):
-            cursor = self.connection.execute(sql, parameters)
+            cursor = self.connection.execute(*bound(sql, parameters))
             for row in cursor:
                 rows.append(row)
                 bytes_max -= sum(len(value) for value in row if isinstance(value, (str, bytes)))
@@ -186,13 +208,29 @@ class Database:
         self._standing.end_turn()
 
     def _commit(self, connection: sqlite3.Connection) -> None:
-        if self._queue is not None or not self.wal:
+        if self._admission.shared is not None:
+            self._commit_slowly(connection)
+        elif self._queue is not None or not self.wal:
             connection.execute("COMMIT")
         else:
             with self._standing.checkpointing() as alone:
                 connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES if alone else 0}")
                 connection.execute("COMMIT")
         self._standing.end_turn()
+
+    def _commit_slowly(self, connection: sqlite3.Connection) -> None:
+        began = time.monotonic()
+        connection.execute("COMMIT")
+        took_s = time.monotonic() - began
+        if took_s > _SLOW_S and not self._slow:
+            self._slow = True
+            logger.warning(
+                "the journal at %s is slow: a commit took %.1f s on %s. Training waits that long for each call; "
+                "set JOURNALTRACK_JOURNAL to a folder on a local disk.",
+                self.path.parent,
+                took_s,
+                self._admission.shared,
+            )
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -214,14 +252,37 @@ class Database:
     def choose_log(self) -> None:
         """Use a write-ahead log where that is safe; changes the file, so only for what is known to be a journal."""
         with self.lock, translated(self.path):
-            connection = self.connection
-            self.wal = log_modes.choose(connection, self.path, self._shared, self._standing, self._busy_timeout_s)
-            if self.wal:
-                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log
-                self._standing.take_all()
-            self._set_synchronous(self.connection)
-            if self.durability == "power":
-                self._sync_names(self.connection)
+            self._chosen = True
+            try:
+                self._choose_log(self.connection)
+            except sqlite3.OperationalError as error:
+                if not self._lacks_memory(error):
+                    raise
+                self._disconnect()
+                self._choose_log(self.connection)
+            if self._admission.shared is not None:
+                logger.warning(
+                    "the journal at %s is on %s, where processes can't share SQLite's write-ahead log: %s. "
+                    "Set JOURNALTRACK_JOURNAL to a folder on a local disk for full speed.",
+                    self.path.parent,
+                    self._admission.shared,
+                    log_modes.MEANING[self._admission.mode],
+                )
+
+    def _choose_log(self, connection: sqlite3.Connection) -> None:
+        self.wal = log_modes.choose(connection, self._admission.mode, self._busy_timeout_s)
+        if self.wal and not self._admission.is_alone:
+            self._standing.take_all()
+        self._set_synchronous(connection)
+        if self.durability == "power":
+            self._sync_names(connection)
+
+    def _lacks_memory(self, error: sqlite3.OperationalError) -> bool:
+        """Whether a file may be one that can't be mapped here, which is worth another way once."""
+        admission = self._admission
+        lacking = admission.has_memory and admission.mode == "log" and not self.read_only and "I/O" in str(error)
+        admission.has_memory = not lacking
+        return lacking
 
     def set_busy_timeout(self, seconds: float | None) -> None:
         """Change how long a writer waits for the lock; None: what it was at first."""
@@ -239,7 +300,7 @@ class Database:
 
     def checkpointing(self) -> contextlib.AbstractContextManager[bool]:
         """Whether no other process writes the log back, for the block."""
-        return self._standing.checkpointing()
+        return contextlib.nullcontext(enter_result=False) if self._admission.is_alone else self._standing.checkpointing()
 
     def write_log_back(self) -> bool:
         """Copy all of the log into the database while nobody appends; whether that could be done at once."""
@@ -267,7 +328,7 @@ class Database:
         log back to ``Checkpointer``. With a rollback journal nothing changes.
         """
         with self.lock, translated(self.path):
-            if self.wal and self._queue is None:
+            if self.wal and not self._admission.is_alone and self._queue is None:
                 self._queue = self._new_queue()
                 self._set_appending(self.connection)
 
@@ -395,8 +456,11 @@ class Database:
 
         A folder that can't be looked at (no permission for a moment, a file server that restarts) is not a deleted one.
         """
-        self._standing.look()
         if self._connection is None:
+            return False
+        self._standing.look()
+        if self._admission.could_be_alone() and not self._connection.in_transaction:
+            self._disconnect()  # the next use opens another
             return False
         return self.displaced() or (self.wal and _is_gone(f"{self.path}-wal"))
 
@@ -431,7 +495,9 @@ class Database:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))  # not even at the end of the interpreter
             self._connection = None
             self._names_synced = False
+            self._admission.leave()
             self._standing = StandingLocks(path, read_only=self.read_only)
+            self._admission = Admission(path, self._standing, read_only=self.read_only)
             self.path = path
             if self._queue is not None:
                 self._queue.close()
@@ -458,8 +524,32 @@ class Database:
     def _close(self, connection: sqlite3.Connection | None) -> None:
         self._standing.let_go()
         if connection is not None:
+            if self._admission.is_alone and self._chosen:
+                with contextlib.suppress(sqlite3.Error):  # readers need not know of a log that is gone
+                    connection.execute("PRAGMA journal_mode = DELETE")
             connection.close()
+        self._admission.leave()
         self._standing.give_back()
+
+    def make_way(self, timeout_s: float = -1) -> None:
+        """Disconnect where this process has the journal alone, unless a transaction is under way; the next use opens another.
+
+        Args:
+            timeout_s: How long to wait for the lock; -1: until it is free.
+        """
+        if self.lock.acquire(timeout=timeout_s):
+            try:
+                connection = self._connection
+                if connection is not None and self._admission.is_alone and not connection.in_transaction:
+                    self._disconnect()
+            finally:
+                self.lock.release()
+
+    def _let_neighbours_go(self) -> None:
+        for other in _all_live():
+            if other is not self and other.path == self.path:
+                other.make_way(_NEIGHBOUR_S)
+        self._refuse_own_thread()
 
     def __del__(self) -> None:
         # Python 3.13 warns of a connection that nobody closed; a tracker's lives as long as somebody may read it back.
@@ -480,19 +570,25 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         access.check_files(self.path.parent)
-        self._shared = paths.network_file_system(self.path.parent)
         connection = None
         try:
-            if self._shared is None:
-                self._standing.take()
-            else:
-                log_modes.refuse_foreign(self.path, self._shared)
-                self._standing.share()
-            connection = self._open()
-            if self.wal or (self.read_only and log_modes.is_wal(connection)):
-                self._standing.take_all()
-            elif self._shared is None:
+            self._admission.enter(self._busy_timeout_s, self._let_neighbours_go)
+            try:
+                connection = self._open()
+            except sqlite3.OperationalError as error:
+                if not self._lacks_memory(error):
+                    raise
                 self._standing.give_back()
+                self._admission.enter(self._busy_timeout_s, self._let_neighbours_go)
+                connection = self._open()
+            if self._admission.shared is not None:
+                if self._chosen:
+                    self._choose_log(connection)
+            elif self.wal or (self.read_only and log_modes.is_wal(connection)):
+                self._standing.take_all()
+            else:
+                self._standing.give_back()
+            self._admission.listen(weakref.WeakMethod(self.make_way))
             if self._copy is not None:
                 original, connection = connection, None
                 try:
@@ -506,7 +602,7 @@ class Database:
         return connection
 
     def _open(self) -> sqlite3.Connection:
-        uri = f"{_uri(self.path)}?mode={'ro' if self.read_only else 'rw'}"
+        uri = f"{_uri(self.path)}?mode={'ro' if self.read_only else 'rw'}{self._admission.options}"
         connection = _connect_uri(uri, self._busy_timeout_s)
         try:
             if self.read_only:
@@ -521,6 +617,8 @@ class Database:
                         return self._open_copy(functools.partial(database_copy.copy_files, self.path))
                     connection = _connect_uri(uri + "&immutable=1", self._busy_timeout_s)
                 return connection
+            if self._admission.is_alone or (self._admission.shared is not None and log_modes.says_log(self.path)):
+                connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # first of all: what has a log is opened without shared memory
             self.wal = log_modes.is_wal(connection)
             self._identity = _identity(self.path)
             self._set_synchronous(connection)
@@ -528,7 +626,7 @@ class Database:
                 self._sync_names(connection)
             if self._queue is not None:
                 self._set_appending(connection)
-            elif self.wal:
+            elif self.wal and self._admission.shared is None:
                 connection.execute("PRAGMA wal_autocheckpoint = 0")
         except BaseException:
             connection.close()
@@ -594,6 +692,7 @@ class Database:
     def _after_fork_in_child(self) -> None:
         _left_behind.append(self._connection)
         self._connection = None
+        self._admission.leave_to_parent()
         self._standing.leave_to_parent()
         self._names_synced = False
         if self._queue is not None:

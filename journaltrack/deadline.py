@@ -34,6 +34,10 @@ class Deadline:
         if outer is not None:
             outer.take_in(self)
 
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self._clock()
+
     def remaining_s(self) -> float:
         """Seconds left: 0.0 when over or cancelled, infinity when there is no bound."""
         if self._cancelled.is_set():
@@ -63,9 +67,10 @@ class Deadline:
         """Seconds for which an answer to what is in flight is still worth waiting for."""
         return float("inf") if self._grace_ends is None else max(0.0, self._grace_ends - self._clock())
 
-    def wait(self, seconds: float) -> None:
-        """Let ``seconds`` pass, or less if the deadline comes first or it is cancelled."""
+    def wait(self, seconds: float) -> bool:
+        """Let ``seconds`` pass, or less if the deadline comes first or it is cancelled; False if it is over."""
         self._cancelled.wait(min(seconds, self.remaining_s()))
+        return not self.over
 
     def departing(self) -> None:
         """Call right before the first byte of a request: none leaves once the time is over.

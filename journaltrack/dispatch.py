@@ -144,10 +144,11 @@ class Dispatch:
 
     def collect(self) -> None:
         """Take the answers that are there."""
-        while (done := self._crew.first()) is not None:
-            if done.job.receipt_id in self._handed_out:
+        crew, handed_out = self._crew, self._handed_out
+        while (done := crew.first()) is not None:
+            if done.job.receipt_id in handed_out:
                 self._judge(done)
-            self._crew.done_with_first()
+            crew.done_with_first()
 
     def give_up(self) -> int:
         """Wait no longer for what is in flight; how many requests may have left of which no answer is known.
@@ -155,7 +156,7 @@ class Dispatch:
         Whatever did not leave never will: the gate is closed.
         """
         for sending in [*self._handed_out.values()]:
-            if sending.ticket.left_at is None:
+            if sending.left_at is None:
                 self._keep(sending, not_sent(sending.job.action, sending.receipt_id))
         return len(self._handed_out)
 
@@ -210,14 +211,17 @@ class Dispatch:
         for each in jobs:
             self._updating[each.action.component_id] += 1
         free = min(self._window, FIRST_IN_FLIGHT + self._report.requests) - self._crew.unfinished(QUICK)
-        while len(jobs) < free and not self._course.ended and (job := self._waiting.next(self._is_ready)) is not None:
+        if free <= 0 or self._course.ended:
+            return jobs
+        is_late = self._attempts.is_late
+        while len(jobs) < free and (job := self._waiting.next(self._is_ready)) is not None:
             if self._course.forbids(job.action):
-                continue
-            if self._attempts.too_late_for(job.action):
-                self._report.out_of_time = True
                 continue
             if isinstance(job.action, Update):
                 self._updating[job.action.component_id] += 1
+            elif is_late and isinstance(job.action, PutMetrics):
+                self._report.out_of_time = True
+                continue
             jobs.append(job)
         return jobs
 

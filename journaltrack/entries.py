@@ -236,6 +236,15 @@ def status(
     )
 
 
+def primary_status(entry: Entry) -> str | None:
+    """What a status entry sets the status to; None if it leaves it alone, or can't be read."""
+    try:
+        primary = entry.detail.get("primary")
+    except ValueError:
+        return None
+    return primary if isinstance(primary, str) else None
+
+
 def parameter(name: str, value: str | float) -> Draft:
     """A parameter: text, or a number.
 

@@ -8,7 +8,6 @@
     │   ├── ComponentNotFoundError         ``Tracker.load``: SageMaker says that there is no such trial component
     │   └── UndeliverableError             ``strict=True`` only: AWS could never accept the value
     ├── InvalidTypeError   (TypeError)     an argument of the wrong type; nothing was journaled
-    ├── TrackerClosedError (RuntimeError)  a call after ``close()``; nothing was journaled
     ├── JournalError                       the journal itself
     │   ├── JournalNotFoundError           no such folder, or no ``journal.db`` in it
     │   ├── NotAJournalError               something else lives there; it was left alone
@@ -39,8 +38,19 @@ This module knows nothing of SQLite, boto3 or the command line.
 from __future__ import annotations
 
 import enum
+import errno
 from collections.abc import Mapping
 from typing import Final, Literal
+
+_OS_HINTS: Final = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check owner and permissions (ls -ln), or run it as the user who owns the journal"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space on that device"),
+    **dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENODEV), "the file system went away: mount it again"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "too many files are open: raise the limit (ulimit -n)"),
+    errno.ENAMETOOLONG: "name a folder with a shorter path",
+    errno.EIO: "the disk fails: see dmesg, and copy the folder to another one",
+    errno.EROFS: "the file system is read-only: mount it writable, or copy the folder",
+}
 
 
 def printable(text: str) -> str:
@@ -52,6 +62,21 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def described(error: BaseException) -> str:
+    """A foreign exception in words; those of plug-ins may have none."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - whatever it raises
+        text = ""
+    name = type(error).__name__
+    return printable(f"{name}: {text}" if text else name)
+
+
+def os_hint(error: OSError) -> str:
+    """What to do about a file that can't be used."""
+    return _OS_HINTS.get(error.errno or 0, "see what the system says of this file (ls -l, mount, dmesg)")
 
 
 class JournaltrackError(Exception):
@@ -92,10 +117,6 @@ class UndeliverableError(InvalidInputError):
 
 class InvalidTypeError(JournaltrackError, TypeError):
     """An argument of the wrong type. Nothing was journaled."""
-
-
-class TrackerClosedError(JournaltrackError, RuntimeError):
-    """A call on a tracker after ``close()``. Nothing was journaled."""
 
 
 class JournalError(JournaltrackError):

@@ -45,6 +45,22 @@ def holder(path: Path, *, start: int = 0, length: int = 0) -> int | None:
     return None if lock_type == fcntl.F_UNLCK else max(pid, 0)
 
 
+def is_locked(path: Path, locks: Path = Path("/proc/locks")) -> bool | None:
+    """Whether anybody on this machine holds a lock on a file that need not be readable; None: that can't be told.
+
+    Args:
+        path: The file.
+        locks: The kernel's table of locks (proc(5)).
+    """
+    try:
+        status = path.lstat()
+        lines = locks.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return None
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    return any(place in line.split() for line in lines)
+
+
 def having_open(path: Path) -> Iterator[int]:
     """The other processes of this user that have the file open, as far as /proc tells; opens nothing."""
     try:

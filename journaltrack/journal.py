@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from journaltrack import entries as vocabulary
@@ -17,15 +16,16 @@ from journaltrack import opening, paths, schema
 from journaltrack.appending import INSERT_ENTRY, Appender, OnJournalError
 from journaltrack.database import BUSY_TIMEOUT_S, Database, Durability
 from journaltrack.entries import Draft, Entry
-from journaltrack.errors import InvalidInputError, JournalWriteError
+from journaltrack.errors import InvalidInputError, JournalError, JournalWriteError
 
-__all__ = ["INSERT_ENTRY", "ComponentRow", "Journal", "OnJournalError"]
+__all__ = ["INSERT_ENTRY", "ComponentRow", "Journal", "LastStatus", "OnJournalError"]
 
 SELECT_ENTRY: Final = (
     "SELECT e.seq, e.writer_id, e.writer_seq, c.id, c.name, e.stream, e.kind, e.name, e.value, e.step, "
     "e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest FROM entry e JOIN component c ON c.id = e.component_id "
 )
 
+_STATUSES_MAX: Final = 100  # all that are read: every one that a journaltrack writes says the status
 _ANY_OF_COMPONENT: Final = "SELECT 1 FROM entry WHERE component_id = ? AND stream <> 'metric' LIMIT 1"
 
 
@@ -36,6 +36,23 @@ class ComponentRow(NamedTuple):
     name: str
     arn: str | None
     confirmed_at_ns: int | None
+
+
+class LastStatus(NamedTuple):
+    """What the last status call of a component says, and who made it."""
+
+    seq: int
+    writer_id: int
+    primary: str
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether the run is not over, as far as was recorded."""
+        return self.primary == "InProgress"
+
+    def is_begun_by(self, writer_id: int) -> bool:
+        """Whether that writer began a run that is not over."""
+        return self.in_progress and self.writer_id == writer_id
 
 
 class Journal(Appender):
@@ -96,7 +113,7 @@ class Journal(Appender):
                 f"durability={durability!r}, on_journal_error={on_journal_error!r}: not both known",
                 hint='durability is "process" or "power", on_journal_error is "buffer" or "raise"',
             )
-        folder = Path(paths.default_journal() if path is None else path).expanduser().absolute()
+        folder = paths.expanded(paths.default_journal() if path is None else path).absolute()
         file = folder / paths.DATABASE
         create = create and not read_only
         opening.prepare(folder, file, create=create)
@@ -164,14 +181,33 @@ class Journal(Appender):
         if not self.database.read_only:
             self.save()
         self._checkpointer.wait()
+        self._leave()
         self.database.close()
 
     def rest(self) -> None:
-        """Give the connection back; the next use opens another."""
+        """Give the connection back, after ``flush``; the next use opens another, and what is appended then is another writer's."""
         if self.postpone(self.rest):
             return
         self._checkpointer.wait()
+        self._leave()
         self.database.rest()
+
+    def _leave(self) -> None:
+        """This writer ends. Its file stays while a run that it began is in progress: it says whose death interrupts that run."""
+        with self.database.lock:
+            life, self._life = self._life, None
+            if life is None:
+                return
+            try:
+                statuses = [self.last_status(component_id) for component_id in life.components]
+                left = any(status is not None and status.is_begun_by(self._writer_id) for status in statuses)
+            except JournalError:
+                left = True
+            self._writer, self._writer_id = None, 0
+            if left:
+                life.leave()
+            else:
+                life.end(self.path)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -192,6 +228,15 @@ class Journal(Appender):
         written = [vocabulary.entry_of(row) for row in self.database.read(sql, (component_id,))]
         with self.database.lock:
             return written + [e for e in self._in_memory() if e.component_id == component_id and e.stream != vocabulary.METRIC]
+
+    def last_status(self, component_id: int) -> LastStatus | None:
+        """The last call that set the component's status; None if there is none. Costs its calls since then, but no metrics."""
+        sql = SELECT_ENTRY + "WHERE e.component_id = ? AND e.stream <> 'metric' AND e.kind = 'status' ORDER BY e.seq DESC LIMIT ?"
+        for entry in map(vocabulary.entry_of, self.database.read(sql, (component_id, _STATUSES_MAX))):
+            primary = vocabulary.primary_status(entry)
+            if primary is not None:
+                return LastStatus(entry.seq, entry.writer_id, primary)
+        return None
 
     def last_seq(self) -> int:
         """The newest entry's ``seq``; 0 when there is none."""

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from journaltrack import file_locks, limits
-from journaltrack.access import LOCK_FILE
+from journaltrack.access import LOCK_FILE, hand_over, of_others
 from journaltrack.errors import JournalReadOnlyError, LeaseHeldError, LeaseLostError
 
 if TYPE_CHECKING:
@@ -125,10 +125,16 @@ def _lock(database: Database) -> int:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
+        if path in of_others(path.parent):
+            raise JournalReadOnlyError(
+                f"{path} belongs to another user, so the journal can't be delivered; nothing is lost",
+                hint="`journaltrack doctor --repair` as the owner of the folder, or as root, puts that right",
+            ) from error
         raise JournalReadOnlyError(
             f"the journal at {path.parent} can't be written, so what is sent could not be recorded: {error.strerror}",
             hint="make the folder writable, or copy the journal to one that is",
         ) from error
+    hand_over(descriptor, path.parent)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -159,7 +159,7 @@ def bring(
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
-    return Path(path).expanduser().absolute()
+    return paths.expanded(path).absolute()
 
 
 def _refuse_itself(folders: Sequence[Path], target: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from journaltrack import limits
 from journaltrack.applying_source import WriterRow, forged
+from journaltrack.database import bound
 
 if TYPE_CHECKING:
     import sqlite3
@@ -93,7 +94,7 @@ class Heads:
         if place == self.places[uuid]:
             return self._digests[uuid]
         for _ in range(2):
-            row = self._connection.execute(_DIGEST_AT, (place, self.ids[uuid])).fetchone()
+            row = self._connection.execute(*bound(_DIGEST_AT, (place, self.ids[uuid]))).fetchone()
             if row is not None:
                 return bytes(row[0])
             self.flush()  # it may be among those that were just brought

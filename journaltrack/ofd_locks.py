@@ -61,7 +61,8 @@ class Descriptor:
         Raises:
             OSError: It is taken, or there are no locks here.
         """
-        fcntl.fcntl(self.number, fcntl.F_SETLK, struct.pack(FLOCK, fcntl.F_RDLCK, os.SEEK_SET, *place, 0))
+        start, length = place
+        fcntl.lockf(self.number, fcntl.LOCK_SH | fcntl.LOCK_NB, length, start)
 
     def is_locked(self, place: Place) -> bool | None:
         """Whether anything but this description has a lock of either kind there; None: it can't be told."""

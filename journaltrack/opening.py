@@ -166,6 +166,7 @@ def _upgrade(database: Database, current: str, now_ns: int, *, appending: bool) 
     try:
         from journaltrack import upgrading  # noqa: PLC0415 - imports SQLAlchemy and Alembic, 0.6 s
 
+        database.make_way()  # for the upgrade's own connection
         with translated(database.path):
             upgrading.upgrade(database.path, current, now_ns=now_ns)
     except Exception as error:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 ORPHANED_GRACE_S: Final = 20.0
 """How long a child whose parent is gone waits for answers to what is in flight."""
+TERMINATED_GRACE_S: Final = 5.0
+"""... and one that is asked to end (SIGTERM): whoever stops a machine kills what is there after ten seconds or more."""
 _LOOK_EVERY_S: Final = 0.25
 _START: Final = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from journaltrack.pass_process import main; main()"
 _ENVIRONMENT: Final = ("AWS_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "JOURNALTRACK_", "SAGEMAKER_")
@@ -48,6 +50,7 @@ class PassProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._environment: dict[str, str] = {}
         self._pid = os.getpid()
+        self._closed = False
         _processes.add(self)
 
     def deliver(self, request: DeliveryRequest, component: str | None = None) -> Delivery:
@@ -84,6 +87,7 @@ class PassProcess:
 
     def close(self, grace_s: float) -> None:
         """Let the child end, and wait for that so long; one that still awaits an answer records it and ends by itself."""
+        self._closed = True
         child, self._child = self._child, None
         if child is None or self._pid != os.getpid():
             return
@@ -91,7 +95,7 @@ class PassProcess:
         try:
             child.wait(grace_s)
         except subprocess.TimeoutExpired:
-            _left_behind.append(child)
+            _reap(child)
         _close(child.stdout)
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -101,15 +105,11 @@ class PassProcess:
         if not self._lock.acquire(timeout=-1 if left_s == float("inf") else left_s):
             raise JournalError("another pass was still running when the time was over", hint="what is pending stays in the journal")
         try:
-            child = self._started()
-            try:
-                _write(child.stdin, asked)
-                answer = self._answer(child, deadline)
-            except (OSError, ValueError) as error:
-                self._forget()
-                raise JournalError(
-                    f"the process that delivers in the background ended ({error})", hint="it is started again; nothing is lost"
-                ) from error
+            answer = self._answer_of_child(asked, deadline)
+        except (OSError, ValueError) as error:
+            raise JournalError(
+                f"the process that delivers in the background ended ({error})", hint="it is started again; nothing is lost"
+            ) from error
         finally:
             self._lock.release()
         told = answer.get("error")
@@ -118,12 +118,32 @@ class PassProcess:
             raise (known if issubclass(known, JournalError) else JournalError)(told["message"], hint=told["hint"])
         return answer
 
+    def _answer_of_child(self, asked: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
+        """What the child answers; one that ended, perhaps because somebody asked it to, is replaced once."""
+        try:
+            return self._asked_once(asked, deadline)
+        except (OSError, ValueError):
+            if deadline.over or self._closed:
+                raise
+        return self._asked_once(asked, deadline)
+
+    def _asked_once(self, asked: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
+        child = self._started()
+        try:
+            _write(child.stdin, asked)
+            return self._answer(child, deadline)
+        except (OSError, ValueError):
+            self._forget()
+            raise
+
     def _answer(self, child: subprocess.Popen[bytes], deadline: Deadline) -> dict[str, Any]:
         assert child.stdout is not None  # noqa: S101 - it was asked for
         cancelled = False
         line = b""
+        ready = select.poll()  # not select(), which knows no descriptor beyond 1,023
+        ready.register(child.stdout, select.POLLIN)
         while not line.endswith(b"\n"):
-            if select.select([child.stdout], [], [], _LOOK_EVERY_S)[0]:
+            if ready.poll(_LOOK_EVERY_S * 1000):
                 block = os.read(child.stdout.fileno(), 65_536)
                 if not block:
                     msg = f"exit code {child.wait()}"
@@ -143,7 +163,7 @@ class PassProcess:
             self._environment = environment
             # Without buffers there is nothing in them at a fork, and no lock of theirs.
             self._child = subprocess.Popen(  # noqa: S603 - this interpreter, and code of ours
-                [sys.executable, "-c", _START, json.dumps(sys.path)], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                [sys.executable, "-c", _START, json.dumps(_import_path())], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
             _write(self._child.stdin, self._connection)
         return self._child
@@ -155,7 +175,7 @@ class PassProcess:
             _close(child.stdout)
             if child.poll() is None:
                 child.kill()
-            child.wait()
+                _reap(child)
 
     def _after_fork_in_child(self) -> None:
         # The ends of the pipes are the parent's: held open here, they would keep its helper alive after it is gone.
@@ -168,7 +188,7 @@ class PassProcess:
 
 
 _processes: weakref.WeakSet[PassProcess] = weakref.WeakSet()
-_left_behind: list[object] = []  # processes that nobody waits for any more: in a forked child, the parent's
+_left_behind: list[object] = []  # in a forked child, the parent's processes, which are not its own to wait for
 
 
 def _forked() -> None:
@@ -178,6 +198,16 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
+
+
+def _reap(child: subprocess.Popen[bytes]) -> None:
+    """Wait for its end beside everything else: no zombie is left, and nobody waits for a disk on which it hangs."""
+    threading.Thread(target=child.wait, name="journaltrack-reaper", daemon=True).start()
+
+
+def _import_path() -> list[str]:
+    """``sys.path`` as the import system reads it: text, and (programs put them there) paths that are objects."""
+    return [os.fsdecode(each) for each in sys.path if isinstance(each, (str, bytes, os.PathLike))]
 
 
 def _write(pipe: IO[bytes] | None, value: Mapping[str, Any]) -> None:
@@ -206,18 +236,22 @@ def main() -> None:
     ended = threading.Event()
 
     def read() -> None:
-        for line in sys.stdin.buffer:
+        for line in os.fdopen(0, "rb", buffering=0):  # a buffer's lock, held while it waits, would be fatal at the end of the interpreter
             request = json.loads(line)
             if request.get("do") == "cancel":
                 for deadline in tuple(current):
                     deadline.cancel(grace_s=request["grace_s"])
             else:
                 requests.put(request)
+        end(ORPHANED_GRACE_S)
+
+    def end(grace_s: float) -> None:
         ended.set()
         requests.put(None)
         for deadline in tuple(current):
-            deadline.cancel(grace_s=ORPHANED_GRACE_S)
+            deadline.cancel(grace_s=grace_s)
 
+    signal.signal(signal.SIGTERM, lambda *_: end(TERMINATED_GRACE_S))
     threading.Thread(target=read, name="journaltrack-requests", daemon=True).start()
     connection = requests.get()
     while connection is not None and (request := requests.get()) is not None:
@@ -253,7 +287,7 @@ def _answered(request: dict[str, Any], known: dict[str, Any], deadline: Deadline
         preflight=request["preflight"],
         look_only=request["look_only"],
     )
-    options = Options(request["component"], **known["options"])
+    options = Options(request["component"], wait_for_lease=request["component"] is not None, **known["options"])
     try:
         delivery = composition.deliver(asked, connection, options)
     except JournaltrackError as error:

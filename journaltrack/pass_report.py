@@ -47,6 +47,7 @@ class PassReport:
         out_of_time: The deadline ended it.
         duration_s: Seconds.
         position: What the pass has seen of the journal; None: it ended before it had looked.
+        ended: Interrupted runs that it ended as Stopped, by name.
     """
 
     delivered: int = 0
@@ -64,6 +65,7 @@ class PassReport:
     out_of_time: bool = False
     duration_s: float = 0.0
     position: Position | None = None
+    ended: list[str] = field(default_factory=list)
 
     @property
     def settled(self) -> int:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import pwd
 import re
+import stat
 import sys
+import tempfile
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from journaltrack.errors import InvalidInputError
+
+logger = logging.getLogger(__name__)
 
 DATABASE: Final = "journal.db"
 SPOOL: Final = "spool"
 MOUNTS: Final = Path("/proc/self/mountinfo")
+WRITERS: Final = "writers"
+
+_told: set[Path] = set()  # places of which it was told that they are only temporary
 
 # File systems of one machine: every process that gets at them shares memory through a mapped file, which SQLite's index of
 # the write-ahead log needs (https://sqlite.org/wal.html). What is not here may be shared between machines, or may not map
@@ -35,25 +46,75 @@ _WITHOUT_PERMISSIONS: Final = frozenset(["vfat", "msdos", "exfat", "fuse.exfat",
 
 
 def home() -> Path:
-    """The folder of the default journal: ``JOURNALTRACK_HOME``, else the platform's user data folder."""
+    """The folder of the default journal: ``JOURNALTRACK_HOME``, else the platform's user data folder.
+
+    Where the user has no home (a container without HOME and without a name for the user's number): a folder of that number in
+    the one for temporary files, made here for its owner alone, with a warning.
+
+    Raises:
+        InvalidInputError: There is no such place either.
+    """
     named = os.environ.get("JOURNALTRACK_HOME")
     if named:
-        return Path(named).expanduser()
+        return expanded(named)
+    if not has_home("XDG_DATA_HOME"):
+        return _temporary_home()
     import platformdirs  # noqa: PLC0415 - only when nothing is configured
 
     return Path(platformdirs.user_data_dir("journaltrack", appauthor=False))
+
+
+def has_home(instead: str) -> bool:
+    """Whether there is a folder of the user's, or the variable ``instead`` names the one in it that is wanted."""
+    if any(Path(os.environ.get(variable, "")).is_absolute() for variable in (instead, "HOME")):
+        return True
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir).is_absolute()
+    except KeyError:  # a number without a name
+        return False
+
+
+def _temporary_home() -> Path:
+    hint = "set JOURNALTRACK_HOME, HOME, or journal= to a folder that you can write"
+    try:
+        folder = Path(tempfile.gettempdir()) / f"journaltrack-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise InvalidInputError(f"there is no home folder, and none can be made in its place: {error}", hint=hint) from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        # Everybody may make files there, also in our name before us.
+        raise InvalidInputError(f"there is no home folder, and {folder} is not a folder of yours alone", hint=hint)
+    if folder not in _told:
+        _told.add(folder)
+        logger.warning("there is no home folder: the default journal is in %s, which may be emptied at the next start; %s", folder, hint)
+    return folder
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path, with the home folder in the place of a leading ``~``.
+
+    Raises:
+        InvalidInputError: There is no such folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InvalidInputError(
+            f"{os.fspath(path)} can't be told: there is no home folder", hint="write the whole path, or set HOME"
+        ) from error
 
 
 def default_journal() -> Path:
     """The journal used when none is named: that of the configuration (``JOURNALTRACK_JOURNAL``), else ``journal`` in ``home()``.
 
     Raises:
-        InvalidInputError: The configuration file can't be right.
+        InvalidInputError: The configuration file can't be right, or see ``home``.
     """
     from journaltrack import configuration  # noqa: PLC0415 - only when none is named
 
     named = configuration.current().journal
-    return Path(named).expanduser() if named else home() / "journal"
+    return expanded(named) if named else home() / "journal"
 
 
 def network_file_system(folder: Path, mounts: Path = MOUNTS) -> str | None:

@@ -45,14 +45,18 @@ _PLAIN: Final = (
     "AND typeof(e.recorded_at_ns) = 'integer' AND e.digest >= x'')"
 )
 _UNSETTLED: Final = "e.seq NOT IN (SELECT seq FROM delivery)"
+_NEW: Final = "e.seq > ?1 AND e.seq <= ?2"
+_LISTED: Final = "e.seq IN (SELECT seq FROM unsettled WHERE seq > ?1 AND seq <= ?2)"
+"""Instead of ``_NEW``, up to the mark: what passes before have left pending."""
 _SELECT_PLAIN: Final = (
     "SELECT e.seq, e.component_id, e.writer_id, e.writer_seq, e.name, e.value, e.step, e.timestamp_ns FROM entry e "
-    f"WHERE e.seq > ?1 AND e.seq <= ?2 AND {_UNSETTLED} AND {_PLAIN}"
+    f"WHERE {_NEW} AND {_UNSETTLED} AND {_PLAIN}"
 )
 _SINCE: Final = " AND e.recorded_at_ns >= ?4"
+_OF_THESE: Final = f"e.component_id IN (SELECT value FROM json_each(?5)) AND {_UNSETTLED}"
 _FIRST_ONES: Final = " ORDER BY e.seq LIMIT ?3"
 _SELECT_OTHERS: Final = (
-    f"{SELECT_ENTRY}WHERE e.seq > ?1 AND e.seq <= ?2 AND {_UNSETTLED} "
+    f"{SELECT_ENTRY}WHERE {_NEW} AND {_UNSETTLED} "
     f"AND ({_PLAIN} IS NOT 1 OR e.seq IN (SELECT value FROM json_each(?4))) ORDER BY e.seq LIMIT ?3"
 )
 
@@ -61,11 +65,15 @@ _SELECT_AT: Final = f"{SELECT_ENTRY}WHERE e.seq IN (SELECT value FROM json_each(
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which entries are asked for. ``since_ns`` and ``entry`` say the same, the one of plain metrics, the other of all."""
+    """Which entries are asked for. ``since_ns`` and ``entry`` say the same, the one of plain metrics, the other of all.
+
+    ``of_all``: of every component, so that nobody need ask of which.
+    """
 
     component: Callable[[str], bool] = lambda _: True
     entry: Callable[[Entry], bool] = lambda _: True
     since_ns: int | None = None
+    of_all: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +127,16 @@ def pending_at(journal: Journal, seqs: Sequence[int]) -> list[Entry]:
 def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq: int, last_seq: int) -> Chunk:
     """The first chunk above ``after_seq``; nothing above ``last_seq``, since what is appended between two queries would be passed over."""
     database = journal.database
-    if wanted.since_ns is None:
-        columns = database.read_columns(_SELECT_PLAIN + _FIRST_ONES, (after_seq, last_seq, CHUNK_METRICS))
-    else:
-        columns = database.read_columns(_SELECT_PLAIN + _SINCE + _FIRST_ONES, (after_seq, last_seq, CHUNK_METRICS, wanted.since_ns))
+    listed_up_to = standing.listed_up_to(database)
+    place = _LISTED if after_seq < listed_up_to else _NEW
+    last_seq = listed_up_to if place is _LISTED else last_seq
+    plain, others_too = _SELECT_PLAIN.replace(_NEW, place), _SELECT_OTHERS.replace(_NEW, place)
+    plain += _FIRST_ONES if wanted.since_ns is None else _SINCE + _FIRST_ONES
+    ids = None
+    if not wanted.of_all:  # a backlog of other runs stays in SQLite
+        ids = json.dumps([row.id for row in journal.components() if wanted.component(row.name)])
+        plain, others_too = (sql.replace(_UNSETTLED, _OF_THESE) for sql in (plain, others_too))
+    columns = database.read_columns(plain, (after_seq, last_seq, CHUNK_METRICS, wanted.since_ns, ids))
     seqs, component_ids = columns[:2]
     upto_seq = seqs[-1] if len(seqs) == CHUNK_METRICS else last_seq
     _learn(journal, names, set(component_ids))
@@ -133,7 +147,7 @@ def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq:
         columns = [[*compress(column, sound)] for column in columns]
     others: list[Entry] = []
     if upto_seq - after_seq != len(columns[0]):  # there is something between them
-        found = database.read_page(_SELECT_OTHERS, (after_seq, upto_seq, CHUNK_OTHERS_MAX, json.dumps(odd)))
+        found = database.read_page(others_too, (after_seq, upto_seq, CHUNK_OTHERS_MAX, json.dumps(odd), ids))
         if len(found) == CHUNK_OTHERS_MAX or _size(found) >= PAGE_BYTES_MAX:  # and perhaps more than that
             upto_seq = found[-1][0]
             below = bisect.bisect_right(columns[0], upto_seq)

@@ -9,16 +9,14 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from journaltrack import paths, report, standing
+from journaltrack import interruption, paths, report, standing
 from journaltrack.pass_report import Position
 from journaltrack.spool import is_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_PENDING_UPLOADS: Final = (
-    "SELECT e.payload FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.kind = 'upload' AND e.seq NOT IN (SELECT seq FROM delivery)"
-)
+_PENDING_UPLOADS: Final = f"SELECT e.payload {standing.PENDING} AND e.kind = 'upload'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +28,14 @@ class Work:
         pending: Entries.
         unfinished: Requests of a pass that was killed; the next pass settles them.
         missing_blobs: Pending artifacts whose content is not in the spool (None: not looked).
+        interrupted: Runs whose processes are proven dead.
     """
 
     position: Position
     pending: int
     unfinished: int
     missing_blobs: int | None = None
+    interrupted: int = 0
 
     @property
     def any(self) -> bool:
@@ -63,4 +63,4 @@ def look(journal: Path, *, blobs: bool = False) -> Work:
             found = {str(report.detail_of(payload).get("sha256")) for (payload,) in database.read_page(_PENDING_UPLOADS)}
             digests = filter(is_digest, found)
             missing = sum(not os.path.lexists(journal / paths.SPOOL / digest[:2] / digest) for digest in digests)
-        return Work(position, standing.pending_count(database), unfinished, missing)
+        return Work(position, standing.pending_count(database), unfinished, missing, len(interruption.interrupted(own)))

@@ -15,6 +15,7 @@ import platform
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,13 @@ from journaltrack.entries import description_digest
 
 GIT_WAIT_S: Final = 0.25
 """Ours: how long the first append waits for git's answer, seconds; a large work tree that takes longer is not told dirty or clean."""
+GIT_ENDS_S: Final = 30.0
+"""Ours: git that has not answered by then is ended."""
 PACKAGES_MAX: Final = 200
 """Ours: packages whose versions are recorded."""
 _VERSION_CHARS_MAX: Final = 100
 
-_asked: dict[str, subprocess.Popen[bytes] | bool | None] = {}  # by folder: git at work, or its answer; a forked child has it, too
+_asked: dict[Path, _Question] = {}  # by folder; a forked child has the answers, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,8 @@ def describe_process(now_ns: int, journal_id: str, *, training: bool = True) -> 
         str(uuid.uuid4()),
         _storable(socket.gethostname()),
         os.getpid(),
-        _storable(_user()),
-        _storable(os.path.abspath(program) if os.path.exists(program) else program),  # noqa: PTH100, PTH110 - keeps symlinks
+        _storable(user()),
+        _storable(_absolute(program)),
         now_ns,
         __version__,
         platform.python_version(),
@@ -98,41 +101,46 @@ def packages() -> str:
 def ask_git() -> None:
     """Ask git whether the program's work tree has changes, without waiting for the answer."""
     folder = _folder(_program())
-    if str(folder) not in _asked:
-        _asked[str(folder)] = _git_status(folder) if git_commit(folder) else None
+    if folder not in _asked:
+        question = _asked[folder] = _Question()
+        if git_commit(folder):
+            question.ask(folder)
 
 
 def git_dirty(folder: Path) -> int | None:
     """Whether files that git tracks differ from the commit: 1 or 0; None if nobody asked, or git does not say so within ``GIT_WAIT_S``."""
-    asked = _asked.get(str(folder))
-    if isinstance(asked, subprocess.Popen):
-        answer = None
-        try:
-            changes, _ = asked.communicate(timeout=GIT_WAIT_S)
-            answer = bool(changes.strip()) if asked.returncode == 0 else None
-        except (subprocess.TimeoutExpired, OSError, ValueError):  # ValueError: a forked child asked while its parent was reading
-            with contextlib.suppress(OSError):
-                asked.kill()
-                asked.communicate()
-        asked = answer
-    _asked[str(folder)] = asked
-    return None if asked is None else int(asked)
+    asked = _asked.get(folder)
+    return None if asked is None else asked.answer()
 
 
-def _git_status(folder: Path) -> subprocess.Popen[bytes] | None:
-    # No locks and no monitor: a look must leave nothing in the work tree, and run nothing that its configuration names.
-    command = ["git", "-c", "core.fsmonitor=false", "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty"]
-    try:
-        return subprocess.Popen(  # noqa: S603 - a constant command
-            command,
-            cwd=folder,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-    except (OSError, ValueError):
-        return None  # no git: the commit is known all the same
+class _Question:
+    """Put to git by a thread that waits for it: git leaves no zombie, and may take its time on a disk that hangs."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._is_dirty: bool | None = None
+
+    def ask(self, folder: Path) -> None:
+        self._thread = threading.Thread(target=self._ask, args=(folder,), name="journaltrack-git", daemon=True)
+        with contextlib.suppress(RuntimeError):  # no more threads here: then it is not known
+            self._thread.start()
+
+    def answer(self) -> int | None:
+        thread, self._thread = self._thread, None  # waited for once, and not by a forked child, which does not have it
+        if thread is not None and thread.is_alive():
+            thread.join(GIT_WAIT_S)
+        return None if self._is_dirty is None else int(self._is_dirty)
+
+    def _ask(self, folder: Path) -> None:
+        # No locks and no monitor: a look must leave nothing in the work tree, and run nothing that its configuration names.
+        command = ["git", "-c", "core.fsmonitor=false", "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty"]
+        environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+        # No git at all, or one that takes too long: the commit is known all the same.
+        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+            done = subprocess.run(  # noqa: S603 - a constant command
+                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=GIT_ENDS_S
+            )
+            self._is_dirty = bool(done.stdout.strip()) if done.returncode == 0 else None
 
 
 def _program() -> str:
@@ -140,7 +148,17 @@ def _program() -> str:
 
 
 def _folder(program: str) -> Path:
-    return Path(program).parent if os.path.exists(program) else Path.cwd()  # noqa: PTH110
+    try:
+        return Path(program).parent if os.path.exists(program) else Path.cwd()  # noqa: PTH110
+    except OSError:  # the working folder was removed
+        return Path()
+
+
+def _absolute(program: str) -> str:
+    try:
+        return os.path.abspath(program) if os.path.exists(program) else program  # noqa: PTH100, PTH110 - keeps symlinks
+    except OSError:  # the working folder was removed
+        return program
 
 
 def git_commit(folder: Path) -> str | None:
@@ -183,7 +201,8 @@ def _storable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _user() -> str:
+def user() -> str:
+    """Who runs this process: a name, or a number without one."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container with a uid that has no name

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, schema, statements, versions
+from journaltrack import limits, paths, schema, statements, versions
 from journaltrack.applying_source import Attested, WriterRow, check_link, check_writer, forged
 from journaltrack.errors import InvalidInputError, JournalTooNewError
 from journaltrack.pass_report import Progress
@@ -56,7 +56,7 @@ class ReceiptsFile:
             EvidenceError: It was cut or changed.
             OSError: It can't be read.
         """
-        file = cls(Path(path).expanduser().absolute())
+        file = cls(paths.expanded(path).absolute())
         file.name = str(file.path)
         if not file.path.is_file():
             raise InvalidInputError(f"{file.path} is not a file", hint="name a file that `journaltrack receipts export` made")

@@ -11,6 +11,7 @@ component does not hold up the others; nothing leaves after ``run``. Must not kn
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
-from journaltrack import anchoring, paths, readback, standing
+from journaltrack import anchoring, interrupted_runs, paths, readback, standing
 from journaltrack import doubts as doubting
 from journaltrack import lease as leases
 from journaltrack import plan as planning
@@ -30,7 +31,7 @@ from journaltrack.deadline import Deadline
 from journaltrack.dispatch import QUICK, UPLOADS, Crew, Dispatch
 from journaltrack.ending import Ending
 from journaltrack.entries import CREATE, LOAD, Entry
-from journaltrack.errors import JournalError, RemoteError
+from journaltrack.errors import JournalError, LeaseHeldError, RemoteError
 from journaltrack.gate import Gate
 from journaltrack.journal import Journal
 from journaltrack.pace import Pace
@@ -47,6 +48,10 @@ logger = logging.getLogger(__name__)
 CONCURRENCY: Final = 96
 """Requests in flight: what hides 30 ms of latency and the delays of a busy machine (ADR 0020). A service that allows fewer says so, and is
 asked at its rate from then on (``rate_limit``)."""
+_LEASE_POLL_S: Final = 0.05
+"""How often a lease is asked for that somebody else holds;"""
+_LOOK_EVERY: Final = 20
+"""... and after so many times, whether there is anything left to deliver."""
 _FRESH_S: Final = 1.0
 """While uploads take long, what was logged meanwhile is looked for so often."""
 
@@ -65,6 +70,8 @@ class Options:
         visible_after_s: How long after a request its points are taken for not there when reading back does not show them.
         anchor: Where the heads of the journal's chains are put after the pass, see ``anchoring.make``.
         anchor_every_s: Not before the last anchor is so old (seconds), unless a component ended in this pass.
+        end_interrupted: First end the runs whose processes are proven dead, as Stopped.
+        wait_for_lease: If somebody else reconciles the journal: wait until the deadline, or until they have delivered all that is wanted.
     """
 
     component: str | None = None
@@ -75,6 +82,8 @@ class Options:
     visible_after_s: float = readback.VISIBLE_AFTER_S
     anchor: str = "artifacts"
     anchor_every_s: float = 0.0
+    end_interrupted: bool = True
+    wait_for_lease: bool = False
 
     def wants_component(self, name: str) -> bool:
         """Whether the pass is about this component."""
@@ -89,7 +98,7 @@ class Options:
     @property
     def wanted(self) -> Wanted:
         """The same for reading."""
-        return Wanted(self.wants_component, self.wants, self.since_ns)
+        return Wanted(self.wants_component, self.wants, self.since_ns, self.component is None)
 
 
 class Reconciler:
@@ -159,9 +168,14 @@ class Reconciler:
         return self._report
 
     def _pass(self) -> None:
-        lease = leases.acquire(self._journal.database, clock_ns=self._clock_ns)
+        lease = self._acquired()
+        if lease is None:
+            self._report.pending = standing.pending_count(self._journal.database)
+            return
         try:
             settlement = Settlement(self._journal.database, lease, self._clock_ns)
+            if self._options.end_interrupted:
+                self._report.ended = interrupted_runs.end_interrupted(self._journal, self._options.wants_component)
             self._deliver(settlement)
             self._course.conclude()
             settlement.advance_mark()
@@ -180,6 +194,19 @@ class Reconciler:
         self._report.position = Position(self._seen_seq, standing.last_receipt_id(self._journal.database))
         self._report.pending = standing.pending_count(self._journal.database)
         self._report.out_of_time &= self._report.pending > 0
+
+    def _acquired(self) -> leases.Lease | None:
+        """The lease; None if there was somebody to wait for, and nothing is left to do."""
+        looks = itertools.count(1)
+        while True:
+            try:
+                return leases.acquire(self._journal.database, clock_ns=self._clock_ns)
+            except LeaseHeldError:
+                if not self._options.wait_for_lease or self._gate.over:
+                    raise
+                if next(looks) % _LOOK_EVERY == 0 and not standing.is_pending(self._journal.database, self._options.wants_component):
+                    return None
+            self._gate.wait(_LEASE_POLL_S)
 
     def _deliver(self, settlement: Settlement) -> None:
         """All that is sent for entries, and its end."""
@@ -252,7 +279,7 @@ class Reconciler:
                 self._replay_chunk(settlement, dispatch, uploads, chunk)
                 if self._course.ended or self._report.out_of_time:
                     break
-                settlement.advance_mark()
+                settlement.advance_mark(chunk.upto_seq)
             looked_at = time.monotonic()
             while dispatch.go_on(_FRESH_S):
                 if time.monotonic() - looked_at >= _FRESH_S:
@@ -289,11 +316,14 @@ class Reconciler:
         return resolved
 
     def _anchor(self, settlement: Settlement) -> None:
+        places = self._options.anchor
+        if self._report.uploads_halted is not None:  # what takes no artifact takes no anchor
+            places = "parameter" if places in {"both", "parameter"} else "off"
         anchoring.make(
             self._journal.database,
             settlement,
             self._remote,
-            self._options.anchor,
+            places,
             every_s=0.0 if self._course.component_ended else self._options.anchor_every_s,
             clock_ns=self._clock_ns,
         )

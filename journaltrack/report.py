@@ -210,6 +210,12 @@ def iso(time_ns: object) -> str | None:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest_ns // 1000:06d}Z" if moment.year >= 1000 else f"out of range: {time_ns} ns"  # noqa: PLR2004
 
 
+def iso_seconds(time_ns: object) -> str | None:
+    """``iso`` to the second."""
+    text = iso(time_ns)
+    return f"{text[:19]}Z" if text is not None and text.endswith("Z") else text
+
+
 def to_json(value: Any) -> Any:  # noqa: ANN401 - any report, or any part of one
     """What ``json.dumps`` takes: dataclasses as objects, times (``*_ns``) as ISO 8601 text under the name without ``_ns``.
 

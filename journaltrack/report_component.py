@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import entries as vocabulary
+from journaltrack import interruption, removed, report
 from journaltrack import plan as planning
-from journaltrack import removed, report
 from journaltrack.actions import MAP_OF_KIND, Artifact, FieldValue, PendingArtifact, Place, Status, in_order, merge_status
 from journaltrack.entries import Entry
+from journaltrack.interruption import RunInProgress
 from journaltrack.report import State
 from journaltrack.standing import origins
 
@@ -80,7 +81,7 @@ class MetricView:
 
 @dataclass(frozen=True, slots=True)
 class ComponentView:
-    """A component, offline. ``trials`` are (experiment, trial) that it belongs to."""
+    """A component, offline. ``trials`` are (experiment, trial) that it belongs to; ``run`` is how it stands while it is in progress."""
 
     name: str
     journal: str
@@ -96,6 +97,7 @@ class ComponentView:
     outputs: tuple[ArtifactView, ...]
     metrics: tuple[MetricView, ...]
     unreadable: tuple[int, ...]
+    run: RunInProgress | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The view as ``json.dumps`` takes it, see ``journaltrack.report.to_json``."""
@@ -182,6 +184,7 @@ def _show(journal: Journal, row: ComponentRow) -> ComponentView:
         outputs=tuple(artifacts["output_artifacts"]),
         metrics=_metrics(journal, row.id, row.name),
         unreadable=tuple(fold.unreadable),
+        run=interruption.of_component(journal, row.id, row.name),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import report
+from journaltrack import report, standing
 from journaltrack.report import InFlight, State
 from journaltrack.report_choice import Choice
 
@@ -169,7 +169,7 @@ def unsettled(journal: Journal | str | os.PathLike[str] | None = None, *, compon
         choice = Choice(component)
         sql = "SELECT e.seq FROM {0} WHERE {1} AND " + choice.condition + " LIMIT ?6"
         asked = (*choice.parameters(own), 1)
-        pending = own.database.read(sql.format(_ENTRIES, "e.seq > (SELECT seq FROM mark) AND d.seq IS NULL"), asked)
+        pending = own.database.read(sql.format(_ENTRIES, f"{standing.LOOKED_AT} AND d.seq IS NULL"), asked)
         problems = own.database.read(sql.format(_PROBLEMS, "d.outcome IN ('quarantined', 'in doubt')"), asked)
         return bool(pending), bool(problems)
 

@@ -60,7 +60,8 @@ _UNSETTLED: Final = (
     "AND typeof(e.writer_seq) = 'integer' ORDER BY e.seq"
 )
 _UNSETTLED_BELOW: Final = (
-    "SELECT e.seq FROM entry e WHERE e.seq <= ? AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) ORDER BY e.seq LIMIT 1"
+    "SELECT e.seq FROM entry e WHERE e.seq <= ? AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) "
+    "AND e.seq NOT IN (SELECT seq FROM unsettled) ORDER BY e.seq LIMIT 1"
 )
 _BELOW: Final = "SELECT (SELECT count(*) FROM entry WHERE seq <= ?1), (SELECT count(*) FROM delivery WHERE seq <= ?1)"
 _STRAYS: Final = "SELECT d.seq FROM delivery d WHERE NOT EXISTS (SELECT 1 FROM entry e WHERE e.seq = d.seq) LIMIT 1"
@@ -191,8 +192,8 @@ class _Identities:
             if writer_id is None or known == sum(last - first + 1 for first, last in intervals):
                 continue
             left_out = self._database.connection.execute(
-                "SELECT count(*) FROM entry e CROSS JOIN json_each(?1) i ON e.writer_seq BETWEEN json_extract(i.value, '$[0]') "
-                "AND json_extract(i.value, '$[1]') WHERE e.writer_id = ?2 AND e.seq <= ?3",
+                "SELECT count(*) FROM entry e CROSS JOIN json_each(?) i ON e.writer_seq BETWEEN json_extract(i.value, '$[0]') "
+                "AND json_extract(i.value, '$[1]') WHERE e.writer_id = ? AND e.seq <= ?",
                 (json.dumps(intervals), writer_id, highest),
             ).fetchone()[0]
             if left_out != known:
@@ -472,5 +473,5 @@ def _derived(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
     unsettled = database.read(_UNSETTLED_BELOW, (mark,)) if recorded > settled else []  # counting costs a tenth of looking
     if unsettled:
         ((seq,),) = unsettled
-        message = f"entry {seq} is not settled, and the low-water mark says that all is settled up to it: it would never be sent"
+        message = f"entry {seq} is not settled, and the low-water mark says that all is settled or listed up to it: it would never be sent"
         yield ChainProblem("record", message, seq=seq)

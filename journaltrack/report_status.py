@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import access, paths, report, spool_use
+from journaltrack import access, interruption, paths, report, spool_use, standing
 from journaltrack.compacting import footprint
+from journaltrack.interruption import RunInProgress
 from journaltrack.report import RECENT_RECEIPTS, ErrorRecord
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class JournalStatus:
         lease: Who reconciles; None when nobody does.
         sizes: On the disk.
         exposed: How others can read or change the journal; None when they can't.
+        left_open: Runs in progress whose processes are dead, or can't be seen from here.
     """
 
     journal_id: str
@@ -112,6 +114,7 @@ class JournalStatus:
     lease: LeaseHolder | None
     sizes: Sizes
     exposed: str | None = None
+    left_open: tuple[RunInProgress, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The status as ``json.dumps`` takes it, see ``journaltrack.report.to_json``."""
@@ -123,7 +126,7 @@ _CHOSEN: Final = (
     "(?1 IS NULL OR e.component_id IN (SELECT value FROM json_each(?1))) "
     "AND (?2 IS NULL OR e.recorded_at_ns >= ?2 OR e.kind IN ('create', 'load'))"
 )
-_UNSETTLED: Final = f"e.seq > (SELECT seq FROM mark) AND e.seq NOT IN (SELECT seq FROM delivery) AND {_CHOSEN}"
+_UNSETTLED: Final = f"{standing.LOOKED_AT} AND e.seq NOT IN (SELECT seq FROM delivery) AND {_CHOSEN}"
 
 
 def status(
@@ -163,13 +166,11 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
     )
     streams = tuple(PendingStream(stream, n - in_flight.get(stream, 0), oldest) for stream, n, oldest in rows)
     oldest_ns = min((s.oldest_recorded_at_ns for s in streams if isinstance(s.oldest_recorded_at_ns, int)), default=None)
-    problems = dict(
-        database.read(
-            "SELECT d.outcome, count(*) FROM delivery d JOIN entry e ON e.seq = d.seq "
-            f"WHERE d.outcome IN ('quarantined', 'in doubt') AND {_CHOSEN} GROUP BY 1",
-            (ids, since_ns),
-        )
-    )
+    of_problems = "SELECT d.outcome, count(*) FROM delivery d {} WHERE d.outcome IN ('quarantined', 'in doubt') {} GROUP BY 1"
+    if ids is None and since_ns is None:  # the index alone
+        problems = dict(database.read(of_problems.format("", "")))
+    else:
+        problems = dict(database.read(of_problems.format("JOIN entry e ON e.seq = d.seq", f"AND {_CHOSEN}"), (ids, since_ns)))
     return JournalStatus(
         journal_id=journal.journal_id,
         path=str(journal.path),
@@ -189,6 +190,7 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
         lease=_lease(database, now_ns),
         sizes=_sizes(journal),
         exposed=access.exposure(journal.path),
+        left_open=tuple(interruption.left_open(journal, None if ids is None else json.loads(ids))),
     )
 
 

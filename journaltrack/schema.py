@@ -11,7 +11,7 @@ from typing import Final
 from journaltrack.entries import description_digest
 from journaltrack.schema_text import COLUMNS, DDL, INSERTS
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The revision that this code reads and writes; ``tests/migrations`` compares it with Alembic's head.
 
 Revisions are four digits and only grow: a number above this one is a newer journaltrack's, whatever else the database holds.

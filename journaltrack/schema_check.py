@@ -35,7 +35,7 @@ from journaltrack.sqlite_errors import translated
 if TYPE_CHECKING:
     from journaltrack.database import Database
 
-HEAD_DIGEST: Final = "0da6231b44f36b04c4d04b0465bf765816226c2425f2b3d641717c59d535311e"
+HEAD_DIGEST: Final = "9ed323b272150c7f34a49e5b54e64c04b5c57af93cd8b2198cb65c898196396f"
 """Of the schema of ``schema.HEAD``; ``tests/unit/test_schema_check.py`` compares it with what ``schema`` makes."""
 _VERSION_TABLE: Final = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
 _OURS: Final = frozenset({"entry", "meta", "alembic_version"})

@@ -22,7 +22,7 @@ from journaltrack.attesting import Attestor, Settled, Statement
 from journaltrack.entries import BlobRef
 from journaltrack.errors import JournalNotFoundError
 from journaltrack.rescue import rescue
-from journaltrack.standing import IS_BEFORE, PENDING, PROBLEM
+from journaltrack.standing import IS_BEFORE, PROBLEM, UNSETTLED_MAX
 
 if TYPE_CHECKING:
     import sqlite3
@@ -46,6 +46,9 @@ _FINISH_RECEIPT: Final = (
 )
 _INSERT_DELIVERY: Final = "INSERT INTO delivery (seq, receipt_id, outcome, reason, settled_at_ns) VALUES (?, ?, ?, ?, ?)"
 # All entries of a full request in one statement take half the time of one statement each.
+_UNSETTLED_AFTER: Final = "SELECT e.seq FROM entry e WHERE e.seq > ? AND e.seq NOT IN (SELECT seq FROM delivery)"
+_OVER: Final = "(u.seq IN (SELECT seq FROM delivery) OR u.seq NOT IN (SELECT seq FROM entry))"
+"""Of a listed entry ``u``: whether it is settled, or was removed since."""
 _FULL: Final = limits.METRICS_PER_REQUEST_MAX
 _INSERT_FULL: Final = "INSERT INTO delivery (seq, receipt_id, outcome, settled_at_ns) VALUES " + ", ".join(
     f"(?{place}, ?{_FULL + 1}, 'delivered', ?{_FULL + 2})" for place in range(1, _FULL + 1)
@@ -319,16 +322,34 @@ class Settlement:
         """Keep the lease while nothing is recorded."""
         self._lease.renew()
 
-    def advance_mark(self) -> None:
-        """Move the low-water mark up to the first pending entry: what is below is never read again."""
-        rows = self._database.read(f"SELECT e.seq {PENDING} ORDER BY e.seq LIMIT 1")
+    def advance_mark(self, seen_seq: int = 0) -> None:
+        """Move the low-water mark up, so that what is below is never read again.
+
+        Args:
+            seen_seq: What a pass has seen up to here and left pending is listed, if there is room, and passed by. Beyond it
+                the mark stops at the first pending entry.
+        """
+        # Nobody else settles entries, and what is appended comes last: what is found now holds in the transaction.
+        ((mark, listed),) = self._database.read(f"SELECT seq, (SELECT count(*) FROM unsettled u WHERE NOT {_OVER}) FROM mark")
+        left = self._database.read(
+            f"{_UNSETTLED_AFTER} AND e.seq <= ? ORDER BY e.seq LIMIT ?", (mark, seen_seq, UNSETTLED_MAX - listed + 1)
+        )
+        full = len(left) > UNSETTLED_MAX - listed
+        stop = left.pop() if full else None
+        if stop is None:
+            rows = self._database.read(f"{_UNSETTLED_AFTER} ORDER BY e.seq LIMIT 1", (max(mark, seen_seq),))
+            stop = rows[0] if rows else None
         with self.attestor.transaction() as connection:
-            if rows:
-                connection.execute("UPDATE mark SET seq = ?", (rows[0][0] - 1,))
+            connection.execute(f"DELETE FROM unsettled AS u WHERE {_OVER}")
+            connection.executemany("INSERT OR IGNORE INTO unsettled VALUES (?)", left)
+            if stop is not None:
+                connection.execute("UPDATE mark SET seq = ?", (stop[0] - 1,))
             else:  # entries may have come since: settled ones at the end are enough
                 connection.execute(
-                    "UPDATE mark SET seq = max(seq, (SELECT coalesce(max(d.seq), 0) FROM delivery d)) WHERE NOT EXISTS "
-                    f"(SELECT 1 {PENDING} AND e.seq <= (SELECT coalesce(max(d.seq), 0) FROM delivery d))"
+                    "UPDATE mark SET seq = max(seq, ?, (SELECT coalesce(max(d.seq), 0) FROM delivery d)) WHERE NOT EXISTS "
+                    "(SELECT 1 FROM entry e WHERE e.seq > max(mark.seq, ?) AND e.seq <= (SELECT coalesce(max(d.seq), 0) FROM delivery d) "
+                    "AND e.seq NOT IN (SELECT seq FROM delivery))",
+                    (seen_seq, seen_seq),
                 )
 
     def release(self, outcomes: Sequence[DeliveryOutcome], component_ids: Sequence[int] | None = None) -> int:

@@ -206,6 +206,8 @@ class Spool:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             temporary = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
             target = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            access.hand_over(target, self.folder.parent)
+            access.hand_over(self.folder, self.folder.parent)
             try:
                 try:
                     sha256, size_bytes = _copy_bytes(descriptor, target, source)
@@ -230,6 +232,7 @@ class Spool:
                 f"{path.parent} is a symbolic link; nothing was written to where it points",
                 hint="do not trust this journal; make a new one",
             )
+        access.hand_over(path.parent, self.folder.parent)
         temporary.replace(path)
         self._sync_folders(path)
         return path

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from journaltrack import standing
 from journaltrack.spool import is_digest
 
 if TYPE_CHECKING:
@@ -16,10 +17,9 @@ if TYPE_CHECKING:
     from journaltrack.database import Database
 
 _NEEDED: Final = (  # above the mark, and through the index on problems: nothing of what was delivered is read
-    "SELECT json_extract(e.payload, '$.sha256') FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.stream = 'upload' "
-    "AND json_valid(e.payload) AND e.seq NOT IN (SELECT seq FROM delivery) "
-    "UNION SELECT json_extract(e.payload, '$.sha256') FROM delivery d CROSS JOIN entry e ON e.seq = d.seq "
-    "WHERE d.outcome IN ('quarantined', 'in doubt') AND e.stream = 'upload' AND json_valid(e.payload)"
+    f"SELECT json_extract(e.payload, '$.sha256') {standing.PENDING} AND e.stream = 'upload' AND json_valid(e.payload) "
+    "UNION SELECT json_extract(e.payload, '$.sha256') {} "
+    "WHERE d.outcome IN ('quarantined', 'in doubt') AND e.stream <> 'metric' AND e.stream = 'upload' AND json_valid(e.payload)"
 )
 
 
@@ -38,7 +38,7 @@ class SpoolUse:
 
 def needed(database: Database) -> set[str]:
     """Contents of uploads that are pending, in flight, in doubt or quarantined; costs what is not delivered."""
-    return {sha256 for (sha256,) in database.read(_NEEDED) if isinstance(sha256, str)}
+    return {sha256 for (sha256,) in database.read(_NEEDED.format(standing.of_problems(database))) if isinstance(sha256, str)}
 
 
 def of_size(database: Database, size_bytes: int) -> list[str]:

@@ -6,6 +6,7 @@ What a pass plans from; what it records is in ``settlement``.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -17,8 +18,12 @@ from journaltrack.plan import value_of
 if TYPE_CHECKING:
     from journaltrack.database import Database
 
-PENDING: Final = "FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.seq NOT IN (SELECT seq FROM delivery)"
+LOOKED_AT: Final = "(e.seq > (SELECT seq FROM mark) OR e.seq IN (SELECT seq FROM unsettled))"
+"""Of an entry ``e``: whether it may be pending. All others are settled, and need not be read."""
+PENDING: Final = f"FROM entry e WHERE {LOOKED_AT} AND e.seq NOT IN (SELECT seq FROM delivery)"
 """Entries that nothing became of yet, as a FROM clause. NOT IN looks the row up as NOT EXISTS does, in a third of the time."""
+UNSETTLED_MAX: Final = 10_000
+"""Ours: entries that are listed as unsettled; a journal in which more stay pending is read from the first one that is not listed."""
 PROBLEM: Final = "d.outcome IN ('quarantined', 'in doubt')"
 """Of a settlement ``d``: what the index ``delivery_problem`` is of. SQLite uses it only where a query says this in these words
 (https://sqlite.org/partialindex.html#queries_using_partial_indexes); ``d.outcome = 'in doubt'`` alone reads all that was ever delivered."""
@@ -34,11 +39,26 @@ _COLUMNS: Final = (
     "e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
     "e.recorded_at_ns, e.digest"
 )
+_FEW: Final = 1_000
+"""Ours: problems that are looked at one by one."""
 
 
 def pending_count(database: Database) -> int:
-    """How many entries are pending; costs what lies above the low-water mark."""
-    return int(database.read(f"SELECT count(*) {PENDING}")[0][0])
+    """How many entries are pending; costs what lies above the mark, and what is listed."""
+    # PENDING would keep a set of all numbers, so that none is counted twice.
+    above = "SELECT count(*) FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.seq NOT IN (SELECT seq FROM delivery)"
+    listed = (
+        "SELECT count(*) FROM unsettled u JOIN entry e ON e.seq = u.seq WHERE u.seq <= (SELECT seq FROM mark) "
+        "AND u.seq NOT IN (SELECT seq FROM delivery)"
+    )
+    return int(database.read(f"SELECT ({above}) + ({listed})")[0][0])
+
+
+def is_pending(database: Database, wanted: Callable[[str], bool]) -> bool:
+    """Whether anything of a component that is wanted is pending, or in flight."""
+    ids = [component_id for component_id, name in database.read("SELECT id, name FROM component") if wanted(str(name))]
+    sql = f"SELECT EXISTS (SELECT 1 {PENDING} AND e.component_id IN (SELECT value FROM json_each(?)))"
+    return bool(database.read(sql, (json.dumps(ids),))[0][0])
 
 
 def last_receipt_id(database: Database) -> int:
@@ -48,6 +68,11 @@ def last_receipt_id(database: Database) -> int:
 
 def low_water_mark(database: Database) -> int:
     """Every entry up to this ``seq`` is settled."""
+    return int(database.read("SELECT min(seq, coalesce((SELECT min(seq) FROM unsettled) - 1, seq)) FROM mark")[0][0])
+
+
+def listed_up_to(database: Database) -> int:
+    """Every entry up to this ``seq`` is settled, or in the table ``unsettled``."""
     return int(database.read("SELECT seq FROM mark")[0][0])
 
 
@@ -117,7 +142,11 @@ def _fields(
 def _statuses(database: Database, component_id: int, held: Place, known_origins: Mapping[int, int]) -> list[Part]:
     """The status calls that arrived, if one that is pending was recorded before the last of them."""
     of_kind = "AND e.component_id = ? AND e.stream <> 'metric' AND e.kind = 'status' ORDER BY e.seq"
-    pending = database.read(f"SELECT e.seq, e.recorded_at_ns, e.writer_id {PENDING} {of_kind}", (component_id,))
+    pending = []
+    # Apart, as in ``pending_count``: with both in one condition, SQLite reads all that there is of the component.
+    for begin in ("FROM entry e WHERE e.seq > (SELECT seq FROM mark)", "FROM unsettled u CROSS JOIN entry e ON e.seq = u.seq WHERE 1"):
+        sql = f"SELECT e.seq, e.recorded_at_ns, e.writer_id {begin} AND e.seq NOT IN (SELECT seq FROM delivery) {of_kind}"
+        pending += database.read(sql, (component_id,))
     if not any(Place(seq, at_ns, known_origins.get(writer_id, 0)).is_before(held) for seq, at_ns, writer_id in pending):
         return []
     arrived = f"SELECT {_COLUMNS} FROM entry e JOIN delivery d ON d.seq = e.seq WHERE d.outcome IN ('delivered', 'superseded') {of_kind}"
@@ -150,10 +179,22 @@ def _is_shared(database: Database, component_id: int) -> bool:
     return any(database.read(attached, interval) for interval in named)
 
 
+def of_problems(database: Database) -> str:
+    """Return a FROM clause of problems ``d`` and their entries ``e``, for those that are no metrics.
+
+    It begins with what is fewer: problems (a few refusals, or a point of NaN for each of a million steps), or entries that
+    are no metrics, by their index.
+    """
+    sql = f"SELECT count(*) FROM (SELECT 1 FROM delivery d WHERE {PROBLEM} LIMIT {_FEW + 1})"
+    if database.read(sql)[0][0] <= _FEW:
+        return "FROM delivery d CROSS JOIN entry e ON e.seq = d.seq"
+    return "FROM entry e CROSS JOIN delivery d ON d.seq = e.seq"
+
+
 def _refused_blobs(database: Database, component_id: int) -> frozenset[BlobRef]:
     rows = database.read(
         "SELECT json_extract(e.payload, '$.sha256'), json_extract(e.payload, '$.bucket'), json_extract(e.payload, '$.prefix') "
-        f"FROM delivery d CROSS JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome = 'quarantined' AND e.component_id = ? "
+        f"{of_problems(database)} WHERE {PROBLEM} AND d.outcome = 'quarantined' AND e.component_id = ? "
         "AND e.stream <> 'metric' AND e.kind = 'upload' AND json_valid(e.payload)",
         (component_id,),
     )

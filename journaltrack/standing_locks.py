@@ -21,8 +21,11 @@ import contextlib
 import errno
 import fcntl
 import logging
+import math
 import os
 import random
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -39,8 +42,16 @@ _DEAD_MAN_SWITCH: Final = (128, 1)  # ... and in the shared memory (https://sqli
 _CHECKPOINT: Final = (1 << 62, 1)  # whose turn it is to write the log back,
 _TURN: Final = ((1 << 62) + 1, 1)  # whose to write at all when somebody is careless,
 _CARELESS: Final = ((1 << 62) + 2, 1)  # and who is;
-_SHARING: Final = ((1 << 62) + 3, 1)  # who uses it from where a write-ahead log is not safe.
+_SHARING: Final = ((1 << 62) + 3, 1)  # who uses it from where a write-ahead log can't be shared,
+_ASKING: Final = ((1 << 62) + 4, 1)  # and who waits for one that has it alone.
+_PROBE: Final = ((1 << 62) + 5, 1)  # of nobody
 _CANARIES: Final = range(1 << 61, 1 << 62)  # in the shared memory, a byte of each connection
+_ANSWERS: Final = 4  # of a busy machine one comes late, but not all
+_ANSWERS_SOON_S: Final = 0.000_5
+_ASK_EVERY_S: Final = 0.02
+LOOK_EVERY_S: Final = 0.1
+"""How often who is alone looks whether somebody asks ..."""
+_LOOKS_COST: Final = 20  # ... where a look costs little; else so many times what it costs
 _TAKEN: Final = frozenset([errno.EAGAIN, errno.EACCES])
 
 _careless: set[tuple[int, int]] = set()  # databases of which this process closed a file while it used them
@@ -64,7 +75,13 @@ class StandingLocks:
         self._canary = (0, 1)
 
     def take(self) -> None:
-        """Lock the database: before SQLite opens it, so that there is no moment without."""
+        """Lock the database: before SQLite opens it, so that there is no moment without.
+
+        Not beside a rollback journal: a transaction that was cut short is rolled back by who can lock out everybody else.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(f"{self._path}-journal").st_size:  # noqa: PTH116 - at every opening
+                return
         with contextlib.suppress(OSError):
             self._database().lock(fcntl.F_RDLCK, SHARED_RANGE)
 
@@ -82,17 +99,70 @@ class StandingLocks:
             self._of_memory.lock_as_process(self._canary)
         self.look()
 
-    def share(self) -> None:
-        """Keep others from beginning a write-ahead log, for a connection from where that is not safe."""
+    def has_locks(self) -> bool:
+        """Whether this file system has locks as SQLite uses them."""
+        try:
+            self._database().lock_as_process(_PROBE)
+        except OSError as error:
+            return error.errno in _TAKEN or self._of_database is None
+        return True
+
+    def answers_in_s(self) -> float:
+        """How long the file system takes for a lock and a read, at best: where it takes long, a few times as long passes."""
+        best_s = math.inf
         with contextlib.suppress(OSError):
-            self._database().lock(fcntl.F_RDLCK, _SHARING)
+            database = self._database()
+            for _ in range(_ANSWERS):
+                began = time.monotonic()
+                database.is_locked(_ASKING)
+                os.pread(database.number, 1, 0)
+                best_s = min(best_s, time.monotonic() - began)
+                if best_s < _ANSWERS_SOON_S:
+                    break
+        return best_s
+
+    def be_alone(self) -> bool:
+        """Keep all others out from where a log can't be shared; whether nobody is there and nobody asks."""
+        try:
+            database = self._database()
+            if database.is_locked(_ASKING) is not False:
+                return False
+            database.lock(fcntl.F_WRLCK, _SHARING)
+        except OSError:
+            return False
+        return True
+
+    def share(self, timeout_s: float) -> bool:
+        """Keep others from being alone, and from beginning a log that all share; whether that could be done in time.
+
+        Who is alone lets go when it sees that somebody asks. Yes where there are no such locks.
+        """
+        until = time.monotonic() + timeout_s
+        try:
+            database = self._database()
+            try:
+                while not _locked(database, fcntl.F_RDLCK, _SHARING):
+                    if time.monotonic() >= until:
+                        return False
+                    _locked(database, fcntl.F_RDLCK, _ASKING)
+                    time.sleep(_ASK_EVERY_S)
+            finally:
+                database.lock(fcntl.F_UNLCK, _ASKING)
+        except OSError:
+            pass
+        return True
 
     def are_shared(self) -> bool:
-        """Whether somebody else has said ``share``."""
+        """Whether somebody else has said ``share``, or is alone."""
         try:
             return bool(self._database().is_locked(_SHARING))
         except OSError:
             return False
+
+    def is_left_alone(self) -> bool:
+        """Whether nobody else has said ``share``, and nobody asks to."""
+        database = self._of_database
+        return database is not None and database.is_locked(_SHARING) is False and database.is_locked(_ASKING) is False
 
     def look(self) -> None:
         """See whether this process has dropped its locks, or another one says that it does."""
@@ -168,3 +238,44 @@ class StandingLocks:
         if self._of_database is None:
             self._of_database = ofd_locks.take(self._path, self._mode)
         return self._of_database
+
+
+def is_asked_for(database: Path, until: threading.Event) -> bool:
+    """Wait until somebody asks for the database that this process has alone.
+
+    Args:
+        database: The file.
+        until: Ends the wait.
+
+    Returns:
+        Whether somebody does.
+    """
+    try:
+        descriptor = ofd_locks.take(os.fspath(database), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        pause_s = LOOK_EVERY_S
+        while not until.wait(pause_s):
+            began = time.monotonic()
+            if descriptor.is_locked(_ASKING):
+                return True
+            pause_s = max(LOOK_EVERY_S, _LOOKS_COST * (time.monotonic() - began))
+        return False
+    finally:
+        ofd_locks.give_back(descriptor)
+
+
+def _locked(descriptor: Descriptor, kind: int, place: ofd_locks.Place) -> bool:
+    """Whether it could be locked.
+
+    Raises:
+        OSError: There are no such locks here.
+    """
+    try:
+        descriptor.lock(kind, place)
+    except OSError as error:
+        if error.errno not in _TAKEN:
+            raise
+        return False
+    return True

@@ -143,11 +143,17 @@ field = Table(  # the entry that the remote holds now for each key of a componen
     Column("seq", Integer, nullable=False),
 )
 
-mark = Table(  # every entry up to seq is settled
+mark = Table(  # every entry up to seq is settled, or listed as unsettled
     "mark",
     metadata,
     Column("name", Text, primary_key=True),
     Column("seq", Integer, nullable=False),
+)
+
+unsettled = Table(  # entries up to the mark that passes have left pending; a row may outlive its entry's settlement
+    "unsettled",
+    metadata,
+    Column("seq", Integer, primary_key=True),
 )
 
 lease = Table(

@@ -1,7 +1,7 @@
 """The public API: the SageMaker Experiments ``Tracker``, with a journal in front of the network.
 
 validate → spool → append. Must not know the reconciler, boto3 or SQL; what needs the network (*replay on close*, *look
-up on load*) is handed in as ``Tracker.services`` by ``composition``.
+up on load*) are callables, ``Tracker.services``, and every call of one goes through ``guard``.
 
 Invariants: a call has either journaled all it was given, in one transaction, when it returns, or raised and journaled
 nothing. No call but ``close`` and ``load`` of an unknown name touches the network, both bounded by a deadline.
@@ -9,6 +9,7 @@ nothing. No call but ``close`` and ``load`` of an unknown name touches the netwo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mimetypes
 import os
@@ -20,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from journaltrack import artifact_files, configuration, jobs, limits, validation
+from journaltrack import artifact_files, jobs, limits, validation
 from journaltrack import entries as vocabulary
 from journaltrack.artifact_files import LeftOut
 from journaltrack.collaborators import ArtifactUploader, JournalArtifactUploader, JournalMetricsWriter, MetricsWriter
@@ -29,12 +30,13 @@ from journaltrack.errors import (
     ComponentNotFoundError,
     InvalidInputError,
     InvalidTypeError,
-    TrackerClosedError,
 )
+from journaltrack.guard import guarded
 from journaltrack.journal import Journal, OnJournalError
 from journaltrack.notices import Notice, Notices, warn
 from journaltrack.redaction import Redaction
-from journaltrack.services import Background, ReplayRequest, Services
+from journaltrack.services import WIRED, Background, ReplayRequest, Services
+from journaltrack.sigterm import SigtermStops
 from journaltrack.tracker_setup import (
     Settings,
     attached,
@@ -44,6 +46,7 @@ from journaltrack.tracker_setup import (
     name_for,
     name_to_load,
     open_journal,
+    replay_request,
     settings_of,
 )
 from journaltrack.trial_component import TrialComponent
@@ -65,8 +68,8 @@ class Tracker:
 
     Make one with ``create`` or ``load``. Threads may share it; a forked child may go on using it (it becomes a writer
     of its own). As a context manager it sets status and times: Completed, Failed on an exception (with its message),
-    Stopped on KeyboardInterrupt, asyncio's CancelledError and GeneratorExit; ``SystemExit`` with code 0 or None is a
-    completed run, with any other a failed one.
+    Stopped on KeyboardInterrupt, asyncio's CancelledError, GeneratorExit, and on SIGTERM (see ``create``); ``SystemExit`` with
+    code 0 or None is a completed run, with any other a failed one.
 
     Args:
         trial_component: From another tracker, or any object with a ``trial_component_name``, which is then tracked in
@@ -75,10 +78,15 @@ class Tracker:
         artifact_uploader: Takes the files of ``log_artifact``; None: the journal's spool.
     """
 
-    services: ClassVar[Services] = Services()
+    services: ClassVar[Services] = WIRED
 
     def __init__(
-        self, trial_component: object, metrics_writer: MetricsWriter | None = None, artifact_uploader: ArtifactUploader | None = None
+        self,
+        trial_component: object,
+        metrics_writer: MetricsWriter | None = None,
+        artifact_uploader: ArtifactUploader | None = None,
+        *,
+        _settings: Settings | None = None,
     ) -> None:
         if not isinstance(trial_component, TrialComponent):
             trial_component = attached(Journal.open(appending=True), getattr(trial_component, "trial_component_name", None))
@@ -87,10 +95,11 @@ class Tracker:
         self._id: int = trial_component.component_id
         self._journal_metrics = JournalMetricsWriter(trial_component, self._append)
         self._metrics_writer: MetricsWriter = self._journal_metrics if metrics_writer is None else metrics_writer
+        self._settings = settings = settings_of() if _settings is None else _settings
         if artifact_uploader is None:
-            artifact_uploader = JournalArtifactUploader(trial_component, self.services.make_room)
+            artifact_uploader = JournalArtifactUploader(trial_component, self._make_room, settings.configuration.spool_max_bytes)
         self._uploader: ArtifactUploader = artifact_uploader
-        self._settings = settings_of()
+        self._sigterm = SigtermStops()
         self._redaction = Redaction(self._settings.redact)
         self._owns_journal = False
         self._closed = False
@@ -121,6 +130,7 @@ class Tracker:
         sync: str | bool | None = None,
         close_deadline_s: float | None = None,
         redact: Sequence[str] | None = None,
+        sigterm: str | None = None,
     ) -> Tracker:
         """A tracker for a new trial component. Needs neither network nor credentials.
 
@@ -149,6 +159,8 @@ class Tracker:
             close_deadline_s: Seconds that the replay on close may take; None: see ``durability``, else 10.
             redact: Patterns of names (case does not matter), beside those of the configuration: the values of parameters, inputs
                 and outputs with such a name are replaced by "[redacted]" before they are recorded, for ever.
+            sigterm: ``"stop"``: SIGTERM ends the `with` block as an exception does (``SystemExit`` with code 143), and the run as Stopped;
+                only in the process and on the main thread that entered it. ``"default"``: what it does without us. None: see ``durability``.
 
         Raises:
             InvalidInputError: A name, tag or option that can't be right, or (without ``resume``) a name that this
@@ -156,7 +168,16 @@ class Tracker:
             JournalError: The journal can't be opened.
         """
         settings = settings_of(
-            artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s, durability, redact
+            artifact_bucket,
+            artifact_prefix,
+            boto3_session,
+            sagemaker_boto_client,
+            strict,
+            sync,
+            close_deadline_s,
+            durability,
+            redact,
+            sigterm,
         )
         mended = None
         if display_name is not None:
@@ -206,6 +227,7 @@ class Tracker:
         close_deadline_s: float | None = None,
         lookup_deadline_s: float | None = None,
         redact: Sequence[str] | None = None,
+        sigterm: str | None = None,
     ) -> Tracker:
         """A tracker for a trial component that exists.
 
@@ -229,6 +251,7 @@ class Tracker:
             close_deadline_s: See ``create``.
             lookup_deadline_s: Seconds that the look-up may take; None: see ``durability``, else 3.
             redact: See ``create``.
+            sigterm: See ``create``.
 
         Raises:
             ComponentNotFoundError: (a ValueError) AWS says that it does not exist.
@@ -236,7 +259,16 @@ class Tracker:
             JournalError: The journal can't be opened.
         """
         settings = settings_of(
-            artifact_bucket, artifact_prefix, boto3_session, sagemaker_boto_client, strict, sync, close_deadline_s, durability, redact
+            artifact_bucket,
+            artifact_prefix,
+            boto3_session,
+            sagemaker_boto_client,
+            strict,
+            sync,
+            close_deadline_s,
+            durability,
+            redact,
+            sigterm,
         )
         name, is_job = name_to_load(trial_component_name, training_job_name, processing_job_name)
         opened, owned = open_journal(journal, settings.durability, on_journal_error)
@@ -245,9 +277,12 @@ class Tracker:
             if known is not None and opened.state_entries(known.id):
                 return cls._made(TrialComponent(opened, known.id, known.name), settings, owned)
             verified: bool | None = None
-            if not is_job and settings.sync != "off" and cls.services.lookup is not None:
-                deadline_s = configuration.current().lookup_deadline_s if lookup_deadline_s is None else lookup_deadline_s
-                verified = cls.services.lookup(name, deadline_s, boto3_session, sagemaker_boto_client)
+            lookup = cls.services.lookup
+            if not is_job and settings.sync != "off" and lookup is not None:
+                deadline_s = settings.configuration.lookup_deadline_s if lookup_deadline_s is None else lookup_deadline_s
+                request = replay_request(opened.path, name, deadline_s, settings)
+                failure = f"SageMaker could not be asked for {name}; it is verified at the first replay"
+                verified = guarded(lambda: lookup(request), failure, request.deadline)
             if verified is False:
                 raise ComponentNotFoundError(
                     f"SageMaker has no trial component {name}",
@@ -366,14 +401,15 @@ class Tracker:
             InvalidTypeError: An argument of the wrong type.
         """
         if self._closed:
-            self._check_open()
+            self._reopen()
         self._metrics_writer.log_metric(metric_name, value, timestamp, iteration_number)
 
     def log_metrics(
         self, metrics: Mapping[str, Number], iteration_number: SupportsIndex | None = None, timestamp: Moment | None = None
     ) -> None:
         """Record a point of several metrics, all or none; see ``log_metric``."""
-        self._check_open()
+        if self._closed:
+            self._reopen()
         points = list(metrics.items()) if type(metrics) is dict else validation.pairs(metrics, "metrics")
         if self._metrics_writer is not self._journal_metrics:
             for name, value in points:
@@ -389,14 +425,13 @@ class Tracker:
         Raises:
             JournalWriteError: Entries wait in memory only, ``unwritten`` of them, because the journal takes none.
         """
-        self._check_open()
         self._journal.flush()
 
     def close(self) -> None:
         """Flush the journal to the disk, then replay within the deadline. Idempotent.
 
-        A network that fails raises nothing: what is not delivered stays in the journal. In a forked child this
-        flushes alone: the run is the parent's to deliver.
+        Nothing that the replay meets is raised: what is not delivered stays in the journal. What is logged afterwards is
+        recorded, and delivered by the next ``close``. In a forked child this flushes alone: the run is the parent's to deliver.
 
         Raises:
             JournalWriteError: Entries could not be written to the journal; the tracker stays open.
@@ -404,27 +439,26 @@ class Tracker:
         if self._closed or self._journal.postpone(self.close):
             return
         self._journal.save()
-        self._metrics_writer.close()
-        self._closed = True
-        if self._owns_journal:
-            self._journal.rest()  # reading back opens it again
-        if os.getpid() != self._pid:
-            return
-        if self._background is not None:
-            self._background.finish(self._replay_request())
-        elif self._settings.sync == "close" and self.services.replay is not None:
-            self.services.replay(self._replay_request())
+        try:
+            self._metrics_writer.close()
+        finally:  # a caller's writer may raise: what is in the journal is delivered all the same
+            if not self._closed:  # else a signal handler closed it meanwhile
+                self._closed = True
+                self._deliver()
 
     def __enter__(self) -> Tracker:  # noqa: PYI034 - the original's signature
-        self._check_open()
         if not self._is_job():
             start_ns = None if self.trial_component.start_time is not None else time.time_ns()
             self._append([vocabulary.status(primary="InProgress", start_ns=start_ns)])
+        if self._settings.sigterm == "stop":
+            self._sigterm.install()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if self._closed:
-            return
+        with self._sigterm.at_the_end(error):
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
         try:
             if os.getpid() == self._pid and not self._is_job():  # a forked child that leaves the block does not end the run
                 self._append([final_status(error)])
@@ -434,13 +468,13 @@ class Tracker:
                 raise
             # Also what a caller's own metrics writer raises: the exception that ended the block is the one to see.
             logger.exception("closing failed while another exception was on its way out")
-            warnings.warn(f"closing the tracker failed: {failure}", RuntimeWarning, stacklevel=2)
+            with contextlib.suppress(RuntimeWarning):  # `-W error`: as above
+                warnings.warn(f"closing the tracker failed: {failure}", RuntimeWarning, stacklevel=2)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """In a process that gets it by pickle (``multiprocessing`` with "spawn", a DataLoader's worker): another writer of the same
         component in the same journal. Like a forked child, it neither replays nor ends the run.
         """
-        self._check_open()
         own = [
             None if isinstance(given, default) else given
             for given, default in ((self._metrics_writer, JournalMetricsWriter), (self._uploader, JournalArtifactUploader))
@@ -456,30 +490,49 @@ class Tracker:
 
     @classmethod
     def _made(cls, trial_component: TrialComponent, settings: Settings, owned: bool) -> Tracker:
-        tracker = cls(trial_component, None, None)
-        tracker._settings = settings
-        tracker._redaction = Redaction(settings.redact)
+        tracker = cls(trial_component, None, None, _settings=settings)
         tracker._owns_journal = owned
-        if settings.sync == "background" and cls.services.background is not None:
-            tracker._background = cls.services.background(tracker._replay_request())
+        tracker._begin_delivering()
         return tracker
 
+    def _begin_delivering(self) -> None:
+        begin = self.services.background
+        if self._settings.sync == "background" and begin is not None and os.getpid() == self._pid:
+            failure = f"{self.trial_component.trial_component_name} is not delivered in the background, but on close"
+            request = self._replay_request()
+            self._background = guarded(lambda: begin(request), failure)
+
+    def _deliver(self) -> None:
+        """Have what was logged delivered, and give up what a closed tracker does not need."""
+        name = self.trial_component.trial_component_name
+        if self._owns_journal:
+            try:
+                self._journal.rest()  # reading back opens it again
+            except Exception:  # everything is on the disk by now
+                logger.debug("the journal of %s stays open", name, exc_info=True)
+        if os.getpid() != self._pid:
+            return
+        background, self._background = self._background, None
+        deliver = background.finish if background is not None else self.services.replay if self._settings.sync != "off" else None
+        if deliver is not None:
+            request = self._replay_request()
+            guarded(lambda: deliver(request), f"{name} was not delivered on close, its entries stay in the journal", request.deadline)
+
     def _replay_request(self) -> ReplayRequest:
-        settings = self._settings
-        return ReplayRequest(
-            self._journal.path,
-            self.trial_component.trial_component_name,
-            settings.close_deadline_s,
-            settings.boto3_session,
-            settings.sagemaker_client,
+        return replay_request(
+            self._journal.path, self.trial_component.trial_component_name, self._settings.close_deadline_s, self._settings
         )
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise TrackerClosedError(
-                f"the tracker of {self.trial_component.trial_component_name} is closed; nothing was recorded",
-                hint="use Tracker.load(name) to go on logging to the same component",
-            )
+    def _make_room(self, journal: Path, wanted_bytes: int) -> int:
+        make_room = self.services.make_room
+        if make_room is None:
+            return 0
+        return guarded(lambda: make_room(journal, wanted_bytes), "no room could be made in the spool") or 0
+
+    def _reopen(self) -> None:
+        """A call after ``close``: it is recorded as any other, and the next ``close`` delivers it."""
+        self._closed = False
+        self._begin_delivering()
 
     def _is_job(self) -> bool:
         """Whether the component is that of the SageMaker job we are in: the job owns status and times then."""
@@ -491,7 +544,8 @@ class Tracker:
 
     def _record(self, drafts: Sequence[Draft]) -> list[Draft]:
         """``_append`` without the telling; the drafts as they were recorded."""
-        self._check_open()
+        if self._closed:
+            self._reopen()
         new: set[tuple[str, str | None]] = set()
         checked = [self._within_limit(draft, new) for draft in drafts]
         if self._settings.strict:
@@ -551,7 +605,6 @@ class Tracker:
 
         ``new`` collects the names that the same call brings, as for ``_within_limit``.
         """
-        self._check_open()
         path = Path(file_path)
         key = validation.key(path.name if name is None else name, "artifact name", limits.ARTIFACT_KEY_CHARS_MAX)
         media_type = validation.optional_text(media_type, "media_type") or mimetypes.guess_type(path.name)[0]
@@ -591,7 +644,6 @@ def _elsewhere(
     """A tracker that was pickled, in the process that it came to."""
     path, durability, on_journal_error = how
     journal = Journal.open(path, durability=durability, on_journal_error=on_journal_error, create=False, appending=True)
-    tracker = Tracker(TrialComponent(journal, journal.component(name), name), metrics_writer, artifact_uploader)
-    tracker._redaction = Redaction(settings.redact)  # noqa: SLF001 - this module's own
-    tracker._settings, tracker._owns_journal, tracker._pid = settings, True, -1  # noqa: SLF001 - this module's own; nobody's pid: not its run
+    tracker = Tracker(TrialComponent(journal, journal.component(name), name), metrics_writer, artifact_uploader, _settings=settings)
+    tracker._owns_journal, tracker._pid = True, -1  # noqa: SLF001 - this module's own; nobody's pid: not its run
     return tracker

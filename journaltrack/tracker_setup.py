@@ -12,16 +12,22 @@ import secrets
 import time
 import traceback as tracebacks
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, SupportsFloat, cast
 
-from journaltrack import configuration, jobs, limits, provenance, redaction, validation
 from journaltrack import entries as vocabulary
+from journaltrack import jobs, limits, provenance, redaction, validation
+from journaltrack.configuration import Configuration, current
+from journaltrack.deadline import Deadline
 from journaltrack.errors import InvalidInputError, InvalidTypeError
 from journaltrack.journal import Journal, OnJournalError
+from journaltrack.services import ReplayRequest
+from journaltrack.sigterm import TerminatedError
 from journaltrack.trial_component import TrialComponent
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from journaltrack.database import Durability
     from journaltrack.entries import Draft
 
@@ -30,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `create` and `load` were given, for the life of the tracker."""
+    """What `create` and `load` were given, and the configuration at that time: for the life of the tracker."""
 
     artifact_bucket: str | None = None
     artifact_prefix: str | None = None
@@ -41,6 +47,8 @@ class Settings:
     close_deadline_s: float = 10.0
     durability: Durability = "process"
     redact: tuple[str, ...] = ()
+    sigterm: str = "default"
+    configuration: Configuration = field(default_factory=Configuration)
 
 
 def settings_of(
@@ -53,14 +61,15 @@ def settings_of(
     close_deadline_s: float | None = None,
     durability: Durability | None = None,
     redact: Iterable[str] | None = None,
+    sigterm: str | None = None,
 ) -> Settings:
     """The settings, checked; what was not given comes from the configuration.
 
     Raises:
         InvalidInputError: An option that can't be right.
-        InvalidTypeError: A bucket or prefix that is no str, patterns that are no list of str.
+        InvalidTypeError: A bucket or prefix that is no str, patterns that are no list of str, a session or client that is none.
     """
-    known = configuration.current()
+    known = current()
     if not isinstance(sync, (str, bool, type(None))):
         raise InvalidTypeError(f"sync must be a str or a bool, not {type(sync).__name__}", hint=_SYNC_HINT)
     chosen = known.sync if sync is None else _SYNC_OF_BOOL[sync] if isinstance(sync, bool) else sync
@@ -73,7 +82,12 @@ def settings_of(
         raise InvalidInputError(f"close_deadline_s is {close_deadline_s}; it must be positive", hint='sync="off" replays nothing on close')
     if not isinstance(durability, (str, type(None))):
         raise InvalidTypeError(f"durability must be a str, not {type(durability).__name__}", hint='it is "process" or "power"')
+    sigterm = known.sigterm if sigterm is None else sigterm
+    if sigterm not in {"default", "stop"}:
+        raise InvalidInputError(f"sigterm={sigterm!r} is not known", hint='"stop" ends the with block and the run; "default" does nothing')
     validation.optional_text(prefix, "artifact_prefix")
+    _check_makes_requests(session, "boto3_session", "client", "boto3.Session()")
+    _check_makes_requests(client, "sagemaker_boto_client", "update_trial_component", 'session.client("sagemaker")')
     return Settings(
         validation.bucket(bucket),
         prefix,
@@ -84,6 +98,24 @@ def settings_of(
         float(close_deadline_s),
         cast("Durability", known.durability) if durability is None else durability,
         (*known.redact, *redaction.patterns(redact)),
+        sigterm,
+        known,
+    )
+
+
+def _check_makes_requests(value: object, what: str, method: str, example: str) -> None:
+    """A prefix or a region in the place of a session is told at the call, not by a warning hours later."""
+    if value is not None and not callable(getattr(value, method, None)):
+        raise InvalidTypeError(
+            f"{what} is of the type {type(value).__name__}, which makes no requests: it has no {method}()",
+            hint=f"pass what {example} returns, or nothing",
+        )
+
+
+def replay_request(journal: Path, component: str, deadline_s: float, settings: Settings) -> ReplayRequest:
+    """What a tracker with these settings asks for; its time begins now."""
+    return ReplayRequest(
+        journal, component, deadline_s, Deadline(deadline_s), settings.configuration, settings.boto3_session, settings.sagemaker_client
     )
 
 
@@ -185,7 +217,7 @@ def final_status(error: BaseException | None) -> Draft:
     if error is None or (isinstance(error, SystemExit) and _is_success(error.code)):
         return vocabulary.status(primary="Completed", end_ns=now_ns)
     kind = _text_of(lambda: type(error).__name__) or "an exception"
-    message = limits.one_line(_text_of(lambda: f"SystemExit: {error.code}" if isinstance(error, SystemExit) else str(error)))
+    message = limits.one_line(_text_of(lambda: _message_of(error)))
     text = _text_of(lambda: "".join(tracebacks.format_exception(type(error), error, error.__traceback__)))
     return vocabulary.status(
         primary="Stopped" if _is_stop(error) else "Failed",
@@ -193,6 +225,12 @@ def final_status(error: BaseException | None) -> Draft:
         end_ns=now_ns,
         traceback=text[-limits.TRACEBACK_CHARS_MAX :] or kind,
     )
+
+
+def _message_of(error: BaseException | None) -> str:
+    if isinstance(error, SystemExit) and not isinstance(error, TerminatedError):
+        return f"SystemExit: {error.code}"
+    return str(error)
 
 
 def _is_success(code: object) -> bool:
@@ -214,7 +252,7 @@ def _is_stop(error: BaseException) -> bool:
         members = getattr(error, "exceptions", ())
         return bool(members) and all(_is_stop(each) for each in members)
     names = {(each.__module__, each.__name__) for each in classes}
-    return isinstance(error, (KeyboardInterrupt, GeneratorExit)) or not names.isdisjoint(_CANCELLED)
+    return isinstance(error, (KeyboardInterrupt, GeneratorExit, TerminatedError)) or not names.isdisjoint(_CANCELLED)
 
 
 _CANCELLED: Final = {("asyncio.exceptions", "CancelledError"), ("trio", "Cancelled")}

@@ -75,6 +75,8 @@ class Uploads:
 
     def due_in_s(self) -> float:
         """Seconds until references are to be sent that wait for others now; infinity if none do."""
+        if not self._due:
+            return float("inf")
         now = self._clock()
         return min((since + LINGER_S - now for since in self._due.values() if since + LINGER_S > now), default=float("inf"))
 
@@ -82,6 +84,8 @@ class Uploads:
         """Up to so many uploads that may begin now."""
         if not self._waiting and self._put_off and free > 0:
             self._read()
+        if not self._waiting:
+            return []
         jobs: list[Job] = []
         for _ in range(len(self._waiting)):
             if len(jobs) >= free:
@@ -103,6 +107,8 @@ class Uploads:
         Args:
             is_free: Whether that is so, by component.
         """
+        if not self._due:
+            return []
         now = self._clock()
         busy = {action.component_id for action in self._waiting} | {component_id for component_id, _ in self._in_flight}
         jobs: list[Job] = []

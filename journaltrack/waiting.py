@@ -7,6 +7,7 @@ handler finds a part of one. Must not know how calls are written.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple
 
@@ -16,11 +17,19 @@ from journaltrack.errors import JournalWriteError
 
 
 class Call(NamedTuple):
-    """A call on its way into the journal: all its drafts are recorded, or none. ``at_ns`` is since the epoch, UTC."""
+    """A call on its way into the journal: all its drafts are recorded, or none.
+
+    Attributes:
+        component_id: Of the component that it is about.
+        drafts: What it records.
+        at_ns: When it was made, nanoseconds since the epoch, UTC.
+        condition: Checked in the transaction that records it: only if it holds, anything is recorded.
+    """
 
     component_id: int
     drafts: tuple[Draft, ...]
     at_ns: int
+    condition: Callable[[], bool] | None = None
 
 
 class Waiting(deque[Call]):

@@ -1,6 +1,6 @@
 """Journals seen from outside: which there are below a folder, whether one changed, whether one has arrived as a whole.
 
-Nothing here reads a journal's content, and a look costs two ``stat`` calls. The one exception is ``held_open``, which opens
+Nothing here reads a journal's content, and a look costs two ``stat`` calls and the locks of its writers. The one exception is ``held_open``, which opens
 the database file: closing it drops this process's own POSIX locks on it, and with them SQLite's protection, so it is for
 journals that this process has not opened.
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from journaltrack import file_locks, paths
+from journaltrack import file_locks, paths, writer_life
 
 DEPTH_MAX: Final = 4
 """How deep below a watched folder journals are looked for."""
@@ -40,6 +40,8 @@ class Files(NamedTuple):
     mtime_ns: int
     log_bytes: int
     log_mtime_ns: int
+    dead: frozenset[str] = frozenset()
+    """Writers that ended without ending what they had begun: a kill changes no file."""
 
     def replaced_by(self, other: Files) -> bool:
         """Whether ``other`` is not this journal grown, but another one, or one that is written anew."""
@@ -61,7 +63,7 @@ def files_of(journal: Path) -> Files | None:
     except FileNotFoundError:
         log = None
     held = (log.st_size, log.st_mtime_ns) if log is not None and log.st_size else (0, 0)
-    return Files(database.st_dev, database.st_ino, database.st_size, database.st_mtime_ns, *held)
+    return Files(database.st_dev, database.st_ino, database.st_size, database.st_mtime_ns, *held, dead=writer_life.dead(journal))
 
 
 def journals_in(folder: Path, depth: int = DEPTH_MAX) -> Iterator[Path]:

@@ -75,7 +75,7 @@ class Verifier:
     def _verify(self):
         self.problems += [f"SQLite: {line}" for (line,) in self.rows("PRAGMA integrity_check") if line != "ok"]
         revision = self.rows("SELECT version_num FROM alembic_version")[0][0]
-        if revision not in {"0001", "0002"}:
+        if revision not in {"0001", "0002", "0003"}:
             self.problems.append(f"revision {revision!r} is not described")
             return
         self.names = dict(self.rows("SELECT id, name FROM component"))
@@ -338,8 +338,11 @@ class Verifier:
             if held.get(key) != wanted.get(key) and not (key in held and held[key] in superseded):
                 self.problems.append(f"the remote does not hold entry {held.get(key)} for {key}")
         ((mark,),) = self.rows("SELECT seq FROM mark")
-        if self.rows("SELECT 1 FROM entry WHERE seq <= ? AND seq NOT IN (SELECT seq FROM delivery)", mark):
-            self.problems.append("an entry below the low-water mark is not settled")
+        there = self.rows("SELECT 1 FROM sqlite_master WHERE name = 'unsettled'")
+        listed = {seq for (seq,) in self.rows("SELECT seq FROM unsettled")} if there else set()
+        below = self.rows("SELECT seq FROM entry WHERE seq <= ? AND seq NOT IN (SELECT seq FROM delivery)", mark)
+        if {seq for (seq,) in below} - listed:
+            self.problems.append("an entry below the low-water mark is neither settled nor listed")
         ((generation,),) = self.rows("SELECT generation FROM lease")
         if generation < self.generation:
             self.problems.append("the lease has gone back")

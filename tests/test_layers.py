@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ DOORS = {
         "remotes.aws",
         "remotes.aws_bodies",
         "remotes.aws_clients",
+        "remotes.aws_credentials",
         "remotes.aws_direct",
         "remotes.aws_errors",
         "remotes.aws_hooks",
@@ -40,6 +42,7 @@ DOORS = {
         "upgrading",
         "sqlite_errors",
         "database",
+        "log_modes",
         "journal",
         "settlement",
         "doubts",
@@ -58,6 +61,9 @@ DOORS = {
 }
 FORBIDDEN = {
     "tracker": ("reconciler", "settlement", "lease", "perform", "remotes", "composition", "cli"),
+    "services": ("tracker", "journal", "database", "reconciler", "remotes", "remote", "cli"),
+    "guard": ("tracker", "journal", "database", "reconciler", "remotes", "remote", "services", "composition", "cli"),
+    "bounded": ("tracker", "journal", "database", "reconciler", "remotes", "remote", "composition", "cli"),
     "journal": ("tracker", "reconciler", "settlement", "remotes", "plan", "remote", "composition", "cli"),
     "watcher": ("tracker", "journal", "database", "settlement", "reconciler", "remotes", "composition", "cli"),
     "reconciler": ("tracker", "remotes", "composition", "cli"),
@@ -74,6 +80,11 @@ FORBIDDEN = {
     "exporting": ("tracker", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
     "bundling": ("tracker", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
     "spool": ("journal", "database", "schema", "remotes"),
+    "writer_life": ("tracker", "journal", "database", "schema", "entries", "reconciler", "remotes", "composition", "cli"),
+    "interruption": ("tracker", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
+    "interrupted_runs": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
+    "finishing": ("tracker", "reconciler", "settlement", "remotes", "remote", "composition", "cli"),
+    "sigterm": ("tracker", "journal", "database", "entries", "reconciler", "remotes", "composition", "cli"),
     "copying": ("spool", "journal", "database", "schema", "remotes", "bundling"),
     "doctor": ("tracker", "reconciler", "remotes", "remote", "composition", "cli"),
     "statements": ("tracker", "journal", "database", "reconciler", "remotes", "remote", "composition", "cli"),
@@ -104,6 +115,12 @@ PURE = {
 }
 
 
+MODULE = re.compile(r"journaltrack(\.\w+)+")
+ROOT = {"__init__", "services", "background", "pass_process"}
+"""Who may know the composition root, beside the command line: the package, which offers its functions; the one edge from the tracker
+to it, which names it for a first call; and what the root itself hands out."""
+
+
 def modules():
     """Name and tree of every module of the package."""
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -119,6 +136,8 @@ def imported(tree):
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE.fullmatch(node.value):  # for importlib
+            yield node.value
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -153,6 +172,12 @@ def test_layers_look_one_way(layer):
     ]
     allowed = {"perform imports journaltrack.remote"}
     assert [c for c in crossings if c not in allowed] == []
+
+
+def test_the_composition_root_has_few_users():
+    """Nothing but the sanctioned edges leads from the layers to the root that joins them, by name neither."""
+    users = {name for name, tree in modules() if any(begins(used, ("journaltrack.composition",)) for used in imported(tree))}
+    assert {name for name in users if not begins(name, ("cli",))} == ROOT
 
 
 @pytest.mark.parametrize("module", PURE)

@@ -7,7 +7,6 @@ of exit codes. The commands hold no logic of their own beyond choosing, calling 
 
 from __future__ import annotations
 
-import errno
 import importlib
 from typing import Any
 
@@ -15,9 +14,9 @@ import click
 
 from journaltrack._version import __version__
 from journaltrack.cli import exit_codes
-from journaltrack.cli.common import JSON, VERBOSE, configure_logging, exit_code_of, report_error, verbose_option
+from journaltrack.cli.common import JSON, VERBOSE, configure_logging, exit_code_of, report_error, unheard, verbose_option
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.output import error_json, print_json_line
+from journaltrack.cli.output import UnheardError, error_json, print_json_line, with_streams
 
 __all__ = ["ExitCode", "main"]
 
@@ -34,6 +33,7 @@ COMMANDS = {
     "receipts": "Carry acknowledgements from one copy to another.",
     "retry": "Make quarantined entries pending again.",
     "settle": "Decide about entries in doubt.",
+    "finish": "Say how a run ended whose process is gone.",
     "prune": "Remove what was delivered long ago, on the record.",
     "doctor": "Is the journal well, and what can be repaired.",
     "config": "What is configured, and where each value comes from.",
@@ -61,6 +61,11 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - click's
+        """See ``click.Command.main``."""
+        with_streams()
+        return super().main(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
         """Run the command; its result is the exit code."""
         configure_logging(ctx.meta.get(VERBOSE, 0))
@@ -70,9 +75,9 @@ class LazyGroup(click.Group):
             raise
         except KeyboardInterrupt:
             result = ExitCode.INTERRUPTED
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno == errno.EPIPE:
-                raise  # the reader of our output went away: click ends quietly
+        except UnheardError as error:
+            result = unheard(error)
+        except Exception as error:  # noqa: BLE001 - told below, with what it means
             result = exit_code_of(error)
             if ctx.meta.get(JSON):
                 print_json_line(error_json(error, result))  # one line: with --entries others may stand before it

@@ -87,6 +87,8 @@ def _print_component(component: ComponentAudit) -> None:
         ("  recorded", f"{output.moment(component.first_recorded_at_ns)} to {output.moment(component.last_recorded_at_ns)}"),
         ("  delivered", f"{output.moment(component.first_delivered_at_ns)} to {output.moment(component.last_delivered_at_ns)}"),
     ]
+    if component.run is not None:
+        rows.append(("  run", component.run.text))
     if component.last_error is not None:
         last = component.last_error
         why = f"{last.action} {last.outcome} {output.moment(last.at_ns)}, request {last.request_id or '-'}: {last.code or ''} {last.text or ''}"

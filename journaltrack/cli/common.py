@@ -12,13 +12,13 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from journaltrack import errors
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.output import clean, problem
+from journaltrack.cli.output import UnheardError, clean, problem
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -140,21 +140,12 @@ def chosen(*named: str | None) -> str | None:
 
 def path_of(journal: str | None) -> str:
     """The journal's folder as messages and JSON name it."""
-    from pathlib import Path  # noqa: PLC0415
-
     from journaltrack import paths  # noqa: PLC0415
 
-    return str(Path(journal if journal is not None else paths.default_journal()).expanduser().absolute())
+    return str(paths.expanded(journal if journal is not None else paths.default_journal()).absolute())
 
 
 # Of the system's errors those that say themselves what is wrong, wherever they come from.
-_NO_BUG: Final[dict[int | None, str]] = {
-    errno.ENAMETOOLONG: "name a folder with a shorter path",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENFILE: "the machine has too many files open; try again when it has fewer",
-}
-
-
 def exit_code_of(error: BaseException) -> ExitCode:
     """What an exception means to the caller of a command."""
     if isinstance(error, (errors.LeaseHeldError, errors.LeaseLostError)):
@@ -165,9 +156,15 @@ def exit_code_of(error: BaseException) -> ExitCode:
         return ExitCode.HALTED if error.kind is errors.ErrorKind.HALT and not error.unreachable else ExitCode.UNREACHABLE
     if isinstance(error, errors.JournaltrackError):
         return ExitCode.USAGE
-    if isinstance(error, OSError) and error.errno in _NO_BUG:
-        return ExitCode.JOURNAL
-    return ExitCode.UNEXPECTED
+    return ExitCode.JOURNAL if isinstance(error, OSError) else ExitCode.UNEXPECTED
+
+
+def unheard(error: UnheardError) -> ExitCode:
+    """What it means that the command's output can't be written; on stderr, unless its reader has seen enough."""
+    if error.reason.errno == errno.EPIPE:
+        return ExitCode.BROKEN_PIPE
+    problem("error", f"what the command prints can't be written: {error.reason.strerror}", errors.os_hint(error.reason))
+    return ExitCode.OUTPUT
 
 
 def report_error(error: BaseException, *, verbose: bool) -> None:
@@ -179,8 +176,9 @@ def report_error(error: BaseException, *, verbose: bool) -> None:
             click.echo(clean(line), err=True)
     if isinstance(error, errors.JournaltrackError):
         problem("error", error.message, error.hint)
-    elif isinstance(error, OSError) and error.errno in _NO_BUG:
-        problem("error", f"{error.strerror}: {error.filename}", _NO_BUG[error.errno])
+    elif isinstance(error, OSError):
+        what = f"{error.filename}: " if error.filename is not None else ""
+        problem("error", f"{what}{error.strerror or error}; nothing already written is lost", errors.os_hint(error))
     else:
         hint = "" if verbose else "this is a bug in journaltrack; run it again with -v and report the traceback"
         problem("error", f"unexpected: {type(error).__name__}: {error}", hint)
@@ -244,13 +242,12 @@ def named(journals: Sequence[str], more: Sequence[str]) -> list[str | None]:
 
 def with_folders(journals: Sequence[str | None]) -> list[str | None]:
     """The same with each folder of journals replaced by those in it."""
-    from pathlib import Path  # noqa: PLC0415
-
+    from journaltrack import paths  # noqa: PLC0415
     from journaltrack.watcher_folders import journals_in  # noqa: PLC0415
 
     found: list[str | None] = []
     for journal in journals:
-        inside = [] if journal is None else [str(path) for path in journals_in(Path(journal).expanduser())]
+        inside = [] if journal is None else [str(path) for path in journals_in(paths.expanded(journal))]
         found += inside or [journal]
     return list(dict.fromkeys(found))
 

@@ -38,7 +38,8 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
         ]
         output.print_json({"file": loaded.path and str(loaded.path), "settings": listed, "exit_code": int(ExitCode.OK)})
         return ExitCode.OK
-    where = str(loaded.path) if loaded.path else f"none ({configuration.default_file()} does not exist)"
+    place = configuration.default_file()
+    where = str(loaded.path) if loaded.path else f"none ({place} does not exist)" if place else "none (there is no home folder)"
     output.say(f"file  {output.clean(where)}")
     output.table("settings", ("key", "value", "from"), [(s.key, _shown(value), origin) for s, value, origin in rows])
     return ExitCode.OK

@@ -21,7 +21,9 @@ class ExitCode(enum.IntEnum):
     UNREACHABLE = 6
     LEASE_HELD = 7
     JOURNAL = 8
+    OUTPUT = 9
     INTERRUPTED = 130
+    BROKEN_PIPE = 141
     TERMINATED = 143
 
     @property
@@ -39,12 +41,16 @@ _MEANINGS = {
     ExitCode.HALTED: "stopped by credentials, permission or region; nothing is lost",
     ExitCode.UNREACHABLE: "the remote can't be reached, or the time was over",
     ExitCode.LEASE_HELD: "another process reconciles this journal",
-    ExitCode.JOURNAL: "the journal is missing, none, too new, damaged or read-only",
+    ExitCode.JOURNAL: "the journal is missing, none, too new, damaged, read-only, or its disk fails",
+    ExitCode.OUTPUT: "what the command prints can't be written: a full disk",
     ExitCode.INTERRUPTED: "ended by Ctrl-C before everything was delivered",
+    ExitCode.BROKEN_PIPE: "nobody reads any more what the command prints, as with head",
     ExitCode.TERMINATED: "ended by SIGTERM before everything was delivered",
 }
 _SEVERITY = (
     ExitCode.OK,
+    ExitCode.BROKEN_PIPE,
+    ExitCode.OUTPUT,
     ExitCode.PENDING,
     ExitCode.PROBLEMS,
     ExitCode.UNREACHABLE,

@@ -6,11 +6,14 @@ write to a terminal, with its markup off.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
@@ -26,6 +29,46 @@ _LABEL_CHARS_MAX: Final = 100
 _LINES_AT_A_TIME: Final = 1_000
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _STYLES: Final = {"quarantined": "red", "in doubt": "red", "pending": "yellow", "in flight": "yellow", "delivered": "green"}
+
+
+class UnheardError(Exception):
+    """What the command prints can't be written; what it prints from now on is dropped.
+
+    Args:
+        reason: The system's.
+    """
+
+    def __init__(self, reason: OSError) -> None:
+        self.reason = reason
+        super().__init__(reason.strerror)
+
+
+_going_on: Final[list[list[UnheardError]]] = []
+
+
+@contextlib.contextmanager
+def going_on() -> Iterator[list[UnheardError]]:
+    """For commands that do more than print: inside, what can't be printed ends nothing, and is in the list."""
+    _going_on.append([])
+    try:
+        yield _going_on[-1]
+    finally:
+        _going_on.pop()
+
+
+def with_streams() -> None:
+    """Give this process the standard streams that it was started without (``>&-``)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
+
+
+def _discard(stream: IO[str]) -> None:
+    """Send what a stream still holds, and what comes, nowhere: Python would fail over it once more at exit."""
+    with contextlib.suppress(OSError, ValueError):  # without a descriptor: nothing is left to be written
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def clean(value: object) -> str:
@@ -49,12 +92,9 @@ def cut(value: object, chars_max: int = 300) -> str:
 
 def moment(time_ns: object) -> str:
     """Nanoseconds since the epoch as UTC to the second, in one word."""
-    from journaltrack.report import iso  # noqa: PLC0415 - imports SQLAlchemy
+    from journaltrack.report import iso_seconds  # noqa: PLC0415 - imports SQLAlchemy
 
-    text = iso(time_ns)
-    if text is None:
-        return "-"
-    return f"{text[:19]}Z" if text.endswith("Z") else text
+    return iso_seconds(time_ns) or "-"
 
 
 def instant(time_ns: object) -> str:
@@ -95,7 +135,15 @@ def say(text: str = "", *, err: bool = False) -> None:
     """Write lines of ours; what they quote has been through ``clean``."""
     stream: IO[str] = sys.stderr if err else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+    try:
+        click.echo(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+    except OSError as error:
+        _discard(stream)
+        if err:  # the exit code tells
+            return
+        if not _going_on:
+            raise UnheardError(error) from error
+        _going_on[-1].append(UnheardError(error))
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from typing import TYPE_CHECKING, Literal
 
@@ -79,13 +78,13 @@ def command(
 
 
 def _settle(journal: Journal, component: str | None, *, delivered: bool, note: str) -> int:
-    from journaltrack import doubts  # noqa: PLC0415
+    from journaltrack import doubts, provenance  # noqa: PLC0415
     from journaltrack import lease as leases  # noqa: PLC0415
     from journaltrack.attesting import Attestor  # noqa: PLC0415
     from journaltrack.report import matching  # noqa: PLC0415
 
     decision = "there" if delivered else "set aside"
-    reason = f"{getpass.getuser()} settled it by hand as {decision}" + (f": {note}" if note else "")
+    reason = f"{provenance.user()} settled it by hand as {decision}" + (f": {note}" if note else "")
     ids = matching(journal, component)
     lease = leases.acquire(journal.database)
     try:

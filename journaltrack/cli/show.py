@@ -63,6 +63,8 @@ def _print(view: ComponentView) -> None:
         ("started", output.moment(status.start_ns)),
         ("ended", output.moment(status.end_ns)),
     ]
+    if view.run is not None:
+        rows.append(("run", view.run.text))
     if trials:
         rows.append(("trials", trials))
     if view.tags:

@@ -93,6 +93,7 @@ def print_status(status: JournalStatus) -> None:
         ("last error", _last_error(status)),
         ("reconciled by", _holder(status)),
     ]
+    rows += [("run", f"{run.component}: {run.text}") for run in status.left_open]
     rows.append(("size", _sizes(status.sizes)))
     output.fields(rows)
     if status.unfinished_receipts and status.lease is None:

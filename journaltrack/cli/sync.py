@@ -17,6 +17,8 @@ from journaltrack.deadline import Deadline
 from journaltrack.errors import JournaltrackError, RemoteError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from journaltrack.pass_report import PassReport
     from journaltrack.reconciler import Options
     from journaltrack.report_status import JournalStatus
@@ -96,13 +98,13 @@ def command(
     }
     run = _Run(options, Deadline(deadline_s), aws)
     codes: list[ExitCode] = []
-    with stopping(run):
+    with stopping(run), output.going_on() as lost:
         for journal in common.named(journals, more_journals):
             if codes and run.signal:
                 break
             try:
                 codes.append(_one(run, journal, dry_run=dry_run, as_json=as_json))
-            except JournaltrackError as error:
+            except (JournaltrackError, OSError) as error:
                 codes.append(common.exit_code_of(error))
                 run.results.append({"journal": common.path_of(journal), **output.error_json(error, codes[-1])})
                 common.report_error(error, verbose=common.is_verbose())
@@ -110,12 +112,16 @@ def command(
     if run.signal and code is not ExitCode.OK:
         code = ExitCode.INTERRUPTED if run.signal == signal.SIGINT else ExitCode.TERMINATED
     if as_json:
-        output.print_json({"journals": run.results, "exit_code": int(code)})
-    return code
+        with output.going_on() as lost_too:
+            output.print_json({"journals": run.results, "exit_code": int(code)})
+        lost += lost_too
+    return worst([code, *map(common.unheard, lost[:1])])
 
 
 def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> ExitCode:
-    if journal is None or not Path(journal).expanduser().is_file():
+    from journaltrack import paths  # noqa: PLC0415 - as above
+
+    if journal is None or not paths.expanded(journal).is_file():
         return _dry_run(run, journal, as_json=as_json) if dry_run else _sync(run, journal, as_json=as_json)
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="journaltrack-") as place:
@@ -193,6 +199,7 @@ def _summary(report: PassReport, after: JournalStatus) -> str:
 
 def _explain(report: PassReport, after: JournalStatus, *, stopped: bool) -> None:
     """On stderr: why it is not all delivered, and what to do."""
+    _tell_ended(report.ended)
     if report.arrived or report.not_arrived:
         output.say(
             f"of the entries in doubt {report.arrived} proved to be there, {report.not_arrived} not: those were pending again", err=True
@@ -216,6 +223,13 @@ def _explain(report: PassReport, after: JournalStatus, *, stopped: bool) -> None
         output.problem("warning", f"{output.plural(after.quarantined, 'entry')} quarantined, {after.in_doubt} in doubt", hint)
 
 
+def _tell_ended(names: Sequence[str]) -> None:
+    for name in names[:_HELD_MAX]:
+        output.problem("note", f"{name} was interrupted: its process is gone. It is ended as Stopped")
+    if len(names) > _HELD_MAX:
+        output.say(f"note: {len(names) - _HELD_MAX} more runs were interrupted, and are ended as Stopped; --json names them all", err=True)
+
+
 def _json(report: PassReport, after: JournalStatus, code: ExitCode) -> dict[str, Any]:
     return {
         "journal": after.path,
@@ -226,6 +240,7 @@ def _json(report: PassReport, after: JournalStatus, code: ExitCode) -> dict[str,
         "in_doubt": report.in_doubt,
         "arrived": report.arrived,
         "not_arrived": report.not_arrived,
+        "ended": report.ended,
         "requests": report.requests,
         "duration_s": round(report.duration_s, 3),
         "out_of_time": report.out_of_time,

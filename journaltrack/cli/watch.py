@@ -146,7 +146,7 @@ class _Service:
 
         named = self._folders or self._configuration.watch.folders or (self._configuration.journal or paths.default_journal(),)
         # Resolved: one journal under two names would be opened by two passes of one process, whose locks do not exclude each other.
-        return list(dict.fromkeys(Path(folder).expanduser().resolve() for folder in named))
+        return list(dict.fromkeys(paths.expanded(folder).resolve() for folder in named))
 
     def _deliver(self, request: DeliveryRequest) -> Delivery:
         from journaltrack import composition  # noqa: PLC0415
@@ -167,7 +167,9 @@ class _Service:
 
 
 def _path(named: str | None) -> Path | None:
-    return None if named is None else Path(named).expanduser().absolute()
+    from journaltrack import paths  # noqa: PLC0415
+
+    return None if named is None else paths.expanded(named).absolute()
 
 
 class _Lines(logging.Handler):

@@ -182,7 +182,10 @@ def _check_mark(database: Database) -> Iterator[Finding]:
     ((newest,),) = database.read("SELECT coalesce(max(seq), 0) FROM entry")
     hidden = 0
     if isinstance(mark, int) and 0 <= mark <= newest:
-        sql = "SELECT count(*) FROM entry e WHERE e.seq <= ? AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+        sql = (
+            "SELECT count(*) FROM entry e WHERE e.seq <= ? AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) "
+            "AND e.seq NOT IN (SELECT seq FROM unsettled)"
+        )
         ((hidden,),) = database.read(sql, (mark,))
         if not hidden:
             return

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from journaltrack import access, file_locks, lease, paths
+from journaltrack import access, claim, file_locks, lease, paths
 from journaltrack.doctor.findings import Finding
 
 REPLACEMENT: Final = f"{paths.DATABASE}.rebuilt"
@@ -31,7 +31,7 @@ _BETWEEN_LOOKS_S: Final = 0.2
 
 def own_files(folder: Path) -> list[Path]:
     """The files that SQLite and the lease keep in the folder, those that are there (links included)."""
-    names = [paths.DATABASE, *(f"{paths.DATABASE}-{suffix}" for suffix in ("wal", "shm", "journal")), access.LOCK_FILE]
+    names = [paths.DATABASE, *(f"{paths.DATABASE}-{suffix}" for suffix in ("wal", "shm", "journal")), access.LOCK_FILE, claim.FILE]
     return [folder / name for name in names if os.path.lexists(folder / name)]
 
 
@@ -120,6 +120,17 @@ def _check_permissions(folder: Path) -> Iterator[Finding]:
             "journaltrack doctor --repair closes it (0700, files 0600), unless the file system knows no permissions",
             "permissions",
             names,
+        )
+    foreign = access.of_others(folder)
+    if foreign:
+        yield Finding(
+            "files",
+            "problem",
+            f"{', '.join(path.name for path in foreign)}: not of the user that the folder belongs to, as after `sudo journaltrack sync`",
+            "that user can't log or deliver as long as it stays so; nothing is lost",
+            "journaltrack doctor --repair, as that user or as root",
+            "owner",
+            tuple(path.name for path in foreign),
         )
     owner = folder.stat().st_uid
     if owner not in (os.geteuid(), 0):

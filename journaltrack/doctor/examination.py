@@ -55,7 +55,7 @@ def examine(journal: str | os.PathLike[str] | None = None, *, progress: Callable
         NotAJournalError: It is a file, or holds nothing of a journal.
         JournalTooNewError: A newer journaltrack wrote it.
     """
-    folder = Path(paths.default_journal() if journal is None else journal).expanduser().absolute()
+    folder = paths.expanded(paths.default_journal() if journal is None else journal).absolute()
     if not folder.exists():
         raise JournalNotFoundError(f"there is no journal at {folder}", hint="check the path")
     if not folder.is_dir():

@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeAlias
 Check: TypeAlias = Literal["files", "medium", "locks", "database", "schema", "records", "chains", "spool", "clock"]
 CHECKS: Final[tuple[Check, ...]] = ("files", "medium", "locks", "database", "schema", "records", "chains", "spool", "clock")
 Severity: TypeAlias = Literal["problem", "warning", "note"]
-Repair: TypeAlias = Literal["permissions", "leftovers", "finish", "rebuild", "upgrade", "schema", "log", "mark", "lease", "spool"]
+Repair: TypeAlias = Literal["owner", "permissions", "leftovers", "finish", "rebuild", "upgrade", "schema", "log", "mark", "lease", "spool"]
 """What ``doctor --repair`` can do; each is a function in ``repairs``."""
 
 

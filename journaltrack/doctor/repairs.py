@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from journaltrack import file_locks, lease, paths, schema, schema_check
+from journaltrack import access, file_locks, lease, paths, schema, schema_check
 from journaltrack.attesting import Attestor, Statement
 from journaltrack.database import Database
 from journaltrack.doctor.checks_database import expected_objects, objects
@@ -34,7 +34,19 @@ DAMAGED: Final = "damaged"
 """The folder, inside the journal's, for what a repair took out of use."""
 _REPAIR: Final = "repair"
 _INSERT_RECEIPT: Final = schema.insert_sql("receipt")
-_ORDER: Final[tuple[Repair, ...]] = ("permissions", "leftovers", "finish", "rebuild", "upgrade", "lease", "schema", "mark", "log", "spool")
+_ORDER: Final[tuple[Repair, ...]] = (
+    "owner",
+    "permissions",
+    "leftovers",
+    "finish",
+    "rebuild",
+    "upgrade",
+    "lease",
+    "schema",
+    "mark",
+    "log",
+    "spool",
+)
 
 
 def mend(examination: Examination, *, restore_from: Sequence[Path] = (), clock_ns: Callable[[], int] = time.time_ns) -> list[Repaired]:
@@ -62,6 +74,18 @@ def mend(examination: Examination, *, restore_from: Sequence[Path] = (), clock_n
             hint = f" ({error.hint})" if isinstance(error, JournalError) and error.hint else ""
             done.append(Repaired(repair, done=False, message=f"{text}{hint}"))
     return done
+
+
+def _owner(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]) -> str | None:
+    """Root gives the files to the folder's owner; who owns the folder can put a new lock file in the place of somebody else's."""
+    foreign = access.of_others(folder)
+    for path in foreign:
+        access.hand_over(path, folder)
+    lock = folder / access.LOCK_FILE
+    if lock in access.of_others(folder) and file_locks.is_locked(lock) is False:
+        lock.unlink()  # it is made again by whoever syncs next
+    still = access.of_others(folder)
+    return None if still else f"given to the owner of the folder: {', '.join(path.name for path in foreign)}"
 
 
 def _permissions(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]) -> str | None:
@@ -156,8 +180,12 @@ def _lease(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], cl
 
 def _mark(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
     pending = "SELECT min(e.seq) - 1 FROM entry e WHERE NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
-    sql = f"UPDATE mark SET seq = coalesce(({pending}), (SELECT max(seq) FROM entry), 0)"
-    return _in_database(folder, lambda connection: connection.execute(sql), "computed the low-water mark anew", clock_ns)
+
+    def compute(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM unsettled")
+        connection.execute(f"UPDATE mark SET seq = coalesce(({pending}), (SELECT max(seq) FROM entry), 0)")
+
+    return _in_database(folder, compute, "computed the low-water mark anew", clock_ns)
 
 
 def _log(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]) -> str | None:
@@ -258,6 +286,7 @@ def _refuse_if_used(folder: Path) -> None:
 
 
 _REPAIRS: Final[dict[Repair, Callable[[Path, Sequence[Finding], Sequence[Path], Callable[[], int]], str | None]]] = {
+    "owner": _owner,
     "permissions": _permissions,
     "leftovers": _leftovers,
     "finish": _finish,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from journaltrack import limits
@@ -55,6 +55,7 @@ class AwsRemote:
         connect_timeout_s: Seconds to establish a connection.
         read_timeout_s: Seconds that a server may be silent.
         rate_limit: Bounds requests per second, those of other remotes that share it included.
+        attended: A person may be asked for an MFA code.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class AwsRemote:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
         rate_limit: RateLimit | None = None,
+        attended: bool = False,
     ) -> None:
         deadline = deadline or Deadline()
         self._clients = Clients(
@@ -84,6 +86,7 @@ class AwsRemote:
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
             rate_limit=rate_limit,
+            attended=attended,
         )
         self._metrics = MetricsSender(self._clients)
         self._first_alone = FirstAlone(deadline)
@@ -93,6 +96,11 @@ class AwsRemote:
         self._grouped: set[tuple[str, str]] = set()  # experiments and trials known to be there
         self._lock = threading.Lock()
         self._uploading = threading.BoundedSemaphore(UPLOADS_IN_FLIGHT)
+
+    def close(self) -> None:
+        """Close its connections; what is under way ends by itself."""
+        self._metrics.close()
+        self._clients.close()
 
     def describe(self, component: str) -> RemoteComponent | None:
         """See ``Remote.describe``: DescribeTrialComponent."""
@@ -246,11 +254,11 @@ class _classifying:  # noqa: N801 - reads as a verb in `with`
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if isinstance(error, (BotoCoreError, ClientError, ResponseParserError, OSError, ValueError)):
-            raise classified(error, self._component) from error
         if error is not None and is_of_parsing(error):
             msg = f"the answer is not one of the service: {error}"
             raise classified(ResponseParserError(msg), self._component) from error
+        if isinstance(error, Exception) and not isinstance(error, RemoteError):
+            raise classified(error, self._component) from error
 
 
 def _refused(errors: Sequence[dict[str, Any]], count: int, request_id: str | None) -> dict[int, Refusal]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
@@ -21,6 +20,8 @@ from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 from journaltrack.rate_limit import RateLimit
 from journaltrack.remotes import aws_gate, aws_hooks
 from journaltrack.remotes.aws_bodies import sign_by_checksum
+from journaltrack.remotes.aws_credentials import Bounded, Patience
+from journaltrack.remotes.aws_partitions import is_aws
 
 if TYPE_CHECKING:
     from journaltrack.deadline import Deadline
@@ -65,6 +66,7 @@ class Clients:
         connect_timeout_s: Seconds to establish a connection.
         read_timeout_s: Seconds that a server may be silent.
         rate_limit: Bounds requests per second, those of other remotes that share it included.
+        attended: A person may be asked for an MFA code.
     """
 
     def __init__(
@@ -80,9 +82,12 @@ class Clients:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
         rate_limit: RateLimit | None = None,
+        attended: bool = False,
     ) -> None:
         self._rate_limit = rate_limit or RateLimit(0)
-        self._session = session
+        self._given_session = session
+        self._session: Any = None
+        self._patience = Patience(deadline, attended=attended)
         self._given = sagemaker_client
         self._profile = profile
         self._region = region
@@ -124,7 +129,7 @@ class Clients:
     @property
     def is_aws(self) -> bool:
         """Whether trial components are kept by AWS itself, not by a stand-in at some other address."""
-        return _is_aws(str(self.sagemaker.meta.endpoint_url))
+        return is_aws(str(self.sagemaker.meta.endpoint_url))
 
     def _client(self, service: str) -> Any:  # noqa: ANN401
         if self._pid != os.getpid():  # forked: the parent's connections are the parent's, and its threads hold no locks here
@@ -134,16 +139,31 @@ class Clients:
             with self._lock:
                 client = self._clients.get(service)
                 if client is None:
-                    with _making:
-                        client = self._make(service)
-                    if service == "sagemaker" and self._given is not None and _hooks(self._given) != _hooks(client):
-                        client = aws_hooks.Checked(self._given)
-                    self._clients[service] = client
+                    client = self._clients[service] = self._made(service)
+        return client
+
+    def close(self) -> None:
+        """Close the connections of the clients made here. Requests under way end by themselves."""
+        for client in list(self._clients.values()):
+            if client is not self._given and hasattr(client, "close"):  # a caller's session may make clients of any kind
+                client.close()
+
+    def _made(self, service: str) -> Any:  # noqa: ANN401
+        if self._session is None:  # without the lock that all passes share: credentials may take their time
+            given = self._given_session
+            self._session = self._patience.session(self._session_like_given if given is None else lambda: given, ours=given is None)
+        with _making:
+            client = self._make(service)
+        if service == "sagemaker" and self._given is not None and _hooks(self._given) != _hooks(client):
+            client.close()
+            return aws_hooks.Checked(self._given)
+        # A client of ours; botocore has no public way to hand in credentials that it asks again and again.
+        signer: Any = getattr(client, "_request_signer", None)
+        if getattr(signer, "_credentials", None) is not None:
+            signer._credentials = Bounded(signer._credentials, self._patience)  # noqa: SLF001
         return client
 
     def _make(self, service: str) -> Any:  # noqa: ANN401
-        if self._session is None:
-            self._session = self._session_like_given()
         left = self._deadline.remaining_s()
         read_timeout_s = min(self._read_timeout_s, max(_READ_TIMEOUT_MIN_S, left / 2))
         endpoint_url = self._endpoint_of(service)
@@ -175,15 +195,17 @@ class Clients:
         Raises:
             RemoteError: The time was over before, or is too short for a request that can't be sent twice.
         """
-        if self._rate_limit.take(self._deadline.wait) and self._deadline.over:
+        if not self._rate_limit.take(self._deadline.wait, operation):
             raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
         if operation in _ONCE and self._deadline.remaining_s() < _SLOWEST_TIMES * self._slowest_s:
             raise RemoteError("too little time was left for another answer", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
         left = self._deadline.grace_remaining_s()
         return max(_READ_TIMEOUT_MIN_S, left) if left < self._read_timeout_s else None
 
-    def answered(self, operation: str, took_s: float) -> None:
-        """An answer came, whatever it says, after so many seconds."""
+    def answered(self, operation: str, took_s: float, *, throttled: bool) -> None:
+        """An answer came, after so many seconds, on the thread that waited for its turn; ``throttled``: it asks for fewer requests."""
+        throttle = self._rate_limit.of(operation)
+        (throttle.refused if throttled else throttle.taken)()
         if operation in _ONCE:
             self._slowest_s = max(took_s, _ANSWER_MIN_S, self._slowest_s * _FORGETTING)
 
@@ -200,12 +222,14 @@ class Clients:
     def _session_like_given(self) -> Any:  # noqa: ANN401
         """A new session; with the credentials of the client that was passed in, if one was."""
         bare = botocore.session.get_session()
-        if not _LOADER:
-            _LOADER.append(create_loader(bare.get_config_variable("data_path")))
-        bare.register_component("data_loader", _LOADER[0])
-        session: Any = boto3.Session(botocore_session=bare, profile_name=self._profile, region_name=self._region)
-        paths = _LOADER[0].search_paths
-        paths[:] = dict.fromkeys(paths)  # every boto3 session adds its own folder
+        data_path = bare.get_config_variable("data_path")  # reads the user's file: not under the lock
+        with _making:
+            if not _LOADER:
+                _LOADER.append(create_loader(data_path))
+            bare.register_component("data_loader", _LOADER[0])
+            session: Any = boto3.Session(botocore_session=bare, profile_name=self._profile, region_name=self._region)
+            paths = _LOADER[0].search_paths
+            paths[:] = dict.fromkeys(paths)  # every boto3 session adds its own folder
         if self._given is not None:
             # The resolved credentials of a client are not public; its request signer holds them (botocore.signers).
             credentials = getattr(getattr(self._given, "_request_signer", None), "_credentials", None)
@@ -230,7 +254,7 @@ class Clients:
         if service == "sagemaker" and os.environ.get("SAGEMAKER_ENDPOINT"):  # honoured by the original
             return os.environ["SAGEMAKER_ENDPOINT"]
         of_given = str(self._given.meta.endpoint_url) if self._given is not None else ""
-        if of_given and (service == "sagemaker" or not _is_aws(of_given)):
+        if of_given and (service == "sagemaker" or not is_aws(of_given)):
             return of_given
         return None
 
@@ -239,11 +263,6 @@ class Clients:
         if service != "s3":
             return False
         return bool(endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
-
-
-def _is_aws(endpoint_url: str) -> bool:
-    host = urlsplit(endpoint_url).hostname or ""
-    return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
 
 
 def _hooks(client: Any) -> list[str] | None:  # noqa: ANN401

@@ -39,6 +39,7 @@ from botocore.parsers import create_parser
 
 from journaltrack.actions import MetricPoint
 from journaltrack.remotes import aws_hooks, aws_wire
+from journaltrack.remotes.aws_errors import is_throttled
 from journaltrack.remotes.aws_proof import Said
 from journaltrack.remotes.aws_signing import ALGORITHM, DATE_FORMAT, Credentials, Signer
 
@@ -149,6 +150,12 @@ class MetricsSender:
                 return answer
         return _by_boto3(client, component, points)
 
+    def close(self) -> None:
+        """Close the idle connections. The route holds their pool, which would be closed only with the last reference to it."""
+        route, self._route = self._route, None
+        if route is not None:
+            route.pool.close()
+
     def _directly(self, route: _Route, body: bytes) -> Mapping[str, Any] | None:
         """The answer; None if boto3 has to make the request, of which nothing was sent."""
         credentials = route.credentials()
@@ -168,11 +175,17 @@ class MetricsSender:
             connection.sock.settimeout(route.read_timeout_s if read_timeout_s is None else read_timeout_s)
             began = time.monotonic()
             reply = aws_wire.exchange(connection.sock, route.request(credentials, body), route.url)
-            self._clients.answered(OPERATION, time.monotonic() - began)
+            took_s = time.monotonic() - began
             reusable = reply.reusable
         finally:
             aws_wire.give_back(route.pool, connection, reusable=reusable)
-        return route.answer(reply)
+        try:
+            answer = route.answer(reply)
+        except ClientError as error:
+            self._clients.answered(OPERATION, took_s, throttled=is_throttled(error.response))
+            raise
+        self._clients.answered(OPERATION, took_s, throttled=False)
+        return answer
 
     def _begin_with(self, client: Any) -> None:  # noqa: ANN401
         if self._pid != os.getpid():  # forked: perhaps while another thread held the lock

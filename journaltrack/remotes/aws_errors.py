@@ -7,8 +7,12 @@ retry tables (``botocore/data/_retry.json``).
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from traceback import walk_tb
 from typing import Any, Final
 
@@ -17,11 +21,20 @@ from botocore import parsers
 from botocore.parsers import ResponseParserError
 
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, NotSentError, RemoteError
+from journaltrack.remotes.aws_partitions import unknown_region
 from journaltrack.remotes.aws_proof import has_request_id
 
 _SAFE: Final = "nothing was lost"
 _RENEW: Final = f"renew the credentials (for example `aws sso login`) and run `journaltrack sync` again; {_SAFE}"
 _PERMISSION: Final = f"ask for the permission that the message names, then run `journaltrack sync` again; {_SAFE}"
+_SET_CLOCK: Final = f"this machine's clock is wrong: set it (chronyc, ntpdate); {_SAFE}"
+_OF_CLOCKS: Final = ("Signature expired", "Signature not yet current", "current time is too large")
+"""What a refusal for the clock says where its code says signature."""
+_UNEXPECTED: Final = "nobody expected this: run it again with -v and report the traceback; the entries wait in the journal"
+_OLD_STORE: Final = (
+    "this store does not know what uploads need (conditional writes with If-None-Match, SHA-256 checksums): update it or name another with "
+    f"artifact_bucket= and AWS_ENDPOINT_URL_S3; {_SAFE}"
+)
 _REGION: Final = "name the region with --region or AWS_REGION"
 _CREDENTIALS: Final = f"configure credentials (`aws configure`, AWS_PROFILE, or --profile); {_SAFE}"
 
@@ -60,7 +73,7 @@ _HALT: Final = {
     ),
     **dict.fromkeys(
         ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"),
-        f"this machine's clock is wrong: set it (chronyc, ntpdate); {_SAFE}",
+        _SET_CLOCK,
     ),
     **dict.fromkeys(
         ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized", "AllAccessDisabled", "403"), _PERMISSION
@@ -99,6 +112,13 @@ _NO_CREDENTIALS: Final = (
     boto.ProfileNotFound,
     boto.NoAuthTokenError,
 )
+_OLD_SESSION: Final = (boto.SSOError, boto.TokenRetrievalError)
+_OF_CREDENTIALS: Final = (os.path.join("botocore", "credentials.py"), os.path.join("botocore", "tokens.py"))  # noqa: PTH118 - what code objects hold
+_OF_CONFIGURATION: Final = (
+    ((boto.NoRegionError, boto.InvalidRegionError), _REGION),
+    (_NO_CREDENTIALS, _CREDENTIALS),
+    (ValueError, "check --endpoint-url or AWS_ENDPOINT_URL"),  # "Invalid endpoint: ..." comes as one
+)
 _RESTRICTED: Final = "restricted to the SageMaker runtime"
 _S3: Final = frozenset(
     "PutObject HeadObject GetObject HeadBucket CreateBucket CreateMultipartUpload UploadPart CompleteMultipartUpload "  # noqa: SIM905 - as above
@@ -126,9 +146,27 @@ def classified(error: Exception, component: str | None = None) -> RemoteError:
         return error
     if isinstance(error, boto.HTTPClientError) and isinstance(error.__context__, NotSentError):
         return error.__context__  # botocore's HTTP layer wraps what a connection raises
+    if _is_of_credentials(error):
+        return _without_credentials(error)
     if isinstance(error, boto.ClientError):
         return _answered(error, component)
     return _unanswered(error)
+
+
+def _is_of_credentials(error: Exception) -> bool:
+    """Whether it was raised where botocore looks for credentials: nothing was sent then."""
+    return any(frame.f_code.co_filename.endswith(_OF_CREDENTIALS) for frame, _ in walk_tb(error.__traceback__))
+
+
+def _without_credentials(error: Exception) -> RemoteError:
+    """A token file or program that is not there, a session that expired, a service that gives credentials and can't be reached."""
+    found = _answered(error, None) if isinstance(error, boto.ClientError) else _unanswered(error)
+    if found.kind is ErrorKind.TRANSIENT and (found.unreachable or found.request_id is not None):
+        text = f"no credentials could be had: {found.message}"
+        return RemoteError(text, kind=ErrorKind.TRANSIENT, code=found.code, hint=found.hint, unreachable=True)
+    hint = _RENEW if isinstance(error, _OLD_SESSION) or found.hint == _RENEW else _CREDENTIALS
+    text = f"no credentials could be had: {found.message}"
+    return RemoteError(text, kind=ErrorKind.HALT, code=found.code, hint=hint, request_id=found.request_id, everywhere=True)
 
 
 def not_an_answer(operation: str, why: str, *, maybe_applied: bool = True) -> RemoteError:
@@ -169,6 +207,12 @@ def is_taken(error: boto.ClientError) -> bool:
     return code_of(error) == "PreconditionFailed"
 
 
+def is_throttled(answer: Mapping[str, Any]) -> bool:
+    """Whether an answer, as botocore parsed it, asks for fewer requests."""
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status == 429 or answer.get("Error", {}).get("Code") in _THROTTLED  # noqa: PLR2004 - Too Many Requests
+
+
 def is_of_service(error: boto.ClientError) -> bool:
     """Whether a refusal carries the service's request id; one that did not come over HTTP (``Stubber``) counts as if."""
     headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders")
@@ -192,19 +236,38 @@ def _answered(error: boto.ClientError, component: str | None) -> RemoteError:
         hint = "delete trial components that are not needed, or ask AWS for a higher quota; the entries stay pending"
         return RemoteError(text, kind=ErrorKind.HOLD, hint=hint, **common)
     if code in _TRANSIENT or status == 429:  # noqa: PLR2004 - Too Many Requests
-        throttled = status == 429 or code in _THROTTLED  # noqa: PLR2004
+        throttled = is_throttled(error.response)
         common |= {"throttled": throttled, "maybe_applied": not throttled and code not in SAFE_TO_REPEAT}
         return RemoteError(text, kind=ErrorKind.TRANSIENT, hint="AWS asks to slow down or try later", **common)
     text = _without_page(text)
     halt = _halt(code, status, error.operation_name)
     if halt is not None:
-        return RemoteError(text, kind=ErrorKind.HALT, hint=halt[0], uploads_only=halt[1], everywhere=code in _EVERYWHERE, **common)
+        hint = _clock(error) if halt[0] is _SET_CLOCK or any(words in message for words in _OF_CLOCKS) else halt[0]
+        return RemoteError(text, kind=ErrorKind.HALT, hint=hint, uploads_only=halt[1], everywhere=code in _EVERYWHERE, **common)
+    if status == 501 and _is_of_store(error):  # noqa: PLR2004 - Not Implemented
+        return RemoteError(text, kind=ErrorKind.HALT, hint=_OLD_STORE, uploads_only=True, **common)
     foreign = _foreign(error)
     if foreign is not None:
         return foreign
     if status >= 500:  # noqa: PLR2004 - a gateway's own page, not an error of the service: the request may have passed
         return RemoteError(text, kind=ErrorKind.TRANSIENT, maybe_applied=True, **common)
     return RemoteError(text, kind=ErrorKind.PERMANENT, **common)
+
+
+def _is_of_store(error: boto.ClientError) -> bool:
+    """Whether it was S3, or a store of its kind, that was asked."""
+    return error.operation_name in _S3
+
+
+def _clock(error: boto.ClientError) -> str:
+    """What to do about the clock, with how far it is off, as the answer's date tells."""
+    date = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        ahead_s = time.time() - parsedate_to_datetime(date).timestamp()
+    except (TypeError, ValueError):
+        return _SET_CLOCK
+    way = "ahead of" if ahead_s > 0 else "behind"
+    return f"this machine's clock is {abs(ahead_s) / 60:.0f} min {way} AWS's: set it (chronyc, ntpdate); {_SAFE}"
 
 
 def _foreign(error: boto.ClientError) -> RemoteError | None:
@@ -237,20 +300,29 @@ def _unanswered(error: Exception) -> RemoteError:
     if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in text:
         return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_CERTIFICATE, everywhere=True)
     if isinstance(error, _CONVERSATION) and not _may_be_out(error):
-        return RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, unreachable=True)
-    if isinstance(error, boto.ReadTimeoutError):
-        return RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, unreachable=True, maybe_applied=True)
-    if isinstance(error, (boto.NoRegionError, boto.InvalidRegionError)):
-        return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_REGION, everywhere=True)
-    if isinstance(error, _NO_CREDENTIALS):
-        return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_CREDENTIALS, everywhere=True)
+        return _misspelt(error) or RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, unreachable=True)
     if isinstance(error, (boto.ParamValidationError, UnicodeEncodeError)):
         return RemoteError(text, kind=ErrorKind.PERMANENT, code=code)
     if isinstance(error, _BROKEN):
-        return RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, maybe_applied=True)
-    if isinstance(error, ValueError):  # "Invalid endpoint: ..." comes as one
-        return RemoteError(text, kind=ErrorKind.HALT, code=code, hint="check --endpoint-url or AWS_ENDPOINT_URL", everywhere=True)
-    return RemoteError(text, kind=ErrorKind.HALT, code=code, hint="check the AWS configuration; run with -v for details")
+        silent = isinstance(error, boto.ReadTimeoutError)
+        return RemoteError(text, kind=ErrorKind.TRANSIENT, code=code, hint=_UNREACHABLE, unreachable=silent, maybe_applied=True)
+    for kinds, hint in _OF_CONFIGURATION:
+        if isinstance(error, kinds):
+            return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=hint, everywhere=True)
+    if isinstance(error, boto.BotoCoreError):
+        return RemoteError(text, kind=ErrorKind.HALT, code=code, hint="check the AWS configuration; run with -v for details")
+    return RemoteError(f"{code}: {text}", kind=ErrorKind.HOLD, code=code, hint=_UNEXPECTED, maybe_applied=True)
+
+
+def _misspelt(error: Exception) -> RemoteError | None:
+    """If a host's name is unknown: whether that is since its region is none that botocore knows."""
+    unknown = unknown_region(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
+    if unknown is None or not any(isinstance(each, socket.gaierror) for each in _chain(error)):
+        return None
+    region, near = unknown
+    meant = f"; did you mean {near}?" if near else ""
+    text = f"there is no host of AWS's for the region {region}, and no known region of that name{meant}"
+    return RemoteError(text, kind=ErrorKind.HALT, code="UnknownRegion", hint=f"{_REGION}; {_SAFE}", everywhere=True)
 
 
 def _may_be_out(error: Exception) -> bool:

@@ -2,6 +2,9 @@
 
 botocore's ``before-send`` comes after waiting, credentials and signing, but before a connection is made, which may take long: names,
 TCP, TLS, proxies. So connections look, too, once they are made. The route without boto3 looks by itself (``aws_direct``).
+
+And a connection that nobody used for seconds is not used again: a firewall or a NAT may have forgotten it without a word, and a
+request that leaves over it is never answered.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from botocore.awsrequest import AWSHTTPConnection, AWSHTTPSConnection
 if TYPE_CHECKING:
     from journaltrack.deadline import Deadline
 
+IDLE_MAX_S: Final = 4.0
+"""Ours: what is forgotten sooner than this is none that requests could follow each other on."""
 _OUR_HOOK: Final = "journaltrack-gate"
 
 
@@ -40,6 +45,23 @@ class GatedTlsConnection(_Gated, AWSHTTPSConnection):  # type: ignore[misc]
     """... with TLS."""
 
 
+class _FreshPool:
+    """A pool that lends no connection which was idle for long."""
+
+    gate: Deadline
+
+    def _get_conn(self, timeout: float | None = None) -> Any:  # noqa: ANN401 - urllib3's connections, whichever version
+        connection = super()._get_conn(timeout)  # type: ignore[misc]
+        if self.gate.now() - getattr(connection, "idle_since", float("inf")) > IDLE_MAX_S:
+            connection.close()  # it connects anew when it is used
+        return connection
+
+    def _put_conn(self, connection: Any) -> None:  # noqa: ANN401 - as above
+        if connection is not None:
+            connection.idle_since = self.gate.now()
+        super()._put_conn(connection)  # type: ignore[misc]
+
+
 def guard(client: Any, gate: Deadline) -> None:  # noqa: ANN401 - boto3 has no types of its own
     """Have every request of a client, which nobody has used yet, look at the gate right before its first byte."""
 
@@ -52,4 +74,5 @@ def guard(client: Any, gate: Deadline) -> None:  # noqa: ANN401 - boto3 has no t
     for scheme, pool in list(pools.items()):
         of = {AWSHTTPConnection: GatedConnection, AWSHTTPSConnection: GatedTlsConnection}.get(getattr(pool, "ConnectionCls", None))
         if of is not None:
-            pools[scheme] = type(pool.__name__, (pool,), {"ConnectionCls": type(of.__name__, (of,), {"gate": gate})})
+            connections = type(of.__name__, (of,), {"gate": gate})
+            pools[scheme] = type(pool.__name__, (_FreshPool, pool), {"ConnectionCls": connections, "gate": gate})

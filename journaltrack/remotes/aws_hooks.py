@@ -8,13 +8,13 @@ functions for the answers that it reads itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 from botocore.exceptions import IncompleteReadError
 
-from journaltrack.remotes.aws_errors import not_an_answer
+from journaltrack.remotes.aws_errors import is_throttled, not_an_answer
 from journaltrack.remotes.aws_proof import Said, flaw
 
 _ASKED: Final = "journaltrack-asked"
@@ -23,16 +23,23 @@ _OUR_HOOK: Final = "journaltrack-answer"
 _OWN: Final = "journaltrack."
 
 
-def look_at_answers(client: Any, answered: Callable[[str, float], None]) -> None:  # noqa: ANN401 - boto3 has no types of its own
+class Answered(Protocol):
+    """Is told of every answer."""
+
+    def __call__(self, operation: str, took_s: float, *, throttled: bool) -> None:
+        """Take note of it."""
+
+
+def look_at_answers(client: Any, answered: Answered) -> None:  # noqa: ANN401 - boto3 has no types of its own
     """Have the client raise where an answer does not prove itself, and tell no secrets.
 
     Args:
         client: One of our own.
-        answered: Called for every answer, with the operation and how long it took (seconds).
+        answered: Called for every answer, with how long it took (seconds) and whether it asks for fewer requests.
     """
 
     def after_call(*, http_response: Any, parsed: dict[str, Any], model: Any, context: dict[str, Any], **_: object) -> None:  # noqa: ANN401
-        answered(model.name, time.monotonic() - context.get(_BEGAN, float("inf")))
+        answered(model.name, time.monotonic() - context.get(_BEGAN, float("inf")), throttled=is_throttled(parsed))
         if http_response.status_code >= 300:  # noqa: PLR2004 - as botocore
             scrubbed(parsed, client)
             return

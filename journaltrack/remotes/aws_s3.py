@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import hashlib
 import os
 import threading
@@ -18,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack import access, limits
-from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
+from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError, os_hint
 from journaltrack.remote import Answer, BlobUpload, Document, RemoteObject
 from journaltrack.remotes.aws_bodies import Body
 from journaltrack.remotes.aws_errors import NOT_AN_ANSWER, code_of, is_of_service, is_taken, not_an_answer, status_of
@@ -42,6 +43,7 @@ LARGE_UPLOADS_MAX: Final = 2
 _READ_BYTES: Final = 1024 * 1024
 _SAYS_NOTHING: Final = frozenset({301, 400, 403, 404})
 """Refusals of a HEAD, which has no body: a region, an expired token, a clock or a permission look alike."""
+_MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 _GONE: Final = frozenset({"NoSuchKey", "NoSuchBucket"})
 
 
@@ -74,6 +76,8 @@ class Uploader:
                 descriptor = stack.enter_context(access.opened_blob(blob.path))
                 content = stack.enter_context(open(descriptor, "rb", closefd=False))
             except (OSError, ValueError) as error:
+                if isinstance(error, OSError) and error.errno not in _MISSING:
+                    raise _unreadable(blob, error) from error
                 self._abandon(blob)
                 raise RemoteError(
                     f"the content of {limits.shown(blob.name)} is missing from the spool: {blob.path}: {getattr(error, 'strerror', error)}",
@@ -193,6 +197,8 @@ class Uploader:
             sha256 = digest_at(raw.fileno(), 0, size_bytes)
         except DamagedError as error:
             raise _damage(blob) from error
+        except OSError as error:
+            raise _unreadable(blob, error) from error
         if sha256 != base64.b64encode(bytes.fromhex(blob.sha256)).decode():  # here, so that BadDigest can only mean the way there
             raise _damage(blob)
         try:
@@ -228,6 +234,8 @@ class Uploader:
                 request_id = self._multipart.put(place, raw.fileno(), _described(blob), UploadNotes(blob.scratch))
             except DamagedError as error:
                 raise _damage(blob) from error
+            except OSError as error:  # of the file: botocore wraps those of the network
+                raise _unreadable(blob, error) from error
         if request_id is not None:
             return request_id
         held = self._head(place.bucket, place.key)  # it was taken meanwhile: perhaps by another copy of this journal
@@ -378,6 +386,17 @@ def _described(blob: BlobUpload) -> dict[str, Any]:
     if blob.media_type and blob.media_type.isascii() and blob.media_type.isprintable():
         described["ContentType"] = blob.media_type
     return described
+
+
+def _unreadable(blob: BlobUpload, error: OSError) -> RemoteError:
+    """That a file may not be read, or its disk fails, says nothing of its bytes: the entry stays pending."""
+    return RemoteError(
+        f"the content of {limits.shown(blob.name)} can't be read: {blob.path}: {error.strerror}",
+        kind=ErrorKind.HALT,
+        code="BlobUnreadable",
+        uploads_only=True,
+        hint=f"{os_hint(error)}; the artifacts wait in the journal",
+    )
 
 
 def _damage(blob: BlobUpload) -> RemoteError:

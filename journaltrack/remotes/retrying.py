@@ -31,6 +31,10 @@ UNREACHABLE_S: Final = 2.0
 """... and no more attempts when those after the first took this long: time-outs of connections are 3 s each."""
 WAIT_FIRST_S: Final = 0.2
 WAIT_MAX_S: Final = 20.0
+WAIT_THROTTLED_MAX_S: Final = 1.0
+"""A throttled request waits for its turn besides (``rate_limit``), which is as long as it has to be."""
+_WAIT: Final = wait_random_exponential(multiplier=WAIT_FIRST_S, max=WAIT_MAX_S)
+_WAIT_THROTTLED: Final = wait_random_exponential(multiplier=WAIT_FIRST_S, max=WAIT_THROTTLED_MAX_S)
 
 
 class RetryingRemote:
@@ -41,7 +45,6 @@ class RetryingRemote:
         deadline: No attempt starts after it; cancelling it ends a wait at once.
         attempts_max: Times one request is sent at most.
         sleep: Waits so many seconds; default: ``deadline.wait``.
-        on_throttled: Called when the remote asks for fewer requests.
     """
 
     def __init__(
@@ -51,16 +54,14 @@ class RetryingRemote:
         deadline: Deadline,
         attempts_max: int = ATTEMPTS_MAX,
         sleep: Callable[[float], None] | None = None,
-        on_throttled: Callable[[], None] = lambda: None,
     ) -> None:
         self._inner = inner
-        self._on_throttled = on_throttled
         self._deadline = deadline
         self._attempts_max = attempts_max
-        self._sleep = sleep or deadline.wait
-        self._wait = wait_random_exponential(multiplier=WAIT_FIRST_S, max=WAIT_MAX_S)
+        self._sleep: Callable[[float], object] = sleep or deadline.wait
         self._local = threading.local()
         self._idempotent = self._policy(_is_transient)
+        self._once = self._policy(lambda _: False)
         self._metrics = self._policy(_is_transient_and_not_applied)
 
     def attempts_of_last_call(self) -> int:
@@ -84,8 +85,8 @@ class RetryingRemote:
         return self._call(self._idempotent, lambda: self._inner.upload(blob))
 
     def put_document(self, document: Document) -> Answer:
-        """See ``Remote.put_document``."""
-        return self._call(self._idempotent, lambda: self._inner.put_document(document))
+        """See ``Remote.put_document``; tried once: nobody waits for it, and the next pass makes another."""
+        return self._call(self._once, lambda: self._inner.put_document(document))
 
     def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
         """See ``Remote.documents``."""
@@ -113,8 +114,6 @@ class RetryingRemote:
             return request()  # nearly always: tenacity's machinery costs more than the rest of this class
         except RemoteError as error:
             first: RemoteError = error
-            if error.throttled:
-                self._on_throttled()
         last: list[RemoteError] = [first]
         known = True
 
@@ -128,14 +127,15 @@ class RetryingRemote:
                 return request()
             except RemoteError as error:
                 last[0] = error
-                if error.throttled:
-                    self._on_throttled()
                 raise
 
         return policy(attempt)
 
     def _policy(self, retryable: Callable[[BaseException], bool]) -> Retrying:
-        return Retrying(retry=retry_if_exception(retryable), stop=self._has_to_stop, wait=self._wait, sleep=self._sleep, reraise=True)
+        return Retrying(retry=retry_if_exception(retryable), stop=self._has_to_stop, wait=_wait_s, sleep=self._pause, reraise=True)
+
+    def _pause(self, seconds: float) -> None:
+        self._sleep(seconds)
 
     def _has_to_stop(self, state: RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome is not None else None
@@ -144,6 +144,11 @@ class RetryingRemote:
         if unreachable and state.seconds_since_start is not None and state.seconds_since_start > UNREACHABLE_S:
             return True  # silence, not refusals: one time-out more says enough
         return state.attempt_number >= attempts_max or self._deadline.remaining_s() <= state.upcoming_sleep
+
+
+def _wait_s(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome is not None else None
+    return (_WAIT_THROTTLED if isinstance(error, RemoteError) and error.throttled else _WAIT)(state)
 
 
 def _is_transient(error: BaseException) -> bool:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from journaltrack import access
 from journaltrack.spool import TEMPORARY
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class UploadNotes:
         text = json.dumps({**place._asdict(), **asdict(note)}).encode()
         try:
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            access.hand_over(descriptor, path.parent.parent)
             try:
                 os.write(descriptor, text)
             finally:

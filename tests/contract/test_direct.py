@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from journaltrack.actions import Fields, MetricPoint
 from journaltrack.deadline import Deadline
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import ErrorKind, NotSentError, RemoteError
 from journaltrack.rate_limit import RateLimit
 from journaltrack.remotes import aws_clients
 from journaltrack.remotes.aws import AwsRemote
@@ -356,6 +356,36 @@ def test_after_the_deadline_nothing_is_sent():
             kind, error = outcome(remote)
         assert (kind, error["code"], error["maybe_applied"]) == (RemoteError, "DeadlineOver", False)
         assert len(server.requests) == 1
+
+
+def test_no_request_leaves_once_the_time_is_over():
+    """Neither over a connection that is there nor over a new one; it is known that nothing was sent, and the connection is kept."""
+    with scripted() as server:
+        now = [0.0]
+        remote = warm(server, deadline=Deadline(3.0, clock=lambda: now[0]))
+        now[0] = 3.0
+        for direct in (True, False):
+            if not direct:
+                remote._metrics._route = None
+            kind, error = outcome(remote)
+            assert (kind, error["maybe_applied"]) == (NotSentError, False)
+        now[0] = 0.0
+        remote.put_metrics("run", POINTS)
+        assert (len(server.requests), len(server.connections)) == (2, 1)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_connection_that_was_idle_for_seconds_is_not_used_again(direct):
+    """What a NAT or a firewall forgot without a word answers nothing: a new connection is made instead."""
+    with scripted() as server:
+        now = [0.0]
+        remote = warm(server, deadline=Deadline(clock=lambda: now[0]))
+        for idle_s, connections in ((1.0, 1), (3.0, 1), (5.0, 2), (0.0, 2), (60.0, 3)):
+            now[0] += idle_s
+            if not direct:
+                remote._metrics._route = None
+            remote.put_metrics("run", POINTS)
+            assert len(server.connections) == connections, idle_s
 
 
 def patched_client(name: str) -> Any:

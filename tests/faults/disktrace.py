@@ -94,6 +94,7 @@ class Killing:
         self.program = place / "program.py"
         self.program.write_text(code, encoding="utf-8")
         self.env = os.environ | {"PYTHONPATH": os.fspath(pathlib.Path(__file__).parents[2])}
+        self.env["TMPDIR"] = os.fspath(place)  # a kill may leave something there
 
     def changes(self, folder, *arguments):
         """How many changes the program makes below a folder, left alone."""
@@ -256,7 +257,9 @@ class _Recorder:
         elif name in {"mkdir", "mkdirat"} and self.below(first) and not os.path.lexists(first):
             self.events.append(Event("mkdir", first))
         elif name in {"unlink", "unlinkat", "rmdir"} and self.below(first) and os.path.lexists(first):
-            self.events.append(Event("rmdir" if name == "rmdir" or (at and a[2] & 0x200) else "unlink", first))
+            is_folder = name == "rmdir" or (at and a[2] & 0x200)
+            if not (is_folder and os.listdir(first)):  # the kernel refuses to remove a folder that is not empty
+                self.events.append(Event("rmdir" if is_folder else "unlink", first))
         elif name in {"rename", "renameat", "renameat2", "link", "linkat"}:
             second = self.path(pid, a[2] if at else _AT_FDCWD, a[3] if at else a[1])
             if self.below(first) or self.below(second):

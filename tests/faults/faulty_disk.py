@@ -6,6 +6,7 @@ whose system calls the kernel lets fail (seccomp), while the other threads' disk
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import ctypes
 import errno
@@ -201,10 +202,41 @@ def _let_fail(numbers, number):
         code.append(struct.pack("HBBI", 0x15, len(numbers) - at, 0, n))  # equal: to the last instruction
     code.append(struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000))  # allow
     code.append(struct.pack("HBBI", 0x06, 0, 0, 0x00050000 | number))  # fail with this errno
+    _filter(code)
+
+
+def _filter(code):
     program = ctypes.create_string_buffer(b"".join(code))
     header = struct.pack("HL", len(code), ctypes.addressof(program))
     _checked(_libc.prctl(38, 1, 0, 0, 0), "no_new_privs")
     _checked(_libc.prctl(22, 2, ctypes.create_string_buffer(header), 0, 0), "no seccomp filter is permitted here")
+
+
+_MMAP, _FCNTL = {"x86_64": (9, 72), "aarch64": (222, 25)}.get(platform.machine(), (0, 0))
+# Of a call the argument that tells, the bits of it that count, and their values that are refused.
+LACKING = {"shared memory": (_MMAP, 3, 0xF, (1,)), "locks": (_FCNTL, 1, 0xFFFF, (5, 6, 7, 36, 37, 38))}
+
+
+def without(what, work, number):
+    """Run ``work`` on a thread for which no file can be shared as memory, or locked; returns its result."""
+    if not _MMAP:
+        raise UnableError(f"system calls of {platform.machine()} are not known to this test")
+    with concurrent.futures.ThreadPoolExecutor(1, initializer=_refuse, initargs=(*LACKING[what], number)) as pool:
+        return pool.submit(work).result()
+
+
+def _refuse(call, argument, mask, values, number):
+    """seccomp(2): such calls of this thread, and of threads that it starts, fail from now on."""
+    code = [
+        struct.pack("HBBI", 0x20, 0, 0, 0),  # load the call's number
+        struct.pack("HBBI", 0x15, 0, 2 + len(values), call),  # another one: to the last but one
+        struct.pack("HBBI", 0x20, 0, 0, 16 + 8 * argument),
+        struct.pack("HBBI", 0x54, 0, 0, mask),
+        *(struct.pack("HBBI", 0x15, len(values) - at, 0, value) for at, value in enumerate(values)),
+        struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000),
+        struct.pack("HBBI", 0x06, 0, 0, 0x00050000 | number),
+    ]
+    _filter(code)
 
 
 # -- training, and what is left of it -------------------------------------------------------------------------------------------

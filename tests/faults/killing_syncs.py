@@ -194,7 +194,8 @@ def _check_points(sim, training, summary) -> Counter[str]:
     if any(logged.values()) or there:
         summary.problems.append("other points are in the journal, or in AWS, than were logged")
     mark = _read(training.folder, "SELECT seq FROM mark")[0][0]
-    if any(seq <= mark and state in {"pending", "in flight"} for seq, state in states.items()):
+    listed = {seq for (seq,) in _read(training.folder, "SELECT seq FROM unsettled")}
+    if any(seq <= mark and seq not in listed and state in {"pending", "in flight"} for seq, state in states.items()):
         summary.problems.append(f"something pending is below the mark {mark}")
     summary.lost, summary.duplicated = max(summary.lost, lost), max(summary.duplicated, duplicated)
     summary.unexplained, summary.in_doubt_there = max(summary.unexplained, unexplained), doubtful_there

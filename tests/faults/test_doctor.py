@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -9,21 +10,25 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import Tracker, doctor
+from journaltrack import Tracker, doctor, sync
 from journaltrack import lease as leases
 from journaltrack.auditing import audit
 from journaltrack.cli import main
 from journaltrack.database import Database
-from journaltrack.errors import JournalNotFoundError, NotAJournalError
+from journaltrack.errors import JournalNotFoundError, JournalReadOnlyError, NotAJournalError
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Reconciler
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.report_integrity import verify_chains
+from tests.faults.faulty_disk import in_child
+from tests.simulator import simulator
 
 DAY_S = 86_400
 
@@ -328,3 +333,89 @@ def test_verify_agrees(journal):
     """What doctor calls well, audit --verify does too."""
     assert doctor.examine(journal).healthy
     assert verify_chains(journal) == []
+
+
+SOMEBODY = 65_534
+
+
+def everything_in(folder):
+    return [folder, *folder.rglob("*")]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as sudo gives it")
+def test_what_root_makes_in_somebodys_journal_is_theirs(journal, tmp_path, credentials):
+    """`sudo journaltrack sync`, and a call of root's, leave no file in a user's journal that the user can't use."""
+    for path in everything_in(journal):
+        os.chown(path, SOMEBODY, SOMEBODY)
+    (journal / "reconcile.lock").unlink(missing_ok=True)
+    (tmp_path / "late.bin").write_bytes(b"x" * (17 << 20))
+    with simulator() as sim:
+        with Tracker.load("run", journal=journal, sync="off") as tracker:
+            tracker.log_artifact(tmp_path / "late.bin")
+        uploading = []
+        sim.on_request = lambda call: uploading.append([path for path in everything_in(journal) if path.lstat().st_uid != SOMEBODY])
+        assert sync(journal, endpoint_url=sim.endpoint_url).pending == 0
+    assert (journal / "reconcile.lock").exists()
+    assert uploading
+    assert not any(uploading)
+    assert [path for path in everything_in(journal) if path.lstat().st_uid != SOMEBODY] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as sudo gives it")
+def test_files_of_another_user_are_found_and_given_back(journal):
+    """What an older release's `sudo journaltrack sync` left is a problem for doctor, and mended by root; a hard link is left alone."""
+    for path in everything_in(journal):
+        os.chown(path, SOMEBODY, SOMEBODY)
+    lock = journal / "reconcile.lock"
+    lock.touch(0o600)
+    os.chown(lock, 0, 0)
+    (finding,) = [f for f in doctor.examine(journal).findings if f.repair == "owner"]
+    assert finding.subjects == ("reconcile.lock",)
+    doctor.mend(doctor.examine(journal))
+    assert lock.stat().st_uid == SOMEBODY
+    assert [f for f in doctor.examine(journal).findings if f.repair == "owner"] == []
+    elsewhere = journal.parent / "elsewhere"
+    elsewhere.touch()
+    lock.unlink()
+    lock.hardlink_to(elsewhere)
+    doctor.mend(doctor.examine(journal))
+    assert elsewhere.stat().st_uid == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+def test_the_owner_of_a_folder_gets_past_a_lock_file_of_roots():
+    """Without root's help: the message says what to do, and doctor puts a lock file in place that the user can use, unless somebody holds it."""
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are for nobody else
+        Path(place).chmod(0o755)
+        folder = Path(place, "journal")
+        Tracker.create(trial_component_name="run", journal=folder, sync="off").close()
+        for path in everything_in(folder):
+            os.chown(path, SOMEBODY, SOMEBODY)
+        lock = folder / "reconcile.lock"
+        lock.touch(0o600)
+        os.chown(lock, 0, 0)
+        with lock.open("r+") as holder:
+            fcntl.lockf(holder, fcntl.LOCK_EX)
+            assert in_child(as_somebody, folder) == ("belongs to another user", False)
+        assert in_child(as_somebody, folder) == ("belongs to another user", True)
+
+
+def as_somebody(folder):
+    """What a user without rights is told, and whether doctor's repair lets them deliver."""
+    os.setgroups([])
+    os.setgid(SOMEBODY)
+    os.setuid(SOMEBODY)
+    told = ""
+    for attempt in range(2):
+        journal = Journal.open(folder)
+        try:
+            Reconciler(journal, MemoryRemote()).run()
+        except JournalReadOnlyError as error:
+            told = told or ("belongs to another user" if "belongs to another user" in error.message else error.message)
+        else:
+            return (told, True)
+        finally:
+            journal.close()
+        if not attempt:
+            doctor.mend(doctor.examine(folder))
+    return (told, False)

@@ -7,7 +7,9 @@ import json
 import logging
 import os
 import signal
+import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
@@ -429,3 +431,39 @@ def test_a_deadline_with_requests_in_flight_leaves_the_least_in_doubt(folder):
         assert again.in_doubt == 30
         assert again.pending == 0
     assert json.dumps(outcomes(folder)["in doubt"]) == "30"
+
+
+def test_a_handshake_that_is_reset_leaves_everything_pending(tmp_path, credentials):
+    """The TLS handshake breaks again and again: nothing was sent, so nothing is in doubt, pass after pass."""
+    folder = tmp_path / "journal"
+    Tracker.create(trial_component_name="run", journal=folder, sync="off").close()
+    with simulator() as sim:
+        sync(folder, endpoint_url=sim.endpoint_url)
+        with Tracker.load("run", journal=folder, sync="off") as tracker:
+            for step in range(300):
+                tracker.log_metric("loss", float(step), iteration_number=step)
+        with resetting() as url:
+            for _ in range(2):
+                report = sync(folder, endpoint_url=url)
+                assert report.halted.kind is ErrorKind.TRANSIENT
+                assert (report.in_doubt, report.delivered, outcomes(folder)["unfinished"]) == (0, 0, 0)
+        assert sync(folder, endpoint_url=sim.endpoint_url).pending == 0
+        assert values(sim.components["run"].metrics) == [float(n) for n in range(300)]
+
+
+@contextlib.contextmanager
+def resetting():
+    """An endpoint that resets every connection in the midst of the handshake."""
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, contextlib.suppress(ConnectionError):
+                        connection.recv(10)
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)

@@ -112,7 +112,7 @@ def test_throttling_and_partial_errors_are_worked_off(journal, credentials):
     """Throttled requests and items to be sent again are, within the same sync, and none twice."""
     with simulator() as sim:
         sim.fail("BatchPutMetrics", HttpError(400, "ThrottlingException", "Rate exceeded"), times=5)
-        sim.fail("BatchPutMetrics", PartialErrors({0: "INTERNAL_ERROR", 3: "CONFLICT_ERROR"}), times=2, after=6)
+        sim.fail("BatchPutMetrics", PartialErrors({0: "CONFLICT_ERROR", 3: "CONFLICT_ERROR"}), times=2, after=6)
         report = sync(journal, endpoint_url=sim.endpoint_url)
         assert (report.pending, report.in_doubt, report.quarantined) == (0, 0, 0)
         assert sorted(p.value for p in sim.components["run"].metrics) == [1.0 + n for n in range(95)]

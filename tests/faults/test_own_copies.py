@@ -293,3 +293,20 @@ def test_a_copy_made_between_calls_is_whole(tmp_path):
             journal.append_metric(component, "first", float(number), number, 1)
         shutil.copytree(folder, tmp_path / "copy")
     assert found(Path(tmp_path / "copy")) == {"first": 50}
+
+
+def test_a_transaction_that_was_cut_short_is_rolled_back(tmp_path):
+    """What a killed process left in a rollback journal is undone at the next opening, whose own locks are not in the way."""
+    with closing(Journal.open(tmp_path / "whole")) as journal:
+        journal.append_metric(journal.component("run"), "first", 0.0, 0, 1)
+    with closing(sqlite3.connect(tmp_path / "whole" / "journal.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA cache_size = 1")  # written before the commit
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("CREATE TABLE half AS SELECT value, randomblob(4096) FROM json_each(?)", (str(list(range(100))),))
+        shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+        connection.execute("ROLLBACK")
+    assert (tmp_path / "cut" / "journal.db-journal").stat().st_size
+    with closing(Journal.open(tmp_path / "cut", busy_timeout_s=0.0)) as journal:
+        journal.append_metric(journal.component("run"), "first", 1.0, 0, 1)
+    assert found(tmp_path / "cut") == {"first": 2}

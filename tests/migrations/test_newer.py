@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import Journal, Tracker, doctor, versions
+from journaltrack import Journal, Tracker, doctor, schema, versions
 from journaltrack._version import __version__
 from journaltrack.bundling import bundle as bundle_journal
 from journaltrack.cli import main
@@ -35,7 +35,7 @@ FUTURES = {
     "two revisions": ("INSERT INTO alembic_version VALUES ('9999')", None),
     "a version alone": ("UPDATE meta SET required_version = '9.1.0'", "9.1.0"),
     "a version that made it": ("UPDATE alembic_version SET version_num = '0009'; UPDATE meta SET created_by_version = '2.0'", "2.0"),
-    "new objects of a revision": (f"{ALL_NEW}; UPDATE alembic_version SET version_num = '0003'", None),
+    "new objects of a revision": (f"{ALL_NEW}; UPDATE alembic_version SET version_num = '0004'", None),
     "new objects and a version": (f"{ALL_NEW}; UPDATE meta SET required_version = '9.9.0'", "9.9.0"),
     "other tables altogether": (
         (
@@ -81,7 +81,7 @@ WRONG = re.compile(r"alter|damage|corrupt|not a journal|malformed|unexpected|thi
 
 def future(folder, sql):
     """A journal of this version that a newer one has been at."""
-    journal = restore("0002", folder)
+    journal = restore(schema.HEAD, folder)
     with closing(sqlite3.connect(journal / "journal.db", isolation_level=None)) as connection:
         connection.executescript(sql)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -99,7 +99,7 @@ def test_every_command_refuses_a_newer_journal(tmp_path, kind):
     sql, needed = FUTURES[kind]
     journal = future(tmp_path / "j", sql)
     receipts = tmp_path / "receipts"
-    export_receipts(restore("0002", tmp_path / "before"), to=receipts)
+    export_receipts(restore(schema.HEAD, tmp_path / "before"), to=receipts)
     before = files(journal)
     for command in COMMANDS:
         out = tmp_path / "out"
@@ -133,7 +133,7 @@ def test_a_tracker_refuses_a_newer_journal_when_it_starts(tmp_path, kind):
 
 def test_a_newer_journal_in_the_log_alone_is_seen(tmp_path):
     """A newer journaltrack was killed behind its upgrade: what is in the write-ahead log counts, also where nothing can be written."""
-    journal = restore("0002", tmp_path / "j")
+    journal = restore(schema.HEAD, tmp_path / "j")
     with closing(sqlite3.connect(journal / "journal.db", isolation_level=None)) as connection:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("UPDATE alembic_version SET version_num = '0009'")
@@ -207,8 +207,6 @@ def test_versions_are_compared_by_their_numbers(stated, newer):
 
 def test_new_journals_state_the_version_that_first_reads_them(tmp_path):
     """Not the one that made them: a patch release must not lock the one before it out."""
-    from journaltrack import schema
-
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         schema.create(connection, journal_id="j", now_ns=1, version="0.1.7")
         assert connection.execute("SELECT created_by_version, required_version FROM meta").fetchone() == ("0.1.7", schema.REQUIRED_VERSION)
@@ -217,7 +215,7 @@ def test_new_journals_state_the_version_that_first_reads_them(tmp_path):
 
 def test_a_bundle_of_a_newer_journal_is_refused(tmp_path):
     """Its own format is known, the journal in it is not: no folder is left, whichever way it arrives."""
-    bundle_journal(restore("0002", tmp_path / "j"), to=tmp_path / "a.bundle", all_blobs=True)
+    bundle_journal(restore(schema.HEAD, tmp_path / "j"), to=tmp_path / "a.bundle", all_blobs=True)
     data = (tmp_path / "a.bundle").read_bytes()
     database = re.search(rb'"sha256": "([0-9a-f]{64})"', data)[1]
     at = data.index(b"SQLite format 3\0")
@@ -242,7 +240,7 @@ def test_a_bundle_of_a_newer_journal_is_refused(tmp_path):
 
 def test_a_journal_upgraded_under_a_tracker_is_told(tmp_path):
     """A newer schema that takes this version's entries no more: they wait, and the warning and close name the version needed."""
-    folder = restore("0002", tmp_path / "j")
+    folder = restore(schema.HEAD, tmp_path / "j")
     tracker = Tracker.create(trial_component_name="late", journal=folder, sync="off")
     tracker.log_metric("m", 1.0)
     with closing(sqlite3.connect(folder / "journal.db", isolation_level=None)) as connection:
@@ -263,7 +261,7 @@ def test_a_journal_upgraded_under_a_tracker_is_told(tmp_path):
 def test_a_watcher_names_the_version_and_goes_on(tmp_path):
     """One newer journal in an inbox keeps the watcher from none of the others."""
     future(tmp_path / "inbox" / "newer", "UPDATE meta SET required_version = '9.9.0'")
-    restore("0002", tmp_path / "inbox" / "usual")
+    restore(schema.HEAD, tmp_path / "inbox" / "usual")
     with simulator() as sim:
         watching = Watching(tmp_path / "inbox", sim.endpoint_url)
         watching.wait_for("newer", "9.9.0 or later")

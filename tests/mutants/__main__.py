@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -100,6 +101,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "mutants.json", help="where the JSON goes")
     options = parser.parse_args(arguments)
     modules = {name: known[name] for name in options.module or known}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     began = time.monotonic()
     results = list(_results(modules, options.seed, options.count, options.jobs))
     rows = _rows(modules, results)

@@ -88,6 +88,9 @@ def test_paths_in_the_file_start_at_its_folder(write, tmp_path):
         ("requests_per_s = -1", ["requests_per_s", "0 or more"]),
         ("sync = 'sometimes'", ["sync", "close, background, off"]),
         ("durability = 'disk'", ["durability", "process, power"]),
+        ("end_interrupted = 'no'", ["end_interrupted", "true or false"]),
+        ("end_interrupted = 1", ["end_interrupted", "true or false"]),
+        ("sigterm = 'ignore'", ["sigterm", "default, stop"]),
         ("region = 7", ["region", "text"]),
         ("concurency = 2", ["'concurency'", "concurrency"]),
         ("watch = 3", ["watch", "table"]),
@@ -142,7 +145,8 @@ def test_every_key_can_be_set_by_its_variable():
         )
         loaded = load(environ={setting.variable: value})
         assert loaded.origins[setting.key] == setting.variable
-        assert value_of(loaded.configuration, setting.key) in (value, 7, 7.5, ("/x",))
+        wanted = [False] if isinstance(setting.default, bool) else [value, 7, 7.5, ("/x",)]
+        assert value_of(loaded.configuration, setting.key) in wanted
 
 
 def test_current_follows_the_file_and_the_environment(write, monkeypatch):

@@ -9,9 +9,11 @@ import pytest
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits, pending_chunks
+from journaltrack.entries import BlobRef
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
+from journaltrack.spool import Spool
 from tests.failing_remote import FailingRemote, passing
 
 LIMIT = RemoteError("too many", kind=ErrorKind.HOLD, code="ResourceLimitExceeded", hint="ask for more")
@@ -89,11 +91,15 @@ def test_nothing_of_a_component_whose_creation_failed_for_a_while_is_sent(journa
     assert len(remote.components["run"].points) == 6
 
 
-def test_everything_of_a_held_component_stays_pending(journal):
+def test_everything_of_a_held_component_stays_pending(journal, tmp_path):
     """Of a component that can't go on nothing is sent or set aside, also of what is planned later in the pass; others go on."""
     remote = FailingRemote()
     component = created(journal, "run")
-    journal.append(component, points(3))
+    (tmp_path / "model").write_bytes(b"weights")
+    blob = Spool(journal.path / "spool").add(tmp_path / "model")
+    journal.add_blob(blob.sha256, blob.size_bytes)
+    upload = vocabulary.upload("model", BlobRef(blob.sha256, None, None), blob.size_bytes, None, "model")
+    journal.append(component, [upload, *points(3)])
     a_chunk_of_others(journal)
     journal.append(component, [*points(3, "later"), vocabulary.parameter("rate", 1.0)])
     unreadable = vocabulary.parameter("text", "x")._replace(payload='{"text": 7}')
@@ -102,10 +108,11 @@ def test_everything_of_a_held_component_stays_pending(journal):
     first = one_pass(journal, remote)
     assert first.held.keys() == {"run"}
     assert remote.about("run") == ["create"]
-    assert states(journal, component) == {"pending": 9}
+    assert states(journal, component) == {"pending": 10}
+    assert remote.objects == {}
     second = one_pass(journal, remote)
     assert (second.held, second.pending) == ({}, 0)
-    assert states(journal, component) == {"delivered": 8, "quarantined": 1}
+    assert states(journal, component) == {"delivered": 9, "quarantined": 1}
 
 
 def test_points_that_are_read_one_by_one_go_out_with_the_others(journal):

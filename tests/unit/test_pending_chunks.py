@@ -199,6 +199,23 @@ def test_one_odd_cell_keeps_nothing_else_from_being_delivered(beside, tmp_path, 
         assert remote.components["a"].parameters == {"rate": 1.0}, (column, value)
 
 
+def test_a_backlog_of_other_runs_is_not_read_for_one(tmp_path, monkeypatch):
+    """What is pending of one component is read at once, however much of others comes before; none of it leaves SQLite."""
+    monkeypatch.setattr(reading, "CHUNK_METRICS", 10)
+    monkeypatch.setattr(reading, "CHUNK_OTHERS_MAX", 10)
+    drafts = [(vocabulary.metric("loss", 1.0, n, 5), 1, False) for n in range(100)]
+    drafts += [(vocabulary.parameter(f"p{n}", 1.0), 1, False) for n in range(100)]
+    drafts += [(vocabulary.metric("loss", 1.0, n, 5), 0, False) for n in range(3)] + [(vocabulary.parameter("x", 1.0), 0, True)]
+    with recorded(tmp_path / "journal", drafts) as journal:
+        statements = []
+        journal.database.connection.set_trace_callback(statements.append)
+        (chunk,) = reading.pending_chunks(journal, Options(component="a").wanted)
+        journal.database.connection.set_trace_callback(None)
+    assert [list(each.seqs) for each in chunk.points] == [[201, 202, 203]]
+    assert [entry.seq for entry in chunk.entries] == [204]
+    assert sum("FROM entry" in each for each in statements) <= 5
+
+
 def test_plain_metrics_are_not_read_as_entries(tmp_path):
     """What trackers record is read the quick way: all of it, but for what has no number or no usual time."""
     drafts = [(vocabulary.metric("loss", value, step, 5), 0, False) for step, value in enumerate([1.0, 2**60 + 1, -0.0, 1e-320])]

@@ -12,8 +12,9 @@ from journaltrack.actions import Settle, as_intervals
 from journaltrack.attesting import Scribe, Settled, Statement
 from journaltrack.errors import JournalCorruptError, JournalNotFoundError
 from journaltrack.journal import Journal
+from journaltrack.pending_chunks import Wanted, pending_chunks
 from journaltrack.settlement import Delivery, Intent, Outcome, Settlement
-from journaltrack.standing import low_water_mark, pending_count
+from journaltrack.standing import PENDING, low_water_mark, pending_count
 
 
 @pytest.fixture
@@ -138,6 +139,44 @@ def test_a_partial_answer_leaves_the_rest_pending(journal, records):
     records.finish([Outcome(receipt, 1, "partial", deliveries=[Delivery(1, "delivered"), Delivery(4, "quarantined", "VALIDATION_ERROR")])])
     assert pending_count(journal.database) == 10
     assert [entry.seq for entry in journal.entries(pending=True)] == [2, 3, 5, 6, 7, 8, 9, 10, 11, 12]
+
+
+def test_the_mark_passes_what_was_seen_and_is_listed(journal, records, monkeypatch):
+    """Entries that a pass has left pending are listed, as long as there is room; each is pending, once, wherever the mark is."""
+    monkeypatch.setattr("journaltrack.settlement.UNSETTLED_MAX", 3)
+
+    def check(mark, listed, pending):
+        assert journal.database.read("SELECT seq FROM mark") == [(mark,)]
+        assert [seq for (seq,) in journal.database.read("SELECT seq FROM unsettled")] == listed
+        assert [seq for (seq,) in journal.database.read(f"SELECT e.seq {PENDING} ORDER BY e.seq")] == pending
+        assert pending_count(journal.database) == len(pending)
+        chunks = pending_chunks(journal, Wanted())
+        assert sorted(seq for c in chunks for seq in [*(e.seq for e in c.entries), *(s for p in c.points for s in p.seqs)]) == pending
+        assert low_water_mark(journal.database) == min(pending, default=13) - 1
+
+    def settle(*seqs):
+        records.settle([Settle(1, seqs, "quarantined", "for the test")])
+
+    settle(1, 3, 4, 6)
+    records.advance_mark(6)
+    check(6, [2, 5], [2, 5, 7, 8, 9, 10, 11, 12])
+    settle(7, 8)
+    records.advance_mark()
+    check(8, [2, 5], [2, 5, 9, 10, 11, 12])
+    settle(2, 10)
+    records.advance_mark(12)  # there is room for two more, and no place for the third
+    check(11, [5, 9, 11], [5, 9, 11, 12])
+    settle(5, 9, 11)
+    records.advance_mark(12)
+    check(12, [12], [12])
+    settle(12)
+    records.advance_mark()
+    check(12, [], [])
+    assert records.release(("quarantined",)) == 12
+    check(0, [], [*range(1, 13)])
+    settle(*range(1, 12))
+    records.advance_mark(12)
+    check(12, [12], [12])
 
 
 def test_the_mark_never_passes_a_pending_entry(journal, records):

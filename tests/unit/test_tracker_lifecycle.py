@@ -6,10 +6,12 @@ import asyncio
 import concurrent.futures
 import json
 import os
+import pickle
 import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -257,3 +259,145 @@ def test_a_generator_that_is_closed_is_stopped(tracker):
     next(training)
     training.close()
     assert tracker.trial_component.status.primary_status == "Stopped"
+
+
+CALLS = {
+    "log_metric": (lambda tracker, _: tracker.log_metric("after", 1.0), 1),
+    "log_metrics": (lambda tracker, _: tracker.log_metrics({"after": 1.0, "wards": 2.0}), 2),
+    "log_parameter": (lambda tracker, _: tracker.log_parameter("after", 1), 1),
+    "log_input": (lambda tracker, _: tracker.log_input("after", "s3://b/k"), 1),
+    "log_output": (lambda tracker, _: tracker.log_output("after", "s3://b/k"), 1),
+    "log_artifact": (lambda tracker, folder: tracker.log_artifact(folder / "file"), 2),
+    "log_artifacts": (lambda tracker, folder: tracker.log_artifacts(folder), 2),
+    "flush": (lambda tracker, _: tracker.flush(), 0),
+    "from another process": (lambda tracker, _: pickle.loads(pickle.dumps(tracker)).log_metric("after", 1.0), 1),
+}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What trackers asked to be replayed."""
+    found = []
+    monkeypatch.setattr(Tracker, "services", Services(replay=found.append))
+    return found
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_after_close_is_recorded_and_the_next_close_delivers_it(tmp_path, asked, name):
+    """No call is refused for the tracker's state; what was recorded after a close is delivered by another one, once."""
+    call, entries = CALLS[name]
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "file").write_text("content")
+    tracker = Tracker.create(journal=tmp_path / "journal")
+    tracker.log_metric("after", 0.5)
+    tracker.close()
+    before = len(entries_in(tmp_path))
+    call(tracker, tmp_path / "files")
+    assert len(entries_in(tmp_path)) == before + entries
+    assert len(asked) == 1
+    tracker.close()
+    tracker.close()
+    own = entries > 0 and name != "from another process"
+    assert len(asked) == 1 + own
+
+
+def test_logging_after_the_block_leaves_the_run_completed(tmp_path, asked):
+    """What comes after the end of a run is recorded; it does not begin the run anew."""
+    with Tracker.create(journal=tmp_path / "journal") as tracker:
+        tracker.log_metric("loss", 1.0)
+    tracker.log_metric("test:accuracy", 0.9)
+    tracker.log_parameter("threshold", 0.5)
+    tracker.close()
+    assert tracker.trial_component.status.primary_status == "Completed"
+    assert tracker.trial_component.parameters["threshold"] == 0.5
+    assert [kind for kind, _ in entries_in(tmp_path)] == ["create", "status", "metric", "status", "metric", "parameter"]
+    assert len(asked) == 2
+
+
+def test_a_close_inside_the_block_does_not_hide_its_end(tmp_path, asked):
+    """The block's end is the run's, whether or not the tracker was closed before."""
+    with Tracker.create(journal=tmp_path / "journal") as tracker:
+        tracker.close()
+    assert tracker.trial_component.status.primary_status == "Completed"
+    assert len(asked) == 2
+
+
+def test_a_second_block_is_another_beginning_of_the_run(tmp_path, asked):
+    """Entered again, a tracker says that its run is in progress, and then how that ended."""
+    tracker = Tracker.create(journal=tmp_path / "journal")
+    with tracker:
+        pass
+    assert tracker.trial_component.status.primary_status == "Completed"
+    with tracker:
+        assert tracker.trial_component.status.primary_status == "InProgress"
+    with pytest.raises(KeyError), tracker:
+        raise KeyError("mine")
+    assert tracker.trial_component.status.primary_status == "Failed"
+    assert len(asked) == 3
+
+
+def test_a_writer_that_fails_at_the_end_keeps_nothing_from_being_delivered(tracker, asked):
+    """What a caller's own writer raises at close is raised after the rest was delivered."""
+    with pytest.raises(RuntimeError, match="own trouble"):
+        Tracker(tracker.trial_component, BrokenWriter(), None).close()
+    assert len(asked) == 1
+
+
+def test_closing_inside_a_close_ends_and_delivers_once(tmp_path, monkeypatch):
+    """A signal handler that closes the tracker, during its close, neither hangs nor delivers a second time."""
+    asked = []
+
+    def replay(request):
+        asked.append(request)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(Tracker, "services", Services(replay=replay))
+    tracker = Tracker.create(journal=tmp_path / "journal")
+    closed = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: closed.append(tracker.close()))
+    try:
+        tracker.close()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert closed == [None]
+    assert len(asked) == 1
+
+
+def test_a_call_inside_a_close_is_recorded(tmp_path, monkeypatch):
+    """A signal handler that logs during the replay is recorded, and delivered by the next close."""
+    asked = []
+
+    def replay(request):
+        asked.append(request)
+        if len(asked) == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(Tracker, "services", Services(replay=replay))
+    tracker = Tracker.create(journal=tmp_path / "journal")
+    before = signal.signal(signal.SIGUSR1, lambda *_: tracker.log_metric("last words", 1.0))
+    try:
+        tracker.close()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert [kind for kind, _ in entries_in(tmp_path)] == ["create", "metric"]
+    tracker.close()
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"boto3_session": "prefix"}, "boto3_session is of the type str"),
+        ({"boto3_session": Path("prefix")}, "boto3_session"),
+        ({"boto3_session": {"region": "eu-west-1"}}, "boto3_session"),
+        ({"sagemaker_boto_client": "us-east-1"}, "sagemaker_boto_client is of the type str"),
+        ({"sagemaker_boto_client": 3}, "sagemaker_boto_client"),
+    ],
+)
+def test_what_makes_no_requests_is_refused_at_the_call(tmp_path, arguments, named):
+    """A prefix or region in the place of a session or client is a TypeError that names it, and nothing is made."""
+    with pytest.raises(TypeError, match=named):
+        Tracker.create("name", "bucket", journal=tmp_path / "journal", **arguments)
+    with pytest.raises(TypeError, match=named):
+        Tracker.load("name", journal=tmp_path / "journal", **arguments)
+    assert not (tmp_path / "journal").exists()

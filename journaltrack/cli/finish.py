@@ -1,0 +1,44 @@
+"""``journaltrack finish``: say how a run ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from journaltrack.cli import common, output
+from journaltrack.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from journaltrack.finishing import FinalStatus
+
+
+@click.command(
+    epilog="\b\nExamples:\n  journaltrack finish digits-1 --status Stopped\n"
+    "  journaltrack finish digits-1 --status Failed --message 'the node was taken away' --journal /mnt/usb/journal && journaltrack sync"
+)
+@click.argument("component", shell_complete=common.complete_component)
+@click.option("-j", "--journal", metavar="JOURNAL", type=click.Path(), help="The journal's folder; without it, the default journal.")
+@click.option(
+    "--status", "ended_as", required=True, type=click.Choice(["Stopped", "Failed", "Completed"], case_sensitive=False), help="How it ended."
+)
+@click.option("--message", metavar="TEXT", help="Why, as SageMaker shows it: one line of at most 1,024 characters.")
+@click.option("--force", is_flag=True, help="Do not warn when a process that records into the run lives.")
+@common.common_options
+def command(component: str, journal: str | None, *, ended_as: str, message: str | None, force: bool, as_json: bool) -> ExitCode:
+    """Record how the run COMPONENT ended, with the time of its last entry. Contacts nobody; the next sync delivers it.
+
+    A sync ends interrupted runs by itself where it can prove that their processes are dead. This is for the others: runs of
+    another host, or of a disk where locks do not work.
+    """
+    from journaltrack.finishing import finish  # noqa: PLC0415 - opens journals
+
+    done = finish(component, cast("FinalStatus", ended_as), message=message, journal=journal)
+    if as_json:
+        output.print_json({**done.to_json(), "exit_code": int(ExitCode.OK)})
+    else:
+        output.say(f"{output.clean(done.component)} is recorded as {done.status}; `journaltrack sync` delivers it")
+    if done.is_alive and not force and done.before is not None:
+        process = f"process {done.before.pid} on {done.before.host}"
+        output.problem("warning", f"the run is alive: {process} began it", "what it records later counts, its status at the end too")
+    return ExitCode.OK

@@ -1,0 +1,104 @@
+"""A person says how a run ended: the status is recorded, offline, as any other call is.
+
+For runs of which nobody can prove that they are over: recorded on another host, or where locks do not work.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
+
+from journaltrack import entries as vocabulary
+from journaltrack import interruption, limits, report
+from journaltrack.errors import InvalidInputError
+from journaltrack.journal import Journal
+
+if TYPE_CHECKING:
+    from journaltrack.interruption import RunInProgress
+
+FinalStatus: TypeAlias = Literal["Stopped", "Failed", "Completed"]
+FINAL_STATUSES: Final[tuple[FinalStatus, ...]] = get_args(FinalStatus)
+_NEAR_MAX: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What was recorded.
+
+    Attributes:
+        journal: Its folder.
+        component: As the journal knows it.
+        status, message, end_ns: As recorded; ``end_ns`` is None where an earlier end stays.
+        before: How the run stood while it was in progress; None: it was over, or had no status.
+    """
+
+    journal: str
+    component: str
+    status: str
+    message: str | None
+    end_ns: int | None
+    before: RunInProgress | None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether a process that appends to the run lives: what it records later counts."""
+        return self.before is not None and self.before.state == "running"
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``json.dumps`` takes it, see ``journaltrack.report.to_json``."""
+        converted: dict[str, Any] = report.to_json(self)
+        return {**converted, "is_alive": self.is_alive}
+
+
+def finish(
+    component: str,
+    status: FinalStatus,
+    *,
+    message: str | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    clock_ns: Callable[[], int] = time.time_ns,
+) -> Finished:
+    """Record how a run ended, with the time of its last entry as the end; the next sync delivers it.
+
+    Args:
+        component: Its name (case does not matter).
+        status: "Stopped", "Failed" or "Completed".
+        message: Why; on one line, at most 1,024 characters.
+        journal: The journal's folder; None: the default journal.
+        clock_ns: Nanoseconds since the epoch.
+
+    Raises:
+        InvalidInputError: No such component, or no such status. Nothing was recorded.
+        JournalError: The journal can't be read or written.
+    """
+    if status not in FINAL_STATUSES:
+        raise InvalidInputError(f"status is {status!r}; a run ends as one of {', '.join(FINAL_STATUSES)}")
+    opened = Journal.open(journal, create=False, on_journal_error="raise")
+    try:
+        row = opened.find(component)
+        if row is None:
+            raise InvalidInputError(f"the journal at {opened.path} has no component {component}", hint=_near(opened, component))
+        before = interruption.of_component(opened, row.id, row.name)
+        end_ns = None
+        if before is not None and before.state == "running":
+            end_ns = clock_ns()
+        elif before is not None or opened.last_status(row.id) is None:
+            end_ns = interruption.last_entry_at_ns(opened, row.id)
+        text = None if message is None else limits.one_line(message) or None
+        opened.append(row.id, [vocabulary.status(primary=status, message=text, end_ns=end_ns)])
+        opened.flush()
+        return Finished(str(opened.path), row.name, status, text, end_ns, before)
+    finally:
+        opened.close()
+
+
+def _near(journal: Journal, component: str) -> str:
+    names = [str(row.name) for row in journal.components()]
+    near = difflib.get_close_matches(component.lower(), names, n=_NEAR_MAX)
+    if near:
+        return f"perhaps {' or '.join(near)}"
+    return "`journaltrack audit` lists its components" if names else "it has none at all"

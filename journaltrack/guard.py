@@ -1,0 +1,49 @@
+"""What stands between training and all that delivers: nothing raised behind it gets past it, and nothing takes longer than its time.
+
+Behind it are the network, credentials, the user's AWS configuration and plug-ins, boto3 and whatever it imports: any of these
+may raise anything, or never return. What was recorded is in the journal by then, so a warning in the log is all that is owed.
+A Ctrl-C, and what the user's signal handlers raise, are the user's: they pass.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from journaltrack.bounded import OutOfTimeError, outcome
+from journaltrack.deadline import Deadline
+from journaltrack.errors import ErrorKind, JournaltrackError, RemoteError, described
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+GRACE_S: Final = 1.5
+"""After its deadline, how long a pass may record what became of its requests before nobody waits for it any more."""
+
+
+def guarded(call: Callable[[], T], failure: str, deadline: Deadline | None = None) -> T | None:
+    """The result of a call, or None when it failed or took too long; then the log says so.
+
+    Args:
+        call: Made on a thread of its own: what signal handlers raise in the waiting one is told from what the call raises.
+        failure: What it means that the call failed, for the log.
+        deadline: The call's; cancelled when nobody waits for it any more. None: what the call does takes no time.
+    """
+    deadline = deadline or Deadline()
+    try:
+        found = outcome(call, lambda: deadline.grace_remaining_s() + GRACE_S)
+    finally:
+        deadline.cancel()
+    if not isinstance(found, Exception):
+        return found
+    told = found if isinstance(found, (JournaltrackError, OutOfTimeError)) else described(found)
+    logger.log(logging.INFO if _passes(found) else logging.WARNING, "%s: %s", failure, told)
+    logger.debug("what was raised", exc_info=found)
+    return None
+
+
+def _passes(error: Exception) -> bool:
+    """Whether nobody has to do anything: the network is down for now."""
+    return isinstance(error, RemoteError) and error.kind is ErrorKind.TRANSIENT
