@@ -7,10 +7,11 @@ reference that names it. ``plan`` makes them from entries.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Final, Literal, NamedTuple, TypeAlias
+from typing import ClassVar, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits
@@ -19,6 +20,7 @@ from journaltrack.entries import BlobRef
 FieldMap: TypeAlias = Literal["parameters", "input_artifacts", "output_artifacts", "status"]
 Mode: TypeAlias = Literal["create", "resume", "load", "job"]
 
+T = TypeVar("T")
 Run: TypeAlias = tuple[int, int, int]
 """(writer's id, first, last): entries by their places in their writer's chain, which follow one another."""
 
@@ -114,15 +116,70 @@ class Fields:
 FieldValue: TypeAlias = "str | float | Artifact | PendingArtifact | Status"
 
 
+class Place(NamedTuple):
+    """Where an entry is among others.
+
+    Attributes:
+        seq: In the journal.
+        recorded_at_ns: Nanoseconds since the epoch.
+        origin: The journal and host that recorded it. Entries of one are in the order of ``seq``, whatever its clock did; those of
+            others came by a merge, in any order, and are compared by their time.
+    """
+
+    seq: int
+    recorded_at_ns: int = 0
+    origin: int = 0
+
+    def is_before(self, other: Place) -> bool:
+        """Whether this one was recorded earlier."""
+        if self.origin == other.origin:
+            return self.seq < other.seq
+        return (self.recorded_at_ns, self.seq) < (other.recorded_at_ns, other.seq)
+
+
+class Part(NamedTuple):
+    """What one entry makes of a key."""
+
+    place: Place
+    value: FieldValue
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One key of one map: its new value, the entry that says so, and the earlier entries which that one overrides."""
+    """One key of one map: its new value, the entry that says so, and the earlier entries which that one overrides.
+
+    ``parts`` are all of these entries in the order in which they were recorded; () for one alone.
+    """
 
     map: FieldMap
     key: str
     value: FieldValue
     seq: int
     superseded: tuple[int, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+    @classmethod
+    def of(cls, field_map: FieldMap, key: str, parts: Sequence[Part]) -> Change:
+        """Several entries as one; they are in order."""
+        value = parts[-1].value
+        if field_map == "status":
+            value = functools.reduce(merge_status, (part.value for part in parts))
+        return cls(field_map, key, value, parts[-1].place.seq, tuple(part.place.seq for part in parts[:-1]), tuple(parts))
+
+    @property
+    def each(self) -> tuple[Part, ...]:
+        """All entries, in order."""
+        return self.parts or (Part(Place(self.seq), self.value),)
+
+    def without(self, seqs: Collection[int]) -> Change | None:
+        """The same without some of its entries; None if none is left."""
+        left = [part for part in self.each if part.place.seq not in seqs]
+        return Change.of(self.map, self.key, left) if left else None
+
+    def split(self) -> tuple[Change, ...]:
+        """The earlier entries, and the later ones; () for one entry alone."""
+        middle = len(self.parts) // 2
+        return tuple(Change.of(self.map, self.key, half) for half in (self.parts[:middle], self.parts[middle:])) if middle else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +192,10 @@ class ComponentState:
         keys: Keys per map that the remote holds by our doing.
         locations: Where blobs of this component are, with the receipt of the upload.
         refused: Blobs whose upload is quarantined.
-        artifacts: Which entry the remote holds for each key of an artifact, by map and key.
+        origins: ``Place.origin`` by writer; those that it does not name have 0.
+        held: Which entry the remote holds for each key by our doing, by map and key.
+        statuses: The status calls that arrived, in order; read only where one that is pending was recorded before the last of them.
+        own_until_ns: For ``Update.own_until_ns``; None: this journal made the component, it did not attach to it.
     """
 
     confirmed: bool = False
@@ -143,15 +203,18 @@ class ComponentState:
     keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
     locations: Mapping[BlobRef, tuple[str, int]] = field(default_factory=dict)
     refused: frozenset[BlobRef] = frozenset()
-    artifacts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    held: Mapping[tuple[str, str], Place] = field(default_factory=dict)
+    statuses: Sequence[Part] = ()
+    origins: Mapping[int, int] = field(default_factory=dict)
+    own_until_ns: int | None = None
 
-    def overridden_by(self, field_map: str, key: str, seq: int) -> int | None:
-        """The later entry whose value the remote holds for an artifact's key, None if there is none: it stays.
+    def overridden_by(self, field_map: str, key: str, place: Place) -> int | None:
+        """The later entry whose value the remote holds for a key, None if there is none: that value stays.
 
-        References wait for their uploads, so that a later one may have arrived before an earlier one.
+        A later one may have arrived first: it did not wait for an upload, the earlier one was released, or came by a merge.
         """
-        held = self.artifacts.get((field_map, key), 0)
-        return held if held > seq else None
+        held = self.held.get((field_map, key))
+        return held.seq if held is not None and place.is_before(held) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +276,11 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """The component's fields shall have these values."""
+    """The component's fields shall have these values.
+
+    ``own_until_ns``: other journals may have set them later, and what the remote shows of after this time is theirs (``beside``): it is
+    when the last status of this journal that arrived was recorded, nanoseconds since the epoch. None: there are no others.
+    """
 
     phase: ClassVar[int] = 3
     action: ClassVar[str] = "update"
@@ -221,6 +288,7 @@ class Update:
     component_id: int
     component: str
     changes: tuple[Change, ...]
+    own_until_ns: int | None = None
 
     @property
     def seqs(self) -> tuple[int, ...]:
@@ -233,11 +301,17 @@ class Update:
         return any(isinstance(c.value, Status) and c.value.primary in {"Completed", "Failed", "Stopped"} for c in self.changes)
 
     def split(self) -> tuple[Update, ...]:
-        """Two halves, to find the one change that the remote refuses; () for a single change."""
-        if len(self.changes) < 2:  # noqa: PLR2004
-            return ()
-        middle = len(self.changes) // 2
-        return (replace(self, changes=self.changes[:middle]), replace(self, changes=self.changes[middle:]))
+        """Two halves, to find the one entry that the remote refuses, in the order in which they may be made; () for a single entry.
+
+        Where a later value is at fault, an earlier one is sent after all.
+        """
+        halves: Sequence[Sequence[Change]]
+        if len(self.changes) > 1:
+            middle = len(self.changes) // 2
+            halves = (self.changes[:middle], self.changes[middle:])
+        else:
+            halves = [(each,) for change in self.changes for each in change.split()]
+        return tuple(replace(self, changes=tuple(half)) for half in halves)
 
     def fields(self) -> Fields:
         """The request's content. Blobs must have been resolved before."""
@@ -310,6 +384,24 @@ def fold(changes: Iterable[Change]) -> Fields:
         output_artifacts={k: v for k, v in maps["output_artifacts"].items() if isinstance(v, Artifact)},
         status=status if isinstance(status, Status) else None,
     )
+
+
+def in_order(items: Sequence[T], places: Sequence[Place]) -> list[T]:
+    """Sort items by their places: in the order in which they were recorded, of one origin by ``seq``, of several by time."""
+    latest: dict[int, int] = defaultdict(int)
+    keys: dict[int, tuple[int, int]] = {}
+    one = len({place.origin for place in places}) <= 1
+    for number in sorted(range(len(items)), key=lambda number: places[number].seq):
+        place = places[number]
+        latest[place.origin] = 0 if one else max(latest[place.origin], place.recorded_at_ns)  # a clock set back changes no order
+        keys[number] = (latest[place.origin], place.seq)
+    return [items[number] for number in sorted(keys, key=lambda number: keys[number])]
+
+
+def parts_in_order(parts: Iterable[Part]) -> list[Part]:
+    """Parts in the order in which they were recorded."""
+    known = list(parts)
+    return in_order(known, [part.place for part in known])
 
 
 def merge_status(earlier: FieldValue | None, later: FieldValue) -> FieldValue:

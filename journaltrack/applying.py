@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits, schema, statements
-from journaltrack.actions import MAP_OF_KIND, as_intervals
+from journaltrack.actions import MAP_OF_KIND, Place, as_intervals
 from journaltrack.applying_source import (
     Attested,
     Source,
@@ -33,6 +33,7 @@ from journaltrack.applying_source import (
 from journaltrack.attesting import Attestor, Settled, Statement
 from journaltrack.database import bound
 from journaltrack.errors import JournalAlteredError
+from journaltrack.standing import origins
 from journaltrack.statements import Named, Said
 
 if TYPE_CHECKING:
@@ -62,10 +63,11 @@ _RELEASE: Final = "DELETE FROM delivery WHERE seq BETWEEN ? AND ? AND outcome NO
 _REOPEN: Final = "DELETE FROM delivery WHERE seq BETWEEN ? AND ? AND settled_at_ns <= ?"  # it was found to be gone
 _MAPS: Final = " ".join(f"WHEN '{kind}' THEN '{field_map}'" for kind, field_map in MAP_OF_KIND.items())
 _FIELDS: Final = (
-    f"INSERT OR REPLACE INTO field (component_id, map, key, seq) SELECT e.component_id, CASE e.kind {_MAPS} END AS map, "
-    "coalesce(e.name, ''), max(e.seq) FROM entry e JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND e.stream <> 'metric' "
-    f"AND e.kind IN ({', '.join(repr(kind) for kind in MAP_OF_KIND)}) AND d.outcome = 'delivered' GROUP BY 2, 3"
+    f"SELECT CASE e.kind {_MAPS} END, coalesce(e.name, ''), e.seq, e.recorded_at_ns, e.writer_id FROM entry e "
+    "JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND e.stream <> 'metric' "
+    f"AND e.kind IN ({', '.join(repr(kind) for kind in MAP_OF_KIND)}) AND d.outcome = 'delivered' ORDER BY e.seq"
 )
+_INSERT_FIELD: Final = "INSERT OR REPLACE INTO field (component_id, map, key, seq) VALUES (?, ?, ?, ?)"
 
 
 @dataclass(slots=True)
@@ -316,9 +318,17 @@ class Applier:
         return self._attestor.lease.outdo(self._connection, self.generation)
 
     def derive(self, component_ids: Iterable[int]) -> None:
-        """What the remote holds of these components, as far as is known here: the last value of each key that arrived."""
+        """What the remote should hold of these components, as far as is known here: the value of each key that arrived and was
+        recorded last. Of journals that were synced apart an older one may have arrived later: a verification tells.
+        """
+        known_origins = origins(self._connection.execute)
         for component_id in component_ids:
-            self._connection.execute(_FIELDS, (component_id,))
+            last: dict[tuple[str, str], Place] = {}
+            for field_map, key, seq, recorded_at_ns, writer_id in self._connection.execute(_FIELDS, (component_id,)):
+                place = Place(seq, recorded_at_ns, known_origins.get(writer_id, 0))
+                if (field_map, key) not in last or last[field_map, key].is_before(place):
+                    last[field_map, key] = place
+            self._connection.executemany(_INSERT_FIELD, [(component_id, *field, place.seq) for field, place in last.items()])
 
     def discard(self) -> None:
         """Drop what is there for a merge alone."""

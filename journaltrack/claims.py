@@ -18,10 +18,22 @@ from typing import TYPE_CHECKING, Any, Final
 from journaltrack import access, limits, paths, removed, report, standing
 from journaltrack import entries as vocabulary
 from journaltrack import plan as planning
-from journaltrack.actions import MAP_OF_KIND, Artifact, FieldMap, FieldValue, PendingArtifact, Status, merge_status
+from journaltrack.actions import (
+    MAP_OF_KIND,
+    Artifact,
+    FieldMap,
+    FieldValue,
+    Part,
+    PendingArtifact,
+    Place,
+    Status,
+    merge_status,
+    parts_in_order,
+)
 from journaltrack.comparing import Claims, FieldClaim, MetricClaim, ObjectClaim, StatusClaim
 from journaltrack.entries import BlobRef, Entry
 from journaltrack.spool import is_digest
+from journaltrack.standing import origins
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,7 +138,7 @@ def _claims(journal: Journal, row: ComponentRow, metrics: Mapping[str, MetricCla
             (row.id,),
         )
     }
-    reading = _Reading({blob: uri for blob, (uri, _) in locations.items()})
+    reading = _Reading({blob: uri for blob, (uri, _) in locations.items()}, origins(database.read))
     held = {seq for (seq,) in database.read("SELECT seq FROM field WHERE component_id = ?", (row.id,))}
     for *columns, outcome, receipt_id in _state_rows(database, row.id):
         entry = vocabulary.entry_of(tuple(columns))
@@ -159,15 +171,17 @@ def _state_rows(database: Database, component_id: int) -> Iterator[tuple[Any, ..
 class _Reading:
     """What one component's entries add up to."""
 
-    def __init__(self, locations: Mapping[BlobRef, str]) -> None:
+    def __init__(self, locations: Mapping[BlobRef, str], known_origins: Mapping[int, int]) -> None:
         self.there = False  # whether the remote confirmed the component
         self._locations = locations
+        self._origins = known_origins
         self._owner: str | None = None
+        self._owners: set[str] = set()
         self._display_name: str | None = None
         self._shared = False
         self._fields: dict[tuple[FieldMap, str], FieldClaim] = {}
         self._later: dict[tuple[FieldMap, str], list[str | float | Artifact]] = defaultdict(list)
-        self._statuses: list[tuple[int, int, Status, bool]] = []  # receipt, seq, value, whether it was the last of its request
+        self._statuses: dict[int, list[tuple[Part, bool]]] = defaultdict(list)  # by receipt, with whether it was the last of its request
         self._later_status: list[Status] = []
         self._named: set[tuple[FieldMap, str]] = set()
         self._unreadable: list[int] = []
@@ -190,7 +204,9 @@ class _Reading:
         self.there = True
         self._shared |= entry.kind == vocabulary.LOAD or bool(detail.get("resume"))
         if entry.kind == vocabulary.CREATE and outcome == "delivered":
-            self._owner = self._owner or _text(detail.get("owner"))
+            owner = _text(detail.get("owner"))
+            self._owner = self._owner or owner
+            self._owners |= {owner} if owner is not None else set()
             self._display_name = _text(detail.get("display_name")) or self._display_name
 
     def _add_field(self, entry: Entry, outcome: object, receipt_id: object, *, is_held: bool) -> None:
@@ -201,7 +217,8 @@ class _Reading:
             if outcome is None:
                 self._later_status.append(value)
             elif outcome in {"delivered", "superseded"} and isinstance(receipt_id, int):
-                self._statuses.append((receipt_id, entry.seq, value, outcome == "delivered"))
+                part = Part(Place(entry.seq, entry.recorded_at_ns, self._origins.get(entry.writer_id, 0)), value)
+                self._statuses[receipt_id].append((part, outcome == "delivered"))
             return
         if outcome != "delivered":
             self._named.add(place)
@@ -225,6 +242,7 @@ class _Reading:
         return replace(
             claims,
             owner=self._owner,
+            owners=frozenset(self._owners),
             exclusive=self._owner is not None and not self._shared,
             display_name=self._display_name,
             fields=fields,
@@ -234,21 +252,15 @@ class _Reading:
         )
 
     def _status(self) -> StatusClaim | None:
-        """Requests in the order in which they were sent; one that ended in quarantine has no entry that was delivered."""
-        by_receipt: dict[int, list[tuple[int, Status, bool]]] = defaultdict(list)
-        for receipt_id, seq, value, was_last in self._statuses:
-            by_receipt[receipt_id].append((seq, value, was_last))
+        """In the order in which they were recorded; a request that ended in quarantine has no entry that was delivered."""
+        sent = [[part for part, _ in group] for group in self._statuses.values() if any(was_last for _, was_last in group)]
         merged: Status | None = None
         last_seq = 0
-        for _, group in sorted(by_receipt.items()):
-            if not any(was_last for _, _, was_last in group):
-                continue
-            sent: Status | None = None
-            for seq, value, _ in group:
-                sent, last_seq = _merged(sent, value), seq
-            if sent is not None:
-                sent = sent if sent.primary is not None else replace(sent, message=None)  # SageMaker takes no message alone
-                merged = _merged(merged, sent)
+        for part in parts_in_order(part for group in sent for part in group):
+            if isinstance(part.value, Status):
+                # SageMaker takes no message alone
+                value = part.value if part.value.primary is not None else replace(part.value, message=None)
+                merged, last_seq = _merged(merged, value), part.place.seq
         if merged is None:
             return None
         also = []

@@ -135,6 +135,7 @@ class Claims:
         name: Of the component.
         receipt_id: Of the newest receipt about the component, when this was read.
         owner: ``ComponentSpec.owner`` of its create; None: this journal did not create it.
+        owners: Of all creates of this journal: a merged one may have several.
         exclusive: Whether it was created to be this journal's alone (not resumed, not loaded).
         display_name: That it was created with, if any.
         fields: By map and key.
@@ -147,6 +148,7 @@ class Claims:
     receipt_id: int
     owner: str | None = None
     exclusive: bool = False
+    owners: frozenset[str] = frozenset()
     display_name: str | None = None
     fields: Mapping[tuple[FieldMap, str], FieldClaim] = field(default_factory=dict)
     status: StatusClaim | None = None
@@ -179,7 +181,8 @@ def compare(
     elif claims.owner == found.owner and claims.display_name is not None and claims.display_name != found.display_name:
         note = "it is set when a component is created, and by nothing that journaltrack sends later"
         differences.append(_difference(claims, "different", "display name", None, claims.display_name, found.display_name, note=note))
-    leave = FOREIGN if foreign else None if claims.owner is not None and found.owner == claims.owner else SHARED
+    is_ours = found.owner is not None and found.owner in {claims.owner, *claims.owners}
+    leave = FOREIGN if foreign else None if is_ours else SHARED
     differences += _fields(claims, found, leave)
     differences += _status(claims, found.status or Status(), leave)
     for name, claim in claims.metrics.items():

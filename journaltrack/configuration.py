@@ -87,7 +87,7 @@ class Configuration:
         choices=("keep", "shift"),
     )
     visible_after_s: float = _number(
-        900.0, "how long after a request without an answer its metrics count as not arrived when reading back does not show them"
+        900.0, "how long after a first reading metrics without an answer count as not arrived, when a second one does not show them either"
     )
     anchor: str = _text(
         "artifacts",

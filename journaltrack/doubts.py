@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, Literal
 from journaltrack import limits, removed, schema
 from journaltrack.actions import as_intervals, ranges
 from journaltrack.attesting import Attestor, Settled, Statement
-from journaltrack.readback import Doubt, Finding, Group, Known
+from journaltrack.entries import CREATE, LOAD
+from journaltrack.readback import Account, Doubt, Finding, Group, Known, Reading
 from journaltrack.standing import PROBLEM
 
 if TYPE_CHECKING:
@@ -26,9 +27,8 @@ READBACK: Final = "readback"
 """The action of receipts for what reading back told."""
 SETTLE: Final = "settle"
 """The action of receipts for what a person decided."""
+_SHOWN_AT: Final = "shown_at_ns"  # of attestations: when the service showed it, by its own clock
 
-_METRICS_AT_ONCE: Final = 500
-"""Ours: metrics summed up by one scan of a component's points; SQLite takes some more parameters."""
 _INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _IN_DOUBT: Final = (  # typeof: SQLite keeps any type in any column, and a journal may be crafted
     f"FROM delivery d JOIN entry e ON e.seq = d.seq JOIN component c ON c.id = e.component_id WHERE {PROBLEM} AND d.outcome = 'in doubt' "
@@ -56,55 +56,63 @@ def to_ask(database: Database, *, now_ns: int, visible_after_s: float) -> dict[i
 def of_component(database: Database, component_id: int) -> list[Doubt]:
     """Its points in doubt."""
     rows = database.read(
-        f"SELECT e.seq, e.name, e.value, e.step, d.settled_at_ns {_IN_DOUBT} AND e.component_id = ? ORDER BY e.seq",
+        f"SELECT e.seq, e.name, e.value, e.step, d.settled_at_ns, coalesce(d.receipt_id, 0) {_IN_DOUBT} AND e.component_id = ? ORDER BY e.seq",
         (component_id,),
     )
     return [Doubt(*row) for row in rows]
 
 
-def acknowledged(database: Database, component_id: int, doubts: Iterable[Doubt]) -> dict[Group, Known | None]:
-    """What is known to be there of the metrics (in all) and steps in doubt; two scans of the component's points.
+def acknowledged(database: Database, component_id: int, doubts: Iterable[Doubt]) -> Account:
+    """What is known of the component's metrics; two scans of its points.
 
     Points that were removed on the record count in all; of which steps they were is not known any more, and so nothing is of
     the steps among which they may be (None).
     """
-    steps: dict[str, set[int]] = defaultdict(set)
-    for doubt in doubts:
-        steps[doubt.name].update(() if doubt.step is None else (doubt.step,))
-    names = database.read("SELECT name FROM component WHERE id = ?", (component_id,))
-    gone = {name: each for (_, name), each in removed.metrics(database, str(names[0][0]) if names else "").items()}
-    known: dict[Group, Known | None] = {}
-    asked = list(steps)
-    for start in range(0, len(asked), _METRICS_AT_ONCE):
-        known.update(_delivered(database, component_id, asked[start : start + _METRICS_AT_ONCE], steps))
-    for name, before in gone.items():
-        total = known.get((name, None))
-        if total is None:
-            continue
-        known[name, None] = (
-            None if before.at_least else Known(total.points + before.points, total.sum + before.sum, total.magnitude + before.magnitude)
-        )
-        known.update({(name, step): None for step in steps[name] if before.may_have(step)})
-    return known
-
-
-def _delivered(database: Database, component_id: int, names: Sequence[str], steps: Mapping[str, set[int]]) -> dict[Group, Known]:
-    """Sum up what was delivered of a few metrics, in all and of the steps asked for: two scans, however many they are."""
-    places = ", ".join("?" * len(names))
-    sums = (
-        "count(*), total(e.value), total(abs(e.value)) FROM entry e JOIN delivery d ON d.seq = e.seq "
-        f"WHERE e.component_id = ? AND e.stream = 'metric' AND e.name IN ({places}) AND d.outcome = 'delivered'"
+    wanted = {(doubt.name, doubt.step) for doubt in doubts if doubt.step is not None}
+    of_metric = (
+        "count(*), total(e.value), total(abs(e.value)), max(d.settled_at_ns), max(coalesce(d.receipt_id, 0)) "
+        "FROM entry e JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND e.stream = 'metric' AND d.outcome = 'delivered' "
+        "AND typeof(e.value) = 'real' AND typeof(e.name) = 'text' AND typeof(d.settled_at_ns) = 'integer'"
     )
-    known: dict[Group, Known] = {(name, None): Known() for name in names}
-    for name, *rest in database.read(f"SELECT e.name, {sums} GROUP BY e.name", (component_id, *names)):
+    known: dict[Group, Known | None] = {}
+    for name, *rest in database.read(f"SELECT e.name, {of_metric} GROUP BY e.name", (component_id,)):
         known[name, None] = Known(*rest)
-    wanted = sorted({step for name in names for step in steps[name]})
     if wanted:
-        sql = f"SELECT e.name, e.step, {sums} AND e.step IN (SELECT value FROM json_each(?)) GROUP BY e.name, e.step"
-        for name, step, *rest in database.read(sql, (component_id, *names, json.dumps(wanted))):
-            if step in steps[name]:
+        steps = json.dumps(sorted({step for _, step in wanted}))
+        sql = f"SELECT e.name, e.step, {of_metric} AND e.step IN (SELECT value FROM json_each(?)) GROUP BY e.name, e.step"
+        for name, step, *rest in database.read(sql, (component_id, steps)):
+            if (name, step) in wanted:
                 known[name, step] = Known(*rest)
-    return known
+    names = database.read("SELECT name FROM component WHERE id = ?", (component_id,))
+    for (_, name), gone in removed.metrics(database, str(names[0][0]) if names else "").items():
+        left = known.get((name, None)) or Known()
+        total, magnitude = left.sum + gone.sum, left.magnitude + gone.magnitude
+        known[name, None] = None if gone.at_least else left._replace(points=left.points + gone.points, sum=total, magnitude=magnitude)
+        known.update({group: None for group in wanted if group[0] == name and gone.may_have(group[1])})
+    return Account(known, _owner(database, component_id), _readings(database, component_id))
+
+
+def _owner(database: Database, component_id: int) -> str | None:
+    """Of the component, if this journal made it for itself; None where others are expected to write to it, too."""
+    rows = database.read(
+        "SELECT e.kind, CASE WHEN json_valid(e.payload) THEN json_extract(e.payload, '$.owner') END, "
+        "CASE WHEN json_valid(e.payload) THEN json_extract(e.payload, '$.resume') END "
+        "FROM entry e WHERE e.component_id = ? AND e.stream <> 'metric' AND e.kind IN (?, ?) ORDER BY e.seq",
+        (component_id, CREATE, LOAD),
+    )
+    if not rows or any(kind == LOAD or resume for kind, _, resume in rows):
+        return None
+    return next((owner for _, owner, _ in rows if isinstance(owner, str)), None)
+
+
+def _readings(database: Database, component_id: int) -> list[Reading]:
+    rows = database.read(
+        f"SELECT r.id, r.finished_at_ns, CASE WHEN json_valid(a.body) THEN json_extract(a.body, '$.{_SHOWN_AT}') END "
+        "FROM receipt r LEFT JOIN attestation a ON a.receipt_id = r.id "
+        "WHERE r.component_id = ? AND r.action = ? AND typeof(r.finished_at_ns) = 'integer' ORDER BY r.id",
+        (component_id, READBACK),
+    )
+    return [Reading(receipt_id, at_ns, shown if isinstance(shown, int) else None) for receipt_id, at_ns, shown in rows]
 
 
 def record(attestor: Attestor, component_id: int, findings: Sequence[Finding], request_id: str | None) -> None:
@@ -118,6 +126,8 @@ def record(attestor: Attestor, component_id: int, findings: Sequence[Finding], r
         for outcome, group in by_outcome.items():
             reasons = {finding.seq: finding.reason for finding in group}
             statement = _receipt(connection, attestor, READBACK, component_id, list(reasons), now_ns, _OF_RECEIPT[outcome], request_id)
+            if group[0].shown_at_ns is not None:
+                statement = statement._replace(more={_SHOWN_AT: group[0].shown_at_ns})
             if outcome == "not arrived":
                 _make_pending(connection, list(reasons))
             elif outcome == "arrived":

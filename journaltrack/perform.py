@@ -6,15 +6,19 @@ and what follows. Must not know SQLite or any particular remote.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from journaltrack.actions import Associate, Ensure, PutMetrics, Request, Update, Upload
+from journaltrack.beside import beside
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, NotSentError, RemoteError
 from journaltrack.remote import Answer, BlobUpload, Remote
 from journaltrack.settlement import Delivery, DeliveryOutcome, Outcome
+
+logger = logging.getLogger(__name__)
 
 REASON_CHARS_MAX = 2_000
 """Ours: characters of a remote's message that are kept."""
@@ -65,7 +69,7 @@ def perform(action: Request, remote: Remote, context: Context) -> Answer:
     if isinstance(action, PutMetrics):
         return remote.put_metrics(action.component, action.points)
     if isinstance(action, Update):
-        return remote.update(action.component, action.fields())
+        return _update(action, remote)
     if isinstance(action, Upload):
         return remote.upload(
             BlobUpload(
@@ -160,6 +164,21 @@ def _ensure(action: Ensure, remote: Remote, context: Context) -> Answer:
         return answer
 
 
+def _update(action: Update, remote: Remote) -> Answer:
+    found = remote.describe(action.component) if action.own_until_ns is not None else None
+    if found is None:
+        return remote.update(action.component, action.fields())
+    left = beside(action, found)
+    if left.older:
+        logger.warning(
+            "%s: SageMaker holds later values of another journal; %d older ones of this journal are not sent (`journaltrack audit --entries`)",
+            action.component,
+            len(left.older),
+        )
+    answer = remote.update(action.component, left.update.fields()) if left.update.changes else Answer(found.request_id, arn=found.arn)
+    return replace(answer, older=left.older)
+
+
 def _attach(action: Ensure, remote: Remote, mode: str) -> Answer | None:
     """The component as it is there, None if it is not; an error if it is there but not ours to write to."""
     found = remote.describe(action.component)
@@ -194,8 +213,10 @@ def _delivered(action: Request, receipt_id: int, answer: Answer, attempts: int) 
     if isinstance(action, PutMetrics):
         return _partly(action, outcome, answer)
     if isinstance(action, Update):
-        fields = [(c.map, c.key, c.seq) for c in action.changes]
-        return Verdict(outcome._replace(deliveries=_change_deliveries(action, "delivered", None), fields=fields))
+        fields = [(c.map, c.key, c.seq) for c in action.changes if c.seq not in answer.older]
+        older = [Delivery(seq, "superseded", why) for seq, why in answer.older.items()]
+        sent = [d for d in _change_deliveries(action, "delivered", None) if d.seq not in answer.older]
+        return Verdict(outcome._replace(deliveries=[*sent, *older], fields=fields))
     outcome = outcome._replace(delivered=action.seqs)
     if isinstance(action, Ensure):
         outcome = outcome._replace(confirmed_arn=answer.arn or "")

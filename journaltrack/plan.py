@@ -32,7 +32,9 @@ from journaltrack.actions import (
     FieldValue,
     MetricPoint,
     Mode,
+    Part,
     PendingArtifact,
+    Place,
     Points,
     PutMetrics,
     Run,
@@ -41,6 +43,7 @@ from journaltrack.actions import (
     Update,
     Upload,
     merge_status,
+    parts_in_order,
 )
 from journaltrack.entries import BlobRef, Entry
 
@@ -57,19 +60,10 @@ class _Component:
     loads: list[Entry] = field(default_factory=list)
     associations: dict[tuple[str | None, str | None], list[int]] = field(default_factory=lambda: defaultdict(list))
     uploads: dict[BlobRef, list[Entry]] = field(default_factory=lambda: defaultdict(list))
-    changes: dict[tuple[FieldMap, str], _Change] = field(default_factory=dict)
+    changes: dict[tuple[FieldMap, str], list[Part]] = field(default_factory=dict)
     keys: dict[FieldMap, set[str]] = field(default_factory=lambda: defaultdict(set))
     metrics: list[Entry] = field(default_factory=list)
     points: Points | None = None
-
-
-@dataclass(slots=True)
-class _Change:
-    """What will be a ``Change``; the entries that were overridden are collected in a list, since there may be ten thousands."""
-
-    value: FieldValue
-    seq: int
-    superseded: list[int] = field(default_factory=list)
 
 
 class Plan(NamedTuple):
@@ -127,26 +121,47 @@ def resolve(update: Update, state: ComponentState) -> tuple[Update | None, list[
         and what needs no request: references whose blob will not be uploaded at all, and what a later entry overrode meanwhile.
     """
     changes = []
-    orphans = []
+    settled: list[Settle] = []
     for change in update.changes:
-        later = state.overridden_by(change.map, change.key, change.seq)
-        if later is not None:
-            orphans.append(_overridden(update.component_id, (change.seq, *change.superseded), later))
-        elif not isinstance(change.value, PendingArtifact):
-            changes.append(change)
-        elif change.value.blob in state.locations:
-            changes.append(replace(change, value=Artifact(state.locations[change.value.blob][0], change.value.media_type)))
-        elif change.value.blob in state.refused:
-            reason = "the upload of its content is quarantined"
-            orphans.append(Settle(update.component_id, (change.seq, *change.superseded), "quarantined", reason))
-    return (replace(update, changes=tuple(changes)) if changes else None), orphans
+        known = _apart(update.component_id, change, state)
+        settled += known.settled
+        if known.ready:
+            changes.append(Change.of(change.map, change.key, known.ready))
+    return (replace(update, changes=tuple(changes), own_until_ns=state.own_until_ns) if changes else None), settled
 
 
 def awaited(update: Update, state: ComponentState) -> list[int]:
     """Entries of an update that wait for an upload."""
-    over = state.locations.keys() | state.refused
-    waiting = [c for c in update.changes if isinstance(c.value, PendingArtifact) and c.value.blob not in over]
-    return [seq for c in waiting if state.overridden_by(c.map, c.key, c.seq) is None for seq in (c.seq, *c.superseded)]
+    return [part.place.seq for change in update.changes for part in _apart(update.component_id, change, state).waiting]
+
+
+class _Apart(NamedTuple):
+    """The entries of a change: those that can be sent now, those that wait for an upload, and what became of the others."""
+
+    ready: list[Part]
+    waiting: list[Part]
+    settled: list[Settle]
+
+
+def _apart(component_id: int, change: Change, state: ComponentState) -> _Apart:
+    apart = _Apart([], [], [])
+    for part in change.each:
+        later = state.overridden_by(change.map, change.key, part.place) if change.map != "status" else None
+        if later is not None:
+            apart.settled.append(_overridden(component_id, part, later))
+        elif not isinstance(part.value, PendingArtifact):
+            apart.ready.append(part)
+        elif part.value.blob in state.locations:
+            artifact = Artifact(state.locations[part.value.blob][0], part.value.media_type)
+            apart.ready.append(part._replace(value=artifact))
+        elif part.value.blob in state.refused:
+            reason = "the upload of its content is quarantined"
+            apart.settled.append(Settle(component_id, (part.place.seq,), "quarantined", reason))
+        else:
+            apart.waiting.append(part)
+    if apart.waiting and apart.ready and apart.ready[-1].place.is_before(apart.waiting[-1].place):
+        return _Apart([], parts_in_order((*apart.ready, *apart.waiting)), apart.settled)  # the last one is worth the wait
+    return apart
 
 
 def value_of(entry: Entry) -> FieldValue:
@@ -216,23 +231,58 @@ def _add_change(entry: Entry, component: _Component, state: ComponentState) -> s
     field_map = MAP_OF_KIND[entry.kind]
     key = entry.name or ""
     value = value_of(entry)
-    earlier = component.changes.get((field_map, key))
-    if earlier is not None:
-        earlier.superseded.append(earlier.seq)
-        earlier.value = merge_status(earlier.value, value) if field_map == "status" else value
-        earlier.seq = entry.seq
-        return None
-    if field_map != "status":
-        held, taken = state.keys.get(field_map, frozenset()), component.keys[field_map]
-        if key not in held and len(held | taken) >= KEYS_MAX[field_map]:
-            return f"the component has {KEYS_MAX[field_map]} {field_map.replace('_', ' ')} already, which is SageMaker's limit"
-        taken.add(key)
-    component.changes[field_map, key] = _Change(value, entry.seq)
+    parts = component.changes.get((field_map, key))
+    if parts is None:
+        if field_map != "status":
+            held, taken = state.keys.get(field_map, frozenset()), component.keys[field_map]
+            if key not in held and len(held | taken) >= KEYS_MAX[field_map]:
+                return f"the component has {KEYS_MAX[field_map]} {field_map.replace('_', ' ')} already, which is SageMaker's limit"
+            taken.add(key)
+        parts = component.changes[field_map, key] = []
+    parts.append(Part(Place(entry.seq, entry.recorded_at_ns, state.origins.get(entry.writer_id, 0)), value))
     return None
 
 
-def _overridden(component_id: int, seqs: tuple[int, ...], later: int) -> Settle:
-    return Settle(component_id, seqs, "superseded", f"entry {later} overrides it")
+def _update(component: _Component, state: ComponentState) -> list[Action]:
+    """The last value of each key; what is older than the remote's needs no request."""
+    settled: list[Action] = []
+    changes = []
+    for (field_map, key), parts in component.changes.items():
+        left = []
+        for part in parts_in_order(parts):
+            later = state.overridden_by(field_map, key, part.place)
+            value = part.value if later is None else _left_open(part, state)
+            if value is not None:
+                left.append(part._replace(value=value))
+            elif later is not None:
+                settled.append(_overridden(component.component_id, part, later))
+        if left:
+            changes.append(Change.of(field_map, key, left))
+    return [*settled, Update(component.component_id, component.name, tuple(changes))] if changes else settled
+
+
+def _left_open(part: Part, state: ComponentState) -> Status | None:
+    """What the status calls that were recorded after an older one, and arrived before it, leave of it."""
+    if not isinstance(part.value, Status):
+        return None
+    later: FieldValue = Status()
+    for each in state.statuses:
+        if part.place.is_before(each.place):
+            later = merge_status(later, each.value)
+    if not isinstance(later, Status):
+        return None
+    own = part.value
+    left = Status(
+        primary=own.primary if later.primary is None else None,
+        message=own.message if later.primary is None and later.message is None else None,
+        start_ns=own.start_ns if later.start_ns is None else None,
+        end_ns=own.end_ns if later.end_ns is None else None,
+    )
+    return left if left != Status() else None
+
+
+def _overridden(component_id: int, part: Part, later: int) -> Settle:
+    return Settle(component_id, (part.place.seq,), "superseded", f"entry {later} overrides it")
 
 
 def _requests(component: _Component, state: ComponentState) -> list[Action]:
@@ -255,10 +305,7 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
         first = uploads[0]
         detail = first.detail
         actions.append(Upload(*where, blob, first.name or blob.sha256, _size(detail), _text(detail.get("media_type")), seqs))
-    if component.changes:
-        changes = component.changes.items()
-        actions.append(Update(*where, tuple(Change(m, key, c.value, c.seq, tuple(c.superseded)) for (m, key), c in changes)))
-    return actions
+    return actions + _update(component, state)
 
 
 def _metrics(component: _Component) -> Iterator[PutMetrics]:

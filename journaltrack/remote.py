@@ -41,12 +41,14 @@ class Answer:
         arn: Of the component, when the answer tells it.
         uri: Of the uploaded object.
         refused: ``put_metrics``: items that were not taken, by their position.
+        older: Entries that were not sent, by ``seq``, with why: the remote holds a later value of another journal.
     """
 
     request_id: str | None = None
     arn: str | None = None
     uri: str | None = None
     refused: Mapping[int, Refusal] = field(default_factory=dict)
+    older: Mapping[int, str] = field(default_factory=dict)
 
 
 class RemoteMetric(NamedTuple):

@@ -8,17 +8,18 @@ Prints nothing, changes nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import entries as vocabulary
 from journaltrack import interruption, removed, report
 from journaltrack import plan as planning
-from journaltrack.actions import MAP_OF_KIND, Artifact, FieldValue, PendingArtifact, Status, merge_status
+from journaltrack.actions import MAP_OF_KIND, Artifact, FieldValue, PendingArtifact, Place, Status, in_order, merge_status
 from journaltrack.entries import Entry
 from journaltrack.interruption import RunInProgress
 from journaltrack.report import State
+from journaltrack.standing import origins
 
 if TYPE_CHECKING:
     from journaltrack.journal import ComponentRow, Journal
@@ -104,15 +105,29 @@ class ComponentView:
         return converted
 
 
+class _Called(NamedTuple):
+    """One entry that sets something."""
+
+    place: Place
+    entry: Entry
+    value: FieldValue
+    state: State | None
+
+    def gives_way_to(self, other: _Called) -> bool:
+        """Whether SageMaker shows the other one of the two: the later one, but not what it refused."""
+        refused, others = self.state == "quarantined", other.state == "quarantined"
+        return self.place.is_before(other.place) if refused == others else refused
+
+
 @dataclass(slots=True)
 class _Fold:
     display_name: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
     trials: dict[tuple[str | None, str | None], None] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
-    status: Status = field(default_factory=Status)
-    traceback: str | None = None
-    last: dict[tuple[str, str], tuple[Entry, FieldValue, State | None]] = field(default_factory=dict)
+    origins: Mapping[int, int] = field(default_factory=dict)
+    statuses: list[_Called] = field(default_factory=list)
+    last: dict[tuple[str, str], _Called] = field(default_factory=dict)
     unreadable: list[int] = field(default_factory=list)
 
 
@@ -132,7 +147,7 @@ def show(journal: Journal | str | os.PathLike[str] | None, component: str) -> Co
 
 
 def _show(journal: Journal, row: ComponentRow) -> ComponentView:
-    fold = _Fold()
+    fold = _Fold(origins=origins(journal.database.read))
     for entry, state in _state_entries(journal, row.id):
         try:
             _add(fold, entry, state)
@@ -146,14 +161,14 @@ def _show(journal: Journal, row: ComponentRow) -> ComponentView:
     }
     artifacts: dict[str, list[ArtifactView]] = {"input_artifacts": [], "output_artifacts": []}
     parameters = []
-    for (field_map, name), (entry, value, state) in fold.last.items():
+    for (field_map, name), (_, entry, value, state) in fold.last.items():
         if field_map == "parameters":
             exact = entry.detail.get("exact")
             shown = exact if isinstance(exact, str) else value
             parameters.append(ParameterView(name, shown if isinstance(shown, (str, float)) else "", state, entry.recorded_at_ns))
         else:
             artifacts[field_map].append(_artifact(entry, value, state, locations, fold.sizes))
-    now = fold.status
+    now, traceback = _status(fold.statuses)
     return ComponentView(
         name=row.name,
         journal=str(journal.path),
@@ -163,7 +178,7 @@ def _show(journal: Journal, row: ComponentRow) -> ComponentView:
         confirmed_at_ns=row.confirmed_at_ns,
         tags=fold.tags,
         trials=tuple(fold.trials),
-        status=StatusView(now.primary, now.message, now.start_ns, now.end_ns, fold.traceback),
+        status=StatusView(now.primary, now.message, now.start_ns, now.end_ns, traceback),
         parameters=tuple(parameters),
         inputs=tuple(artifacts["input_artifacts"]),
         outputs=tuple(artifacts["output_artifacts"]),
@@ -205,15 +220,29 @@ def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
         size = detail.get("size")
         if isinstance(size, int) and 0 <= size < 2**63:
             fold.sizes[planning.blob_of(entry).sha256] = size
-    elif entry.kind == vocabulary.STATUS:
-        merged = merge_status(fold.status, planning.value_of(entry))
-        fold.status = merged if isinstance(merged, Status) else fold.status
-        if detail.get("primary"):
-            fold.traceback = _text(detail.get("traceback"))
-    elif entry.kind == vocabulary.PARAMETER and entry.value is None and isinstance(detail.get("exact"), str):
-        fold.last["parameters", str(entry.name)] = (entry, detail["exact"], state)  # not finite: nothing that plan knows
     elif entry.kind in MAP_OF_KIND:
-        fold.last[MAP_OF_KIND[entry.kind], str(entry.name)] = (entry, planning.value_of(entry), state)
+        exact = detail.get("exact") if entry.kind == vocabulary.PARAMETER and entry.value is None else None
+        value = exact if isinstance(exact, str) else planning.value_of(entry)  # not finite: nothing that plan knows
+        place = Place(entry.seq, entry.recorded_at_ns, fold.origins.get(entry.writer_id, 0))
+        called = _Called(place, entry, value, state)
+        if entry.kind == vocabulary.STATUS:
+            fold.statuses.append(called)
+            return
+        key = (MAP_OF_KIND[entry.kind], str(entry.name))
+        if key not in fold.last or fold.last[key].gives_way_to(called):
+            fold.last[key] = called
+
+
+def _status(calls: Sequence[_Called]) -> tuple[Status, str | None]:
+    """All status calls as one, without those that were refused; and the traceback of the last that set one."""
+    taken = [called for called in calls if called.state != "quarantined"] or list(calls)
+    merged: FieldValue = Status()
+    traceback = None
+    for called in in_order(taken, [called.place for called in taken]):
+        merged = merge_status(merged, called.value)
+        if called.entry.detail.get("primary"):
+            traceback = _text(called.entry.detail.get("traceback"))
+    return (merged if isinstance(merged, Status) else Status()), traceback
 
 
 def _artifact(

@@ -23,7 +23,7 @@ from journaltrack.attesting import Attestor, Settled, Statement
 from journaltrack.entries import BlobRef
 from journaltrack.errors import JournalNotFoundError
 from journaltrack.rescue import rescue
-from journaltrack.standing import PROBLEM, UNSETTLED_MAX
+from journaltrack.standing import IS_BEFORE, PROBLEM, UNSETTLED_MAX
 
 if TYPE_CHECKING:
     import sqlite3
@@ -488,8 +488,11 @@ def _derive(connection: sqlite3.Connection, outcome: Outcome, now_ns: int) -> No
     if outcome.missing:
         connection.execute("UPDATE component SET confirmed_at_ns = NULL WHERE id = ?", (outcome.component_id,))
     if outcome.fields:
+        # Of a status, something may be sent that a later one left open: the later one stays the last.
         connection.executemany(
-            "INSERT OR REPLACE INTO field (component_id, map, key, seq) VALUES (?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO field (component_id, map, key, seq) SELECT ?1, ?2, ?3, ?4 WHERE ?2 <> 'status' OR NOT EXISTS "
+            "(SELECT 1 FROM field f JOIN delivery d ON d.seq = f.seq JOIN entry o ON o.seq = f.seq JOIN entry n ON n.seq = ?4 "
+            f"WHERE f.component_id = ?1 AND f.map = ?2 AND f.key = ?3 AND d.outcome = 'delivered' AND {IS_BEFORE})",
             [(outcome.component_id, *field) for field in outcome.fields],
         )
     if outcome.location is not None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from journaltrack import entries as vocabulary
 from journaltrack import paths
 from journaltrack import plan as planning
-from journaltrack.actions import FieldValue, Status, merge_status
+from journaltrack.actions import FieldValue, Place, Status, in_order, merge_status
+from journaltrack.standing import origins
 
 if TYPE_CHECKING:
     from journaltrack.journal import Journal
@@ -96,7 +97,10 @@ class TrialComponent:
         return _moment(self._status().end_ns)
 
     def _entries(self, kind: str) -> list[vocabulary.Entry]:
-        return [e for e in self.journal.state_entries(self.component_id) if e.kind == kind and _is_readable(e)]
+        """In the order in which they were recorded, which in a merged journal is not that of ``seq``."""
+        found = [e for e in self.journal.state_entries(self.component_id) if e.kind == kind and _is_readable(e)]
+        origin = origins(self.journal.database.read).get
+        return in_order(found, [Place(n, e.recorded_at_ns, origin(e.writer_id, 0)) for n, e in enumerate(found)])
 
     def _artifacts(self, kind: str) -> dict[str, TrialComponentArtifact]:
         artifacts = {}

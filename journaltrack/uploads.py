@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from journaltrack import plan as planning
 from journaltrack import standing
-from journaltrack.actions import Change, Request, Settle, Update, Upload
+from journaltrack.actions import Change, FieldMap, Part, Request, Settle, Update, Upload, parts_in_order
 from journaltrack.attempt import Job
 from journaltrack.pending_chunks import pending_at
 
@@ -161,17 +161,15 @@ class Uploads:
         update, settled = planning.resolve(Update(component_id, component, tuple(changes)), state)
         self._settle(settled)
         over = {seq for action in settled for seq in action.seqs} | set(update.seqs if update is not None else ())
-        left = [change for change in changes if change.seq not in over]
+        left = [rest for change in changes if (rest := change.without(over)) is not None]
         if left:
             self._references[component_id] = (component, left)
         return replace(update, changes=_last_of_each(update.changes)) if update is not None else None
 
 
 def _last_of_each(changes: Sequence[Change]) -> tuple[Change, ...]:
-    """Of several references for one key, the last one."""
-    last: dict[tuple[str, str], Change] = {}
-    for change in sorted(changes, key=lambda each: each.seq):
-        earlier = last.get((change.map, change.key))
-        overridden = (earlier.seq, *earlier.superseded) if earlier is not None else ()
-        last[change.map, change.key] = replace(change, superseded=(*change.superseded, *overridden))
-    return tuple(last.values())
+    """Several references for one key as one."""
+    parts: dict[tuple[FieldMap, str], list[Part]] = defaultdict(list)
+    for change in changes:
+        parts[change.map, change.key] += change.each
+    return tuple(Change.of(*place, parts_in_order(each)) for place, each in parts.items())

@@ -25,7 +25,7 @@ from journaltrack.remotes.aws_clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, 
 from journaltrack.remotes.aws_direct import MetricsSender, utc
 from journaltrack.remotes.aws_errors import SAFE_TO_REPEAT, already_exists, classified, is_of_parsing, not_found
 from journaltrack.remotes.aws_first import FirstAlone
-from journaltrack.remotes.aws_metrics import read_back, summaries
+from journaltrack.remotes.aws_metrics import OWNER_PREFIX, owner_of, read_back, summaries
 from journaltrack.remotes.aws_s3 import Uploader
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from journaltrack.readback import ReadBack
     from journaltrack.remote import RemoteObject
 
-OWNER_PREFIX: Final = "journaltrack:"
-"""How MetadataProperties.GeneratedBy says whose a component is."""
 UPLOADS_IN_FLIGHT: Final = 16
 """However many requests are: uploads are bound by bandwidth and memory, not by latency."""
 _PERMANENT_CODES: Final = frozenset({"METRIC_LIMIT_EXCEEDED", "VALIDATION_ERROR"})
@@ -321,12 +319,11 @@ def _artifact(artifact: Artifact) -> dict[str, str]:
 
 
 def _component(name: str, answer: Mapping[str, Any]) -> RemoteComponent:
-    generated_by = str(answer.get("MetadataProperties", {}).get("GeneratedBy", ""))
     status = answer.get("Status") or {}
     return RemoteComponent(
         name=answer.get("TrialComponentName", name),
         arn=answer.get("TrialComponentArn", ""),
-        owner=generated_by[len(OWNER_PREFIX) :] if generated_by.startswith(OWNER_PREFIX) else None,
+        owner=owner_of(answer),
         display_name=answer.get("DisplayName"),
         parameters={
             k: v["StringValue"] if "StringValue" in v else v.get("NumberValue", 0.0) for k, v in answer.get("Parameters", {}).items()

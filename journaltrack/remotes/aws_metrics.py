@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+OWNER_PREFIX: Final = "journaltrack:"
+"""How MetadataProperties.GeneratedBy says whose a component is."""
 QUERIES_MAX: Final = 100
 """Queries in one BatchGetMetrics request (``MetricQueryList``); a metric takes two: counts and means."""
 
@@ -51,8 +54,29 @@ def read_back(clients: Clients, component: str, steps: Mapping[str, tuple[int, i
             if of_metric is not None:
                 read.add(name)
                 shown.update({(name, step): each for step, each in of_metric.items()})
-    request_id = answer.get("ResponseMetadata", {}).get("RequestId")
-    return ReadBack(totals, shown, frozenset(read), request_id)
+    described = answer.get("ResponseMetadata", {})
+    return ReadBack(
+        totals,
+        shown,
+        frozenset(read),
+        described.get("RequestId"),
+        owner=owner_of(answer) or "",
+        at_ns=_date_ns(described.get("HTTPHeaders")),
+    )
+
+
+def owner_of(answer: Mapping[str, Any]) -> str | None:
+    """``ComponentSpec.owner`` of a component, from a DescribeTrialComponent answer; None if it was not made by us."""
+    generated_by = str((answer.get("MetadataProperties") or {}).get("GeneratedBy", ""))
+    return generated_by[len(OWNER_PREFIX) :] if generated_by.startswith(OWNER_PREFIX) else None
+
+
+def _date_ns(headers: Mapping[str, str] | None) -> int | None:
+    """When the service says that it answered (RFC 9110, ``Date``), to the second."""
+    try:
+        return int(parsedate_to_datetime((headers or {})["date"]).timestamp()) * 10**9
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def summaries(answer: Mapping[str, Any]) -> dict[str, RemoteMetric]:

@@ -188,6 +188,7 @@ class MemoryRemote:
                 {step: Shown(len(values), fmean(values)) for step, values in by_step.items()},
                 frozenset(steps),
                 request_id,
+                owner=held.spec.owner,
             )
 
     def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:  # noqa: ARG002 - the digest is at hand

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
+import time
 from collections import Counter
 from contextlib import closing
 
@@ -14,7 +16,9 @@ import journaltrack
 from journaltrack import Tracker
 from journaltrack.auditing import audit
 from journaltrack.cli import main
-from journaltrack.reconciler import Options
+from journaltrack.journal import Journal
+from journaltrack.reconciler import Options, Reconciler
+from journaltrack.remotes.aws import AwsRemote
 from tests.simulator import CutAfter, CutBefore, HttpError, simulator
 
 
@@ -111,6 +115,66 @@ def test_points_of_another_journal_keep_it_in_doubt_for_a_person(journal, tmp_pa
         listed = CliRunner().invoke(main, ["audit", str(journal), "--entries", "--json"]).output
         assert listed.count("counted by hand") == 10
         assert sync(journal, sim).requests == 0
+
+
+@pytest.mark.parametrize("opened", [{}, {"resume": True}])
+def test_equal_points_of_another_journal_do_not_prove_that_ours_arrived(tmp_path, credentials, opened):
+    """Two nodes log the same of one component: what one of them lost is not there because the other's is."""
+    nodes = [tmp_path / "a", tmp_path / "b"]
+    for node, metrics in zip(nodes, (["loss"], ["loss", "theirs"]), strict=True):
+        attached = Tracker.create(trial_component_name="run", journal=node, sync="off", **opened)
+        if node is nodes[1] and not opened:
+            attached.close()
+            shutil.rmtree(node)
+            attached = Tracker.load("run", journal=node, sync="off")
+        for step in range(10):
+            for name in metrics:
+                attached.log_metric(name, 1.0 + step, iteration_number=step)
+        attached.close()
+    with simulator() as sim:
+        sim.fail("BatchPutMetrics", CutBefore(), times=1)
+        assert sync(nodes[0], sim).in_doubt == 10
+        assert sync(nodes[1], sim).delivered == 21
+        again = sync(nodes[0], sim, visible_after_s=0)
+        assert (again.arrived, again.not_arrived) == (0, 0)
+        assert in_doubt(nodes[0]) == 10
+        assert "not told whose" in CliRunner().invoke(main, ["audit", str(nodes[0])]).output
+        sim.fail("BatchPutMetrics", CutAfter(), times=1)
+        late = Tracker.load("run", journal=nodes[1], sync="off")
+        late.log_metric("loss", 5.0, iteration_number=77)
+        late.close()
+        sync(nodes[1], sim)
+        assert sync(nodes[1], sim, visible_after_s=0).arrived == 0, "the one that loads it can't know who else does"
+
+
+@pytest.mark.parametrize("stepped_s", [3_600, -3_600])
+def test_a_clock_that_is_set_does_not_make_points_absent(journal, stepped_s):
+    """Ours is set after the lost answer: only when the service's own clock has moved on are its points taken for not there."""
+    ours, theirs = [time.time()], [time.time()]
+
+    def replay(sim):
+        own = Journal.open(journal)
+        try:
+            remote = AwsRemote(region="us-east-1", endpoint_url=sim.endpoint_url)
+            return Reconciler(own, remote, clock_ns=lambda: int(ours[0] * 1e9)).run()
+        finally:
+            own.close()
+
+    with simulator(clock=lambda: theirs[0]) as sim:
+        sim.fail("BatchPutMetrics", CutBefore(), times=1)
+        assert replay(sim).in_doubt == 10
+        for _ in range(3):
+            ours[0] += stepped_s
+            theirs[0] += 1
+            assert replay(sim).not_arrived == 0
+        assert in_doubt(journal) == 10
+        found = []
+        for _ in range(2):  # it is right again
+            theirs[0] += 1_000
+            ours[0] = theirs[0]
+            found.append(replay(sim))
+        assert (sum(f.not_arrived for f in found), sum(f.delivered for f in found), in_doubt(journal)) == (10, 10, 0)
+        assert set(there(sim).values()) == {1}
 
 
 def test_settling_asks_for_a_decision_and_can_set_aside(journal):

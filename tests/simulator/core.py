@@ -16,6 +16,7 @@ import traceback
 from collections import Counter
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from tests.simulator import s3_wire
@@ -87,9 +88,10 @@ class Simulator:
             max_rate: Requests a second over all services before they are throttled.
             known_keys: The access keys that exist; None for any.
             check_region: Refuse requests that are signed for another region.
-            clock: Seconds since 1970, for times of creation and for `max_rate`.
+            clock: Seconds since 1970, for times of creation, for `max_rate`, and for the Date of every reply.
         """
         self.state = state or State()
+        self._clock = clock
         self.access = Access(region, check_region, known_keys)
         self.metrics = Metrics(self.state, clock)
         self._sagemaker = SageMaker(self.state, region, clock)
@@ -282,7 +284,8 @@ class Simulator:
             reply = self._apply(request, route, call, fault, request_id)
         if isinstance(fault, BlackHole):
             released.wait()
-        return reply
+        date = {"Date": formatdate(self._clock(), usegmt=True)}
+        return None if reply is None else replace(reply, headers={**date, **reply.headers})
 
     def _apply(self, request: HttpRequest, route: Route, call: Call, fault: Fault | None, request_id: str) -> HttpReply | None:
         reply: HttpReply | None
