@@ -199,8 +199,8 @@ ATTACKS = {
     # receipts
     **{
         f"a receipt's {column}": (
-            f"UPDATE receipt SET {column} = {value} WHERE id = 8",
-            f"the receipt 8 is not what was attested of it: {said}",
+            f"UPDATE receipt SET {column} = {value} WHERE id = 10",
+            f"the receipt 10 is not what was attested of it: {said}",
         )
         for column, value, said in (
             ("action", "'update'", "action"),
@@ -219,24 +219,24 @@ ATTACKS = {
             ("finished_at_ns", "NULL", "finished_at_ns"),
         )
     },
-    "a receipt removed": ("DELETE FROM receipt WHERE id = 8", "the receipt 8 is gone"),
+    "a receipt removed": ("DELETE FROM receipt WHERE id = 10", "the receipt 10 is gone"),
     "a receipt forged": (
         (
-            "INSERT INTO receipt SELECT 34, action, component_id, '35', generation, started_at_ns, finished_at_ns, outcome, attempts, 'x', NULL, NULL "
-            "FROM receipt WHERE id = 8; INSERT INTO delivery VALUES (35, 34, 'delivered', NULL, 1900002000187000000)"
+            "INSERT INTO receipt SELECT 35, action, component_id, '35', generation, started_at_ns, finished_at_ns, outcome, attempts, 'x', NULL, NULL "
+            "FROM receipt WHERE id = 10; INSERT INTO delivery VALUES (35, 35, 'delivered', NULL, 1900002000187000000)"
         ),
-        "nobody attests the receipt 34",
+        "nobody attests the receipt 35",
     ),
     "a receipt removed with all that speaks of it": (
         (
-            "DELETE FROM receipt WHERE id = 8; UPDATE attestation SET receipt_id = NULL WHERE receipt_id = 8; "
-            "UPDATE delivery SET receipt_id = NULL WHERE receipt_id = 8"
+            "DELETE FROM receipt WHERE id = 10; UPDATE attestation SET receipt_id = NULL WHERE receipt_id = 10; "
+            "UPDATE delivery SET receipt_id = NULL WHERE receipt_id = 10"
         ),
-        "receipt 8 is gone",
+        "receipt 10 is gone",
     ),
     # settlements
     "an outcome": ("UPDATE delivery SET outcome = 'superseded' WHERE seq = 11", "what became of entry 11 .* is not what was attested"),
-    "a settlement's receipt": ("UPDATE delivery SET receipt_id = 10 WHERE seq = 11", "what became of entry 11 .* is not what was attested"),
+    "a settlement's receipt": ("UPDATE delivery SET receipt_id = 8 WHERE seq = 11", "what became of entry 11 .* is not what was attested"),
     "a reason": ("UPDATE delivery SET reason = 'none' WHERE seq = 33", "what became of entry 33 .* is not what was attested"),
     "a reason of old": ("UPDATE delivery SET reason = 'none' WHERE seq = 31", "what became of entry 31 .* does not follow from the entry"),
     "when it was settled": ("UPDATE delivery SET settled_at_ns = 1 WHERE seq = 11", "what became of entry 11 .* is not what was attested"),
@@ -283,11 +283,11 @@ ATTACKS = {
         "UPDATE attestation SET writer_id = 1 WHERE id = 14",
         "attestation 14 is number 14 of its writer, 1 was expected",
     ),
-    "which receipt it attests": ("UPDATE attestation SET receipt_id = 9 WHERE receipt_id = 8", "nobody attests the receipt 8"),
+    "which receipt it attests": ("UPDATE attestation SET receipt_id = 9 WHERE receipt_id = 10", "nobody attests the receipt 10"),
     # what is known of the remote
     "where an artifact is": ("UPDATE location SET uri = 's3://mine/x'", "was uploaded to is not what was attested"),
     "by which request it is there": ("UPDATE location SET receipt_id = 1", "was uploaded to is not what was attested"),
-    "a place forgotten": ("DELETE FROM location WHERE receipt_id = 3", "was uploaded, and where to is not recorded"),
+    "a place forgotten": ("DELETE FROM location WHERE receipt_id = 6", "was uploaded, and where to is not recorded"),
     "a place invented": ("INSERT INTO location VALUES (1, 'x', '', '', 's3://mine', 3)", "was uploaded to is not what was attested"),
     "an ARN": ("UPDATE component SET arn = 'arn:mine' WHERE id = 1", "recorded of 'Run-A' .* is not what was attested"),
     "an ARN forgotten": ("UPDATE component SET arn = NULL WHERE id = 1", "recorded of 'Run-A' .* is not what was attested"),
@@ -412,7 +412,7 @@ def test_any_value_in_any_cell_is_found_or_no_evidence(model, tmp_path):
         connection.commit()
         rows = {}
         for table, _ in hostile.cells(model):
-            rows[table] = [row for (row,) in connection.execute(f"SELECT rowid FROM {table} WHERE rowid <> 33 OR '{table}' <> 'receipt'")]
+            rows[table] = [row for (row,) in connection.execute(f"SELECT rowid FROM {table} WHERE rowid <> 34 OR '{table}' <> 'receipt'")]
     met = dict.fromkeys(("found", "refused", None, "impossible"), 0)
     work, evidence = tmp_path / "j", tampering.content(model / "journal.db")
     for table, column in hostile.cells(model):

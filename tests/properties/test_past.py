@@ -105,7 +105,7 @@ class History:
 
     def replay(self):
         options = Options(concurrency=1, visible_after_s=self.chance.choice([0.0, 1e9]))
-        Reconciler(self.journal, self.remote, options=options, clock_ns=self.clock, on_progress=self.look).run()
+        Reconciler(self.journal, self.remote, options=options, clock_ns=self.clock).run()  # progress is told while it goes on
 
     def under_lease(self, work):
         held = leases.acquire(self.journal.database)
