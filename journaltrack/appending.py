@@ -34,8 +34,8 @@ from journaltrack import limits, provenance, reentry, rescue, schema, schema_che
 from journaltrack.checkpointer import CHECKPOINT_ENTRIES, LOG_BYTES, Checkpointer
 from journaltrack.database import Database
 from journaltrack.entries import Draft, Entry
-from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError
-from journaltrack.sqlite_errors import translated
+from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError, described
+from journaltrack.sqlite_errors import REFUSED, is_about_values, translated
 from journaltrack.waiting import Call, Waiting
 from journaltrack.writer_life import WriterLife
 
@@ -235,7 +235,7 @@ class Appender:
                                 _INSERT_METRIC,
                                 (self._writer_id, writer_seq, component_id, name, value, step, timestamp_ns, now_ns, digest),
                             )
-                        except Exception:  # noqa: BLE001 - the general path sorts it out, and raises it again
+                        except REFUSED:  # the general path sorts it out, and raises it again
                             call = _points(component_id, ((name, value),), step, timestamp_ns, now_ns)
                             self._record_after_failure(call)
                         else:
@@ -334,7 +334,8 @@ class Appender:
             self.flush(patience_s=PATIENCE_S)
         except JournalWriteError as error:
             with self.database.lock:
-                waiting = [(self._names.get(call.component_id), call.drafts) for call in self._waiting]
+                calls = self._waiting.first(len(self._waiting))
+                waiting = [(self._names.get(call.component_id), call.drafts) for call in calls]
             if waiting:
                 self._copy = rescue.keep_elsewhere(self.path, self.journal_id, waiting, self._copy)
             if self._copy is None:
@@ -416,13 +417,20 @@ class Appender:
         if self._inside and reentry.depth(self, _CALLS) > 1:
             return
         for _ in range(len(self._afterwards)):
-            work = self._afterwards.popleft()
+            try:
+                work = self._afterwards.popleft()
+            except IndexError:  # a signal handler came here, too
+                return
             try:
                 work()
             except Warning as told:  # `-W error`: the call is recorded all the same
                 logger.warning("%s", told)
             except Exception:
                 logger.exception("a call from inside another one failed; what it had logged is recorded")
+
+    def _log(self, level: int, text: str, *arguments: object) -> None:
+        """Log when the lock is free: a logging handler has a lock of its own, and may log here."""
+        self._afterwards.append(functools.partial(logger.log, level, text, *arguments))
 
     def _warn(self, text: str) -> None:
         """Warn when the call is recorded: a warning may be an exception."""
@@ -461,7 +469,7 @@ class Appender:
             columns += (writer_id, writer_seq, component_id, name, value, step, timestamp_ns, now_ns, digest)
         try:
             self.database.connection.execute(_insert_points(len(points)), columns)
-        except Exception:  # noqa: BLE001 - the general path sorts it out, and raises it again
+        except REFUSED:  # as above
             self._record_after_failure(_points(component_id, points, step, timestamp_ns, now_ns))
         else:
             self._head = (writer_seq, digest)
@@ -479,14 +487,18 @@ class Appender:
         self._wait_in_memory(call)
         try:
             if not 0 <= call.at_ns - self._looked_ns < _LOOK_EVERY_NS and self._writer is not None:
-                lost = self._look(call.at_ns)
-                if lost is not None and self.on_journal_error == "raise":
-                    raise lost
+                self._look(call.at_ns, strict=self.on_journal_error == "raise")
             self._write_waiting(call)
         except JournalError as error:
             if (self.database.closed or self.on_journal_error == "raise") and self._waiting.forget(call):
                 raise
             self._report_refusal(error)
+        except BaseException:
+            self._waiting.forget(call)  # it raises: it is recorded already, or never
+            raise
+        finally:
+            if self.database.news:
+                self._afterwards.append(self.database.tell)
 
     def _wait_in_memory(self, call: Call) -> None:
         self._waiting.follow_fork(self.database.generation)
@@ -514,7 +526,7 @@ class Appender:
         if self._refused:
             self._refused = False
             self.database.set_busy_timeout(None)
-            logger.warning("the journal at %s takes entries again: all that waited in memory is written", self.path)
+            self._log(logging.WARNING, "the journal at %s takes entries again: all that waited in memory is written", self.path)
 
     def _write_in_turn(self, own: Call | None) -> None:
         while self._waiting:
@@ -524,25 +536,31 @@ class Appender:
                 return
             try:
                 self._insert(calls)
-            except JournalError as error:
+            except BaseException as error:
                 self._unsure = True
+                if is_about_values(error) or isinstance(error, _UnmetError):
+                    if len(calls) > 1:  # find out which
+                        self._calls_at_once = 1
+                        continue
+                    self._waiting.forget(calls[0])
+                    if calls[0] is own:
+                        raise
+                    self._log(logging.ERROR, "a call that waited in memory can't be recorded (%s); it is left out", described(error))
+                    continue
                 self._calls_at_once = max(1, min(self._calls_at_once, len(calls)) // 2)
-                explained = schema_check.why_refused(error, self.database)
-                if explained is error:
+                explained = self._explained(error)
+                if explained is error:  # also what a signal handler raises
                     raise
                 raise explained from error
-            except Exception:
-                self._unsure = True
-                if len(calls) > 1:  # find out which
-                    self._calls_at_once = 1
-                    continue
-                self._waiting.forget(calls[0])
-                if calls[0] is own:
-                    raise
-                logger.exception("a call that waited in memory can't be recorded; it is left out")
-            else:
-                self._calls_at_once = min(2 * self._calls_at_once, _CALLS_AT_ONCE_MAX)
-                self._pause_s = 0.0
+            self._calls_at_once = min(2 * self._calls_at_once, _CALLS_AT_ONCE_MAX)
+            self._pause_s = 0.0
+
+    def _explained(self, error: BaseException) -> BaseException:
+        if isinstance(error, MemoryError):
+            return JournalWriteError(
+                f"no memory is left to record in the journal at {self.path}", hint="free memory; what waits is written then"
+            )
+        return schema_check.why_refused(error, self.database) if isinstance(error, JournalError) else error
 
     def _insert(self, calls: tuple[Call, ...]) -> None:
         """Give calls their places, and write them in one transaction."""
@@ -644,26 +662,28 @@ class Appender:
 
     # -- the files ----------------------------------------------------------------------------------
 
-    def _look(self, now_ns: int) -> JournalError | None:
+    def _look(self, now_ns: int, *, strict: bool) -> None:
         """Check whether the files are still in place, and save what is in them if not. Hold the lock.
 
-        Returns:
-            Why it can't be saved; None when all is well, or it is saved, or the files can't be looked at just now.
+        Raises:
+            JournalError: ``strict``, and they are gone and can't be written again.
         """
         self._looked_ns = now_ns
         if self._head[0] - self._checkpoint_seq >= CHECKPOINT_ENTRIES:
             self._checkpoint_seq = self._head[0]
             self._checkpointer.wake()
         if not self.database.moved():
-            return None
+            return
         try:
             self.path, what = rescue.rescue(self.database)
         except JournalError as error:
-            logger.warning("%s", error)
-            return error
-        logger.warning("%s", what)
-        self._warn(what)
-        return None
+            self._log(logging.WARNING, "%s", error)
+            if strict:
+                raise
+        else:
+            self._unsure = True  # another process may have written there meanwhile
+            self._log(logging.WARNING, "%s", what)
+            self._warn(what)
 
     def _flush(self) -> None:
         """Write all that waits, and have all of it on the disk. Hold the lock.
@@ -675,16 +695,16 @@ class Appender:
         self._unsure = self._unsure or self._inside
         self._inside = True
         try:
-            # Who recorded nothing has nothing to save.
-            lost = self._look(self._clock_ns()) if self._writer is not None else None
-            if lost is not None:
-                raise lost
+            if self._writer is not None:  # who recorded nothing has nothing to save
+                self._look(self._clock_ns(), strict=True)
             self._next_try = 0.0
             self._write_waiting()
             self.database.sync()
         except JournalError:
             self._inside = False
             raise
+        if self.database.news:
+            self._afterwards.append(self.database.tell)
         self._inside = False
         self._catch_up()
 

@@ -21,6 +21,7 @@ import sqlite3
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypeVar
@@ -45,6 +46,8 @@ PAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 _BATCH_ROWS: Final = 500  # fewer than the 700 new objects after which the garbage collector looks at them
 _CHECKPOINT_PAGES: Final = 1_000  # SQLite's own default
 _FORK_WAIT_S: Final = 1.0
+_NEIGHBOUR_WAIT_S: Final = 2.0
+"""How long a writer waits for a transaction of this process. Its thread may be in a signal handler, and wait for this one's lock."""
 _NEIGHBOUR_S: Final = 0.5  # two that wait for each other must not do so for ever
 _SLOW_S: Final = 0.25
 """A commit that takes longer is worth a warning: ours take 4 ms with a rollback journal on a local disk."""
@@ -97,7 +100,8 @@ class Database:
         self.durability = durability
         self._busy_timeout_s = busy_timeout_s
         self._connection: sqlite3.Connection | None = None
-        self._standing = StandingLocks(path, read_only=read_only)
+        self.news: deque[str] = deque()  # what to warn of, once nobody holds the lock; see ``tell``
+        self._standing = StandingLocks(path, read_only=read_only, news=self.news)
         self._admission = Admission(path, self._standing, read_only=read_only)
         self._chosen = False  # whether it is known to be a journal, whose log may be changed
         self._names_synced = False
@@ -186,6 +190,13 @@ class Database:
         and a transaction that could not be rolled back then is rolled back before the next one. A call from inside the
         transaction of the same thread (a signal handler, ``__del__``) joins it.
         """
+        try:
+            return self._write(work)
+        finally:
+            if self.news:
+                self.tell()
+
+    def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self.lock, translated(self.path):
             connection = self.connection
             if connection.in_transaction and (self._in_block or reentry.depth(self, _TRANSACTIONS) > 1):
@@ -195,10 +206,20 @@ class Database:
                 self._begin(connection)
                 result = work(connection)
                 self._commit(connection)
+            except sqlite3.ProgrammingError:
+                self.roll_back()
+                if self._connection is connection:
+                    raise
+                return self._write(work)  # a fork in a signal handler has taken the connection away before the transaction began
             except BaseException:
                 self.roll_back()
                 raise
             return result
+
+    def tell(self) -> None:
+        """Log what there is to warn of, unless this thread holds the lock: a logging handler has a lock of its own."""
+        while self.news and not self.lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition asks it
+            logger.warning("%s", self.news.popleft())
 
     def roll_back(self) -> None:
         """End a transaction that an interruption left open; hold ``lock``. Without one, nothing happens."""
@@ -224,12 +245,9 @@ class Database:
         took_s = time.monotonic() - began
         if took_s > _SLOW_S and not self._slow:
             self._slow = True
-            logger.warning(
-                "the journal at %s is slow: a commit took %.1f s on %s. Training waits that long for each call; "
-                "set JOURNALTRACK_JOURNAL to a folder on a local disk.",
-                self.path.parent,
-                took_s,
-                self._admission.shared,
+            self.news.append(
+                f"the journal at {self.path.parent} is slow: a commit took {took_s:.1f} s on {self._admission.shared}. Training waits "
+                "that long for each call; set JOURNALTRACK_JOURNAL to a folder on a local disk."
             )
 
     @contextlib.contextmanager
@@ -392,7 +410,8 @@ class Database:
         if not self.must_yield and attempt():
             return
         self._refuse_own_thread()
-        if not queue.wait_for(attempt, self._wait_s):
+        wait_s = min(self._wait_s, _NEIGHBOUR_WAIT_S) if any(self._is_beside(other) for other in _all_live()) else self._wait_s
+        if not queue.wait_for(attempt, wait_s):
             raise refused[0]
 
     def _refuse_own_thread(self) -> None:
@@ -402,18 +421,16 @@ class Database:
             JournalLockedError: This call was made inside such a transaction, on another connection.
         """
         for other in _all_live():
-            connection = other._connection  # noqa: SLF001 - this class's own
-            if (
-                other is not self
-                and other.path == self.path
-                and connection is not None
-                and connection.in_transaction
-                and other.lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition asks it
-            ):
+            if self._is_beside(other) and other.lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as in ``tell``
                 raise JournalLockedError(
                     f"the journal at {self.path.parent} is locked by a transaction that this call was made inside of",
                     hint="what is logged meanwhile is written afterwards",
                 )
+
+    def _is_beside(self, other: Database) -> bool:
+        """Whether the other one is of the same journal, in this process, and in a transaction."""
+        connection = other._connection
+        return other is not self and other.path == self.path and connection is not None and connection.in_transaction
 
     def sync(self) -> None:
         """A power barrier: everything committed is on the disk when this returns.
@@ -496,7 +513,7 @@ class Database:
             self._connection = None
             self._names_synced = False
             self._admission.leave()
-            self._standing = StandingLocks(path, read_only=self.read_only)
+            self._standing = StandingLocks(path, read_only=self.read_only, news=self.news)
             self._admission = Admission(path, self._standing, read_only=self.read_only)
             self.path = path
             if self._queue is not None:
@@ -760,7 +777,7 @@ def _each(method: Callable[[Database], None]) -> Callable[[], None]:
     return call
 
 
-_TRANSACTIONS: Final = reentry.codes_of(Database.write)
+_TRANSACTIONS: Final = reentry.codes_of(Database._write)  # noqa: SLF001 - this module's own
 
 os.register_at_fork(
     before=_each(Database._before_fork),  # noqa: SLF001 - this module's own

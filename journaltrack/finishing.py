@@ -34,6 +34,7 @@ class Finished:
         component: As the journal knows it.
         status, message, end_ns: As recorded; ``end_ns`` is None where an earlier end stays.
         before: How the run stood while it was in progress; None: it was over, or had no status.
+        replaced: The status that it had ended with; None: it had not.
     """
 
     journal: str
@@ -42,6 +43,7 @@ class Finished:
     message: str | None
     end_ns: int | None
     before: RunInProgress | None
+    replaced: str | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -83,15 +85,16 @@ def finish(
         if row is None:
             raise InvalidInputError(f"the journal at {opened.path} has no component {component}", hint=_near(opened, component))
         before = interruption.of_component(opened, row.id, row.name)
-        end_ns = None
+        end_ns, last = None, opened.last_status(row.id)
         if before is not None and before.state == "running":
             end_ns = clock_ns()
-        elif before is not None or opened.last_status(row.id) is None:
+        elif before is not None or last is None:
             end_ns = interruption.last_entry_at_ns(opened, row.id)
         text = None if message is None else limits.one_line(message) or None
         opened.append(row.id, [vocabulary.status(primary=status, message=text, end_ns=end_ns)])
         opened.flush()
-        return Finished(str(opened.path), row.name, status, text, end_ns, before)
+        replaced = last.primary if before is None and last is not None and last.primary in FINAL_STATUSES else None
+        return Finished(str(opened.path), row.name, status, text, end_ns, before, replaced)
     finally:
         opened.close()
 

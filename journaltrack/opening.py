@@ -26,6 +26,7 @@ from journaltrack.errors import (
     JournalReadOnlyError,
     JournalWriteError,
     NotAJournalError,
+    os_hint,
 )
 from journaltrack.sqlite_errors import translated, unusable
 
@@ -75,6 +76,7 @@ def _check_name(folder: Path) -> None:
 
     Raises:
         JournalNotFoundError: It is too long.
+        JournalReadOnlyError: This user may not look there, or the file system does not answer. Nobody knows whether there is one.
         InvalidInputError: It has a character that no path has.
     """
     try:
@@ -85,6 +87,10 @@ def _check_name(folder: Path) -> None:
         if error.errno == errno.ENAMETOOLONG:
             raise JournalNotFoundError(
                 f"there can be no journal at {folder}: {error.strerror}", hint="name a folder with a shorter path"
+            ) from error
+        if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
+            raise JournalReadOnlyError(
+                f"the journal at {folder} can't be looked at: {error.strerror}; nothing was changed", hint=os_hint(error)
             ) from error
 
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SIBLINGS_MAX: Final = 1_000
+_NUMBERED: Final = {"writer": "uuid", "component": "name", "receipt": "action || ' ' || started_at_ns"}
+"""Tables whose rows have numbers of this copy alone, and what a number means."""
 _LOCK_FILE: Final = "rescue.lock"
 
 
@@ -131,8 +133,7 @@ def _write_again(database: Database) -> Path:
             if not os.path.lexists(folder / path.name):
                 _copy(database, folder / path.name)
                 return folder
-            if _journal_id(folder / path.name) == journal_id:
-                _add_missing(database.connection, folder / path.name)
+            if _journal_id(folder / path.name) == journal_id and _add_missing(database.connection, folder / path.name):
                 return folder
     msg = f"all names beside {path.parent} are taken"
     raise OSError(msg)
@@ -173,22 +174,36 @@ def _journal_id(path: Path) -> str | None:
         return None
 
 
-def _add_missing(old: sqlite3.Connection, path: Path) -> None:
-    """What was committed to the deleted files after another process had copied them.
+def _add_missing(old: sqlite3.Connection, path: Path) -> bool:
+    """Add what was committed to the deleted files after another process had copied them.
 
-    Raises:
-        sqlite3.IntegrityError: Both have used the same number for something new.
+    Returns:
+        Whether it could be done: not where a number means one thing here and another there, since an older copy was put into
+        the place, or others have begun something new in it. Nothing is changed then.
     """
     with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as new:
         new.execute("BEGIN IMMEDIATE")
-        for table in ("writer", "component", "receipt"):
-            (last,) = new.execute(f"SELECT coalesce(max(id), 0) FROM {table}").fetchone()
-            rows = old.execute(f"SELECT * FROM {table} WHERE id > ?", (last,)).fetchall()
+        for table, what in _NUMBERED.items():
+            sql = f"SELECT id, {what} FROM {table}"
+            known = dict(new.execute(sql).fetchall())
+            places = {name: number for number, name in known.items()}
+            for number, name in old.execute(sql):
+                if known.get(number, name) != name or places.get(name, number) != number:
+                    new.execute("ROLLBACK")
+                    return False
+        if not _same_order(old, new):
+            new.execute("ROLLBACK")
+            return False
+        for table in _NUMBERED:
+            last = {number for (number,) in new.execute(f"SELECT id FROM {table}")}
+            rows = [row for row in old.execute(f"SELECT * FROM {table}") if row[0] not in last]
             _insert(new, table, rows)
             if table == "receipt":
-                _insert(new, "delivery", old.execute("SELECT * FROM delivery WHERE receipt_id > ?", (last,)).fetchall(), "OR IGNORE")
-                _insert(new, "attestation", old.execute("SELECT * FROM attestation WHERE receipt_id > ?", (last,)).fetchall())
-        (last,) = new.execute("SELECT coalesce(max(seq), 0) FROM entry").fetchone()
+                for receipt_id, *_ in rows:
+                    _insert(
+                        new, "delivery", old.execute("SELECT * FROM delivery WHERE receipt_id = ?", (receipt_id,)).fetchall(), "OR IGNORE"
+                    )
+                    _insert(new, "attestation", old.execute("SELECT * FROM attestation WHERE receipt_id = ?", (receipt_id,)).fetchall())
         ends = dict(new.execute("SELECT writer_id, max(writer_seq) FROM entry GROUP BY writer_id"))
         for writer_id, seq in old.execute("SELECT writer_id, max(writer_seq) FROM entry GROUP BY writer_id").fetchall():
             sql = "SELECT * FROM entry WHERE writer_id = ? AND writer_seq > ? ORDER BY seq"
@@ -196,6 +211,18 @@ def _add_missing(old: sqlite3.Connection, path: Path) -> None:
                 _insert(new, "entry", [(None, *row[1:]) for row in old.execute(sql, (writer_id, ends.get(writer_id, 0)))])
         _insert(new, "blob", old.execute("SELECT * FROM blob").fetchall(), "OR IGNORE")
         new.execute("COMMIT")
+        return True
+
+
+def _same_order(old: sqlite3.Connection, new: sqlite3.Connection) -> bool:
+    """Return whether what became of entries means the same there: it names them by their numbers."""
+    (missing,) = old.execute("SELECT max(id) FROM receipt").fetchone()
+    (there,) = new.execute("SELECT max(id) FROM receipt").fetchone()
+    if (missing or 0) <= (there or 0):
+        return True
+    (last,) = new.execute("SELECT coalesce(max(seq), 0) FROM entry").fetchone()
+    sql = "SELECT digest FROM entry WHERE seq = ?"
+    return bool(old.execute(sql, (last,)).fetchone() == new.execute(sql, (last,)).fetchone())
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[object]], conflict: str = "") -> None:

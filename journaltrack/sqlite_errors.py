@@ -31,12 +31,25 @@ _DESCRIPTORS: Final = 6
 """Of one open journal: the database, its log and memory, our locks on them, and one for a moment."""
 
 
+REFUSED: Final = (sqlite3.Error, OverflowError, UnicodeError, MemoryError)
+"""What the driver raises; anything else that comes out of a statement is of a signal handler."""
+
+
+def is_about_values(error: BaseException) -> bool:
+    """Return whether a statement failed for what it was to bind, so that it would fail every time."""
+    return isinstance(error, (OverflowError, UnicodeError, sqlite3.InterfaceError)) or (
+        isinstance(error, sqlite3.ProgrammingError) and "bind" in str(error)
+    )
+
+
 @contextlib.contextmanager
 def translated(path: Path) -> Iterator[None]:
     """Turn SQLite's errors about the file at ``path`` into ours, with a hint."""
     try:
         yield
     except OSError as error:  # of what is done beside SQLite: looking at the folder, syncing names
+        if error.errno is None:  # of a signal handler: a time-out is an OSError, too
+            raise
         raise unusable(path) or JournalWriteError(
             f"the journal at {path.parent} can't be reached: {error.strerror or error} ({errno.errorcode.get(error.errno or 0, '')})",
             hint="check the folder's permissions and its file system; nothing already written is lost",

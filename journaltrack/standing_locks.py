@@ -26,6 +26,7 @@ import os
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -63,9 +64,11 @@ class StandingLocks:
     Args:
         database: The file, which is there.
         read_only: See ``Database``.
+        news: Gets what there is to warn of.
     """
 
-    def __init__(self, database: Path, *, read_only: bool) -> None:
+    def __init__(self, database: Path, *, read_only: bool, news: deque[str] | None = None) -> None:
+        self._news: deque[str] = deque() if news is None else news
         self.guarded = False
         """Whether a transaction needs ``take_turn``, as far as the last ``look`` knows."""
         self._path = os.fspath(database)
@@ -171,10 +174,9 @@ class StandingLocks:
             return
         if database.file not in _careless and memory.is_locked(self._canary) is False:
             _careless.add(database.file)
-            logger.warning(
-                "event=careless journal=%s this process closed a file of the journal that it uses, which drops SQLite's locks; "
-                "from now on calls are recorded more slowly, and safely. Let another process copy or read these files",
-                Path(self._path).parent,
+            self._news.append(
+                f"event=careless journal={Path(self._path).parent} this process closed a file of the journal that it uses, which drops "
+                "SQLite's locks; from now on calls are recorded more slowly, and safely. Let another process copy or read these files"
             )
         if database.file in _careless:
             with contextlib.suppress(OSError):

@@ -6,6 +6,7 @@ handler finds a part of one. Must not know how calls are written.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
@@ -62,7 +63,9 @@ class Waiting(deque[Call]):
 
     def first(self, count: int) -> tuple[Call, ...]:
         """Return the first calls, ``count`` at most."""
-        return tuple(islice(self, count))
+        while True:
+            with contextlib.suppress(RuntimeError):  # a signal handler has let another one wait meanwhile
+                return tuple(islice(self, count))
 
     def forget(self, *calls: Call) -> bool:
         """Let calls wait no longer; return whether the last one still did."""

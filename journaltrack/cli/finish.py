@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "--status", "ended_as", required=True, type=click.Choice(["Stopped", "Failed", "Completed"], case_sensitive=False), help="How it ended."
 )
 @click.option("--message", metavar="TEXT", help="Why, as SageMaker shows it: one line of at most 1,024 characters.")
-@click.option("--force", is_flag=True, help="Do not warn when a process that records into the run lives.")
+@click.option("--force", is_flag=True, help="Do not warn when the run is alive, or had ended.")
 @common.common_options
 def command(component: str, journal: str | None, *, ended_as: str, message: str | None, force: bool, as_json: bool) -> ExitCode:
     """Record how the run COMPONENT ended, with the time of its last entry. Contacts nobody; the next sync delivers it.
@@ -38,6 +38,8 @@ def command(component: str, journal: str | None, *, ended_as: str, message: str 
         output.print_json({**done.to_json(), "exit_code": int(ExitCode.OK)})
     else:
         output.say(f"{output.clean(done.component)} is recorded as {done.status}; `journaltrack sync` delivers it")
+    if done.replaced is not None and not force:
+        output.problem("warning", f"the run had ended as {done.replaced}; this replaces it", "both stay in the journal")
     if done.is_alive and not force and done.before is not None:
         process = f"process {done.before.pid} on {done.before.host}"
         output.problem("warning", f"the run is alive: {process} began it", "what it records later counts, its status at the end too")

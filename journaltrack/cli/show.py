@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _NAMES_MAX = 10
 
 
+_WHOLE_MAX = 1e16  # what a double tells apart
+
+
 @click.command(
     epilog="\b\nExamples:\n  journaltrack show digits-1\n  journaltrack show digits-1 --journal /mnt/usb/journal --json | jq .parameters"
 )
@@ -106,5 +109,7 @@ def _artifact(artifact: ArtifactView) -> tuple[object, ...]:
 
 
 def _number(value: object) -> object:
-    """A whole double without its ``.0``."""
-    return f"{value:.10g}" if isinstance(value, float) else value
+    """Return a number with all its digits; a whole double without its ``.0``."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _WHOLE_MAX:
+        return str(int(value))
+    return repr(value) if isinstance(value, float) else value

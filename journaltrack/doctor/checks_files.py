@@ -16,6 +16,7 @@ from typing import Final
 
 from journaltrack import access, claim, file_locks, lease, paths
 from journaltrack.doctor.findings import Finding
+from journaltrack.errors import os_hint
 
 REPLACEMENT: Final = f"{paths.DATABASE}.rebuilt"
 """A rebuilt database that is whole and has not taken the damaged one's place yet."""
@@ -50,6 +51,19 @@ def scraps(folder: Path, now: Callable[[], float] = time.time) -> list[Path]:
 
 def check_files(folder: Path) -> Iterator[Finding]:
     """Are the files there, are they files, may others read them, what did killed processes leave?"""
+    try:
+        os.lstat(folder / paths.DATABASE)
+    except PermissionError as error:
+        yield Finding(
+            "files",
+            "problem",
+            f"the folder can't be looked at: {error.strerror}",
+            "nobody knows from here what is in it",
+            os_hint(error),
+        )
+        return
+    except OSError:
+        pass  # said below
     if os.path.lexists(folder / REPLACEMENT):
         yield Finding(
             "files",

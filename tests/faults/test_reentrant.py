@@ -8,7 +8,9 @@ from __future__ import annotations
 import itertools
 import linecache
 import logging
+import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -273,3 +275,95 @@ def test_a_call_inside_another_connections_transaction_waits_in_memory(tmp_path)
     with closing(sqlite3.connect(tmp_path / "journal" / "journal.db")) as connection:
         rows = connection.execute("SELECT value FROM entry WHERE stream = 'metric' ORDER BY seq").fetchall()
     assert rows == [(1.0,), (2.0,)]
+
+
+class TimeUpError(TimeoutError):
+    """What the usual handler of SIGALRM raises: an OSError, and an Exception, of the user's."""
+
+
+@pytest.mark.parametrize("outer", ["metric", "metrics", "refused"])
+def test_an_exception_of_a_handler_is_the_users_and_costs_no_other_call(tmp_path, outer):
+    """Raised at any line, it comes out of the call; what the handler had logged is there, and nothing else is doubled or lost.
+
+    Not in the questions that a parameter's value is asked: there any exception is one of the value's.
+    """
+    calls = Calls(tmp_path, "process")
+    getattr(calls, outer)()
+    calls.metric()
+
+    def log_and_raise():
+        calls.metric()
+        raise TimeUpError
+
+    swallowed = 0
+    for number in itertools.count():
+        before = calls.expected.copy()
+        raised = False
+        try:
+            with AtLine(number, log_and_raise) as trace:
+                getattr(calls, outer)()
+        except TimeUpError:
+            raised = True
+        swallowed += trace.done and not raised
+        found = calls.found()
+        assert not before - found
+        assert found["metric", "m", float(next(calls.numbers) - 1)] == 1 or not trace.done
+        assert calls.tracker._journal.unwritten == 0
+        calls.expected = found
+        if not trace.done:
+            break
+    assert swallowed == 0
+    calls.check()
+
+
+DEADLOCK = """
+import logging, sqlite3, sys, threading, warnings
+warnings.simplefilter("ignore")
+from journaltrack import Tracker
+from journaltrack.journal import Journal
+journal = Journal.open(sys.argv[1], busy_timeout_s=0.05)
+tracker = Tracker.create(trial_component_name="run", journal=journal, sync="off")
+class Counting(logging.Handler):
+    def emit(self, record): tracker.log_metric("records", 1.0)
+handler = Counting()
+logging.getLogger().addHandler(handler)
+stop = threading.Event()
+def speak():
+    while not stop.is_set(): logging.getLogger("mine").warning("hello")
+thread = threading.Thread(target=speak)
+other = sqlite3.connect(sys.argv[1] + "/journal.db", isolation_level=None, check_same_thread=False)
+thread.start()
+for n in range(10):
+    other.execute("BEGIN IMMEDIATE")
+    while not journal.unwritten: tracker.log_metric("m", float(n))
+    other.execute("ROLLBACK")
+    while journal.unwritten: tracker.log_metric("m", float(n))
+stop.set()
+thread.join()
+journal.close()
+print("end")
+"""
+
+
+def test_a_logging_handler_of_another_thread_is_never_waited_for(tmp_path):
+    """One thread logs metrics from a logging handler, another one has news to log: neither waits for the other's lock."""
+    done = subprocess.run([sys.executable, "-c", DEADLOCK, str(tmp_path / "j")], capture_output=True, text=True, check=False, timeout=300)
+    assert done.stdout == "end\n", done.stderr
+    assert verify_chains(tmp_path / "j") == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers")
+def test_a_close_while_a_handler_logs_keeps_a_copy(tmp_path):
+    """The journal stays locked, thousands of calls wait, and a handler logs every 3 ms: close says where the copy is."""
+    code = TIMER.replace("while fired < 150:", "other = __import__('sqlite3').connect(sys.argv[1] + '/journal.db', isolation_level=None)\n"
+                         "warnings.simplefilter('ignore')\nother.execute('BEGIN IMMEDIATE')\ntracker._journal.database.set_busy_timeout(0.01)\n"
+                         "while fired < 150:")  # fmt: skip
+    code = code.replace(
+        "signal.setitimer(signal.ITIMER_REAL, 0)\ntracker.close()",
+        "try: tracker.close()\nexcept Exception as error: print(type(error).__name__, error)\nsignal.setitimer(signal.ITIMER_REAL, 0)",
+    )
+    environment = os.environ | {"JOURNALTRACK_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", code, str(tmp_path / "j"), "process", str(tmp_path / "acks")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    assert "JournalWriteError" in done.stdout, done.stdout + done.stderr
+    assert "A copy of them" in done.stdout
