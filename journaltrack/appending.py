@@ -341,8 +341,8 @@ class Appender:
             if self._copy is None:
                 raise
             raise JournalWriteError(
-                f"{error.message}. A copy of them is in a journal of its own at {self._copy}",
-                hint=f"{error.hint}; or, once that journal works again, `journaltrack merge {self._copy} --into {self.path}`",
+                f"{error.message}. A copy of them is on the disk, in a journal of its own at {self._copy}",
+                hint=f"once {self.path} works again: `journaltrack merge {self._copy} --into {self.path}`",
                 unwritten=error.unwritten,
             ) from error
         if self._copy is not None:
@@ -739,7 +739,7 @@ class Appender:
     def _still_waiting(self, error: JournalError | None) -> JournalWriteError:
         count = self.unwritten
         return JournalWriteError(
-            f"{count} entries could not be written to the journal at {self.path} and are in memory only"
+            f"{count} entries could not be written to the journal at {self.path} and wait in memory"
             + (f": {error.message}" if error else ""),
             hint=(error.hint if error else "") or "free the disk or the lock, then call close() again before the process ends",
             unwritten=count,

@@ -423,7 +423,7 @@ class Tracker:
         """A power barrier: all that was logged is on the disk when this returns.
 
         Raises:
-            JournalWriteError: Entries wait in memory only, ``unwritten`` of them, because the journal takes none.
+            JournalWriteError: Entries wait wait in memory, ``unwritten`` of them, because the journal takes none.
         """
         self._journal.flush()
 

@@ -82,7 +82,7 @@ def full_to_the_end(folder):
     with warned():
         training.log(500)
     os.environ["JOURNALTRACK_HOME"] = str(disk.parent / "elsewhere")
-    with pytest.raises(JournalWriteError, match="A copy of them is in a journal of its own at") as caught:
+    with pytest.raises(JournalWriteError, match="A copy of them is on the disk, in a journal of its own at") as caught:
         training.tracker.close()
     copies = list((disk.parent / "elsewhere").iterdir())
     assert [str(copy) in str(caught.value) for copy in copies] == [True]

@@ -158,7 +158,7 @@ def test_a_sync_that_can_not_record_stops(tmp_path, fault):
     assert all(sent[name, value] == 1 for name, value, _ in rows)
     # What was under way when the disk refused: read back, or in doubt, since a resumed run may have other writers.
     assert {outcome for *_, outcome in rows} <= {"delivered", "in doubt"}
-    assert sum(outcome == "in doubt" for *_, outcome in rows) <= 10
+    assert sum(outcome == "in doubt" for *_, outcome in rows) <= 20
 
 
 @traced
@@ -463,7 +463,7 @@ def test_locked_for_longer_than_it_waits(tmp_path):
             with pytest.warns(RuntimeWarning, match="locked by another process"):
                 journal.append_metric(component, "w", 1.0, 1, 1)
             assert journal.unwritten == 1
-            with pytest.raises(errors.JournalWriteError, match="in memory only"):
+            with pytest.raises(errors.JournalWriteError, match="wait in memory"):
                 journal.flush()
             other.execute("ROLLBACK")
         journal.flush()

@@ -366,12 +366,12 @@ def test_sigterm_ends_within_the_deadline_when_nobody_answers(tmp_path, watch):
     with simulator() as sim:
         sim.fail("BatchPutMetrics", BlackHole(), times=1_000)
         watching = watch(tmp_path, sim.endpoint_url, env={"JOURNALTRACK_WATCH_STOP_DEADLINE_S": "1"})
-        assert sim.wait_until(lambda sim: len(sim.calls("BatchPutMetrics")) >= 2)
+        assert sim.wait_until(lambda sim: sim.calls("BatchPutMetrics"))  # the first one goes alone
         assert watching.end(timeout_s=READ_TIMEOUT_S - 5) == 0, "it waits for no answer"
         sim.clear_faults()
         sim.release()
         again = watch(tmp_path, sim.endpoint_url)
-        again.wait_for("event=pass", "in_doubt=20")
+        again.wait_for("event=pass", "in_doubt=10")
         assert again.end() == 0
         assert states(tmp_path / "journal")["pending"] == 0
 
