@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 SHARED_RANGE: Final = (0x40000002, 510)
 """What every connection with a write-ahead log has locked in the database: first byte and length (SQLite's os.h)."""
+_VERSIONS_AT, _HAS_LOG = 18, b"\2\2"  # of the database's header (https://sqlite.org/fileformat2.html)
 _DEAD_MAN_SWITCH: Final = (128, 1)  # ... and in the shared memory (https://sqlite.org/walformat.html#locks)
 # Ours, far beyond what either file ever holds. In the database:
 _CHECKPOINT: Final = (1 << 62, 1)  # whose turn it is to write the log back,
@@ -78,15 +79,15 @@ class StandingLocks:
         self._canary = (0, 1)
 
     def take(self) -> None:
-        """Lock the database: before SQLite opens it, so that there is no moment without.
+        """Lock a database that has a write-ahead log: before SQLite opens it, so that there is no moment without.
 
-        Not beside a rollback journal: a transaction that was cut short is rolled back by who can lock out everybody else.
+        Without such a log nothing is locked: who gives it one, or rolls back a transaction that was cut short, does so only while
+        nobody else has a lock.
         """
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(f"{self._path}-journal").st_size:  # noqa: PTH116 - at every opening
-                return
         with contextlib.suppress(OSError):
-            self._database().lock(fcntl.F_RDLCK, SHARED_RANGE)
+            database = self._database()
+            if os.pread(database.number, 2, _VERSIONS_AT) == _HAS_LOG:
+                database.lock(fcntl.F_RDLCK, SHARED_RANGE)
 
     def take_all(self) -> None:
         """Lock the database, and the shared memory that SQLite has opened by now.
