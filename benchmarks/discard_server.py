@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.discard_server`` prints one JSON line with its address and serves until SIGTERM. ``GET /counted`` tells how many
 bytes of objects and parts came. One thread a connection: receiving frees the interpreter's lock, so that a gigabyte costs about
-0.3 s of CPU, whatever the number of connections. It verifies nothing, and so is no test of anything but time.
+0.3 s of CPU, whatever the number of connections. It verifies nothing (a SHA-256 that came along is told back, as by S3),
+and so is no test of anything but time.
 """
 
 from __future__ import annotations
@@ -33,17 +34,26 @@ _counted = 0
 _lock = threading.Lock()
 
 
-def _answer(status: bytes, body: bytes = b"") -> bytes:
-    return b'HTTP/1.1 %s\r\nx-amz-request-id: 1\r\nETag: "e"\r\nContent-Length: %d\r\n\r\n%s' % (status, len(body), body)
+def _answer(status: bytes, body: bytes = b"", checksum: bytes = b"") -> bytes:
+    told = b"x-amz-checksum-sha256: %s\r\n" % checksum if checksum else b""
+    return b'HTTP/1.1 %s\r\nx-amz-request-id: 1\r\nETag: "e"\r\n%sContent-Length: %d\r\n\r\n%s' % (status, told, len(body), body)
 
 
-def _reply(method: bytes, target: bytes) -> bytes:
+def _value(head: bytes, name: bytes) -> bytes:
+    """Of a header; empty if there is none."""
+    place = head.lower().find(b"\r\n%s:" % name)
+    return head[place + len(name) + 3 :].partition(b"\r\n")[0].strip() if place >= 0 else b""
+
+
+def _reply(method: bytes, target: bytes, checksum: bytes) -> bytes:
     if method == b"GET" and target == b"/counted":
         return _answer(b"200 OK", b"%d" % _counted)
     if method == b"HEAD" and target.count(b"/") > 1 and not target.endswith(b"/"):
         return _answer(b"404 Not Found")
     if method == b"POST":
         return _answer(b"200 OK", _COMPLETE if b"uploadId=" in target else _STARTED)
+    if method == b"PUT":
+        return _answer(b"200 OK", checksum=checksum)
     return _answer(b"200 OK", _UPLOADS if method == b"GET" else b"")
 
 
@@ -61,11 +71,9 @@ def _serve(connection: socket.socket) -> None:
                     return
                 data += view[:count]
             head, data = data[:end], data[end + 4 :]
-            lower = head.lower()
-            if b"100-continue" in lower:
+            if b"100-continue" in head.lower():
                 connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-            place = lower.find(b"\r\ncontent-length:")
-            length = int(lower[place + 17 :].partition(b"\r\n")[0]) if place >= 0 else 0
+            length = int(_value(head, b"content-length") or 0)
             left = length - len(data)
             data = data[length:] if left <= 0 else b""
             while left > 0:
@@ -77,7 +85,7 @@ def _serve(connection: socket.socket) -> None:
             if method == b"PUT":
                 with _lock:
                     _counted += length
-            connection.sendall(_reply(method, target))
+            connection.sendall(_reply(method, target, _value(head, b"x-amz-checksum-sha256")))
 
 
 def _main(port: int) -> None:

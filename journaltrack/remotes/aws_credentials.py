@@ -28,6 +28,11 @@ T = TypeVar("T")
 
 WAIT_S: Final = 30.0
 """Ours: the longest wait for credentials, as long as for a server's answer."""
+_RENEW: Final = "renew them (for example `aws sso login`), or mend what provides them"
+_CONFIGURE: Final = (
+    "configure credentials (`aws configure`, AWS_PROFILE, or --profile), or put the file or program there that the profile names"
+)
+"""Where a file or program can't be opened: renewing would not help."""
 
 
 class Patience:
@@ -102,7 +107,7 @@ class Patience:
             self._failure = _halt(
                 f"the credentials can't be looked up: {described(cause)}",
                 type(cause).__name__,
-                "renew them (for example `aws sso login`), or mend what provides them",
+                _CONFIGURE if isinstance(cause, OSError) and cause.filename is not None else _RENEW,
             )
             raise self._failure from error
 

@@ -363,12 +363,24 @@ def test_no_request_leaves_once_the_time_is_over():
     with scripted() as server:
         now = [0.0]
         remote = warm(server, deadline=Deadline(3.0, clock=lambda: now[0]))
-        now[0] = 3.0
-        for direct in (True, False):
-            if not direct:
-                remote._metrics._route = None
-            kind, error = outcome(remote)
-            assert (kind, error["maybe_applied"]) == (NotSentError, False)
+        turn = remote._clients.turn
+
+        def late(operation: str) -> float | None:
+            """The turn comes in time, and then the time is over."""
+            read_timeout_s = turn(operation)
+            now[0] = 3.0
+            return read_timeout_s
+
+        with mock.patch.object(remote._clients, "turn", side_effect=late) as turns:
+            for direct in (True, False):
+                now[0] = 0.0
+                if not direct:
+                    remote._metrics._route = None
+                kind, error = outcome(remote)
+                assert (kind, error["maybe_applied"]) == (NotSentError, False)
+            assert turns.call_count == 2
+            kind, error = outcome(remote)  # and no turn is begun any more
+            assert (kind, error["code"], error["maybe_applied"]) == (RemoteError, "DeadlineOver", False)
         now[0] = 0.0
         remote.put_metrics("run", POINTS)
         assert (len(server.requests), len(server.connections)) == (2, 1)

@@ -1,4 +1,4 @@
-"""How long a busy service is tried, and an absent one; and that each refusal for too many requests slows the rate."""
+"""How long a busy service is tried, and an absent one. How refusals for too many requests slow the rate: tests/contract/test_throttled.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from journaltrack.actions import Fields
 from journaltrack.deadline import Deadline
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import RemoteError
 from journaltrack.remotes.retrying import ATTEMPTS_MAX, UNREACHABLE_S, RetryingRemote
 from tests.failing_remote import FailingRemote, passing
 
@@ -44,23 +44,3 @@ def test_a_silent_service_is_not_waited_for_again(wait):
     with pytest.raises(RemoteError):
         RetryingRemote(remote, deadline=Deadline(), sleep=wait).update("run", Fields(parameters={"a": 1.0}))
     assert len(remote.asked) == 2
-
-
-@pytest.mark.parametrize("throttled", [0, 1, 2, 5])
-def test_each_throttling_answer_slows_the_rate(throttled):
-    """The rate is told of every refusal for too many requests, the first and the later ones, and of no other failure."""
-    remote, told, waits = FailingRemote(), [], []
-    remote.failures["describe"] += [passing("ThrottlingException", throttled=True)] * throttled + [passing()]
-    retrying = RetryingRemote(remote, deadline=Deadline(), sleep=waits.append, on_throttled=lambda: told.append(len(remote.asked)))
-    assert retrying.describe("run") is None
-    assert told == [*range(1, throttled + 1)]
-
-
-def test_a_refusal_that_ends_the_attempts_slows_the_rate_too():
-    """Also where nothing is tried again, since nothing more may be."""
-    remote, told = FailingRemote(), []
-    remote.failures["describe"] += [RemoteError("slow down", kind=ErrorKind.TRANSIENT, code="SlowDown", throttled=True)]
-    retrying = RetryingRemote(remote, deadline=Deadline(), attempts_max=1, sleep=lambda _: None, on_throttled=lambda: told.append(True))
-    with pytest.raises(RemoteError):
-        retrying.describe("run")
-    assert told == [True]
