@@ -321,7 +321,7 @@ def test_a_journal_copied_in_pieces_is_left_alone_until_it_is_whole(tmp_path, wa
         assert not sim.requests
         shutil.copytree(source / "spool", copy / "spool")
         assert arrived(sim, 201)
-        assert sim.wait_until(lambda sim: sim.artifacts), "uploads go beside"
+        watching.wait_for("event=pass", "pending=0")  # uploads go beside, and the references to them behind
         assert watching.end() == 0
         assert [stored.body for stored in sim.artifacts.values()] == [(tmp_path / "model.bin").read_bytes()]
         found = states(copy)
