@@ -135,6 +135,21 @@ def awaited(update: Update, state: ComponentState) -> list[int]:
     return [part.place.seq for change in update.changes for part in _apart(update.component_id, change, state).waiting]
 
 
+def in_turns(action: Action, state: ComponentState) -> Iterator[Action]:
+    """The actions that become of one: an update, what needs no request of it, and the update that follows the uploads."""
+    if not isinstance(action, Update):
+        yield action
+        return
+    now, settled = resolve(action, state)
+    if now is not None:
+        yield now
+    yield from settled
+    waiting = [(change, _apart(action.component_id, change, state).waiting) for change in action.changes]
+    later = tuple(Change.of(change.map, change.key, parts) for change, parts in waiting if parts)
+    if later:
+        yield replace(action, changes=later)
+
+
 class _Apart(NamedTuple):
     """The entries of a change: those that can be sent now, those that wait for an upload, and what became of the others."""
 

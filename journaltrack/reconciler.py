@@ -23,7 +23,7 @@ from journaltrack import anchoring, interrupted_runs, paths, readback, standing
 from journaltrack import doubts as doubting
 from journaltrack import lease as leases
 from journaltrack import plan as planning
-from journaltrack.actions import Action, Request, Settle, Update, Upload
+from journaltrack.actions import Action, ComponentState, Request, Settle, Update, Upload
 from journaltrack.apart import Apart
 from journaltrack.attempt import Attempts
 from journaltrack.course import Course
@@ -340,7 +340,8 @@ class Reconciler:
 
 
 def dry_run(journal: Journal, options: Options) -> Iterator[Action]:
-    """The actions that a pass would begin with; changes nothing, asks nobody. Blobs count as uploaded."""
+    """The actions that a pass would make if all went well, what waits for an upload apart; changes nothing, asks nobody."""
     for chunk in pending_chunks(journal, options.wanted):
         states = standing.states(journal.database, chunk.component_ids)
-        yield from planning.plan(chunk.entries, states, chunk.points)
+        for action in planning.plan(chunk.entries, states, chunk.points):
+            yield from planning.in_turns(action, states.get(action.component_id, ComponentState()))
