@@ -152,7 +152,7 @@ def test_reading_back_many_metrics_scans_the_journal_as_often_as_for_one(tmp_pat
         for metrics in (1, 40):
             doubts = [Doubt(1, f"m{n}", 1.0, n, 1) for n in range(metrics)]
             steps = Steps(journal)
-            known = doubting.acknowledged(journal.database, 1, doubts)
+            known = doubting.acknowledged(journal.database, 1, doubts).groups
             taken[metrics] = steps.count
             assert {known[f"m{n}", None].points for n in range(metrics)} == {25}
             assert {known[f"m{n}", n].points for n in range(metrics)} == {1}
