@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 M = TypeVar("M")
 
-_INTERRUPTIONS_MAX: Final = 3
+INTERRUPTIONS_MAX: Final = 3
 """Whoever interrupts so often is not made to wait any longer."""
 
 
@@ -64,7 +64,7 @@ class Apart(Generic[T, M]):
                 interruptions.append(error)
                 self._on_message = None  # which may be what raises
                 self._on_interrupt(len(interruptions))
-                if self._ended.is_set() or len(interruptions) >= _INTERRUPTIONS_MAX:
+                if self._ended.is_set() or len(interruptions) >= INTERRUPTIONS_MAX:
                     break
         if interruptions:
             raise interruptions[0]

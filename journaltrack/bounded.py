@@ -4,7 +4,8 @@ A look-up of credentials runs programs of the user, a look-up of a name asks a r
 that is given up goes on until it ends by itself; its result is dropped, and its thread keeps no interpreter from exiting.
 
 What such a call raises stays the call's: a ``SystemExit`` or ``KeyboardInterrupt`` of its own arrives as an ordinary
-exception. What a signal handler raises in the waiting thread passes, as everywhere. Must not know what is called.
+exception. What a signal handler raises in the waiting thread passes, as everywhere: at once, or when the call has come to the
+orderly end that the interruption asks of it. Must not know what is called.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from journaltrack.apart import INTERRUPTIONS_MAX
 from journaltrack.errors import described
 
 T = TypeVar("T")
@@ -31,17 +33,22 @@ class CallError(Exception):
     """The call ended with something that would end the interpreter."""
 
 
-def outcome(call: Callable[[], T], time_left_s: Callable[[], float]) -> T | Exception:
+def outcome(call: Callable[[], T], time_left_s: Callable[[], float], on_interrupt: Callable[[int], None] | None = None) -> T | Exception:
     """What a call returned or raised, or an ``OutOfTimeError``. Raises nothing but what signal handlers do.
 
     Args:
         call: Made on a thread of its own.
         time_left_s: For how long to go on waiting, seconds; asked again and again.
+        on_interrupt: Called when the waiting thread is interrupted, with how often it was: the call shall come to an end, which is
+            waited for as long as there is time, and the interruption raised then. None: it is raised at once.
     """
     answers: queue.SimpleQueue[T | Exception] = queue.SimpleQueue()
     context = contextvars.copy_context()
+    once = threading.Lock()  # whoever takes it: the thread begins the call, or the caller was interrupted before and it is never made
 
     def run() -> None:
+        if not once.acquire(blocking=False):
+            return
         try:
             answers.put(context.run(call))
         except Exception as error:  # noqa: BLE001 - it is the caller's
@@ -51,10 +58,28 @@ def outcome(call: Callable[[], T], time_left_s: Callable[[], float]) -> T | Exce
             ended.__cause__ = error
             answers.put(ended)
 
-    try:
-        threading.Thread(target=run, name="journaltrack-bounded", daemon=True).start()
-    except RuntimeError as error:  # no more threads here
-        return error
+    to_start = [threading.Thread(target=run, name="journaltrack-bounded", daemon=True)]
+    interruptions: list[BaseException] = []
+    while True:
+        try:
+            found = _answer(to_start, answers, time_left_s)
+            break
+        except BaseException as error:  # a signal handler raises what it likes
+            if on_interrupt is None or len(interruptions) + 1 >= INTERRUPTIONS_MAX or once.acquire(blocking=False):
+                raise
+            interruptions.append(error)
+            on_interrupt(len(interruptions))
+    if interruptions:
+        raise interruptions[0]
+    return found
+
+
+def _answer(to_start: list[threading.Thread], answers: queue.SimpleQueue[T | Exception], time_left_s: Callable[[], float]) -> T | Exception:
+    if to_start:
+        try:
+            to_start.pop().start()
+        except RuntimeError as error:  # no more threads here
+            return error
     while True:
         left_s = time_left_s()
         try:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from journaltrack.errors import NotSentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+INTERRUPTED_GRACE_S: Final = 5.0
+"""How long answers are waited for after Ctrl-C in a program that has no handler of its own."""
 
 
 class Deadline:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
-from journaltrack.deadline import Deadline
+from journaltrack.deadline import INTERRUPTED_GRACE_S, Deadline
 from journaltrack.dispatch import GROUP_S, HEARTBEAT_S
 from journaltrack.errors import JournalError, JournalReadOnlyError, JournalWriteError
 
@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 GRACE_S: Final = 30.0
 """How long answers are waited for when no deadline says it: the longest silence that a request allows."""
-INTERRUPTED_GRACE_S: Final = 5.0
-"""... after Ctrl-C in a program that has no handler of its own."""
 AFTER_S: Final = 0.5
 """Beyond the grace: what arrived with its last moment."""
 RECORD_FOR_S: Final = 20.0

@@ -516,7 +516,8 @@ class Tracker:
         deliver = background.finish if background is not None else self.services.replay if self._settings.sync != "off" else None
         if deliver is not None:
             request = self._replay_request()
-            guarded(lambda: deliver(request), f"{name} was not delivered on close, its entries stay in the journal", request.deadline)
+            failure = f"{name} was not delivered on close, its entries stay in the journal until the next close or `journaltrack sync`"
+            guarded(lambda: deliver(request), failure, request.deadline, sends=True)
 
     def _replay_request(self) -> ReplayRequest:
         return replay_request(
