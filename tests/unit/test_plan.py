@@ -108,6 +108,20 @@ def test_reference_waits_for_its_upload_and_the_rest_does_not():
     assert whole.fields().output_artifacts == {"model": Artifact("s3://b/k", "text/plain")}
 
 
+def test_in_turns_an_update_is_what_can_be_sent_and_what_follows_the_uploads():
+    """A dry run counts both requests; nothing waits when the upload is done, and other actions stay as they are."""
+    drafts = [
+        vocabulary.artifact("output", "model", BLOB, None),
+        vocabulary.upload("model", BLOB, 3, None, "f"),
+        vocabulary.parameter("lr", 1),
+    ]
+    upload, update = planning.plan(recorded(*drafts), CONFIRMED)
+    assert list(planning.in_turns(upload, ComponentState())) == [upload]
+    turns = list(planning.in_turns(update, ComponentState()))
+    assert [[c.key for c in turn.changes] for turn in turns if isinstance(turn, Update)] == [["lr"], ["model"]]
+    assert len(list(planning.in_turns(update, ComponentState(locations={BLOB: ("s3://b/k", 1)})))) == 1
+
+
 def test_reference_to_a_refused_upload_is_quarantined():
     """When the upload of a content is quarantined, what refers to it can't wait for ever."""
     (update,) = planning.plan(recorded(vocabulary.artifact("output", "model", BLOB, None)), CONFIRMED)
@@ -220,8 +234,10 @@ def test_every_entry_is_in_exactly_one_action(calls):
     entries = [
         dataclasses.replace(recorded(draft, component_id=component_id)[0], seq=seq) for seq, (draft, component_id) in enumerate(calls, 1)
     ]
-    seqs = [s for a in planning.plan(entries, {}) for s in a.seqs]
-    assert sorted(seqs) == [e.seq for e in entries]
+    actions = planning.plan(entries, {})
+    assert sorted(s for a in actions for s in a.seqs) == [e.seq for e in entries]
+    turns = [turn for a in actions for turn in planning.in_turns(a, ComponentState())]
+    assert sorted(s for turn in turns for s in turn.seqs) == [e.seq for e in entries]
 
 
 @given(st.lists(DRAFTS, min_size=1, max_size=40))
