@@ -342,7 +342,7 @@ class Appender:
                 raise
             raise JournalWriteError(
                 f"{error.message}. A copy of them is on the disk, in a journal of its own at {self._copy}",
-                hint=f"once {self.path} works again: `journaltrack merge {self._copy} --into {self.path}`",
+                hint=f"{error.hint}; once {self.path} works again: `journaltrack merge {self._copy} --into {self.path}`",
                 unwritten=error.unwritten,
             ) from error
         if self._copy is not None:

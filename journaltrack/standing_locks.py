@@ -81,9 +81,12 @@ class StandingLocks:
     def take(self) -> None:
         """Lock a database that has a write-ahead log: before SQLite opens it, so that there is no moment without.
 
-        Without such a log nothing is locked: who gives it one, or rolls back a transaction that was cut short, does so only while
-        nobody else has a lock.
+        Without such a log, or beside a rollback journal, nothing is locked: who gives it one, or rolls back a transaction that was
+        cut short, does so only while nobody else has a lock.
         """
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(f"{self._path}-journal").st_size:  # noqa: PTH116 - at every opening
+                return
         with contextlib.suppress(OSError):
             database = self._database()
             if os.pread(database.number, 2, _VERSIONS_AT) == _HAS_LOG:
