@@ -13,9 +13,8 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
-_FLOCK: Final = "@hhqqi"  # struct flock: type, whence, start, len, pid
+from journaltrack.ofd_locks import FLOCK
 
 
 def holder(path: Path, *, start: int = 0, length: int = 0) -> int | None:
@@ -36,8 +35,8 @@ def holder(path: Path, *, start: int = 0, length: int = 0) -> int | None:
     except OSError:
         return None
     try:
-        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
-        lock_type, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+        asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+        lock_type, _, _, _, pid = struct.unpack(FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
     except OSError:
         return None
     finally:
