@@ -9,8 +9,8 @@ RECENT: Final = 64
 """Answers that are recent."""
 TIMES: Final = 2.0
 """So many times the slowest recent one has to fit into the time that is left."""
-UNKNOWN_S: Final = 0.1
-"""What an answer takes as long as there was none."""
+LEAST_S: Final = 0.1
+"""What an answer takes at least, and as long as there was none."""
 
 
 class Pace:
@@ -27,4 +27,4 @@ class Pace:
         """Whether an answer may be expected within so many seconds: a request that can't be sent twice is not begun else."""
         if left_s == float("inf"):
             return True
-        return left_s >= TIMES * max(self._took_s.copy(), default=UNKNOWN_S)
+        return left_s >= TIMES * max((LEAST_S, *self._took_s.copy()))

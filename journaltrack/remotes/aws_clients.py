@@ -17,6 +17,7 @@ from botocore.exceptions import NoRegionError
 from botocore.loaders import create_loader
 
 from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
+from journaltrack.pace import Pace
 from journaltrack.rate_limit import RateLimit
 from journaltrack.remotes import aws_gate, aws_hooks
 from journaltrack.remotes.aws_bodies import sign_by_checksum
@@ -32,10 +33,6 @@ READ_TIMEOUT_S: Final = 30.0
 _READ_TIMEOUT_MIN_S: Final = 1.0
 _ONCE: Final = frozenset({"BatchPutMetrics"})
 """Requests that are not sent again when their answer is lost: none begins that may not be answered in time."""
-_SLOWEST_TIMES: Final = 2.0
-_ANSWER_MIN_S: Final = 0.1
-_FORGETTING: Final = 0.95
-"""The slowest recent answer counts: each one after it takes a twentieth of it away."""
 _OUR_HOOK: Final = "journaltrack-before-call"
 _LOADER: Final[list[Any]] = []
 """botocore's service models, read once a process: a session of its own for every pass costs 44 ms of CPU with it, 300 ms without."""
@@ -96,7 +93,7 @@ class Clients:
         self._connections = connections
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
-        self._slowest_s = _ANSWER_MIN_S
+        self._pace = Pace()
         self._clients: dict[str, Any] = {}
         self._lock, self._pid = threading.Lock(), os.getpid()
         deadline.guarded = sagemaker_client is None  # one that somebody hooked into is used as it is
@@ -197,7 +194,7 @@ class Clients:
         """
         if not self._rate_limit.take(self._deadline.wait, operation):
             raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
-        if operation in _ONCE and self._deadline.remaining_s() < _SLOWEST_TIMES * self._slowest_s:
+        if operation in _ONCE and not self._pace.allows(self._deadline.remaining_s()):
             raise RemoteError("too little time was left for another answer", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
         left = self._deadline.grace_remaining_s()
         return max(_READ_TIMEOUT_MIN_S, left) if left < self._read_timeout_s else None
@@ -207,7 +204,7 @@ class Clients:
         throttle = self._rate_limit.of(operation)
         (throttle.refused if throttled else throttle.taken)()
         if operation in _ONCE:
-            self._slowest_s = max(took_s, _ANSWER_MIN_S, self._slowest_s * _FORGETTING)
+            self._pace.note(took_s)
 
     def departing(self) -> None:
         """See ``Deadline.departing``."""
