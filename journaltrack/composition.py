@@ -322,7 +322,7 @@ def deliver(request: DeliveryRequest, connection: Connection, options: Options |
         if not ending and (not work.any or work.position == request.unless):
             return Delivery(work.pending, work.position)
         error = probe(connection, request.deadline) if request.preflight else None
-        if error is not None:
+        if error is not None and not request.deadline.cut_short:
             return Delivery(work.pending, report=PassReport(pending=work.pending, halted=error))
     report = _pass(request.journal, connection, options, request.deadline)
     return Delivery(report.pending, report.position, report)

@@ -52,6 +52,11 @@ class Deadline:
         """Whether no new request may be started."""
         return self.remaining_s() <= 0
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether somebody cancelled it while there was time left."""
+        return self._cancelled.is_set() and (self._ends is None or self._clock() < self._ends)
+
     def cancel(self, *, grace_s: float = 0.0) -> None:
         """End it now; wakes every ``wait``. A later call may only shorten the grace.
 

@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from journaltrack.bounded import CallError, OutOfTimeError, bounded
 from journaltrack.deadline import Deadline
-from journaltrack.errors import ErrorKind, RemoteError, described
+from journaltrack.errors import ErrorKind, NotSentError, RemoteError, described
 
 T = TypeVar("T")
 
@@ -84,18 +84,17 @@ class Patience:
 
         Raises:
             BotoCoreError, ClientError, RemoteError: As ``session``.
+            NotSentError: The time was over before, or somebody cut it short: the credentials are not to blame.
         """
         if self._failure is not None:  # the next request of the pass would wait for the same in vain
             raise self._failure
+        if self._deadline.over and not self.attended:  # says nothing of the credentials
+            raise NotSentError
         own = Deadline(WAIT_S)
         try:
             return look_up() if self.attended else bounded(look_up, lambda: min(own.remaining_s(), self._deadline.remaining_s()))
         except OutOfTimeError:
-            self._failure = _halt(
-                "the credentials did not come in time",
-                "CredentialsTimeout",
-                "see why credential_process, or whatever else AWS_PROFILE names, does not answer",
-            )
+            self._failure = NotSentError() if self._deadline.cut_short else _late()
             self._end_programs()
             raise self._failure from None
         except (BotoCoreError, ClientError, RemoteError) as error:
@@ -170,6 +169,14 @@ def _refuse(*_: object) -> NoReturn:
         "the profile wants an MFA code, and nobody is there to be asked",
         "MfaRequired",
         "run `journaltrack sync` in a terminal, or put temporary credentials into the environment (`aws sts get-session-token`)",
+    )
+
+
+def _late() -> RemoteError:
+    return _halt(
+        "the credentials did not come in time",
+        "CredentialsTimeout",
+        "see why credential_process, or whatever else AWS_PROFILE names, does not answer",
     )
 
 

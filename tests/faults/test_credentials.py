@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import pytest
@@ -18,7 +19,10 @@ from botocore.credentials import CredentialProvider, Credentials
 from botocore.session import Session
 
 from journaltrack import Tracker, sync
+from journaltrack.composition import Connection, deliver
+from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind
+from journaltrack.watcher_journal import DeliveryRequest
 from tests.faults.conftest import ENVIRONMENT, QUICK, sync_process
 from tests.faults.test_sync_killed import states
 from tests.faults.test_watch import arrived
@@ -135,6 +139,26 @@ def test_a_close_returns_in_time_when_credentials_never_come_and_a_later_pass_de
     report = sync(tmp_path / "j", endpoint_url=sim.endpoint_url)
     assert (report.pending, report.halted) == (0, None)
     assert [point.value for point in sim.components["run"].metrics] == [1.0]
+
+
+@pytest.mark.parametrize("preflight", [False, True])
+def test_a_look_up_that_is_cut_short_is_not_blamed_on_the_credentials(tmp_path, profile, silent, sim, preflight):
+    """A pass that somebody ends while it waits for credentials tells no reason of theirs, and so keeps the one known before."""
+    profile.use(silent.line)
+    os.mkfifo(silent.asked)
+    with Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker:
+        tracker.log_metric("loss", 1.0)
+    deadline = Deadline()
+    with ThreadPoolExecutor() as pool:
+        request = DeliveryRequest(tmp_path / "j", deadline, preflight=preflight)
+        delivering = pool.submit(deliver, request, Connection(endpoint_url=sim.endpoint_url))
+        program = silent.asked.read_text()  # it runs
+        silent.asked.unlink()
+        silent.asked.write_text(program)
+        deadline.cancel()
+        report = delivering.result().report
+    assert (report.problem, report.out_of_time, report.pending) == (None, True, 4)
+    assert silent.ends()
 
 
 def test_a_stuck_session_of_the_caller_delays_no_other_pass(tmp_path, profile, silent, sim, monkeypatch):
