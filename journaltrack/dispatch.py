@@ -4,6 +4,9 @@ The *quick* lane is for components, parameters, status and metrics, the other on
 request is handed to a worker, outcomes as they come, in transactions that never span a request. What is in hand stays in hand until
 the journal has it, whatever is raised here: a result is forgotten when its outcome is kept, an outcome when it is recorded.
 
+The first request with metrics goes alone. Points whose request got no answer that proves itself are in doubt; behind a sign-in page, in a
+black hole, or after a kill, those would be the points of all requests that are begun at once.
+
 Must not know SQLite, the plan, or how a pass begins and ends (``reconciler``, ``ending``).
 """
 
@@ -111,6 +114,7 @@ class Dispatch:
         self._window = window
         self._uploads = uploads
         self._waiting = _Waiting()
+        self._metrics_answered = False  # by somebody who proved to be the remote
         self._updating: Counter[int] = Counter()  # updates in flight, by component: a later one must not overtake them
         self._handed_out: dict[int, Sending] = {}  # by receipt
         self._outcomes: list[Outcome] = []  # not recorded yet
@@ -219,11 +223,19 @@ class Dispatch:
                 continue
             if isinstance(job.action, Update):
                 self._updating[job.action.component_id] += 1
-            elif is_late and isinstance(job.action, PutMetrics):
-                self._report.out_of_time = True
-                continue
+            elif isinstance(job.action, PutMetrics):
+                if is_late:
+                    self._report.out_of_time = True
+                    continue
+                if not self._metrics_answered and self._sends_metrics(jobs):
+                    self._waiting.put_first([job])
+                    break
             jobs.append(job)
         return jobs
+
+    def _sends_metrics(self, jobs: Iterable[Job]) -> bool:
+        """Whether metrics are in flight, or among these."""
+        return any(isinstance(each.action, PutMetrics) for each in chain(jobs, (sending.job for sending in self._handed_out.values())))
 
     def _is_free(self, component_id: int) -> bool:
         return not self._updating[component_id]
@@ -249,6 +261,8 @@ class Dispatch:
             result = self._attempts.unexpected(sending, error)
             verdict = judge(job.action, sending.receipt_id, *result)
         self._keep(sending, verdict.outcome)
+        if isinstance(job.action, PutMetrics) and (isinstance(result.result, Answer) or result.result.request_id is not None):
+            self._metrics_answered = True
         self._report.requests += 1
         self._course.note(job.action, verdict)
         if job.round < _AGAIN_MAX and verdict.again:

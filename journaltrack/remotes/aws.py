@@ -24,7 +24,6 @@ from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteCom
 from journaltrack.remotes.aws_clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients
 from journaltrack.remotes.aws_direct import MetricsSender, utc
 from journaltrack.remotes.aws_errors import SAFE_TO_REPEAT, already_exists, classified, is_of_parsing, not_found
-from journaltrack.remotes.aws_first import FirstAlone
 from journaltrack.remotes.aws_metrics import OWNER_PREFIX, owner_of, read_back, summaries
 from journaltrack.remotes.aws_s3 import Uploader
 
@@ -89,7 +88,6 @@ class AwsRemote:
             attended=attended,
         )
         self._metrics = MetricsSender(self._clients)
-        self._first_alone = FirstAlone(deadline)
         self._uploader = Uploader(self._clients, deadline)
         self._merges_per_key = merges_per_key
         self._created: set[str] = set()  # made here and not updated since: nothing to merge with
@@ -174,7 +172,7 @@ class AwsRemote:
 
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
         """See ``Remote.put_metrics``: BatchPutMetrics (see ``aws_direct``), which takes lower-case names alone (names ignore case elsewhere)."""
-        with self._first_alone, _classifying(component):
+        with _classifying(component):
             answer = self._metrics.put(component.lower(), points)
         errors = answer.get("Errors")
         return Answer(_request_id(answer), refused=_refused(errors, len(points), _request_id(answer)) if errors else {})

@@ -7,7 +7,6 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -19,7 +18,7 @@ from journaltrack.remotes.aws import AwsRemote
 from journaltrack.remotes.retrying import RetryingRemote
 from tests.contract.conftest import aws
 from tests.contract.scripted import scripted
-from tests.simulator import BlackHole, Instead, simulator
+from tests.simulator import simulator
 
 POINTS = [MetricPoint("loss", 0.5, 1, 1_700_000_000_123_456_789)]
 
@@ -154,63 +153,3 @@ def test_no_metric_request_begins_that_may_not_be_answered_in_time(hooked: bool)
         assert remote.describe("run") is not None
         now[0] = 30.0
         remote.put_metrics("run", POINTS)
-
-
-def many(remote: AwsRemote, count: int) -> list[RemoteError | None]:
-    """What many threads meet that send at the same time."""
-    together = threading.Barrier(count)
-
-    def send(_: int) -> RemoteError | None:
-        together.wait(60)
-        try:
-            remote.put_metrics("run", POINTS)
-        except RemoteError as error:
-            return error
-        return None
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(send, range(count)))
-
-
-def test_behind_a_sign_in_page_one_request_is_in_doubt():
-    """Of sixteen requests that begin together, one is sent: the others see what it met."""
-    with simulator() as sim:
-        sim.add_component("run")
-        sim.fail("BatchPutMetrics", Instead(200, b"<html>", {"Content-Type": "text/html"}), times=100)
-        errors = many(aws(sim.endpoint_url), 16)
-        assert len(sim.calls("BatchPutMetrics")) == 1
-    assert sum(error.maybe_applied for error in errors if error is not None) == 1
-    assert all(error is not None and error.unreachable and error.code == "NotAnAnswer" for error in errors)
-
-
-def test_in_a_black_hole_one_request_is_in_doubt():
-    """Nor does silence put more than one request in doubt."""
-    with simulator() as sim:
-        sim.add_component("run")
-        sim.fail("BatchPutMetrics", BlackHole(), times=100)
-        errors = many(aws(sim.endpoint_url, read_timeout_s=0.5), 16)
-        assert sum(error.maybe_applied for error in errors if error is not None) == 1
-        assert all(error is not None and error.unreachable for error in errors)
-
-
-def test_once_the_first_is_answered_all_go_at_once():
-    """Sixteen requests are under way together as soon as one was answered."""
-    with simulator() as sim:
-        sim.add_component("run")
-        together = threading.Barrier(16)
-        remote = aws(sim.endpoint_url)
-        remote.put_metrics("run", POINTS)
-        sim.on_request = lambda _: together.wait(60) and None
-        assert many(remote, 16) == [None] * 16
-
-
-def test_who_waits_for_the_first_answer_gives_up_with_the_deadline():
-    """The time is over while the first is under way: the others were not sent."""
-    deadline = Deadline()
-    with simulator() as sim:
-        sim.add_component("run")
-        sim.fail("BatchPutMetrics", BlackHole(), times=100)
-        sim.on_request = lambda _: deadline.cancel()
-        errors = many(aws(sim.endpoint_url, read_timeout_s=2.0, deadline=deadline), 4)
-        assert sum(error.maybe_applied for error in errors if error is not None) == 1
-        assert sorted({error.code for error in errors if error is not None}) == [DEADLINE_OVER, "ReadTimeoutError"]
