@@ -67,7 +67,7 @@ def deliver(folder: str, *, whole: bool = False) -> dict[str, float]:
 
     With ``whole`` it does not, and the low-water mark is where a pass leaves it.
     """
-    from journaltrack.actions import ranges
+    from journaltrack.intervals import ranges
     from journaltrack.journal import Journal
     from journaltrack.schema import insert_sql
 

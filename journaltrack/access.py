@@ -1,7 +1,7 @@
 """What of a journal's folder may be opened, and who else can get at it.
 
 A journal may come from somebody else. A symbolic link in the place of one of its files would have this process read or
-write a file that is not the journal's; a FIFO would have it wait for ever. Only ``lstat`` is used on the database's files:
+write a file that is not the journal's; a FIFO would have it wait for ever. Only ``lstat`` is used on the database's files, but for ``held_open``:
 closing any descriptor of them drops this process's POSIX locks, and with them SQLite's protection. The folder itself may be
 reached through links.
 """
@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from journaltrack import claim, paths
+from journaltrack import claim, file_locks, paths
 from journaltrack.errors import NotAJournalError
+from journaltrack.standing_locks import SHARED_RANGE
 
 logger = logging.getLogger(__name__)
 
@@ -166,3 +167,13 @@ def _refused(path: Path, mode: int, wanted: str) -> NotAJournalError:
         hint="a journal's own files are never links: if you did not make it, do not trust this journal; "
         "to keep a journal elsewhere, link or mount its whole folder",
     )
+
+
+def held_open(journal: Path) -> bool:
+    """Return whether some process on this machine has the journal open with SQLite: then it is in use here, and not a copy.
+
+    False where the system does not tell. This opens the database file, and closing it drops this process's own POSIX locks
+    on it, and with them SQLite's protection: it is for journals that this process has not opened.
+    """
+    start, length = SHARED_RANGE
+    return file_locks.holder(journal / paths.DATABASE, start=start, length=length) is not None

@@ -11,27 +11,17 @@ import functools
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Final, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
-from journaltrack import entries as vocabulary
 from journaltrack import limits
 from journaltrack.entries import BlobRef
+from journaltrack.fold import Artifact, FieldMap, FieldValue, Part, Place, Status, merge_status
 
-FieldMap: TypeAlias = Literal["parameters", "input_artifacts", "output_artifacts", "status"]
 Mode: TypeAlias = Literal["create", "resume", "load", "job"]
 
-T = TypeVar("T")
 Run: TypeAlias = tuple[int, int, int]
 """(writer's id, first, last): entries by their places in their writer's chain, which follow one another."""
 
-SEQ_MAX: Final = 2**63 - 1
-"""SQLite's largest integer, and so the highest ``seq`` that there can be."""
-MAP_OF_KIND: dict[str, FieldMap] = {
-    vocabulary.PARAMETER: "parameters",
-    vocabulary.INPUT: "input_artifacts",
-    vocabulary.OUTPUT: "output_artifacts",
-    vocabulary.STATUS: "status",
-}
 KEYS_MAX: dict[FieldMap, int] = {
     "parameters": limits.PARAMETERS_MAX,
     "input_artifacts": limits.ARTIFACTS_MAX,
@@ -78,32 +68,6 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True)
-class Artifact:
-    """An artifact as the remote holds it: usually an S3 URI. ``media_type`` is one that the remote takes, or None."""
-
-    value: str
-    media_type: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PendingArtifact:
-    """An artifact whose blob may not be uploaded yet."""
-
-    blob: BlobRef
-    media_type: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """Status and times; None leaves what the remote has."""
-
-    primary: str | None = None
-    message: str | None = None
-    start_ns: int | None = None
-    end_ns: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Fields:
     """What an update sets on a component: keys that are named are replaced, the others are left alone."""
 
@@ -111,37 +75,6 @@ class Fields:
     input_artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     output_artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     status: Status | None = None
-
-
-FieldValue: TypeAlias = "str | float | Artifact | PendingArtifact | Status"
-
-
-class Place(NamedTuple):
-    """Where an entry is among others.
-
-    Attributes:
-        seq: In the journal.
-        recorded_at_ns: Nanoseconds since the epoch.
-        origin: The journal and host that recorded it. Entries of one are in the order of ``seq``, whatever its clock did; those of
-            others came by a merge, in any order, and are compared by their time.
-    """
-
-    seq: int
-    recorded_at_ns: int = 0
-    origin: int = 0
-
-    def is_before(self, other: Place) -> bool:
-        """Whether this one was recorded earlier."""
-        if self.origin == other.origin:
-            return self.seq < other.seq
-        return (self.recorded_at_ns, self.seq) < (other.recorded_at_ns, other.seq)
-
-
-class Part(NamedTuple):
-    """What one entry makes of a key."""
-
-    place: Place
-    value: FieldValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,78 +317,3 @@ def fold(changes: Iterable[Change]) -> Fields:
         output_artifacts={k: v for k, v in maps["output_artifacts"].items() if isinstance(v, Artifact)},
         status=status if isinstance(status, Status) else None,
     )
-
-
-def in_order(items: Sequence[T], places: Sequence[Place]) -> list[T]:
-    """Sort items by their places: in the order in which they were recorded, of one origin by ``seq``, of several by time."""
-    latest: dict[int, int] = defaultdict(int)
-    keys: dict[int, tuple[int, int]] = {}
-    one = len({place.origin for place in places}) <= 1
-    for number in sorted(range(len(items)), key=lambda number: places[number].seq):
-        place = places[number]
-        latest[place.origin] = 0 if one else max(latest[place.origin], place.recorded_at_ns)  # a clock set back changes no order
-        keys[number] = (latest[place.origin], place.seq)
-    return [items[number] for number in sorted(keys, key=lambda number: keys[number])]
-
-
-def parts_in_order(parts: Iterable[Part]) -> list[Part]:
-    """Parts in the order in which they were recorded."""
-    known = list(parts)
-    return in_order(known, [part.place for part in known])
-
-
-def merge_status(earlier: FieldValue | None, later: FieldValue) -> FieldValue:
-    """Two status calls as one: what the later leaves open stays as the earlier said; a run that is resumed has no end."""
-    if not isinstance(earlier, Status) or not isinstance(later, Status):
-        return later
-    resumed = later.primary == "InProgress"
-    return Status(
-        primary=later.primary or earlier.primary,
-        message=later.message if later.primary or later.message is not None else earlier.message,
-        start_ns=later.start_ns if later.start_ns is not None else earlier.start_ns,
-        end_ns=later.end_ns if later.end_ns is not None or resumed else earlier.end_ns,
-    )
-
-
-def as_intervals(seqs: Iterable[int]) -> list[tuple[int, int]]:
-    """Sequence numbers as (first, last) of each run: ``[1, 2, 3, 7] -> [(1, 3), (7, 7)]``."""
-    known = tuple(seqs)
-    if known and known == tuple(range(known[0], known[0] + len(known))):  # nearly always, and twice as fast
-        return [(known[0], known[-1])]
-    runs: list[list[int]] = []
-    for seq in sorted(known):
-        if runs and seq == runs[-1][1] + 1:
-            runs[-1][1] = seq
-        else:
-            runs.append([seq, seq])
-    return [(first, last) for first, last in runs]
-
-
-def ranges(seqs: Iterable[int]) -> str:
-    """Sequence numbers as text: ``[1, 2, 3, 7] -> "1-3,7"``."""
-    return as_text(as_intervals(seqs))
-
-
-def as_text(intervals: Iterable[tuple[int, int]]) -> str:
-    """Intervals as text: ``[(1, 3), (7, 7)] -> "1-3,7"``."""
-    return ",".join([str(first) if first == last else f"{first}-{last}" for first, last in intervals])
-
-
-def ranges_in(text: object) -> list[tuple[int, int]]:
-    """What ``ranges`` wrote, as (first, last), not expanded: a crafted journal may name more than there is memory for.
-
-    Raises:
-        ValueError: It is nothing that ``ranges`` writes.
-    """
-    if not isinstance(text, str):
-        msg = "not text"
-        raise ValueError(msg)  # noqa: TRY004 - bad data, not a caller's type error
-    found = []
-    for part in text.split(",") if text else ():
-        first, _, last = part.partition("-")
-        interval = (int(first), int(last or first))
-        if not 0 < interval[0] <= interval[1] <= SEQ_MAX:
-            msg = f"not a range: {limits.shown(part)}"
-            raise ValueError(msg)
-        found.append(interval)
-    return found

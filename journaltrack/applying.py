@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits, schema, statements
-from journaltrack.actions import MAP_OF_KIND, Place, as_intervals
 from journaltrack.applying_source import (
     Attested,
     Source,
@@ -33,6 +32,8 @@ from journaltrack.applying_source import (
 from journaltrack.attesting import Attestor, Settled, Statement
 from journaltrack.database import bound
 from journaltrack.errors import JournalAlteredError
+from journaltrack.fold import MAP_OF_KIND, Place
+from journaltrack.intervals import as_intervals
 from journaltrack.standing import origins
 from journaltrack.statements import Named, Said
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import entries as vocabulary
 from journaltrack import provenance, schema
-from journaltrack.actions import as_text
 from journaltrack.entries import BlobRef
+from journaltrack.intervals import as_text
 
 if TYPE_CHECKING:
     import sqlite3

@@ -30,7 +30,7 @@ from journaltrack.spool import is_digest
 FORMAT_VERSION: Final = 1
 REQUIRED_VERSION: Final = "0.1.0"
 """The first journaltrack that reads bundles of ``FORMAT_VERSION``."""
-MANIFEST: Final = "journaltrack-bundle.json"
+MANIFEST: Final = paths.BUNDLE_MANIFEST
 SUMS: Final = "journaltrack-bundle.sha256"
 BLOCK_BYTES: Final = 512
 END: Final = bytes(2 * BLOCK_BYTES)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import access, limits, paths, removed, report, standing
 from journaltrack import entries as vocabulary
-from journaltrack import plan as planning
-from journaltrack.actions import (
+from journaltrack.comparing import Claims, FieldClaim, MetricClaim, ObjectClaim, StatusClaim
+from journaltrack.entries import BlobRef, Entry
+from journaltrack.fold import (
     MAP_OF_KIND,
     Artifact,
     FieldMap,
@@ -29,9 +30,8 @@ from journaltrack.actions import (
     Status,
     merge_status,
     parts_in_order,
+    value_of,
 )
-from journaltrack.comparing import Claims, FieldClaim, MetricClaim, ObjectClaim, StatusClaim
-from journaltrack.entries import BlobRef, Entry
 from journaltrack.spool import is_digest
 from journaltrack.standing import origins
 
@@ -212,7 +212,7 @@ class _Reading:
     def _add_field(self, entry: Entry, outcome: object, receipt_id: object, *, is_held: bool) -> None:
         field_map = MAP_OF_KIND[entry.kind]
         place = (field_map, entry.name or "")
-        value = planning.value_of(entry) if outcome != "quarantined" else None
+        value = value_of(entry) if outcome != "quarantined" else None
         if isinstance(value, Status):
             if outcome is None:
                 self._later_status.append(value)

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from journaltrack.actions import Artifact, FieldMap, Status
+from journaltrack.fold import Artifact, FieldMap, Status
+from journaltrack.intervals import as_intervals
 
 if TYPE_CHECKING:
     from journaltrack.entries import BlobRef
@@ -221,13 +222,7 @@ def empty_steps(delivered: Mapping[int, int], shown: Mapping[int, int], points: 
     """
     if sum(shown.values()) != points:
         return ()
-    intervals: list[tuple[int, int]] = []
-    for step in sorted(step for step in delivered if not shown.get(step)):
-        if intervals and step == intervals[-1][1] + 1:
-            intervals[-1] = (intervals[-1][0], step)
-        else:
-            intervals.append((step, step))
-    return tuple(intervals)
+    return tuple(as_intervals(step for step in delivered if not shown.get(step)))
 
 
 def _fields(claims: Claims, found: RemoteComponent, leave: str | None) -> Iterable[Difference]:

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 from journaltrack import limits, removed, schema
-from journaltrack.actions import as_intervals, ranges
 from journaltrack.attesting import Attestor, Settled, Statement
 from journaltrack.entries import CREATE, LOAD
+from journaltrack.intervals import as_intervals, ranges
 from journaltrack.readback import Account, Doubt, Finding, Group, Known, Reading
 from journaltrack.standing import PROBLEM
 

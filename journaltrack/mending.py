@@ -7,14 +7,13 @@ removed from the remote, and no object is overwritten.
 
 from __future__ import annotations
 
-import bisect
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits
 from journaltrack.comparing import Difference
+from journaltrack.intervals import contains
 from journaltrack.settlement import Settlement
 
 if TYPE_CHECKING:
@@ -94,12 +93,4 @@ def _points(database: Database, difference: Difference, read_at_ns: int, receipt
         "AND d.receipt_id <= ? ORDER BY e.seq",
         (difference.component_id, difference.name, read_at_ns, receipt_id),
     )
-    return [seq for seq, step in rows if not difference.steps or _is_in(difference.steps, step)]
-
-
-def _is_in(intervals: Sequence[tuple[int, int]], step: object) -> bool:
-    """Whether one of these (sorted, apart) has the step."""
-    if not isinstance(step, int):
-        return False
-    place = bisect.bisect_right(intervals, (step, limits.STEP_MAX)) - 1
-    return place >= 0 and step <= intervals[place][1]
+    return [seq for seq, step in rows if not difference.steps or (isinstance(step, int) and contains(difference.steps, step))]

@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import lease as leases
 from journaltrack import limits, paths, report, schema, statements
-from journaltrack.actions import SEQ_MAX, PutMetrics, as_intervals
+from journaltrack.actions import PutMetrics
 from journaltrack.applying import MERGE, Applied, Applier
 from journaltrack.applying_source import joined
 from journaltrack.attesting import Attestor, Settled
 from journaltrack.errors import InvalidInputError, LeaseHeldError
+from journaltrack.intervals import SEQ_MAX, as_intervals
 from journaltrack.journal import Journal
 from journaltrack.merging_heads import Heads, Runs
 from journaltrack.merging_source import Copied, EntryRow, JournalSource

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits, schema
-from journaltrack.actions import SEQ_MAX, ranges_in
 from journaltrack.applying_source import Attested, WriterRow, forged
+from journaltrack.intervals import SEQ_MAX, ranges_in
 from journaltrack.report_attestations import read_body, take_gaps
 from journaltrack.settlement import DeliveryOutcome
 

@@ -96,9 +96,7 @@ def _check_name(folder: Path) -> None:
 
 def _is_bundle(file: Path) -> bool:
     """Whether a file begins as bundles do."""
-    from journaltrack import bundling_format  # noqa: PLC0415 - training never needs it
-
-    name = bundling_format.MANIFEST.encode()
+    name = paths.BUNDLE_MANIFEST.encode()
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:

@@ -20,6 +20,8 @@ DATABASE: Final = "journal.db"
 SPOOL: Final = "spool"
 MOUNTS: Final = Path("/proc/self/mountinfo")
 WRITERS: Final = "writers"
+BUNDLE_MANIFEST: Final = "journaltrack-bundle.json"
+"""First in a bundle, and beside the journal that came in one."""
 
 _told: set[Path] = set()  # places of which it was told that they are only temporary
 

@@ -20,32 +20,38 @@ from journaltrack import entries as vocabulary
 from journaltrack import limits
 from journaltrack.actions import (
     KEYS_MAX,
-    MAP_OF_KIND,
     Action,
-    Artifact,
     Associate,
     Change,
     ComponentSpec,
     ComponentState,
     Ensure,
-    FieldMap,
-    FieldValue,
     MetricPoint,
     Mode,
-    Part,
-    PendingArtifact,
-    Place,
     Points,
     PutMetrics,
     Run,
     Settle,
-    Status,
     Update,
     Upload,
-    merge_status,
-    parts_in_order,
 )
 from journaltrack.entries import BlobRef, Entry
+from journaltrack.fold import (
+    MAP_OF_KIND,
+    Artifact,
+    FieldMap,
+    FieldValue,
+    Part,
+    PendingArtifact,
+    Place,
+    Status,
+    blob_of,
+    merge_status,
+    parts_in_order,
+    required_text,
+    text_or_none,
+    value_of,
+)
 
 _POINT: Final = partial(tuple.__new__, MetricPoint)  # MetricPoint(*members), without a call of Python code
 
@@ -179,39 +185,6 @@ def _apart(component_id: int, change: Change, state: ComponentState) -> _Apart:
     return apart
 
 
-def value_of(entry: Entry) -> FieldValue:
-    """What a parameter, input, output or status entry sets.
-
-    Raises:
-        ValueError: The payload can't be read as one of its kind (a damaged or crafted journal).
-    """
-    detail = entry.detail
-    if entry.kind == vocabulary.STATUS:
-        return Status(_text(detail.get("primary")), _text(detail.get("message")), _time_ns(detail, "start_ns"), _time_ns(detail, "end_ns"))
-    if entry.kind == vocabulary.PARAMETER:
-        if entry.value is not None:
-            return float(entry.value)
-        return _required_text(detail, "text")
-    media_type = vocabulary.sent_media_type(_text(detail.get("media_type")))
-    if "sha256" in detail:
-        return PendingArtifact(blob_of(entry), media_type)
-    return Artifact(_required_text(detail, "value"), media_type)
-
-
-def blob_of(entry: Entry) -> BlobRef:
-    """The blob that an upload, or a reference to one, names.
-
-    Raises:
-        ValueError: The payload does not name a SHA-256 in lower-case hexadecimal.
-    """
-    detail = entry.detail
-    sha256 = _required_text(detail, "sha256")
-    if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):  # noqa: PLR2004
-        msg = f"entry {entry.seq}: {limits.shown(sha256)} is not a SHA-256"
-        raise ValueError(msg)
-    return BlobRef(sha256, _text(detail.get("bucket")), _text(detail.get("prefix")))
-
-
 def _read(entry: Entry, component: _Component, state: ComponentState) -> Settle | None:
     """Add one entry to its component, or say why it can't be sent."""
     try:
@@ -231,12 +204,12 @@ def _add(entry: Entry, component: _Component, state: ComponentState) -> str | No
         return _add_change(entry, component, state)
     detail = entry.detail
     if entry.kind == vocabulary.CREATE:
-        _required_text(detail, "owner")
+        required_text(detail, "owner")
         component.creates.append(entry)
     elif entry.kind == vocabulary.LOAD:
         component.loads.append(entry)
     elif entry.kind == vocabulary.ASSOCIATE:
-        component.associations[_text(detail.get("experiment")), _text(detail.get("trial"))].append(entry.seq)
+        component.associations[text_or_none(detail.get("experiment")), text_or_none(detail.get("trial"))].append(entry.seq)
     else:
         component.uploads[blob_of(entry)].append(entry)
     return None
@@ -319,7 +292,7 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
             continue
         first = uploads[0]
         detail = first.detail
-        actions.append(Upload(*where, blob, first.name or blob.sha256, _size(detail), _text(detail.get("media_type")), seqs))
+        actions.append(Upload(*where, blob, first.name or blob.sha256, _size(detail), text_or_none(detail.get("media_type")), seqs))
     return actions + _update(component, state)
 
 
@@ -374,8 +347,8 @@ def _ensure(component: _Component, state: ComponentState) -> Ensure:
     tags = first.get("tags")
     spec = ComponentSpec(
         name=component.name,
-        owner=_text(first.get("owner")) or "",
-        display_name=next((d["display_name"] for d in reversed(details) if _text(d.get("display_name"))), None),
+        owner=text_or_none(first.get("owner")) or "",
+        display_name=next((d["display_name"] for d in reversed(details) if text_or_none(d.get("display_name"))), None),
         tags=tuple((str(k), str(v)) for k, v in tags.items()) if isinstance(tags, dict) else (),
     )
     seqs = tuple(e.seq for e in component.creates + component.loads)
@@ -387,28 +360,6 @@ def _point(entry: Entry) -> MetricPoint:
     return MetricPoint(entry.name or "", entry.value or 0.0, entry.step, timestamp_ns)
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
 def _size(detail: Mapping[str, object]) -> int:
     value = detail.get("size")
     return value if isinstance(value, int) and 0 <= value < 2**63 else 0
-
-
-def _time_ns(detail: Mapping[str, object], key: str) -> int | None:
-    value = detail.get(key)
-    if not isinstance(value, int):
-        return None
-    problem = limits.time_problem(value, f"{key!r} in the payload")
-    if problem:
-        raise ValueError(problem)
-    return value
-
-
-def _required_text(detail: Mapping[str, object], key: str) -> str:
-    value = detail.get(key)
-    if not isinstance(value, str):
-        msg = f"the payload has no text {key!r}"
-        raise ValueError(msg)  # noqa: TRY004 - bad data, not a caller's type error
-    return value

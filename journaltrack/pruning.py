@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import lease as leases
 from journaltrack import limits, paths, pruning_blobs, report, schema
-from journaltrack.actions import as_intervals
 from journaltrack.attesting import Attestor, Statement
 from journaltrack.compacting import Footprint, compact_file, footprint
 from journaltrack.errors import InvalidInputError, JournalCorruptError
 from journaltrack.exporting import check_target, export_selection
 from journaltrack.exporting_pages import Selection
+from journaltrack.intervals import as_intervals
 from journaltrack.journal import Journal
 from journaltrack.pass_report import Progress
 from journaltrack.pruning_plan import Doomed, Plan, Survey, runs_of

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
-from journaltrack import anchoring, interrupted_runs, paths, readback, standing
+from journaltrack import anchoring, component_states, interrupted_runs, paths, readback, standing
 from journaltrack import doubts as doubting
 from journaltrack import lease as leases
 from journaltrack import plan as planning
@@ -288,7 +288,7 @@ class Reconciler:
                 return
 
     def _replay_chunk(self, settlement: Settlement, dispatch: Dispatch, uploads: Uploads, chunk: Chunk) -> None:
-        states = standing.states(self._journal.database, chunk.component_ids)
+        states = component_states.states(self._journal.database, chunk.component_ids)
         entries = [entry for entry in chunk.entries if not self._course.is_held(entry)]
         points = [each for each in chunk.points if not self._course.is_closed(each.component_id)]
         actions, metrics = planning.prepare(entries, states, points)
@@ -302,7 +302,7 @@ class Reconciler:
     def _resolved(self, settlement: Settlement, uploads: Uploads, requests: Sequence[Request]) -> list[Request]:
         """With the places of what was uploaded before; references that wait for an upload are put off with it."""
         updated = {r.component_id for r in requests if isinstance(r, Update)}
-        states = standing.states(self._journal.database, updated)
+        states = component_states.states(self._journal.database, updated)
         resolved: list[Request] = []
         for request in requests:
             if isinstance(request, Update):
@@ -342,6 +342,6 @@ class Reconciler:
 def dry_run(journal: Journal, options: Options) -> Iterator[Action]:
     """The actions that a pass would make if all went well, what waits for an upload apart; changes nothing, asks nobody."""
     for chunk in pending_chunks(journal, options.wanted):
-        states = standing.states(journal.database, chunk.component_ids)
+        states = component_states.states(journal.database, chunk.component_ids)
         for action in planning.plan(chunk.entries, states, chunk.points):
             yield from planning.in_turns(action, states.get(action.component_id, ComponentState()))

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from journaltrack.actions import Artifact, ComponentSpec, Fields, MetricPoint, Status
+from journaltrack.actions import ComponentSpec, Fields, MetricPoint
+from journaltrack.fold import Artifact, Status
 from journaltrack.readback import ReadBack
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ journal holds is data from somebody else: columns may be of any type and of any 
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import dataclasses
 import datetime as dt
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits
-from journaltrack.actions import ranges_in
+from journaltrack.intervals import contains, merged, ranges_in
 from journaltrack.journal import Journal
 from journaltrack.sqlite_errors import translated
 
@@ -33,7 +32,6 @@ STATES: Final[tuple[State, ...]] = ("pending", "in flight", "delivered", "in dou
 RECENT_RECEIPTS: Final = 10_000
 """Ours: how far back ``status`` looks for the last success and the last error, in receipts."""
 
-_BEYOND: Final = 2**63  # more than any entry's seq
 _STATE_OF_OUTCOME: Final[dict[str, State]] = {
     "delivered": "delivered",
     "superseded": "delivered",
@@ -72,8 +70,7 @@ class InFlight:
 
     def names(self, seq: int) -> bool:
         """Whether one of them names the entry; a crafted journal may have as many intervals as entries."""
-        place = bisect.bisect_right(self.intervals, (seq, _BEYOND)) - 1
-        return place >= 0 and seq <= self.intervals[place][1]
+        return contains(self.intervals, seq)
 
     @property
     def json(self) -> str:
@@ -133,17 +130,6 @@ def in_flight(database: Database) -> InFlight:
         except ValueError:  # noqa: PERF203 - one bad item must not hide the others
             unreadable.append(receipt_id)
     return InFlight(len(receipts), tuple(merged(intervals)), tuple(unreadable))
-
-
-def merged(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same entries as intervals that are sorted and do not touch."""
-    found: list[tuple[int, int]] = []
-    for first, last in sorted(intervals):
-        if found and first <= found[-1][1] + 1:
-            found[-1] = (found[-1][0], max(found[-1][1], last))
-        else:
-            found.append((first, last))
-    return found
 
 
 def state_of(outcome: object, *, flying: bool) -> State | None:

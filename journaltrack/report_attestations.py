@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import entries as vocabulary
-from journaltrack.actions import ranges_in
+from journaltrack.intervals import ranges_in
 from journaltrack.report_chains import ChainProblem, Removed, chains, told
 from journaltrack.sqlite_errors import translated
 

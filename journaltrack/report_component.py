@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import entries as vocabulary
 from journaltrack import interruption, removed, report
-from journaltrack import plan as planning
-from journaltrack.actions import MAP_OF_KIND, Artifact, FieldValue, PendingArtifact, Place, Status, in_order, merge_status
 from journaltrack.entries import Entry
+from journaltrack.fold import MAP_OF_KIND, Artifact, FieldValue, PendingArtifact, Place, Status, blob_of, in_order, merge_status, value_of
 from journaltrack.interruption import RunInProgress
 from journaltrack.report import State
 from journaltrack.standing import origins
@@ -219,10 +218,10 @@ def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
     elif entry.kind == vocabulary.UPLOAD:
         size = detail.get("size")
         if isinstance(size, int) and 0 <= size < 2**63:
-            fold.sizes[planning.blob_of(entry).sha256] = size
+            fold.sizes[blob_of(entry).sha256] = size
     elif entry.kind in MAP_OF_KIND:
         exact = detail.get("exact") if entry.kind == vocabulary.PARAMETER and entry.value is None else None
-        value = exact if isinstance(exact, str) else planning.value_of(entry)  # not finite: nothing that plan knows
+        value = exact if isinstance(exact, str) else value_of(entry)  # not finite: nothing that plan knows
         place = Place(entry.seq, entry.recorded_at_ns, fold.origins.get(entry.writer_id, 0))
         called = _Called(place, entry, value, state)
         if entry.kind == vocabulary.STATUS:

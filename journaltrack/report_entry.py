@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import report, report_receipts, report_writers
-from journaltrack.actions import SEQ_MAX
+from journaltrack.intervals import SEQ_MAX
 from journaltrack.report_entries import AuditedEntry, entry_of
 from journaltrack.report_receipts import ReceiptRecord, ranges_of
 from journaltrack.report_writers import WriterRecord

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from journaltrack import doubts, report, report_receipts
 from journaltrack import entries as vocabulary
-from journaltrack.actions import SEQ_MAX
-from journaltrack.report import merged
+from journaltrack.intervals import SEQ_MAX, merged
 from journaltrack.report_receipts import RELEASE, ranges_of
 from journaltrack.statements import REOPEN
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import doubts
-from journaltrack.actions import ranges_in
+from journaltrack.intervals import ranges_in
 from journaltrack.statements import REOPEN
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits
-from journaltrack.actions import ranges_in
+from journaltrack.intervals import ranges_in
 from journaltrack.report_attestations import Claim, Coverage, Evidence, read_body
 from journaltrack.report_chains import ChainProblem, told
 from journaltrack.sqlite_errors import translated

@@ -21,7 +21,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import doubts, report, report_receipts, report_writers
-from journaltrack.actions import SEQ_MAX
+from journaltrack.intervals import SEQ_MAX
 from journaltrack.report_choice import Choice
 from journaltrack.report_entries import SOURCES, AuditedEntry, entries_in
 from journaltrack.report_receipts import NO_REQUESTS, RELEASE, ReceiptRecord, ranges_of

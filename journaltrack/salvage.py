@@ -21,10 +21,10 @@ from urllib.parse import quote
 
 from journaltrack import paths, removed, schema, schema_check, sqlite_pages, tables, versions
 from journaltrack._version import __version__
-from journaltrack.actions import as_intervals, ranges_in
 from journaltrack.attesting import Scribe, Settled, Statement
 from journaltrack.entries import description_digest
 from journaltrack.errors import JournalCorruptError, JournalTooNewError
+from journaltrack.intervals import as_intervals, ranges_in
 from journaltrack.settlement import DeliveryOutcome
 from journaltrack.sqlite_pages import Row
 

@@ -18,10 +18,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import limits, schema
-from journaltrack.actions import SEQ_MAX, PutMetrics, Run, Settle, as_intervals, as_text, ranges, ranges_in
+from journaltrack.actions import PutMetrics, Run, Settle
 from journaltrack.attesting import Attestor, Settled, Statement
 from journaltrack.entries import BlobRef
 from journaltrack.errors import JournalNotFoundError
+from journaltrack.intervals import SEQ_MAX, as_intervals, as_text, ranges, ranges_in
 from journaltrack.rescue import rescue
 from journaltrack.standing import IS_BEFORE, PROBLEM, UNSETTLED_MAX
 

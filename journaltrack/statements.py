@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from journaltrack import limits
-from journaltrack.actions import ranges_in
 from journaltrack.doubts import READBACK
+from journaltrack.intervals import ranges_in
 from journaltrack.settlement import DeliveryOutcome
 
 BODY_CHARS_MAX: Final = 64 << 20

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from journaltrack import entries as vocabulary
 from journaltrack import paths
-from journaltrack import plan as planning
-from journaltrack.actions import FieldValue, Place, Status, in_order, merge_status
+from journaltrack.fold import FieldValue, Place, Status, blob_of, in_order, merge_status, value_of
 from journaltrack.standing import origins
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ class TrialComponent:
             if not isinstance(value, str):
                 if not isinstance(detail.get("sha256"), str):
                     continue
-                sha256 = planning.blob_of(entry).sha256  # a crafted one could name a file outside of the spool
+                sha256 = blob_of(entry).sha256  # a crafted one could name a file outside of the spool
                 value = str(self.journal.path / paths.SPOOL / sha256[:2] / sha256)
             artifacts[entry.name or ""] = TrialComponentArtifact(value, detail.get("media_type"))
         return artifacts
@@ -119,7 +118,7 @@ class TrialComponent:
         merged: FieldValue = Status()
         for entry in self._entries(vocabulary.STATUS):
             with contextlib.suppress(ValueError):  # a crafted time
-                merged = merge_status(merged, planning.value_of(entry))
+                merged = merge_status(merged, value_of(entry))
         return merged if isinstance(merged, Status) else Status()
 
     def __repr__(self) -> str:

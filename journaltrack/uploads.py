@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from journaltrack import component_states
 from journaltrack import plan as planning
-from journaltrack import standing
-from journaltrack.actions import Change, FieldMap, Part, Request, Settle, Update, Upload, parts_in_order
+from journaltrack.actions import Change, Request, Settle, Update, Upload
 from journaltrack.attempt import Job
+from journaltrack.fold import FieldMap, Part, parts_in_order
 from journaltrack.pending_chunks import pending_at
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Uploads:
         if entries and entries[-1].seq < max(seqs):  # perhaps too large to be read at once; what is settled is not read again
             rest = array("q", (seq for seq in seqs if seq > entries[-1].seq)) + rest
         self._put_off = rest
-        states = standing.states(self._journal.database, {entry.component_id for entry in entries})
+        states = component_states.states(self._journal.database, {entry.component_id for entry in entries})
         actions = planning.plan(entries, states)
         self._settle([action for action in actions if isinstance(action, Settle)])
         uploads = [action for action in actions if isinstance(action, Upload)]
@@ -157,7 +158,7 @@ class Uploads:
     def _resolved(self, component_id: int) -> Update | None:
         """The component's references that can be sent; the others go on waiting."""
         component, changes = self._references.pop(component_id)
-        state = standing.states(self._journal.database, [component_id])[component_id]
+        state = component_states.states(self._journal.database, [component_id])[component_id]
         update, settled = planning.resolve(Update(component_id, component, tuple(changes)), state)
         self._settle(settled)
         over = {seq for action in settled for seq in action.seqs} | set(update.seqs if update is not None else ())

@@ -1,8 +1,6 @@
 """Journals seen from outside: which there are below a folder, whether one changed, whether one has arrived as a whole.
 
-Nothing here reads a journal's content, and a look costs two ``stat`` calls and the locks of its writers. The one exception is ``held_open``, which opens
-the database file: closing it drops this process's own POSIX locks on it, and with them SQLite's protection, so it is for
-journals that this process has not opened.
+Nothing here reads a journal's content, and a look costs two ``stat`` calls and the locks of its writers.
 """
 
 from __future__ import annotations
@@ -14,13 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from journaltrack import file_locks, paths, writer_life
+from journaltrack import paths, writer_life
 
 DEPTH_MAX: Final = 4
 """How deep below a watched folder journals are looked for."""
 _SQLITE_MAGIC: Final = b"SQLite format 3\x00"
-_SHARED_FIRST: Final = 0x40000002  # sqlite3's os.h: PENDING_BYTE + 2, SHARED_SIZE bytes
-_SHARED_SIZE: Final = 510
 _WAL_HEADER_BYTES: Final = 32
 _FRAME_HEADER_BYTES: Final = 24
 _READING: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -117,14 +113,6 @@ def log_is_torn(journal: Path, files: Files) -> bool:
     except OSError:
         return True
     return page_bytes > 0 and (files.log_bytes - _WAL_HEADER_BYTES) % (_FRAME_HEADER_BYTES + page_bytes) != 0
-
-
-def held_open(journal: Path) -> bool:
-    """Whether some process on this machine has the journal open with SQLite: then it is in use here, and not a copy.
-
-    False where the system does not tell.
-    """
-    return file_locks.holder(journal / paths.DATABASE, start=_SHARED_FIRST, length=_SHARED_SIZE) is not None
 
 
 def _header(journal: Path) -> bytes:

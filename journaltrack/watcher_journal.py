@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from journaltrack import access
 from journaltrack import watcher_folders as folders
 from journaltrack.errors import RemoteError
 
@@ -148,7 +149,7 @@ class WatchedJournal:
         """Whether it may be opened now: it is in use on this machine, or whole and left in peace for ``settle_s``."""
         if not self.arriving or self.files is None:
             return not self.arriving
-        if folders.held_open(self.path):
+        if access.held_open(self.path):
             self.reason = None
             self.arriving = False
             return True

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from journaltrack import entries as vocabulary
 from journaltrack import removed, report, report_clocks, schema
-from journaltrack.actions import ranges_in
 from journaltrack.doctor.findings import Finding
+from journaltrack.intervals import ranges_in
 from journaltrack.lease import TTL_S
 from journaltrack.report_attestations import Evidence, attestation_problems
 from journaltrack.report_integrity import chain_problems, database_problems

@@ -28,7 +28,6 @@ from journaltrack.errors import JournalError, JournalLockedError
 from journaltrack.journal import Journal
 from journaltrack.salvage import salvage
 from journaltrack.spool import BUFFER_BYTES, Spool
-from journaltrack.watcher_folders import held_open
 
 DAMAGED: Final = "damaged"
 """The folder, inside the journal's, for what a repair took out of use."""
@@ -277,7 +276,7 @@ def _refuse_if_used(folder: Path) -> None:
         JournalLockedError: Somebody has.
     """
     users = sorted(file_locks.having_open(folder / paths.DATABASE))
-    if users or held_open(folder) or lease.lock_holder(folder) is not None:
+    if users or access.held_open(folder) or lease.lock_holder(folder) is not None:
         who = ", ".join(f"process {pid}" for pid in users) or "a process"
         raise JournalLockedError(
             f"{who} has the journal at {folder} open; its database was not replaced",

@@ -16,9 +16,10 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from journaltrack import limits
-from journaltrack.actions import Artifact, ComponentSpec, Fields, MetricPoint, Status
+from journaltrack.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.fold import Artifact, Status
 from journaltrack.rate_limit import RateLimit
 from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent
 from journaltrack.remotes.aws_clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from journaltrack import access, limits
-from journaltrack.actions import Artifact, ComponentSpec, Fields, MetricPoint, Status, merge_status
+from journaltrack.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
+from journaltrack.fold import Artifact, Status, merge_status
 from journaltrack.readback import ReadBack, Shown
 from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent, RemoteMetric, RemoteObject
 

@@ -7,8 +7,9 @@ import threading
 import pytest
 
 from journaltrack import limits
-from journaltrack.actions import Artifact, ComponentSpec, Fields, MetricPoint, Status
+from journaltrack.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
+from journaltrack.fold import Artifact, Status
 from tests.contract.conftest import Subject
 
 AT_NS = 1_700_000_000_123_456_000

@@ -13,10 +13,10 @@ import pytest
 
 from journaltrack import doctor, sqlite_pages
 from journaltrack import entries as vocabulary
-from journaltrack.actions import ranges_in
 from journaltrack.auditing import audit
 from journaltrack.entries import BlobRef
 from journaltrack.errors import JournalCorruptError, JournaltrackError
+from journaltrack.intervals import ranges_in
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remotes.memory import MemoryRemote

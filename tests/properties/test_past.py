@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from journaltrack import doubts
 from journaltrack import entries as vocabulary
 from journaltrack import lease as leases
-from journaltrack.actions import ranges_in
 from journaltrack.attesting import Attestor
 from journaltrack.entries import BlobRef
 from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.intervals import ranges_in
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remotes.memory import MemoryRemote

@@ -20,11 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from journaltrack import entries as vocabulary
 from journaltrack import lease as leases
 from journaltrack import report
-from journaltrack.actions import ranges_in
 from journaltrack.auditing import audit
 from journaltrack.deadline import Deadline
 from journaltrack.entries import BlobRef
 from journaltrack.errors import JournalWriteError, LeaseHeldError, LeaseLostError
+from journaltrack.intervals import ranges_in
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.report_anchors import anchor_problems

@@ -8,8 +8,9 @@ import pytest
 
 from journaltrack import Tracker
 from journaltrack import entries as vocabulary
-from journaltrack.actions import ComponentSpec, Fields, Status
+from journaltrack.actions import ComponentSpec, Fields
 from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.fold import Status
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Reconciler
 from journaltrack.verifying import Verifier, VerifyOptions

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journaltrack.actions import Artifact, Status
 from journaltrack.comparing import (
     Claims,
     FieldClaim,
@@ -20,6 +19,7 @@ from journaltrack.comparing import (
     empty_steps,
 )
 from journaltrack.entries import BlobRef
+from journaltrack.fold import Artifact, Status
 from journaltrack.remote import RemoteComponent, RemoteMetric, RemoteObject
 
 AT_NS = 1_700_000_000_123_456_789

@@ -7,10 +7,11 @@ from contextlib import closing
 import pytest
 
 from journaltrack import entries as vocabulary
-from journaltrack.actions import Change, ComponentState, PendingArtifact, Place, Status, Update
+from journaltrack.actions import Change, ComponentState, Update
 from journaltrack.auditing import audit
 from journaltrack.entries import BlobRef
 from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.fold import PendingArtifact, Place, Status
 from journaltrack.journal import Journal
 from journaltrack.plan import awaited, plan, resolve
 from journaltrack.reconciler import Reconciler

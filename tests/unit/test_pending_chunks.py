@@ -12,11 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from journaltrack import component_states, standing
 from journaltrack import entries as vocabulary
 from journaltrack import lease as leases
 from journaltrack import pending_chunks as reading
 from journaltrack import plan as planning
-from journaltrack import standing
 from journaltrack.actions import PutMetrics, Settle, Update
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
@@ -67,7 +67,7 @@ POINTS = [(vocabulary.metric("loss", 1.0, step, 5), 0, False) for step in range(
 def of_entries(journal, options):
     """The plan as it is when every entry is read whole."""
     entries = [entry for entry in journal.entries(pending=True, limit=10**6) if options.wants(entry)]
-    states = standing.states(journal.database, {entry.component_id for entry in entries})
+    states = component_states.states(journal.database, {entry.component_id for entry in entries})
     return planning.plan(entries, states)
 
 
@@ -76,7 +76,7 @@ def of_chunks(journal, options):
     chunks = list(reading.pending_chunks(journal, options.wanted))
     actions = []
     for chunk in chunks:
-        states = standing.states(journal.database, chunk.component_ids)
+        states = component_states.states(journal.database, chunk.component_ids)
         actions += planning.plan(chunk.entries, states, chunk.points)
     return actions, chunks
 

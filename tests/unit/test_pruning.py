@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import pytest
 
-from journaltrack import Tracker, doctor, doubts, entries, removed, standing
+from journaltrack import Tracker, component_states, doctor, doubts, entries, removed
 from journaltrack import lease as leases
 from journaltrack.actions import MetricPoint
 from journaltrack.attesting import Attestor, Statement
@@ -166,7 +166,7 @@ def views(folder):
 def planned_from(folder):
     """What the next plan starts from."""
     with closing(Journal.open(folder, read_only=True)) as journal:
-        return standing.states(journal.database, [row.id for row in journal.components()])
+        return component_states.states(journal.database, [row.id for row in journal.components()])
 
 
 @pytest.mark.parametrize("seed", range(12))

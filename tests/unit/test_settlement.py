@@ -6,11 +6,12 @@ import random
 
 import pytest
 
-from journaltrack import entries, standing
+from journaltrack import component_states, entries
 from journaltrack import lease as leases
-from journaltrack.actions import Settle, as_intervals
+from journaltrack.actions import Settle
 from journaltrack.attesting import Scribe, Settled, Statement
 from journaltrack.errors import JournalCorruptError, JournalNotFoundError
+from journaltrack.intervals import as_intervals
 from journaltrack.journal import Journal
 from journaltrack.pending_chunks import Wanted, pending_chunks
 from journaltrack.settlement import Delivery, Intent, Outcome, Settlement
@@ -212,7 +213,7 @@ def test_what_a_remote_confirmed_is_known_to_the_next_plan(journal, records):
     """A confirmed component, its fields and the places of its blobs are the state that planning starts from."""
     blob = entries.BlobRef("a" * 64, None, "prefix")
     made, updated, uploaded = records.begin([Intent("ensure", 1, [1]), Intent("update", 1, [2]), Intent("upload", 1, [3])])
-    before = standing.states(journal.database, [1])[1]
+    before = component_states.states(journal.database, [1])[1]
     assert (before.confirmed, before.create_attempted) == (False, True)
     records.finish(
         [
@@ -221,14 +222,14 @@ def test_what_a_remote_confirmed_is_known_to_the_next_plan(journal, records):
             Outcome(uploaded, 1, "delivered", location=(blob, "s3://b/k")),
         ]
     )
-    state = standing.states(journal.database, [1])[1]
+    state = component_states.states(journal.database, [1])[1]
     assert state.confirmed
     assert state.keys["parameters"] == {"lr"}
     assert state.locations == {blob: ("s3://b/k", uploaded)}
     assert journal.find("a").arn == "arn:x"
     (gone,) = records.begin([Intent("update", 1, [4])])
     records.finish([Outcome(gone, 1, "held", missing=True)])
-    assert not standing.states(journal.database, [1])[1].confirmed
+    assert not component_states.states(journal.database, [1])[1].confirmed
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from journaltrack import Tracker, mending, settlement, standing
+from journaltrack import Tracker, component_states, mending, settlement, standing
 from journaltrack import lease as leases
 from journaltrack.comparing import Difference
 from journaltrack.deadline import Deadline
@@ -217,5 +217,5 @@ def test_a_reopened_entry_is_pending_with_a_receipt_that_says_why(folder):
         assert standing.pending_count(opened.database) == 3
         query = "SELECT action, entries, outcome, error_code FROM receipt ORDER BY id DESC LIMIT 1"
         assert opened.database.read(query) == [("reopen", "2-3,5", "released", "missing")]
-        assert not standing.states(opened.database, [1])[1].confirmed
+        assert not component_states.states(opened.database, [1])[1].confirmed
         held.release()

@@ -451,12 +451,13 @@ def test_a_replaced_journal_has_to_settle_again(tmp_path, journal):
 
 def test_a_journal_of_one_s_own_is_never_taken_for_a_copy(tmp_path, journal, monkeypatch):
     """Inside of a training process no file of the journal is opened, not even when another one is put in its place."""
-    from journaltrack import watcher_folders
+    from journaltrack import access, watcher_folders
 
     def forbidden(*_):
         raise AssertionError
 
-    for name in ("held_open", "in_arrival", "log_is_torn"):
+    monkeypatch.setattr(access, "held_open", forbidden)
+    for name in ("in_arrival", "log_is_torn"):
         monkeypatch.setattr(watcher_folders, name, forbidden)
     world = World(journal, arrivals=False)
     world.run(20)

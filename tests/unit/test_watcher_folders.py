@@ -11,8 +11,9 @@ from contextlib import closing
 import pytest
 
 from journaltrack import Tracker, paths
+from journaltrack.access import held_open
 from journaltrack.journal import Journal
-from journaltrack.watcher_folders import files_of, held_open, in_arrival, journals_in, log_is_torn
+from journaltrack.watcher_folders import files_of, in_arrival, journals_in, log_is_torn
 
 
 @pytest.fixture

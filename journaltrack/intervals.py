@@ -1,0 +1,74 @@
+"""Numbers as the intervals that they form: ``[1, 2, 3, 7]`` is ``[(1, 3), (7, 7)]``, and "1-3,7" as text. Pure."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from journaltrack import limits
+
+SEQ_MAX: Final = 2**63 - 1
+"""SQLite's largest integer, and so the highest ``seq`` that there can be."""
+
+
+def as_intervals(seqs: Iterable[int]) -> list[tuple[int, int]]:
+    """Sequence numbers as (first, last) of each run: ``[1, 2, 3, 7] -> [(1, 3), (7, 7)]``."""
+    known = tuple(seqs)
+    if known and known == tuple(range(known[0], known[0] + len(known))):  # nearly always, and twice as fast
+        return [(known[0], known[-1])]
+    runs: list[list[int]] = []
+    for seq in sorted(known):
+        if runs and seq == runs[-1][1] + 1:
+            runs[-1][1] = seq
+        else:
+            runs.append([seq, seq])
+    return [(first, last) for first, last in runs]
+
+
+def merged(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same entries as intervals that are sorted and do not touch."""
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(intervals):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(found[-1][1], last))
+        else:
+            found.append((first, last))
+    return found
+
+
+def contains(intervals: Sequence[tuple[int, int]], number: int) -> bool:
+    """Return whether one of these intervals, which are sorted and do not touch, holds the number."""
+    place = bisect.bisect_right(intervals, (number, math.inf)) - 1
+    return place >= 0 and number <= intervals[place][1]
+
+
+def ranges(seqs: Iterable[int]) -> str:
+    """Sequence numbers as text: ``[1, 2, 3, 7] -> "1-3,7"``."""
+    return as_text(as_intervals(seqs))
+
+
+def as_text(intervals: Iterable[tuple[int, int]]) -> str:
+    """Intervals as text: ``[(1, 3), (7, 7)] -> "1-3,7"``."""
+    return ",".join([str(first) if first == last else f"{first}-{last}" for first, last in intervals])
+
+
+def ranges_in(text: object) -> list[tuple[int, int]]:
+    """What ``ranges`` wrote, as (first, last), not expanded: a crafted journal may name more than there is memory for.
+
+    Raises:
+        ValueError: It is nothing that ``ranges`` writes.
+    """
+    if not isinstance(text, str):
+        msg = "not text"
+        raise ValueError(msg)  # noqa: TRY004 - bad data, not a caller's type error
+    found = []
+    for part in text.split(",") if text else ():
+        first, _, last = part.partition("-")
+        interval = (int(first), int(last or first))
+        if not 0 < interval[0] <= interval[1] <= SEQ_MAX:
+            msg = f"not a range: {limits.shown(part)}"
+            raise ValueError(msg)
+        found.append(interval)
+    return found
