@@ -118,3 +118,20 @@ def test_an_integer_has_all_its_digits(number):
     for digit in text.lstrip("-"):
         folded = folded * 10 + int(digit)
     assert (-folded if text[0] == "-" else folded) == number
+
+
+@pytest.mark.parametrize(
+    ("key_chars", "value_chars", "is_good"), [(1, 0, True), (128, 256, True), (0, 0, False), (129, 0, False), (1, 257, False)]
+)
+def test_a_tag_may_be_as_long_as_sagemaker_takes_it(key_chars, value_chars, is_good):
+    """The last length that is taken, and the first one that is not."""
+    assert (limits.tag_problem("k" * key_chars, "v" * value_chars) is None) == is_good
+
+
+@pytest.mark.parametrize(
+    ("timestamp_ns", "is_good"),
+    [(None, True), (0, True), (-1, False), (limits.TIMESTAMP_NS_MAX, True), (limits.TIMESTAMP_NS_MAX + 1, False)],
+)
+def test_a_time_is_between_1970_and_9999(timestamp_ns, is_good):
+    """The first and the last nanosecond that can be sent, and those before and after."""
+    assert (limits.time_problem(timestamp_ns, "time") is None) == is_good
