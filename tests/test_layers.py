@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -121,11 +122,14 @@ ROOT = {"__init__", "services", "background", "pass_process"}
 to it, which names it for a first call; and what the root itself hands out."""
 
 
+@functools.cache
 def modules():
-    """Name and tree of every module of the package."""
+    """Name of every module of the package, and all modules that it imports at run time."""
+    found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        yield name, ast.parse(path.read_text(encoding="utf-8"))
+        found[name] = tuple(imported(ast.parse(path.read_text(encoding="utf-8"))))
+    return found
 
 
 def imported(tree):
@@ -154,7 +158,7 @@ def begins(name, prefixes):
 @pytest.mark.parametrize("library", DOORS)
 def test_each_library_has_one_door(library):
     """A library is imported only where the design says."""
-    users = [name for name, tree in modules() if library in {i.split(".")[0] for i in imported(tree)}]
+    users = [name for name, imports in modules().items() if library in {i.split(".")[0] for i in imports}]
     assert [u for u in users if not begins(u, DOORS[library])] == [], f"{library} has its door in {DOORS[library]}"
 
 
@@ -163,9 +167,9 @@ def test_layers_look_one_way(layer):
     """No module imports what lies beyond its layer."""
     crossings = [
         f"{name} imports {used}"
-        for name, tree in modules()
+        for name, imports in modules().items()
         if begins(name, (layer,))
-        for used in imported(tree)
+        for used in imports
         if used.startswith("journaltrack.")
         and begins(used.removeprefix("journaltrack."), FORBIDDEN[layer])
         and not begins(used, ("journaltrack.journal.Journal",))
@@ -176,12 +180,11 @@ def test_layers_look_one_way(layer):
 
 def test_the_composition_root_has_few_users():
     """Nothing but the sanctioned edges leads from the layers to the root that joins them, by name neither."""
-    users = {name for name, tree in modules() if any(begins(used, ("journaltrack.composition",)) for used in imported(tree))}
+    users = {name for name, imports in modules().items() if any(begins(used, ("journaltrack.composition",)) for used in imports)}
     assert {name for name in users if not begins(name, ("cli",))} == ROOT
 
 
 @pytest.mark.parametrize("module", PURE)
 def test_pure_modules_touch_no_clock_file_or_chance(module):
     """Vocabulary and plan depend on nothing that can differ between two runs."""
-    tree = dict(modules())[module]
-    assert {i.split(".")[0] for i in imported(tree)} & PURE[module] == set()
+    assert {i.split(".")[0] for i in modules()[module]} & PURE[module] == set()

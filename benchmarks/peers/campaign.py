@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _MARK = "JOURNALTRACK_PEERS_LIFE"
 _POLL_S = 0.001
-ORDERLY_S = 60.0
-ORDERLY_TRIES = 4
+ORDERLY_WAITS_S = (60.0,) * 4
+"""How long an orderly run may take to end, one figure per try."""
 _DEAD_PROXY = "http://127.0.0.1:9"
 """Discard's port, where nobody listens: what asks for the network by way of a proxy is refused at once."""
 
@@ -235,7 +235,7 @@ def latency(peer: Peer, python: Path, parent: Path, *, calls: int, seconds: floa
         return lived.measured()
 
 
-def check_reader(peer: Peer, python: Path, parent: Path, *, calls: int, seconds: float = ORDERLY_S) -> None:
+def check_reader(peer: Peer, python: Path, parent: Path, *, calls: int, waits_s: Sequence[float] = ORDERLY_WAITS_S) -> None:
     """That the adapter finds all that an orderly run logged: else what it does not find after a kill would say nothing.
 
     A run that does not come to its end is tried again: ClearML's hangs there once in six times, and that says nothing of the reader.
@@ -243,9 +243,9 @@ def check_reader(peer: Peer, python: Path, parent: Path, *, calls: int, seconds:
     Raises:
         PeerFailedError: It does not.
     """
-    for left in reversed(range(ORDERLY_TRIES)):
+    for left, wait_s in zip(reversed(range(len(waits_s))), waits_s, strict=True):
         with life(peer, python, parent, "orderly", calls=calls) as lived:
-            if not lived.await_end(seconds) and left:
+            if not lived.await_end(wait_s) and left:
                 continue
             found = lived.found()
             if found != set(range(calls)):

@@ -12,6 +12,7 @@ import threading
 import pytest
 
 from journaltrack import Tracker
+from journaltrack.remotes import aws_clients
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "AKIDTEST",
@@ -26,6 +27,19 @@ def credentials(monkeypatch):
     """Credentials and region as a user has them in the environment."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def patient(tmp_path_factory, monkeypatch):
+    """Every process waits an hour for an answer: what ends before that did not wait for it, however slow the machine.
+
+    Python imports ``sitecustomize`` when it starts, from the first folder of the path that has one.
+    """
+    folder = tmp_path_factory.mktemp("patient")
+    code = "from journaltrack.remotes import aws_clients\naws_clients.READ_TIMEOUT_S = 3_600.0\n"
+    (folder / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setattr(aws_clients, "READ_TIMEOUT_S", 3_600.0)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from collections import Counter
 import pytest
 
 from journaltrack import Tracker
-from journaltrack.remotes.aws_clients import READ_TIMEOUT_S
 from tests.faults.test_sync_killed import states
 from tests.simulator import BlackHole, HttpError, simulator
 
@@ -361,14 +360,14 @@ def test_sigterm_finishes_what_is_in_flight(tmp_path, watch):
         assert set(points_of(sim).values()) == {1}
 
 
-def test_sigterm_ends_within_the_deadline_when_nobody_answers(tmp_path, watch):
+def test_sigterm_ends_within_the_deadline_when_nobody_answers(tmp_path, patient, watch):
     """With a server that never answers, the end comes after the stop deadline, with 0; what was sent is settled by the next pass."""
     record(tmp_path / "journal", points=20)
     with simulator() as sim:
         sim.fail("BatchPutMetrics", BlackHole(), times=1_000)
         watching = watch(tmp_path, sim.endpoint_url, env={"JOURNALTRACK_WATCH_STOP_DEADLINE_S": "1"})
         assert sim.wait_until(lambda sim: sim.calls("BatchPutMetrics"))  # the first one goes alone
-        assert watching.end(timeout_s=READ_TIMEOUT_S - 5) == 0, "it waits for no answer"
+        assert watching.end() == 0, "it waits for no answer, which would take an hour"
         sim.clear_faults()
         sim.release()
         again = watch(tmp_path, sim.endpoint_url)
