@@ -90,12 +90,7 @@ def command(
     given = {"concurrency": concurrency, "profile": profile, "region": region, "endpoint_url": endpoint_url}
     known = configuration.load(config_file, overrides=given).configuration
     options = Options(component, since, create_or_attach=create_or_attach, **known.of_a_pass())
-    aws = {
-        "profile": known.profile,
-        "region": known.region,
-        "endpoint_url": known.endpoint_url,
-        "rate_limit": RateLimit(known.requests_per_s),
-    }
+    aws = {**known.of_a_connection(), "rate_limit": RateLimit(known.requests_per_s)}
     run = _Run(options, Deadline(deadline_s), aws)
     codes: list[ExitCode] = []
     with stopping(run), output.going_on() as lost:

@@ -78,11 +78,9 @@ def command(
             ),
             repair=repair,
             deadline=run.deadline,
-            profile=known.profile,
-            region=known.region,
-            endpoint_url=known.endpoint_url,
             rate_limit=RateLimit(rate_per_s or known.requests_per_s or REQUESTS_PER_S),
             on_progress=_teller(),
+            **known.of_a_connection(),
         )
     code = _code(report)
     if run.signal and code is not ExitCode.OK:

@@ -20,7 +20,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack import access, limits
 from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError, os_hint
-from journaltrack.remote import Answer, BlobUpload, Document, RemoteObject
+from journaltrack.remote import Answer, BlobUpload, Document, RemoteObject, Storage
+from journaltrack.remotes import aws_storage
 from journaltrack.remotes.aws_bodies import Body
 from journaltrack.remotes.aws_errors import NOT_AN_ANSWER, code_of, is_of_service, is_taken, not_an_answer, status_of
 from journaltrack.remotes.aws_multipart import Multipart
@@ -53,16 +54,32 @@ class Uploader:
     Args:
         clients: Of the remote.
         deadline: Cuts an upload short.
+        storage: How buckets are to keep what is uploaded.
     """
 
-    def __init__(self, clients: Clients, deadline: Deadline) -> None:
+    def __init__(self, clients: Clients, deadline: Deadline, storage: Storage) -> None:
         self._clients = clients
+        self._storage = storage
+        self._asking: Any = None  # the client that asks for it
+        self._account: str | None = None
         self._deadline = deadline
         self._lock = threading.Lock()
         self._default_bucket: str | None = None
         self._ensured: set[str] = set()
         self._large = threading.BoundedSemaphore(LARGE_UPLOADS_MAX)
-        self._multipart = Multipart(lambda: clients.s3, self._check_time, self._check_grace)
+        self._multipart = Multipart(lambda: self._s3, self._check_time, self._check_grace)
+
+    @property
+    def _s3(self) -> Any:  # noqa: ANN401 - boto3 has no types of its own
+        client = self._clients.s3
+        if client is not self._asking:
+            aws_storage.ask_for(client, self._storage, self._owner_of)
+            self._asking = client
+        return client
+
+    def _owner_of(self, bucket: str) -> str | None:
+        """The default bucket's name can be guessed, and taken by somebody else before it is made."""
+        return self._account if bucket == self._default_bucket else self._storage.bucket_owner
 
     def upload(self, blob: BlobUpload) -> Answer:
         """See ``Remote.upload``.
@@ -94,7 +111,7 @@ class Uploader:
         key = f"{_folder(document.prefix, document.folder)}/{object_name(document.name)}"
         digest = hashlib.sha256(document.content)
         try:
-            answer = self._clients.s3.put_object(
+            answer = self._s3.put_object(
                 Bucket=bucket,
                 Key=key,
                 Body=document.content,
@@ -115,10 +132,10 @@ class Uploader:
         bucket, begin = bucket or self._bucket(), f"{_folder(prefix, folder)}/"
         found = {}
         try:
-            for page in self._clients.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=begin):
+            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=begin):
                 for each in page.get("Contents", ()):
                     if each["Size"] <= DOCUMENT_BYTES_MAX:
-                        answer = self._clients.s3.get_object(Bucket=bucket, Key=each["Key"])
+                        answer = self._s3.get_object(Bucket=bucket, Key=each["Key"])
                         found[each["Key"].removeprefix(begin)] = answer["Body"].read(DOCUMENT_BYTES_MAX)
         except ClientError as error:
             if code_of(error) == "NoSuchBucket":
@@ -140,7 +157,7 @@ class Uploader:
         sha256 = _whole_sha256(held)
         if sha256 is None and read:
             try:
-                held = self._clients.s3.get_object(Bucket=bucket, Key=key)
+                held = self._s3.get_object(Bucket=bucket, Key=key)
             except ClientError as error:
                 if code_of(error) in _GONE:  # in between
                     return None
@@ -202,7 +219,7 @@ class Uploader:
         if sha256 != base64.b64encode(bytes.fromhex(blob.sha256)).decode():  # here, so that BadDigest can only mean the way there
             raise _damage(blob)
         try:
-            answer = self._clients.s3.put_object(
+            answer = self._s3.put_object(
                 Bucket=place.bucket,
                 Key=place.key,
                 Body=Body(raw.fileno(), 0, size_bytes, self._check_grace),
@@ -243,14 +260,14 @@ class Uploader:
 
     def _head(self, bucket: str, key: str, **options: str) -> dict[str, Any] | None:
         try:
-            answer: dict[str, Any] = self._clients.s3.head_object(Bucket=bucket, Key=key, **options)
+            answer: dict[str, Any] = self._s3.head_object(Bucket=bucket, Key=key, **options)
         except ClientError as error:
             if status_of(error) == 404 and is_of_service(error):  # noqa: PLR2004
                 return None
             if status_of(error) not in _SAYS_NOTHING:
                 raise
             try:
-                self._clients.s3.get_object(Bucket=bucket, Key=key)["Body"].close()  # nothing of it is read
+                self._s3.get_object(Bucket=bucket, Key=key)["Body"].close()  # nothing of it is read
             except ClientError as in_words:
                 if code_of(in_words) in _GONE:
                     return None
@@ -262,8 +279,8 @@ class Uploader:
         """``sagemaker-<region>-<account>``, as the original library and the SageMaker SDK name it."""
         with self._lock:
             if self._default_bucket is None:
-                account = self._clients.sts.get_caller_identity()["Account"]
-                self._default_bucket = f"sagemaker-{self._clients.s3.meta.region_name}-{account}"
+                self._account = str(self._clients.sts.get_caller_identity()["Account"])
+                self._default_bucket = f"sagemaker-{self._s3.meta.region_name}-{self._account}"
             return self._default_bucket
 
     def _ensure(self, bucket: str) -> None:
@@ -278,7 +295,7 @@ class Uploader:
     def _is_there(self, bucket: str) -> bool:
         """Whether there is such a bucket. A HEAD has no body to say why not, or who answers: then it is asked by GET."""
         try:
-            self._clients.s3.head_bucket(Bucket=bucket)
+            self._s3.head_bucket(Bucket=bucket)
         except ClientError as error:
             if status_of(error) not in _SAYS_NOTHING:
                 raise
@@ -288,7 +305,7 @@ class Uploader:
         else:
             return True
         try:
-            self._clients.s3.list_objects_v2(Bucket=bucket, MaxKeys=1)
+            self._s3.list_objects_v2(Bucket=bucket, MaxKeys=1)
         except ClientError as error:
             if code_of(error) == "NoSuchBucket":
                 return False
@@ -296,11 +313,11 @@ class Uploader:
         return True
 
     def _create(self, bucket: str) -> None:
-        region = self._clients.s3.meta.region_name
+        region = self._s3.meta.region_name
         # us-east-1 is the one region that must not be named (S3's CreateBucket reference).
         location = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         try:
-            self._clients.s3.create_bucket(Bucket=bucket, **location)
+            self._s3.create_bucket(Bucket=bucket, **location)
         except ClientError as error:
             code = code_of(error)
             if code == "BucketAlreadyOwnedByYou":
