@@ -80,6 +80,7 @@ def plans(journal: str | None, options: Options) -> tuple[str, list[ComponentPla
     """
     opened = Journal.open(journal, create=False, read_only=True)
     try:
+        report.matching(opened, options.component)
         names = {row.id: row.name for row in opened.components()}
         found: dict[int, ComponentPlan] = {}
         with report.snapshot(opened.database):

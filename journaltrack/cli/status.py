@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from journaltrack.cli import common, output
-from journaltrack.cli.exit_codes import ExitCode, worst
-from journaltrack.errors import JournaltrackError
+from journaltrack.cli import common, output, several
+from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from journaltrack.report_status import JournalStatus, Sizes
@@ -41,28 +40,22 @@ def command(
     """
     from journaltrack.report_status import status  # noqa: PLC0415 - SQLAlchemy
 
-    named = common.with_folders(common.named(journals, more_journals))
+    named = several.Journals.named(journals, more_journals)
     if watch:
         from journaltrack.cli.live import show  # noqa: PLC0415
 
-        return show(named, interval_s=interval, count=count, as_json=as_json)
-    codes = []
-    found: list[dict[str, Any]] = []
-    for journal in named:
-        try:
-            current = status(journal)
-        except JournaltrackError as error:
-            codes.append(common.exit_code_of(error))
-            found.append({"journal": common.path_of(journal), **output.error_json(error, codes[-1])})
-            common.report_error(error, verbose=common.is_verbose())
-            continue
-        codes.append(state_code(current) if check else ExitCode.OK)
-        found.append({"journal": current.path, **current.to_json(), "exit_code": int(codes[-1])})
-        if not as_json:
+        return show(named.folders, interval_s=interval, count=count, as_json=as_json)
+
+    def answer(journal: str | None) -> ExitCode:
+        current = status(journal)
+        code = state_code(current) if check else ExitCode.OK
+        if as_json:
+            output.print_json({"journal": current.path, **current.to_json(), "exit_code": int(code)})
+        else:
             print_status(current)
-    if as_json:
-        output.print_json({"journals": found, "exit_code": int(worst(codes))})
-    return worst(codes)
+        return code
+
+    return several.each(named, answer, as_json="list" if as_json else None)
 
 
 def state_code(status: JournalStatus) -> ExitCode:
