@@ -152,7 +152,8 @@ def sync(
         What was done. A failing remote does not raise: see ``halted``, ``held`` and ``pending`` of the report.
 
     Raises:
-        NothingMatchesError: It has no component that ``options`` names. Nothing was sent.
+        NothingMatchesError: It has no component that ``options`` names, or nothing for a bucket that
+            ``storage`` replaces. Nothing was sent.
         JournalNotFoundError: There is no journal.
         LeaseHeldError: Another process reconciles it.
         JournalError: It can't be read or written.
@@ -172,11 +173,14 @@ def _pass(
     from journaltrack.gate import Gate  # noqa: PLC0415 - the tracker's start does not pay for it
     from journaltrack.reconciler import Options, Reconciler  # noqa: PLC0415
     from journaltrack.report import matching  # noqa: PLC0415
+    from journaltrack.report_choice import check_buckets  # noqa: PLC0415
 
     options = options or Options()
     opened = Journal.open(journal, create=False)
     try:
         matching(opened, options.component)
+        if connection.storage is not None and connection.storage.instead:
+            check_buckets(opened, connection.storage.instead)
         gate = Gate(deadline)
         with _retrying(connection, gate, options.concurrency) as remote:
             reconciler = Reconciler(

@@ -131,12 +131,14 @@ class Storage:
         bucket_owner: Account that every named bucket must belong to; None: any. A default bucket
             must be the caller's in any case.
         requester_pays: Whether requests are on the caller's account.
+        instead: Buckets that turned out wrong, and which to use in their place.
     """
 
     encryption: str | None = None
     kms_key: str | None = None
     bucket_owner: str | None = None
     requester_pays: bool = False
+    instead: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

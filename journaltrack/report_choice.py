@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +24,8 @@ _CONDITIONS: Final = (
 )
 
 _NAMES_MAX: Final = 10_000
+_BY_DEFAULT: Final = "sagemaker-"
+"""How the bucket is named that artifacts without one go to."""
 _KINDS: Final = (
     *(vocabulary.CREATE, vocabulary.LOAD, vocabulary.ASSOCIATE, vocabulary.PARAMETER, vocabulary.INPUT),
     *(vocabulary.OUTPUT, vocabulary.STATUS, vocabulary.METRIC, vocabulary.UPLOAD),
@@ -85,6 +87,21 @@ class Choice:
             return
         known = names(journal, Choice(self.component, self.kind))
         raise nothing(journal, "no entry whose name fits", self.name, known)
+
+
+def check_buckets(journal: Journal, buckets: Iterable[str]) -> None:
+    """See whether artifacts of the journal go to each of these buckets, as far as it knows.
+
+    Raises:
+        NothingMatchesError: None goes to one of them.
+    """
+    sql = "SELECT DISTINCT json_extract(payload, '$.bucket') FROM entry WHERE kind = ?1 AND json_valid(payload)"
+    known = {bucket for (bucket,) in journal.database.read(sql, (vocabulary.UPLOAD,))}
+    for bucket in buckets:
+        by_default = None in known and bucket.startswith(_BY_DEFAULT)
+        if bucket not in known and not by_default:
+            named = sorted(str(each) if each else f"{_BY_DEFAULT}<region>-<account>" for each in known)
+            raise nothing(journal, "no artifacts for the bucket", bucket, named)
 
 
 def names(journal: Journal, choice: Choice, condition: str = "1") -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +26,22 @@ _HELD_MAX: Final = 10
 _CONCURRENCY_MAX: Final = 256
 
 
+class _Replacement(click.ParamType[tuple[str, str]]):
+    """Two buckets: ``OLD=NEW``."""
+
+    name = "buckets"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:  # noqa: ANN401 - click's
+        """See ``click.ParamType.convert``."""
+        from journaltrack import limits  # noqa: PLC0415 - shell completion imports this module
+
+        old, _, new = value.partition("=")
+        problem = "it is not OLD=NEW" if not old or not new else limits.bucket_problem(new)
+        if problem is not None:
+            self.fail(f"{output.clean(value)}: {problem}", param, ctx)
+        return old, new
+
+
 @dataclass(slots=True, kw_only=True)
 class _Run(Stoppable):
     """What all journals of one call share."""
@@ -45,6 +61,14 @@ class _Run(Stoppable):
 )
 @click.option("--dry-run", is_flag=True, help="Print the requests that would be made; contact nobody.")
 @click.option("--create-or-attach", is_flag=True, help="Create loaded components that are missing, attach to foreign ones that exist.")
+@click.option(
+    "--bucket",
+    "buckets",
+    metavar="OLD=NEW",
+    multiple=True,
+    type=_Replacement(),
+    help="Upload to NEW what was recorded for the bucket OLD. May be repeated.",
+)
 @common.connection_options
 @click.option("--concurrency", metavar="N", type=click.IntRange(1, _CONCURRENCY_MAX), help="Requests in flight.  [default: 96]")
 @click.option(
@@ -63,6 +87,7 @@ def command(
     since: int | None,
     dry_run: bool,
     create_or_attach: bool,
+    buckets: tuple[tuple[str, str], ...],
     config_file: str | None,
     profile: str | None,
     region: str | None,
@@ -87,6 +112,7 @@ def command(
     known = configuration.load(config_file, overrides=given).configuration
     options = Options(component, since, create_or_attach=create_or_attach, **known.of_a_pass())
     aws = {**known.of_a_connection(), "rate_limit": RateLimit(known.requests_per_s)}
+    aws["storage"] = replace(known.storage(), instead=dict(buckets))
     run = _Run(deadline=Deadline(deadline_s), options=options, aws=aws)
     with stopping(run), output.going_on() as lost:
         code = several.each(
@@ -135,7 +161,7 @@ def _unpacked(bundle: str, into: Path | None, *, as_json: bool) -> Path:
 def _dry_run(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
     from journaltrack.cli import dry_run  # noqa: PLC0415
 
-    path, found = dry_run.plans(journal, run.options)
+    path, found = dry_run.plans(journal, run.options, run.aws["storage"].instead)
     if as_json:
         plans = [plan.to_json() for plan in found]
         output.print_json({"journal": path, "dry_run": True, "components": plans, "exit_code": int(ExitCode.OK)})

@@ -106,7 +106,7 @@ class Uploader:
 
     def put_document(self, document: Document) -> Answer:
         """See ``Remote.put_document``."""
-        bucket = document.bucket or self._bucket()
+        bucket = self._where(document.bucket)
         self._ensure(bucket)
         key = f"{_folder(document.prefix, document.folder)}/{object_name(document.name)}"
         digest = hashlib.sha256(document.content)
@@ -129,7 +129,7 @@ class Uploader:
 
     def documents(self, bucket: str | None, prefix: str | None, folder: str) -> dict[str, bytes]:
         """See ``Remote.documents``."""
-        bucket, begin = bucket or self._bucket(), f"{_folder(prefix, folder)}/"
+        bucket, begin = self._where(bucket), f"{_folder(prefix, folder)}/"
         found = {}
         try:
             for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=begin):
@@ -176,7 +176,7 @@ class Uploader:
         return digest.hexdigest()
 
     def _upload(self, blob: BlobUpload, content: IO[bytes]) -> Answer:
-        bucket = blob.bucket or self._bucket()
+        bucket = self._where(blob.bucket)
         self._ensure(bucket)
         first, second = (Place(bucket, key, blob.sha256) for key in _keys(blob))
         for place in (first, second):
@@ -190,7 +190,7 @@ class Uploader:
         notes = UploadNotes(blob.scratch)
         if notes.any():
             with contextlib.suppress(RemoteError, ClientError, BotoCoreError):
-                bucket = blob.bucket or self._bucket()
+                bucket = self._where(blob.bucket)
                 for key in _keys(blob):
                     self._multipart.discard(Place(bucket, key, blob.sha256), notes)
 
@@ -275,6 +275,11 @@ class Uploader:
             raise
         return answer
 
+    def _where(self, bucket: str | None) -> str:
+        """The bucket to use for one that was recorded."""
+        named = bucket or self._bucket()
+        return self._storage.instead.get(named, named)
+
     def _bucket(self) -> str:
         """``sagemaker-<region>-<account>``, as the original library and the SageMaker SDK name it."""
         with self._lock:
@@ -329,7 +334,7 @@ class Uploader:
                     code=code,
                     request_id=error.response.get("ResponseMetadata", {}).get("RequestId"),
                     uploads_only=True,
-                    hint="create it, ask for s3:CreateBucket, or name another with artifact_bucket=; artifacts wait in the journal's spool",
+                    hint=f"create it, ask for s3:CreateBucket, or `journaltrack sync --bucket {bucket}=OTHER`; artifacts wait in the journal's spool",
                 ) from error
             raise
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from journaltrack import Tracker, configuration
 from journaltrack.cli import main
@@ -186,3 +186,65 @@ def test_a_bucket_whose_owner_does_not_pay(sim: Simulator, tmp_path: Path):
 def test_partitions_are_botocores(address: str, expected: bool):
     """All of AWS's partitions, by the suffixes that botocore knows."""
     assert is_aws(address) is expected
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials and region as a user has them."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+def run(*arguments: object) -> Result:
+    """A command, in this process."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def with_artifact(folder: Path, bucket: str | None) -> Path:
+    """A journal with an artifact for a bucket."""
+    (folder / "model.bin").write_bytes(b"weights")
+    names = {"trial_component_name": "run", "journal": folder / "journal", "artifact_bucket": bucket}
+    with Tracker.create(**names, sync="off") as tracker:  # type: ignore[arg-type]
+        tracker.log_artifact(folder / "model.bin")
+    return folder / "journal"
+
+
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.parametrize("old", ["wrong-bucket", None])
+def test_a_wrong_bucket_is_replaced(sim: Simulator, tmp_path: Path, old: str | None):
+    """Artifact, reference and anchors are in the other bucket, also those of later syncs; verify finds them there."""
+    wrong = old or f"sagemaker-us-east-1-{ACCOUNT}"
+    sim.state.foreign_buckets.add(wrong)
+    journal = with_artifact(tmp_path, old)
+    at = ("--endpoint-url", sim.endpoint_url)
+    assert run("sync", journal, *at).exit_code == 5
+    done = run("sync", journal, *at, "--bucket", f"{wrong}=a-bucket")
+    assert done.exit_code == 0, done.output
+    assert {bucket for bucket, _ in sim.objects} == {"a-bucket"}
+    reference = sim.components["run"].output_artifacts["model.bin"]["Value"]
+    assert reference.startswith("s3://a-bucket/")
+    before = len(sim.objects)
+    with Tracker.load("run", journal=journal, sync="off") as tracker:
+        tracker.log_metric("loss", 1.0)
+    assert run("sync", journal, *at).exit_code == 0
+    assert {bucket for bucket, _ in sim.objects} == {"a-bucket"}
+    assert len(sim.objects) == before + 1, "one more anchor"
+    verified = run("verify", journal, *at)
+    assert (verified.exit_code, "everything that was delivered is there" in verified.stdout) == (0, True), verified.output
+
+
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.parametrize("more", [(), ("--dry-run",)], ids=["sync", "dry-run"])
+def test_a_bucket_that_nothing_goes_to_is_not_replaced(sim: Simulator, tmp_path: Path, more: tuple[str, ...]):
+    """A misspelt bucket is wrong usage with the right one; nothing is sent."""
+    journal = with_artifact(tmp_path, "wrong-bucket")
+    done = run("sync", journal, "--endpoint-url", sim.endpoint_url, "--bucket", "worng-bucket=a-bucket", *more)
+    assert (done.exit_code, "perhaps wrong-bucket" in done.stderr) == (2, True), done.output
+    assert not sim.requests
+
+
+@pytest.mark.parametrize("value", ["old", "old=", "=new-bucket", "old=New_Bucket", "old=s3://new"])
+def test_what_can_not_be_a_replacement_is_wrong_usage(value: str):
+    """The new name must be one that a bucket can have."""
+    done = run("sync", "--bucket", value)
+    assert (done.exit_code, "--bucket" in done.stderr) == (2, True), done.output
