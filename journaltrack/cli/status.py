@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 @click.option("--watch", is_flag=True, help="Go on showing it, with the rate of delivery and the watcher's next attempt, until Ctrl-C.")
 @click.option("--interval", metavar="SECONDS", type=click.FloatRange(0.1), default=2.0, help="With --watch: how often.  [default: 2]")
 @click.option("--count", metavar="N", type=click.IntRange(1), help="With --watch: end after so many times.")
+@click.option(
+    "--health-file",
+    "health_files",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(),
+    help="With --watch: what a watcher of another user tells. May be repeated.",
+)
 @click.option("--check", is_flag=True, help="Exit with 4 when entries are quarantined or in doubt, with 3 when some are pending.")
 @common.common_options
 def command(
@@ -30,6 +39,7 @@ def command(
     watch: bool,
     interval: float,
     count: int | None,
+    health_files: tuple[str, ...],
     check: bool,
     as_json: bool,
 ) -> ExitCode:
@@ -44,7 +54,8 @@ def command(
     if watch:
         from journaltrack.cli.live import show  # noqa: PLC0415
 
-        return show(named.folders, interval_s=interval, count=count, as_json=as_json)
+        files = [*map(Path, health_files), *_configured()]
+        return show(named.folders, health_files=files, interval_s=interval, count=count, as_json=as_json)
 
     def answer(journal: str | None) -> ExitCode:
         current = status(journal)
@@ -56,6 +67,14 @@ def command(
         return code
 
     return several.each(named, answer, as_json="list" if as_json else None)
+
+
+def _configured() -> list[Path]:
+    """The health file of the configuration: a watcher of another user may read the same one."""
+    from journaltrack import configuration  # noqa: PLC0415 - shell completion imports this module
+
+    named = configuration.current().watch.health_file
+    return [] if named is None else [Path(named)]
 
 
 def state_code(status: JournalStatus) -> ExitCode:
