@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -169,10 +170,19 @@ def _name_it(database: Database, settlement: Settlement, remote: Remote, before:
     return taken
 
 
+_SOUND: Final = "typeof(bucket) = 'text' AND typeof(prefix) = 'text' AND typeof(uri) = 'text'"
+_HOST: Final = (
+    "CASE WHEN bucket <> '' AND substr(uri, 6, length(bucket) + 1) = bucket || '/' THEN bucket "
+    "WHEN uri LIKE 's3://_%/%' THEN substr(uri, 6, instr(substr(uri, 6), '/') - 1) ELSE '' END"
+)
+_BY_DEFAULT: Final = re.compile(r"sagemaker-[a-z0-9-]+-[0-9]{12}")
+"""The bucket that a remote chooses itself: it may be another one where a journal is synced next."""
+
+
 def places(database: Database, *, default: bool) -> list[tuple[str | None, str | None]]:
     """(bucket, prefix), None for the remote's own, where anchors of this journal may be."""
-    rows = database.read("SELECT DISTINCT bucket, prefix FROM location")
-    found = [(bucket or None, prefix or None) for bucket, prefix in rows if isinstance(bucket, str) and isinstance(prefix, str)]
+    rows = database.read(f"SELECT DISTINCT bucket, prefix, {_HOST} FROM location WHERE {_SOUND}")
+    found = [(_bucket(recorded, actual), prefix or None) for recorded, prefix, actual in rows]
     known = last(database)
     if default or (not found and known is not None and known.uri is not None):
         found.append((None, None))
@@ -181,10 +191,13 @@ def places(database: Database, *, default: bool) -> list[tuple[str | None, str |
 
 def _place(database: Database) -> tuple[str | None, str | None] | None:
     """Where the last artifact was put."""
-    rows = database.read(
-        "SELECT bucket, prefix FROM location WHERE typeof(bucket) = 'text' AND typeof(prefix) = 'text' ORDER BY receipt_id DESC LIMIT 1"
-    )
-    return (rows[0][0] or None, rows[0][1] or None) if rows else None
+    rows = database.read(f"SELECT bucket, prefix, {_HOST} FROM location WHERE {_SOUND} ORDER BY receipt_id DESC LIMIT 1")
+    return (_bucket(rows[0][0], rows[0][2]), rows[0][1] or None) if rows else None
+
+
+def _bucket(recorded: str, actual: str) -> str | None:
+    """Where an artifact is: another bucket may have been used in place of the recorded one (`sync --bucket`)."""
+    return None if not recorded and _BY_DEFAULT.fullmatch(actual) else actual or recorded or None
 
 
 def _is_new(database: Database, before: Anchor | None) -> bool:

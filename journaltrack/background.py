@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -52,9 +52,8 @@ class Background:
         if request.boto3_session is None and request.sagemaker_client is None and sys.executable:
             self._process = PassProcess(
                 {
-                    "profile": known.profile,
-                    "region": known.region,
-                    "endpoint_url": known.endpoint_url,
+                    **known.of_a_connection(),
+                    "storage": asdict(known.storage()),
                     "requests_per_s": known.requests_per_s,
                     "options": self._of_a_pass,
                 }

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from journaltrack.pass_report import PassReport, Progress
     from journaltrack.rate_limit import RateLimit
     from journaltrack.reconciler import Options
+    from journaltrack.remote import Storage
     from journaltrack.remotes.aws import AwsRemote
     from journaltrack.remotes.retrying import RetryingRemote
     from journaltrack.verifying import VerifyOptions, VerifyProgress, VerifyReport
@@ -55,6 +56,7 @@ class Connection:
         endpoint_url: One endpoint for all services (a local stand-in).
         rate_limit: Bounds requests per second, shared by all that is made from this connection.
         attended: A person is there to be asked for an MFA code; nobody is, ever, in a training process or a watcher.
+        storage: How buckets are to keep uploads.
     """
 
     boto3_session: Any = None
@@ -64,6 +66,7 @@ class Connection:
     endpoint_url: str | None = None
     rate_limit: RateLimit | None = None
     attended: bool = False
+    storage: Storage | None = None
 
     @classmethod
     def of(cls, request: ReplayRequest) -> Connection:
@@ -71,8 +74,9 @@ class Connection:
         known = request.configuration
         limit = _limit_of(known.requests_per_s)
         if request.boto3_session is not None or request.sagemaker_client is not None:
-            return cls(request.boto3_session, request.sagemaker_client, rate_limit=limit)
-        return cls(profile=known.profile, region=known.region, endpoint_url=known.endpoint_url, rate_limit=limit)
+            session, client = request.boto3_session, request.sagemaker_client
+            return cls(session, client, rate_limit=limit, storage=known.storage())
+        return cls(rate_limit=limit, **known.of_a_connection())
 
     def remote(self, deadline: Deadline, concurrency: int, timeout_s: float | None = None) -> AwsRemote:
         """A remote for one pass, to be closed after it; ``timeout_s`` bounds the wait for connections and answers.
@@ -101,6 +105,7 @@ class Connection:
             concurrency=concurrency,
             rate_limit=self.rate_limit,
             attended=self.attended,
+            storage=self.storage,
             connect_timeout_s=CONNECT_TIMEOUT_S if timeout_s is None else min(timeout_s, CONNECT_TIMEOUT_S),
             read_timeout_s=READ_TIMEOUT_S if timeout_s is None else timeout_s,
         )
@@ -125,6 +130,7 @@ def sync(
     region: str | None = None,
     endpoint_url: str | None = None,
     rate_limit: RateLimit | None = None,
+    storage: Storage | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> PassReport:
     """Replay what is pending in a journal to SageMaker and S3, once.
@@ -139,17 +145,21 @@ def sync(
         region: AWS region.
         endpoint_url: One endpoint for all services (a local stand-in).
         rate_limit: Bounds requests per second.
+        storage: How buckets are to keep uploads; None: as they do by themselves.
         on_progress: Called after every recording.
 
     Returns:
         What was done. A failing remote does not raise: see ``halted``, ``held`` and ``pending`` of the report.
 
     Raises:
+        NothingMatchesError: It has no component that ``options`` names, or nothing for a bucket that
+            ``storage`` replaces. Nothing was sent.
         JournalNotFoundError: There is no journal.
         LeaseHeldError: Another process reconciles it.
         JournalError: It can't be read or written.
     """
-    connection = Connection(boto3_session, sagemaker_boto_client, profile, region, endpoint_url, rate_limit, attended=_is_attended())
+    given = (boto3_session, sagemaker_boto_client, profile, region, endpoint_url, rate_limit)
+    connection = Connection(*given, attended=_is_attended(), storage=storage)
     return _pass(journal, connection, options, deadline or Deadline(), on_progress)
 
 
@@ -162,10 +172,15 @@ def _pass(
 ) -> PassReport:
     from journaltrack.gate import Gate  # noqa: PLC0415 - the tracker's start does not pay for it
     from journaltrack.reconciler import Options, Reconciler  # noqa: PLC0415
+    from journaltrack.report import matching  # noqa: PLC0415
+    from journaltrack.report_choice import check_buckets  # noqa: PLC0415
 
     options = options or Options()
     opened = Journal.open(journal, create=False)
     try:
+        matching(opened, options.component)
+        if connection.storage is not None and connection.storage.instead:
+            check_buckets(opened, connection.storage.instead)
         gate = Gate(deadline)
         with _retrying(connection, gate, options.concurrency) as remote:
             reconciler = Reconciler(
@@ -208,6 +223,7 @@ def verify(
     region: str | None = None,
     endpoint_url: str | None = None,
     rate_limit: RateLimit | None = None,
+    storage: Storage | None = None,
     on_progress: Callable[[VerifyProgress], None] | None = None,
 ) -> VerifyReport:
     """Compare what a journal delivered with what SageMaker and S3 hold now. Changes neither, but with ``repair``.
@@ -223,6 +239,7 @@ def verify(
         region: AWS region.
         endpoint_url: One endpoint for all services (a local stand-in).
         rate_limit: Bounds requests per second; None: ten.
+        storage: As for ``sync``.
         on_progress: Called after every component.
 
     Returns:
@@ -237,7 +254,8 @@ def verify(
     from journaltrack.verifying import REQUESTS_PER_S, Repair, VerifyOptions  # noqa: PLC0415
 
     limit = rate_limit or RateLimit(REQUESTS_PER_S)
-    connection = Connection(boto3_session, sagemaker_boto_client, profile, region, endpoint_url, limit, attended=_is_attended())
+    given = (boto3_session, sagemaker_boto_client, profile, region, endpoint_url, limit)
+    connection = Connection(*given, attended=_is_attended(), storage=storage)
     options, deadline = options or VerifyOptions(), deadline or Deadline()
     report = _verified(journal, connection, options, deadline, on_progress)
     if not repair:

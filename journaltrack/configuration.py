@@ -13,17 +13,23 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import paths
 from journaltrack.errors import InvalidInputError
 
+if TYPE_CHECKING:
+    from journaltrack.remote import Storage
+
 WATCHING_ANCHOR_EVERY_S: Final = 60.0
 """Ours: a watcher anchors a journal that is written to no more often; one whose run ended at once."""
+_ACCOUNT: Final = re.compile("[0-9]{12}")
+_KMS_KEY: Final = re.compile("[!-~]+")
 CONFIG_VARIABLE: Final = "JOURNALTRACK_CONFIG"
 _PREFIX: Final = "JOURNALTRACK_"
 _WATCH: Final = "watch"
@@ -120,7 +126,29 @@ class Configuration:
     profile: str | None = _text(None, "profile of the AWS configuration")
     region: str | None = _text(None, "AWS region")
     endpoint_url: str | None = _text(None, "one endpoint for all services, instead of AWS's")
+    s3_encryption: str | None = _text(
+        None,
+        "server-side encryption of uploads; none: as the bucket has it, or with s3_kms_key aws:kms",
+        choices=("AES256", "aws:kms", "aws:kms:dsse"),
+    )
+    s3_kms_key: str | None = _text(None, "id, ARN or alias of the KMS key for uploads")
+    s3_bucket_owner: str | None = _text(
+        None, "account (12 digits) that the buckets must belong to; the default bucket must be the caller's in any case"
+    )
+    s3_requests_paid_by: str = _text("owner", "who pays for requests to the buckets", choices=("owner", "requester"))
     watch: WatchConfiguration = field(default_factory=WatchConfiguration)
+
+    def storage(self) -> Storage:
+        """What is configured of buckets."""
+        from journaltrack.remote import Storage  # noqa: PLC0415 - a training process makes no requests
+
+        requester_pays = self.s3_requests_paid_by == "requester"
+        return Storage(self.s3_encryption, self.s3_kms_key, self.s3_bucket_owner, requester_pays)
+
+    def of_a_connection(self) -> dict[str, Any]:
+        """What is configured of ``composition.Connection``, by its names, but for the rate."""
+        known = {name: getattr(self, name) for name in ("profile", "region", "endpoint_url")}
+        return {**known, "storage": self.storage()}
 
     def of_a_pass(self, *, watching: bool = False) -> dict[str, Any]:
         """What is configured of ``reconciler.Options``, by its names; a watcher makes a pass whenever something is written."""
@@ -206,7 +234,9 @@ def load(
             origins[key] = "command line"
     watch = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{_WATCH}.")}
     rest = {key: value for key, value in values.items() if "." not in key}
-    return Loaded(Configuration(**rest, watch=WatchConfiguration(**watch)), origins, file)
+    made = Configuration(**rest, watch=WatchConfiguration(**watch))
+    _check_storage(made, origins)
+    return Loaded(made, origins, file)
 
 
 def current() -> Configuration:
@@ -251,6 +281,19 @@ _FIELDS: Final[Mapping[str, Field[Any]]] = {
     **{f"{_WATCH}.{each.name}": each for each in fields(WatchConfiguration)},
 }
 _current: dict[str, Any] = {}
+
+
+def _check_storage(made: Configuration, origins: Mapping[str, str]) -> None:
+    """Refuse what S3 would refuse of every upload."""
+    owner = made.s3_bucket_owner
+    if owner is not None and not _ACCOUNT.fullmatch(owner):
+        raise _wrong("s3_bucket_owner", owner, origins["s3_bucket_owner"], "an account's number of 12 digits")
+    if made.s3_kms_key is not None and not _KMS_KEY.fullmatch(made.s3_kms_key):
+        wanted = "a key's id, ARN or alias: ASCII without spaces"
+        raise _wrong("s3_kms_key", made.s3_kms_key, origins["s3_kms_key"], wanted)
+    if made.s3_kms_key is not None and made.s3_encryption == "AES256":
+        wanted = "aws:kms or aws:kms:dsse, since s3_kms_key names a key"
+        raise _wrong("s3_encryption", "AES256", origins["s3_encryption"], wanted)
 
 
 def _variable(key: str) -> str:
@@ -343,13 +386,7 @@ def _checked(key: str, each: Field[Any], value: Any, where: str, *, base: Path |
             raise _wrong(key, value, where, "true or false")
         return value
     if metadata["kind"] == "text":
-        if not isinstance(value, str):
-            raise _wrong(key, value, where, "text")
-        if metadata["choices"] and value not in metadata["choices"]:
-            raise _wrong(key, value, where, "one of " + ", ".join(metadata["choices"]))
-        if not value:
-            return each.default
-        return _absolute(value, base) if metadata["path"] else value
+        return _checked_text(key, each, value, where, base)
     whole = metadata["kind"] == "integer"
     wanted = "a whole number" if whole else "a number"
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or value != value:  # noqa: PLR0124 - NaN
@@ -359,6 +396,17 @@ def _checked(key: str, each: Field[Any], value: Any, where: str, *, base: Path |
         bounds = f"from {least} to {most}" if most != float("inf") else "0 or more" if metadata["zero"] else "more than 0"
         raise _wrong(key, value, where, f"{wanted} of {unit}, {bounds}")
     return value if whole else float(value)
+
+
+def _checked_text(key: str, each: Field[Any], value: object, where: str, base: Path | None) -> str | None:
+    choices = each.metadata["choices"]
+    if not isinstance(value, str):
+        raise _wrong(key, value, where, "text")
+    if not value and (not choices or each.default is None):
+        return None if each.default is None else str(each.default)
+    if choices and value not in choices:
+        raise _wrong(key, value, where, "one of " + ", ".join(choices))
+    return _absolute(value, base) if each.metadata["path"] else value
 
 
 def _checked_list(key: str, kind: str, value: object, where: str, base: Path | None) -> tuple[str, ...]:

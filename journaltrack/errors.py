@@ -6,6 +6,7 @@
     ├── InvalidInputError  (ValueError)    a call that can never be right; nothing was journaled
     │   ├── ArtifactError                  the file is missing, not a file, or changed while it was copied
     │   ├── ComponentNotFoundError         ``Tracker.load``: SageMaker says that there is no such trial component
+    │   ├── NothingMatchesError            a filter names nothing that the journal has
     │   └── UndeliverableError             ``strict=True`` only: AWS could never accept the value
     ├── InvalidTypeError   (TypeError)     an argument of the wrong type; nothing was journaled
     ├── JournalError                       the journal itself
@@ -112,6 +113,10 @@ class ArtifactError(InvalidInputError):
 
 class ComponentNotFoundError(InvalidInputError):
     """SageMaker answered that the trial component to load does not exist."""
+
+
+class NothingMatchesError(InvalidInputError):
+    """A filter names nothing that the journal has; nothing was read, sent or changed by it."""
 
 
 class UndeliverableError(InvalidInputError):

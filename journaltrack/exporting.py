@@ -10,13 +10,13 @@ import contextlib
 import datetime as dt
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 from journaltrack import paths, removed, report
-from journaltrack.errors import InvalidInputError, InvalidTypeError
+from journaltrack.errors import InvalidInputError, InvalidTypeError, NothingMatchesError
 from journaltrack.exporting_pages import Reader, Selection
 from journaltrack.exporting_tables import TABLES, Page, Table, TableName
 from journaltrack.pass_report import Progress
@@ -33,6 +33,9 @@ _FORMAT_OF: Final[dict[str, Format]] = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
+
+
+_AnyJournal: TypeAlias = "Journal | str | os.PathLike[str] | None"
 
 
 class _Writer(Protocol):
@@ -109,11 +112,11 @@ def export(
     if table not in TABLES:
         raise InvalidInputError(f"there is no table {table!r}", hint=f"it is one of {', '.join(TABLES)}")
     selection = Selection(component, _nanoseconds("since", since), _nanoseconds("until", until))
-    return export_selection(journal, selection, to=to, table=table, format=chosen, force=force, on_progress=on_progress)
+    return export_selection([journal], selection, to=to, table=table, format=chosen, force=force, on_progress=on_progress)[0]
 
 
 def export_selection(
-    journal: Journal | str | os.PathLike[str] | None,
+    journals: Sequence[_AnyJournal],
     selection: Selection,
     *,
     to: str | os.PathLike[str] | IO[bytes],
@@ -121,44 +124,76 @@ def export_selection(
     format: Format | None = None,  # noqa: A002
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
-) -> ExportReport:
-    """``export`` of any selection of entries; arguments and errors are the same."""
+) -> list[ExportReport]:
+    """``export`` of any selection of entries of any journals into one file: of all of them, or no file.
+
+    The journals are read one after the other. One without a component that the selection names is left out.
+    The other arguments are those of ``export``.
+
+    Returns:
+        What was exported, by journal.
+
+    Raises:
+        NothingMatchesError: No journal has a component that the selection names.
+        JournalError, InvalidInputError, OSError: As of ``export``.
+    """
     chosen = _format(to, format)
     if chosen == "parquet":
         from journaltrack import exporting_parquet  # noqa: PLC0415 - pyarrow
 
         exporting_parquet.load()
-    with report.opened(journal) as own:
-        if isinstance(to, (str, os.PathLike)):
-            with whole_file(to, own.path, force=force) as (target, stream):
-                rows, unsound, last_seq = _copy(own, TABLES[table], selection, chosen, stream, on_progress)
-        else:
-            target = None
-            rows, unsound, last_seq = _copy(own, TABLES[table], selection, chosen, to, on_progress)
-        output = None if target is None else str(target)
-        gone = removed.entries(own.database)
-        return ExportReport(str(own.path), own.journal_id, output, table, chosen, rows, unsound, last_seq, gone)
-
-
-def _copy(
-    journal: Journal, table: Table, selection: Selection, chosen: Format, stream: IO[bytes], on_progress: Callable[[Progress], None] | None
-) -> tuple[int, int, int]:
-    """Rows written, those of them in which something was left out, and the last entry."""
-    reader = Reader(journal, table, selection)
     tell = on_progress or (lambda _: None)
+    named = _named(journals, selection.component)
+    made = []
+    with contextlib.ExitStack() as stack:
+        target: Path | None = None
+        if isinstance(to, (str, os.PathLike)):
+            folders = [folder for folder, _ in named]
+            target, stream = stack.enter_context(whole_file(to, *folders, force=force))
+        else:
+            stream = to
+        writer = _writer(chosen, stream, TABLES[table])
+        try:
+            for _, journal in named:
+                with report.opened(journal) as own:
+                    rows, unsound, last_seq = _copy(Reader(own, TABLES[table], selection), writer, tell)
+                    output = None if target is None else str(target)
+                    gone = removed.entries(own.database)
+                    about = (str(own.path), own.journal_id, output, table, chosen)
+                    made.append(ExportReport(*about, rows, unsound, last_seq, gone))
+            writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
+    return made
+
+
+def _named(journals: Sequence[_AnyJournal], component: str | None) -> list[tuple[Path, _AnyJournal]]:
+    """The journals that have such a component, and their folders; all can be read, before a byte is written."""
+    found: list[tuple[Path, _AnyJournal]] = []
+    unnamed = []
+    for journal in journals:
+        with report.opened(journal) as own:
+            try:
+                report.matching(own, component)
+            except NothingMatchesError as error:
+                unnamed.append(error)
+            else:
+                found.append((own.path, journal))
+    if not found and unnamed:
+        raise unnamed[0]
+    return found
+
+
+def _copy(reader: Reader, writer: _Writer, tell: Callable[[Progress], None]) -> tuple[int, int, int]:
+    """Rows written, those of them in which something was left out, and the last entry."""
     rows = unsound = 0
     tell(Progress(0, reader.last_seq, 0))
-    writer = _writer(chosen, stream, table)
-    try:
-        for page in reader.pages():
-            writer.write(page)
-            rows += page.rows
-            unsound += page.unsound
-            tell(Progress(page.last_seq, reader.last_seq, 0))
-        writer.close()
-    except BaseException:
-        writer.abandon()
-        raise
+    for page in reader.pages():
+        writer.write(page)
+        rows += page.rows
+        unsound += page.unsound
+        tell(Progress(page.last_seq, reader.last_seq, 0))
     return rows, unsound, reader.last_seq
 
 
@@ -230,13 +265,13 @@ def _exists(target: Path) -> InvalidInputError:
 
 
 @contextlib.contextmanager
-def whole_file(to: str | os.PathLike[str], journal: Path, *, force: bool) -> Iterator[tuple[Path, IO[bytes]]]:
+def whole_file(to: str | os.PathLike[str], *journals: Path, force: bool) -> Iterator[tuple[Path, IO[bytes]]]:
     """A file, links followed, that takes its place when the block is left, and is gone after any exception.
 
     Raises:
-        InvalidInputError: Something is there already, or no file can be there, or it would be inside of the journal's folder.
+        InvalidInputError: Something is there already, or no file can be there, or it would be inside of a journal's folder.
     """
-    target = _target(to, journal, force=force)
+    target = {_target(to, journal, force=force) for journal in journals}.pop()
     partial = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("xb") as stream:

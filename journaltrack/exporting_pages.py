@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from journaltrack import entries as vocabulary
 from journaltrack import limits, report
 from journaltrack.database import PAGE_BYTES_MAX
 from journaltrack.exporting_tables import Page, Same, Table
@@ -63,6 +64,16 @@ _SHARED: Final[dict[str, tuple[str, dict[str, tuple[str, type]]]]] = {
     ),
 }
 """Per column with an id: the table that it names a row of, and which of its columns are shown under which names."""
+
+
+_TEXTS: Final[dict[str, tuple[str, ...]]] = {
+    vocabulary.METRIC: ("exact",),
+    vocabulary.PARAMETER: ("exact", "text"),
+    vocabulary.INPUT: ("value",),
+    vocabulary.OUTPUT: ("value",),
+    vocabulary.STATUS: ("primary",),
+}
+"""Which member of its payload is the text of an entry, by its kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +232,7 @@ class Reader:
         columns["journal_id"] = Same(self._journal.journal_id, rows)
         if "digest" in columns:
             columns["digest"] = [None if digest is None else digest.hex() for digest in columns["digest"]]
+            columns["text"] = _texts(columns["kind"], columns["payload"])
             columns["superseded"] = [outcome == "superseded" for outcome in columns["outcome"]]
         columns["unsound"] = notes.column(rows)
         return Page(rows, {column.source: columns[column.source] for column in self._table.columns}, last_seq, len(notes))
@@ -294,6 +306,20 @@ def _states(seqs: Sequence[int], outcomes: Sequence[str | None], flying: report.
             for seq, outcome in zip(seqs, outcomes, strict=True)
         ]
     return Same(state[outcomes[0]], len(seqs)) if len(distinct) == 1 else list(map(state.__getitem__, outcomes))
+
+
+def _texts(kinds: Sequence[str | None], payloads: Sequence[str | None]) -> Sequence[str | None]:
+    """What each entry says that is no number: a text, a URI, a status, or all digits of a number that a double can't hold."""
+    if isinstance(payloads, Same):
+        return payloads  # no row has a payload
+    found: list[str | None] = []
+    for kind, payload in zip(kinds, payloads, strict=True):
+        members = _TEXTS.get(kind or "", ())
+        detail = report.detail_of(payload) if any(f'"{member}"' in (payload or "") for member in members) else {}
+        text = next((detail[member] for member in members if isinstance(detail.get(member), str)), None)
+        # A lone surrogate is in the payload as an escape, and can't be in UTF-8.
+        found.append(None if text is None else text.encode(errors="backslashreplace").decode())
+    return found
 
 
 def _exact(payloads: Sequence[str | None]) -> Sequence[str | None]:

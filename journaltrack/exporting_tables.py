@@ -84,7 +84,7 @@ METRICS: Final = Table(
 ENTRIES: Final = Table(
     "entries",
     _columns(
-        "journal_id seq:integer component stream kind name value:double step:integer timestamp:time timestamp_ns:integer payload "
+        "journal_id seq:integer component stream kind name value:double text step:integer timestamp:time timestamp_ns:integer payload "
         "recorded_at:time recorded_at_ns:integer state superseded:flag settled_at:time settled_at_ns:integer reason receipt_id:integer "
         "action request_id attempts:integer error_code writer writer_seq:integer host user pid:integer program git_commit digest unsound"
     ),

@@ -5,7 +5,6 @@ For runs of which nobody can prove that they are over: recorded on another host,
 
 from __future__ import annotations
 
-import difflib
 import os
 import time
 from collections.abc import Callable
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 FinalStatus: TypeAlias = Literal["Stopped", "Failed", "Completed"]
 FINAL_STATUSES: Final[tuple[FinalStatus, ...]] = get_args(FinalStatus)
-_NEAR_MAX: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +79,7 @@ def finish(
         raise InvalidInputError(f"status is {status!r}; a run ends as one of {', '.join(FINAL_STATUSES)}")
     opened = Journal.open(journal, create=False, on_journal_error="raise")
     try:
-        row = opened.find(component)
-        if row is None:
-            raise InvalidInputError(f"the journal at {opened.path} has no component {component}", hint=_near(opened, component))
+        row = report.component(opened, component)
         before = interruption.of_component(opened, row.id, row.name)
         end_ns, last = None, opened.last_status(row.id)
         if before is not None and before.state == "running":
@@ -97,11 +93,3 @@ def finish(
         return Finished(str(opened.path), row.name, status, text, end_ns, before, replaced)
     finally:
         opened.close()
-
-
-def _near(journal: Journal, component: str) -> str:
-    names = [str(row.name) for row in journal.components()]
-    near = difflib.get_close_matches(component.lower(), names, n=_NEAR_MAX)
-    if near:
-        return f"perhaps {' or '.join(near)}"
-    return "`journaltrack audit` lists its components" if names else "it has none at all"

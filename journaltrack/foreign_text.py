@@ -7,6 +7,7 @@ and tracebacks. What a script records is not looked at here: ``redaction`` is fo
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -15,6 +16,9 @@ from urllib.parse import quote
 REMOVED: Final = "[removed]"
 SECRET_CHARS_MIN: Final = 8
 """Ours: shorter ones are left alone: replacing "a" eats the letters of every message, and hides nothing."""
+_LOOKED_AT_MAX: Final = 16_384
+_WORDS_CHARS_MAX: Final = 120
+_MARKUP: Final = re.compile(r"(?is)<(style|script)\b.*?(?:</\1\s*>|\Z)|<!--.*?-->|<[^>]*>?")
 _URL: Final = r"[a-zA-Z][a-zA-Z0-9+.-]*://"
 _END: Final = r"\s\"'<>`"
 _NAMES: Final = (
@@ -33,6 +37,15 @@ _RULES: Final = (
     (re.compile(r"\b(?:IQoJb3|FwoGZX|FQoGZX)[A-Za-z0-9+/=%_-]{16,}"), REMOVED),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), REMOVED),
 )
+
+
+def first_words(answer: str | bytes) -> str:
+    """What a page or document begins with, for a person who has to find out whose it is: without tags and secrets, on one line."""
+    begin = answer[:_LOOKED_AT_MAX]
+    text = begin.decode(errors="replace") if isinstance(begin, bytes) else begin
+    words = " ".join(html.unescape(_MARKUP.sub(" ", text)).split())
+    words = without_secrets(words)
+    return words if len(words) <= _WORDS_CHARS_MAX else words[: _WORDS_CHARS_MAX - 1] + "…"
 
 
 def without_secrets(text: str, known: Iterable[str] = ()) -> str:

@@ -36,7 +36,8 @@ class PassReport:
     """What a pass did.
 
     Attributes:
-        delivered, superseded, quarantined, in_doubt: Entries settled so in this pass.
+        delivered, quarantined, in_doubt: Entries settled so in this pass.
+        superseded: Those of the delivered that a later value of the same key stands for.
         arrived, not_arrived: Entries that were in doubt and, read back, proved to be there (delivered now) or not (pending again).
         pending: Entries of the journal that are pending after it (also those that the options left out).
         requests: Requests made.
@@ -70,7 +71,7 @@ class PassReport:
     @property
     def settled(self) -> int:
         """Entries settled in this pass, whatever the outcome."""
-        return self.delivered + self.superseded + self.quarantined + self.in_doubt
+        return self.delivered + self.quarantined + self.in_doubt
 
     @property
     def problem(self) -> RemoteError | None:
@@ -81,6 +82,8 @@ class PassReport:
         """Entries were settled with this outcome, as ``delivery`` names it."""
         name = outcome.replace(" ", "_")
         setattr(self, name, getattr(self, name) + entries)
+        if outcome == "superseded":
+            self.delivered += entries
 
     def to_json(self) -> dict[str, Any]:
         """As ``json.dumps`` takes it; ``from_json`` is the way back."""

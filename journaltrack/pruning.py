@@ -130,7 +130,7 @@ def prune(
         clock_ns: Nanoseconds since the epoch.
 
     Raises:
-        InvalidInputError: Neither time was given, or the archive can't be written there. Nothing was removed.
+        InvalidInputError: Neither time was given, the archive can't be written there, or there is no such component. Nothing was removed.
         JournalCorruptError: The journal does not verify. Nothing was removed.
         LeaseHeldError: Somebody else reconciles it.
         JournalError: It can't be read or written. What was removed until then is on the record.
@@ -145,6 +145,7 @@ def prune(
         raise InvalidInputError("an archive is of entries, and none were asked for", hint="say delivered_before_ns too")
     began = time.monotonic()
     with contextlib.closing(Journal.open(journal, create=False, read_only=dry_run)) as own:
+        report.matching(own, component)
         found = PruneReport(str(own.path), own.journal_id, dry_run, delivered_before_ns, blobs_before_ns, before=footprint(own.database))
         with contextlib.ExitStack() as stack:
             attestor = None
@@ -218,7 +219,7 @@ class _Prune:
     def _archived(self, reader: Journal, plan: Plan, target: str | os.PathLike[str], entries: int, attestor: Attestor) -> Archive:
         """Write what goes; on the disk, with its name, when this returns."""
         selection = Selection(condition=plan.condition)
-        made = export_selection(reader, selection, to=target, table="entries", on_progress=lambda _: attestor.lease.renew())
+        made = export_selection([reader], selection, to=target, table="entries", on_progress=lambda _: attestor.lease.renew())[0]
         path = Path(str(made.output))
         if made.rows != entries or made.unsound:
             raise JournalCorruptError(

@@ -10,7 +10,6 @@ component does not hold up the others; nothing leaves after ``run``. Must not kn
 
 from __future__ import annotations
 
-import fnmatch
 import itertools
 import logging
 import time
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
-from journaltrack import anchoring, component_states, interrupted_runs, paths, readback, standing
+from journaltrack import anchoring, component_states, interrupted_runs, paths, patterns, readback, standing
 from journaltrack import doubts as doubting
 from journaltrack import lease as leases
 from journaltrack import plan as planning
@@ -87,7 +86,7 @@ class Options:
 
     def wants_component(self, name: str) -> bool:
         """Whether the pass is about this component."""
-        return self.component is None or fnmatch.fnmatchcase(name.lower(), self.component.lower())
+        return patterns.fits(name, self.component)
 
     def wants(self, entry: Entry) -> bool:
         """Whether the pass is about this entry."""

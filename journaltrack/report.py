@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import datetime as dt
 import enum
-import fnmatch
 import json
 import math
 import os
@@ -19,13 +18,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits
+from journaltrack import limits, patterns
+from journaltrack.errors import NothingMatchesError
 from journaltrack.intervals import contains, merged, ranges_in
 from journaltrack.journal import Journal
 from journaltrack.sqlite_errors import translated
 
 if TYPE_CHECKING:
     from journaltrack.database import Database
+    from journaltrack.journal import ComponentRow
 
 State: TypeAlias = Literal["pending", "in flight", "delivered", "in doubt", "quarantined"]
 STATES: Final[tuple[State, ...]] = ("pending", "in flight", "delivered", "in doubt", "quarantined")
@@ -112,11 +113,36 @@ def snapshot(database: Database) -> Iterator[None]:
 
 
 def matching(journal: Journal, pattern: str | None) -> str | None:
-    """The ids of the components that a shell pattern names (case does not matter), as a JSON array; None for all."""
+    """The ids of the components that a shell pattern names (case does not matter), as a JSON array; None for all.
+
+    Raises:
+        NothingMatchesError: It names none: an empty answer would look like "all is well".
+    """
     if pattern is None:
         return None
-    wanted = pattern.lower()
-    return json.dumps([row.id for row in journal.components() if fnmatch.fnmatchcase(str(row.name).lower(), wanted)])
+    rows = journal.components()
+    found = [row.id for row in rows if patterns.fits(row.name, pattern)]
+    if not found:
+        raise _no_component(journal, f"that fits {limits.shown(pattern)}", pattern)
+    return json.dumps(found)
+
+
+def component(journal: Journal, name: str) -> ComponentRow:
+    """The component of a name (case does not matter).
+
+    Raises:
+        NothingMatchesError: There is none.
+    """
+    row = journal.find(name)
+    if row is None:
+        raise _no_component(journal, limits.shown(name), name)
+    return row
+
+
+def _no_component(journal: Journal, which: str, wanted: str) -> NothingMatchesError:
+    message = f"the journal {journal.path} has no component {which}"
+    known = [str(row.name) for row in journal.components()]
+    return NothingMatchesError(message, hint=patterns.hint(wanted, known))
 
 
 def in_flight(database: Database) -> InFlight:

@@ -130,19 +130,19 @@ class _Fold:
     unreadable: list[int] = field(default_factory=list)
 
 
-def show(journal: Journal | str | os.PathLike[str] | None, component: str) -> ComponentView | None:
-    """A component's folded parameters, artifacts, status and metrics; None if the journal has no such component.
+def show(journal: Journal | str | os.PathLike[str] | None, component: str) -> ComponentView:
+    """A component's folded parameters, artifacts, status and metrics.
 
     Args:
         journal: An open journal, its folder, or None for the default journal.
         component: Its name (case does not matter).
 
     Raises:
+        NothingMatchesError: The journal has no such component.
         JournalError: The journal can't be read.
     """
     with report.opened(journal) as own, report.snapshot(own.database):
-        row = own.find(component)
-        return None if row is None else _show(own, row)
+        return _show(own, report.component(own, component))
 
 
 def _show(journal: Journal, row: ComponentRow) -> ComponentView:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from journaltrack import entries as vocabulary
 from journaltrack import report
+from journaltrack.report_choice import Choice, names, nothing
 from journaltrack.report_entries import AuditedEntry, entries_where
 
 if TYPE_CHECKING:
@@ -86,6 +87,17 @@ def history(
                 last[entry.kind] = entry
                 if _within(entry.recorded_at_ns, since_ns, until_ns):
                     yield _revision(entry, before)
+
+
+def check(journal: Journal, choice: Choice, name: str) -> None:
+    """See whether there is such a key among what is chosen.
+
+    Raises:
+        NothingMatchesError: There is none: an empty history would look like a key that was never set.
+    """
+    known = names(journal, choice, "e.kind IN ('parameter', 'input', 'output')")
+    if name not in {STATUS_NAME, *known}:
+        raise nothing(journal, f"no {choice.kind or 'parameter, input or output'}", name, [*known, STATUS_NAME])
 
 
 def _components(journal: Journal, component: str | None) -> list[int]:

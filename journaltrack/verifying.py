@@ -9,7 +9,6 @@ Invariant: memory does not grow with the journal. Must not know boto3 or the tra
 
 from __future__ import annotations
 
-import fnmatch
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import claims as claiming
-from journaltrack import readback, report
+from journaltrack import patterns, readback, report
 from journaltrack.claims import Undelivered
 from journaltrack.comparing import Claims, Difference, Kind, compare, compare_object, empty_steps
 from journaltrack.daemon_pool import DaemonPool
@@ -63,7 +62,7 @@ class VerifyOptions:
 
     def wants(self, name: str) -> bool:
         """Whether the component is to be verified."""
-        return self.component is None or fnmatch.fnmatchcase(name.lower(), self.component.lower())
+        return patterns.fits(name, self.component)
 
 
 @dataclass(slots=True)
@@ -205,11 +204,12 @@ class Verifier:
             What was found; failures of requests are in it, they are not raised.
 
         Raises:
+            NothingMatchesError: There is no such component; nothing was asked.
             JournalError: The journal can't be read.
         """
         started = time.monotonic()
+        ids = report.matching(self._journal, self._options.component)
         rows = [row for row in self._journal.components() if self._options.wants(str(row.name))]
-        ids = None if self._options.component is None else report.matching(self._journal, self._options.component)
         self._report.undelivered = claiming.undelivered(self._journal.database, ids)
         pool = DaemonPool(CONCURRENCY, "journaltrack-verify")
         try:

@@ -287,7 +287,7 @@ class Watcher:
             return
         if report.settled or report.problem is not None:
             logger.log(logging.INFO if report.problem is None else logging.WARNING, _pass_line(journal, report))
-        if report.delivered:
+        if report.delivered > report.superseded:  # something was answered
             self.gate.delivered(now)
             if not self.gate.up and report.halted is None:
                 self._up(now)

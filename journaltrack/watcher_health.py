@@ -13,7 +13,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,7 +41,7 @@ class Health:
     """Writes what a watcher tells.
 
     Args:
-        health_file: None: a file of this process in ``default_folder``.
+        health_file: Beside a file of this process in ``default_folder``, where ``status`` looks; None: that alone.
         metrics_file: Prometheus's text file, for node_exporter's textfile collector; None: none.
         clock_ns: Nanoseconds since the epoch.
         clock: Monotonic seconds, the watcher's.
@@ -55,8 +55,8 @@ class Health:
         clock_ns: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._own = health_file is None
-        self.health_file = health_file or default_folder() / f"{socket.gethostname()}-{os.getpid()}.json"
+        self._own = default_folder() / f"{socket.gethostname()}-{os.getpid()}.json"
+        self.health_file = health_file or self._own
         self.metrics_file = metrics_file
         self._clock_ns = clock_ns
         self._clock = clock
@@ -66,17 +66,17 @@ class Health:
     def __call__(self, watcher: Watcher) -> None:
         """Tell how it is now; a file that can't be written is logged once and ends nothing."""
         state = self.state_of(watcher)
-        self._write(self.health_file, json.dumps(state, indent=1))
+        for path in {self.health_file, self._own}:
+            self._write(path, json.dumps(state, indent=1))
         if self.metrics_file is not None:
             self._write(self.metrics_file, prometheus(state))
 
     def close(self) -> None:
         """Take back what only a living watcher should have: its own health file. A named one stays, with ``stopped``."""
         with contextlib.suppress(OSError):
-            if self._own:
-                self.health_file.unlink()
-            elif (told := _read(self.health_file)) is not None:
-                self._write(self.health_file, json.dumps({**told, "state": "stopped", "at": self._clock_ns() / 1e9}, indent=1))
+            self._own.unlink()
+        if self.health_file != self._own and (told := _read(self.health_file)) is not None:
+            self._write(self.health_file, json.dumps({**told, "state": "stopped", "at": self._clock_ns() / 1e9}, indent=1))
 
     def state_of(self, watcher: Watcher) -> dict[str, Any]:
         """As JSON: times are seconds since the epoch, ``next_attempt`` too."""
@@ -144,17 +144,16 @@ class Health:
                 logger.warning("%s can't be written: %s", path, error)
 
 
-def living(folder: Path | None = None, *, clock_ns: Callable[[], int] = time.time_ns) -> Iterator[Mapping[str, Any]]:
-    """What the watchers of this user tell, those that live.
+def living(named: Iterable[Path] = (), *, clock_ns: Callable[[], int] = time.time_ns) -> Iterator[Mapping[str, Any]]:
+    """What the watchers of this user tell, and those whose health files are named, as far as they live.
 
     Args:
-        folder: Of health files; None: ``default_folder``.
+        named: Further health files.
         clock_ns: Nanoseconds since the epoch.
     """
-    try:
-        files = sorted((folder or default_folder()).glob("*.json"))
-    except OSError:
-        return
+    files = [*named]
+    with contextlib.suppress(OSError):
+        files += sorted(default_folder().glob("*.json"))
     for file in files:
         state = _read(file)
         if state is None or state.get("state") == "stopped":

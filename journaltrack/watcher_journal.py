@@ -181,7 +181,7 @@ class WatchedJournal:
         self.due_at = now + debounce_s  # look again: what was written while the pass ran is not told apart from its own writes
         self.totals.passes += 1
         self.totals.requests += report.requests
-        self.totals.delivered += report.delivered + report.superseded
+        self.totals.delivered += report.delivered
         self.totals.quarantined += report.quarantined
         self.totals.in_doubt += report.in_doubt
         if report.settled:

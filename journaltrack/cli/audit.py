@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from journaltrack.cli import common, output
+from journaltrack.cli import common, output, several
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from journaltrack.auditing import AuditReport
+    from journaltrack.report_choice import Choice
     from journaltrack.report_history import KeyKind
     from journaltrack.report_integrity import ChainProblem
 
@@ -31,6 +32,8 @@ _FILTERS = {
     "the report": {"verify"},
 }
 """What may stand beside each question."""
+_LINES = frozenset({"--entries", "--history", "--pending-at with --entries", "--timeline"})
+"""Questions that ``--json`` answers with a line for each thing."""
 _WHEN = common.When()
 
 
@@ -41,7 +44,7 @@ _WHEN = common.When()
     "  journaltrack audit --entry 23\n  journaltrack audit --history learning_rate\n"
     "  journaltrack audit --pending-at 2026-11-03T12:00+01:00\n  journaltrack audit --timeline --since 2h --limit 100"
 )
-@common.one_journal
+@common.many_journals
 @common.component_option
 @click.option("--entries", is_flag=True, help="List every entry with what became of it; with --json one JSON object per line.")
 @click.option(
@@ -69,8 +72,17 @@ _WHEN = common.When()
     help="With --verify: an anchor that was kept outside; what was cut off from the journal's end is found. May be repeated.",
 )
 @common.common_options
-def command(journal: str | None, other_journal: str | None, *, component: str | None, as_json: bool, **asked: Any) -> ExitCode:  # noqa: ANN401 - click's
-    """What was recorded in JOURNAL, by which process, what was delivered when and with which request id, and what was not.
+def command(
+    journals: tuple[str, ...],
+    more_journals: tuple[str, ...],
+    *,
+    component: str | None,
+    as_json: bool,
+    **asked: Any,  # noqa: ANN401 - click's
+) -> ExitCode:
+    """What was recorded in each JOURNAL, by which process, what was delivered when and with which request id, and what was not.
+
+    A folder of journals stands for those in it.
 
     Every entry is in exactly one state, and the states add up. The exit code is 0 only if all is delivered: 3 while some
     is pending, 4 if some is quarantined or in doubt, 8 if something does not add up (--entries does not add up). The other
@@ -79,10 +91,19 @@ def command(journal: str | None, other_journal: str | None, *, component: str | 
     if asked["anchor"] and not asked["verify"]:
         raise click.UsageError("--anchor says what --verify compares with")
     question = _question(asked, component)
-    path = common.chosen(journal, other_journal)
-    if question == "the report":
-        return _report(path, component, verify=asked["verify"], anchors=asked["anchor"], as_json=as_json)
-    return _answer(question, path, component, asked, as_json=as_json)
+    named = several.Journals.named(journals, more_journals)
+    if named.are_several and (strange := [f"--{name}" for name in ("entry", "after", "anchor") if asked[name]]):
+        raise click.UsageError(f"{', '.join(strange)} is about one journal: name it")
+
+    def answer(path: str | None) -> ExitCode:
+        if named.are_several and not as_json:
+            output.say("" if question == "the report" else output.clean(common.path_of(path)))
+        if question == "the report":
+            return _report(path, component, verify=asked["verify"], anchors=asked["anchor"], as_json=as_json)
+        return _answer(question, path, component, asked, as_json=as_json)
+
+    form: several.Form = "lines" if question in _LINES else "document"
+    return several.each(named, answer, as_json=form if as_json else None)
 
 
 def _question(asked: dict[str, Any], component: str | None) -> str:
@@ -123,6 +144,7 @@ def _answer(question: str, path: str | None, component: str | None, asked: dict[
     if limit is None and output.on_terminal() and not as_json:
         limit = _TERMINAL_LIMIT
     page = audit_entries.Page(limit)
+    _check(path, choice, asked["history"])
     if question != "--clocks":
         _tell_removed(path)
     if question == "--entry":
@@ -142,6 +164,16 @@ def _answer(question: str, path: str | None, component: str | None, asked: dict[
         _print_verified(verified, as_json=as_json)
         return ExitCode.JOURNAL if verified else code
     return audit_times.list_pending_at(path, asked["pending_at"], component, page, after_seq, as_json=as_json)
+
+
+def _check(path: str | None, choice: Choice, key: str | None) -> None:
+    """Whether what the filters name is there."""
+    from journaltrack import report, report_history  # noqa: PLC0415 - SQLAlchemy
+
+    with report.opened(path) as own:
+        choice.check(own)
+        if key is not None:
+            report_history.check(own, choice, key)
 
 
 def _tell_removed(path: str | None) -> None:

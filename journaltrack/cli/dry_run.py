@@ -6,10 +6,11 @@ Memory grows with names of parameters, artifacts and metrics, not with entries.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import reconciler, report
+from journaltrack import reconciler, report, report_choice
 from journaltrack.actions import Action, Associate, Ensure, PutMetrics, Settle, Upload
 from journaltrack.cli import output
 from journaltrack.journal import Journal
@@ -72,14 +73,17 @@ class ComponentPlan:
         }
 
 
-def plans(journal: str | None, options: Options) -> tuple[str, list[ComponentPlan]]:
+def plans(journal: str | None, options: Options, buckets: Iterable[str] = ()) -> tuple[str, list[ComponentPlan]]:
     """The journal's path, and what a sync with these options would send first, by component.
 
     Raises:
+        NothingMatchesError: It has no such component, or no artifacts for one of ``buckets``.
         JournalError: The journal can't be read.
     """
     opened = Journal.open(journal, create=False, read_only=True)
     try:
+        report.matching(opened, options.component)
+        report_choice.check_buckets(opened, buckets)
         names = {row.id: row.name for row in opened.components()}
         found: dict[int, ComponentPlan] = {}
         with report.snapshot(opened.database):

@@ -6,14 +6,14 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
 
-from journaltrack.cli import common, output
+from journaltrack.cli import common, output, several
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class _TerminatedError(BaseException):
     epilog="\b\nExamples:\n  journaltrack export -o metrics.parquet\n  journaltrack export /mnt/usb/journal --table entries -o entries.csv\n"
     "  journaltrack export --component 'digits-*' --since 2d | jq -c 'select(.name == \"train:loss\")'"
 )
-@common.one_journal
+@common.many_journals
 @click.option(
     "--table",
     type=click.Choice(["metrics", "entries"]),
@@ -59,8 +59,8 @@ class _TerminatedError(BaseException):
 @click.option("--until", metavar="WHEN", type=common.When(), help="Only what was recorded before.")
 @common.common_options
 def command(
-    journal: str | None,
-    other_journal: str | None,
+    journals: tuple[str, ...],
+    more_journals: tuple[str, ...],
     *,
     table: str,
     file_format: str | None,
@@ -73,13 +73,15 @@ def command(
 ) -> ExitCode:
     """Write the metrics of JOURNAL, or all that it holds with what became of it, as JSON Lines, CSV or Parquet.
 
-    FILE gets its name when it is whole. What is recorded after the start is left out; states are as of reading. The columns
+    A folder of journals stands for those in it; all go into one FILE, where journal_id tells them apart. FILE gets its name when it is whole. What is recorded after the start is left out; states are as of reading. The columns
     are in docs/export.md. Reads the journal alone: no network. Changes nothing.
     """
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.exporting import export  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.exporting import export_selection  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.exporting_pages import Selection  # noqa: PLC0415
 
-    path = common.chosen(journal, other_journal)
+    named = several.Journals.named(journals, more_journals)
+    what = output.plural(len(named.folders), "journal") if named.are_several else common.path_of(named.folders[0])
     to: str | IO[bytes] = target
     if target == _STDOUT:
         file_format = file_format or "jsonl"
@@ -88,16 +90,14 @@ def command(
         if file_format == "parquet" and output.on_terminal():
             raise click.UsageError("Parquet is not for terminals: name a file with --output")
         to = _Terminal() if output.on_terminal() else sys.stdout.buffer  # type: ignore[assignment]
-    with _terminable() as ended, ProgressView(f"export of {common.path_of(path)}") as view:
+    with _terminable() as ended, ProgressView(f"export of {what}") as view:
         try:
-            made = export(
-                path,
+            made = export_selection(
+                named.folders,
+                Selection(component, since, until),
                 to=to,
                 table=cast("TableName", table),
                 format=cast("Format | None", file_format),
-                component=component,
-                since=since,
-                until=until,
                 force=force,
                 on_progress=view,
             )
@@ -112,23 +112,28 @@ def command(
     if target == _STDOUT:
         sys.stdout.flush()
     elif as_json:
-        output.print_json({**made.to_json(), "exit_code": int(ExitCode.OK)})
+        documents = [each.to_json() for each in made]
+        told = {"journals": documents} if named.are_several else documents[0]
+        output.print_json({**told, "exit_code": int(ExitCode.OK)})
     else:
-        output.say(f"{output.clean(made.output)}: {output.plural(made.rows, 'row')} of {made.table} as {made.format}")
+        of_many = f" of {output.plural(len(made), 'journal')}" if named.are_several else ""
+        rows = output.plural(sum(each.rows for each in made), "row")
+        output.say(f"{output.clean(made[0].output)}: {rows} of {made[0].table}{of_many} as {made[0].format}")
     _tell(made)
     return ExitCode.OK
 
 
-def _tell(made: ExportReport) -> None:
+def _tell(made: Sequence[ExportReport]) -> None:
     """What the rows do not show."""
-    if made.removed:
-        gone = output.plural(made.removed, "entry")
+    removed, unsound = sum(each.removed for each in made), sum(each.unsound for each in made)
+    if removed:
+        gone = output.plural(removed, "entry")
         output.say(
             f"note: {gone} are removed from the journal, on the record, and not in the export; `journaltrack audit` says more", err=True
         )
-    if made.unsound:
+    if unsound:
         hint = "the column unsound says what; `journaltrack doctor` says more about the journal"
-        output.problem("warning", f"in {output.plural(made.unsound, 'row')} cells were left out that no journaltrack recorded", hint)
+        output.problem("warning", f"in {output.plural(unsound, 'row')} cells were left out that no journaltrack recorded", hint)
 
 
 class _Terminal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,9 @@ from journaltrack.report_status import JournalStatus, status
 if TYPE_CHECKING:
     from rich.console import Group
 
-_COLUMNS: Final = ("journal", "pending", "per second", "last success", "next attempt", "problems")
+_COLUMNS: Final = ("journal", "pending", "per s", "last success", "next attempt", "problems")
+_RIGHT: Final = (False, True, True, False, False, False)
+_JOURNAL_CHARS_MIN: Final = 12
 _ERROR_CHARS_MAX: Final = 300
 _WINDOW: Final = 10
 """Looks over which the rate is averaged."""
@@ -35,7 +38,7 @@ class Row:
         rate_per_s: Entries settled per second over the last looks; None at the first.
         watcher: What a living watcher tells of it, see ``watcher_health``; None when none watches it.
         endpoint: The same of the endpoint.
-        error: What went wrong last, with what to do about it.
+        error: What is wrong with it, with what to do about it; what is wrong with the endpoint is in ``endpoint``.
     """
 
     journal: str
@@ -44,6 +47,27 @@ class Row:
     watcher: Mapping[str, Any] | None
     endpoint: Mapping[str, Any] | None
     error: Mapping[str, Any] | None
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything of it is to be delivered."""
+        return self.status is not None and bool(self.status.pending or self.status.in_flight)
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether somebody should look at it."""
+        problems = self.status is None or self.status.quarantined or self.status.in_doubt
+        return self.error is not None or bool(problems)
+
+    @property
+    def urgency(self) -> tuple[bool, bool, bool]:
+        """Those that can't be read or delivered sort first, then those with problems, then those that wait."""
+        return (self.error is None, not self.in_trouble, not self.waits)
+
+    @property
+    def style(self) -> str:
+        """The colour of its line."""
+        return "red" if self.in_trouble else "yellow" if self.waits else ""
 
     @property
     def next_attempt(self) -> float | None:
@@ -69,13 +93,13 @@ class _Rates:
         return max(0, after - before) / (last - first) if last > first else None
 
 
-def show(journals: Sequence[str | None], *, interval_s: float, count: int | None, as_json: bool) -> ExitCode:
+def show(journals: Sequence[str | None], *, health_files: Sequence[Path], interval_s: float, count: int | None, as_json: bool) -> ExitCode:
     """Show them until Ctrl-C, or ``count`` times."""
     rates, never, looks = _Rates(), threading.Event(), 0
     with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
         live: Any = None
         while True:
-            rows = look(journals, rates)
+            rows = look(journals, rates, health_files)
             if as_json:
                 output.print_json_line(to_json(rows))
             elif output.on_terminal():
@@ -83,11 +107,10 @@ def show(journals: Sequence[str | None], *, interval_s: float, count: int | None
                     from rich.live import Live  # noqa: PLC0415 - only for a terminal
 
                     live = stack.enter_context(Live(console=output.terminal(), auto_refresh=False, screen=False))
-                live.update(_drawn(rows), refresh=True)
+                live.update(_drawn(rows, live.console.width), refresh=True)
             else:
-                output.table(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), _COLUMNS, [_cells(row) for row in rows])
-                for line in _errors(rows):
-                    output.say(f"  {line}")
+                for text, _ in _lines(rows):
+                    output.say(text)
             looks += 1
             if looks == count:
                 break
@@ -95,29 +118,31 @@ def show(journals: Sequence[str | None], *, interval_s: float, count: int | None
     return ExitCode.OK
 
 
-def look(journals: Sequence[str | None], rates: _Rates) -> list[Row]:
-    """Every journal as it is now."""
+def look(journals: Sequence[str | None], rates: _Rates, health_files: Sequence[Path] = ()) -> list[Row]:
+    """Every journal as it is now, those in trouble first."""
     watched: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
-    for state in watcher_health.living():
+    for state in watcher_health.living(health_files):
         for told in state["journals"]:
-            watched[str(told.get("journal"))] = (told, state.get("endpoint") or {})
+            watched[os.path.realpath(str(told.get("journal")))] = (told, state.get("endpoint") or {})
     rows = []
     for journal in journals:
         path = common.path_of(journal)
-        told, endpoint = watched.get(str(Path(path).resolve()), watched.get(path, (None, None)))
+        told, endpoint = watched.get(os.path.realpath(path), (None, None))
         try:
             found = status(journal)
         except JournaltrackError as error:
             rows.append(Row(path, None, None, told, endpoint, {"code": type(error).__name__, "message": error.message, "hint": error.hint}))
             continue
-        rows.append(Row(path, found, rates.add(found, time.monotonic()), told, endpoint, _error_of(found, told, endpoint)))
-    return rows
+        rows.append(Row(path, found, rates.add(found, time.monotonic()), told, endpoint, _error_of(found, told)))
+    return sorted(rows, key=lambda row: row.urgency)
 
 
 def to_json(rows: Sequence[Row]) -> dict[str, Any]:
     """One look as JSON; times are seconds since the epoch."""
     return {
         "at": round(time.time(), 3),
+        "totals": {**_totals(rows), "journals": len(rows), "in_trouble": sum(row.in_trouble for row in rows)},
+        "endpoints": _endpoints(rows),
         "journals": [
             {
                 "journal": row.journal,
@@ -127,70 +152,133 @@ def to_json(rows: Sequence[Row]) -> dict[str, Any]:
                 "watched": row.watcher is not None,
                 "state": None if row.watcher is None else row.watcher.get("state"),
                 "endpoint_up": None if row.endpoint is None else row.endpoint.get("up"),
-                "last_error": row.error,
+                "last_error": row.error if row.error is not None else _outage(row),
             }
             for row in rows
         ],
     }
 
 
-def _error_of(found: JournalStatus, told: Mapping[str, Any] | None, endpoint: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The error to show: what keeps it waiting now, else what the journal says of its last request while something is pending."""
-    for error in ((endpoint or {}).get("error"), (told or {}).get("last_error")):
-        if isinstance(error, dict) and (found.pending or found.in_flight):
-            return error
+def _outage(row: Row) -> Mapping[str, Any] | None:
+    """Why the endpoint does not take what is pending."""
+    error = (row.endpoint or {}).get("error")
+    return error if isinstance(error, dict) and row.waits else None
+
+
+def _error_of(found: JournalStatus, told: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The journal's own trouble: what keeps it waiting now, else what it says of its last request while something is pending."""
+    waits = bool(found.pending or found.in_flight)
+    error = (told or {}).get("last_error")
+    if isinstance(error, dict) and waits:
+        return error
     if told is not None and told.get("reason"):
         return {"code": "Arriving", "message": str(told["reason"]), "hint": ""}
     last = found.last_error
-    if last is None or not (found.pending or found.in_flight):
-        return None
-    return {"code": last.code, "message": last.text, "hint": ""}
+    return {"code": last.code, "message": last.text, "hint": ""} if last is not None and waits else None
+
+
+def _totals(rows: Sequence[Row]) -> dict[str, int]:
+    known = [row.status for row in rows if row.status is not None]
+    return {
+        "pending": sum(each.pending + each.in_flight for each in known),
+        "quarantined": sum(each.quarantined for each in known),
+        "in_doubt": sum(each.in_doubt for each in known),
+    }
+
+
+def _endpoints(rows: Sequence[Row]) -> list[Mapping[str, Any]]:
+    """What the watchers of these journals tell of their endpoints, each once."""
+    found: list[Mapping[str, Any]] = []
+    for row in rows:
+        if row.endpoint and row.endpoint not in found:
+            found.append(row.endpoint)
+    return found
+
+
+def _lines(rows: Sequence[Row], width: int | None = None) -> list[tuple[str, str]]:
+    """A look, escaped: each line with its style; one line for each journal, whatever the width."""
+    totals = _totals(rows)
+    troubled = sum(row.in_trouble for row in rows)
+    counts = [f"{totals['pending']} pending"]
+    counts += [f"{totals[name]} {name.replace('_', ' ')}" for name in ("quarantined", "in_doubt") if totals[name]]
+    head = f"{output.plural(len(rows), 'journal')}, {', '.join(counts)}; {troubled or 'none'} in trouble"
+    lines = [(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}  {head}", "")]
+    for endpoint in _endpoints(rows):
+        lines += _of_endpoint(endpoint)
+    cells = [[output.cell(value) for value in row] for row in [_COLUMNS, *map(_cells, rows)]]
+    if width is not None:
+        others = sum(2 + max(map(len, column)) for column in list(zip(*cells, strict=True))[1:])
+        room = max(_JOURNAL_CHARS_MIN, width - others)
+        cells = [[_end_of(row[0], room), *row[1:]] for row in cells]
+    styles = ["", *(row.style for row in rows)]
+    lines += list(zip(output.aligned(cells, _RIGHT), styles, strict=True))
+    return [*lines, *_errors(rows)]
+
+
+def _end_of(text: str, chars_max: int) -> str:
+    """Of a long path its end, which tells it from others."""
+    return text if len(text) <= chars_max else "…" + text[1 - chars_max :]
+
+
+def _of_endpoint(endpoint: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Whether it answers and, if not, when it is asked next, why, and what to do."""
+    error, at = endpoint.get("error"), endpoint.get("next_probe")
+    if endpoint.get("up"):
+        return [("endpoint: up", "green")]
+    error = error if isinstance(error, dict) else {}
+    lines = [(f"endpoint: down, next probe {_when(at)}", "red")]
+    lines += [(f"  {output.clean(_short(error))}", "red")] if error else []
+    return lines + ([(f"  hint: {output.clean(error['hint'])}", "")] if error.get("hint") else [])
+
+
+def _when(at: object) -> str:
+    if not isinstance(at, (int, float)):
+        return "soon"
+    return "now" if at <= time.time() else f"in {output.duration(at - time.time())}"
 
 
 def _cells(row: Row) -> tuple[object, ...]:
     found = row.status
     if found is None:
-        return (row.journal, None, None, None, None, None)
+        return (row.journal, None, None, None, None, "can't be read")
     at = row.next_attempt
     state = row.watcher.get("state") if row.watcher is not None else "not watched"
-    upcoming = state if at is None else "now" if at <= time.time() else f"in {output.duration(at - time.time())}"
-    problems = ", ".join(f"{n} {what}" for n, what in ((found.quarantined, "quarantined"), (found.in_doubt, "in doubt")) if n)
+    last = found.last_success
+    ago = None if last is None else f"{output.duration(max(0.0, time.time() - last.at_ns / 1e9))} ago"
+    counts = ((found.quarantined, "quarantined"), (found.in_doubt, "in doubt"))
     return (
         row.journal,
         found.pending + found.in_flight,
         None if row.rate_per_s is None else round(row.rate_per_s, 1),
-        None if found.last_success is None else output.moment(found.last_success.at_ns),
-        upcoming,
-        problems,
+        ago,
+        state if at is None else _when(at),
+        ", ".join(f"{n} {what}" for n, what in counts if n),
     )
 
 
-def _errors(rows: Sequence[Row]) -> list[str]:
-    """The errors, each once, with how many journals have it and what to do; escaped."""
+def _errors(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """What is wrong with journals, each thing once, with how many have it and what to do."""
     by_text: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row.error is not None:
-            text = output.cut(str(row.error.get("message") or row.error.get("code") or ""), _ERROR_CHARS_MAX)
-            by_text.setdefault((text, str(row.error.get("hint") or "")), []).append(row.journal)
+            by_text.setdefault((_short(row.error), str(row.error.get("hint") or "")), []).append(row.journal)
     lines = []
     for (text, hint), journals in by_text.items():
         where = journals[0] if len(journals) == 1 else output.plural(len(journals), "journal")
-        lines.append(output.clean(f"{where}: {text}"))
+        lines.append((output.clean(f"{where}: {text}"), "red"))
         if hint:
-            lines.append(output.clean(f"hint: {hint}"))
+            lines.append((output.clean(f"  hint: {hint}"), ""))
     return lines
 
 
-def _drawn(rows: Sequence[Row]) -> Group:
-    from rich import box  # noqa: PLC0415
+def _short(error: Mapping[str, Any]) -> str:
+    return output.cut(str(error.get("message") or error.get("code") or ""), _ERROR_CHARS_MAX)
+
+
+def _drawn(rows: Sequence[Row], width: int) -> Group:
     from rich.console import Group  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(_COLUMNS):
-        drawn.add_column(name, justify="right" if index in {1, 2} else "left", overflow="fold")
-    for row in rows:
-        style = "red" if row.error is not None else "yellow" if row.status is not None and row.status.pending else ""
-        drawn.add_row(*(Text(output.cell(value), style=style) for value in _cells(row)))
-    return Group(drawn, *(Text(line, style="" if line.startswith("hint:") else "red") for line in _errors(rows)))
+    return Group(
+        *(Text(text, style, no_wrap=not text.lstrip().startswith("hint: "), overflow="ellipsis") for text, style in _lines(rows, width))
+    )

@@ -57,6 +57,19 @@ def going_on() -> Iterator[list[UnheardError]]:
         _going_on.pop()
 
 
+_collected: Final[list[tuple[str, list[Any]]]] = []
+
+
+@contextlib.contextmanager
+def collected(journal: str, documents: list[Any]) -> Iterator[None]:
+    """For answers about one of several journals: documents go into the list, and lines of JSON name the journal."""
+    _collected.append((journal, documents))
+    try:
+        yield
+    finally:
+        _collected.pop()
+
+
 def with_streams() -> None:
     """Give this process the standard streams that it was started without (``>&-``)."""
     for name in ("stdout", "stderr"):
@@ -149,11 +162,16 @@ def say(text: str = "", *, err: bool = False) -> None:
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON
     """One JSON document on stdout, in ASCII: safe whatever the terminal or the locale."""
-    say(json.dumps(value, indent=2, allow_nan=False))
+    if _collected:
+        _collected[-1][1].append(value)
+    else:
+        say(json.dumps(value, indent=2, allow_nan=False))
 
 
 def print_json_line(value: Any) -> None:  # noqa: ANN401 - any JSON
     """One JSON document on one line of stdout."""
+    if _collected:
+        value = {"journal": _collected[-1][0], **value}
     say(json.dumps(value, allow_nan=False))
 
 

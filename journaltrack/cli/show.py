@@ -8,13 +8,9 @@ import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from journaltrack.report_component import ArtifactView, ComponentView
-
-_NAMES_MAX = 10
-
 
 _WHOLE_MAX = 1e16  # what a double tells apart
 
@@ -33,24 +29,11 @@ def command(component: str, journal: str | None, *, as_json: bool) -> ExitCode:
     from journaltrack.report_component import show  # noqa: PLC0415 - SQLAlchemy
 
     view = show(journal, component)
-    if view is None:
-        raise InvalidInputError(f"the journal has no component {component}", hint=_names(journal))
     if as_json:
         output.print_json({**view.to_json(), "exit_code": int(ExitCode.OK)})
     else:
         _print(view)
     return ExitCode.OK
-
-
-def _names(journal: str | None) -> str:
-    from journaltrack.report import opened  # noqa: PLC0415
-
-    with opened(journal) as own:
-        names = [str(row.name) for row in own.components()]
-    if not names:
-        return "it has none at all"
-    more = f" and {len(names) - _NAMES_MAX} more" if len(names) > _NAMES_MAX else ""
-    return f"it has: {', '.join(names[-_NAMES_MAX:])}{more}"
 
 
 def _print(view: ComponentView) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from journaltrack.cli import common, output
-from journaltrack.cli.exit_codes import ExitCode, worst
-from journaltrack.errors import JournaltrackError
+from journaltrack.cli import common, output, several
+from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from journaltrack.report_status import JournalStatus, Sizes
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 @click.option("--watch", is_flag=True, help="Go on showing it, with the rate of delivery and the watcher's next attempt, until Ctrl-C.")
 @click.option("--interval", metavar="SECONDS", type=click.FloatRange(0.1), default=2.0, help="With --watch: how often.  [default: 2]")
 @click.option("--count", metavar="N", type=click.IntRange(1), help="With --watch: end after so many times.")
+@click.option(
+    "--health-file",
+    "health_files",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(),
+    help="With --watch: what a watcher of another user tells. May be repeated.",
+)
 @click.option("--check", is_flag=True, help="Exit with 4 when entries are quarantined or in doubt, with 3 when some are pending.")
 @common.common_options
 def command(
@@ -31,6 +39,7 @@ def command(
     watch: bool,
     interval: float,
     count: int | None,
+    health_files: tuple[str, ...],
     check: bool,
     as_json: bool,
 ) -> ExitCode:
@@ -41,28 +50,31 @@ def command(
     """
     from journaltrack.report_status import status  # noqa: PLC0415 - SQLAlchemy
 
-    named = common.with_folders(common.named(journals, more_journals))
+    named = several.Journals.named(journals, more_journals)
     if watch:
         from journaltrack.cli.live import show  # noqa: PLC0415
 
-        return show(named, interval_s=interval, count=count, as_json=as_json)
-    codes = []
-    found: list[dict[str, Any]] = []
-    for journal in named:
-        try:
-            current = status(journal)
-        except JournaltrackError as error:
-            codes.append(common.exit_code_of(error))
-            found.append({"journal": common.path_of(journal), **output.error_json(error, codes[-1])})
-            common.report_error(error, verbose=common.is_verbose())
-            continue
-        codes.append(state_code(current) if check else ExitCode.OK)
-        found.append({"journal": current.path, **current.to_json(), "exit_code": int(codes[-1])})
-        if not as_json:
+        files = [*map(Path, health_files), *_configured()]
+        return show(named.folders, health_files=files, interval_s=interval, count=count, as_json=as_json)
+
+    def answer(journal: str | None) -> ExitCode:
+        current = status(journal)
+        code = state_code(current) if check else ExitCode.OK
+        if as_json:
+            output.print_json({"journal": current.path, **current.to_json(), "exit_code": int(code)})
+        else:
             print_status(current)
-    if as_json:
-        output.print_json({"journals": found, "exit_code": int(worst(codes))})
-    return worst(codes)
+        return code
+
+    return several.each(named, answer, as_json="list" if as_json else None)
+
+
+def _configured() -> list[Path]:
+    """The health file of the configuration: a watcher of another user may read the same one."""
+    from journaltrack import configuration  # noqa: PLC0415 - shell completion imports this module
+
+    named = configuration.current().watch.health_file
+    return [] if named is None else [Path(named)]
 
 
 def state_code(status: JournalStatus) -> ExitCode:

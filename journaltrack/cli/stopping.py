@@ -7,7 +7,10 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -17,11 +20,18 @@ if TYPE_CHECKING:
 _IN_FLIGHT_S: Final = 30.0  # how long an interrupted sync waits for answers: the longest silence that a request allows
 
 
-class Stoppable(Protocol):
+@dataclass(slots=True)
+class Stoppable:
     """A run that has a deadline to cut short, and remembers which signal did it (0 for none)."""
 
     deadline: Deadline
-    signal: int
+    signal: int = 0
+
+    def code(self, code: ExitCode) -> ExitCode:
+        """The exit code of a run that a signal may have ended before everything was done."""
+        if not self.signal or code is ExitCode.OK:
+            return code
+        return ExitCode.INTERRUPTED if self.signal == signal.SIGINT else ExitCode.TERMINATED
 
 
 @contextlib.contextmanager

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from journaltrack.cli import common, output
+from journaltrack.cli import common, output, several
 from journaltrack.cli.exit_codes import ExitCode, worst
-from journaltrack.cli.stopping import stopping
+from journaltrack.cli.stopping import Stoppable, stopping
 from journaltrack.deadline import Deadline
-from journaltrack.errors import JournaltrackError, RemoteError
+from journaltrack.errors import RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,15 +26,28 @@ _HELD_MAX: Final = 10
 _CONCURRENCY_MAX: Final = 256
 
 
-@dataclass(slots=True)
-class _Run:
-    """What all journals of one call share. ``signal`` is the one that ended it, 0 for none."""
+class _Replacement(click.ParamType[tuple[str, str]]):
+    """Two buckets: ``OLD=NEW``."""
+
+    name = "buckets"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:  # noqa: ANN401 - click's
+        """See ``click.ParamType.convert``."""
+        from journaltrack import limits  # noqa: PLC0415 - shell completion imports this module
+
+        old, _, new = value.partition("=")
+        problem = "it is not OLD=NEW" if not old or not new else limits.bucket_problem(new)
+        if problem is not None:
+            self.fail(f"{output.clean(value)}: {problem}", param, ctx)
+        return old, new
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run(Stoppable):
+    """What all journals of one call share."""
 
     options: Options
-    deadline: Deadline
     aws: dict[str, Any]
-    signal: int = 0
-    results: list[dict[str, Any]] = field(default_factory=list)
 
 
 @click.command(
@@ -49,6 +61,14 @@ class _Run:
 )
 @click.option("--dry-run", is_flag=True, help="Print the requests that would be made; contact nobody.")
 @click.option("--create-or-attach", is_flag=True, help="Create loaded components that are missing, attach to foreign ones that exist.")
+@click.option(
+    "--bucket",
+    "buckets",
+    metavar="OLD=NEW",
+    multiple=True,
+    type=_Replacement(),
+    help="Upload to NEW what was recorded for the bucket OLD. May be repeated.",
+)
 @common.connection_options
 @click.option("--concurrency", metavar="N", type=click.IntRange(1, _CONCURRENCY_MAX), help="Requests in flight.  [default: 96]")
 @click.option(
@@ -67,6 +87,7 @@ def command(
     since: int | None,
     dry_run: bool,
     create_or_attach: bool,
+    buckets: tuple[tuple[str, str], ...],
     config_file: str | None,
     profile: str | None,
     region: str | None,
@@ -77,7 +98,7 @@ def command(
 ) -> ExitCode:
     """Send what is pending in each JOURNAL to SageMaker and S3, one journal after the other.
 
-    A JOURNAL may be a bundle: a file that `journaltrack bundle` made. It is unpacked once, into "bundles" beside the default
+    A folder of journals stands for those in it. A JOURNAL may be a bundle: a file that `journaltrack bundle` made. It is unpacked once, into "bundles" beside the default
     journal; later bundles of the same journal bring what is new in them.
 
     Sync as often as you like: what is delivered is not sent again. Ctrl-C (or SIGTERM) ends it after the requests in
@@ -90,31 +111,17 @@ def command(
     given = {"concurrency": concurrency, "profile": profile, "region": region, "endpoint_url": endpoint_url}
     known = configuration.load(config_file, overrides=given).configuration
     options = Options(component, since, create_or_attach=create_or_attach, **known.of_a_pass())
-    aws = {
-        "profile": known.profile,
-        "region": known.region,
-        "endpoint_url": known.endpoint_url,
-        "rate_limit": RateLimit(known.requests_per_s),
-    }
-    run = _Run(options, Deadline(deadline_s), aws)
-    codes: list[ExitCode] = []
+    aws = {**known.of_a_connection(), "rate_limit": RateLimit(known.requests_per_s)}
+    aws["storage"] = replace(known.storage(), instead=dict(buckets))
+    run = _Run(deadline=Deadline(deadline_s), options=options, aws=aws)
     with stopping(run), output.going_on() as lost:
-        for journal in common.named(journals, more_journals):
-            if codes and run.signal:
-                break
-            try:
-                codes.append(_one(run, journal, dry_run=dry_run, as_json=as_json))
-            except (JournaltrackError, OSError) as error:
-                codes.append(common.exit_code_of(error))
-                run.results.append({"journal": common.path_of(journal), **output.error_json(error, codes[-1])})
-                common.report_error(error, verbose=common.is_verbose())
-    code = worst(codes)
-    if run.signal and code is not ExitCode.OK:
-        code = ExitCode.INTERRUPTED if run.signal == signal.SIGINT else ExitCode.TERMINATED
-    if as_json:
-        with output.going_on() as lost_too:
-            output.print_json({"journals": run.results, "exit_code": int(code)})
-        lost += lost_too
+        code = several.each(
+            several.Journals.named(journals, more_journals),
+            lambda journal: _one(run, journal, dry_run=dry_run, as_json=as_json),
+            as_json="list" if as_json else None,
+            has_ended=lambda: run.signal,
+            final=run.code,
+        )
     return worst([code, *map(common.unheard, lost[:1])])
 
 
@@ -127,8 +134,7 @@ def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> Exi
         with tempfile.TemporaryDirectory(prefix="journaltrack-") as place:
             return _dry_run(run, str(_unpacked(journal, Path(place), as_json=as_json)), as_json=as_json)
     folder = _unpacked(journal, None, as_json=as_json)
-    code = _sync(run, str(folder), as_json=as_json)
-    run.results[-1]["bundle"] = common.path_of(journal)
+    code = _sync(run, str(folder), as_json=as_json, bundle=common.path_of(journal))
     output.say(
         f"hint: so that the node knows what arrived: journaltrack receipts export {output.clean(str(folder))} -o "
         f"{output.clean(Path(journal).stem)}.receipts here, and journaltrack receipts import there",
@@ -155,16 +161,16 @@ def _unpacked(bundle: str, into: Path | None, *, as_json: bool) -> Path:
 def _dry_run(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
     from journaltrack.cli import dry_run  # noqa: PLC0415
 
-    path, found = dry_run.plans(journal, run.options)
+    path, found = dry_run.plans(journal, run.options, run.aws["storage"].instead)
     if as_json:
         plans = [plan.to_json() for plan in found]
-        run.results.append({"journal": path, "dry_run": True, "components": plans, "exit_code": int(ExitCode.OK)})
+        output.print_json({"journal": path, "dry_run": True, "components": plans, "exit_code": int(ExitCode.OK)})
     else:
         dry_run.print_plans(path, found)
     return ExitCode.OK
 
 
-def _sync(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
+def _sync(run: _Run, journal: str | None, *, as_json: bool, bundle: str | None = None) -> ExitCode:
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.composition import sync  # noqa: PLC0415
     from journaltrack.report_status import status  # noqa: PLC0415
@@ -173,8 +179,9 @@ def _sync(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
         report = sync(journal, options=run.options, deadline=run.deadline, on_progress=view, **run.aws)
     after = status(journal, component=run.options.component, since_ns=run.options.since_ns)
     code = _code(report, after)
-    run.results.append(_json(report, after, code))
-    if not as_json:
+    if as_json:
+        output.print_json({**_json(report, after, code), **({} if bundle is None else {"bundle": bundle})})
+    else:
         output.say(_summary(report, after))
     _explain(report, after, stopped=bool(run.signal))
     return code
@@ -190,8 +197,9 @@ def _code(report: PassReport, after: JournalStatus) -> ExitCode:
 
 
 def _summary(report: PassReport, after: JournalStatus) -> str:
+    of_them = f" ({report.superseded} of them superseded)" if report.superseded else ""
     return (
-        f"{output.clean(after.path)}: {report.delivered} delivered, {report.superseded} superseded, {report.quarantined} quarantined, "
+        f"{output.clean(after.path)}: {report.delivered} delivered{of_them}, {report.quarantined} quarantined, "
         f"{report.in_doubt} in doubt in {output.plural(report.requests, 'request')}, {output.duration(report.duration_s)}; "
         f"now {after.pending + after.in_flight} pending, {after.quarantined} quarantined, {after.in_doubt} in doubt"
     )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from journaltrack.cli import common, output
+from journaltrack.cli import common, output, several
 from journaltrack.cli.exit_codes import ExitCode, worst
-from journaltrack.cli.stopping import stopping
+from journaltrack.cli.stopping import Stoppable, stopping
 from journaltrack.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -22,17 +20,11 @@ _ROWS_MAX: Final = 50
 _TELL_EVERY_S: Final = 5.0
 
 
-@dataclass(slots=True)
-class _Run:
-    deadline: Deadline
-    signal: int = 0
-
-
 @click.command(
     epilog="\b\nExamples:\n  journaltrack verify\n  journaltrack verify --component 'digits-*' --deep\n"
     "  journaltrack verify --repair --rate 5"
 )
-@common.one_journal
+@common.many_journals
 @common.component_option
 @click.option(
     "--deep", is_flag=True, help="Download and hash objects of which S3 has no SHA-256 of the whole (above 8 MiB); nothing is kept."
@@ -44,8 +36,8 @@ class _Run:
 )
 @common.common_options
 def command(
-    journal: str | None,
-    other_journal: str | None,
+    journals: tuple[str, ...],
+    more_journals: tuple[str, ...],
     *,
     component: str | None,
     deep: bool,
@@ -57,7 +49,7 @@ def command(
     rate_per_s: float | None,
     as_json: bool,
 ) -> ExitCode:
-    """Compare what JOURNAL has delivered with what SageMaker and S3 hold now.
+    """Compare what each JOURNAL has delivered with what SageMaker and S3 hold now. A folder of journals stands for those in it.
 
     Parameters, artifacts, status, display name, counts and extremes of metrics, sizes and checksums of objects. Reads only, a few
     requests a second, and takes no lease: training and syncs go on. What is there beyond that is told, and is no failure.
@@ -69,30 +61,35 @@ def command(
 
     given = {"profile": profile, "region": region, "endpoint_url": endpoint_url}
     known = configuration.load(config_file, overrides=given).configuration
-    run = _Run(Deadline())
-    with stopping(run):
+    options = VerifyOptions(component, deep=deep, visible_after_s=known.visible_after_s, timestamps=known.timestamps, anchor=known.anchor)
+    rate_limit = RateLimit(rate_per_s or known.requests_per_s or REQUESTS_PER_S)
+    run = Stoppable(Deadline())
+
+    def answer(journal: str | None) -> ExitCode:
         report = verify(
-            common.chosen(journal, other_journal),
-            options=VerifyOptions(
-                component, deep=deep, visible_after_s=known.visible_after_s, timestamps=known.timestamps, anchor=known.anchor
-            ),
+            journal,
+            options=options,
             repair=repair,
             deadline=run.deadline,
-            profile=known.profile,
-            region=known.region,
-            endpoint_url=known.endpoint_url,
-            rate_limit=RateLimit(rate_per_s or known.requests_per_s or REQUESTS_PER_S),
+            rate_limit=rate_limit,
             on_progress=_teller(),
+            **known.of_a_connection(),
         )
-    code = _code(report)
-    if run.signal and code is not ExitCode.OK:
-        code = ExitCode.INTERRUPTED if run.signal == signal.SIGINT else ExitCode.TERMINATED
-    if as_json:
-        output.print_json({**report.to_json(), "exit_code": int(code)})
-    else:
-        _print(report)
-    _explain(report)
-    return code
+        code = run.code(_code(report))
+        if as_json:
+            output.print_json({**report.to_json(), "exit_code": int(code)})
+        else:
+            _print(report)
+        _explain(report)
+        return code
+
+    with stopping(run):
+        return several.each(
+            several.Journals.named(journals, more_journals),
+            answer,
+            as_json="document" if as_json else None,
+            has_ended=lambda: run.signal,
+        )
 
 
 def _teller() -> Callable[[VerifyProgress], None]:
@@ -169,7 +166,7 @@ def _objects(report: VerifyReport) -> str:
 
 
 def _repaired(repair: Repair) -> str:
-    delivered = sum(each.delivered + each.superseded for each in repair.passes)
+    delivered = sum(each.delivered for each in repair.passes)
     return f"repair: {output.plural(repair.reopened, 'entry')} made pending again, {delivered} sent; compared once more"
 
 

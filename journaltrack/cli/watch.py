@@ -162,8 +162,7 @@ class _Service:
     def _connection(self) -> Any:  # noqa: ANN401 - a Connection; SQLAlchemy is not imported for an annotation
         from journaltrack.composition import Connection  # noqa: PLC0415
 
-        known = self._configuration
-        return Connection(profile=known.profile, region=known.region, endpoint_url=known.endpoint_url, rate_limit=self._rate_limit)
+        return Connection(rate_limit=self._rate_limit, **self._configuration.of_a_connection())
 
 
 def _path(named: str | None) -> Path | None:

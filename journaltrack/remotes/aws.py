@@ -21,7 +21,7 @@ from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.fold import Artifact, Status
 from journaltrack.rate_limit import RateLimit
-from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent
+from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent, Storage
 from journaltrack.remotes.aws_clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients
 from journaltrack.remotes.aws_direct import MetricsSender, utc
 from journaltrack.remotes.aws_errors import SAFE_TO_REPEAT, already_exists, classified, is_of_parsing, not_found
@@ -56,6 +56,7 @@ class AwsRemote:
         read_timeout_s: Seconds that a server may be silent.
         rate_limit: Bounds requests per second, those of other remotes that share it included.
         attended: A person may be asked for an MFA code.
+        storage: How buckets are to keep uploads.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class AwsRemote:
         read_timeout_s: float = READ_TIMEOUT_S,
         rate_limit: RateLimit | None = None,
         attended: bool = False,
+        storage: Storage | None = None,
     ) -> None:
         deadline = deadline or Deadline()
         self._clients = Clients(
@@ -89,7 +91,7 @@ class AwsRemote:
             attended=attended,
         )
         self._metrics = MetricsSender(self._clients)
-        self._uploader = Uploader(self._clients, deadline)
+        self._uploader = Uploader(self._clients, deadline, storage or Storage())
         self._merges_per_key = merges_per_key
         self._created: set[str] = set()  # made here and not updated since: nothing to merge with
         self._grouped: set[tuple[str, str]] = set()  # experiments and trials known to be there

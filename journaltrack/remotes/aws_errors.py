@@ -21,6 +21,7 @@ from botocore import parsers
 from botocore.parsers import ResponseParserError
 
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, NotSentError, RemoteError
+from journaltrack.foreign_text import first_words
 from journaltrack.remotes.aws_partitions import unknown_region
 from journaltrack.remotes.aws_proof import has_request_id
 
@@ -125,8 +126,8 @@ _S3: Final = frozenset(
     "ListMultipartUploads ListParts AbortMultipartUpload ListObjectsV2".split()
 )
 _NOT_AWS: Final = (
-    "a proxy or the sign-in page of a network (captive portal) answers in AWS's place: sign in with a browser, see HTTPS_PROXY and NO_PROXY, "
-    f"or check --endpoint-url; {_SAFE}"
+    "a proxy, the sign-in page of a network (captive portal) or a stand-in that failed (moto: see its log) answers in AWS's place: sign in "
+    f"with a browser, see HTTPS_PROXY and NO_PROXY, or check --endpoint-url; {_SAFE}"
 )
 NOT_AN_ANSWER: Final = "NotAnAnswer"
 """The code of an answer that does not prove itself, see ``aws_proof``."""
@@ -169,13 +170,15 @@ def _without_credentials(error: Exception) -> RemoteError:
     return RemoteError(text, kind=ErrorKind.HALT, code=found.code, hint=hint, request_id=found.request_id, everywhere=True)
 
 
-def not_an_answer(operation: str, why: str, *, maybe_applied: bool = True) -> RemoteError:
+def not_an_answer(operation: str, why: str, body: str | bytes | None = None, *, maybe_applied: bool = True) -> RemoteError:
     """Something answered that does not prove to be the service: nothing is delivered, nothing is anybody's fault.
 
     A network's sign-in page has not passed the request on, but a proxy that replaces answers has: they
     can't be told apart, so what can't be sent twice is in doubt unless the answer says that it refused.
     """
-    text = f"{operation}: what came back is not the service's answer ({why})"
+    words = first_words(body or "")
+    quoted = f': "{words}"' if words else ""
+    text = f"{operation}: what came back is not the service's answer ({why}){quoted}"
     return RemoteError(text, kind=ErrorKind.TRANSIENT, code=NOT_AN_ANSWER, hint=_NOT_AWS, unreachable=True, maybe_applied=maybe_applied)
 
 
@@ -239,7 +242,7 @@ def _answered(error: boto.ClientError, component: str | None) -> RemoteError:
         throttled = is_throttled(error.response)
         common |= {"throttled": throttled, "maybe_applied": not throttled and code not in SAFE_TO_REPEAT}
         return RemoteError(text, kind=ErrorKind.TRANSIENT, hint="AWS asks to slow down or try later", **common)
-    text = _without_page(text)
+    text = _readable(text, error)
     halt = _halt(code, status, error.operation_name)
     if halt is not None:
         hint = _clock(error) if halt[0] is _SET_CLOCK or any(words in message for words in _OF_CLOCKS) else halt[0]
@@ -274,11 +277,12 @@ def _foreign(error: boto.ClientError) -> RemoteError | None:
     """If a refusal is not the service's: what it is."""
     code, status, operation = code_of(error), status_of(error), error.operation_name
     if status == 511:  # noqa: PLR2004 - Network Authentication Required (RFC 6585): by a network's portal, which passes nothing on
-        return not_an_answer(operation, "HTTP 511", maybe_applied=False)
+        return not_an_answer(operation, "HTTP 511", _message(error), maybe_applied=False)
     if code == "500" and (operation in _S3 or not is_of_service(error)):  # botocore makes that of a page that S3 sent with 200
-        return not_an_answer(operation, "it is no document of the service")
+        return not_an_answer(operation, f"HTTP {status}, no document of the service", _message(error))
     if status < 500 and not is_of_service(error):  # noqa: PLR2004
-        return not_an_answer(operation, f"HTTP {status}, {code}: it has no request id", maybe_applied=False)
+        told = f"HTTP {status}" + ("" if code.isdigit() else f", {code}")
+        return not_an_answer(operation, f"{told}: it has no request id", _message(error), maybe_applied=False)
     return None
 
 
@@ -296,7 +300,8 @@ def _halt(code: str, status: int, operation: str) -> tuple[str, bool] | None:
 def _unanswered(error: Exception) -> RemoteError:
     code, text = type(error).__name__, str(error)
     if isinstance(error, ResponseParserError):
-        return not_an_answer("AWS", text.partition("\n")[0][:_WORDS_CHARS_MAX])
+        why, _, body = text.partition("\n")
+        return not_an_answer("AWS", why[:_WORDS_CHARS_MAX], body.removeprefix("b'"))
     if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in text:
         return RemoteError(text, kind=ErrorKind.HALT, code=code, hint=_CERTIFICATE, everywhere=True)
     if isinstance(error, _CONVERSATION) and not _may_be_out(error):
@@ -364,10 +369,15 @@ def is_of_parsing(error: BaseException) -> bool:
     return any(frame.f_code.co_filename == parsers.__file__ for frame, _ in walk_tb(error.__traceback__))
 
 
-def _without_page(text: str) -> str:
-    """A gateway's page of HTML says nothing to a person."""
-    start = text.find("<")
-    return text if start < 0 or "html" not in text.lower() else text[:start] + "(a web page)"
+def _readable(text: str, error: boto.ClientError) -> str:
+    """Of a gateway's page of HTML what a person reads; with the HTTP status where no service said what is wrong."""
+    start, status, operation = text.find("<"), status_of(error), error.operation_name
+    is_page = start >= 0 and "html" in text.lower()
+    if is_page:
+        text = f'{text[:start]}"{first_words(text[start:])}"'
+    if is_page or (status >= 500 and str(status) not in text):  # noqa: PLR2004
+        text = f"{operation}: HTTP {status}{text.removeprefix(operation)}"
+    return text
 
 
 def _message(error: boto.ClientError) -> str:

@@ -65,7 +65,7 @@ def prove(said: Said) -> None:
     """
     problem = flaw(said)
     if problem is not None:
-        raise not_an_answer(said.operation, f"HTTP {said.status}: {problem}")
+        raise not_an_answer(said.operation, f"HTTP {said.status}: {problem}", said.body)
 
 
 def scrubbed(parsed: dict[str, Any], client: Any) -> None:  # noqa: ANN401

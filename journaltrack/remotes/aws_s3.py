@@ -20,7 +20,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack import access, limits
 from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError, os_hint
-from journaltrack.remote import Answer, BlobUpload, Document, RemoteObject
+from journaltrack.remote import Answer, BlobUpload, Document, RemoteObject, Storage
+from journaltrack.remotes import aws_storage
 from journaltrack.remotes.aws_bodies import Body
 from journaltrack.remotes.aws_errors import NOT_AN_ANSWER, code_of, is_of_service, is_taken, not_an_answer, status_of
 from journaltrack.remotes.aws_multipart import Multipart
@@ -53,16 +54,32 @@ class Uploader:
     Args:
         clients: Of the remote.
         deadline: Cuts an upload short.
+        storage: How buckets are to keep what is uploaded.
     """
 
-    def __init__(self, clients: Clients, deadline: Deadline) -> None:
+    def __init__(self, clients: Clients, deadline: Deadline, storage: Storage) -> None:
         self._clients = clients
+        self._storage = storage
+        self._asking: Any = None  # the client that asks for it
+        self._account: str | None = None
         self._deadline = deadline
         self._lock = threading.Lock()
         self._default_bucket: str | None = None
         self._ensured: set[str] = set()
         self._large = threading.BoundedSemaphore(LARGE_UPLOADS_MAX)
-        self._multipart = Multipart(lambda: clients.s3, self._check_time, self._check_grace)
+        self._multipart = Multipart(lambda: self._s3, self._check_time, self._check_grace)
+
+    @property
+    def _s3(self) -> Any:  # noqa: ANN401 - boto3 has no types of its own
+        client = self._clients.s3
+        if client is not self._asking:
+            aws_storage.ask_for(client, self._storage, self._owner_of)
+            self._asking = client
+        return client
+
+    def _owner_of(self, bucket: str) -> str | None:
+        """The default bucket's name can be guessed, and taken by somebody else before it is made."""
+        return self._account if bucket == self._default_bucket else self._storage.bucket_owner
 
     def upload(self, blob: BlobUpload) -> Answer:
         """See ``Remote.upload``.
@@ -89,12 +106,12 @@ class Uploader:
 
     def put_document(self, document: Document) -> Answer:
         """See ``Remote.put_document``."""
-        bucket = document.bucket or self._bucket()
+        bucket = self._where(document.bucket)
         self._ensure(bucket)
         key = f"{_folder(document.prefix, document.folder)}/{object_name(document.name)}"
         digest = hashlib.sha256(document.content)
         try:
-            answer = self._clients.s3.put_object(
+            answer = self._s3.put_object(
                 Bucket=bucket,
                 Key=key,
                 Body=document.content,
@@ -112,13 +129,13 @@ class Uploader:
 
     def documents(self, bucket: str | None, prefix: str | None, folder: str) -> dict[str, bytes]:
         """See ``Remote.documents``."""
-        bucket, begin = bucket or self._bucket(), f"{_folder(prefix, folder)}/"
+        bucket, begin = self._where(bucket), f"{_folder(prefix, folder)}/"
         found = {}
         try:
-            for page in self._clients.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=begin):
+            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=begin):
                 for each in page.get("Contents", ()):
                     if each["Size"] <= DOCUMENT_BYTES_MAX:
-                        answer = self._clients.s3.get_object(Bucket=bucket, Key=each["Key"])
+                        answer = self._s3.get_object(Bucket=bucket, Key=each["Key"])
                         found[each["Key"].removeprefix(begin)] = answer["Body"].read(DOCUMENT_BYTES_MAX)
         except ClientError as error:
             if code_of(error) == "NoSuchBucket":
@@ -140,7 +157,7 @@ class Uploader:
         sha256 = _whole_sha256(held)
         if sha256 is None and read:
             try:
-                held = self._clients.s3.get_object(Bucket=bucket, Key=key)
+                held = self._s3.get_object(Bucket=bucket, Key=key)
             except ClientError as error:
                 if code_of(error) in _GONE:  # in between
                     return None
@@ -159,7 +176,7 @@ class Uploader:
         return digest.hexdigest()
 
     def _upload(self, blob: BlobUpload, content: IO[bytes]) -> Answer:
-        bucket = blob.bucket or self._bucket()
+        bucket = self._where(blob.bucket)
         self._ensure(bucket)
         first, second = (Place(bucket, key, blob.sha256) for key in _keys(blob))
         for place in (first, second):
@@ -173,7 +190,7 @@ class Uploader:
         notes = UploadNotes(blob.scratch)
         if notes.any():
             with contextlib.suppress(RemoteError, ClientError, BotoCoreError):
-                bucket = blob.bucket or self._bucket()
+                bucket = self._where(blob.bucket)
                 for key in _keys(blob):
                     self._multipart.discard(Place(bucket, key, blob.sha256), notes)
 
@@ -202,7 +219,7 @@ class Uploader:
         if sha256 != base64.b64encode(bytes.fromhex(blob.sha256)).decode():  # here, so that BadDigest can only mean the way there
             raise _damage(blob)
         try:
-            answer = self._clients.s3.put_object(
+            answer = self._s3.put_object(
                 Bucket=place.bucket,
                 Key=place.key,
                 Body=Body(raw.fileno(), 0, size_bytes, self._check_grace),
@@ -243,14 +260,14 @@ class Uploader:
 
     def _head(self, bucket: str, key: str, **options: str) -> dict[str, Any] | None:
         try:
-            answer: dict[str, Any] = self._clients.s3.head_object(Bucket=bucket, Key=key, **options)
+            answer: dict[str, Any] = self._s3.head_object(Bucket=bucket, Key=key, **options)
         except ClientError as error:
             if status_of(error) == 404 and is_of_service(error):  # noqa: PLR2004
                 return None
             if status_of(error) not in _SAYS_NOTHING:
                 raise
             try:
-                self._clients.s3.get_object(Bucket=bucket, Key=key)["Body"].close()  # nothing of it is read
+                self._s3.get_object(Bucket=bucket, Key=key)["Body"].close()  # nothing of it is read
             except ClientError as in_words:
                 if code_of(in_words) in _GONE:
                     return None
@@ -258,12 +275,17 @@ class Uploader:
             raise
         return answer
 
+    def _where(self, bucket: str | None) -> str:
+        """The bucket to use for one that was recorded."""
+        named = bucket or self._bucket()
+        return self._storage.instead.get(named, named)
+
     def _bucket(self) -> str:
         """``sagemaker-<region>-<account>``, as the original library and the SageMaker SDK name it."""
         with self._lock:
             if self._default_bucket is None:
-                account = self._clients.sts.get_caller_identity()["Account"]
-                self._default_bucket = f"sagemaker-{self._clients.s3.meta.region_name}-{account}"
+                self._account = str(self._clients.sts.get_caller_identity()["Account"])
+                self._default_bucket = f"sagemaker-{self._s3.meta.region_name}-{self._account}"
             return self._default_bucket
 
     def _ensure(self, bucket: str) -> None:
@@ -278,7 +300,7 @@ class Uploader:
     def _is_there(self, bucket: str) -> bool:
         """Whether there is such a bucket. A HEAD has no body to say why not, or who answers: then it is asked by GET."""
         try:
-            self._clients.s3.head_bucket(Bucket=bucket)
+            self._s3.head_bucket(Bucket=bucket)
         except ClientError as error:
             if status_of(error) not in _SAYS_NOTHING:
                 raise
@@ -288,7 +310,7 @@ class Uploader:
         else:
             return True
         try:
-            self._clients.s3.list_objects_v2(Bucket=bucket, MaxKeys=1)
+            self._s3.list_objects_v2(Bucket=bucket, MaxKeys=1)
         except ClientError as error:
             if code_of(error) == "NoSuchBucket":
                 return False
@@ -296,11 +318,11 @@ class Uploader:
         return True
 
     def _create(self, bucket: str) -> None:
-        region = self._clients.s3.meta.region_name
+        region = self._s3.meta.region_name
         # us-east-1 is the one region that must not be named (S3's CreateBucket reference).
         location = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         try:
-            self._clients.s3.create_bucket(Bucket=bucket, **location)
+            self._s3.create_bucket(Bucket=bucket, **location)
         except ClientError as error:
             code = code_of(error)
             if code == "BucketAlreadyOwnedByYou":
@@ -312,7 +334,7 @@ class Uploader:
                     code=code,
                     request_id=error.response.get("ResponseMetadata", {}).get("RequestId"),
                     uploads_only=True,
-                    hint="create it, ask for s3:CreateBucket, or name another with artifact_bucket=; artifacts wait in the journal's spool",
+                    hint=f"create it, ask for s3:CreateBucket, or `journaltrack sync --bucket {bucket}=OTHER`; artifacts wait in the journal's spool",
                 ) from error
             raise
 

@@ -359,3 +359,12 @@ def test_silence_ends_with_the_deadline(sim: Simulator):
     with pytest.raises(RemoteError) as caught:
         remote.describe("run")
     assert caught.value.unreachable
+
+
+def test_what_a_stand_in_fails_at_is_told(moto_url):
+    """moto answers a point without a step with a page: its status and first words are told, and where to look."""
+    remote = aws(moto_url)
+    remote.create(ComponentSpec("stepless", "o"))
+    with pytest.raises(RemoteError, match=r"HTTP 500.*Internal Server Error") as caught:
+        remote.put_metrics("stepless", [MetricPoint("loss", 0.5, None, AT_NS)])
+    assert "moto" in caught.value.hint

@@ -33,7 +33,7 @@ def test_parameters_take_one_create_and_one_update(tmp_path, calls, keys):
         tracker.close()
         report = sync(tmp_path / "journal", endpoint_url=sim.endpoint_url)
         assert (report.pending, report.quarantined) == (0, 0)
-        assert (report.delivered, report.superseded) == (1 + keys, calls - keys)
+        assert (report.delivered, report.superseded) == (1 + calls, calls - keys)
         assert asked(sim) == {"CreateTrialComponent": 1, "UpdateTrialComponent": 1}
         last = {f"p{number % keys}": float(number) for number in range(calls)}
         assert {name: value["NumberValue"] for name, value in sim.components["run"].parameters.items()} == last

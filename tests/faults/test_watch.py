@@ -408,3 +408,19 @@ def test_a_rate_limit_holds_for_all_journals_together(tmp_path, watch):
         assert watching.end() == 0
         assert len(sim.requests) > 80
         assert {request.status for request in sim.calls("BatchPutMetrics")} == {200}
+
+
+def test_status_knows_a_watcher_with_a_health_file_of_its_own(tmp_path, watch):
+    """`--health-file` is for monitors, and hides the watcher from nobody: `status --watch` says that the journal is watched."""
+    record(tmp_path / "journals" / "run")
+    command = [sys.executable, "-m", "journaltrack", "status", "--watch", "--json", "--interval", "0.1", str(tmp_path / "journals")]
+    with simulator() as sim:
+        watching = watch(tmp_path / "journals", sim.endpoint_url, "--health-file", str(tmp_path / "health.json"))
+        watching.wait_for("event=pass", "pending=0")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as shown:
+            looks = (json.loads(line)["journals"][0] for line in shown.stdout)
+            seen = next(look for look in looks if look["watched"])
+            shown.kill()
+        assert seen["endpoint_up"]
+        assert watching.end() == 0
+    assert json.loads((tmp_path / "health.json").read_text())["state"] == "stopped"

@@ -19,10 +19,12 @@ from tests.simulator.auth import ACCOUNT
 from tests.simulator.checksums import ALGORITHMS, checksum, composite, md5_hex
 from tests.simulator.s3_wire import (
     S3Call,
+    asked_encryption,
     checksum_headers,
     declared_checksums,
     element,
     fields,
+    is_of_kms,
     metadata_headers,
     xml_reply,
 )
@@ -91,6 +93,9 @@ class S3:
             raise ServiceError(404, "NoSuchBucket", "The specified bucket does not exist")
         if call.headers.get("x-amz-expected-bucket-owner", ACCOUNT) != ACCOUNT:
             raise ServiceError(403, "AccessDenied", "Access Denied")
+        unpaid = "x-amz-request-payer" not in call.headers and call.operation != "HeadBucket"
+        if unpaid and call.bucket in self._state.requester_pays:
+            raise ServiceError(403, "AccessDenied", "Access Denied")
 
     def _head_bucket(self, _call: S3Call, _body: bytes, _sums: Checksums) -> HttpReply:
         return HttpReply(200, b"", {"x-amz-bucket-region": self._region})
@@ -119,16 +124,18 @@ class S3:
 
     def _put_object(self, call: S3Call, body: bytes, sums: Checksums) -> HttpReply:
         self._check_precondition(call)
+        encryption = asked_encryption(call)
         stored = StoredObject(
             body=body,
-            etag=md5_hex(body),
+            etag=_etag(body, encryption),
             content_type=call.headers.get("content-type", "binary/octet-stream"),
             metadata=call.metadata(),
             checksums=sums or {"crc32": checksum("crc32", body)},
             modified=self._clock(),
+            encryption=encryption,
         )
         self._state.objects[call.bucket, call.key] = stored
-        headers = {"ETag": f'"{stored.etag}"', **checksum_headers(stored.checksums)}
+        headers = {"ETag": f'"{stored.etag}"', **checksum_headers(stored.checksums), **encryption}
         return HttpReply(200, b"", {**headers, "x-amz-checksum-type": "FULL_OBJECT"})
 
     def _check_precondition(self, call: S3Call) -> None:
@@ -149,6 +156,7 @@ class S3:
             "Accept-Ranges": "bytes",
             "Content-Type": stored.content_type,
             **metadata_headers(stored.metadata),
+            **stored.encryption,
         }
         body, status = stored.body, 200
         asked = _RANGE.fullmatch(call.headers.get("range", ""))
@@ -237,9 +245,11 @@ class S3:
             algorithm=algorithm,
             checksum_type=call.headers.get("x-amz-checksum-type", default_type),
             initiated=self._clock(),
+            encryption=asked_encryption(call),
         )
         members = {"Bucket": call.bucket, "Key": call.key, "UploadId": upload_id}
         headers = {"x-amz-checksum-algorithm": algorithm.upper()} if algorithm else {}
+        headers |= self._state.uploads[upload_id].encryption
         return xml_reply("InitiateMultipartUploadResult", fields(members), headers)
 
     def _upload(self, call: S3Call) -> Upload:
@@ -257,9 +267,10 @@ class S3:
         if upload.algorithm and sums and upload.algorithm not in sums:
             message = f"Checksum Type mismatch occurred, expected {upload.algorithm}"
             raise ServiceError(400, "InvalidRequest", message)
-        part = Part(body, md5_hex(body), sums)
+        part = Part(body, _etag(body, upload.encryption), sums)
         upload.parts[number] = part
-        return HttpReply(200, b"", {"ETag": f'"{part.etag}"', **checksum_headers(sums)})
+        headers = {"ETag": f'"{part.etag}"', **checksum_headers(sums), **upload.encryption}
+        return HttpReply(200, b"", headers)
 
     def _list_parts(self, call: S3Call, _body: bytes, _sums: Checksums) -> HttpReply:
         upload = self._upload(call)
@@ -289,16 +300,23 @@ class S3:
                 raise ServiceError(400, "BadDigest", message)
         digest = md5_hex(b"".join(bytes.fromhex(part.etag) for part in parts))
         etag = f"{digest}-{len(parts)}"
-        self._state.objects[call.bucket, call.key] = StoredObject(whole, etag, upload.content_type, upload.metadata, sums, self._clock())
+        self._state.objects[call.bucket, call.key] = StoredObject(
+            whole, etag, upload.content_type, upload.metadata, sums, self._clock(), upload.encryption
+        )
         del self._state.uploads[call.query["uploadId"]]
         members: dict[str, object] = {"Bucket": call.bucket, "Key": call.key, "ETag": f'"{etag}"'}
         members.update({f"Checksum{name.upper()}": value for name, value in sums.items()})
-        return xml_reply("CompleteMultipartUploadResult", fields(members))
+        return xml_reply("CompleteMultipartUploadResult", fields(members), upload.encryption)
 
     def _abort_upload(self, call: S3Call, _body: bytes, _sums: Checksums) -> HttpReply:
         self._upload(call)
         del self._state.uploads[call.query["uploadId"]]
         return HttpReply(204)
+
+
+def _etag(body: bytes, encryption: Mapping[str, str]) -> str:
+    """Give the MD5 of what is stored: with a key of KMS that is not the MD5 of what was sent."""
+    return md5_hex(body + repr(sorted(encryption.items())).encode() if is_of_kms(encryption) else body)
 
 
 def _chosen_parts(upload: Upload, body: bytes) -> list[Part]:

@@ -26,6 +26,11 @@ _METADATA_BYTES_MAX = 2048
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 _CHECKSUM = "x-amz-checksum-"
 _META = "x-amz-meta-"
+_SSE = "x-amz-server-side-encryption"
+_SSE_KEY = "x-amz-server-side-encryption-aws-kms-key-id"
+_OF_KMS = frozenset({"aws:kms", "aws:kms:dsse"})
+_ENCRYPTED = frozenset({"PutObject", "CreateMultipartUpload"})
+_ACCOUNT = re.compile(r"\d{12}")
 # (method, has a key) to ((query member or "", operation), ...); the first that fits counts.
 _OPERATIONS: Mapping[tuple[str, bool], tuple[tuple[str, str], ...]] = {
     ("HEAD", False): (("", "HeadBucket"),),
@@ -128,7 +133,40 @@ def declared_checksums(headers: Mapping[str, str]) -> dict[str, str]:
     return {algorithm: headers[_CHECKSUM + algorithm] for algorithm in ALGORITHMS if _CHECKSUM + algorithm in headers}
 
 
+def asked_encryption(call: S3Call) -> dict[str, str]:
+    """Collect the headers that say how an object is to be encrypted; answers repeat them."""
+    return {name: call.headers[name] for name in (_SSE, _SSE_KEY) if name in call.headers}
+
+
+def is_of_kms(encryption: Mapping[str, str]) -> bool:
+    """Tell whether a key of KMS encrypts it."""
+    return encryption.get(_SSE) in _OF_KMS
+
+
+def _check_settings(call: S3Call) -> None:
+    """Refuse what S3 refuses of encryption, payer and owner, and what belongs to no such request."""
+    asked = asked_encryption(call)
+    if asked and call.operation not in _ENCRYPTED:
+        message = "x-amz-server-side-encryption header is not supported for this operation."
+        raise ServiceError(400, "InvalidArgument", message)
+    if asked.get(_SSE, "AES256") not in {"AES256", *_OF_KMS}:
+        message = "The encryption method specified is not supported"
+        raise ServiceError(400, "InvalidEncryptionAlgorithmError", message)
+    if _SSE_KEY in asked and not is_of_kms(asked):
+        message = "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption : aws:kms"
+        raise ServiceError(400, "InvalidArgument", message)
+    if call.headers.get("x-amz-request-payer", "requester") != "requester":
+        raise ServiceError(400, "InvalidArgument", "Invalid x-amz-request-payer")
+    owner = call.headers.get("x-amz-expected-bucket-owner")
+    if owner is not None and not _ACCOUNT.fullmatch(owner):
+        message = "The value of the expected bucket owner parameter must be an AWS account ID"
+        raise ServiceError(400, "InvalidBucketOwnerAWSAccountID", message)
+    if owner is not None and call.operation == "CreateBucket":
+        raise ServiceError(400, "InvalidArgument", "CreateBucket takes no expected bucket owner")
+
+
 def _check_limits(call: S3Call) -> None:
+    _check_settings(call)
     if len(call.key.encode()) > _KEY_BYTES_MAX:
         raise ServiceError(400, "KeyTooLongError", "Your key is too long")
     size = sum(len(name) + len(value) for name, value in call.metadata().items())

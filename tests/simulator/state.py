@@ -116,6 +116,7 @@ class StoredObject:
     metadata: dict[str, str]
     checksums: dict[str, str]
     modified: float
+    encryption: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -138,18 +139,24 @@ class Upload:
     algorithm: str | None
     checksum_type: str
     initiated: float
+    encryption: dict[str, str] = field(default_factory=dict)
     parts: dict[int, Part] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class State:
-    """The whole account. `foreign_buckets` belong to somebody else."""
+    """The whole account.
+
+    `foreign_buckets` belong to somebody else, who gives no access. Requests to those in
+    `requester_pays` are refused unless they say that their sender pays.
+    """
 
     components: NameMap[Component] = field(default_factory=NameMap)
     experiments: NameMap[Experiment] = field(default_factory=NameMap)
     trials: NameMap[Trial] = field(default_factory=NameMap)
     buckets: set[str] = field(default_factory=set)
     foreign_buckets: set[str] = field(default_factory=set)
+    requester_pays: set[str] = field(default_factory=set)
     objects: dict[tuple[str, str], StoredObject] = field(default_factory=dict)
     uploads: dict[str, Upload] = field(default_factory=dict)
 

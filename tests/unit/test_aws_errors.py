@@ -142,6 +142,27 @@ def test_an_error_of_a_gateway_leaves_doubt(code: str, status: int, maybe: bool)
     assert (found.kind, found.maybe_applied) == (ErrorKind.TRANSIENT, maybe)
 
 
+@pytest.mark.parametrize("operation", ["BatchPutMetrics", "PutObject", "DescribeTrialComponent"])
+@pytest.mark.parametrize("status", [418, 500, 502, 511])
+def test_an_unknown_answer_is_quoted(operation: str, status: int):
+    """Its HTTP status and first words are told, without markup, on one line, and cut; secrets in it are not."""
+    page = f"<!doctype html><style>p {{}}</style>\n<title>It&#39;s nginx</title><p>see https://a/?token=hidden {'x' * 500}"
+    error = refusal(str(status), page, status, operation)
+    error.response["ResponseMetadata"]["HTTPHeaders"] = {}
+    message = classified(error).message
+    assert f"HTTP {status}" in message
+    assert "It's nginx see https://a/?[removed] xxx" in message
+    assert "<" not in message
+    assert "hidden" not in message
+    assert len(message) < 300
+
+
+def test_an_answer_that_can_not_be_read_is_quoted():
+    """What botocore could not parse is told by its first words, too."""
+    found = classified(ResponseParserError("Unable to parse response (syntax error):\nb'<html><h1>Sign in</h1></html>'"))
+    assert "Sign in" in found.message
+
+
 def test_a_taken_name_and_a_missing_component_have_types_of_their_own():
     """AWS says the one in words; moto says the other in words."""
     taken = refusal("ValidationException", "Trial Component with name (x) already exists.", operation="CreateTrialComponent")

@@ -189,6 +189,33 @@ def test_entries_are_those_of_the_audit(every_state, tmp_path, suffix):
     assert [str(row["digest"]) for row in rows] == digests
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_texts_have_a_column_of_their_own(tmp_path, suffix):
+    """What is no number is in `text`: a pivot of parameters loses none, and numbers beyond a double keep their digits."""
+    with Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker:
+        tracker.log_parameters({"optimizer": "adam", "lr": 0.5, "huge": 2**53 + 1, "empty": " ", "odd": 'x,"y"\n\u2028'})
+        tracker.log_parameter("broken", "\udc80")
+        tracker.log_input("data", "s3://my/data")
+        tracker.log_metric("loss", math.nan)
+        tracker.log_metric("loss", 1.0)
+    target = tmp_path / f"e.{suffix}"
+    export(tmp_path / "j", target, table="entries")
+    rows = duckdb.sql(f"SELECT kind, name, value, text FROM '{target}' ORDER BY seq").fetchall()
+    found = {name: text for kind, name, _, text in rows if kind in {"parameter", "input"}}
+    texts = {
+        "optimizer": "adam",
+        "lr": None,
+        "huge": str(2**53 + 1),
+        "empty": " ",
+        "odd": 'x,"y"\n\u2028',
+        "broken": "\\udc80",
+        "data": "s3://my/data",
+    }
+    assert found == texts
+    assert [text for kind, _, _, text in rows if kind == "metric"] == ["nan", None]
+    assert [text for kind, _, _, text in rows if kind == "status"] == ["InProgress", "Completed"]
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_pages_of_any_size_make_the_same_rows(every_state, tmp_path, monkeypatch, table):
     """Where pages end makes no difference, neither by rows nor by bytes."""

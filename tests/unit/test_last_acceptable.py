@@ -48,6 +48,7 @@ def delivered(journal, *drafts):
     found = journal.database.read("SELECT outcome, reason FROM delivery WHERE seq > 1 ORDER BY seq")
     counted = audit(journal.path).totals
     assert report.superseded == counted.superseded == sum(outcome == "superseded" for outcome, _ in found)
+    assert report.delivered == counted.delivered
     assert counted.quarantined == sum(outcome == "quarantined" for outcome, _ in found)
     return [outcome for outcome, _ in found], [reason for _, reason in found], remote.components["run"]
 

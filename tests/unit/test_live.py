@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from journaltrack import Tracker, watcher_health
-from journaltrack.cli import main
+from journaltrack.cli import live, main
+from journaltrack.journal import Journal
 
 
 @pytest.fixture
@@ -77,3 +79,53 @@ def test_a_journal_that_cannot_be_read_is_a_row_too(tmp_path, journals):
     assert missing["status"] is None
     assert missing["last_error"]["code"] == "JournalNotFoundError"
     assert there["status"]["pending"] == 4
+
+
+def look(*arguments):
+    """One look as JSON."""
+    done = CliRunner().invoke(main, ["status", "--watch", "--json", "--count", "1", *map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_troubled_journals_come_first_and_all_are_counted(tmp_path, journals):
+    """Totals, the endpoint and its next probe are said once; then what can't be read, what has problems, what waits, and the rest."""
+    with pytest.warns(UserWarning, match="NaN"), Tracker.create(trial_component_name="c", journal=journals / "c", sync="off") as tracker:
+        tracker.log_metric("loss", float("nan"))
+    (journals / "d").mkdir()
+    (journals / "d" / "journal.db").write_bytes(b"no database" * 500)
+    Journal.open(journals / "0").close()
+    told(journals / "a", next_attempt=None)
+    found = look(journals)
+    assert [Path(row["journal"]).name for row in found["journals"]] == ["d", "c", "a", "b", "0"]
+    assert found["totals"] == {"pending": 11, "quarantined": 1, "in_doubt": 0, "journals": 5, "in_trouble": 2}
+    assert [(each["up"], each["error"]["hint"]) for each in found["endpoints"]] == [(False, "check the network")]
+    shown = CliRunner().invoke(main, ["status", "--watch", "--count", "1", str(journals)]).stdout.splitlines()
+    assert "5 journals, 11 pending, 1 quarantined; 2 in trouble" in shown[0]
+    assert shown[1] == "endpoint: down, next probe soon"
+    assert sum("could not connect" in line for line in shown) == 1
+
+
+def test_a_watcher_of_somebody_else_is_found_by_its_health_file(tmp_path, journals, monkeypatch):
+    """A file that is named, or configured, is read beside those in the home; links to journals are followed."""
+    told(journals / "a")
+    elsewhere = tmp_path / "health.json"
+    (watcher_health.default_folder() / "x.json").rename(elsewhere)
+    (tmp_path / "link").symlink_to(journals)
+    assert [row["watched"] for row in look(journals)["journals"]] == [False, False]
+    for arguments in (("--health-file", elsewhere, journals), ("--health-file", elsewhere, tmp_path / "link" / "a", journals / "b")):
+        assert {Path(row["journal"]).name: row["watched"] for row in look(*arguments)["journals"]} == {"a": True, "b": False}
+    monkeypatch.setenv("JOURNALTRACK_WATCH_HEALTH_FILE", str(elsewhere))
+    assert [row["watched"] for row in look(journals / "a")["journals"]] == [True]
+
+
+def test_a_journal_is_one_line_of_a_terminal(tmp_path, journals):
+    """At 80 columns each journal has one line, however long its path, with the end of the path."""
+    long = tmp_path / ("x" * 120) / "the-run"
+    long.parent.mkdir()
+    (journals / "b").rename(long)
+    told(long, last_error={"code": "E", "message": "m" * 500, "hint": "h"})
+    lines = [text for text, _ in live._lines(live.look([str(journals / "a"), str(long)], live._Rates()), 80)]
+    (shown,) = [line for line in lines if "the-run " in line]
+    assert len(shown) <= 80
+    assert shown.startswith("…")

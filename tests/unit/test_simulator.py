@@ -451,6 +451,39 @@ def test_conditional_put(sim: Simulator) -> None:
     assert sim.objects["bucket", "k"].body == b"first"
 
 
+@pytest.mark.parametrize(
+    ("operation", "more", "code"),
+    [
+        ("put_object", {"ServerSideEncryption": "rot13"}, "InvalidEncryptionAlgorithmError"),
+        ("put_object", {"SSEKMSKeyId": "k"}, "InvalidArgument"),
+        ("put_object", {"ServerSideEncryption": "AES256", "SSEKMSKeyId": "k"}, "InvalidArgument"),
+        ("put_object", {"RequestPayer": "owner"}, "InvalidArgument"),
+        ("put_object", {"ExpectedBucketOwner": "999999999999"}, "AccessDenied"),
+        ("put_object", {"ExpectedBucketOwner": "me"}, "InvalidBucketOwnerAWSAccountID"),
+        ("get_object", {"ExpectedBucketOwner": "999999999999"}, "AccessDenied"),
+    ],
+)
+def test_settings_of_buckets_are_checked(sim: Simulator, operation: str, more: dict[str, str], code: str) -> None:
+    """Encryption, payer and owner are refused as S3 refuses them, and nothing is stored."""
+    s3 = client(sim, "s3")
+    s3.create_bucket(Bucket="bucket")
+    assert refusal(getattr(s3, operation), Bucket="bucket", Key="k", **more)[0] == code
+    assert not sim.objects
+
+
+def test_encryption_by_kms_hides_the_md5(sim: Simulator) -> None:
+    """The ETag of what a key of KMS encrypts is not the MD5 of what was sent; answers name the key."""
+    s3 = client(sim, "s3")
+    s3.create_bucket(Bucket="bucket")
+    of_kms = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "k"}
+    for more, plain in (({}, True), ({"ServerSideEncryption": "AES256"}, True), (of_kms, False)):
+        answer = s3.put_object(Bucket="bucket", Key="k", Body=b"data", **more)
+        held = s3.head_object(Bucket="bucket", Key="k")
+        assert (answer["ETag"] == f'"{hashlib.md5(b"data").hexdigest()}"') is plain
+        for told in (answer, held):
+            assert {name: told[name] for name in of_kms if name in told} == more
+
+
 def test_missing_bucket_and_object(sim: Simulator) -> None:
     """HEAD answers 404 without a body, a put into nowhere NoSuchBucket, a foreign bucket 403."""
     s3 = client(sim, "s3")
