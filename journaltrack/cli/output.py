@@ -7,9 +7,11 @@ write to a terminal, with its markup off.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
@@ -85,6 +87,40 @@ def _discard(stream: IO[str]) -> None:
         os.close(nowhere)
 
 
+def unheard(stream: IO[str], error: OSError) -> UnheardError:
+    """What it means that a standard stream can't be written; what it still holds, and what comes, is dropped."""
+    _discard(stream)
+    return UnheardError(error)
+
+
+def is_of_click(error: OSError) -> bool:
+    """Whether it was raised where click itself prints: help, versions, what it says of wrong usage."""
+    return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+class Bytes(io.RawIOBase):
+    """Standard output as a binary stream that an export may go to."""
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, data: Any) -> int:  # noqa: ANN401 - any buffer
+        """All of it, or ``UnheardError``."""
+        try:
+            sys.stdout.buffer.write(data)
+        except OSError as error:
+            raise unheard(sys.stdout, error) from error
+        return len(data)
+
+    def flush(self) -> None:
+        """So far."""
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            raise unheard(sys.stdout, error) from error
+
+
 def clean(value: object) -> str:
     """A value as text on one line that can do nothing to a terminal.
 
@@ -152,12 +188,12 @@ def say(text: str = "", *, err: bool = False) -> None:
     try:
         click.echo(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
     except OSError as error:
-        _discard(stream)
+        lost = unheard(stream, error)
         if err:  # the exit code tells
             return
         if not _going_on:
-            raise UnheardError(error) from error
-        _going_on[-1].append(UnheardError(error))
+            raise lost from error
+        _going_on[-1].append(lost)
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON

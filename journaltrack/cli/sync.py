@@ -122,7 +122,7 @@ def command(
             has_ended=lambda: run.signal,
             final=run.code,
         )
-    return worst([code, *map(common.unheard, lost[:1])])
+    return worst([code, *map(common.told_unheard, lost[:1])])
 
 
 def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> ExitCode:
