@@ -232,6 +232,19 @@ def test_output_that_can_not_be_written_is_told(journal, arguments):
     assert b"bug" not in done.stderr
 
 
+@pytest.mark.parametrize("code", ["ResourceLimitExceeded", "AccessDeniedException"])
+def test_why_a_component_is_held_is_said_once(journal, credentials, code):
+    """Reason and hint stand on stderr once, whether one component is held or everything stops for it."""
+    with simulator() as sim:
+        sim.fail("CreateTrialComponent", HttpError(400, code, "as we say"), times=9)
+        done = command("sync", str(journal), "--endpoint-url", sim.endpoint_url, capture_output=True, text=True)
+    assert done.returncode in {ExitCode.PENDING, ExitCode.HALTED}
+    assert done.stderr.count("as we say") == 1, done.stderr
+    hints = [line for line in done.stderr.splitlines() if line.startswith("hint:")]
+    assert len(hints) == len(set(hints)) == 1
+    assert "held: run: " in done.stderr
+
+
 PRINTING = [
     ("--help",),
     ("--version",),
