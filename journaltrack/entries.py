@@ -318,7 +318,7 @@ def undeliverable(entry: Entry | Draft) -> str | None:
         return problem
     if entry.kind == METRIC:
         return (
-            _value_problem(entry)
+            (None if _number(entry.value) is not None else _value_problem(entry))
             or limits.time_problem(entry.timestamp_ns, "the time")
             or (None if entry.step is None or 0 <= entry.step <= limits.STEP_MAX else f"the step is not from 0 to {limits.STEP_MAX}")
         )
@@ -331,9 +331,7 @@ def undeliverable(entry: Entry | Draft) -> str | None:
 
 
 def _value_problem(entry: Entry | Draft) -> str | None:
-    value = _number(entry.value)
-    if value is not None:
-        return None
+    """Why a number is none that can be sent: NaN, infinite, or too large."""
     exact = entry.detail.get("exact") if isinstance(entry, Entry) else _exact_of(entry.payload)
     return limits.number_problem(None, "the value", exact)
 
