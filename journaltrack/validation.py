@@ -378,23 +378,15 @@ def _brief(value: object) -> str:
 
 
 _BRIEF_CHARS_MAX: Final = 60
-_DIGITS_MAX: Final = 10_000
-"""Ours: of a decimal number whose digits are kept though a double can't hold it."""
 
 
-def _float(value: Any) -> float | int:  # noqa: ANN401
-    """A real number as a double; one that is finite and too large for that as an integer, which keeps its digits."""
+def _float(value: Any) -> float:  # noqa: ANN401
     try:
-        number = float(value)
+        return float(value)
     except OverflowError:
-        number = float("inf") if value > 0 else float("-inf")
+        return float("inf") if value > 0 else float("-inf")
     except ValueError:  # Decimal("sNaN")
         return float("nan")
-    if number - number == 0 or number != number or value == number:  # noqa: PLR0124 - finite, NaN, or infinite itself
-        return number
-    if _is_decimal(value) and value.adjusted() > _DIGITS_MAX:  # Decimal("1e999999999") has no room for its digits
-        return number
-    return int(value)
 
 
 def _plain(text: str) -> str:

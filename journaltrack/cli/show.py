@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -63,10 +64,9 @@ def _print(view: ComponentView) -> None:
         rows.append(("tags", ", ".join(f"{key}={value}" for key, value in view.tags.items())))
     width = output.line_width()
     label = max(len(name) for name, _ in rows) + 2
-    fields = [(name, value if name in _WHOLE or value is None else output.cut(value, width - label)) for name, value in rows]
-    output.fields(fields)
+    output.fields([line for name, value in rows for line in _wrapped(name, value, width - label)])
     parameters = [(p.name, _number(p.value), p.state) for p in view.parameters]
-    cut = [output.table("parameters", ("name", "value", "state"), parameters, width), fields != rows]
+    cut = [output.table("parameters", ("name", "value", "state"), parameters, width)]
     for title, artifacts in (("inputs", view.inputs), ("outputs", view.outputs)):
         columns = ("name", "media type", "size", "state", "value")
         cut.append(output.table(title, columns, [_artifact(artifact) for artifact in artifacts], width))
@@ -83,20 +83,30 @@ def _print(view: ComponentView) -> None:
         output.problem("warning", f"{output.plural(len(view.unreadable), 'entry')} can't be read, the first is {view.unreadable[0]}")
 
 
+def _wrapped(name: str, value: object, width: int) -> list[tuple[str, object]]:
+    """A field as lines of so many characters."""
+    if name in _WHOLE or value is None:
+        return [(name, value)]
+    lines = textwrap.wrap(output.cell(value), width, break_on_hyphens=False) or [""]
+    return [(name, lines[0]), *(("", line) for line in lines[1:])]
+
+
 def _metrics(metrics: Sequence[MetricView], width: int) -> tuple[Sequence[str], list[tuple[object, ...]]]:
-    """Columns and rows: with all digits if they fit into a line, else with five of them and without what matters least."""
+    """Columns and rows: with all digits if they fit into a line, else without what matters least and with five digits."""
     columns = ("name", "points", "not finite", "last", "step", "min", "max", "at")
     rows: list[tuple[object, ...]] = []
     for m in metrics:
         numbers = (_number(m.last_value), m.last_step, _number(m.minimum), _number(m.maximum))
         rows.append((m.name, m.points, m.not_finite, *numbers, output.moment(m.last_timestamp_ns)))
-    cells = [[output.cell(value) for value in row] for row in rows]
-    if output.fitted(columns, cells, width) == cells:
-        return columns, rows
-    left_out = {"at"} if any(m.not_finite for m in metrics) else {"at", "not finite"}
-    kept = [place for place, name in enumerate(columns) if name not in left_out]
-    short = [[_short(row[place]) if columns[place] in _NUMBERS else row[place] for place in kept] for row in rows]
-    return [columns[place] for place in kept], [tuple(row) for row in short]
+    empty = frozenset() if any(m.not_finite for m in metrics) else frozenset({"not finite"})
+    for left_out, are_short in ((frozenset(), False), (empty, False), (empty, True), (empty | {"at"}, True)):
+        kept = [place for place, name in enumerate(columns) if name not in left_out]
+        names = [columns[place] for place in kept]
+        chosen = [tuple(_short(row[place]) if are_short and columns[place] in _NUMBERS else row[place] for place in kept) for row in rows]
+        cells = [[output.cell(value) for value in row] for row in chosen]
+        if output.fitted(names, cells, width) == cells:
+            break
+    return names, chosen
 
 
 def _short(number: object) -> object:

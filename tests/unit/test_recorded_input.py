@@ -393,7 +393,7 @@ def test_logging_content_again_makes_it_young(tmp_path):
     journal.close()
 
 
-TOO_LARGE = (10**400, -(10**400), 10**5000, Decimal("1e400"), Fraction(10**400), np.longdouble("1e400"))
+TOO_LARGE = (10**400, -(10**400), 10**5000)
 
 
 @pytest.mark.parametrize("value", TOO_LARGE, ids=[str(n) for n in range(len(TOO_LARGE))])
@@ -404,13 +404,13 @@ def test_a_number_beyond_a_double_is_called_that(tmp_path, value):
     assert not any("infinite" in str(each.message) for each in warned)
     (entry,) = (each for each in each_entry(tmp_path / "j", kind="metric"))
     assert (entry.state, "too large" in str(entry.reason)) == ("quarantined", True)
-    assert entry.detail["exact"].lstrip("-")[:1] + entry.detail["exact"][-3:] == "1000" or type(value) is np.longdouble
+    assert entry.detail["exact"].lstrip("-") == limits.digits(abs(value))
     assert verify_chains(tmp_path / "j") == []
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, Decimal("-Infinity"), Decimal("sNaN"), Decimal("1e999999999")])
+@pytest.mark.parametrize("value", [math.nan, math.inf, Decimal("-Infinity"), Decimal("sNaN"), Decimal("1e999999999"), Fraction(10**400)])
 def test_what_is_infinite_is_called_that(tmp_path, value):
-    """Also a decimal number whose digits no machine has room for."""
+    """Also what is infinite as the double that it is recorded as."""
     with pytest.warns(UserWarning, match="NaN or infinite"), Tracker.create(journal=tmp_path / "j", sync="off") as tracker:
         tracker.log_metric("big", value)
 
