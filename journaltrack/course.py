@@ -116,7 +116,7 @@ class Course:
         self._closed.add(("component", action.component_id))
         if action.component not in self._report.held:
             self._report.held[action.component] = error
-            logger.warning("%s is held: %s", action.component, error)
+            logger.info("%s is held: %s", action.component, error)  # the report names it, and whoever made the pass tells
 
     def _fail(self, action: Request, way: _Way, error: RemoteError) -> None:
         """Another try may succeed, but not in this pass."""

@@ -256,7 +256,8 @@ def parameter(name: str, value: str | float) -> Draft:
         problem = limits.text_problem(value, "the value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0)
         return _checked(Draft(COMPONENT, PARAMETER, name, payload=encode({"text": value}), undeliverable=problem))
     number, exact = _finite(value)
-    return _checked(Draft(COMPONENT, PARAMETER, name, number, payload=exact, undeliverable=limits.number_problem(number, "the value")))
+    problem = limits.number_problem(number, "the value")
+    return _checked(Draft(COMPONENT, PARAMETER, name, number, payload=exact, undeliverable=problem))
 
 
 def artifact(direction: Direction, name: str, value: str | BlobRef, media_type: str | None) -> Draft:
@@ -293,7 +294,7 @@ def upload(name: str, blob: BlobRef, size_bytes: int, media_type: str | None, fi
 def metric(name: str, value: float, step: int | None, timestamp_ns: int) -> Draft:
     """One point of a metric. A value that is not finite is kept as text in the payload and marked undeliverable."""
     number, exact = _finite(value)
-    problem = limits.number_problem(number, "the value")
+    problem = None if number is not None else limits.number_problem(None, "the value", _exact_of(exact))
     return _checked(Draft(METRIC, METRIC, name, number, step, timestamp_ns, exact, problem))
 
 
@@ -317,7 +318,7 @@ def undeliverable(entry: Entry | Draft) -> str | None:
         return problem
     if entry.kind == METRIC:
         return (
-            limits.number_problem(_number(entry.value), "the value")
+            (None if _number(entry.value) is not None else _value_problem(entry))
             or limits.time_problem(entry.timestamp_ns, "the time")
             or (None if entry.step is None or 0 <= entry.step <= limits.STEP_MAX else f"the step is not from 0 to {limits.STEP_MAX}")
         )
@@ -327,6 +328,16 @@ def undeliverable(entry: Entry | Draft) -> str | None:
             return limits.text_problem(_text_of(detail, "text"), "the value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0)
         return limits.number_problem(_number(entry.value), "the value")
     return limits.text_problem(_text_of(detail, "value"), "the value", limits.ARTIFACT_VALUE_CHARS_MAX) if "value" in detail else None
+
+
+def _value_problem(entry: Entry | Draft) -> str | None:
+    """Why a number is none that can be sent: NaN, infinite, or too large."""
+    exact = entry.detail.get("exact") if isinstance(entry, Entry) else _exact_of(entry.payload)
+    return limits.number_problem(None, "the value", exact)
+
+
+def _exact_of(payload: str | None) -> object:
+    return json.loads(payload or "{}").get("exact")
 
 
 def too_many(kind: str) -> str:

@@ -72,6 +72,7 @@ BUCKET_CHARS: Final = (3, 63)
 """Least and most characters of a bucket's name. Its source, and that of ``bucket_problem``: Amazon S3
 User Guide, "General purpose bucket naming rules"."""
 
+_WHOLE: Final = re.compile("-?[0-9]+")
 _BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]*[a-z0-9]")
 _ADDRESS_PATTERN = re.compile(r"\d+\.\d+\.\d+\.\d+", re.ASCII)
 _BUCKET_PREFIXES = ("xn--", "sthree-", "amzn-s3-demo-")
@@ -141,12 +142,26 @@ def text_problem(text: str, what: str, chars_max: int, chars_min: int = 1) -> st
     return None
 
 
-def number_problem(value: float | None, what: str) -> str | None:
-    """Why a number can't be sent, or None. ``None`` stands for a number that is not finite.
+def number_problem(value: float | None, what: str, exact: object = None) -> str | None:
+    """Why a number can't be sent, or None. ``None`` stands for one that no finite double is; ``exact`` says which.
 
     JSON has no NaN and no infinity; botocore would send the string "NaN", which the service refuses.
     """
-    return None if value is not None else f"{what} is NaN or infinite, which can't be sent to SageMaker"
+    if value is not None:
+        return None
+    if isinstance(exact, str) and _WHOLE.fullmatch(exact):
+        return too_large(what)
+    return not_finite(what)
+
+
+def too_large(what: str) -> str:
+    """Why a number beyond a double can't be sent."""
+    return f"{what} is too large for a double, which is what SageMaker keeps of a number"
+
+
+def not_finite(what: str) -> str:
+    """Why NaN and infinity can't be sent."""
+    return f"{what} is NaN or infinite, which can't be sent to SageMaker"
 
 
 def time_problem(timestamp_ns: int | None, what: str) -> str | None:

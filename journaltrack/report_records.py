@@ -349,7 +349,9 @@ def _entry(database: Database, seq: int) -> Entry | None:
 
 def _is_undeliverable(entry: Entry, reason: object) -> bool:
     try:
-        return vocabulary.undeliverable(entry) == reason
+        problem = vocabulary.undeliverable(entry)
+        # The second is what was said at first of a number that is too large for a double.
+        return problem == reason or (problem == limits.too_large("the value") and reason == limits.not_finite("the value"))
     except ValueError:
         return False
 

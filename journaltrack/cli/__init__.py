@@ -8,15 +8,16 @@ of exit codes. The commands hold no logic of their own beyond choosing, calling 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 import click
 
 from journaltrack._version import __version__
 from journaltrack.cli import exit_codes
-from journaltrack.cli.common import JSON, VERBOSE, configure_logging, exit_code_of, report_error, unheard, verbose_option
+from journaltrack.cli.common import JSON, VERBOSE, configure_logging, exit_code_of, report_error, told_unheard, verbose_option
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.output import UnheardError, error_json, print_json_line, with_streams
+from journaltrack.cli.output import UnheardError, error_json, is_of_click, print_json_line, unheard, with_streams
 
 __all__ = ["ExitCode", "main"]
 
@@ -66,18 +67,31 @@ class LazyGroup(click.Group):
         with_streams()
         return super().main(*args, **options)
 
+    def make_context(self, *args: Any, **options: Any) -> click.Context:  # noqa: ANN401 - click's
+        """See ``click.Command.make_context``; it prints help and version itself."""
+        try:
+            return super().make_context(*args, **options)
+        except OSError as error:
+            raise click.exceptions.Exit(told_unheard(unheard(sys.stdout, error))) from error
+        except click.ClickException as error:
+            raise _refused(error) from error
+
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
         """Run the command; its result is the exit code."""
         configure_logging(ctx.meta.get(VERBOSE, 0))
         try:
             result = super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as error:
+            raise _refused(error) from error
+        except (click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
             result = ExitCode.INTERRUPTED
         except UnheardError as error:
-            result = unheard(error)
+            result = told_unheard(error)
         except Exception as error:  # noqa: BLE001 - told below, with what it means
+            if isinstance(error, OSError) and is_of_click(error):  # a command's help
+                ctx.exit(int(told_unheard(unheard(sys.stdout, error))))
             result = exit_code_of(error)
             if ctx.meta.get(JSON):
                 print_json_line(error_json(error, result))  # one line: with --entries others may stand before it
@@ -85,6 +99,15 @@ class LazyGroup(click.Group):
         if isinstance(result, ExitCode):
             ctx.exit(int(result))
         return result
+
+
+def _refused(error: click.ClickException) -> click.exceptions.Exit:
+    """Wrong usage, told here: where stderr can't be written, the exit code tells."""
+    try:
+        error.show()
+    except OSError as lost:
+        unheard(sys.stderr, lost)
+    return click.exceptions.Exit(error.exit_code)
 
 
 @click.group(

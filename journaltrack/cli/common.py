@@ -18,7 +18,7 @@ import click
 
 from journaltrack import errors
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.output import UnheardError, clean, problem
+from journaltrack.cli.output import UnheardError, clean, problem, say
 from journaltrack.foreign_text import without_secrets
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -160,7 +160,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
     return ExitCode.JOURNAL if isinstance(error, OSError) else ExitCode.UNEXPECTED
 
 
-def unheard(error: UnheardError) -> ExitCode:
+def told_unheard(error: UnheardError) -> ExitCode:
     """What it means that the command's output can't be written; on stderr, unless its reader has seen enough."""
     if error.reason.errno == errno.EPIPE:
         return ExitCode.BROKEN_PIPE
@@ -174,7 +174,7 @@ def report_error(error: BaseException, *, verbose: bool) -> None:
         import traceback  # noqa: PLC0415
 
         for line in "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines():
-            click.echo(clean(without_secrets(line)), err=True)
+            say(clean(without_secrets(line)), err=True)
     if isinstance(error, errors.JournaltrackError):
         problem("error", error.message, error.hint)
     elif isinstance(error, OSError):

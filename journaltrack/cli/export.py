@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -89,7 +88,7 @@ def command(
             raise click.UsageError("--json reports on stdout, where the export goes too: name a file with --output")
         if file_format == "parquet" and output.on_terminal():
             raise click.UsageError("Parquet is not for terminals: name a file with --output")
-        to = _Terminal() if output.on_terminal() else sys.stdout.buffer  # type: ignore[assignment]
+        to = _Terminal() if output.on_terminal() else cast("IO[bytes]", output.Bytes())  # type: ignore[assignment]
     with _terminable() as ended, ProgressView(f"export of {what}") as view:
         try:
             made = export_selection(
@@ -110,7 +109,7 @@ def command(
         finally:
             ended.set()
     if target == _STDOUT:
-        sys.stdout.flush()
+        output.Bytes().flush()
     elif as_json:
         documents = [each.to_json() for each in made]
         told = {"journals": documents} if named.are_several else documents[0]

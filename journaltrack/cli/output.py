@@ -7,9 +7,11 @@ write to a terminal, with its markup off.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
@@ -24,8 +26,11 @@ from journaltrack.foreign_text import without_secrets
 if TYPE_CHECKING:
     from rich.console import Console
 
+PLAIN_WIDTH: Final = 80
+"""Of a line that is to fit where it is not known who reads it."""
 _SEPARATOR: Final = "  "
 _CELL_CHARS_MAX: Final = 3_000
+_CELL_CHARS_MIN: Final = 8
 _LABEL_CHARS_MAX: Final = 100
 _LINES_AT_A_TIME: Final = 1_000
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -83,6 +88,40 @@ def _discard(stream: IO[str]) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+def unheard(stream: IO[str], error: OSError) -> UnheardError:
+    """What it means that a standard stream can't be written; what it still holds, and what comes, is dropped."""
+    _discard(stream)
+    return UnheardError(error)
+
+
+def is_of_click(error: OSError) -> bool:
+    """Whether it was raised where click itself prints: help, versions, what it says of wrong usage."""
+    return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+class Bytes(io.RawIOBase):
+    """Standard output as a binary stream that an export may go to."""
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, data: Any) -> int:  # noqa: ANN401 - any buffer
+        """All of it, or ``UnheardError``."""
+        try:
+            sys.stdout.buffer.write(data)
+        except OSError as error:
+            raise unheard(sys.stdout, error) from error
+        return len(data)
+
+    def flush(self) -> None:
+        """So far."""
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            raise unheard(sys.stdout, error) from error
 
 
 def clean(value: object) -> str:
@@ -152,12 +191,12 @@ def say(text: str = "", *, err: bool = False) -> None:
     try:
         click.echo(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
     except OSError as error:
-        _discard(stream)
+        lost = unheard(stream, error)
         if err:  # the exit code tells
             return
         if not _going_on:
-            raise UnheardError(error) from error
-        _going_on[-1].append(UnheardError(error))
+            raise lost from error
+        _going_on[-1].append(lost)
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON
@@ -186,6 +225,11 @@ def problem(word: str, message: object, hint: str = "") -> None:
         say(f"hint: {clean(hint)}", err=True)
 
 
+def line_width() -> int:
+    """How long a line may be: that of the terminal, or ``PLAIN_WIDTH``."""
+    return terminal().width if on_terminal() else PLAIN_WIDTH
+
+
 def on_terminal(*, err: bool = False) -> bool:
     """Whether a person reads it."""
     return (sys.stderr if err else sys.stdout).isatty()
@@ -212,18 +256,50 @@ def fields(rows: Sequence[tuple[str, object]], indent: str = "") -> None:
             console.print(text, style=style, soft_wrap=True)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table with a title; nothing when there are no rows. Cells are escaped here."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    width: int | None = None,
+    whole: AbstractSet[str] = frozenset(),
+) -> bool:
+    """A table with a title; nothing when there are no rows. Cells are escaped here.
+
+    Args:
+        title: Above it.
+        columns: Their names.
+        rows: A value for each column.
+        width: Cut long cells so that a line has at most so many characters; None: leave them whole.
+        whole: Columns whose cells are never cut.
+
+    Returns:
+        Whether something was cut.
+    """
     if not rows:
-        return
+        return False
     cells = [[cell(value) for value in row] for row in rows]
+    uncut = cells
+    if width is not None:
+        cells = fitted(columns, cells, width, whole)
     right = [all(isinstance(row[i], (int, float)) or row[i] is None for row in rows) for i in range(len(columns))]
     if on_terminal():
         _rich_table(title, columns, cells, right)
-        return
+        return cells != uncut
     say(title)
     for line in aligned([list(columns), *cells], right):
         say(f"{_SEPARATOR}{line}")
+    return cells != uncut
+
+
+def fitted(columns: Sequence[str], cells: list[list[str]], width: int, whole: AbstractSet[str] = frozenset()) -> list[list[str]]:
+    """Cells of a table in lines of at most so many characters: those of the widest columns are cut, but for ``whole`` ones."""
+    widths = {name: max(map(len, column)) for name, *column in zip(columns, columns, *cells, strict=True)}
+    room = width - len(_SEPARATOR) * len(columns) - sum(widths[name] for name in whole)
+    others = [each for name, each in widths.items() if name not in whole]
+    most = max(others)
+    while most > _CELL_CHARS_MIN and sum(min(each, most) for each in others) > room:
+        most -= 1
+    return [[text if name in whole else cut(text, most) for name, text in zip(columns, row, strict=True)] for row in cells]
 
 
 def listing(columns: Sequence[str], right: AbstractSet[str], rows: Iterable[Sequence[object]], nothing: str) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 import click
 
@@ -45,7 +44,7 @@ def export_command(journal: str | None, other_journal: str | None, *, target: st
     path = common.chosen(journal, other_journal)
     if target == _STDOUT and as_json:
         raise click.UsageError("--json reports on stdout, where the receipts go too: name a file with --output")
-    to: str | IO[bytes] = sys.stdout.buffer if target == _STDOUT else target
+    to: str | IO[bytes] = cast("IO[bytes]", output.Bytes()) if target == _STDOUT else target
     with ProgressView(f"receipts of {common.path_of(path)}", unit="receipts") as view:
         try:
             made = export_receipts(path, to=to, force=force, on_progress=view)
@@ -54,7 +53,7 @@ def export_command(journal: str | None, other_journal: str | None, *, target: st
                 raise
             raise click.UsageError(f"{output.clean(Path(target))} can't be written: {error.strerror}") from error
     if target == _STDOUT:
-        sys.stdout.flush()
+        output.Bytes().flush()
     elif as_json:
         output.print_json({**made.to_json(), "exit_code": int(ExitCode.OK)})
     else:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import sys
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -10,9 +14,12 @@ from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from journaltrack.report_component import ArtifactView, ComponentView
+    from journaltrack.report_component import ArtifactView, ComponentView, MetricView
 
 _WHOLE_MAX = 1e16  # what a double tells apart
+_WHOLE = frozenset({"journal", "arn"})
+"""Fields to copy and paste: they are never cut."""
+_NUMBERS = frozenset({"last", "min", "max"})
 
 
 @click.command(
@@ -55,34 +62,64 @@ def _print(view: ComponentView) -> None:
         rows.append(("trials", trials))
     if view.tags:
         rows.append(("tags", ", ".join(f"{key}={value}" for key, value in view.tags.items())))
-    output.fields(rows)
-    output.table("parameters", ("name", "value", "state"), [(p.name, _number(p.value), p.state) for p in view.parameters])
+    width = output.line_width()
+    label = max(len(name) for name, _ in rows) + 2
+    output.fields([line for name, value in rows for line in _wrapped(name, value, width - label)])
+    parameters = [(p.name, _number(p.value), p.state) for p in view.parameters]
+    cut = [output.table("parameters", ("name", "value", "state"), parameters, width)]
     for title, artifacts in (("inputs", view.inputs), ("outputs", view.outputs)):
-        output.table(title, ("name", "media type", "size", "state", "value"), [_artifact(artifact) for artifact in artifacts])
-    output.table(
-        "metrics",
-        ("name", "points", "not finite", "last", "step", "min", "max", "at"),
-        [
-            (
-                m.name,
-                m.points,
-                m.not_finite,
-                _number(m.last_value),
-                m.last_step,
-                _number(m.minimum),
-                _number(m.maximum),
-                output.moment(m.last_timestamp_ns),
-            )
-            for m in view.metrics
-        ],
-    )
+        columns = ("name", "media type", "size", "state", "value")
+        cut.append(output.table(title, columns, [_artifact(artifact) for artifact in artifacts], width))
+    shown, metrics = _metrics(view.metrics, width)
+    cut.append(output.table("metrics", shown, metrics, width, frozenset(shown) - {"name"}))
     gone = sum(metric.removed for metric in view.metrics)
     if gone:
         output.say(
             f"{output.plural(gone, 'point')} of these are removed from the journal, on the record; `journaltrack audit` says when and by whom"
         )
+    if any(cut):
+        output.say("hint: what ends in … is whole with --json, and in `journaltrack audit --entry SEQ`", err=True)
     if view.unreadable:
         output.problem("warning", f"{output.plural(len(view.unreadable), 'entry')} can't be read, the first is {view.unreadable[0]}")
+
+
+def _wrapped(name: str, value: object, width: int) -> list[tuple[str, object]]:
+    """A field as lines of so many characters."""
+    if name in _WHOLE or value is None:
+        return [(name, value)]
+    lines = textwrap.wrap(output.cell(value), width, break_on_hyphens=False) or [""]
+    return [(name, lines[0]), *(("", line) for line in lines[1:])]
+
+
+def _metrics(metrics: Sequence[MetricView], width: int) -> tuple[Sequence[str], list[tuple[object, ...]]]:
+    """Columns and rows: with all digits if they fit into a line, else without what matters least and with five digits."""
+    columns = ("name", "points", "not finite", "last", "step", "min", "max", "at")
+    rows: list[tuple[object, ...]] = []
+    for m in metrics:
+        numbers = (_number(m.last_value), m.last_step, _number(m.minimum), _number(m.maximum))
+        rows.append((m.name, m.points, m.not_finite, *numbers, output.moment(m.last_timestamp_ns)))
+    empty = frozenset() if any(m.not_finite for m in metrics) else frozenset({"not finite"})
+    for left_out, are_short in ((frozenset(), False), (empty, False), (empty, True), (empty | {"at"}, True)):
+        kept = [place for place, name in enumerate(columns) if name not in left_out]
+        names = [columns[place] for place in kept]
+        chosen = [tuple(_short(row[place]) if are_short and columns[place] in _NUMBERS else row[place] for place in kept) for row in rows]
+        cells = [[output.cell(value) for value in row] for row in chosen]
+        if output.fitted(names, cells, width) == cells:
+            break
+    return names, chosen
+
+
+def _short(number: object) -> object:
+    """The first five digits of a number; what is none, as it is."""
+    text = str(number)
+    digits = text.removeprefix("-")
+    if digits.isdecimal() and len(digits) > sys.float_info.dig:  # perhaps too many for a double
+        return f"{text[: -len(digits)]}{digits[0]}.{digits[1:5]}e+{len(digits) - 1}"
+    try:
+        value = float(text)
+    except ValueError:
+        return number
+    return f"{value:.5g}" if math.isfinite(value) else number
 
 
 def _artifact(artifact: ArtifactView) -> tuple[object, ...]:

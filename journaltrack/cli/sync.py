@@ -122,7 +122,7 @@ def command(
             has_ended=lambda: run.signal,
             final=run.code,
         )
-    return worst([code, *map(common.unheard, lost[:1])])
+    return worst([code, *map(common.told_unheard, lost[:1])])
 
 
 def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> ExitCode:
@@ -216,10 +216,7 @@ def _explain(report: PassReport, after: JournalStatus, *, stopped: bool) -> None
         output.problem("error", f"the sync stopped: {report.halted.message}", report.halted.hint)
     if report.uploads_halted is not None:
         output.problem("error", f"uploads stopped: {report.uploads_halted.message}", report.uploads_halted.hint)
-    for name, error in list(report.held.items())[:_HELD_MAX]:
-        output.problem("held", f"{name}: {error.message}", error.hint)
-    if len(report.held) > _HELD_MAX:
-        output.say(f"held: {len(report.held) - _HELD_MAX} more components; --json names them all", err=True)
+    _tell_held(report)
     if report.failed is not None and (report.halted is None or report.failed.message != report.halted.message):
         output.problem("error", f"some requests failed, their entries stay pending: {report.failed.message}", report.failed.hint)
     if report.out_of_time and not stopped:
@@ -229,6 +226,23 @@ def _explain(report: PassReport, after: JournalStatus, *, stopped: bool) -> None
         if after.in_doubt:
             hint += "; a later sync reads back what is in doubt"
         output.problem("warning", f"{output.plural(after.quarantined, 'entry')} quarantined, {after.in_doubt} in doubt", hint)
+
+
+def _tell_held(report: PassReport) -> None:
+    """Which components can't go on: each reason once, and not at all where it is why everything stopped."""
+    told = {error.message for error in (report.halted, report.uploads_halted) if error is not None}
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for name, error in report.held.items():
+        by_reason.setdefault((error.message, error.hint), []).append(name)
+    for (message, hint), names in list(by_reason.items())[:_HELD_MAX]:
+        who = ", ".join(names[:_HELD_MAX]) + (f" and {len(names) - _HELD_MAX} more" if len(names) > _HELD_MAX else "")
+        if message in told:
+            output.problem("held", f"{who}: for the same reason")
+        else:
+            output.problem("held", f"{who}: {message}", hint)
+    if len(by_reason) > _HELD_MAX:
+        left = sum(len(names) for names in list(by_reason.values())[_HELD_MAX:])
+        output.say(f"held: {output.plural(left, 'more component')}; --json names them all", err=True)
 
 
 def _tell_ended(names: Sequence[str]) -> None:

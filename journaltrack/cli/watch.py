@@ -198,5 +198,5 @@ def _log_events(*, verbose: bool) -> None:
     root.addHandler(_lines())
     ours = logging.getLogger("journaltrack")
     ours.setLevel(logging.DEBUG if verbose else logging.INFO)
-    for name in ("reconciler", "composition"):  # a pass is told in one line
+    for name in ("reconciler", "course", "composition"):  # a pass is told in one line
         logging.getLogger(f"journaltrack.{name}").setLevel(logging.DEBUG if verbose else logging.ERROR)

@@ -232,6 +232,71 @@ def test_output_that_can_not_be_written_is_told(journal, arguments):
     assert b"bug" not in done.stderr
 
 
+@pytest.mark.parametrize("code", ["ResourceLimitExceeded", "AccessDeniedException"])
+def test_why_a_component_is_held_is_said_once(journal, credentials, code):
+    """Reason and hint stand on stderr once, whether one component is held or everything stops for it."""
+    with simulator() as sim:
+        sim.fail("CreateTrialComponent", HttpError(400, code, "as we say"), times=9)
+        done = command("sync", str(journal), "--endpoint-url", sim.endpoint_url, capture_output=True, text=True)
+    assert done.returncode in {ExitCode.PENDING, ExitCode.HALTED}
+    assert done.stderr.count("as we say") == 1, done.stderr
+    hints = [line for line in done.stderr.splitlines() if line.startswith("hint:")]
+    assert len(hints) == len(set(hints)) == 1
+    assert "held: run: " in done.stderr
+
+
+PRINTING = [
+    ("--help",),
+    ("--version",),
+    ("status", "--help"),
+    ("receipts", "export", "--help"),
+    ("completion", "bash"),
+    ("config",),
+    ("audit", "--entries", "-j"),
+    ("show", "run", "-j"),
+    ("export", "-j"),
+    ("export", "--format", "parquet", "-j"),
+    ("export", "--table", "entries", "--format", "csv", "-j"),
+    ("receipts", "export", "-o", "-", "-j"),
+]
+
+
+@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+@pytest.mark.parametrize("kind", ["full", "pipe"])
+def test_whatever_prints_ends_alike(journal, arguments, kind):
+    """Help, versions and exports end as reports do where nobody reads, or the disk is full: 141 without a word, or 9 in words."""
+    more = [str(journal)] if arguments[-1] == "-j" else []
+    if kind == "full":
+        with Path("/dev/full").open("w") as full:
+            done = command(*arguments, *more, stdout=full, stderr=subprocess.PIPE)
+        assert done.returncode == ExitCode.OUTPUT
+        assert done.stderr.startswith(b"error: what the command prints can't be written: No space left")
+        assert b"Traceback" not in done.stderr
+        return
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = command(*arguments, *more, stdout=writer, stderr=subprocess.PIPE)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (ExitCode.BROKEN_PIPE, b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(("nonsense",), 2), ((), 2), (("sync", "--nonsense"), 2), (("audit", "--entry", "x"), 2), (("-v", "status", "/nonexistent"), 8)],
+    ids=lambda each: " ".join(each) if isinstance(each, tuple) else None,
+)
+def test_errors_that_nobody_reads_keep_their_exit_code(arguments, code):
+    """Where stderr is closed, the exit code says what is wrong."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert command(*arguments, stdout=subprocess.DEVNULL, stderr=writer).returncode == code
+    finally:
+        os.close(writer)
+
+
 def test_without_standard_streams_commands_do_their_work(journal):
     """Closed stdout and stderr (a daemon's): the exit code is the command's own."""
     script = f'exec {sys.executable} -m journaltrack status "{journal}" >&- 2>&-'

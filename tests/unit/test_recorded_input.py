@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import sqlite3
 import warnings
 from contextlib import closing
 from datetime import datetime, timezone
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import Journal, Tracker, entries
+from journaltrack import Journal, Tracker, entries, limits
 from journaltrack.cli import main
 from journaltrack.errors import InvalidInputError, InvalidTypeError, UndeliverableError
 from journaltrack.report_component import show
+from journaltrack.report_entries import each_entry
 from journaltrack.report_integrity import verify_chains
 from journaltrack.services import Services
 from journaltrack.validation import JournaltrackWarning
@@ -387,3 +391,34 @@ def test_logging_content_again_makes_it_young(tmp_path):
     journal.append(journal.component("run"), [entries.upload("a", entries.BlobRef(sha256, None, None), 3, None, "a")])
     assert journal.database.read("SELECT spooled_at_ns FROM blob") == [(2_000,)]
     journal.close()
+
+
+TOO_LARGE = (10**400, -(10**400), 10**5000)
+
+
+@pytest.mark.parametrize("value", TOO_LARGE, ids=[str(n) for n in range(len(TOO_LARGE))])
+def test_a_number_beyond_a_double_is_called_that(tmp_path, value):
+    """It is neither NaN nor infinite: the warning and the audit say what it is, its digits are kept, and the journal verifies."""
+    with pytest.warns(UserWarning, match="too large for a double") as warned, Tracker.create(journal=tmp_path / "j", sync="off") as tracker:
+        tracker.log_metric("big", value)
+    assert not any("infinite" in str(each.message) for each in warned)
+    (entry,) = (each for each in each_entry(tmp_path / "j", kind="metric"))
+    assert (entry.state, "too large" in str(entry.reason)) == ("quarantined", True)
+    assert entry.detail["exact"].lstrip("-") == limits.digits(abs(value))
+    assert verify_chains(tmp_path / "j") == []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, Decimal("-Infinity"), Decimal("sNaN"), Decimal("1e999999999"), Fraction(10**400)])
+def test_what_is_infinite_is_called_that(tmp_path, value):
+    """Also what is infinite as the double that it is recorded as."""
+    with pytest.warns(UserWarning, match="NaN or infinite"), Tracker.create(journal=tmp_path / "j", sync="off") as tracker:
+        tracker.log_metric("big", value)
+
+
+def test_what_was_said_of_such_a_number_at_first_still_verifies(tmp_path, monkeypatch):
+    """A journal that calls it NaN or infinite, as the first version did, is as it was recorded."""
+    monkeypatch.setattr(limits, "too_large", limits.not_finite)
+    with pytest.warns(UserWarning, match="NaN or infinite"), Tracker.create(journal=tmp_path / "j", sync="off") as tracker:
+        tracker.log_metric("big", 10**400)
+    monkeypatch.undo()
+    assert verify_chains(tmp_path / "j") == []
