@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.deadline import Deadline
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from journaltrack.background import Background
     from journaltrack.comparing import Difference
+    from journaltrack.one_place import OnePlace
     from journaltrack.pass_report import PassReport, Progress
+    from journaltrack.pending_work import Work
     from journaltrack.rate_limit import RateLimit
     from journaltrack.reconciler import Options
     from journaltrack.remotes.aws import AwsRemote
@@ -146,6 +148,7 @@ def sync(
 
     Raises:
         JournalNotFoundError: There is no journal.
+        JournalBehindError: Another copy of it was delivered further; nothing was sent.
         LeaseHeldError: Another process reconciles it.
         JournalError: It can't be read or written.
     """
@@ -298,14 +301,21 @@ def _repairing_pass(
     return _pass(journal, connection, replay, deadline)
 
 
-def deliver(request: DeliveryRequest, connection: Connection, options: Options | None = None) -> Delivery:
+def deliver(
+    request: DeliveryRequest, connection: Connection, options: Options | None = None, one_place: OnePlace | None = None
+) -> Delivery:
     """What the watcher has done about one journal: look, and make a pass if there is something new to do.
 
+    Args:
+        request: What to do.
+        connection: How to reach the remote.
+        options: Of the pass.
+        one_place: Which folders journals are delivered from, where copies of one may turn up.
+
     Raises:
-        JournalError: The journal can't be read or written, or somebody else reconciles it.
+        JournalError: The journal can't be read or written, somebody else reconciles it, or another copy of it is ahead.
     """
     from journaltrack import pending_work  # noqa: PLC0415 - the tracker's start does not pay for it
-    from journaltrack.pass_report import PassReport  # noqa: PLC0415
     from journaltrack.watcher_journal import Delivery  # noqa: PLC0415
 
     try:
@@ -313,18 +323,31 @@ def deliver(request: DeliveryRequest, connection: Connection, options: Options |
     except JournalOutdatedError:
         if request.look_only:
             raise
-    else:
-        if request.look_only:
-            return Delivery(work.pending)
-        if work.missing_blobs:
-            return Delivery(work.pending, missing_blobs=work.missing_blobs)
-        ending = work.interrupted and (options is None or options.end_interrupted)
+        return _delivered(request, connection, options)
+    if request.look_only:
+        return Delivery(work.pending)
+    if work.missing_blobs:
+        return Delivery(work.pending, missing_blobs=work.missing_blobs)
+    with one_place.of(request.journal, work) if one_place is not None else contextlib.nullcontext():
+        return _delivered(request, connection, options, work)
+
+
+def _delivered(request: DeliveryRequest, connection: Connection, options: Options | None, work: Work | None = None) -> Delivery:
+    """See ``deliver``; ``work`` None: the journal is of an older version, which a pass upgrades."""
+    from journaltrack.pass_report import PassReport  # noqa: PLC0415 - as above
+    from journaltrack.reconciler import Options as ReconcilerOptions  # noqa: PLC0415
+    from journaltrack.watcher_journal import Delivery  # noqa: PLC0415
+
+    options = options or ReconcilerOptions()
+    if work is not None:
+        ending = work.interrupted and options.end_interrupted
         if not ending and (not work.any or work.position == request.unless):
             return Delivery(work.pending, work.position)
         error = probe(connection, request.deadline) if request.preflight else None
         if error is not None and not request.deadline.cut_short:
             return Delivery(work.pending, report=PassReport(pending=work.pending, halted=error))
-    report = _pass(request.journal, connection, options, request.deadline)
+    # What a watcher has seen up to here it delivered itself: asking again whenever a training logs would double the requests.
+    report = _pass(request.journal, connection, replace(options, ask_for_copies=request.unless is None), request.deadline)
     return Delivery(report.pending, report.position, report)
 
 

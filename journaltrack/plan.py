@@ -379,7 +379,9 @@ def _ensure(component: _Component, state: ComponentState) -> Ensure:
         tags=tuple((str(k), str(v)) for k, v in tags.items()) if isinstance(tags, dict) else (),
     )
     seqs = tuple(e.seq for e in component.creates + component.loads)
-    return Ensure(component.component_id, component.name, spec, mode, state.create_attempted or mode != "create", seqs)
+    return Ensure(
+        component.component_id, component.name, spec, mode, state.create_attempted or mode != "create", seqs, state.create_attempted
+    )
 
 
 def _point(entry: Entry) -> MetricPoint:

@@ -40,6 +40,7 @@ PLAN: Final = "plan"
 """The action of attestations for entries that needed no request."""
 IN_DOUBT_AFTER_KILL: Final = "the process that sent it ended before the answer arrived"
 
+NOTHING_MORE: Final[Mapping[str, Any]] = MappingProxyType({})
 _INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _INSERT_INTENT: Final = "INSERT INTO receipt (id, action, component_id, entries, generation, started_at_ns) VALUES (?, ?, ?, ?, ?, ?)"
 _FINISH_RECEIPT: Final = (
@@ -118,7 +119,7 @@ class Outcome(NamedTuple):
     missing: bool = False
     fields: Sequence[tuple[str, str, int]] = ()
     location: tuple[BlobRef, str] | None = None
-    more: Mapping[str, Any] = MappingProxyType({})
+    more: Mapping[str, Any] = NOTHING_MORE
 
 
 class Settlement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import tempfile
 from dataclasses import dataclass, field
@@ -14,11 +15,12 @@ from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode, worst
 from journaltrack.cli.stopping import stopping
 from journaltrack.deadline import Deadline
-from journaltrack.errors import JournaltrackError, RemoteError
+from journaltrack.errors import JournalOutdatedError, JournaltrackError, RemoteError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from journaltrack.one_place import OnePlace
     from journaltrack.pass_report import PassReport
     from journaltrack.reconciler import Options
     from journaltrack.report_status import JournalStatus
@@ -29,11 +31,12 @@ _CONCURRENCY_MAX: Final = 256
 
 @dataclass(slots=True)
 class _Run:
-    """What all journals of one call share. ``signal`` is the one that ended it, 0 for none."""
+    """What all journals of one call share. ``one_place`` is None where copies do not matter; ``signal`` ended it, 0 for none."""
 
     options: Options
     deadline: Deadline
     aws: dict[str, Any]
+    one_place: OnePlace | None
     signal: int = 0
     results: list[dict[str, Any]] = field(default_factory=list)
 
@@ -49,6 +52,11 @@ class _Run:
 )
 @click.option("--dry-run", is_flag=True, help="Print the requests that would be made; contact nobody.")
 @click.option("--create-or-attach", is_flag=True, help="Create loaded components that are missing, attach to foreign ones that exist.")
+@click.option(
+    "--even-if-behind",
+    is_flag=True,
+    help="Send what is pending even if another copy of the journal was delivered further; points may be there twice.",
+)
 @common.connection_options
 @click.option("--concurrency", metavar="N", type=click.IntRange(1, _CONCURRENCY_MAX), help="Requests in flight.  [default: 96]")
 @click.option(
@@ -67,6 +75,7 @@ def command(
     since: int | None,
     dry_run: bool,
     create_or_attach: bool,
+    even_if_behind: bool,
     config_file: str | None,
     profile: str | None,
     region: str | None,
@@ -84,22 +93,24 @@ def command(
     flight, with everything recorded; a second one ends it at once. Of several journals the worst exit code is returned.
     """
     from journaltrack import configuration  # noqa: PLC0415 - shell completion imports this module
+    from journaltrack.one_place import OnePlace  # noqa: PLC0415
     from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
     from journaltrack.reconciler import Options  # noqa: PLC0415 - SQLAlchemy
 
     given = {"concurrency": concurrency, "profile": profile, "region": region, "endpoint_url": endpoint_url}
     known = configuration.load(config_file, overrides=given).configuration
-    options = Options(component, since, create_or_attach=create_or_attach, **known.of_a_pass())
+    options = Options(component, since, create_or_attach=create_or_attach, even_if_behind=even_if_behind, **known.of_a_pass())
     aws = {
         "profile": known.profile,
         "region": known.region,
         "endpoint_url": known.endpoint_url,
         "rate_limit": RateLimit(known.requests_per_s),
     }
-    run = _Run(options, Deadline(deadline_s), aws)
+    named = common.named(journals, more_journals)
+    run = _Run(options, Deadline(deadline_s), aws, OnePlace() if len(named) > 1 and not even_if_behind else None)
     codes: list[ExitCode] = []
     with stopping(run), output.going_on() as lost:
-        for journal in common.named(journals, more_journals):
+        for journal in named:
             if codes and run.signal:
                 break
             try:
@@ -169,7 +180,7 @@ def _sync(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
     from journaltrack.composition import sync  # noqa: PLC0415
     from journaltrack.report_status import status  # noqa: PLC0415
 
-    with ProgressView(common.path_of(journal)) as view:
+    with _from_one_place(run, journal), ProgressView(common.path_of(journal)) as view:
         report = sync(journal, options=run.options, deadline=run.deadline, on_progress=view, **run.aws)
     after = status(journal, component=run.options.component, since_ns=run.options.since_ns)
     code = _code(report, after)
@@ -178,6 +189,19 @@ def _sync(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
         output.say(_summary(report, after))
     _explain(report, after, stopped=bool(run.signal))
     return code
+
+
+@contextlib.contextmanager
+def _from_one_place(run: _Run, journal: str | None) -> Iterator[None]:
+    """Of copies of a journal in one call, one is synced."""
+    from journaltrack import paths, pending_work  # noqa: PLC0415 - as above
+
+    folder = paths.default_journal() if journal is None else paths.expanded(journal)
+    with contextlib.ExitStack() as stack:
+        if run.one_place is not None:
+            with contextlib.suppress(JournalOutdatedError):  # its copies are as old, and told apart by what they find there
+                stack.enter_context(run.one_place.of(folder, pending_work.look(folder)))
+        yield
 
 
 def _code(report: PassReport, after: JournalStatus) -> ExitCode:

@@ -164,6 +164,16 @@ class AwsRemote:
         with _classifying(None):
             return self._uploader.documents(bucket, prefix, folder)
 
+    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
+        """See ``Remote.document_names``: ListObjectsV2."""
+        with _classifying(None):
+            return self._uploader.document_names(bucket, prefix, folder, after)
+
+    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+        """See ``Remote.document``: GetObject."""
+        with _classifying(None):
+            return self._uploader.document(bucket, prefix, folder, name)
+
     def update(self, component: str, fields: Fields) -> Answer:
         """See ``Remote.update``: UpdateTrialComponent."""
         if not self._merges(component):

@@ -126,6 +126,28 @@ class Uploader:
             raise
         return found
 
+    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> list[str]:
+        """See ``Remote.document_names``."""
+        bucket, begin = bucket or self._bucket(), f"{_folder(prefix, folder)}/"
+        try:
+            page = self._clients.s3.list_objects_v2(Bucket=bucket, Prefix=begin, StartAfter=begin + after)
+        except ClientError as error:
+            if code_of(error) == "NoSuchBucket":
+                return []
+            raise
+        return [each["Key"].removeprefix(begin) for each in page.get("Contents", ()) if each["Size"] <= DOCUMENT_BYTES_MAX]
+
+    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+        """See ``Remote.document``."""
+        bucket, key = bucket or self._bucket(), f"{_folder(prefix, folder)}/{object_name(name)}"
+        try:
+            content: bytes = self._clients.s3.get_object(Bucket=bucket, Key=key)["Body"].read(DOCUMENT_BYTES_MAX)
+        except ClientError as error:
+            if code_of(error) in _GONE:
+                return None
+            raise
+        return content
+
     def find(self, uri: str, *, read: bool = False) -> RemoteObject | None:
         """See ``Remote.find_object``."""
         bucket, key = _place(uri)

@@ -135,6 +135,14 @@ class MemoryRemote:
             begin = f"s3://{bucket or DEFAULT_BUCKET}/{prefix or DEFAULT_PREFIX}/{folder}/"
             return {uri.removeprefix(begin): content for uri, content in self.stored.items() if uri.startswith(begin)}
 
+    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
+        """See ``Remote.document_names``."""
+        return sorted(name for name in self.documents(bucket, prefix, folder) if name > after)
+
+    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+        """See ``Remote.document``."""
+        return self.documents(bucket, prefix, folder).get(name)
+
     def update(self, component: str, fields: Fields) -> Answer:
         """See ``Remote.update``."""
         with self._lock:

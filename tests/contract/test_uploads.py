@@ -210,6 +210,11 @@ def test_documents_are_stored_once_and_listed(store: Subject, name: str):
     store.remote.put_document(replace(first, name="2.json", content=b'{"b":2}'))
     assert dict(store.remote.documents(BUCKET, None, folder)) == {"1.json": b'{"a":1}', "2.json": b'{"b":2}'}
     assert dict(store.remote.documents(BUCKET, None, f"{folder}-none")) == {}
+    assert [*store.remote.document_names(BUCKET, None, folder, "")] == ["1.json", "2.json"]
+    assert [*store.remote.document_names(BUCKET, None, folder, "1.json")] == ["2.json"]
+    assert [*store.remote.document_names("no-such-bucket-of-ours", None, folder, "")] == []
+    assert store.remote.document(BUCKET, None, folder, "2.json") == b'{"b":2}'
+    assert store.remote.document(BUCKET, None, folder, "3.json") is None
     if store.fetch is not None:
         assert store.fetch(uri) == b'{"a":1}'
 
