@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -57,6 +57,7 @@ class Background:
                     "endpoint_url": known.endpoint_url,
                     "requests_per_s": known.requests_per_s,
                     "options": self._of_a_pass,
+                    "allow": asdict(known.allow),
                 }
             )
         watch = replace(known.watch, poll_s=min(known.watch.poll_s, max(_POLL_S, known.watch.debounce_s)))

@@ -12,11 +12,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from journaltrack import paths
+from journaltrack.configuration import AllowConfiguration
 from journaltrack.deadline import Deadline
-from journaltrack.errors import ErrorKind, JournalOutdatedError, RemoteError
+from journaltrack.errors import ErrorKind, JournalError, JournalOutdatedError, RemoteError
 from journaltrack.journal import Journal
 from journaltrack.services import ReplayRequest, Services
 
@@ -56,6 +58,7 @@ class Connection:
         region: AWS region.
         endpoint_url: One endpoint for all services (a local stand-in).
         rate_limit: Bounds requests per second, shared by all that is made from this connection.
+        allow: What journals may have delivered.
         attended: A person is there to be asked for an MFA code; nobody is, ever, in a training process or a watcher.
     """
 
@@ -66,6 +69,7 @@ class Connection:
     endpoint_url: str | None = None
     rate_limit: RateLimit | None = None
     attended: bool = False
+    allow: AllowConfiguration = field(default_factory=AllowConfiguration)
 
     @classmethod
     def of(cls, request: ReplayRequest) -> Connection:
@@ -73,8 +77,8 @@ class Connection:
         known = request.configuration
         limit = _limit_of(known.requests_per_s)
         if request.boto3_session is not None or request.sagemaker_client is not None:
-            return cls(request.boto3_session, request.sagemaker_client, rate_limit=limit)
-        return cls(profile=known.profile, region=known.region, endpoint_url=known.endpoint_url, rate_limit=limit)
+            return cls(request.boto3_session, request.sagemaker_client, rate_limit=limit, allow=known.allow)
+        return cls(profile=known.profile, region=known.region, endpoint_url=known.endpoint_url, rate_limit=limit, allow=known.allow)
 
     def remote(self, deadline: Deadline, concurrency: int, timeout_s: float | None = None) -> AwsRemote:
         """A remote for one pass, to be closed after it; ``timeout_s`` bounds the wait for connections and answers.
@@ -103,6 +107,8 @@ class Connection:
             concurrency=concurrency,
             rate_limit=self.rate_limit,
             attended=self.attended,
+            create_buckets=self.allow.create_buckets,
+            create_experiments=self.allow.create_experiments,
             connect_timeout_s=CONNECT_TIMEOUT_S if timeout_s is None else min(timeout_s, CONNECT_TIMEOUT_S),
             read_timeout_s=READ_TIMEOUT_S if timeout_s is None else timeout_s,
         )
@@ -127,6 +133,7 @@ def sync(
     region: str | None = None,
     endpoint_url: str | None = None,
     rate_limit: RateLimit | None = None,
+    allow: AllowConfiguration | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> PassReport:
     """Replay what is pending in a journal to SageMaker and S3, once.
@@ -141,6 +148,7 @@ def sync(
         region: AWS region.
         endpoint_url: One endpoint for all services (a local stand-in).
         rate_limit: Bounds requests per second.
+        allow: What the journal may have delivered; None: everything.
         on_progress: Called after every recording.
 
     Returns:
@@ -152,7 +160,8 @@ def sync(
         LeaseHeldError: Another process reconciles it.
         JournalError: It can't be read or written.
     """
-    connection = Connection(boto3_session, sagemaker_boto_client, profile, region, endpoint_url, rate_limit, attended=_is_attended())
+    allow = allow or AllowConfiguration()
+    connection = Connection(boto3_session, sagemaker_boto_client, profile, region, endpoint_url, rate_limit, _is_attended(), allow)
     return _pass(journal, connection, options, deadline or Deadline(), on_progress)
 
 
@@ -167,6 +176,7 @@ def _pass(
     from journaltrack.reconciler import Options, Reconciler  # noqa: PLC0415
 
     options = options or Options()
+    _check_size(paths.default_journal() if journal is None else paths.expanded(journal), connection.allow)
     opened = Journal.open(journal, create=False)
     try:
         gate = Gate(deadline)
@@ -179,13 +189,27 @@ def _pass(
         opened.close()
 
 
+def _check_size(journal: Path, allow: AllowConfiguration) -> None:
+    """Raise ``JournalError`` for a journal that is too large to be delivered, before it is opened."""
+    size_bytes = 0
+    for name in (paths.DATABASE, f"{paths.DATABASE}-wal"):
+        with contextlib.suppress(OSError):  # opening it says what is wrong
+            size_bytes += (journal / name).stat().st_size
+    if 0 < allow.journal_bytes_max < size_bytes:
+        raise JournalError(
+            f"the database of {journal} has {size_bytes} bytes, and allow.journal_bytes_max is {allow.journal_bytes_max}; nothing was sent",
+            hint="raise it in the configuration if the journal is yours, else take the journal away",
+        )
+
+
 @contextlib.contextmanager
 def _retrying(connection: Connection, deadline: Deadline, concurrency: int) -> Iterator[RetryingRemote]:
+    from journaltrack.remotes.allowing import AllowingRemote  # noqa: PLC0415
     from journaltrack.remotes.retrying import RetryingRemote  # noqa: PLC0415
 
     aws = connection.remote(deadline, concurrency)
     try:
-        yield RetryingRemote(aws, deadline=deadline)
+        yield RetryingRemote(AllowingRemote(aws, connection.allow), deadline=deadline)
     finally:
         aws.close()
 
@@ -211,6 +235,7 @@ def verify(
     region: str | None = None,
     endpoint_url: str | None = None,
     rate_limit: RateLimit | None = None,
+    allow: AllowConfiguration | None = None,
     on_progress: Callable[[VerifyProgress], None] | None = None,
 ) -> VerifyReport:
     """Compare what a journal delivered with what SageMaker and S3 hold now. Changes neither, but with ``repair``.
@@ -226,6 +251,7 @@ def verify(
         region: AWS region.
         endpoint_url: One endpoint for all services (a local stand-in).
         rate_limit: Bounds requests per second; None: ten.
+        allow: What a repair may send; None: everything.
         on_progress: Called after every component.
 
     Returns:
@@ -240,7 +266,8 @@ def verify(
     from journaltrack.verifying import REQUESTS_PER_S, Repair, VerifyOptions  # noqa: PLC0415
 
     limit = rate_limit or RateLimit(REQUESTS_PER_S)
-    connection = Connection(boto3_session, sagemaker_boto_client, profile, region, endpoint_url, limit, attended=_is_attended())
+    allow = allow or AllowConfiguration()
+    connection = Connection(boto3_session, sagemaker_boto_client, profile, region, endpoint_url, limit, _is_attended(), allow)
     options, deadline = options or VerifyOptions(), deadline or Deadline()
     report = _verified(journal, connection, options, deadline, on_progress)
     if not repair:
@@ -318,6 +345,7 @@ def deliver(
     from journaltrack import pending_work  # noqa: PLC0415 - the tracker's start does not pay for it
     from journaltrack.watcher_journal import Delivery  # noqa: PLC0415
 
+    _check_size(request.journal, connection.allow)
     try:
         work = pending_work.look(request.journal, blobs=request.arriving)
     except JournalOutdatedError:

@@ -237,6 +237,8 @@ COPY_AHEAD_HINT: Final = (
     "sync the other copy, or bring its receipts here (`journaltrack receipts export` there, `journaltrack receipts import` here); if it is lost, "
     "`journaltrack sync --even-if-behind` sends what is pending here, also points that are there already"
 )
+NOT_ALLOWED: Final = "NotAllowed"
+"""The code of a request that the table ``[allow]`` of the configuration forbids: nothing was sent."""
 DEADLINE_OVER: Final = "DeadlineOver"
 """The code of a request that was not begun, or was ended, since its time was over."""
 

@@ -41,7 +41,7 @@ class PassProcess:
     """Makes passes in a child, started when it is needed. Threads may share it; one request is made at a time.
 
     Args:
-        connection: ``profile``, ``region``, ``endpoint_url``, ``requests_per_s``, and ``options`` (of the passes) for the child.
+        connection: ``profile``, ``region``, ``endpoint_url``, ``requests_per_s``, ``options`` (of the passes) and ``allow`` for the child.
     """
 
     def __init__(self, connection: Mapping[str, Any]) -> None:
@@ -269,13 +269,18 @@ def main() -> None:
 
 def _answered(request: dict[str, Any], known: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
     from journaltrack import composition  # noqa: PLC0415 - the parent imports this module, too, and needs none of it
+    from journaltrack.configuration import AllowConfiguration  # noqa: PLC0415
     from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
     from journaltrack.reconciler import Options  # noqa: PLC0415
 
     if not _limit:
         _limit.append(RateLimit(known["requests_per_s"]))
     connection = composition.Connection(
-        profile=known["profile"], region=known["region"], endpoint_url=known["endpoint_url"], rate_limit=_limit[0]
+        profile=known["profile"],
+        region=known["region"],
+        endpoint_url=known["endpoint_url"],
+        rate_limit=_limit[0],
+        allow=AllowConfiguration(**known["allow"]),
     )
     if request["do"] == "probe":
         return {"error_of_probe": error_to_json(composition.probe(connection))}

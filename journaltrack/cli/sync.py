@@ -105,6 +105,7 @@ def command(
         "region": known.region,
         "endpoint_url": known.endpoint_url,
         "rate_limit": RateLimit(known.requests_per_s),
+        "allow": known.allow,
     }
     named = common.named(journals, more_journals)
     run = _Run(options, Deadline(deadline_s), aws, OnePlace() if len(named) > 1 and not even_if_behind else None)

@@ -81,6 +81,7 @@ def command(
             profile=known.profile,
             region=known.region,
             endpoint_url=known.endpoint_url,
+            allow=known.allow,
             rate_limit=RateLimit(rate_per_s or known.requests_per_s or REQUESTS_PER_S),
             on_progress=_teller(),
         )

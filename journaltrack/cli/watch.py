@@ -166,7 +166,9 @@ class _Service:
         from journaltrack.composition import Connection  # noqa: PLC0415
 
         known = self._configuration
-        return Connection(profile=known.profile, region=known.region, endpoint_url=known.endpoint_url, rate_limit=self._rate_limit)
+        return Connection(
+            profile=known.profile, region=known.region, endpoint_url=known.endpoint_url, rate_limit=self._rate_limit, allow=known.allow
+        )
 
 
 def _path(named: str | None) -> Path | None:

@@ -18,7 +18,7 @@ from botocore.parsers import ResponseParserError
 from journaltrack import limits
 from journaltrack.actions import Artifact, ComponentSpec, Fields, MetricPoint, Status
 from journaltrack.deadline import Deadline
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import NOT_ALLOWED, ErrorKind, RemoteError
 from journaltrack.rate_limit import RateLimit
 from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent
 from journaltrack.remotes.aws_clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients
@@ -56,6 +56,8 @@ class AwsRemote:
         read_timeout_s: Seconds that a server may be silent.
         rate_limit: Bounds requests per second, those of other remotes that share it included.
         attended: A person may be asked for an MFA code.
+        create_buckets: Whether a bucket that is missing is made.
+        create_experiments: Whether experiments and trials that are missing are made.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class AwsRemote:
         read_timeout_s: float = READ_TIMEOUT_S,
         rate_limit: RateLimit | None = None,
         attended: bool = False,
+        create_buckets: bool = True,
+        create_experiments: bool = True,
     ) -> None:
         deadline = deadline or Deadline()
         self._clients = Clients(
@@ -90,7 +94,8 @@ class AwsRemote:
         )
         self._metrics = MetricsSender(self._clients)
         self._first_alone = FirstAlone(deadline)
-        self._uploader = Uploader(self._clients, deadline)
+        self._uploader = Uploader(self._clients, deadline, create_buckets=create_buckets)
+        self._create_experiments = create_experiments
         self._merges_per_key = merges_per_key
         self._created: set[str] = set()  # made here and not updated since: nothing to merge with
         self._grouped: set[tuple[str, str]] = set()  # experiments and trials known to be there
@@ -136,7 +141,7 @@ class AwsRemote:
         if trial is None:
             # As the newer SageMaker SDK names the trial of a run that was given an experiment alone.
             trial = f"Default-Run-Group-{experiment}"[: limits.NAME_CHARS_MAX].rstrip("-")
-        if experiment is not None:
+        if experiment is not None and self._create_experiments:
             sagemaker = self._clients.sagemaker
             self._ensure("experiment", experiment, lambda: sagemaker.create_experiment(ExperimentName=experiment))
             self._ensure("trial", trial, lambda: sagemaker.create_trial(TrialName=trial, ExperimentName=experiment))
@@ -208,6 +213,14 @@ class AwsRemote:
         except ClientError as trial_error:
             if not not_found(trial_error):
                 return classified(trial_error)
+            if not self._create_experiments:
+                return RemoteError(
+                    f"the trial {trial} does not exist, and the configuration has allow.create_experiments = false",
+                    kind=ErrorKind.HALT,
+                    code=NOT_ALLOWED,
+                    request_id=_request_id(error.response),
+                    hint="create it and sync again; it waits in the journal",
+                )
             return RemoteError(
                 f"the trial {trial} does not exist: {error}",
                 kind=ErrorKind.PERMANENT,

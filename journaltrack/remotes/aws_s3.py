@@ -19,21 +19,20 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack import access, limits
-from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError, os_hint
+from journaltrack.errors import DEADLINE_OVER, NOT_ALLOWED, ErrorKind, RemoteError, os_hint
 from journaltrack.remote import Answer, BlobUpload, Document, RemoteObject
 from journaltrack.remotes.aws_bodies import Body
 from journaltrack.remotes.aws_errors import NOT_AN_ANSWER, code_of, is_of_service, is_taken, not_an_answer, status_of
 from journaltrack.remotes.aws_multipart import Multipart
 from journaltrack.remotes.aws_parts import DamagedError, digest_at
 from journaltrack.remotes.aws_proof import is_md5, is_ours
+from journaltrack.remotes.object_names import object_name, prefix_name
 from journaltrack.remotes.upload_notes import Place, UploadNotes
 
 if TYPE_CHECKING:
     from journaltrack.deadline import Deadline
     from journaltrack.remotes.aws_clients import Clients
 
-DEFAULT_PREFIX: Final = "trial-component-artifacts"
-"""As the original library names it."""
 SINGLE_PUT_BYTES_MAX: Final = 16 * 1024 * 1024
 """Up to here one PutObject: S3 verifies and keeps the SHA-256 of the whole, and it is as fast as parts, which need two requests more (ADR 0022)."""
 DOCUMENT_BYTES_MAX: Final = 64 << 20
@@ -53,9 +52,11 @@ class Uploader:
     Args:
         clients: Of the remote.
         deadline: Cuts an upload short.
+        create_buckets: Whether a bucket that is missing is made.
     """
 
-    def __init__(self, clients: Clients, deadline: Deadline) -> None:
+    def __init__(self, clients: Clients, deadline: Deadline, *, create_buckets: bool = True) -> None:
+        self._create_buckets = create_buckets
         self._clients = clients
         self._deadline = deadline
         self._lock = threading.Lock()
@@ -318,6 +319,14 @@ class Uploader:
         return True
 
     def _create(self, bucket: str) -> None:
+        if not self._create_buckets:
+            raise RemoteError(
+                f"the bucket {bucket} does not exist, and the configuration has allow.create_buckets = false; nothing was sent to it",
+                kind=ErrorKind.HALT,
+                code=NOT_ALLOWED,
+                uploads_only=True,
+                hint="create it and sync again; artifacts wait in the journal's spool",
+            )
         region = self._clients.s3.meta.region_name
         # us-east-1 is the one region that must not be named (S3's CreateBucket reference).
         location = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
@@ -349,14 +358,7 @@ class Uploader:
 
 
 def _folder(prefix: str | None, folder: str) -> str:
-    return f"{object_name(prefix or DEFAULT_PREFIX)}/{object_name(folder)}"
-
-
-def object_name(name: str) -> str:
-    """An artifact's name as the last part of a key; it can't leave its component's folder, whatever the name says."""
-    text = name.encode(errors="replace").decode()  # a file name that is not UTF-8
-    printable = "".join(char if char.isprintable() else "_" for char in text)
-    return "/".join(part for part in printable.split("/") if part not in {"", "..", "."}) or "artifact"
+    return f"{prefix_name(prefix)}/{object_name(folder)}"
 
 
 def _place(uri: str) -> tuple[str, str]:
@@ -390,7 +392,7 @@ def _whole_sha256(held: dict[str, Any]) -> str | None:
 def _keys(blob: BlobUpload) -> tuple[str, str]:
     """Where a content goes: under its name or, if that is taken, under one that tells its digest."""
     name = object_name(blob.name)
-    folder = f"{object_name(blob.prefix or DEFAULT_PREFIX)}/{object_name(blob.component)}"
+    folder = f"{prefix_name(blob.prefix)}/{object_name(blob.component)}"
     path = PurePosixPath(name)
     told = path.with_name(f"{path.stem}.{blob.sha256[:12]}{path.suffix}")
     return f"{folder}/{name}", f"{folder}/{told}"
