@@ -239,7 +239,9 @@ def whole_file(to: str | os.PathLike[str], journal: Path, *, force: bool) -> Ite
     target = _target(to, journal, force=force)
     partial = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
     try:
-        with partial.open("xb") as stream:
+        # 0600 whatever the umask, as all that holds recorded values: a mask takes rights away, and a default ACL gives some.
+        with open(partial, "xb", opener=_for_owner) as stream:
+            os.fchmod(stream.fileno(), 0o600)
             yield target, stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -250,6 +252,11 @@ def whole_file(to: str | os.PathLike[str], journal: Path, *, force: bool) -> Ite
         paths.fsync(target.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _for_owner(path: str, flags: int) -> int:
+    """A new file that its owner alone may read from its first moment on."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _put(partial: Path, target: Path) -> None:

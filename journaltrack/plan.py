@@ -45,6 +45,7 @@ from journaltrack.actions import (
     merge_status,
     parts_in_order,
 )
+from journaltrack.bounds import out_of_bounds
 from journaltrack.entries import BlobRef, Entry
 
 _POINT: Final = partial(tuple.__new__, MetricPoint)  # MetricPoint(*members), without a call of Python code
@@ -215,12 +216,20 @@ def blob_of(entry: Entry) -> BlobRef:
 def _read(entry: Entry, component: _Component, state: ComponentState) -> Settle | None:
     """Add one entry to its component, or say why it can't be sent."""
     try:
-        problem = f"the entry can't be read: {entry.unsound}" if entry.unsound else vocabulary.undeliverable(entry)
+        problem = f"the entry can't be read: {entry.unsound}" if entry.unsound else vocabulary.undeliverable(entry) or out_of_bounds(entry)
         if problem is None:
             problem = _add(entry, component, state)
     except ValueError as error:  # also JSONDecodeError: a damaged or crafted payload
         problem = f"the entry can't be read: {error}"
     return Settle(entry.component_id, (entry.seq,), "quarantined", problem) if problem else None
+
+
+def _add_association(entry: Entry, component: _Component) -> str | None:
+    names = _text(entry.detail.get("experiment")), _text(entry.detail.get("trial"))
+    if names not in component.associations and len(component.associations) >= limits.ASSOCIATIONS_MAX:
+        return f"the component goes into {limits.ASSOCIATIONS_MAX} trials already, which is the limit of one sync"
+    component.associations[names].append(entry.seq)
+    return None
 
 
 def _add(entry: Entry, component: _Component, state: ComponentState) -> str | None:
@@ -236,7 +245,7 @@ def _add(entry: Entry, component: _Component, state: ComponentState) -> str | No
     elif entry.kind == vocabulary.LOAD:
         component.loads.append(entry)
     elif entry.kind == vocabulary.ASSOCIATE:
-        component.associations[_text(detail.get("experiment")), _text(detail.get("trial"))].append(entry.seq)
+        return _add_association(entry, component)
     else:
         component.uploads[blob_of(entry)].append(entry)
     return None
@@ -304,6 +313,8 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
     where = (component.component_id, component.name)
     actions: list[Action] = []
     made = component.creates + component.loads
+    if not (made or component.associations or component.uploads or component.changes or component.metrics or component.points):
+        return []  # all of it was refused: nobody need ask for the component
     if not state.confirmed:
         actions.append(_ensure(component, state))
     elif made:

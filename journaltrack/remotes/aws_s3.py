@@ -40,6 +40,8 @@ DOCUMENT_BYTES_MAX: Final = 64 << 20
 LARGE_UPLOADS_MAX: Final = 2
 """Ours: multipart uploads at a time, of 4 connections each."""
 _READ_BYTES: Final = 1024 * 1024
+_MEDIA_TYPE_CHARS_MAX: Final = 255
+"""Ours: of the Content-Type header; RFC 6838 allows 127 characters on either side of the slash."""
 _SAYS_NOTHING: Final = frozenset({301, 400, 403, 404})
 """Refusals of a HEAD, which has no body: a region, an expired token, a clock or a permission look alike."""
 _MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
@@ -86,6 +88,8 @@ class Uploader:
                     code="BlobMissing",
                     hint="restore spool/ from a copy of the journal, then `journaltrack retry`",
                 ) from error
+            if os.fstat(descriptor).st_size > blob.size_bytes:  # before it is read, and before anything is asked of the store
+                raise _damage(blob)
             return self._upload(blob, content)
 
     def put_document(self, document: Document) -> Answer:
@@ -407,7 +411,7 @@ def _ours(held: dict[str, Any], blob: BlobUpload, content: IO[bytes]) -> str | N
 
 def _described(blob: BlobUpload) -> dict[str, Any]:
     described: dict[str, Any] = {"Metadata": {"sha256": blob.sha256}}
-    if blob.media_type and blob.media_type.isascii() and blob.media_type.isprintable():
+    if blob.media_type and len(blob.media_type) <= _MEDIA_TYPE_CHARS_MAX and blob.media_type.isascii() and blob.media_type.isprintable():
         described["ContentType"] = blob.media_type
     return described
 
@@ -425,7 +429,7 @@ def _unreadable(blob: BlobUpload, error: OSError) -> RemoteError:
 
 def _damage(blob: BlobUpload) -> RemoteError:
     return RemoteError(
-        f"the content of {limits.shown(blob.name)} in the spool is not what was logged: {Path(blob.path).name} has another SHA-256",
+        f"the content of {limits.shown(blob.name)} in the spool is not what was logged: {Path(blob.path).name} has another SHA-256 or size",
         kind=ErrorKind.PERMANENT,
         code="BlobDamaged",
         hint="restore spool/ from a copy of the journal, then `journaltrack retry`",

@@ -110,7 +110,7 @@ class MemoryRemote:
             except (OSError, ValueError) as error:
                 text = f"{blob.path} is not there: {error}"
                 raise RemoteError(text, kind=ErrorKind.PERMANENT, code="BlobMissing", request_id=request_id) from error
-            if found != blob.sha256:
+            if found != blob.sha256 or len(content) > blob.size_bytes:
                 raise RemoteError(f"{blob.path} is damaged", kind=ErrorKind.PERMANENT, code="BlobDamaged", request_id=request_id)
             uri = f"s3://{blob.bucket or DEFAULT_BUCKET}/{blob.prefix or DEFAULT_PREFIX}/{blob.component}/{blob.name}"
             if self.objects.get(uri, blob.sha256) != blob.sha256:
