@@ -159,7 +159,7 @@ def _ensure(action: Ensure, remote: Remote, context: Context) -> Answer:
     spec = action.spec if action.spec.owner else replace(action.spec, owner=context.journal_id)
     by_a_copy = not action.attempted and not context.even_if_behind
     if action.describe_first or mode != "create":
-        answer = _attach(action, remote, mode, by_a_copy=by_a_copy)
+        answer = _attach(action, remote, mode, spec.owner, by_a_copy=by_a_copy)
         if answer is not None:
             return answer
         if mode in {"load", "job"}:
@@ -169,7 +169,7 @@ def _ensure(action: Ensure, remote: Remote, context: Context) -> Answer:
     except AlreadyExistsError as error:
         first = context.attempts() == 1  # else an earlier one of these may have made it
         try:
-            answer = _attach(action, remote, mode, by_a_copy=by_a_copy and first)
+            answer = _attach(action, remote, mode, spec.owner, by_a_copy=by_a_copy and first)
         except RemoteError as failure:
             failure.maybe_applied |= not first
             raise
@@ -193,7 +193,7 @@ def _update(action: Update, remote: Remote) -> Answer:
     return replace(answer, older=left.older)
 
 
-def _attach(action: Ensure, remote: Remote, mode: str, *, by_a_copy: bool) -> Answer | None:
+def _attach(action: Ensure, remote: Remote, mode: str, owner: str, *, by_a_copy: bool) -> Answer | None:
     """The component as it is there, None if it is not; an error if it is there but not ours to write to.
 
     ``by_a_copy``: nothing of this journal can have made it, so that its mark says that another copy of the journal did.
@@ -201,9 +201,9 @@ def _attach(action: Ensure, remote: Remote, mode: str, *, by_a_copy: bool) -> An
     found = remote.describe(action.component)
     if found is None:
         return None
-    if by_a_copy and action.spec.owner and found.owner == action.spec.owner:
+    if by_a_copy and found.owner == owner:
         raise CopyAheadError(action.component, request_id=found.request_id)
-    if mode == "create" and found.owner != action.spec.owner:
+    if mode == "create" and found.owner != owner:
         raise RemoteError(
             f"a trial component named {action.component} exists already and was not created by this journal; nothing of it was changed",
             kind=ErrorKind.HOLD,

@@ -296,6 +296,17 @@ def test_a_component_that_others_share_is_no_sign_of_a_copy(tmp_path, remote):
     assert remote.points() == {0.0: 1, 1.0: 1, 2.0: 1}
 
 
+def test_a_loaded_component_that_one_copy_made_is_known_to_the_other(tmp_path, remote):
+    """What a sync made on request for a component that was only loaded bears the journal's id: the other copy is behind it, too."""
+    first = record(tmp_path / "first", 0, drafts=LOADED)
+    second = copy(first, "second")
+    sync(first, remote, create_or_attach=True)
+    for options in ({}, {"create_or_attach": True}):
+        with pytest.raises(JournalBehindError):
+            sync(second, remote, **options)
+    assert remote.points() == {0.0: 1}
+
+
 def test_anchors_are_found_where_the_newest_one_is(restored, remote):
     """The question goes to the bucket and prefix of the newest anchor, not to the remote's own."""
     folder, _ = restored

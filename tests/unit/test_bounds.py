@@ -18,6 +18,7 @@ from journaltrack.cli import main
 from journaltrack.entries import ASSOCIATE, COMPONENT, CREATE, STATUS, UPLOAD, BlobRef, Draft
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal import Journal
+from journaltrack.merging import merge
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remote import BlobUpload
 from journaltrack.remotes.aws import AwsRemote
@@ -145,6 +146,21 @@ def test_a_blob_that_is_larger_than_recorded_is_refused_unread(journal, tmp_path
             assert sim.requests == []
         finally:
             remote.close()
+
+
+def test_a_merge_copies_no_blob_that_is_larger_than_recorded(journal, tmp_path):
+    """A sparse file in a foreign spool is named as missing, and fills no disk."""
+    (tmp_path / "model").write_bytes(b"bytes")
+    blob = Spool(journal.path / "spool").add(tmp_path / "model")
+    journal.add_blob(blob.sha256, blob.size_bytes)
+    ref = BlobRef(blob.sha256, None, None)
+    journal.append(journal.component("run"), [vocabulary.upload("model", ref, blob.size_bytes, None, "model")])
+    stored = journal.path / "spool" / blob.sha256[:2] / blob.sha256
+    stored.chmod(0o600)
+    os.truncate(stored, 1 << 33)
+    (source,) = merge([journal.path], into=tmp_path / "all").sources
+    assert source.blobs_missing == (blob.sha256,)
+    assert not Spool(tmp_path / "all" / "spool").has(blob.sha256)
 
 
 def test_unfinished_receipts_are_read_in_pages(journal):
