@@ -152,7 +152,12 @@ class ComponentState:
 
 @dataclass(frozen=True, slots=True)
 class Ensure:
-    """The component shall exist."""
+    """The component shall exist.
+
+    Attributes:
+        attempted: An earlier request of this journal may have made it. False: if it is there with our own owner, another copy of
+            the journal made it.
+    """
 
     phase: ClassVar[int] = 1
     action: ClassVar[str] = "ensure"
@@ -163,6 +168,7 @@ class Ensure:
     mode: Mode
     describe_first: bool
     seqs: tuple[int, ...]
+    attempted: bool = True
 
     def split(self) -> tuple[Ensure, ...]:
         """One request: can't be split."""

@@ -76,17 +76,22 @@ class Anchor:
 
 def last(database: Database) -> Anchor | None:
     """The newest that this journal knows of."""
-    for (body,) in database.read(_LAST, (ACTION,)):
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # crafted: as if there were none
-            members = json.loads(body)
-            told = members["anchor"]
-            at_ns, (seq, attestation) = int(members["finished_at_ns"]), map(int, told["reached"])
-            return Anchor(int(told["number"]), str(told["sha256"]), at_ns, told.get("uri"), seq, attestation)
+    rows = database.read(_LAST, (ACTION,))
+    return anchor_of(rows[0][0]) if rows else None
+
+
+def anchor_of(body: object) -> Anchor | None:
+    """The anchor that an attestation tells of; None if it tells of none."""
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):  # crafted: as if there were none
+        members = json.loads(str(body))
+        anchor = members["anchor"]
+        at_ns, (seq, attestation) = int(members["finished_at_ns"]), map(int, anchor["reached"])
+        return Anchor(int(anchor["number"]), str(anchor["sha256"]), at_ns, anchor.get("uri"), seq, attestation)
     return None
 
 
 def make(
-    database: Database, settlement: Settlement, remote: Remote, places: str, *, every_s: float, clock_ns: Callable[[], int]
+    database: Database, settlement: Settlement, remote: Remote, places: str, *, every_s: float, clock_ns: Callable[[], int], above: int = 0
 ) -> Anchor | None:
     """Anchor what is new since the last time.
 
@@ -98,6 +103,7 @@ def make(
             "parameter": into a parameter of each component; "both": "artifacts" and "parameter"; "off".
         every_s: Not before the last one is so old, seconds.
         clock_ns: Nanoseconds since the epoch.
+        above: Its number is to be higher: of another copy's newest one.
 
     Returns:
         The anchor, None if there is none: nothing new, nowhere to put it, too early, or it failed (there is a receipt then).
@@ -109,12 +115,12 @@ def make(
     before, now_ns = last(database), clock_ns()
     if before is not None and 0 <= now_ns - before.at_ns < every_s * 1e9:
         return None
-    if _has_to_wait(database, now_ns):
+    if has_to_wait(database, now_ns):
         return None
     reached = (_newest(database, "entry", "seq"), _newest(database, "attestation", "id"))
     if not _is_new(database, before):
         return None
-    document = _document(database, before, now_ns)
+    document = _document(database, before, now_ns, above)
     number, content = document.number, document.encode()
     sha256 = hashlib.sha256(content).hexdigest()
     (receipt_id,) = settlement.begin([Intent(ACTION, None, ())])
@@ -138,7 +144,7 @@ def make(
     return Anchor(number, sha256, now_ns, uri, *reached)
 
 
-def _has_to_wait(database: Database, now_ns: int) -> bool:
+def has_to_wait(database: Database, now_ns: int) -> bool:
     """Whether the last attempts failed, and the last of them not long enough ago for another one."""
     rows = database.read(_ATTEMPTS, (ACTION, _FAILURES_COUNTED))
     failures = len(list(itertools.takewhile(lambda row: row[0] != "delivered", rows)))
@@ -189,6 +195,14 @@ def places(database: Database, *, default: bool) -> list[tuple[str | None, str |
     return list(dict.fromkeys(found))
 
 
+def newest_place(database: Database) -> tuple[str | None, str | None] | None:
+    """Where the newest anchor is that this journal knows of, or would be; None where there is no place for one yet."""
+    known = last(database)
+    bucket, _, key = ((known and known.uri) or "").removeprefix("s3://").partition("/")
+    prefix, marked, _ = key.rpartition(f"/{anchors.folder_of('')}")
+    return (bucket, prefix) if bucket and marked else _place(database)
+
+
 def _place(database: Database) -> tuple[str | None, str | None] | None:
     """Where the last artifact was put."""
     rows = database.read(f"SELECT bucket, prefix, {_HOST} FROM location WHERE {_SOUND} ORDER BY receipt_id DESC LIMIT 1")
@@ -212,14 +226,14 @@ def _is_new(database: Database, before: Anchor | None) -> bool:
     return any(action != ACTION for (action,) in newer)
 
 
-def _document(database: Database, before: Anchor | None, now_ns: int) -> anchors.Document:
+def _document(database: Database, before: Anchor | None, now_ns: int, above: int) -> anchors.Document:
     def heads(kind: anchors.Kind, since: int) -> anchors.Heads:
         rows = database.read(_HEADS[kind], (since,))
         return {str(uuid): (number, digest.hex()) for uuid, number, digest, _ in rows if isinstance(digest, bytes)}
 
     return anchors.Document(
         journal_id=str(database.read("SELECT journal_id FROM meta")[0][0]),
-        number=before.number + 1 if before else 1,
+        number=max(before.number if before else 0, above) + 1,
         previous=before.sha256 if before else None,
         made_at_ns=now_ns,
         entries=heads("entries", before.seq if before else 0),

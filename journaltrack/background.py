@@ -56,6 +56,7 @@ class Background:
                     "storage": asdict(known.storage()),
                     "requests_per_s": known.requests_per_s,
                     "options": self._of_a_pass,
+                    "allow": asdict(known.allow),
                 }
             )
         watch = replace(known.watch, poll_s=min(known.watch.poll_s, max(_POLL_S, known.watch.debounce_s)))

@@ -248,6 +248,7 @@ def _opened(path: Path) -> int:
                 now, own = os.lstat(path), os.fstat(descriptor)
                 if (now.st_dev, now.st_ino) == (own.st_dev, own.st_ino):
                     if own.st_nlink == 1:
+                        os.fchmod(descriptor, 0o600)  # whatever the umask
                         return descriptor
                     path.unlink()  # a whole bundle, of a run that was killed when it had just named it: that name is not this one's
         except BaseException:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 
 _STATUS: Final = ("status", "")
+_MAY_HAVE_MADE_IT: Final = (
+    "SELECT 1 FROM receipt r LEFT JOIN attestation a ON a.receipt_id = r.id WHERE r.component_id = c.id AND r.action = 'ensure' "
+    "AND r.outcome IS NOT 'not sent' AND NOT coalesce(CASE WHEN json_valid(a.body) THEN json_extract(a.body, '$.no_effect') END, 0)"
+)
 
 _FIRST_RECEIPTS: Final = 100  # of a component: whatever the length of its history, the request that made it is among these
 
@@ -34,8 +38,8 @@ def states(database: Database, component_ids: Iterable[int]) -> dict[int, Compon
     for component_id in component_ids:
         known = database.read(
             # CASE, not AND: SQLite computes both sides of one, and the receipts of a long run are many.
-            "SELECT confirmed_at_ns IS NOT NULL, CASE WHEN confirmed_at_ns IS NULL THEN EXISTS (SELECT 1 FROM receipt "
-            "WHERE component_id = c.id AND action = 'ensure') ELSE 0 END FROM component c WHERE id = ?",
+            f"SELECT confirmed_at_ns IS NOT NULL, CASE WHEN confirmed_at_ns IS NULL THEN EXISTS ({_MAY_HAVE_MADE_IT}) ELSE 0 END "
+            "FROM component c WHERE id = ?",
             (component_id,),
         )
         if not known:

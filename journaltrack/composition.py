@@ -12,11 +12,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from journaltrack import paths
+from journaltrack.configuration import AllowConfiguration
 from journaltrack.deadline import Deadline
-from journaltrack.errors import ErrorKind, JournalOutdatedError, RemoteError
+from journaltrack.errors import ErrorKind, JournalError, JournalOutdatedError, RemoteError
 from journaltrack.journal import Journal
 from journaltrack.services import ReplayRequest, Services
 
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 
     from journaltrack.background import Background
     from journaltrack.comparing import Difference
+    from journaltrack.one_place import OnePlace
     from journaltrack.pass_report import PassReport, Progress
+    from journaltrack.pending_work import Work
     from journaltrack.rate_limit import RateLimit
     from journaltrack.reconciler import Options
     from journaltrack.remote import Storage
@@ -55,6 +59,7 @@ class Connection:
         region: AWS region.
         endpoint_url: One endpoint for all services (a local stand-in).
         rate_limit: Bounds requests per second, shared by all that is made from this connection.
+        allow: What journals may have delivered.
         attended: A person is there to be asked for an MFA code; nobody is, ever, in a training process or a watcher.
         storage: How buckets are to keep uploads.
     """
@@ -67,6 +72,7 @@ class Connection:
     rate_limit: RateLimit | None = None
     attended: bool = False
     storage: Storage | None = None
+    allow: AllowConfiguration = field(default_factory=AllowConfiguration)
 
     @classmethod
     def of(cls, request: ReplayRequest) -> Connection:
@@ -75,7 +81,7 @@ class Connection:
         limit = _limit_of(known.requests_per_s)
         if request.boto3_session is not None or request.sagemaker_client is not None:
             session, client = request.boto3_session, request.sagemaker_client
-            return cls(session, client, rate_limit=limit, storage=known.storage())
+            return cls(session, client, rate_limit=limit, storage=known.storage(), allow=known.allow)
         return cls(rate_limit=limit, **known.of_a_connection())
 
     def remote(self, deadline: Deadline, concurrency: int, timeout_s: float | None = None) -> AwsRemote:
@@ -106,6 +112,8 @@ class Connection:
             rate_limit=self.rate_limit,
             attended=self.attended,
             storage=self.storage,
+            create_buckets=self.allow.create_buckets,
+            create_experiments=self.allow.create_experiments,
             connect_timeout_s=CONNECT_TIMEOUT_S if timeout_s is None else min(timeout_s, CONNECT_TIMEOUT_S),
             read_timeout_s=READ_TIMEOUT_S if timeout_s is None else timeout_s,
         )
@@ -131,6 +139,7 @@ def sync(
     endpoint_url: str | None = None,
     rate_limit: RateLimit | None = None,
     storage: Storage | None = None,
+    allow: AllowConfiguration | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> PassReport:
     """Replay what is pending in a journal to SageMaker and S3, once.
@@ -146,6 +155,7 @@ def sync(
         endpoint_url: One endpoint for all services (a local stand-in).
         rate_limit: Bounds requests per second.
         storage: How buckets are to keep uploads; None: as they do by themselves.
+        allow: What the journal may have delivered; None: everything.
         on_progress: Called after every recording.
 
     Returns:
@@ -155,11 +165,12 @@ def sync(
         NothingMatchesError: It has no component that ``options`` names, or nothing for a bucket that
             ``storage`` replaces. Nothing was sent.
         JournalNotFoundError: There is no journal.
+        JournalBehindError: Another copy of it was delivered further; nothing was sent.
         LeaseHeldError: Another process reconciles it.
         JournalError: It can't be read or written.
     """
     given = (boto3_session, sagemaker_boto_client, profile, region, endpoint_url, rate_limit)
-    connection = Connection(*given, attended=_is_attended(), storage=storage)
+    connection = Connection(*given, attended=_is_attended(), storage=storage, allow=allow or AllowConfiguration())
     return _pass(journal, connection, options, deadline or Deadline(), on_progress)
 
 
@@ -176,6 +187,7 @@ def _pass(
     from journaltrack.report_choice import check_buckets  # noqa: PLC0415
 
     options = options or Options()
+    _check_size(paths.default_journal() if journal is None else paths.expanded(journal), connection.allow)
     opened = Journal.open(journal, create=False)
     try:
         matching(opened, options.component)
@@ -191,13 +203,27 @@ def _pass(
         opened.close()
 
 
+def _check_size(journal: Path, allow: AllowConfiguration) -> None:
+    """Raise ``JournalError`` for a journal that is too large to be delivered, before it is opened."""
+    size_bytes = 0
+    for name in (paths.DATABASE, f"{paths.DATABASE}-wal"):
+        with contextlib.suppress(OSError):  # opening it says what is wrong
+            size_bytes += (journal / name).stat().st_size
+    if 0 < allow.journal_bytes_max < size_bytes:
+        raise JournalError(
+            f"the database of {journal} has {size_bytes} bytes, and allow.journal_bytes_max is {allow.journal_bytes_max}; nothing was sent",
+            hint="raise it in the configuration if the journal is yours, else take the journal away",
+        )
+
+
 @contextlib.contextmanager
 def _retrying(connection: Connection, deadline: Deadline, concurrency: int) -> Iterator[RetryingRemote]:
+    from journaltrack.remotes.allowing import AllowingRemote  # noqa: PLC0415
     from journaltrack.remotes.retrying import RetryingRemote  # noqa: PLC0415
 
     aws = connection.remote(deadline, concurrency)
     try:
-        yield RetryingRemote(aws, deadline=deadline)
+        yield RetryingRemote(AllowingRemote(aws, connection.allow), deadline=deadline)
     finally:
         aws.close()
 
@@ -224,6 +250,7 @@ def verify(
     endpoint_url: str | None = None,
     rate_limit: RateLimit | None = None,
     storage: Storage | None = None,
+    allow: AllowConfiguration | None = None,
     on_progress: Callable[[VerifyProgress], None] | None = None,
 ) -> VerifyReport:
     """Compare what a journal delivered with what SageMaker and S3 hold now. Changes neither, but with ``repair``.
@@ -240,6 +267,7 @@ def verify(
         endpoint_url: One endpoint for all services (a local stand-in).
         rate_limit: Bounds requests per second; None: ten.
         storage: As for ``sync``.
+        allow: What a repair may send; None: everything.
         on_progress: Called after every component.
 
     Returns:
@@ -255,7 +283,7 @@ def verify(
 
     limit = rate_limit or RateLimit(REQUESTS_PER_S)
     given = (boto3_session, sagemaker_boto_client, profile, region, endpoint_url, limit)
-    connection = Connection(*given, attended=_is_attended(), storage=storage)
+    connection = Connection(*given, attended=_is_attended(), storage=storage, allow=allow or AllowConfiguration())
     options, deadline = options or VerifyOptions(), deadline or Deadline()
     report = _verified(journal, connection, options, deadline, on_progress)
     if not repair:
@@ -316,33 +344,54 @@ def _repairing_pass(
     return _pass(journal, connection, replay, deadline)
 
 
-def deliver(request: DeliveryRequest, connection: Connection, options: Options | None = None) -> Delivery:
+def deliver(
+    request: DeliveryRequest, connection: Connection, options: Options | None = None, one_place: OnePlace | None = None
+) -> Delivery:
     """What the watcher has done about one journal: look, and make a pass if there is something new to do.
 
+    Args:
+        request: What to do.
+        connection: How to reach the remote.
+        options: Of the pass.
+        one_place: Which folders journals are delivered from, where copies of one may turn up.
+
     Raises:
-        JournalError: The journal can't be read or written, or somebody else reconciles it.
+        JournalError: The journal can't be read or written, somebody else reconciles it, or another copy of it is ahead.
     """
     from journaltrack import pending_work  # noqa: PLC0415 - the tracker's start does not pay for it
-    from journaltrack.pass_report import PassReport  # noqa: PLC0415
     from journaltrack.watcher_journal import Delivery  # noqa: PLC0415
 
+    _check_size(request.journal, connection.allow)
     try:
         work = pending_work.look(request.journal, blobs=request.arriving)
     except JournalOutdatedError:
         if request.look_only:
             raise
-    else:
-        if request.look_only:
-            return Delivery(work.pending)
-        if work.missing_blobs:
-            return Delivery(work.pending, missing_blobs=work.missing_blobs)
-        ending = work.interrupted and (options is None or options.end_interrupted)
+        return _delivered(request, connection, options)
+    if request.look_only:
+        return Delivery(work.pending)
+    if work.missing_blobs:
+        return Delivery(work.pending, missing_blobs=work.missing_blobs)
+    with one_place.of(request.journal, work) if one_place is not None else contextlib.nullcontext():
+        return _delivered(request, connection, options, work)
+
+
+def _delivered(request: DeliveryRequest, connection: Connection, options: Options | None, work: Work | None = None) -> Delivery:
+    """See ``deliver``; ``work`` None: the journal is of an older version, which a pass upgrades."""
+    from journaltrack.pass_report import PassReport  # noqa: PLC0415 - as above
+    from journaltrack.reconciler import Options as ReconcilerOptions  # noqa: PLC0415
+    from journaltrack.watcher_journal import Delivery  # noqa: PLC0415
+
+    options = options or ReconcilerOptions()
+    if work is not None:
+        ending = work.interrupted and options.end_interrupted
         if not ending and (not work.any or work.position == request.unless):
             return Delivery(work.pending, work.position)
         error = probe(connection, request.deadline) if request.preflight else None
         if error is not None and not request.deadline.cut_short:
             return Delivery(work.pending, report=PassReport(pending=work.pending, halted=error))
-    report = _pass(request.journal, connection, options, request.deadline)
+    # What a watcher has seen up to here it delivered itself: asking again whenever a training logs would double the requests.
+    report = _pass(request.journal, connection, replace(options, ask_for_copies=request.unless is None), request.deadline)
     return Delivery(report.pending, report.position, report)
 
 

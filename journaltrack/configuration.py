@@ -1,10 +1,10 @@
 """Configuration: one small TOML file, environment variables over it, the command line over both.
 
-Every key is a field of ``Configuration`` or (in the table ``[watch]``) of ``WatchConfiguration``; its type, bounds and meaning
+Every key is a field of ``Configuration`` or, in the tables ``[watch]`` and ``[allow]``, of a class of their own; its type, bounds and meaning
 are in the field's metadata, from which reading, ``journaltrack config`` and the documentation's table are made.
 
 The file is the one that ``JOURNALTRACK_CONFIG`` names, else ``config.toml`` in the platform's folder for a user's
-configuration. The variable of a key is ``JOURNALTRACK_<KEY>``, of one in [watch] ``JOURNALTRACK_WATCH_<KEY>``; an empty one
+configuration. The variable of a key is ``JOURNALTRACK_<KEY>``, of one in a table ``JOURNALTRACK_<TABLE>_<KEY>``; an empty one
 counts as unset; paths in one are separated as in ``PATH``, patterns by commas. Standard library alone: training processes import this.
 """
 
@@ -32,7 +32,6 @@ _ACCOUNT: Final = re.compile("[0-9]{12}")
 _KMS_KEY: Final = re.compile("[!-~]+")
 CONFIG_VARIABLE: Final = "JOURNALTRACK_CONFIG"
 _PREFIX: Final = "JOURNALTRACK_"
-_WATCH: Final = "watch"
 
 
 def _text(default: str | None, meaning: str, *, choices: tuple[str, ...] = (), path: bool = False) -> Any:  # noqa: ANN401 - as dataclasses.field
@@ -44,6 +43,10 @@ def _number(
 ) -> Any:  # noqa: ANN401
     kind = "integer" if isinstance(default, int) else "number"
     return field(default=default, metadata={"kind": kind, "meaning": meaning, "unit": unit, "least": least, "most": most, "zero": zero})
+
+
+def _patterns(meaning: str) -> Any:  # noqa: ANN401
+    return field(default=(), metadata={"kind": "patterns", "meaning": meaning, "unit": ""})
 
 
 def _switch(meaning: str, *, default: bool) -> Any:  # noqa: ANN401
@@ -70,6 +73,22 @@ class WatchConfiguration:
     stop_deadline_s: float = _number(20.0, "after SIGTERM: how long answers to requests in flight are awaited")
     health_file: str | None = _text(None, "where the state is written as JSON; none: watchers/ in JOURNALTRACK_HOME", path=True)
     metrics_file: str | None = _text(None, "where the state is written for Prometheus's textfile collector; none: nowhere", path=True)
+
+
+@dataclass(frozen=True, slots=True)
+class AllowConfiguration:
+    """The table ``[allow]``: what journals may have delivered with the credentials of whoever syncs them. By default everything."""
+
+    buckets: tuple[str, ...] = _patterns("buckets that artifacts may go to, beside the default one; none named: any")
+    prefixes: tuple[str, ...] = _patterns("folders in them, with all that is below; none named: any")
+    components: tuple[str, ...] = _patterns("trial components that may be made or written to; none named: any")
+    experiments: tuple[str, ...] = _patterns("experiments and trials that components may be put into; none named: any")
+    create_buckets: bool = _switch("whether a bucket that is missing is made", default=True)
+    create_experiments: bool = _switch("whether an experiment or trial that is missing is made", default=True)
+    artifact_bytes_max: int = _number(0, "how large an artifact may be; a larger one is quarantined; 0: no limit", unit="bytes", zero=True)
+    journal_bytes_max: int = _number(
+        0, "how large a journal's database may be; a larger one is not delivered; 0: no limit", unit="bytes", zero=True
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +128,8 @@ class Configuration:
         "what SIGTERM does inside a tracker's `with` block: what it does without one, or end the block, and the run as Stopped",
         choices=("default", "stop"),
     )
-    redact: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "kind": "patterns",
-            "meaning": "names of parameters, inputs and outputs whose values are never recorded: shell patterns such as *token*",
-            "unit": "",
-        },
+    redact: tuple[str, ...] = _patterns(
+        "names of parameters, inputs and outputs whose values are never recorded: shell patterns such as *token*"
     )
     spool_max_bytes: int = _number(
         0,
@@ -137,6 +151,7 @@ class Configuration:
     )
     s3_requests_paid_by: str = _text("owner", "who pays for requests to the buckets", choices=("owner", "requester"))
     watch: WatchConfiguration = field(default_factory=WatchConfiguration)
+    allow: AllowConfiguration = field(default_factory=AllowConfiguration)
 
     def storage(self) -> Storage:
         """What is configured of buckets."""
@@ -148,7 +163,7 @@ class Configuration:
     def of_a_connection(self) -> dict[str, Any]:
         """What is configured of ``composition.Connection``, by its names, but for the rate."""
         known = {name: getattr(self, name) for name in ("profile", "region", "endpoint_url")}
-        return {**known, "storage": self.storage()}
+        return {**known, "storage": self.storage(), "allow": self.allow}
 
     def of_a_pass(self, *, watching: bool = False) -> dict[str, Any]:
         """What is configured of ``reconciler.Options``, by its names; a watcher makes a pass whenever something is written."""
@@ -194,7 +209,7 @@ def settings() -> list[Setting]:
 def value_of(configuration: Configuration, key: str) -> Any:  # noqa: ANN401 - of the key's type
     """The value of a key such as "watch.debounce_s"."""
     table, _, name = key.rpartition(".")
-    return getattr(configuration.watch if table == _WATCH else configuration, name)
+    return getattr(getattr(configuration, table) if table else configuration, name)
 
 
 def default_file() -> Path | None:
@@ -232,9 +247,12 @@ def load(
         if value is not None:
             values[key] = _checked(key, _field(key, "the command line"), value, "the command line")
             origins[key] = "command line"
-    watch = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{_WATCH}.")}
+    tables = {
+        table: made(**{key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{table}.")})
+        for table, made in _TABLES.items()
+    }
     rest = {key: value for key, value in values.items() if "." not in key}
-    made = Configuration(**rest, watch=WatchConfiguration(**watch))
+    made = Configuration(**rest, **tables)
     _check_storage(made, origins)
     return Loaded(made, origins, file)
 
@@ -276,9 +294,10 @@ def example() -> str:
 
 # -- inside -----------------------------------------------------------------------------------------------------------
 
+_TABLES: Final[Mapping[str, Any]] = {"watch": WatchConfiguration, "allow": AllowConfiguration}
 _FIELDS: Final[Mapping[str, Field[Any]]] = {
-    **{each.name: each for each in fields(Configuration) if each.name != _WATCH},
-    **{f"{_WATCH}.{each.name}": each for each in fields(WatchConfiguration)},
+    **{each.name: each for each in fields(Configuration) if each.name not in _TABLES},
+    **{f"{table}.{each.name}": each for table, made in _TABLES.items() for each in fields(made)},
 }
 _current: dict[str, Any] = {}
 
@@ -353,10 +372,10 @@ def _from_file(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) 
 def _flat(tree: Mapping[str, Any], file: Path) -> list[tuple[str, Any]]:
     flat: list[tuple[str, Any]] = []
     for name, value in tree.items():
-        if name == _WATCH:
+        if name in _TABLES:
             if not isinstance(value, dict):
-                raise InvalidInputError(f"{_WATCH} in {file} must be a table", hint="write [watch] on a line of its own")
-            flat += [(f"{_WATCH}.{inner}", each) for inner, each in value.items()]
+                raise InvalidInputError(f"{name} in {file} must be a table", hint=f"write [{name}] on a line of its own")
+            flat += [(f"{name}.{inner}", each) for inner, each in value.items()]
         else:
             flat.append((name, value))
     return flat

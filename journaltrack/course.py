@@ -14,7 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from journaltrack.actions import Associate, Ensure, PutMetrics, Request, Update, Upload
-from journaltrack.errors import RemoteError, UnexpectedError
+from journaltrack.errors import NOT_ALLOWED, RemoteError, UnexpectedError
 
 if TYPE_CHECKING:
     from journaltrack.entries import Entry
@@ -28,7 +28,7 @@ IN_A_ROW_MAX: Final = 3
 """Failures in a row after which a component or a bucket is left alone for this pass, and components after which the pass ends."""
 
 _Way: TypeAlias = "tuple[str, int | str | None]"
-"""What shares the fate of a request: its component, or the bucket that it goes to."""
+"""What shares the fate of a request: its component, or the bucket that it goes to, or the folder there."""
 
 
 class Course:
@@ -97,6 +97,8 @@ class Course:
             return False
         if self.is_closed(action.component_id) or _way(action) in self._closed:
             return True
+        if isinstance(action, Upload) and _folder(action) in self._closed:
+            return True
         return isinstance(action, Update) and action.component_id in self._blocked
 
     def conclude(self) -> None:
@@ -132,7 +134,7 @@ class Course:
     def _halt(self, action: Request, way: _Way, error: RemoteError) -> None:
         """Nobody's fault: only a person, or time, can change it."""
         if isinstance(action, Upload):
-            self._closed.add(way)
+            self._closed.add(_folder(action) if error.code == NOT_ALLOWED else way)
             self._report.uploads_halted = self._report.uploads_halted or error
         elif error.everywhere or error.unreachable:
             self._end(error)
@@ -148,6 +150,10 @@ class Course:
 
     def _end(self, error: RemoteError) -> None:
         self._report.halted = self._report.halted or error
+
+
+def _folder(action: Upload) -> _Way:
+    return ("folder", f"{action.blob.bucket}/{action.blob.prefix}")
 
 
 def _way(action: Request) -> _Way:

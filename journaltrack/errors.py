@@ -21,6 +21,7 @@
     │   │   ├── JournalLockedError         another process held it for longer than the time allowed
     │   │   ├── JournalFullError           no space left on the device
     │   │   └── JournalReadOnlyError       the folder, file or file system is read-only
+    │   ├── JournalBehindError             another copy of it was delivered further; nothing was sent
     │   ├── BundleError                    a bundle can't be written, or read; the journal is as it was
     │   │   ├── BundleSpoolError           blobs that belong into the bundle are missing from the spool, or damaged
     │   │   ├── BundleDamagedError         the bundle is cut short, altered, or none; nothing was taken from it
@@ -30,6 +31,7 @@
     └── RemoteError                        an answer (or none) from the remote, classified; see ``ErrorKind``
         ├── NotSentError                   it was held back before its first byte: the pass was over
         ├── UnexpectedError                something that no remote should raise; one request is concerned
+        ├── CopyAheadError                 another copy of this journal made the component
         ├── AlreadyExistsError             create: the name is taken
         └── ComponentMissingError          update or metrics: the component is not there
 
@@ -159,6 +161,10 @@ class EvidenceError(JournalError):
     """Receipts or entries from another copy contradict themselves, or what is here. Nothing of them was taken over."""
 
 
+class JournalBehindError(JournalError):
+    """Another copy of the journal was delivered further than this one knows. Nothing of this one was sent."""
+
+
 class JournalWriteError(JournalError):
     """The journal does not take entries.
 
@@ -232,6 +238,12 @@ class ErrorKind(enum.Enum):
     """Nobody's fault and nothing can go on (credentials, permission, region): the pass stops, all stays pending."""
 
 
+COPY_AHEAD_HINT: Final = (
+    "sync the other copy, or bring its receipts here (`journaltrack receipts export` there, `journaltrack receipts import` here); if it is lost, "
+    "`journaltrack sync --even-if-behind` sends what is pending here, also points that are there already"
+)
+NOT_ALLOWED: Final = "NotAllowed"
+"""The code of a request that the table ``[allow]`` of the configuration forbids: nothing was sent."""
 DEADLINE_OVER: Final = "DeadlineOver"
 """The code of a request that was not begun, or was ended, since its time was over."""
 
@@ -294,6 +306,20 @@ class UnexpectedError(RemoteError):
             code=type(error).__name__,
             hint="its entries stay in the journal and the next sync tries again; if that fails, too, report it with the output of `-v`",
             maybe_applied=maybe_applied,
+        )
+
+
+class CopyAheadError(RemoteError):
+    """The component was made with this journal's own mark, and not by this copy of the journal."""
+
+    def __init__(self, component: str, *, request_id: str | None = None) -> None:
+        super().__init__(
+            f"another copy of this journal was delivered already: it made the trial component {component}, and this copy knows nothing of that",
+            kind=ErrorKind.HALT,
+            code="CopyAhead",
+            hint=COPY_AHEAD_HINT,
+            request_id=request_id,
+            everywhere=True,
         )
 
 

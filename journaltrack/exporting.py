@@ -274,7 +274,9 @@ def whole_file(to: str | os.PathLike[str], *journals: Path, force: bool) -> Iter
     target = {_target(to, journal, force=force) for journal in journals}.pop()
     partial = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
     try:
-        with partial.open("xb") as stream:
+        # 0600 whatever the umask, as all that holds recorded values: a mask takes rights away, and a default ACL gives some.
+        with open(partial, "xb", opener=_for_owner) as stream:
+            os.fchmod(stream.fileno(), 0o600)
             yield target, stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -285,6 +287,11 @@ def whole_file(to: str | os.PathLike[str], *journals: Path, force: bool) -> Iter
         paths.fsync(target.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _for_owner(path: str, flags: int) -> int:
+    """A new file that its owner alone may read from its first moment on."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _put(partial: Path, target: Path) -> None:

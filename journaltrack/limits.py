@@ -60,6 +60,12 @@ TRACEBACK_CHARS_MAX: Final = 65_536
 TEXT_CHARS_MAX: Final = 64 * 1024 * 1024
 """Ours: characters of a text that a call records. JSON escapes one as 12 bytes at worst; a row of
 SQLite's has at most 1,000,000,000."""
+ASSOCIATIONS_MAX: Final = 100
+"""Ours: trials that one pass puts a component into; each is made if it is missing."""
+OBJECT_KEY_BYTES_MAX: Final = 1_024
+"""Bytes of an object's key in UTF-8: Amazon S3 User Guide, "Naming Amazon S3 objects"."""
+OWNER_CHARS_MAX: Final = 256
+"""Ours: characters of the mark of a creation; ours have 36. SageMaker takes 1,024 (``MetadataPropertyValue``)."""
 PAYLOAD_CHARS_MAX: Final = 4 * 1024 * 1024
 PAYLOAD_DEPTH_MAX: Final = 32
 """Ours: characters outside of its texts, and nesting, of a payload that is decoded. The objects that

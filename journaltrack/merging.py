@@ -260,7 +260,7 @@ class _Merger:
         for sha256, size_bytes, _ in source.blobs():
             if not is_digest(sha256) or (ours.has(sha256) and ours.path_of(sha256).lstat().st_size == size_bytes):
                 continue
-            blob = ours.take_over(source.journal.path / paths.SPOOL, sha256)
+            blob = ours.take_over(source.journal.path / paths.SPOOL, sha256, size_bytes)
             if blob is None:
                 counts.blobs_missing.append(sha256)
             else:

@@ -41,8 +41,8 @@ class PassProcess:
     """Makes passes in a child, started when it is needed. Threads may share it; one request is made at a time.
 
     Args:
-        connection: ``profile``, ``region``, ``endpoint_url``, ``storage`` (a mapping),
-            ``requests_per_s``, and ``options`` (of the passes) for the child.
+        connection: ``profile``, ``region``, ``endpoint_url``, ``storage`` and ``allow`` (mappings), ``requests_per_s``, and
+            ``options`` (of the passes) for the child.
     """
 
     def __init__(self, connection: Mapping[str, Any]) -> None:
@@ -270,6 +270,7 @@ def main() -> None:
 
 def _answered(request: dict[str, Any], known: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
     from journaltrack import composition  # noqa: PLC0415 - the parent imports this module, too, and needs none of it
+    from journaltrack.configuration import AllowConfiguration  # noqa: PLC0415
     from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
     from journaltrack.reconciler import Options  # noqa: PLC0415
     from journaltrack.remote import Storage  # noqa: PLC0415
@@ -282,6 +283,7 @@ def _answered(request: dict[str, Any], known: dict[str, Any], deadline: Deadline
         endpoint_url=known["endpoint_url"],
         rate_limit=_limit[0],
         storage=Storage(**known["storage"]),
+        allow=AllowConfiguration(**known["allow"]),
     )
     if request["do"] == "probe":
         return {"error_of_probe": error_to_json(composition.probe(connection))}

@@ -175,7 +175,12 @@ def _all_sound(columns: Sequence[Sequence[Any]], names: Mapping[int, object]) ->
         return False
     if any(limits.text_problem(name, "", limits.METRIC_NAME_CHARS_MAX) for name in set(metrics)):
         return False
-    return all(names[each] is None or isinstance(names[each], str) for each in set(component_ids))
+    return all(_is_plain(names[each]) for each in set(component_ids))
+
+
+def _is_plain(name: object) -> bool:
+    """Whether a component can be named, or there is none of that name; what can't be is looked at one entry at a time."""
+    return name is None or (isinstance(name, str) and len(name) <= limits.NAME_CHARS_MAX)
 
 
 def _by_component(columns: Sequence[Sequence[Any]], names: Mapping[int, object], wanted: Wanted) -> list[Points]:

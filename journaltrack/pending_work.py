@@ -29,6 +29,7 @@ class Work:
         unfinished: Requests of a pass that was killed; the next pass settles them.
         missing_blobs: Pending artifacts whose content is not in the spool (None: not looked).
         interrupted: Runs whose processes are proven dead.
+        journal_id: Of the journal.
     """
 
     position: Position
@@ -36,6 +37,7 @@ class Work:
     unfinished: int
     missing_blobs: int | None = None
     interrupted: int = 0
+    journal_id: str = ""
 
     @property
     def any(self) -> bool:
@@ -63,4 +65,4 @@ def look(journal: Path, *, blobs: bool = False) -> Work:
             found = {str(report.detail_of(payload).get("sha256")) for (payload,) in database.read_page(_PENDING_UPLOADS)}
             digests = filter(is_digest, found)
             missing = sum(not os.path.lexists(journal / paths.SPOOL / digest[:2] / digest) for digest in digests)
-        return Work(position, standing.pending_count(database), unfinished, missing, len(interruption.interrupted(own)))
+        return Work(position, standing.pending_count(database), unfinished, missing, len(interruption.interrupted(own)), own.journal_id)

@@ -7,21 +7,24 @@ and what follows. Must not know SQLite or any particular remote.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from journaltrack.actions import Associate, Ensure, PutMetrics, Request, Update, Upload
 from journaltrack.beside import beside
-from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, NotSentError, RemoteError
+from journaltrack.errors import AlreadyExistsError, ComponentMissingError, CopyAheadError, ErrorKind, NotSentError, RemoteError
 from journaltrack.remote import Answer, BlobUpload, Remote
-from journaltrack.settlement import Delivery, DeliveryOutcome, Outcome
+from journaltrack.settlement import NOTHING_MORE, Delivery, DeliveryOutcome, Outcome
 
 logger = logging.getLogger(__name__)
 
 REASON_CHARS_MAX = 2_000
 """Ours: characters of a remote's message that are kept."""
+NO_EFFECT: Final[Mapping[str, Any]] = MappingProxyType({"no_effect": True})
+"""What the attestation of a creation says that certainly failed: a component that is there all the same was made by somebody else."""
 SHIFTED = "sent with the time of delivery, since its own is older than 14 days or over 2 hours ahead"
 
 
@@ -33,11 +36,15 @@ class Context:
         spool: Folder of the blobs.
         journal_id: Owner of a component that has no create entry of its own.
         create_or_attach: Create loaded components that are missing, attach to foreign ones that exist.
+        even_if_behind: Attach also to what another copy of this journal made.
+        attempts: How often the remote sent the calling thread's last request.
     """
 
     spool: Path
     journal_id: str
     create_or_attach: bool = False
+    even_if_behind: bool = False
+    attempts: Callable[[], int] = lambda: 1
 
 
 class Verdict(NamedTuple):
@@ -132,6 +139,7 @@ def _judge(action: Request, receipt_id: int, result: Answer | RemoteError, attem
         error_code=result.code,
         error_text=result.message[:REASON_CHARS_MAX],
         missing=isinstance(result, ComponentMissingError),
+        more=NO_EFFECT if isinstance(action, Ensure) and not result.maybe_applied else NOTHING_MORE,
     )
     if result.maybe_applied and not action.idempotent:
         return _in_doubt(action, outcome, result)
@@ -149,8 +157,9 @@ def _judge(action: Request, receipt_id: int, result: Answer | RemoteError, attem
 def _ensure(action: Ensure, remote: Remote, context: Context) -> Answer:
     mode = "resume" if context.create_or_attach else action.mode
     spec = action.spec if action.spec.owner else replace(action.spec, owner=context.journal_id)
+    by_a_copy = not action.attempted and not context.even_if_behind
     if action.describe_first or mode != "create":
-        answer = _attach(action, remote, mode)
+        answer = _attach(action, remote, mode, spec.owner, by_a_copy=by_a_copy)
         if answer is not None:
             return answer
         if mode in {"load", "job"}:
@@ -158,7 +167,12 @@ def _ensure(action: Ensure, remote: Remote, context: Context) -> Answer:
     try:
         return remote.create(spec)
     except AlreadyExistsError as error:
-        answer = _attach(action, remote, mode)
+        first = context.attempts() == 1  # else an earlier one of these may have made it
+        try:
+            answer = _attach(action, remote, mode, spec.owner, by_a_copy=by_a_copy and first)
+        except RemoteError as failure:
+            failure.maybe_applied |= not first
+            raise
         if answer is None:  # it was there and is gone: somebody deleted it in between
             raise RemoteError(error.message, kind=ErrorKind.TRANSIENT, code=error.code, request_id=error.request_id) from error
         return answer
@@ -179,12 +193,17 @@ def _update(action: Update, remote: Remote) -> Answer:
     return replace(answer, older=left.older)
 
 
-def _attach(action: Ensure, remote: Remote, mode: str) -> Answer | None:
-    """The component as it is there, None if it is not; an error if it is there but not ours to write to."""
+def _attach(action: Ensure, remote: Remote, mode: str, owner: str, *, by_a_copy: bool) -> Answer | None:
+    """The component as it is there, None if it is not; an error if it is there but not ours to write to.
+
+    ``by_a_copy``: nothing of this journal can have made it, so that its mark says that another copy of the journal did.
+    """
     found = remote.describe(action.component)
     if found is None:
         return None
-    if mode == "create" and found.owner != action.spec.owner:
+    if by_a_copy and found.owner == owner:
+        raise CopyAheadError(action.component, request_id=found.request_id)
+    if mode == "create" and found.owner != owner:
         raise RemoteError(
             f"a trial component named {action.component} exists already and was not created by this journal; nothing of it was changed",
             kind=ErrorKind.HOLD,

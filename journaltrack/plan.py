@@ -35,6 +35,7 @@ from journaltrack.actions import (
     Update,
     Upload,
 )
+from journaltrack.bounds import out_of_bounds
 from journaltrack.entries import BlobRef, Entry
 from journaltrack.fold import (
     MAP_OF_KIND,
@@ -188,12 +189,20 @@ def _apart(component_id: int, change: Change, state: ComponentState) -> _Apart:
 def _read(entry: Entry, component: _Component, state: ComponentState) -> Settle | None:
     """Add one entry to its component, or say why it can't be sent."""
     try:
-        problem = f"the entry can't be read: {entry.unsound}" if entry.unsound else vocabulary.undeliverable(entry)
+        problem = f"the entry can't be read: {entry.unsound}" if entry.unsound else vocabulary.undeliverable(entry) or out_of_bounds(entry)
         if problem is None:
             problem = _add(entry, component, state)
     except ValueError as error:  # also JSONDecodeError: a damaged or crafted payload
         problem = f"the entry can't be read: {error}"
     return Settle(entry.component_id, (entry.seq,), "quarantined", problem) if problem else None
+
+
+def _add_association(entry: Entry, component: _Component) -> str | None:
+    names = text_or_none(entry.detail.get("experiment")), text_or_none(entry.detail.get("trial"))
+    if names not in component.associations and len(component.associations) >= limits.ASSOCIATIONS_MAX:
+        return f"the component goes into {limits.ASSOCIATIONS_MAX} trials already, which is the limit of one sync"
+    component.associations[names].append(entry.seq)
+    return None
 
 
 def _add(entry: Entry, component: _Component, state: ComponentState) -> str | None:
@@ -209,7 +218,7 @@ def _add(entry: Entry, component: _Component, state: ComponentState) -> str | No
     elif entry.kind == vocabulary.LOAD:
         component.loads.append(entry)
     elif entry.kind == vocabulary.ASSOCIATE:
-        component.associations[text_or_none(detail.get("experiment")), text_or_none(detail.get("trial"))].append(entry.seq)
+        return _add_association(entry, component)
     else:
         component.uploads[blob_of(entry)].append(entry)
     return None
@@ -277,6 +286,8 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
     where = (component.component_id, component.name)
     actions: list[Action] = []
     made = component.creates + component.loads
+    if not (made or component.associations or component.uploads or component.changes or component.metrics or component.points):
+        return []  # all of it was refused: nobody need ask for the component
     if not state.confirmed:
         actions.append(_ensure(component, state))
     elif made:
@@ -352,7 +363,9 @@ def _ensure(component: _Component, state: ComponentState) -> Ensure:
         tags=tuple((str(k), str(v)) for k, v in tags.items()) if isinstance(tags, dict) else (),
     )
     seqs = tuple(e.seq for e in component.creates + component.loads)
-    return Ensure(component.component_id, component.name, spec, mode, state.create_attempted or mode != "create", seqs)
+    return Ensure(
+        component.component_id, component.name, spec, mode, state.create_attempted or mode != "create", seqs, state.create_attempted
+    )
 
 
 def _point(entry: Entry) -> MetricPoint:

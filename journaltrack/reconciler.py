@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
-from journaltrack import anchoring, component_states, interrupted_runs, paths, patterns, readback, standing
+from journaltrack import ahead, anchoring, component_states, interrupted_runs, paths, patterns, readback, standing
 from journaltrack import doubts as doubting
 from journaltrack import lease as leases
 from journaltrack import plan as planning
@@ -30,7 +30,7 @@ from journaltrack.deadline import Deadline
 from journaltrack.dispatch import QUICK, UPLOADS, Crew, Dispatch
 from journaltrack.ending import Ending
 from journaltrack.entries import CREATE, LOAD, Entry
-from journaltrack.errors import JournalError, LeaseHeldError, RemoteError
+from journaltrack.errors import CopyAheadError, JournalBehindError, JournalError, LeaseHeldError, RemoteError
 from journaltrack.gate import Gate
 from journaltrack.journal import Journal
 from journaltrack.pace import Pace
@@ -70,6 +70,8 @@ class Options:
         anchor: Where the heads of the journal's chains are put after the pass, see ``anchoring.make``.
         anchor_every_s: Not before the last anchor is so old (seconds), unless a component ended in this pass.
         end_interrupted: First end the runs whose processes are proven dead, as Stopped.
+        ask_for_copies: Ask, before anything is sent, whether another copy of the journal was delivered further (``ahead``).
+        even_if_behind: Send what is pending even then.
         wait_for_lease: If somebody else reconciles the journal: wait until the deadline, or until they have delivered all that is wanted.
     """
 
@@ -82,6 +84,8 @@ class Options:
     anchor: str = "artifacts"
     anchor_every_s: float = 0.0
     end_interrupted: bool = True
+    ask_for_copies: bool = True
+    even_if_behind: bool = False
     wait_for_lease: bool = False
 
     def wants_component(self, name: str) -> bool:
@@ -135,7 +139,13 @@ class Reconciler:
         self._apart: Apart[None, Progress] = Apart(self._pass, on_message=on_progress, on_interrupt=self._ending.hurry)
         self._attempts = Attempts(
             remote,
-            Context(journal.path / paths.SPOOL, f"journal-{journal.journal_id}", self._options.create_or_attach),
+            Context(
+                journal.path / paths.SPOOL,
+                f"journal-{journal.journal_id}",
+                self._options.create_or_attach,
+                self._options.even_if_behind,
+                attempts,
+            ),
             self._gate,
             Pace(),
             count=attempts,
@@ -144,6 +154,7 @@ class Reconciler:
             clock_ns=clock_ns,
         )
         self._total = 0
+        self._ahead = 0  # the number of another copy's newest anchor
         self._seen_seq = 0
 
     def run(self) -> PassReport:
@@ -154,6 +165,7 @@ class Reconciler:
 
         Raises:
             LeaseHeldError: Somebody else reconciles this journal.
+            JournalBehindError: Another copy of it was delivered further; nothing was sent.
             LeaseLostError: Somebody else took the lease over in mid-pass.
             JournalNotFoundError: It was deleted, replaced or moved in mid-pass.
             JournalError: The journal can't be read or written.
@@ -224,6 +236,7 @@ class Reconciler:
             self._total = standing.pending_count(self._journal.database)
             self._tell()
             if self._total and not self._course.ended:
+                self._look_for_copies()
                 self._replay(settlement, dispatch, uploads)
         except BaseException:
             try:
@@ -233,6 +246,18 @@ class Reconciler:
             raise
         self._report.out_of_time |= self._gate.over  # also before its first request
         self._ending.end(dispatch, crew, settlement)
+        if isinstance(self._report.halted, CopyAheadError):
+            raise JournalBehindError(self._report.halted.message, hint=self._report.halted.hint)
+
+    def _look_for_copies(self) -> None:
+        """Raise ``JournalBehindError`` if another copy of the journal was delivered further."""
+        if not self._options.ask_for_copies:
+            return
+        found = ahead.ask(self._journal.database, self._remote, self._options.anchor, self._gate, self._clock_ns())
+        if found is not None:
+            self._ahead = found.number
+            if not self._options.even_if_behind:
+                raise found.error()
 
     def _resolve_doubts(self, settlement: Settlement) -> None:
         """Ask the remote which points in doubt arrived, so that those which did not go out in this pass."""
@@ -325,6 +350,7 @@ class Reconciler:
             places,
             every_s=0.0 if self._course.component_ended else self._options.anchor_every_s,
             clock_ns=self._clock_ns,
+            above=self._ahead,
         )
 
     def _settle(self, settlement: Settlement, actions: Sequence[Settle]) -> None:

@@ -188,6 +188,14 @@ class Remote(Protocol):
         """What ``put_document`` stored in a folder, by name; empty if there is no such bucket or folder."""
         ...
 
+    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
+        """The names in a folder of ``put_document`` that come after this one in order, the first 1,000 of them: one request."""
+        ...
+
+    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+        """What ``put_document`` stored under this name; None if it is not there."""
+        ...
+
     def update(self, component: str, fields: Fields) -> Answer:
         """Set fields of the component; keys not named are left alone.
 

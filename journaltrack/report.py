@@ -33,6 +33,12 @@ STATES: Final[tuple[State, ...]] = ("pending", "in flight", "delivered", "in dou
 RECENT_RECEIPTS: Final = 10_000
 """Ours: how far back ``status`` looks for the last success and the last error, in receipts."""
 
+_UNFINISHED_PAGE: Final = (
+    "SELECT id, CASE WHEN typeof(entries) = 'text' AND length(entries) <= ?2 THEN entries END FROM receipt "
+    "WHERE finished_at_ns IS NULL AND id > ?1 ORDER BY id LIMIT 100"
+)
+"""A journal from elsewhere may have any number of them, of any size."""
+_BEYOND: Final = 2**63  # more than any entry's seq
 _STATE_OF_OUTCOME: Final[dict[str, State]] = {
     "delivered": "delivered",
     "superseded": "delivered",
@@ -149,13 +155,16 @@ def in_flight(database: Database) -> InFlight:
     """What unfinished receipts name; never more than is in the journal, whatever they say."""
     intervals: list[tuple[int, int]] = []
     unreadable = []
-    receipts = database.read("SELECT id, entries FROM receipt WHERE finished_at_ns IS NULL")
-    for receipt_id, text in receipts:
-        try:
-            intervals += ranges_in(text)
-        except ValueError:  # noqa: PERF203 - one bad item must not hide the others
-            unreadable.append(receipt_id)
-    return InFlight(len(receipts), tuple(merged(intervals)), tuple(unreadable))
+    count = after = 0
+    while page := database.read(_UNFINISHED_PAGE, (after, limits.PAYLOAD_CHARS_MAX)):
+        count, after = count + len(page), page[-1][0]
+        for receipt_id, text in page:
+            try:
+                intervals += ranges_in(text)
+            except ValueError:  # noqa: PERF203 - one bad item must not hide the others
+                unreadable.append(receipt_id)
+        intervals = merged(intervals)
+    return InFlight(count, tuple(intervals), tuple(unreadable))
 
 
 def state_of(outcome: object, *, flying: bool) -> State | None:

@@ -41,6 +41,12 @@ PLAN: Final = "plan"
 """The action of attestations for entries that needed no request."""
 IN_DOUBT_AFTER_KILL: Final = "the process that sent it ended before the answer arrived"
 
+NOTHING_MORE: Final[Mapping[str, Any]] = MappingProxyType({})
+_UNFINISHED_PAGE: Final = (
+    "SELECT id, action, component_id, CASE WHEN typeof(entries) = 'text' AND length(entries) <= ?2 THEN entries END, generation, started_at_ns "
+    "FROM receipt WHERE finished_at_ns IS NULL AND id > ?1 ORDER BY id LIMIT 100"
+)
+"""A journal from elsewhere may have any number of them, of any size; ours are as many as were in flight, and name 20,000 entries at most."""
 _INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _INSERT_INTENT: Final = "INSERT INTO receipt (id, action, component_id, entries, generation, started_at_ns) VALUES (?, ?, ?, ?, ?, ?)"
 _FINISH_RECEIPT: Final = (
@@ -119,7 +125,7 @@ class Outcome(NamedTuple):
     missing: bool = False
     fields: Sequence[tuple[str, str, int]] = ()
     location: tuple[BlobRef, str] | None = None
-    more: Mapping[str, Any] = MappingProxyType({})
+    more: Mapping[str, Any] = NOTHING_MORE
 
 
 class Settlement:
@@ -144,40 +150,39 @@ class Settlement:
         Returns:
             How many entries are in doubt because of it.
         """
-        total = 0
+        total = after = 0
         with self.attestor.transaction() as connection:
             now_ns = self._clock_ns()
-            unfinished = connection.execute(
-                "SELECT id, action, component_id, entries, generation, started_at_ns FROM receipt WHERE finished_at_ns IS NULL"
-            ).fetchall()
-            statements = []
-            for receipt_id, action, component_id, seqs, generation, started_at_ns in unfinished:
-                resendable = action != PutMetrics.action
-                in_doubt = [] if resendable else _put_in_doubt(connection, receipt_id, seqs, now_ns)
-                total += len(in_doubt)
-                outcome = "interrupted" if resendable else "in doubt"
-                connection.execute(
-                    "UPDATE receipt SET finished_at_ns = ?, outcome = ?, attempts = 1, error_text = ? WHERE id = ?",
-                    (now_ns, outcome, IN_DOUBT_AFTER_KILL, receipt_id),
-                )
-                settled = [Settled("in doubt", IN_DOUBT_AFTER_KILL, as_intervals(in_doubt))] if in_doubt else []
-                statements.append(
-                    Statement(
-                        action=str(action),
-                        outcome=outcome,
-                        component_id=component_id if isinstance(component_id, int) else None,
-                        entries=_named(seqs),
-                        finished_at_ns=now_ns,
-                        generation=generation if isinstance(generation, int) else 0,
-                        settled=settled,
-                        receipt_id=receipt_id,
-                        started_at_ns=started_at_ns if isinstance(started_at_ns, int) else None,
-                        attempts=1,
-                        error_text=IN_DOUBT_AFTER_KILL,
-                    )
-                )
-            self.attestor.attest(connection, statements)
+            while page := connection.execute(_UNFINISHED_PAGE, (after, limits.PAYLOAD_CHARS_MAX)).fetchall():
+                after = page[-1][0]
+                statements = [self._recovered(connection, row, now_ns) for row in page]
+                total += sum(last - first + 1 for s in statements for each in s.settled for first, last in each.entries)
+                self.attestor.attest(connection, statements)
         return total
+
+    def _recovered(self, connection: sqlite3.Connection, row: tuple[Any, ...], now_ns: int) -> Statement:
+        """Settle a request that was begun and not finished; what is attested of it."""
+        receipt_id, action, component_id, seqs, generation, started_at_ns = row
+        resendable = action != PutMetrics.action
+        in_doubt = [] if resendable else _put_in_doubt(connection, receipt_id, seqs, now_ns)
+        outcome = "interrupted" if resendable else "in doubt"
+        connection.execute(
+            "UPDATE receipt SET finished_at_ns = ?, outcome = ?, attempts = 1, error_text = ? WHERE id = ?",
+            (now_ns, outcome, IN_DOUBT_AFTER_KILL, receipt_id),
+        )
+        return Statement(
+            action=str(action),
+            outcome=outcome,
+            component_id=component_id if isinstance(component_id, int) else None,
+            entries=_named(seqs),
+            finished_at_ns=now_ns,
+            generation=generation if isinstance(generation, int) else 0,
+            settled=[Settled("in doubt", IN_DOUBT_AFTER_KILL, as_intervals(in_doubt))] if in_doubt else [],
+            receipt_id=receipt_id,
+            started_at_ns=started_at_ns if isinstance(started_at_ns, int) else None,
+            attempts=1,
+            error_text=IN_DOUBT_AFTER_KILL,
+        )
 
     def begin(self, intents: Sequence[Intent], outcomes: Sequence[Outcome] = ()) -> list[int]:
         """Record that these requests are about to be sent; returns their receipts' ids, in order.

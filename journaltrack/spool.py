@@ -98,8 +98,10 @@ class Spool:
             hint="log it when its writer is done, or write to a temporary name and rename",
         )
 
-    def take_over(self, other: Path, sha256: str) -> SpooledBlob | None:
+    def take_over(self, other: Path, sha256: str, size_bytes: object) -> SpooledBlob | None:
         """Keep a blob of another spool too, verified while it is copied; no link is followed there. None: it is missing or damaged.
+
+        One that is larger than was recorded is damaged, and not read: a sparse file would fill this disk.
 
         Raises:
             JournalFullError: No space is left for the copy.
@@ -108,6 +110,8 @@ class Spool:
         path = Spool(other).path_of(sha256)
         try:
             with access.opened_blob(path) as descriptor:
+                if not isinstance(size_bytes, int) or os.fstat(descriptor).st_size > size_bytes:
+                    return None
                 return self._copy_open(descriptor, path, only=sha256)
         except (ArtifactError, OSError, ValueError):
             return None

@@ -26,11 +26,11 @@ def points(*values):
     return [vocabulary.metric("m", float(value), None, 1) for value in values]
 
 
-def sync(folder, remote):
+def sync(folder, remote, **options):
     """A pass."""
     journal = Journal.open(folder, create=False)
     try:
-        return Reconciler(journal, remote, options=Options()).run()
+        return Reconciler(journal, remote, options=Options(**options)).run()
     finally:
         journal.close()
 

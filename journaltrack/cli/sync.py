@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,12 @@ from journaltrack.cli import common, output, several
 from journaltrack.cli.exit_codes import ExitCode, worst
 from journaltrack.cli.stopping import Stoppable, stopping
 from journaltrack.deadline import Deadline
-from journaltrack.errors import RemoteError
+from journaltrack.errors import JournalOutdatedError, RemoteError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from journaltrack.one_place import OnePlace
     from journaltrack.pass_report import PassReport
     from journaltrack.reconciler import Options
     from journaltrack.report_status import JournalStatus
@@ -44,10 +46,11 @@ class _Replacement(click.ParamType[tuple[str, str]]):
 
 @dataclass(slots=True, kw_only=True)
 class _Run(Stoppable):
-    """What all journals of one call share."""
+    """What all journals of one call share. ``one_place`` is None where copies do not matter."""
 
     options: Options
     aws: dict[str, Any]
+    one_place: OnePlace | None
 
 
 @click.command(
@@ -69,6 +72,11 @@ class _Run(Stoppable):
     type=_Replacement(),
     help="Upload to NEW what was recorded for the bucket OLD. May be repeated.",
 )
+@click.option(
+    "--even-if-behind",
+    is_flag=True,
+    help="Send what is pending even if another copy of the journal was delivered further; points may be there twice.",
+)
 @common.connection_options
 @click.option("--concurrency", metavar="N", type=click.IntRange(1, _CONCURRENCY_MAX), help="Requests in flight.  [default: 96]")
 @click.option(
@@ -88,6 +96,7 @@ def command(
     dry_run: bool,
     create_or_attach: bool,
     buckets: tuple[tuple[str, str], ...],
+    even_if_behind: bool,
     config_file: str | None,
     profile: str | None,
     region: str | None,
@@ -105,18 +114,21 @@ def command(
     flight, with everything recorded; a second one ends it at once. Of several journals the worst exit code is returned.
     """
     from journaltrack import configuration  # noqa: PLC0415 - shell completion imports this module
+    from journaltrack.one_place import OnePlace  # noqa: PLC0415
     from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
     from journaltrack.reconciler import Options  # noqa: PLC0415 - SQLAlchemy
 
     given = {"concurrency": concurrency, "profile": profile, "region": region, "endpoint_url": endpoint_url}
     known = configuration.load(config_file, overrides=given).configuration
-    options = Options(component, since, create_or_attach=create_or_attach, **known.of_a_pass())
+    options = Options(component, since, create_or_attach=create_or_attach, even_if_behind=even_if_behind, **known.of_a_pass())
     aws = {**known.of_a_connection(), "rate_limit": RateLimit(known.requests_per_s)}
     aws["storage"] = replace(known.storage(), instead=dict(buckets))
-    run = _Run(deadline=Deadline(deadline_s), options=options, aws=aws)
+    named = several.Journals.named(journals, more_journals)
+    one_place = OnePlace() if len(named.folders) > 1 and not even_if_behind else None
+    run = _Run(deadline=Deadline(deadline_s), options=options, aws=aws, one_place=one_place)
     with stopping(run), output.going_on() as lost:
         code = several.each(
-            several.Journals.named(journals, more_journals),
+            named,
             lambda journal: _one(run, journal, dry_run=dry_run, as_json=as_json),
             as_json="list" if as_json else None,
             has_ended=lambda: run.signal,
@@ -175,7 +187,7 @@ def _sync(run: _Run, journal: str | None, *, as_json: bool, bundle: str | None =
     from journaltrack.composition import sync  # noqa: PLC0415
     from journaltrack.report_status import status  # noqa: PLC0415
 
-    with ProgressView(common.path_of(journal)) as view:
+    with _from_one_place(run, journal), ProgressView(common.path_of(journal)) as view:
         report = sync(journal, options=run.options, deadline=run.deadline, on_progress=view, **run.aws)
     after = status(journal, component=run.options.component, since_ns=run.options.since_ns)
     code = _code(report, after)
@@ -185,6 +197,19 @@ def _sync(run: _Run, journal: str | None, *, as_json: bool, bundle: str | None =
         output.say(_summary(report, after))
     _explain(report, after, stopped=bool(run.signal))
     return code
+
+
+@contextlib.contextmanager
+def _from_one_place(run: _Run, journal: str | None) -> Iterator[None]:
+    """Of copies of a journal in one call, one is synced."""
+    from journaltrack import paths, pending_work  # noqa: PLC0415 - as above
+
+    folder = paths.default_journal() if journal is None else paths.expanded(journal)
+    with contextlib.ExitStack() as stack:
+        if run.one_place is not None:
+            with contextlib.suppress(JournalOutdatedError):  # its copies are as old, and told apart by what they find there
+                stack.enter_context(run.one_place.of(folder, pending_work.look(folder)))
+        yield
 
 
 def _code(report: PassReport, after: JournalStatus) -> ExitCode:

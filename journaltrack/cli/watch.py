@@ -78,6 +78,7 @@ class _Service:
     """A watcher on a thread, with the main thread waiting for signals."""
 
     def __init__(self, folders: tuple[str, ...], config_file: str | None, overrides: Mapping[str, Any]) -> None:
+        from journaltrack.one_place import OnePlace  # noqa: PLC0415 - shell completion imports this module
         from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
 
         self._folders = folders
@@ -85,6 +86,7 @@ class _Service:
         self._overrides = overrides
         self._loaded = self._load()
         self._rate_limit = RateLimit(self._configuration.requests_per_s)
+        self._one_place = OnePlace()
         self._failure: BaseException | None = None
 
     @property
@@ -152,7 +154,8 @@ class _Service:
         from journaltrack import composition  # noqa: PLC0415
         from journaltrack.reconciler import Options  # noqa: PLC0415
 
-        return composition.deliver(request, self._connection(), Options(**self._configuration.of_a_pass(watching=True)))
+        options = Options(**self._configuration.of_a_pass(watching=True))
+        return composition.deliver(request, self._connection(), options, self._one_place)
 
     def _probe(self) -> RemoteError | None:
         from journaltrack import composition  # noqa: PLC0415

@@ -18,7 +18,7 @@ from botocore.parsers import ResponseParserError
 from journaltrack import limits
 from journaltrack.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.deadline import Deadline
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import NOT_ALLOWED, ErrorKind, RemoteError
 from journaltrack.fold import Artifact, Status
 from journaltrack.rate_limit import RateLimit
 from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent, Storage
@@ -57,6 +57,8 @@ class AwsRemote:
         rate_limit: Bounds requests per second, those of other remotes that share it included.
         attended: A person may be asked for an MFA code.
         storage: How buckets are to keep uploads.
+        create_buckets: Whether a bucket that is missing is made.
+        create_experiments: Whether experiments and trials that are missing are made.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class AwsRemote:
         rate_limit: RateLimit | None = None,
         attended: bool = False,
         storage: Storage | None = None,
+        create_buckets: bool = True,
+        create_experiments: bool = True,
     ) -> None:
         deadline = deadline or Deadline()
         self._clients = Clients(
@@ -91,7 +95,8 @@ class AwsRemote:
             attended=attended,
         )
         self._metrics = MetricsSender(self._clients)
-        self._uploader = Uploader(self._clients, deadline, storage or Storage())
+        self._uploader = Uploader(self._clients, deadline, storage or Storage(), create_buckets=create_buckets)
+        self._create_experiments = create_experiments
         self._merges_per_key = merges_per_key
         self._created: set[str] = set()  # made here and not updated since: nothing to merge with
         self._grouped: set[tuple[str, str]] = set()  # experiments and trials known to be there
@@ -137,7 +142,7 @@ class AwsRemote:
         if trial is None:
             # As the newer SageMaker SDK names the trial of a run that was given an experiment alone.
             trial = f"Default-Run-Group-{experiment}"[: limits.NAME_CHARS_MAX].rstrip("-")
-        if experiment is not None:
+        if experiment is not None and self._create_experiments:
             sagemaker = self._clients.sagemaker
             self._ensure("experiment", experiment, lambda: sagemaker.create_experiment(ExperimentName=experiment))
             self._ensure("trial", trial, lambda: sagemaker.create_trial(TrialName=trial, ExperimentName=experiment))
@@ -164,6 +169,16 @@ class AwsRemote:
         """See ``Remote.documents``: ListObjectsV2 and GetObject."""
         with _classifying(None):
             return self._uploader.documents(bucket, prefix, folder)
+
+    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
+        """See ``Remote.document_names``: ListObjectsV2."""
+        with _classifying(None):
+            return self._uploader.document_names(bucket, prefix, folder, after)
+
+    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+        """See ``Remote.document``: GetObject."""
+        with _classifying(None):
+            return self._uploader.document(bucket, prefix, folder, name)
 
     def update(self, component: str, fields: Fields) -> Answer:
         """See ``Remote.update``: UpdateTrialComponent."""
@@ -199,6 +214,14 @@ class AwsRemote:
         except ClientError as trial_error:
             if not not_found(trial_error):
                 return classified(trial_error)
+            if not self._create_experiments:
+                return RemoteError(
+                    f"the trial {trial} does not exist, and the configuration has allow.create_experiments = false",
+                    kind=ErrorKind.HALT,
+                    code=NOT_ALLOWED,
+                    request_id=_request_id(error.response),
+                    hint="create it and sync again; it waits in the journal",
+                )
             return RemoteError(
                 f"the trial {trial} does not exist: {error}",
                 kind=ErrorKind.PERMANENT,

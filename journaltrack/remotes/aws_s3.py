@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack import access, limits
-from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError, os_hint
+from journaltrack.errors import DEADLINE_OVER, NOT_ALLOWED, ErrorKind, RemoteError, os_hint
 from journaltrack.remote import Answer, BlobUpload, Document, RemoteObject, Storage
 from journaltrack.remotes import aws_storage
 from journaltrack.remotes.aws_bodies import Body
@@ -27,14 +27,13 @@ from journaltrack.remotes.aws_errors import NOT_AN_ANSWER, code_of, is_of_servic
 from journaltrack.remotes.aws_multipart import Multipart
 from journaltrack.remotes.aws_parts import DamagedError, digest_at
 from journaltrack.remotes.aws_proof import is_md5, is_ours
+from journaltrack.remotes.object_names import object_name, prefix_name
 from journaltrack.remotes.upload_notes import Place, UploadNotes
 
 if TYPE_CHECKING:
     from journaltrack.deadline import Deadline
     from journaltrack.remotes.aws_clients import Clients
 
-DEFAULT_PREFIX: Final = "trial-component-artifacts"
-"""As the original library names it."""
 SINGLE_PUT_BYTES_MAX: Final = 16 * 1024 * 1024
 """Up to here one PutObject: S3 verifies and keeps the SHA-256 of the whole, and it is as fast as parts, which need two requests more (ADR 0022)."""
 DOCUMENT_BYTES_MAX: Final = 64 << 20
@@ -42,6 +41,8 @@ DOCUMENT_BYTES_MAX: Final = 64 << 20
 LARGE_UPLOADS_MAX: Final = 2
 """Ours: multipart uploads at a time, of 4 connections each."""
 _READ_BYTES: Final = 1024 * 1024
+_MEDIA_TYPE_CHARS_MAX: Final = 255
+"""Ours: of the Content-Type header; RFC 6838 allows 127 characters on either side of the slash."""
 _SAYS_NOTHING: Final = frozenset({301, 400, 403, 404})
 """Refusals of a HEAD, which has no body: a region, an expired token, a clock or a permission look alike."""
 _MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
@@ -55,9 +56,11 @@ class Uploader:
         clients: Of the remote.
         deadline: Cuts an upload short.
         storage: How buckets are to keep what is uploaded.
+        create_buckets: Whether a bucket that is missing is made.
     """
 
-    def __init__(self, clients: Clients, deadline: Deadline, storage: Storage) -> None:
+    def __init__(self, clients: Clients, deadline: Deadline, storage: Storage, *, create_buckets: bool = True) -> None:
+        self._create_buckets = create_buckets
         self._clients = clients
         self._storage = storage
         self._asking: Any = None  # the client that asks for it
@@ -102,6 +105,8 @@ class Uploader:
                     code="BlobMissing",
                     hint="restore spool/ from a copy of the journal, then `journaltrack retry`",
                 ) from error
+            if os.fstat(descriptor).st_size > blob.size_bytes:  # before it is read, and before anything is asked of the store
+                raise _damage(blob)
             return self._upload(blob, content)
 
     def put_document(self, document: Document) -> Answer:
@@ -142,6 +147,28 @@ class Uploader:
                 return {}
             raise
         return found
+
+    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> list[str]:
+        """See ``Remote.document_names``."""
+        bucket, begin = self._where(bucket), f"{_folder(prefix, folder)}/"
+        try:
+            page = self._s3.list_objects_v2(Bucket=bucket, Prefix=begin, StartAfter=begin + after)
+        except ClientError as error:
+            if code_of(error) == "NoSuchBucket":
+                return []
+            raise
+        return [each["Key"].removeprefix(begin) for each in page.get("Contents", ()) if each["Size"] <= DOCUMENT_BYTES_MAX]
+
+    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+        """See ``Remote.document``."""
+        bucket, key = self._where(bucket), f"{_folder(prefix, folder)}/{object_name(name)}"
+        try:
+            content: bytes = self._s3.get_object(Bucket=bucket, Key=key)["Body"].read(DOCUMENT_BYTES_MAX)
+        except ClientError as error:
+            if code_of(error) in _GONE:
+                return None
+            raise
+        return content
 
     def find(self, uri: str, *, read: bool = False) -> RemoteObject | None:
         """See ``Remote.find_object``."""
@@ -318,6 +345,14 @@ class Uploader:
         return True
 
     def _create(self, bucket: str) -> None:
+        if not self._create_buckets:
+            raise RemoteError(
+                f"the bucket {bucket} does not exist, and the configuration has allow.create_buckets = false; nothing was sent to it",
+                kind=ErrorKind.HALT,
+                code=NOT_ALLOWED,
+                uploads_only=True,
+                hint=f"create it and sync again, or `journaltrack sync --bucket {bucket}=OTHER`; artifacts wait in the journal's spool",
+            )
         region = self._s3.meta.region_name
         # us-east-1 is the one region that must not be named (S3's CreateBucket reference).
         location = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
@@ -349,14 +384,7 @@ class Uploader:
 
 
 def _folder(prefix: str | None, folder: str) -> str:
-    return f"{object_name(prefix or DEFAULT_PREFIX)}/{object_name(folder)}"
-
-
-def object_name(name: str) -> str:
-    """An artifact's name as the last part of a key; it can't leave its component's folder, whatever the name says."""
-    text = name.encode(errors="replace").decode()  # a file name that is not UTF-8
-    printable = "".join(char if char.isprintable() else "_" for char in text)
-    return "/".join(part for part in printable.split("/") if part not in {"", "..", "."}) or "artifact"
+    return f"{prefix_name(prefix)}/{object_name(folder)}"
 
 
 def _place(uri: str) -> tuple[str, str]:
@@ -390,7 +418,7 @@ def _whole_sha256(held: dict[str, Any]) -> str | None:
 def _keys(blob: BlobUpload) -> tuple[str, str]:
     """Where a content goes: under its name or, if that is taken, under one that tells its digest."""
     name = object_name(blob.name)
-    folder = f"{object_name(blob.prefix or DEFAULT_PREFIX)}/{object_name(blob.component)}"
+    folder = f"{prefix_name(blob.prefix)}/{object_name(blob.component)}"
     path = PurePosixPath(name)
     told = path.with_name(f"{path.stem}.{blob.sha256[:12]}{path.suffix}")
     return f"{folder}/{name}", f"{folder}/{told}"
@@ -405,7 +433,7 @@ def _ours(held: dict[str, Any], blob: BlobUpload, content: IO[bytes]) -> str | N
 
 def _described(blob: BlobUpload) -> dict[str, Any]:
     described: dict[str, Any] = {"Metadata": {"sha256": blob.sha256}}
-    if blob.media_type and blob.media_type.isascii() and blob.media_type.isprintable():
+    if blob.media_type and len(blob.media_type) <= _MEDIA_TYPE_CHARS_MAX and blob.media_type.isascii() and blob.media_type.isprintable():
         described["ContentType"] = blob.media_type
     return described
 
@@ -423,7 +451,7 @@ def _unreadable(blob: BlobUpload, error: OSError) -> RemoteError:
 
 def _damage(blob: BlobUpload) -> RemoteError:
     return RemoteError(
-        f"the content of {limits.shown(blob.name)} in the spool is not what was logged: {Path(blob.path).name} has another SHA-256",
+        f"the content of {limits.shown(blob.name)} in the spool is not what was logged: {Path(blob.path).name} has another SHA-256 or size",
         kind=ErrorKind.PERMANENT,
         code="BlobDamaged",
         hint="restore spool/ from a copy of the journal, then `journaltrack retry`",

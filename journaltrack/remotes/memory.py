@@ -111,7 +111,7 @@ class MemoryRemote:
             except (OSError, ValueError) as error:
                 text = f"{blob.path} is not there: {error}"
                 raise RemoteError(text, kind=ErrorKind.PERMANENT, code="BlobMissing", request_id=request_id) from error
-            if found != blob.sha256:
+            if found != blob.sha256 or len(content) > blob.size_bytes:
                 raise RemoteError(f"{blob.path} is damaged", kind=ErrorKind.PERMANENT, code="BlobDamaged", request_id=request_id)
             uri = f"s3://{blob.bucket or DEFAULT_BUCKET}/{blob.prefix or DEFAULT_PREFIX}/{blob.component}/{blob.name}"
             if self.objects.get(uri, blob.sha256) != blob.sha256:
@@ -135,6 +135,14 @@ class MemoryRemote:
             self._request_id()
             begin = f"s3://{bucket or DEFAULT_BUCKET}/{prefix or DEFAULT_PREFIX}/{folder}/"
             return {uri.removeprefix(begin): content for uri, content in self.stored.items() if uri.startswith(begin)}
+
+    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
+        """See ``Remote.document_names``."""
+        return sorted(name for name in self.documents(bucket, prefix, folder) if name > after)
+
+    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+        """See ``Remote.document``."""
+        return self.documents(bucket, prefix, folder).get(name)
 
     def update(self, component: str, fields: Fields) -> Answer:
         """See ``Remote.update``."""

@@ -92,6 +92,14 @@ class RetryingRemote:
         """See ``Remote.documents``."""
         return self._call(self._idempotent, lambda: self._inner.documents(bucket, prefix, folder))
 
+    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
+        """See ``Remote.document_names``; tried once: a pass waits for it."""
+        return self._call(self._once, lambda: self._inner.document_names(bucket, prefix, folder, after))
+
+    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+        """See ``Remote.document``; tried once: a pass waits for it."""
+        return self._call(self._once, lambda: self._inner.document(bucket, prefix, folder, name))
+
     def update(self, component: str, fields: Fields) -> Answer:
         """See ``Remote.update``."""
         return self._call(self._idempotent, lambda: self._inner.update(component, fields))
@@ -126,6 +134,7 @@ class RetryingRemote:
             try:
                 return request()
             except RemoteError as error:
+                error.maybe_applied |= last[0].maybe_applied  # that of any attempt
                 last[0] = error
                 raise
 

@@ -113,11 +113,15 @@ def test_a_link_in_the_spool_is_not_followed(tmp_path: Path, name: str):
 
 
 def test_the_recorded_size_is_not_believed(tmp_path: Path, name: str):
-    """A large file that a crafted journal calls empty still goes in parts, not through memory in one piece."""
+    """A file that is larger than a crafted journal calls it is refused before anything is asked; one that is smaller goes as what it is."""
     with simulator() as sim:
         blob = spooled(tmp_path, b"0" * LARGE_BYTES, name)
-        lying = BlobUpload(blob.path, blob.sha256, 0, name, blob.name, bucket=BUCKET)
-        aws(sim.endpoint_url).upload(lying)
+        lying = BlobUpload(blob.path, blob.sha256, LARGE_BYTES - 1, name, blob.name, bucket=BUCKET)
+        with pytest.raises(RemoteError) as caught:
+            aws(sim.endpoint_url).upload(lying)
+        assert (caught.value.kind, caught.value.code) == (ErrorKind.PERMANENT, "BlobDamaged")
+        assert sim.requests == []
+        aws(sim.endpoint_url).upload(replace(lying, size_bytes=1 << 60))
         assert len(sim.calls("UploadPart")) == 3
 
 
@@ -210,6 +214,11 @@ def test_documents_are_stored_once_and_listed(store: Subject, name: str):
     store.remote.put_document(replace(first, name="2.json", content=b'{"b":2}'))
     assert dict(store.remote.documents(BUCKET, None, folder)) == {"1.json": b'{"a":1}', "2.json": b'{"b":2}'}
     assert dict(store.remote.documents(BUCKET, None, f"{folder}-none")) == {}
+    assert [*store.remote.document_names(BUCKET, None, folder, "")] == ["1.json", "2.json"]
+    assert [*store.remote.document_names(BUCKET, None, folder, "1.json")] == ["2.json"]
+    assert [*store.remote.document_names("no-such-bucket-of-ours", None, folder, "")] == []
+    assert store.remote.document(BUCKET, None, folder, "2.json") == b'{"b":2}'
+    assert store.remote.document(BUCKET, None, folder, "3.json") is None
     if store.fetch is not None:
         assert store.fetch(uri) == b'{"a":1}'
 

@@ -131,7 +131,7 @@ class CopiesMachine(RuleBasedStateMachine):
         self.truth.victim = database
         journal = Journal(database)
         with contextlib.suppress(KilledError):
-            Reconciler(journal, self.truth, options=Options(concurrency=3), clock_ns=lambda: self.now_ns).run()
+            Reconciler(journal, self.truth, options=Options(concurrency=3, even_if_behind=True), clock_ns=lambda: self.now_ns).run()
         database.close()
         self.truth.script = []
 

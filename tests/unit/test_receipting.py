@@ -99,7 +99,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(copies, receipts):
 def test_both_machines_may_have_delivered(copies, receipts):
     """When both copies delivered the same entries, both keep both machines' requests, and agree."""
     origin, copy, remote = copies
-    sync(origin, remote)
+    sync(origin, remote, even_if_behind=True)
     import_receipts(receipts, origin)
     export_receipts(origin, to=receipts, force=True)
     import_receipts(receipts, copy)
@@ -117,7 +117,7 @@ def test_the_audit_shows_both_machines(copies, tmp_path, monkeypatch):
     """Who reconciled the copies is in the audit of each, by host."""
     origin, copy, remote = copies
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
-    sync(origin, remote)
+    sync(origin, remote, even_if_behind=True)
     for source, target in ((origin, copy), (copy, origin)):
         export_receipts(source, to=tmp_path / "r", force=True)
         import_receipts(tmp_path / "r", target)

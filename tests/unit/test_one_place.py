@@ -1,0 +1,119 @@
+"""Copies of a journal that one process meets: one of them is delivered, the one that went further."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+
+import pytest
+
+from journaltrack import Tracker, pending_work
+from journaltrack.errors import JournalBehindError
+from journaltrack.one_place import OnePlace
+
+
+def record(folder, points=1):
+    """A closed journal."""
+    with Tracker.create(trial_component_name="run", journal=folder, sync="off", resume=True) as tracker:
+        for step in range(points):
+            tracker.log_metric("loss", float(step), iteration_number=step)
+    return folder
+
+
+def deliver(places, folder):
+    """What a pass would be made inside of."""
+    with places.of(folder, pending_work.look(folder)):
+        pass
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """A journal's folder."""
+    return record(tmp_path / "journal")
+
+
+def test_of_two_copies_the_first_is_delivered(journal, tmp_path):
+    """A copy is refused, naming the other place and the way out; the first one goes on."""
+    copied = shutil.copytree(journal, tmp_path / "copy")
+    places = OnePlace()
+    deliver(places, journal)
+    with pytest.raises(JournalBehindError) as raised:
+        deliver(places, copied)
+    assert str(journal) in raised.value.message
+    assert f"journaltrack merge {copied} --into {journal}" in raised.value.hint
+    deliver(places, journal)
+
+
+def test_the_copy_that_went_further_takes_over(journal, tmp_path):
+    """A copy with more in it is delivered instead, once no pass of the other one is under way."""
+    places = OnePlace()
+    newer = record(shutil.copytree(journal, tmp_path / "newer"))
+    with places.of(journal, pending_work.look(journal)), pytest.raises(JournalBehindError):
+        deliver(places, newer)
+    deliver(places, newer)
+    with pytest.raises(JournalBehindError):
+        deliver(places, journal)
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["moved", "moved, with a link in its place"])
+def test_a_moved_journal_keeps_its_place(journal, tmp_path, link):
+    """A folder that was moved is delivered from where it is now, even with a pass of it under way."""
+    places = OnePlace()
+    moved = tmp_path / "moved"
+    if not link:
+        with places.of(journal, pending_work.look(journal)):
+            journal.rename(moved)
+            deliver(places, moved)
+    else:
+        deliver(places, journal)
+        journal.rename(moved)
+        journal.symlink_to(moved)
+    deliver(places, moved)
+
+
+def test_another_journal_in_its_place_frees_it(journal, tmp_path):
+    """A folder that holds another journal now keeps the copy from nothing."""
+    places = OnePlace()
+    deliver(places, journal)
+    copied = journal.rename(tmp_path / "copy")
+    record(journal)
+    deliver(places, copied)
+    deliver(places, journal)
+
+
+def test_a_place_that_is_behind_elsewhere_gives_way(journal, tmp_path):
+    """A copy that turned out to be behind what was delivered elsewhere keeps no other one from trying."""
+    copied = shutil.copytree(journal, tmp_path / "copy")
+    places = OnePlace()
+    with pytest.raises(JournalBehindError), places.of(journal, pending_work.look(journal)):
+        raise JournalBehindError("behind")
+    deliver(places, copied)
+
+
+def test_threads_meet(journal, tmp_path):
+    """Of many copies that are delivered side by side, exactly one is, each time."""
+    copies = [journal, *(shutil.copytree(journal, tmp_path / f"copy-{n}") for n in range(5))]
+    places = OnePlace()
+    inside, most, refused = [], [], []
+    meeting = threading.Barrier(len(copies))
+
+    def run(folder):
+        work = pending_work.look(folder)
+        meeting.wait(60)
+        try:
+            with places.of(folder, work):
+                inside.append(folder)
+                most.append(len(inside))
+                meeting.wait(60)
+                inside.remove(folder)
+        except JournalBehindError:
+            refused.append(folder)
+            meeting.wait(60)
+
+    threads = [threading.Thread(target=run, args=(folder,)) for folder in copies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert max(most) == 1
+    assert len(refused) == len(copies) - 1
