@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+# The tests start a thousand processes. Where PYTHONDONTWRITEBYTECODE is set, each would compile the package anew.
+COMPILE = $(BIN)/python -m compileall -q journaltrack migrations tests
 # SQLAlchemy 2.1, NumPy and others have left Python 3.10: it has pins of its own.
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints-3.10.txt" if sys.version_info < (3, 11) else "constraints.txt")')
 
-.PHONY: help demo test soak lint format bench bench-quick bench-peers mutants clean
+.PHONY: help demo test test-fast soak lint format bench bench-quick bench-peers mutants clean
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -21,7 +23,12 @@ demo: $(STAMP)  ## a real training run, offline, killed, resumed, synced to a lo
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP)  ## the suite
+	$(COMPILE)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-fast: $(STAMP)  ## units, the contract in memory, properties with few examples: under a minute
+	$(COMPILE)
+	JOURNALTRACK_SOAK=0.1 $(BIN)/python -m pytest -n 2 --dist worksteal -m fast
 
 soak: $(STAMP)  ## every attack SCALE times as often as in the suite, and a table of what was lost
 	$(BIN)/python -m tests.soak $(SCALE)

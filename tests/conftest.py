@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import pytest
-from botocore.loaders import Loader
 from hypothesis import settings
 
+from tests import shared_models
+
+TESTS = Path(__file__).parent
+SCALE = float(os.environ.get("JOURNALTRACK_SOAK", "0"))  # 0: the suite as it is; below 1: less of it; else a soak
 # The same examples at every run, on every machine, however slow it is: what chance finds in a soak becomes an @example.
-settings.register_profile("journaltrack", derandomize="JOURNALTRACK_SOAK" not in os.environ, database=None, deadline=None, print_blob=True)
+settings.register_profile(
+    "journaltrack",
+    derandomize=SCALE < 1,
+    max_examples=int(100 * SCALE) if 0 < SCALE < 1 else 100,
+    database=None,
+    deadline=None,
+    print_blob=True,
+)
 settings.load_profile("journaltrack")
+shared_models.share()
 
 
-@pytest.fixture(autouse=True, scope="session")
-def shared_models() -> Iterator[None]:
-    """Let all botocore sessions of the process share what they read: SageMaker's model alone takes 0.1 s and 30 MB."""
-    read: dict[object, object] = {}
-    create = Loader.__init__
-
-    def create_sharing(self: Loader, *args: Any, **kwargs: Any) -> None:
-        create(self, *args, **kwargs)
-        self._cache = read
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Loader, "__init__", create_sharing)
-        yield
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test-fast` runs."""
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        kinds = getattr(item, "callspec", None) and item.callspec.params
+        in_memory = folder == "contract" and any("memory" in str(kind) for kind in (kinds or {}).values())
+        if (folder in {"unit", "properties"} or in_memory) and item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.fast)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import warnings
 from contextlib import closing
 from pathlib import Path
 
-from journaltrack import Tracker, errors
+from journaltrack import Tracker, ending, errors
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
 from tests.faults.power_programs import Acknowledging, RecordedRemote, call
@@ -104,6 +104,7 @@ def creating(folder, acks, *fault):
 
 def syncing(folder, acks, *fault):
     """A pass in the midst of which the journal can't be written, and the next one."""
+    ending.RECORD_FOR_S = 1.0  # the fault outlasts any patience
     remote = RecordedRemote()
     remote.acks = acks
     with tracker_at(folder) as tracker:

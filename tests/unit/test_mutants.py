@@ -11,6 +11,8 @@ from tests.mutants.__main__ import ROOT, Reviewed, known_modules, main, path_of
 from tests.mutants.mutations import mutants, sample
 from tests.mutants.running import Tree
 
+pytestmark = pytest.mark.slow
+
 SOURCE = textwrap.dedent(
     '''\
     """A module with 1 < 2 in its docstring."""

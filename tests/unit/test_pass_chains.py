@@ -9,6 +9,7 @@ from contextlib import closing
 
 import pytest
 
+from journaltrack import ending
 from journaltrack import entries as vocabulary
 from journaltrack import lease as leases
 from journaltrack.errors import JournalError
@@ -87,8 +88,9 @@ def test_what_is_recorded_after_a_failed_transaction_continues_the_chain(journal
     assert verify_chains(journal) == []
 
 
-def test_a_pass_that_could_not_record_an_answer_leaves_whole_chains(journal, trouble):
+def test_a_pass_that_could_not_record_an_answer_leaves_whole_chains(journal, trouble, monkeypatch):
     """The disk is full, or locked, when answers come: whatever the pass does then, afterwards each point is there once and every chain holds."""
+    monkeypatch.setattr(ending, "RECORD_FOR_S", 1.0)  # the lock outlasts any patience
     remote = FailingRemote()
 
     def begin_trouble_once():
