@@ -145,20 +145,27 @@ def test_a_sync_that_can_not_record_stops(tmp_path, fault):
     assert saw[0].startswith("pass Journal")
     assert saw[1] == "pending 0"
     check_calls(folder, returned)
-    sent = Counter()
+    requests, stopped_after = [], 0
     for line in lines:
+        if line.startswith("saw pass "):
+            stopped_after = len(requests)
         if line.startswith("sent "):
             name, arguments = pickle.loads(base64.b64decode(line.split()[1]))
             if name == "put_metrics":
-                sent.update((point.name, point.value) for point in arguments[1])
+                requests.append({(point.name, point.value) for point in arguments[1]})
+    sent = Counter(point for request in requests for point in request)
     with closing(sqlite3.connect(folder / "journal.db")) as connection:
         rows = connection.execute(
             "SELECT e.name, e.value, d.outcome FROM entry e JOIN delivery d ON d.seq = e.seq WHERE e.kind = 'metric'"
         ).fetchall()
     assert all(sent[name, value] == 1 for name, value, _ in rows)
-    # What was under way when the disk refused: read back, or in doubt, since a resumed run may have other writers.
     assert {outcome for *_, outcome in rows} <= {"delivered", "in doubt"}
-    assert sum(outcome == "in doubt" for *_, outcome in rows) <= 20
+    # In doubt is what was sent and could not be recorded, since a resumed run may have other writers: from the second request on, during
+    # which the disk began to refuse; with the first, whose answer waits to be recorded with those that end within milliseconds of it.
+    # One thread sends (concurrency 1), and three requests are begun at a time, so that it does not wait for the recording of its answers.
+    assert 2 <= stopped_after <= 3
+    doubtful = {(name, value) for name, value, outcome in rows if outcome == "in doubt"}
+    assert doubtful in (set().union(*requests[1:stopped_after]), set().union(*requests[:stopped_after]))
 
 
 @traced
