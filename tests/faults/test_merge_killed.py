@@ -196,8 +196,8 @@ def test_a_training_logs_between_any_two_transactions(delivered, tmp_path, progr
     ]
 
 
-def test_a_process_that_goes_on_in_both_is_told(tmp_path):
-    """A copy of a running journal that went on by itself is refused, also when the original goes on during the merge."""
+def test_what_a_person_decided_in_a_copy_comes_along(tmp_path):
+    """A point in doubt that was settled by hand in a copy is settled in the original after a merge."""
     record(tmp_path / "j", *points(1))
     shutil.copytree(tmp_path / "j", tmp_path / "copy")
     in_doubt(tmp_path / "copy", [2])
