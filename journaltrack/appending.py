@@ -736,12 +736,11 @@ class Appender:
             for draft in call.drafts:
                 yield Entry(0, self._writer_id, 0, call.component_id, name, *draft[:7], call.at_ns, b"")
 
-    def _still_waiting(self, error: JournalError | None) -> JournalWriteError:
+    def _still_waiting(self, error: JournalError) -> JournalWriteError:
         count = self.unwritten
         return JournalWriteError(
-            f"{count} entries could not be written to the journal at {self.path} and wait in memory"
-            + (f": {error.message}" if error else ""),
-            hint=(error.hint if error else "") or "free the disk or the lock, then call close() again before the process ends",
+            f"{count} entries could not be written to the journal at {self.path} and wait in memory: {error.message}",
+            hint=error.hint or "free the disk or the lock, then call close() again before the process ends",
             unwritten=count,
         )
 

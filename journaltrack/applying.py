@@ -1,61 +1,66 @@
 """Attestations of another copy, applied to this journal: both copies' evidence is kept, and what became of entries converges.
 
-The reconciling side of the journal, as ``settlement``: the caller holds the lease, and all of it is one transaction. Must not
-know where the attestations come from, nor a remote.
+The reconciling side of the journal, as ``settlement``: the caller holds the lease. Must not know where the attestations come
+from, nor a remote.
 
-Invariants: an attestation is taken over as it is, after every one that its process made before; nothing that is here is
-overwritten by something that did not know it, unless it says that entries arrived: that is final, and of two such claims the
-earlier one holds. After it ``verify_chains`` finds what it found before. Memory grows with components and problems alone.
+Invariants: a source is looked at to its end before anything is taken over; then it is taken over in many transactions, since
+others append meanwhile, and the process may be killed between any two. After each of them ``verify_chains`` finds what it found
+before, and nothing is pending that was settled here or is by the source's last word: what the source released first, and settled
+later, is in doubt until that later word is here. An attestation is taken over as it is, after every one that its process made
+before; nothing that is here is overwritten by something that did not know it, unless it says that entries arrived: that is final,
+and of two such claims the earlier one holds. Memory grows with components and problems alone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from journaltrack import entries as vocabulary
+from journaltrack import applying_checks as checks
 from journaltrack import limits, schema, statements
-from journaltrack.applying_source import (
-    Attested,
-    Source,
-    WriterRow,
-    check_link,
-    check_writer,
-    forged,
-    joined,
-    text_of,
-    which,
-)
+from journaltrack.actions import PutMetrics
+from journaltrack.applying_checks import Checked
+from journaltrack.applying_places import Places
+from journaltrack.applying_source import Attested, Source, WriterRow, check_writer, forged, joined, text_of
 from journaltrack.attesting import Attestor, Settled, Statement
 from journaltrack.database import bound
 from journaltrack.errors import JournalAlteredError
 from journaltrack.fold import MAP_OF_KIND, Place
-from journaltrack.intervals import as_intervals
+from journaltrack.intervals import as_intervals, as_text
 from journaltrack.standing import origins
 from journaltrack.statements import Named, Said
+from journaltrack.turns import Turns
 
 if TYPE_CHECKING:
     import sqlite3
 
 MERGE: Final = "merge"
 """The action of attestations for what was decided, or found, when copies were brought together."""
+HELD: Final = "held"
+"""The outcome of those for entries whose settlement is still to come: until then they are in doubt."""
+_REASON: Final = "a merge that has not ended brings what became of it: merge its journal again"
+_TO_COME: Final = f"r.action = '{MERGE}' AND r.outcome = '{HELD}'"
+_PROBLEMS: Final = "SELECT seq, receipt_id, outcome, reason, settled_at_ns FROM delivery WHERE seq BETWEEN ? AND ? AND outcome IN ('quarantined', 'in doubt')"
 _DESCRIBED: Final = ", ".join(schema.WRITER_COLUMNS)
 _INSERT_WRITER: Final = schema.insert_sql("writer")
 _INSERT_ATTESTATION: Final = schema.insert_sql("attestation")
 _INSERT_RECEIPT: Final = schema.insert_sql("receipt")
-_RUNS_OF: Final = (
-    "SELECT max(first, ?1) + shift, min(last, ?2) + shift FROM temp.run WHERE writer_id = ?3 AND last >= ?1 AND first <= ?2 ORDER BY last"
+_STILL_IN_DOUBT: Final = (
+    "outcome = 'in doubt' AND excluded.outcome = 'in doubt' AND NOT EXISTS "
+    f"(SELECT 1 FROM receipt r WHERE r.id = delivery.receipt_id AND {_TO_COME})"
 )
 # ``report_attestations`` says the same of claims: what arrived is final, and the earlier of two arrivals holds; still in doubt is
 # in doubt since when, and by which request, it was.
 _SETTLE: Final = (
     "INSERT INTO delivery (seq, receipt_id, outcome, reason, settled_at_ns) SELECT e.seq, ?1, ?2, ?3, ?4 FROM entry e "
     "WHERE e.seq BETWEEN ?5 AND ?6 ON CONFLICT (seq) DO UPDATE SET "
-    "receipt_id = CASE WHEN outcome = 'in doubt' AND excluded.outcome = 'in doubt' THEN receipt_id ELSE excluded.receipt_id END, "
-    "settled_at_ns = CASE WHEN outcome = 'in doubt' AND excluded.outcome = 'in doubt' THEN settled_at_ns ELSE excluded.settled_at_ns END, "
+    f"receipt_id = CASE WHEN {_STILL_IN_DOUBT} THEN receipt_id ELSE excluded.receipt_id END, "
+    f"settled_at_ns = CASE WHEN {_STILL_IN_DOUBT} THEN settled_at_ns ELSE excluded.settled_at_ns END, "
     "reason = excluded.reason, outcome = excluded.outcome WHERE outcome NOT IN ('delivered', 'superseded') "
     "OR (excluded.outcome IN ('delivered', 'superseded') AND excluded.settled_at_ns < settled_at_ns)"
 )
@@ -66,9 +71,20 @@ _MAPS: Final = " ".join(f"WHEN '{kind}' THEN '{field_map}'" for kind, field_map 
 _FIELDS: Final = (
     f"SELECT CASE e.kind {_MAPS} END, coalesce(e.name, ''), e.seq, e.recorded_at_ns, e.writer_id FROM entry e "
     "JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND e.stream <> 'metric' "
-    f"AND e.kind IN ({', '.join(repr(kind) for kind in MAP_OF_KIND)}) AND d.outcome = 'delivered' ORDER BY e.seq"
+    f"AND e.kind IN ({', '.join(repr(kind) for kind in MAP_OF_KIND)}) AND d.outcome = 'delivered'"
 )
+_HELD_FIELD: Final = (
+    "SELECT e.seq, e.recorded_at_ns, e.writer_id FROM field f JOIN entry e ON e.seq = f.seq JOIN delivery d ON d.seq = f.seq "
+    "WHERE f.component_id = ? AND f.map = ? AND f.key = ? AND d.outcome = 'delivered'"
+)
+_COMPONENTS: Final = "SELECT DISTINCT component_id FROM entry WHERE seq BETWEEN ? AND ? AND stream <> 'metric'"
+_INSERT_COMPONENT: Final = "INSERT INTO component (name, created_at_ns) VALUES (?, ?)"
 _INSERT_FIELD: Final = "INSERT OR REPLACE INTO field (component_id, map, key, seq) VALUES (?, ?, ?, ?)"
+_OF_RECORD: Final = 10
+"""Measured: recording a receipt and its attestation takes about as long as settling so many entries."""
+
+Ahead: TypeAlias = dict[str, list[tuple[int, int, int]]]
+"""By a writer's uuid: (first, last) place of entries that are not here, and the attestation that is about them."""
 
 
 @dataclass(slots=True)
@@ -93,133 +109,159 @@ class Applied:
 
 
 class Applier:
-    """Applies attestations inside of a transaction.
+    """Applies attestations in short transactions of the attestor's.
 
     Args:
-        connection: In a transaction of the attestor's.
-        attestor: Of this process.
+        attestor: Of this process, with the journal's lease.
     """
 
-    def __init__(self, connection: sqlite3.Connection, attestor: Attestor) -> None:
+    def __init__(self, attestor: Attestor) -> None:
+        database = attestor.database
         self.applied = Applied()
-        self.writers: dict[str, int] = dict(connection.execute("SELECT uuid, id FROM writer"))
-        self.generation = 0
-        self._connection = connection
+        self.writers: dict[str, int] = dict(database.read("SELECT uuid, id FROM writer"))
+        self.turns = Turns(attestor)
         self._attestor = attestor
-        self._components: dict[str, int] = {str(name).lower(): i for i, name in connection.execute("SELECT id, name FROM component")}
-        self._touched: set[int] = set()
-        self._heads = {
-            str(uuid): (int(seq), bytes(digest))
-            for uuid, seq, digest in connection.execute(
-                "SELECT w.uuid, max(a.writer_seq), a.digest FROM attestation a JOIN writer w ON w.id = a.writer_id GROUP BY a.writer_id"
-            )
-        }
-        self.discard()
-        # Where the entries of a writer are: seq is writer_seq + shift. There is no index for it, so that an append pays for none.
-        connection.execute(
-            "CREATE TEMP TABLE run AS SELECT writer_id, min(writer_seq) AS first, max(writer_seq) AS last, seq - writer_seq AS shift "
-            "FROM entry GROUP BY writer_id, seq - writer_seq"
-        )
-        connection.execute("CREATE INDEX temp.run_last ON run (writer_id, last)")
+        self._database = database
+        self._components: dict[str, int] = {str(name).lower(): i for i, name in database.read("SELECT id, name FROM component")}
+        self._places = Places(database)
+        self._connection: sqlite3.Connection
+        self._generation = 0  # the highest of a lease that was read of
+        self._touched: set[int] = set()  # components of which something was said
+        self._settled: list[tuple[int, int, int]] = []  # and in this transaction: (component, first, last) of entries
+        self._lost: dict[int, tuple[Any, ...]] = {}  # problems as they were before the source's word about them
+        self._changed: set[int] = set()  # those of which this transaction said something
         self._last_attestation = 0
         self._outcomes: Counter[str] = Counter()
 
-    # -- entries and processes ----------------------------------------------------------------------------------
-
-    def add_writer(self, row: WriterRow, where: str) -> int:
-        """The local id of a process, recorded if it is new.
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One of many: what it leaves is right whether or not another follows.
 
         Raises:
-            EvidenceError: It is not as it described itself, or is described otherwise here.
+            LeaseLostError: Somebody else took the lease over.
         """
-        known = self.writers.get(row.uuid)
-        if known is not None:
-            found = self._connection.execute(f"SELECT {_DESCRIBED}, digest FROM writer WHERE id = ?", (known,)).fetchone()
-            if (*row.columns, row.digest) != tuple(found):
-                raise forged(where, f"the process {limits.shown(row.uuid)} is described otherwise there than here")
-            return known
-        check_writer(row, where)
-        writer_id = int(self._connection.execute(_INSERT_WRITER, (*row.columns, row.digest)).lastrowid or 0)
-        self.writers[row.uuid] = writer_id
-        return writer_id
+        lease = self._attestor.lease
+        highest = lease.generation
+        self._settled.clear()
+        self._changed.clear()
+        with self.turns.transaction() as connection:
+            self._connection = connection
+            yield connection
+            self._derive_settled()
+            if self._generation > highest:
+                highest = lease.outdo(connection, self._generation)
+        lease.generation = highest
 
-    def add_component(self, name: str) -> tuple[int, str | None]:
-        """The local id of a component (case does not matter), and how it is spelled here; None if it is new."""
+    def close(self) -> None:
+        """Drop what is there for the application alone."""
+        self._places.close()
+
+    # -- entries and processes ----------------------------------------------------------------------------------
+
+    def check_writer(self, row: WriterRow, where: str) -> None:
+        """See that a process is as it described itself, and as it is described here.
+
+        Raises:
+            EvidenceError: It is not.
+        """
+        if row.uuid not in self.writers:
+            check_writer(row, where)
+            return
+        (found,) = self._database.read(f"SELECT {_DESCRIBED}, digest FROM writer WHERE id = ?", (self.writers[row.uuid],))
+        if (*row.columns, row.digest) != tuple(found):
+            raise forged(where, f"the process {limits.shown(row.uuid)} is described otherwise there than here")
+
+    def add_writer(self, row: WriterRow) -> int:
+        """Inside of a transaction: the local id of a process that was checked, recorded if it is new."""
+        known = self.writers.get(row.uuid)
+        if known is None:
+            known = int(self._connection.execute(_INSERT_WRITER, (*row.columns, row.digest)).lastrowid or 0)
+            self.writers[row.uuid] = known
+        return known
+
+    def spelling(self, name: str) -> str | None:
+        """How a component (case does not matter) is spelled here; None if it is not here."""
+        found = self._database.read("SELECT name FROM component WHERE name = ?", (name,))
+        return str(found[0][0]) if found else None
+
+    def add_component(self, name: str) -> int:
+        """Inside of a transaction: the local id of a component, made if it is new; what is known of it already counts then."""
         known = self._components.get(name.lower())
-        if known is not None:
-            return known, str(self._connection.execute("SELECT name FROM component WHERE id = ?", (known,)).fetchone()[0])
-        columns = (name, self._attestor.clock_ns())
-        made = int(self._connection.execute("INSERT INTO component (name, created_at_ns) VALUES (?, ?)", columns).lastrowid or 0)
-        self._components[name.lower()] = made
-        return made, None
+        if known is None:
+            found = self._connection.execute("SELECT id FROM component WHERE name = ?", (name,)).fetchone()  # made by others meanwhile
+            columns = (name, self._attestor.clock_ns())
+            known = found[0] if found else self._connection.execute(_INSERT_COMPONENT, columns).lastrowid or 0
+            self._components[name.lower()] = known
+            for receipt_id, said in self._nameless.get(name.lower(), ()):
+                self._learn(said, receipt_id, known)
+        self._touched.add(known)
+        return known
 
     def add_run(self, writer_id: int, first: int, last: int, shift: int) -> None:
         """Entries were added: those of these places, whose ``seq`` is higher by ``shift``."""
-        self._connection.execute("INSERT INTO temp.run VALUES (?, ?, ?, ?)", (writer_id, first, last, shift))
-
-    def touch(self, component_ids: Iterable[int]) -> None:
-        """What the remote holds of these components is to be derived again."""
-        self._touched.update(component_ids)
+        self._places.add(writer_id, first, last, shift)
 
     def places(self, named: Named, above: int = 0) -> list[tuple[int, int]]:
         """Where those of the entries are that are here, as (first, last) of ``seq``; only those beyond ``above``."""
         found = []
         for uuid, intervals in named.items():
             writer_id = self.writers.get(uuid)
-            for first, last in intervals if writer_id is not None else ():
-                for begin, end in self._connection.execute(*bound(_RUNS_OF, (first, last, writer_id))):
+            if writer_id is None:
+                continue
+            for first, last in intervals:
+                for begin, end in self._places.find(writer_id, first, last):
                     if end > above:
                         found.append((max(begin, above + 1), end))
         found.sort()
         return found
 
+    def components_of(self, named: Named) -> Iterator[tuple[str, str]]:
+        """Those of the entries that are here: where one of each run of one component is, and the component."""
+        for first, last in self.places(named):
+            sql = (
+                "SELECT min(e.seq), c.name FROM entry e JOIN component c ON c.id = e.component_id WHERE e.seq BETWEEN ? AND ? GROUP BY c.id"
+            )
+            for seq, name in self._database.read(sql, (first, last)):
+                yield f"entry {seq}", str(name)
+
     # -- attestations -------------------------------------------------------------------------------------------
 
-    def take_over(self, source: Source) -> None:
-        """Record those attestations that are not here yet, and follow them.
-
-        Raises:
-            EvidenceError: They are not in their chains, contradict what is here, or can't be read. The transaction must be undone.
-        """
-        self.applied = Applied()
-        self._connection.execute("DROP TABLE IF EXISTS temp.before")
-        self._connection.execute("CREATE TEMP TABLE before AS SELECT * FROM delivery WHERE outcome IN ('quarantined', 'in doubt')")
-        self._last_attestation = self._connection.execute("SELECT coalesce(max(id), 0) FROM attestation").fetchone()[0]
+    def take_over(self, checked: Checked) -> None:
+        """Record those attestations that are not here yet, and follow them; decide where the copies contradict each other."""
+        source = checked.source
+        self.applied = Applied(known=checked.known, reconcilers=checked.reconcilers)
+        self._lost.clear()
+        self._last_attestation = self._database.read("SELECT coalesce(max(id), 0) FROM attestation")[0][0]
         self._outcomes = self._count()
-        for each in source.attestations():
-            chain = self._heads.get(each.uuid)
-            if chain is not None and each.writer_seq <= chain[0]:
-                self._refuse_fork(source, each)
-                self.applied.known += 1
-                continue
-            if chain is None:
-                row = source.writers.get(each.uuid)
-                if row is None:
-                    raise forged(source.name, f"an attestation is of the process {limits.shown(each.uuid)}, which is not described")
-                self.applied.reconcilers += 1
-                self.add_writer(row, source.name)
-                chain = (0, vocabulary.attestation_start(row.begin))
-            check_link(each, chain, source.name)
-            self._heads[each.uuid] = (each.writer_seq, each.digest)
-            self._record(source, each)
+        new = ((n, each) for n, each in enumerate(source.attestations(), 1) if each.writer_seq > checked.heads.get(each.uuid, 0))
+        read = ((n, each, checks.read(source, each)) for n, each in new)
+        for group in self._groups(read):
+            with self.transaction():
+                for _, each, said in group:
+                    if each.uuid not in self.writers:
+                        self.add_writer(source.writers[each.uuid])
+                    self._record(each, said)
+                self._decide(checked, group[-1][0])
+        self.derive(self._touched)
+        after = self._count()
+        self.applied.settled = Counter({k: after[k] - self._outcomes[k] for k in after | self._outcomes if after[k] != self._outcomes[k]})
 
-    def _refuse_fork(self, source: Source, each: Attested) -> None:
-        found = self._connection.execute(
-            "SELECT digest FROM attestation WHERE writer_id = ? AND writer_seq = ?", (self.writers[each.uuid], each.writer_seq)
-        ).fetchone()
-        if found is None or found[0] != each.digest:
-            what = f"attestation {each.writer_seq} of the process {limits.shown(each.uuid)} says something else there than here"
-            raise forged(source.name, f"{what}: one of the two was forged")
+    def _groups(self, read: Iterator[tuple[int, Attested, Said]]) -> Iterator[list[tuple[int, Attested, Said]]]:
+        """As many at a time as a transaction shall settle entries."""
+        group, rows = [], 0
+        for each in read:
+            group.append(each)
+            rows += _OF_RECORD + sum(last - first + 1 for named in each[2].entries.values() for first, last in named)
+            if rows >= self.turns.size:
+                yield group
+                group, rows = [], 0
+        if group:
+            yield group
 
-    def _record(self, source: Source, each: Attested) -> None:
-        try:
-            said = statements.read(each.body)
-        except ValueError as error:
-            raise forged(source.name, f"{which(each)} can't be read: {error}") from error
-        self.generation = max(self.generation, said.generation)
+    def _record(self, each: Attested, said: Said) -> None:
+        self._generation = max(self._generation, said.generation)
         here = self.places(said.entries)
         component_id = None if said.component is None else self._components.get(said.component.lower())
-        self._check_component(said, here, component_id, f"{which(each)} of {source.name}")
         receipt_id = None
         if said.started_at_ns is not None:
             columns = (
@@ -233,20 +275,18 @@ class Applier:
         self.applied.elsewhere += bool(said.entries) and not here
         self._follow(said, receipt_id, here)
         self._learn(said, receipt_id, component_id)
+        if said.settled and said.action != PutMetrics.action:
+            self.note(here)
 
-    def _check_component(self, said: Said, here: Sequence[tuple[int, int]], component_id: int | None, what: str) -> None:
-        """See that a statement of a component is about entries of it."""
-        for first, last in here if said.component is not None else ():
-            other = self._connection.execute(
-                "SELECT seq FROM entry WHERE seq BETWEEN ? AND ? AND component_id IS NOT ? LIMIT 1", (first, last, component_id)
-            ).fetchone()
-            if other is not None:
-                raise forged(what, f"entry {other[0]} is not of the component {limits.shown(str(said.component))}, as is said there")
+    def note(self, here: Iterable[tuple[int, int]]) -> None:
+        """Something was said of these entries."""
+        self._settled += [(row[0], first, last) for first, last in here for row in self._connection.execute(_COMPONENTS, (first, last))]
 
     def _follow(self, said: Said, receipt_id: int | None, here: Sequence[tuple[int, int]], above: int = 0) -> None:
         """Settle the entries as it says."""
         if said.released:
             for first, last in here:
+                self._remember(first, last)
                 if said.reopened:
                     self._connection.execute(_REOPEN, (first, last, said.finished_at_ns))
                 else:
@@ -258,6 +298,8 @@ class Applier:
                 if said.looked(group):
                     self._connection.execute(_STILL, (group.reason, first, last))
                 else:
+                    if group.outcome == "quarantined":
+                        self._remember(first, last)
                     settling = (receipt_id, group.outcome, group.reason, group.at_ns, first, last)
                     self._connection.execute(*bound(_SETTLE, settling))
 
@@ -281,137 +323,189 @@ class Applier:
             sql = "INSERT OR REPLACE INTO location (component_id, sha256, bucket, prefix, uri, receipt_id) VALUES (?, ?, ?, ?, ?, ?)"
             self._connection.execute(sql, (component_id, *said.location, receipt_id or 0))
 
-    def follow_known(self, uuids: Iterable[str], components: Iterable[str], above: int) -> None:
-        """Follow attestations that were here before the entries (beyond ``above``) and components that they are about.
+    def _remember(self, first: int, last: int) -> None:
+        """Problems among these entries as they are now, unless an earlier word of this source's was about them."""
+        for seq, *row in self._connection.execute(_PROBLEMS, (first, last)):
+            self._lost.setdefault(seq, tuple(row))
+            self._changed.add(seq)
 
-        Args:
-            uuids: Of the processes whose entries were added.
-            components: Those that are new.
-            above: The last ``seq`` before.
-        """
-        new_components = {name.lower() for name in components}
-        fresh = [uuid for uuid in uuids if uuid in self.writers]
-        if not fresh and not new_components:
-            return
+    # -- what was here before the entries that it is about ------------------------------------------------------
+
+    @functools.cached_property
+    def _nameless(self) -> dict[str, list[tuple[int, Said]]]:
+        """By name in lower case: what was attested of components that were not here."""
+        found = defaultdict(list)
         rows = self._connection.execute(
-            "SELECT a.receipt_id, a.body FROM attestation a LEFT JOIN receipt r ON r.id = a.receipt_id WHERE (? AND r.component_id IS NULL) "
-            "OR EXISTS (SELECT 1 FROM json_each(?) u WHERE instr(a.body, u.value)) ORDER BY a.id",
-            (bool(new_components), json.dumps(fresh)),
+            "SELECT r.id, a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id WHERE r.component_id IS NULL AND r.entries = '' "
+            "ORDER BY a.id"
         )
         for receipt_id, body in rows:
             said = _own(body)
-            self._follow(said, receipt_id, self.places(said.entries, above), above)
-            if said.component is not None and said.component.lower() in new_components:
-                self._learn(said, receipt_id, self._components[said.component.lower()])
+            if said.component is not None:
+                found[said.component.lower()].append((receipt_id, said))
+        return found
 
-    # -- the end ------------------------------------------------------------------------------------------------
+    def look_ahead(self, beyond: Mapping[str, int]) -> Ahead:
+        """The attestations that are here already, and are about entries that are not: those beyond these places, by the writer's uuid."""
+        ahead: Ahead = defaultdict(list)
+        rows = self._database.read(
+            "SELECT a.id, a.body FROM attestation a WHERE EXISTS (SELECT 1 FROM json_each(?) u WHERE instr(a.body, u.value)) ORDER BY a.id",
+            (json.dumps(sorted(beyond)),),
+        )
+        for number, body in rows:
+            said = _own(body)
+            for named in (said.entries, *(group.entries for group in said.settled if group.entries is not said.entries)):
+                for uuid in named.keys() & beyond.keys():
+                    ahead[uuid] += [(first, last, number) for first, last in named[uuid] if last > beyond[uuid]]
+        return ahead
 
-    def finish(self, source: Source) -> int:
-        """After ``take_over``: decide where the copies contradict each other, and derive what is derived.
+    def follow_known(self, ahead: Ahead, brought: Mapping[str, tuple[int, int]], above: int) -> None:
+        """Inside of the transaction that brings entries: follow what was here about them.
 
-        Returns:
-            The generation that the lease has now.
+        Args:
+            ahead: From ``look_ahead``.
+            brought: By the writer's uuid: the first and the last place of those entries.
+            above: The last ``seq`` before.
         """
-        self._decide(source)
-        self.derive(self._touched)
-        after = self._count()
-        self.applied.settled = Counter({k: after[k] - self._outcomes[k] for k in after | self._outcomes if after[k] != self._outcomes[k]})
-        return self._attestor.lease.outdo(self._connection, self.generation)
+        about = {n for uuid, (low, high) in brought.items() for first, last, n in ahead.get(uuid, ()) if first <= high and last >= low}
+        for number in sorted(about):
+            receipt_id, body = self._connection.execute("SELECT receipt_id, body FROM attestation WHERE id = ?", (number,)).fetchone()
+            said = _own(body)
+            here = self.places(said.entries, above)
+            self._follow(said, receipt_id, here, above)
+            self.note(here)
+
+    # -- what is derived ----------------------------------------------------------------------------------------
+
+    def _derive_settled(self) -> None:
+        """What the remote should hold by what this transaction settled."""
+        if not self._settled:
+            return
+        known_origins = origins(self._connection.execute)
+        for component_id, first, last in self._settled:
+            sql = f"{_FIELDS} AND e.seq BETWEEN ? AND ? ORDER BY e.seq"
+            found = _latest(self._connection.execute(sql, (component_id, first, last)), known_origins)
+            for (field_map, key), place in found.items():
+                held = self._connection.execute(_HELD_FIELD, (component_id, field_map, key)).fetchone()
+                if held is None or Place(held[0], held[1], known_origins.get(held[2], 0)).is_before(place):
+                    self._connection.execute(_INSERT_FIELD, (component_id, field_map, key, place.seq))
 
     def derive(self, component_ids: Iterable[int]) -> None:
         """What the remote should hold of these components, as far as is known here: the value of each key that arrived and was
         recorded last. Of journals that were synced apart an older one may have arrived later: a verification tells.
-        """
-        known_origins = origins(self._connection.execute)
-        for component_id in component_ids:
-            last: dict[tuple[str, str], Place] = {}
-            for field_map, key, seq, recorded_at_ns, writer_id in self._connection.execute(_FIELDS, (component_id,)):
-                place = Place(seq, recorded_at_ns, known_origins.get(writer_id, 0))
-                if (field_map, key) not in last or last[field_map, key].is_before(place):
-                    last[field_map, key] = place
-            self._connection.executemany(_INSERT_FIELD, [(component_id, *field, place.seq) for field, place in last.items()])
 
-    def discard(self) -> None:
-        """Drop what is there for a merge alone."""
-        for table in ("run", "before"):
-            self._connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
+        Read outside of a transaction: nobody else settles entries.
+        """
+        known_origins = origins(self._database.read)
+        for component_id in component_ids:
+            found = _latest(self._database.read(f"{_FIELDS} ORDER BY e.seq", (component_id,)), known_origins)
+            held = {
+                (m, k): seq for m, k, seq in self._database.read("SELECT map, key, seq FROM field WHERE component_id = ?", (component_id,))
+            }
+            for page in self.turns.pages((component_id, *key, place.seq) for key, place in found.items() if held.get(key) != place.seq):
+                with self.turns.transaction() as connection:
+                    connection.executemany(_INSERT_FIELD, page)
 
     def _count(self) -> Counter[str]:
-        return Counter(dict(self._connection.execute("SELECT outcome, count(*) FROM delivery GROUP BY outcome")))
+        return Counter(dict(self._database.read("SELECT outcome, count(*) FROM delivery GROUP BY outcome")))
 
-    def _decide(self, source: Source) -> None:
+    # -- where the copies contradict each other -----------------------------------------------------------------
+
+    def _decide(self, checked: Checked, number: int) -> None:
         """Keep in doubt, or quarantined, what the other copy made pending without knowing why it is so here.
 
         A release overrides what its journal knew. What it did not know stays: a point in doubt that is sent again may be there twice.
+        What the other copy settled after its release is in doubt until that comes, unless it came before.
+
+        Args:
+            checked: The source.
+            number: Of its attestations, the last one that was followed.
         """
         lost = self._connection.execute(
-            "SELECT b.seq, b.receipt_id, b.outcome, b.reason, b.settled_at_ns, d.outcome, e.component_id, e.recorded_at_ns "
-            "FROM temp.before b JOIN entry e ON e.seq = b.seq LEFT JOIN delivery d ON d.seq = b.seq "
-            "WHERE d.seq IS NULL OR (d.outcome = 'quarantined' AND b.outcome = 'in doubt') ORDER BY b.seq"
+            "SELECT e.seq, d.outcome, e.component_id, e.recorded_at_ns, w.uuid, e.writer_seq FROM json_each(?) n JOIN entry e ON e.seq = n.value "
+            "JOIN writer w ON w.id = e.writer_id LEFT JOIN delivery d ON d.seq = e.seq WHERE d.seq IS NULL OR d.outcome = 'quarantined' "
+            "ORDER BY e.seq",
+            (json.dumps(sorted(self._changed)),),
         ).fetchall()
         known: dict[int, bool] = {}
-        planned = self._planned([row[0] for row in lost if row[1] is None], source)
+        planned = self._planned([row[0] for row in lost if self._lost[row[0]][0] is None], checked.source)
         kept: dict[tuple[int, str, str | None, int], list[int]] = defaultdict(list)
-        released = []
-        for seq, receipt_id, outcome, reason, at_ns, now, component_id, recorded_at_ns in lost:
+        to_come: dict[int, list[int]] = defaultdict(list)
+        for seq, now, component_id, recorded_at_ns, uuid, place in lost:
+            receipt_id, outcome, reason, at_ns = self._lost[seq]
+            if now is not None and outcome != "in doubt":
+                continue
             if receipt_id is not None and receipt_id not in known:
-                known[receipt_id] = self._is_known(receipt_id, source)
+                known[receipt_id] = self._is_known(receipt_id, checked.source)
             at_once = receipt_id is None and outcome == "quarantined" and at_ns == recorded_at_ns  # by the append: every copy has it
             if not (at_once or (planned.get(seq, False) if receipt_id is None else known[receipt_id])):
-                self._connection.execute("DELETE FROM delivery WHERE seq = ?", (seq,))
-                self._connection.execute("INSERT INTO delivery VALUES (?, ?, ?, ?, ?)", (seq, receipt_id, outcome, reason, at_ns))
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO delivery VALUES (?, ?, ?, ?, ?)", (seq, receipt_id, outcome, reason, at_ns)
+                )
                 kept[component_id, outcome, reason, at_ns].append(seq)
             elif now is None:
-                released.append((seq, component_id))
-        for (seq, component_id), group in self._finally(source, released):
-            self._connection.execute("INSERT INTO delivery VALUES (?, NULL, ?, ?, ?)", (seq, group.outcome, group.reason, group.at_ns))
-            kept[component_id, group.outcome, group.reason, group.at_ns].append(seq)
-        self.applied.kept = sum(map(len, kept.values()))
+                fate = next((fate for _, _, fate in checked.fates[uuid].of(place, place)), None) if uuid in checked.fates else None
+                if fate is not None and fate.group is not None and fate.number > number:
+                    to_come[component_id].append(seq)
+                elif fate is not None and fate.group is not None:
+                    group = fate.group
+                    self._connection.execute(
+                        "INSERT INTO delivery VALUES (?, NULL, ?, ?, ?)", (seq, group.outcome, group.reason, group.at_ns)
+                    )
+                    kept[component_id, group.outcome, group.reason, group.at_ns].append(seq)
+        self.applied.kept += sum(map(len, kept.values()))
         groups: dict[int, list[Settled]] = defaultdict(list)
         for (component_id, outcome, reason, at_ns), seqs in kept.items():
             groups[component_id].append(Settled(outcome, reason, as_intervals(seqs), at_ns))
         self.attest("kept", groups, {})
+        self.hold(to_come)
+
+    def hold(self, found: Mapping[int, Sequence[int]]) -> None:
+        """Inside of a transaction: entries without a settlement are in doubt until what became of them comes.
+
+        Their attestation says nothing of them: in another copy it is known, or is not, whatever was to come here.
+
+        Args:
+            found: By component: their ``seq``.
+        """
+        now_ns = self._attestor.clock_ns()
+        generation = self._attestor.lease.generation
+        made = []
+        for component_id, seqs in found.items():
+            entries = as_intervals(seqs)
+            columns = (MERGE, component_id, as_text(entries), generation, now_ns, now_ns, HELD, 0, None, None, None)
+            receipt_id = int(self._connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
+            rows = [(seq, receipt_id, _REASON, now_ns) for seq in seqs]
+            self._connection.executemany("INSERT INTO delivery VALUES (?, ?, 'in doubt', ?, ?)", rows)
+            made.append(Statement(MERGE, HELD, component_id, entries, now_ns, generation, (), receipt_id, now_ns, attempts=0))
+        self._attestor.attest(self._connection, made)
 
     def _planned(self, seqs: Sequence[int], source: Source) -> dict[int, bool]:
-        """Whether the other copy has what was said last, without a request, of these entries."""
+        """Whether the other copy has what was said last, without a request and before it said anything, of these entries.
+
+        Nothing was said before of those that it brought: it knows what it says.
+        """
         if not seqs:
             return {}
         wanted = set(seqs)
         found: dict[int, bool] = {}
         rows = self._connection.execute(
-            "SELECT w.uuid, a.writer_seq, a.body FROM attestation a JOIN writer w ON w.id = a.writer_id "
-            "WHERE a.receipt_id IS NULL AND a.id <= ? ORDER BY a.id",
-            (self._last_attestation,),
+            "SELECT a.id, w.uuid, a.writer_seq, a.body FROM attestation a JOIN writer w ON w.id = a.writer_id "
+            "WHERE a.receipt_id IS NULL ORDER BY a.id"
         )
-        for uuid, writer_seq, body in rows:
-            is_known = writer_seq <= source.heads.get(uuid, 0)
-            found.update(dict.fromkeys(self._seqs(_own(body).entries, wanted), is_known))
+        for number, uuid, writer_seq, body in rows:
+            said = dict.fromkeys(self._seqs(_own(body).entries, wanted), writer_seq <= source.heads.get(uuid, 0))
+            found = found | said if number <= self._last_attestation else said | found
         return found
 
     def _is_known(self, receipt_id: int, source: Source) -> bool:
         """Whether the other copy has what the receipt says."""
         rows = self._connection.execute(
-            "SELECT w.uuid, a.writer_seq FROM attestation a JOIN writer w ON w.id = a.writer_id WHERE a.receipt_id = ?", (receipt_id,)
+            f"SELECT w.uuid, a.writer_seq, {_TO_COME} FROM attestation a JOIN writer w ON w.id = a.writer_id "
+            "JOIN receipt r ON r.id = a.receipt_id WHERE a.receipt_id = ?",
+            (receipt_id,),
         )
-        return any(writer_seq <= source.heads.get(uuid, 0) for uuid, writer_seq in rows)
-
-    def _finally(self, source: Source, released: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], statements.Group]]:
-        """Those of the entries that are settled in the other copy after all, by what it says in its own order."""
-        if not released:
-            return
-        wanted = {seq for seq, _ in released}
-        last: dict[int, statements.Group] = {}
-        for each in source.attestations():
-            said = statements.read(each.body)
-            if said.released:
-                for seq in self._seqs(said.entries, wanted):
-                    last.pop(seq, None)
-            for group in said.settled if not said.released else ():
-                if not said.looked(group):
-                    last.update(dict.fromkeys(self._seqs(group.entries, wanted), group))
-        for seq, component_id in released:
-            if seq in last:
-                yield (seq, component_id), last[seq]
+        return any(to_come or writer_seq <= source.heads.get(uuid, 0) for uuid, writer_seq, to_come in rows)
 
     def _seqs(self, named: Named, wanted: set[int]) -> list[int]:
         places = self.places(named)
@@ -436,6 +530,16 @@ class Applier:
             self._connection.executemany(sql, of_group)
             made.append(statement)
         self._attestor.attest(self._connection, made)
+
+
+def _latest(rows: Iterable[tuple[Any, ...]], known_origins: Mapping[int, int]) -> dict[tuple[str, str], Place]:
+    """Of each key the entry that was recorded last."""
+    last: dict[tuple[str, str], Place] = {}
+    for field_map, key, seq, recorded_at_ns, writer_id in rows:
+        place = Place(seq, recorded_at_ns, known_origins.get(writer_id, 0))
+        if (field_map, key) not in last or last[field_map, key].is_before(place):
+            last[field_map, key] = place
+    return last
 
 
 def _own(body: object) -> Said:

@@ -17,6 +17,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Final
 
+from journaltrack import process_life
 from journaltrack.errors import JournalLockedError
 
 FILE: Final = "journal.claim"
@@ -48,7 +49,7 @@ class Claim:
         """
         if self._held is not None:
             return
-        mine = json.dumps({"host": socket.gethostname(), "boot": _boot(), "pid": os.getpid(), "began": _began(os.getpid())})
+        mine = json.dumps({"host": socket.gethostname(), "boot": _boot(), "pid": os.getpid(), "began": process_life.started(os.getpid())})
         for _ in range(_TRIES):
             with contextlib.suppress(FileExistsError):
                 descriptor = os.open(self._file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -125,28 +126,9 @@ def _parsed(text: bytes) -> dict[str, Any]:
 def _is_dead(holder: dict[str, Any], age_s: float) -> bool:
     pid = holder.get("pid")
     if holder.get("boot") == _boot() and holder.get("host") == socket.gethostname() and isinstance(pid, int):
-        return _began(pid) != holder.get("began")
+        return not process_life.runs(pid, holder.get("began"))
     return age_s > _STALE_S
 
 
 def _boot() -> str:
-    """What tells this machine's life since it was started from every other."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return f"{uuid.getnode():x}"
-
-
-def _began(pid: int) -> str | None:
-    """When the process was started, in the kernel's ticks; None: there is none. Where the system does not tell, its number."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
-    except OSError:
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except OSError:
-        pass
-    return str(pid)
+    return process_life.boot() or f"{uuid.getnode():x}"

@@ -253,19 +253,23 @@ class Database:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """``write`` for a block, where no signal handler raises: a ``with`` statement can be interrupted between its lines."""
-        with self.lock, translated(self.path):
-            connection = self.connection
-            self.roll_back()
-            self._begin(connection)
-            self._in_block = True
-            try:
-                yield connection
-                self._commit(connection)
-            except BaseException:
+        try:
+            with self.lock, translated(self.path):
+                connection = self.connection
                 self.roll_back()
-                raise
-            finally:
-                self._in_block = False
+                self._begin(connection)
+                self._in_block = True
+                try:
+                    yield connection
+                    self._commit(connection)
+                except BaseException:
+                    self.roll_back()
+                    raise
+                finally:
+                    self._in_block = False
+        finally:
+            if self.news:
+                self.tell()
 
     def choose_log(self) -> None:
         """Use a write-ahead log where that is safe; changes the file, so only for what is known to be a journal."""

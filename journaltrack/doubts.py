@@ -17,6 +17,7 @@ from journaltrack.entries import CREATE, LOAD
 from journaltrack.intervals import as_intervals, ranges
 from journaltrack.readback import Account, Doubt, Finding, Group, Known, Reading
 from journaltrack.standing import PROBLEM
+from journaltrack.turns import Turns
 
 if TYPE_CHECKING:
     import sqlite3
@@ -142,20 +143,20 @@ def record(attestor: Attestor, component_id: int, findings: Sequence[Finding], r
 
 def decide(attestor: Attestor, outcome: Literal["delivered", "quarantined"], reason: str, component_ids: Sequence[int] | None) -> int:
     """Settle entries in doubt as a person says; returns how many. ``component_ids`` None: of all components."""
-    now_ns = attestor.clock_ns()
     by_component: dict[int, list[int]] = defaultdict(list)
-    with attestor.transaction() as connection:
-        query = f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome = 'in doubt' ORDER BY e.seq"
-        for component_id, seq in connection.execute(query):
-            if component_ids is None or component_id in component_ids:
-                by_component[component_id].append(seq)
-        statements = []
-        for component_id, seqs in by_component.items():
-            statement = _receipt(connection, attestor, SETTLE, component_id, seqs, now_ns, outcome, None)
-            reasons = dict.fromkeys(seqs, reason)
-            _settle(connection, outcome, reasons, statement.receipt_id, now_ns)
-            statements.append(statement._replace(settled=_settled(outcome, reasons)))
-        attestor.attest(connection, statements)
+    query = f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome = 'in doubt' ORDER BY e.seq"
+    for component_id, seq in attestor.database.read(query):  # nobody else settles them meanwhile
+        if component_ids is None or component_id in component_ids:
+            by_component[component_id].append(seq)
+    now_ns = attestor.clock_ns()
+    turns = Turns(attestor)
+    for component_id, seqs in by_component.items():
+        for page in turns.pages(seqs):
+            with turns.transaction() as connection:
+                statement = _receipt(connection, attestor, SETTLE, component_id, page, now_ns, outcome, None)
+                reasons = dict.fromkeys(page, reason)
+                _settle(connection, outcome, reasons, statement.receipt_id, now_ns)
+                attestor.attest(connection, [statement._replace(settled=_settled(outcome, reasons))])
     return sum(map(len, by_component.values()))
 
 

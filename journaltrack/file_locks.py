@@ -66,9 +66,16 @@ def having_open(path: Path) -> Iterator[int]:
         wanted = path.lstat()
     except FileNotFoundError:
         return
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-        pid = int(descriptor.parts[2])
-        with contextlib.suppress(OSError):
-            status = descriptor.stat()
-            if pid != os.getpid() and (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
-                yield pid
+    for process in Path("/proc").glob("[0-9]*"):
+        if process.name != str(os.getpid()) and _has_open(process, wanted):
+            yield int(process.name)
+
+
+def _has_open(process: Path, wanted: os.stat_result) -> bool:
+    """False also for a process that ends meanwhile, or is another user's."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(process / "fd"):  # noqa: PTH208 - names are all that is wanted
+            with contextlib.suppress(OSError):
+                if os.path.samestat((process / "fd" / name).stat(), wanted):
+                    return True
+    return False

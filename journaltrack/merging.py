@@ -3,15 +3,18 @@
 An entry is the same wherever it is if its process (``writer.uuid``) and its place in the process's chain are the same; the row
 where it happens to be says nothing. Sources are read as of one moment each, and never changed. Must not know a remote.
 
-Invariants: one transaction: all of it or nothing; entries are taken over as they are, each process's in order and without
-gaps, after their digests are seen to fit; doing it again changes nothing. What may have been sent is never pending afterwards.
+Everything is looked at before anything is written: a source that contradicts itself or the target changes nothing. Then it is written
+in many short transactions, since trackers may append to the target meanwhile: first the entries, then what became of them.
+
+Invariants: entries are taken over as they are, each process's in order and without gaps, after their digests are seen to fit; doing it
+again changes nothing, and completes what was killed. What may have been sent is never pending, after whichever transaction the merge
+ends: until what became of it is here, it is in doubt.
 """
 
 from __future__ import annotations
 
 import bisect
 import contextlib
-import heapq
 import json
 import os
 import socket
@@ -24,18 +27,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import lease as leases
 from journaltrack import limits, paths, report, schema, statements
-from journaltrack.actions import PutMetrics
-from journaltrack.applying import MERGE, Applied, Applier
-from journaltrack.applying_source import joined
+from journaltrack.applying import HELD, MERGE, Ahead, Applied, Applier
+from journaltrack.applying_checks import Checker
+from journaltrack.applying_source import forged, joined
 from journaltrack.attesting import Attestor, Settled
 from journaltrack.errors import InvalidInputError, LeaseHeldError
 from journaltrack.intervals import SEQ_MAX, as_intervals
 from journaltrack.journal import Journal
 from journaltrack.merging_heads import Heads, Runs
-from journaltrack.merging_source import Copied, EntryRow, JournalSource
+from journaltrack.merging_source import Found, JournalSource
+from journaltrack.merging_staging import ENTRY, REFUSED, SETTLED, Staged, Staging
 from journaltrack.pass_report import Progress
 from journaltrack.settlement import Settlement
 from journaltrack.spool import Spool, is_digest
+from journaltrack.statements import Named
 
 if TYPE_CHECKING:
     import sqlite3
@@ -43,7 +48,11 @@ if TYPE_CHECKING:
 IN_FLIGHT: Final = "a request that carried it had no answer yet when the journal was merged: it may have been sent"
 _INSERT_ENTRY: Final = schema.insert_sql("entry").replace("(writer_id", "(seq, writer_id", 1).replace("VALUES (", "VALUES (?, ", 1)
 _INSERT_REFUSED: Final = "INSERT OR IGNORE INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, 'quarantined', ?, ?)"
-_PAGE: Final = 1_000
+_SETTLEMENT: Final = (
+    "SELECT e.component_id, CASE WHEN r.action = ? AND r.outcome = ? THEN NULL ELSE d.outcome END FROM entry e "
+    "LEFT JOIN delivery d ON d.seq = e.seq LEFT JOIN receipt r ON r.id = d.receipt_id WHERE e.seq = ?"
+)
+"""Of an entry: nothing if it waits for what became of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +122,8 @@ def merge(
 ) -> MergeReport:
     """Bring the entries, evidence and artifacts of journals, or of copies of one, into another journal.
 
-    New entries come in the order in which they were recorded, each process's in its own.
+    New entries come in the order in which they were recorded, each process's in its own. Trackers may go on in the target: no call of
+    theirs waits longer than for one of many short transactions. After a kill merge again: that completes it.
 
     Args:
         sources: Their folders. They may be appended to meanwhile: merging again brings the rest.
@@ -139,6 +149,7 @@ def merge(
         held = leases.acquire(journal.database)
         stack.callback(held.release)
         merger = _Merger(journal, held, opened, on_progress or (lambda _: None))
+        stack.callback(merger.close)
         results = merger.run()
         ((entries, pending),) = journal.database.read(
             "SELECT (SELECT count(*) FROM entry), (SELECT count(*) FROM entry) - (SELECT count(*) FROM delivery)"
@@ -196,7 +207,6 @@ def _opened_source(folder: Path, stack: contextlib.ExitStack) -> JournalSource:
 class _Counts:
     """Of one source."""
 
-    copied: Copied = field(default_factory=Copied)
     applied: Applied = field(default_factory=Applied)
     blobs: int = 0
     blob_bytes: int = 0
@@ -213,37 +223,44 @@ class _Merger:
         self._sources = sources
         self._tell = tell
         self._counts = [_Counts() for _ in sources]
-        self._new_components: set[str] = set()
+        self._seen_seq = journal.database.read("SELECT coalesce(max(seq), 0) FROM entry")[0][0]  # what came later is looked at again
+        self._applier = Applier(Attestor(journal.database, lease))
+        self._staging = Staging(sources, self._applier)
+        self._checker = Checker(self._applier, journal.database, self._components_of)
+
+    def close(self) -> None:
+        """Drop what is there for the merge alone."""
+        self._checker.close()
+        self._staging.close()
+        self._applier.close()
 
     def run(self) -> tuple[MergedSource, ...]:
-        """Blobs first: an entry must not be there before what it names; then all else in one transaction."""
+        """Look at everything; then blobs first, since an entry must not be there before what it names."""
+        database = self._journal.database
+        self._staging.fill(Heads(database, self._applier), self._lease.renew)
+        checked = [self._checker.check(source) for source in self._sources]
         for source, counts in zip(self._sources, self._counts, strict=True):
             self._copy_blobs(source, counts)
-        database = self._journal.database
-        attestor = Attestor(database, self._lease)
-        generation = self._lease.generation
-        with attestor.transaction() as connection:
-            (above,) = connection.execute("SELECT coalesce(max(seq), 0) FROM entry").fetchone()
-            applier = Applier(connection, attestor)
-            self._copy_entries(connection, applier, above)
-            applier.follow_known({uuid for c in self._counts for uuid in c.copied.writers}, self._new_components, above)
-            for source, counts in zip(self._sources, self._counts, strict=True):
-                applier.take_over(source)
-                generation = applier.finish(source)
-                counts.applied = applier.applied
-                counts.taken_as_found = self._take_as_found(connection, applier, source)
-                self._copy_blob_rows(connection, source)
-            applier.discard()
-        self._lease.generation = generation
+            self._copy_blob_rows(source)
+        self._copy_entries(self._applier.look_ahead(self._staging.beyond))
+        for source, counts, each in zip(self._sources, self._counts, checked, strict=True):
+            self._applier.take_over(each)
+            counts.applied = self._applier.applied
+            counts.taken_as_found = self._take_as_found(source)
         Settlement(database, self._lease).advance_mark()
-        return tuple(self._result(source, counts) for source, counts in zip(self._sources, self._counts, strict=True))
+        return tuple(self._result(*each) for each in zip(self._sources, self._counts, self._staging.counts, strict=True))
 
-    def _result(self, source: JournalSource, counts: _Counts) -> MergedSource:
+    def _components_of(self, named: Named) -> Iterator[tuple[str, str]]:
+        yield from self._applier.components_of(named)
+        yield from self._staging.components_of(named)
+
+    @staticmethod
+    def _result(source: JournalSource, counts: _Counts, entries: int) -> MergedSource:
         return MergedSource(
             journal=source.name,
             journal_id=source.journal.journal_id,
-            entries=counts.copied.entries,
-            known=source.entries - counts.copied.entries,
+            entries=entries,
+            known=source.entries - entries,
             attestations=counts.applied.attestations,
             known_attestations=counts.applied.known,
             blobs=counts.blobs,
@@ -267,119 +284,129 @@ class _Merger:
                 counts.blobs += 1
                 counts.blob_bytes += blob.size_bytes
 
-    @staticmethod
-    def _copy_blob_rows(connection: sqlite3.Connection, source: JournalSource) -> None:
-        connection.executemany("INSERT OR IGNORE INTO blob VALUES (?, ?, ?)", source.blobs())
+    def _copy_blob_rows(self, source: JournalSource) -> None:
+        for page in self._applier.turns.pages(source.blobs()):
+            with self._applier.transaction() as connection:
+                connection.executemany("INSERT OR IGNORE INTO blob VALUES (?, ?, ?)", page)
 
     # -- entries ------------------------------------------------------------------------------------------------
 
-    def _copy_entries(self, connection: sqlite3.Connection, applier: Applier, above: int) -> None:
-        """Those that are not here, of all sources together in the order in which they were recorded."""
-        heads = Heads(connection, applier.writers)
-        streams = [self._in_order(number, source, applier, heads) for number, source in enumerate(self._sources)]
-        total = sum(source.new_entries(heads.places) for source in self._sources)
-        seq = above
-        run = Runs(applier)
-        components: dict[str, int] = {}
-        page: list[tuple[Any, ...]] = []
-
-        def flush() -> None:
-            connection.executemany(_INSERT_ENTRY, page)
-            page.clear()
-            run.end()
-
-        heads.flush = flush
+    def _copy_entries(self, ahead: Ahead) -> None:
+        """Those that wait, with what is known of them here; what became of the others in their sources is in doubt until it comes."""
+        total, done = sum(self._staging.counts), 0
         self._tell(Progress(0, total, 0))
-        for _, number, row in heapq.merge(*streams, key=lambda each: each[:2]):
-            uuid = row.uuid
-            if not heads.takes(uuid, row, self._sources[number].name):
-                continue  # it is here already, or another source brought it
-            seq += 1
-            component_id = components.get(row.component)
-            if component_id is None:
-                component_id = components[row.component] = self._component(applier, row.component, self._sources[number].name)
-            page.append((seq, heads.ids[uuid], row.writer_seq, component_id, *row.columns, row.digest))
-            run.add(heads.ids[uuid], row.writer_seq, seq)
-            self._counts[number].copied.add(uuid)
-            if row.refused is not None:
-                connection.execute(_INSERT_REFUSED, (seq, row.refused, row.recorded_at_ns))
-            if len(page) >= _PAGE:
-                connection.executemany(_INSERT_ENTRY, page)
-                page.clear()
-                self._tell(Progress(seq - above, total, 0))
-        flush()
-        self._tell(Progress(total, total, 0))
+        while page := self._staging.page(done, self._applier.turns.size):
+            with self._applier.transaction() as connection:
+                above = self._see_others(connection)
+                brought = self._insert(connection, page, above)
+                self._applier.follow_known(ahead, brought, above)
+                self._hold(connection, page, above)
+            self._seen_seq = above + len(page)
+            done = page[-1][0]
+            self._tell(Progress(done, total, 0))
 
-    def _in_order(self, number: int, source: JournalSource, applier: Applier, heads: Heads) -> Iterator[tuple[int, int, EntryRow]]:
-        """The source's entries from those on that may be new, with a time that never goes back: a clock may."""
-        latest = 0
-        for uuid, row in source.writers.items():
-            if uuid in source.recorders:
-                heads.meet(uuid, applier.add_writer(row, source.name), row)
-        for entry in source.entries_since(heads.places):
-            latest = max(latest, entry.recorded_at_ns)
-            yield latest, number, entry
+    def _see_others(self, connection: sqlite3.Connection) -> int:
+        """The last entry; what others have appended since the last look is of processes that nothing waits of.
 
-    def _component(self, applier: Applier, name: str, where: str) -> int:
-        component_id, spelling = applier.add_component(name)
-        if spelling is None:
-            self._new_components.add(name)
-        elif spelling != name:
-            raise InvalidInputError(
-                f"{where}: the component {limits.shown(name)} is the one that is spelled {limits.shown(spelling)} in another journal; "
-                "nothing was merged",
-                hint="SageMaker makes no difference, but digests of entries do: merge these journals into different ones",
-            )
-        applier.touch([component_id])
-        return component_id
+        Raises:
+            EvidenceError: A process goes on in the target that has gone on in a source, too.
+        """
+        (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM entry").fetchone()
+        if last != self._seen_seq:
+            sql = "SELECT DISTINCT w.uuid FROM entry e JOIN writer w ON w.id = e.writer_id WHERE e.seq > ?"
+            for (uuid,) in connection.execute(sql, (self._seen_seq,)):
+                if uuid in self._staging.writers:
+                    where = self._staging.where(uuid)
+                    raise forged(
+                        where, f"the process {limits.shown(uuid)} goes on in {self._journal.path} now, and went on there otherwise"
+                    )
+        return int(last)
+
+    def _insert(self, connection: sqlite3.Connection, page: Sequence[Staged], above: int) -> dict[str, tuple[int, int]]:
+        """Returns: by their process's uuid, the first and the last place."""
+        staging, applier = self._staging, self._applier
+        writers = {number: applier.add_writer(staging.writers[staging.uuids[number]]) for number in {row[2] for row in page}}
+        components = {number: applier.add_component(staging.components[number]) for number in dict.fromkeys(row[4] for row in page)}
+        rows = [(seq, writers[row[2]], row[3], components[row[4]], *row[ENTRY]) for seq, row in enumerate(page, above + 1)]
+        connection.executemany(_INSERT_ENTRY, rows)
+        refused = [(seq, row[REFUSED], row[12]) for seq, row in enumerate(page, above + 1) if row[REFUSED] is not None]
+        connection.executemany(_INSERT_REFUSED, refused)
+        (_, _, number, first, *_), (_, _, _, last, *_) = page[0], page[-1]
+        if len(writers) == 1 and last - first == len(page) - 1:  # nearly always
+            applier.add_run(writers[number], first, last, above + 1 - first)
+            return {staging.uuids[number]: (first, last)}
+        run = Runs(applier)
+        brought: dict[int, tuple[int, int]] = {}
+        for seq, (_, _, number, place, *_) in enumerate(page, above + 1):
+            run.add(writers[number], place, seq)
+            brought[number] = (brought[number][0] if number in brought else place, place)
+        run.end()
+        return {staging.uuids[number]: places for number, places in brought.items()}
+
+    def _hold(self, connection: sqlite3.Connection, page: Sequence[Staged], above: int) -> None:
+        """Those of which it is not known yet what became of them."""
+        known = {seq for (seq,) in connection.execute("SELECT seq FROM delivery WHERE seq > ?", (above,))}
+        found: dict[int, list[int]] = defaultdict(list)
+        for seq, row in enumerate(page, above + 1):
+            if row[SETTLED] and seq not in known:
+                found[row[4]].append(seq)
+        self._applier.hold({self._applier.add_component(self._staging.components[number]): seqs for number, seqs in found.items()})
 
     # -- what nobody attests ------------------------------------------------------------------------------------
 
-    def _take_as_found(self, connection: sqlite3.Connection, applier: Applier, source: JournalSource) -> int:
+    def _take_as_found(self, source: JournalSource) -> int:
         """Settle what is settled in the source without an attestation, or in flight there, and not here; this process attests it."""
-        already = self._taken_before(connection, applier, source)
-        groups: dict[int, dict[tuple[str, str | None, int], list[int]]] = defaultdict(lambda: defaultdict(list))
+        already = self._taken_before(source)
+        found = (
+            (seq, each)
+            for each in source.unattested(IN_FLIGHT)
+            for first, last in self._applier.places({each.uuid: ((each.first, each.last),)})
+            for seq in range(first, last + 1)
+        )
         count = 0
-        for found in source.unattested(PutMetrics.action, IN_FLIGHT):
-            for first, last in applier.places({found.uuid: ((found.first, found.last),)}):
-                for seq in range(first, last + 1):
-                    row = connection.execute("SELECT outcome FROM delivery WHERE seq = ?", (seq,)).fetchone()
-                    arrived = found.outcome in {"delivered", "superseded"}
-                    if (row is None and (arrived or not already(seq, found.at_ns))) or (
-                        row is not None and arrived and row[0] in {"quarantined", "in doubt"}
-                    ):
-                        entry = connection.execute("SELECT component_id FROM entry WHERE seq = ?", (seq,)).fetchone()
-                        if entry is None:  # removed here on the record, between others: it had been delivered
-                            continue
-                        groups[entry[0]][found.outcome, found.reason, found.at_ns].append(seq)
-                        count += 1
+        for page in self._applier.turns.pages(found):
+            with self._applier.transaction() as connection:
+                count += self._settle_as_found(connection, page, already, source)
+        return count
+
+    def _settle_as_found(
+        self, connection: sqlite3.Connection, page: Sequence[tuple[int, Found]], already: Callable[[int, int], bool], source: JournalSource
+    ) -> int:
+        """Returns: how many of them."""
+        groups: dict[int, dict[tuple[str, str | None, int], list[int]]] = defaultdict(lambda: defaultdict(list))
+        rows = []
+        for seq, each in page:
+            row = connection.execute(_SETTLEMENT, (MERGE, HELD, seq)).fetchone()
+            if row is None:  # removed here on the record, between others: it had been delivered
+                continue
+            component_id, outcome = row
+            arrived = each.outcome in {"delivered", "superseded"}
+            if (outcome is None and (arrived or not already(seq, each.at_ns))) or (arrived and outcome in {"quarantined", "in doubt"}):
+                groups[component_id][each.outcome, each.reason, each.at_ns].append(seq)
+                rows.append((seq, each.outcome, each.reason, each.at_ns))
+        connection.executemany("INSERT OR REPLACE INTO delivery VALUES (?, NULL, ?, ?, ?)", rows)
         settled = {
             component_id: [Settled(outcome, reason, as_intervals(seqs), at_ns) for (outcome, reason, at_ns), seqs in by_kind.items()]
             for component_id, by_kind in groups.items()
         }
-        for (outcome, reason, at_ns), seqs in ((kind, seqs) for by_kind in groups.values() for kind, seqs in by_kind.items()):
-            connection.executemany(
-                "INSERT OR REPLACE INTO delivery VALUES (?, NULL, ?, ?, ?)", [(seq, outcome, reason, at_ns) for seq in seqs]
-            )
-        applier.attest("found", settled, {"from": source.journal.journal_id})
-        applier.derive(settled)
-        return count
+        self._applier.attest("found", settled, {"from": source.journal.journal_id})
+        self._applier.note(as_intervals(row[0] for row in rows))
+        return len(rows)
 
-    @staticmethod
-    def _taken_before(connection: sqlite3.Connection, applier: Applier, source: JournalSource) -> Callable[[int, int], bool]:
+    def _taken_before(self, source: JournalSource) -> Callable[[int, int], bool]:
         """Whether an earlier merge of the same journal found an entry so, since the same time: who released it since then wants it pending.
 
         A later request that carried it has another time, and counts.
         """
         named: dict[int, list[tuple[int, int]]] = defaultdict(list)  # of few merges that found something
-        rows = connection.execute(
+        rows = self._journal.database.read(
             "SELECT body FROM attestation WHERE instr(body, '\"found\"') AND instr(body, ?)", (source.journal.journal_id,)
         )
-        for (body,) in rows.fetchall():
+        for (body,) in rows:
             members = json.loads(body)
             if (members.get("action"), members.get("outcome"), members.get("from")) == (MERGE, "found", source.journal.journal_id):
                 for group in statements.read(body).settled:
-                    named[group.at_ns] += applier.places(group.entries)
+                    named[group.at_ns] += self._applier.places(group.entries)
         places = {at_ns: joined(sorted(intervals)) for at_ns, intervals in named.items()}
 
         def already(seq: int, at_ns: int) -> bool:

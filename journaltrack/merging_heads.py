@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from journaltrack import limits
 from journaltrack.applying_source import WriterRow, forged
-from journaltrack.database import bound
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from journaltrack.applying import Applier
+    from journaltrack.database import Database
     from journaltrack.merging_source import EntryRow
-
-_DIGEST_AT: Final = (
-    "SELECT e.digest FROM temp.run r JOIN entry e ON e.seq = r.shift + ?1 WHERE r.writer_id = ?2 AND r.last >= ?1 AND r.first <= ?1"
-)
 
 
 class Runs:
@@ -45,25 +39,32 @@ class Runs:
 
 
 class Heads:
-    """How far the target has come with each process: place and digest of its last entry."""
+    """How far the target, with what waits for it, has come with each process: place and digest of its last entry.
 
-    def __init__(self, connection: sqlite3.Connection, writers: dict[str, int]) -> None:
-        self._connection = connection
-        self.ids = dict(writers)
-        self.flush: Callable[[], None] = lambda: None
+    Attributes:
+        elsewhere: Finds the digest of an entry that waits.
+    """
+
+    def __init__(self, database: Database, applier: Applier) -> None:
+        self._database = database
+        self._applier = applier
+        self._met: dict[str, WriterRow] = {}
+        self.elsewhere: Callable[[str, int], bytes | None] = lambda _uuid, _place: None
         self.places: dict[str, int] = {}
         self._digests: dict[str, bytes] = {}
-        found = {
-            writer_id: (place, digest)
-            for writer_id, place, digest in connection.execute("SELECT writer_id, max(writer_seq), digest FROM entry GROUP BY writer_id")
-        }
-        for uuid, writer_id in writers.items():
-            if writer_id in found:
-                self.places[uuid], self._digests[uuid] = found[writer_id]
+        uuids = {writer_id: uuid for uuid, writer_id in applier.writers.items()}
+        for writer_id, place, digest in database.read("SELECT writer_id, max(writer_seq), digest FROM entry GROUP BY writer_id"):
+            if writer_id in uuids:
+                self.places[uuids[writer_id]], self._digests[uuids[writer_id]] = place, digest
 
-    def meet(self, uuid: str, writer_id: int, row: WriterRow) -> None:
-        """A process of a source."""
-        self.ids[uuid] = writer_id
+    def meet(self, uuid: str, row: WriterRow, where: str) -> None:
+        """A process of a source.
+
+        Raises:
+            EvidenceError: Another source describes it otherwise.
+        """
+        if self._met.setdefault(uuid, row) != row:
+            raise forged(where, f"the process {limits.shown(uuid)} is described otherwise there than in another source")
         if uuid not in self.places:
             self.places[uuid], self._digests[uuid] = 0, row.begin
 
@@ -93,9 +94,7 @@ class Heads:
         """Of the entry at a place; None if it was removed here on the record."""
         if place == self.places[uuid]:
             return self._digests[uuid]
-        for _ in range(2):
-            row = self._connection.execute(*bound(_DIGEST_AT, (place, self.ids[uuid]))).fetchone()
-            if row is not None:
-                return bytes(row[0])
-            self.flush()  # it may be among those that were just brought
-        return None
+        for seq, _ in self._applier.places({uuid: ((place, place),)}):
+            for (digest,) in self._database.read("SELECT digest FROM entry WHERE seq = ?", (seq,)):
+                return bytes(digest)
+        return self.elsewhere(uuid, place)

@@ -7,13 +7,12 @@ may be sent, is checked here; digests are checked by whoever takes entries over.
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits, schema
+from journaltrack.actions import PutMetrics
 from journaltrack.applying_source import Attested, WriterRow, forged
 from journaltrack.intervals import SEQ_MAX, ranges_in
 from journaltrack.report_attestations import read_body, take_gaps
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
 _ENTRIES: Final = (
     "SELECT e.writer_id, e.writer_seq, e.component_id, e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
-    "e.recorded_at_ns, e.digest, d.reason FROM entry e LEFT JOIN delivery d ON d.seq = e.seq AND d.receipt_id IS NULL "
-    "AND d.outcome = 'quarantined' AND d.settled_at_ns = e.recorded_at_ns"
+    "e.recorded_at_ns, e.digest, e.seq, d.outcome, d.reason, d.settled_at_ns, d.receipt_id FROM entry e LEFT JOIN delivery d ON d.seq = e.seq"
 )
 _UNATTESTED: Final = (
     "SELECT e.writer_id, e.writer_seq, d.outcome, d.reason, d.settled_at_ns FROM delivery d JOIN entry e ON e.seq = d.seq "
@@ -52,7 +50,7 @@ class EntryRow(NamedTuple):
     """An entry on its way; ``columns`` are those from ``stream`` to ``recorded_at_ns``.
 
     ``refused`` is why AWS could never accept it, if it was quarantined when it was recorded; ``gap`` is the digest before it if
-    what was before it was removed on the record.
+    what was before it was removed on the record. ``settled``: it is settled there otherwise, or may have been sent.
     """
 
     uuid: str
@@ -62,6 +60,7 @@ class EntryRow(NamedTuple):
     digest: bytes
     refused: str | None
     gap: bytes | None
+    settled: bool
 
     @property
     def recorded_at_ns(self) -> int:
@@ -105,22 +104,6 @@ class Found(NamedTuple):
     at_ns: int
 
 
-@dataclass(slots=True)
-class Copied:
-    """How many entries were brought, by their process's uuid."""
-
-    writers: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def entries(self) -> int:
-        """All of them."""
-        return self.writers.total() if hasattr(self.writers, "total") else sum(self.writers.values())
-
-    def add(self, uuid: str) -> None:
-        """One more."""
-        self.writers[uuid] += 1
-
-
 class JournalSource:
     """A journal, in a snapshot that the caller holds. Implements ``applying.Source``.
 
@@ -153,6 +136,7 @@ class JournalSource:
             self._places[writer_id] = last
         self.recorders = {self._uuids[i] for i in self._places}
         self._gaps = self._removed()
+        self._flying = list(self._in_flight())
 
     def attestations(self) -> Iterator[Attested]:
         """See ``applying.Source``."""
@@ -166,10 +150,6 @@ class JournalSource:
     def blobs(self) -> Iterator[tuple[str, int, int]]:
         """Digest, size in bytes, and when it was kept."""
         yield from self.journal.database.read(_BLOBS)
-
-    def new_entries(self, places: Mapping[str, int]) -> int:
-        """How many entries there are beyond these places."""
-        return sum(max(0, last - places.get(self._uuids[i], 0)) for i, last in self._places.items())
 
     def entries_since(self, places: Mapping[str, int]) -> Iterator[EntryRow]:
         """Of each process the last that both have, then those after it in order of ``seq``. Without new ones nothing is scanned."""
@@ -190,14 +170,23 @@ class JournalSource:
 
     def _row(self, writer_id: int, columns: tuple[Any, ...], before: int | None) -> EntryRow:
         """An entry, if it can be one; ``before`` is the place of the one before it."""
-        _, writer_seq, component_id, *kept, digest, refused = columns
+        writer_seq, component_id, kept = columns[1], columns[2], columns[3:11]
+        digest, seq, outcome, reason, at_ns, receipt_id = columns[11:]
         uuid, component = self._uuids[writer_id], self._components.get(component_id)
-        sound = type(writer_seq) is int and isinstance(component, str) and isinstance(digest, bytes) and type(kept[-1]) is int
+        sound = type(writer_seq) is int and isinstance(digest, bytes) and type(kept[-1]) is int
         if not sound or not isinstance(component, str):
             raise forged(self.name, f"an entry of the process {limits.shown(uuid)} is none that journaltrack recorded")
         gap = None if before is None or writer_seq == before + 1 else self._gap(uuid, before + 1, writer_seq - 1)
-        row = EntryRow(uuid, writer_seq, component, tuple(kept), digest, None, gap)
-        return row if refused is None or self._refusal(row) != refused else row._replace(refused=refused)
+        if outcome is None:
+            flying = self._flying and kept[0] == vocabulary.METRIC and self._is_in_flight(seq)
+            return EntryRow(uuid, writer_seq, component, kept, digest, None, gap, bool(flying))
+        if outcome == "quarantined" and receipt_id is None and at_ns == kept[-1]:
+            row = EntryRow(uuid, writer_seq, component, kept, digest, reason, gap, settled=False)
+            return row if self._refusal(row) == reason else row._replace(refused=None)
+        return EntryRow(uuid, writer_seq, component, kept, digest, None, gap, settled=True)
+
+    def _is_in_flight(self, seq: int) -> bool:
+        return any(first <= seq <= last for intervals, _ in self._flying for first, last in intervals)
 
     @staticmethod
     def _refusal(row: EntryRow) -> str | None:
@@ -226,25 +215,27 @@ class JournalSource:
 
     # -- what nobody attests ------------------------------------------------------------------------------------
 
-    def unattested(self, metrics: str, in_flight: str) -> Iterator[Found]:
+    def _in_flight(self) -> Iterator[tuple[list[tuple[int, int]], int]]:
+        """Of requests that can't be sent again and have no answer: the entries that they carried, and since when."""
+        unfinished = "SELECT entries, started_at_ns FROM receipt WHERE finished_at_ns IS NULL AND action = ?"
+        for entries, started_at_ns in self.journal.database.read(unfinished, (PutMetrics.action,)):
+            try:
+                intervals = list(ranges_in(entries))
+            except ValueError:
+                intervals = [(1, SEQ_MAX)]  # whatever it carried
+            yield intervals, _moment(started_at_ns)
+
+    def unattested(self, in_flight: str) -> Iterator[Found]:
         """Entries that are settled without an attestation (by format 0001), or were in flight when a pass was killed, in runs.
 
         Args:
-            metrics: The action of requests that can't be sent again.
-            in_flight: The reason for what these carried.
+            in_flight: The reason for what was in flight.
         """
         database = self.journal.database
         ((receipt_id, at_ns),) = database.read("SELECT coalesce(attested_after_receipt, 0), coalesce(attested_after_ns, 0) FROM meta")
         if receipt_id or at_ns:
             yield from self._runs(map(self._settled, database.connection.execute(_UNATTESTED, (receipt_id, at_ns))))
-        for entries, started_at_ns in database.read(
-            "SELECT entries, started_at_ns FROM receipt WHERE finished_at_ns IS NULL AND action = ?", (metrics,)
-        ):
-            try:
-                intervals = ranges_in(entries)
-            except ValueError:
-                intervals = [(1, SEQ_MAX)]  # whatever it carried
-            since = _moment(started_at_ns)
+        for intervals, since in self._flying:
             for interval in intervals:
                 rows = database.connection.execute(_UNSETTLED, interval)
                 yield from self._runs((i, place, "in doubt", in_flight, since) for i, place in rows)

@@ -33,6 +33,7 @@ from journaltrack.pass_report import Progress
 from journaltrack.pruning_plan import Doomed, Plan, Survey, runs_of
 from journaltrack.removed import PRUNE, LastPoint, RemovedMetric
 from journaltrack.report_integrity import blob_problem, database_problems, record_evidence
+from journaltrack.turns import Turns
 
 if TYPE_CHECKING:
     import sqlite3
@@ -40,12 +41,6 @@ if TYPE_CHECKING:
     from journaltrack.database import Database
     from journaltrack.pruning_blobs import Content
 
-TRANSACTION_S: Final = 0.015
-"""Ours: how long a transaction shall take: an append that meets one waits for it."""
-PAUSE_S: Final = 0.002
-"""Ours: between two transactions; SQLite looks again after 1 ms and 2 ms, then more rarely, so that a waiting append gets its turn."""
-_FIRST_PAGE: Final = 500
-_PAGE_MIN, _PAGE_MAX = 50, 20_000
 _PROBLEMS_SHOWN: Final = 3
 _GUARD: Final = "entry_no_delete"
 _MAKE_GUARD: Final = next(trigger for trigger in schema.TRIGGERS if f" {_GUARD} " in trigger)
@@ -234,21 +229,17 @@ class _Prune:
 
     def _remove(self, plan: Plan, total: int, attestor: Attestor) -> None:
         """In transactions of bounded time."""
-        after_seq, size = 0, _FIRST_PAGE
-        while page := plan.page(after_seq, size):
+        after_seq, turns = 0, Turns(attestor)
+        while page := plan.page(after_seq, turns.size):
             members = self._members(page)
             seqs = as_intervals(entry.seq for entry in page)
-            began = time.monotonic()
-            with attestor.transaction() as connection:
+            with turns.transaction() as connection:
                 _delete(connection, seqs, len(page))
                 attestor.attest(connection, [self._statement(attestor, members)])
-            taken_s = time.monotonic() - began
             after_seq = page[-1].seq
             self._found.entries += len(page)
             self._count({(component, kind): entries for component, kind, entries in members["counts"]})
             self._on_progress(Progress(self._found.entries, total, 0))
-            size = max(_PAGE_MIN, min(int(size * min(2.0, TRANSACTION_S / max(taken_s, 1e-4))), _PAGE_MAX))
-            time.sleep(PAUSE_S)
 
     def _members(self, page: list[Doomed]) -> dict[str, Any]:
         """What the attestation says of them."""

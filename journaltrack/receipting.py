@@ -9,28 +9,28 @@ Invariants: a file is verified to its last line before anything is touched; memo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, Any, Final
 
-from journaltrack import exporting, report, schema
+from journaltrack import database_copy, exporting, report, schema
 from journaltrack import lease as leases
 from journaltrack.applying import Applied, Applier
+from journaltrack.applying_checks import Checker
 from journaltrack.applying_source import Source
 from journaltrack.attesting import Attestor
+from journaltrack.database import Database
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal import Journal
 from journaltrack.pass_report import Progress
 from journaltrack.receipting_file import FORMAT, REQUIRED_VERSION, VERSION, ReceiptsFile
 from journaltrack.settlement import Settlement
 from journaltrack.sqlite_errors import translated
-
-if TYPE_CHECKING:
-    from journaltrack.database import Database
 
 _EVERY: Final = 1_000
 _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -176,7 +176,8 @@ def import_receipts(
 ) -> ReceiptsImported:
     """Take over what another copy of a journal knows of its entries.
 
-    All of it or nothing; again, it changes nothing. What is pending here and was delivered there is delivered; what is in doubt
+    In many short transactions, since others may append meanwhile; a file that contradicts the journal or itself changes nothing. After
+    a kill do it again: that completes it. Again, it changes nothing. What is pending here and was delivered there is delivered; what is in doubt
     here and was released by somebody who did not know that stays in doubt.
 
     Args:
@@ -211,32 +212,28 @@ def import_receipts(
         opened.close()
 
 
-class _NotReallyError(Exception):
-    """Ends a transaction that was only to see what it would do."""
-
-
 def apply(database: Database, lease: leases.Lease, source: Source, *, dry_run: bool = False) -> Applied:
-    """Apply a source's attestations in one transaction, and move the low-water mark.
+    """Apply a source's attestations, and move the low-water mark.
 
     Raises:
         EvidenceError: They contradict themselves or the journal. Nothing was changed.
     """
-    attestor = Attestor(database, lease)
-    applied = Applied()
-    try:
-        with attestor.transaction() as connection:
-            applier = Applier(connection, attestor)
-            applier.take_over(source)
-            generation = applier.finish(source)
-            applier.discard()
-            applied = applier.applied
-            if dry_run:
-                raise _NotReallyError  # noqa: TRY301 - rolls the transaction back
-    except _NotReallyError:
-        return applied
-    lease.generation = generation
+    if dry_run:  # on a copy: others may append to the journal, and would wait for a transaction as long as it takes
+        generation = lease.generation
+        try:
+            with database_copy.place_for_copy(database.path) as file:
+                with database.lock, translated(database.path):
+                    database_copy.write_copy(database.connection, file)
+                with contextlib.closing(Database(file)) as copy:
+                    return apply(copy, lease, source)
+        finally:
+            lease.generation = generation
+    with contextlib.ExitStack() as stack:
+        applier = stack.enter_context(contextlib.closing(Applier(Attestor(database, lease))))
+        checker = stack.enter_context(contextlib.closing(Checker(applier, database, applier.components_of)))
+        applier.take_over(checker.check(source))
     Settlement(database, lease).advance_mark()
-    return applied
+    return applier.applied
 
 
 def _refuse_foreign(source: ReceiptsFile, journal: Journal) -> None:

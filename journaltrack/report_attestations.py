@@ -11,7 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from journaltrack import entries as vocabulary
 from journaltrack.intervals import ranges_in
@@ -28,6 +28,7 @@ _ARRIVED: Final = frozenset({"delivered", "superseded"})
 _READBACK: Final = "readback"
 _REOPEN: Final = "reopen"
 _MERGE: Final = "merge"
+_HELD: Final = "held"
 _PROVES_NOTHING: Final = frozenset({"repair", _MERGE})
 """Actions that say it of other requests: a settlement may name another receipt."""
 
@@ -43,7 +44,10 @@ class Claim(NamedTuple):
     by_merge: bool = False  # what was found when copies were brought together: the record may name any request
 
 
-class Coverage:
+T = TypeVar("T")
+
+
+class Coverage(Generic[T]):
     """Claims about the entries of one writer: the last one about each place holds."""
 
     __slots__ = ("_claims", "_firsts", "_lasts")
@@ -51,9 +55,9 @@ class Coverage:
     def __init__(self) -> None:
         self._firsts: list[int] = []
         self._lasts: list[int] = []
-        self._claims: list[Claim] = []
+        self._claims: list[T] = []
 
-    def put(self, first: int, last: int, claim: Claim | None) -> None:
+    def put(self, first: int, last: int, claim: T | None) -> None:
         """These places have this claim, or (None) none any more."""
         if not self._lasts or first > self._lasts[-1]:
             if claim is not None:
@@ -78,12 +82,12 @@ class Coverage:
             claims.append(self._claims[end - 1])
         self._firsts[start:end], self._lasts[start:end], self._claims[start:end] = firsts, lasts, claims
 
-    def of(self, first: int, last: int) -> list[tuple[int, int, Claim]]:
+    def of(self, first: int, last: int) -> list[tuple[int, int, T]]:
         """The claims about these places, in order, cut to them."""
         start, end = bisect.bisect_left(self._lasts, first), bisect.bisect_right(self._firsts, last)
         return [(max(first, self._firsts[i]), min(last, self._lasts[i]), self._claims[i]) for i in range(start, end)]
 
-    def all(self) -> Iterator[tuple[int, int, Claim]]:
+    def all(self) -> Iterator[tuple[int, int, T]]:
         """All of them, in order."""
         return zip(self._firsts, self._lasts, self._claims, strict=True)
 
@@ -100,15 +104,17 @@ class Evidence:
         generation: The highest of a lease.
         gaps: See ``report_chains.Gaps``.
         blobs_removed: Contents that were removed from the spool on the record.
+        waiting: By receipt and the writer's uuid: entries whose settlement was still to come, in a merge. That is no claim.
     """
 
-    coverage: dict[str, Coverage] = field(default_factory=lambda: defaultdict(Coverage))
+    coverage: dict[str, Coverage[Claim]] = field(default_factory=lambda: defaultdict(Coverage))
     components: dict[str, tuple[str | None, int | None]] = field(default_factory=dict)
     objects: dict[tuple[str, str, str, str], tuple[str, int | None]] = field(default_factory=dict)
     uploads: dict[int, tuple[str, str, str, str]] = field(default_factory=dict)
     generation: int = 0
     gaps: dict[str, Removed] = field(default_factory=dict)
     blobs_removed: set[str] = field(default_factory=set)
+    waiting: dict[tuple[int, str], list[tuple[int, int]]] = field(default_factory=dict)
 
 
 def attestation_problems(database: Database, evidence: Evidence) -> list[ChainProblem]:
@@ -161,6 +167,8 @@ def take(evidence: Evidence, number: int, receipt_id: int | None, members: Mappi
         action = members.get("action")
         if outcome == _RELEASED:
             _released(evidence, named, at_ns if action == _REOPEN else None)
+        if action == _MERGE and outcome == _HELD and receipt_id is not None:
+            evidence.waiting.update({(receipt_id, uuid): list(ranges_in(text)) for uuid, text in named.items()})
         proof = None if action in _PROVES_NOTHING else receipt_id
         for settled, reason, entries, *since in members.get("settled") or ():
             claim = Claim(number, proof, settled, reason, since[0] if since else at_ns, action == _MERGE)

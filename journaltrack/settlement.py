@@ -25,6 +25,7 @@ from journaltrack.errors import JournalNotFoundError
 from journaltrack.intervals import SEQ_MAX, as_intervals, as_text, ranges, ranges_in
 from journaltrack.rescue import rescue
 from journaltrack.standing import IS_BEFORE, PROBLEM, UNSETTLED_MAX
+from journaltrack.turns import Turns
 
 if TYPE_CHECKING:
     import sqlite3
@@ -338,8 +339,10 @@ class Settlement:
             seen_seq: What a pass has seen up to here and left pending is listed, if there is room, and passed by. Beyond it
                 the mark stops at the first pending entry.
         """
-        # Nobody else settles entries, and what is appended comes last: what is found now holds in the transaction.
-        ((mark, listed),) = self._database.read(f"SELECT seq, (SELECT count(*) FROM unsettled u WHERE NOT {_OVER}) FROM mark")
+        # Nobody else settles entries, and what is appended comes last: what is found now holds in the transaction, which is short.
+        ((mark, listed, top),) = self._database.read(
+            f"SELECT seq, (SELECT count(*) FROM unsettled u WHERE NOT {_OVER}), (SELECT coalesce(max(seq), 0) FROM entry) FROM mark"
+        )
         left = self._database.read(
             f"{_UNSETTLED_AFTER} AND e.seq <= ? ORDER BY e.seq LIMIT ?", (mark, seen_seq, UNSETTLED_MAX - listed + 1)
         )
@@ -353,13 +356,8 @@ class Settlement:
             connection.executemany("INSERT OR IGNORE INTO unsettled VALUES (?)", left)
             if stop is not None:
                 connection.execute("UPDATE mark SET seq = ?", (stop[0] - 1,))
-            else:  # entries may have come since: settled ones at the end are enough
-                connection.execute(
-                    "UPDATE mark SET seq = max(seq, ?, (SELECT coalesce(max(d.seq), 0) FROM delivery d)) WHERE NOT EXISTS "
-                    "(SELECT 1 FROM entry e WHERE e.seq > max(mark.seq, ?) AND e.seq <= (SELECT coalesce(max(d.seq), 0) FROM delivery d) "
-                    "AND e.seq NOT IN (SELECT seq FROM delivery))",
-                    (seen_seq, seen_seq),
-                )
+            else:
+                connection.execute("UPDATE mark SET seq = max(seq, ?)", (max(seen_seq, top),))
 
     def release(self, outcomes: Sequence[DeliveryOutcome], component_ids: Sequence[int] | None = None) -> int:
         """Make settled problems pending again; a receipt says so.
@@ -372,28 +370,27 @@ class Settlement:
             How many entries were released.
         """
         places = ",".join("?" * len(outcomes))
-        with self.attestor.transaction() as connection:
-            by_component: dict[int, list[int]] = defaultdict(list)
-            query = (
-                f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome IN ({places})"
-            )
-            for component_id, seq in connection.execute(query, tuple(outcomes)):
-                if component_ids is None or component_id in component_ids:
-                    by_component[component_id].append(seq)
-            now_ns = self._clock_ns()
-            statements = []
-            for component_id, seqs in by_component.items():
-                columns = ("release", component_id, ranges(seqs), self._lease.generation, now_ns, now_ns, "released", 0, None, None, None)
-                receipt_id = int(connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
-                connection.executemany("DELETE FROM delivery WHERE seq = ?", [(seq,) for seq in seqs])
-                connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(min(seqs) - 1, 0),))
-                statements.append(
-                    Statement(
-                        "release", "released", component_id, as_intervals(seqs), now_ns, self._lease.generation, (), receipt_id, now_ns, 0
-                    )
-                )
-            self.attestor.attest(connection, statements)
+        by_component: dict[int, list[int]] = defaultdict(list)
+        query = f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome IN ({places})"
+        for component_id, seq in self._database.read(query, tuple(outcomes)):  # nobody else makes them pending meanwhile
+            if component_ids is None or component_id in component_ids:
+                by_component[component_id].append(seq)
+        turns = Turns(self.attestor)
+        for component_id, seqs in by_component.items():
+            for page in turns.pages(sorted(seqs)):
+                with turns.transaction() as connection:
+                    self._release(connection, component_id, page)
         return sum(map(len, by_component.values()))
+
+    def _release(self, connection: sqlite3.Connection, component_id: int, seqs: Sequence[int]) -> None:
+        now_ns = self._clock_ns()
+        generation = self._lease.generation
+        columns = ("release", component_id, ranges(seqs), generation, now_ns, now_ns, "released", 0, None, None, None)
+        receipt_id = int(connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
+        connection.executemany("DELETE FROM delivery WHERE seq = ?", [(seq,) for seq in seqs])
+        connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(seqs[0] - 1, 0),))
+        statement = Statement("release", "released", component_id, as_intervals(seqs), now_ns, generation, (), receipt_id, now_ns, 0)
+        self.attestor.attest(connection, [statement])
 
     def reopen(self, component_id: int, seqs: Sequence[int], why: str, *, blob: BlobRef | None = None, absent: bool = False) -> int:
         """Make delivered entries pending again, because the remote does not hold them (any more); a receipt says so.
@@ -408,40 +405,50 @@ class Settlement:
         Returns:
             How many entries are pending now that were not.
         """
-        with self.attestor.transaction() as connection:
-            arrived = "SELECT settled_at_ns FROM delivery WHERE seq = ? AND outcome IN ('delivered', 'superseded')"
-            found = {seq: row[0] for seq in seqs if (row := connection.execute(arrived, (seq,)).fetchone())}
-            reopened = list(found)
-            connection.executemany("DELETE FROM delivery WHERE seq = ?", [(seq,) for seq in reopened])
-            if blob is not None:
-                place = (component_id, blob.sha256, blob.bucket or "", blob.prefix or "")
-                connection.execute("DELETE FROM location WHERE component_id = ? AND sha256 = ? AND bucket = ? AND prefix = ?", place)
-            if absent:
-                connection.execute("UPDATE component SET confirmed_at_ns = NULL WHERE id = ?", (component_id,))
-            if reopened:
-                connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(min(reopened) - 1, 0),))
-            if reopened or absent or blob is not None:
-                # Whoever applies it leaves alone what arrived later: by this clock, which may have been set back, nothing did.
-                now_ns = max(self._clock_ns(), *(at_ns for at_ns in found.values() if isinstance(at_ns, int)), 0)
-                generation = self._lease.generation
-                receipt = ("reopen", component_id, ranges(reopened), generation, now_ns, now_ns, "released", 0, None, why, None)
-                statement = Statement(
-                    action="reopen",
-                    outcome="released",
-                    component_id=component_id,
-                    entries=as_intervals(reopened),
-                    finished_at_ns=now_ns,
-                    generation=generation,
-                    receipt_id=int(connection.execute(_INSERT_RECEIPT, receipt).lastrowid or 0),
-                    started_at_ns=now_ns,
-                    attempts=0,
-                    error_code=why,
-                    missing=absent,
-                    more={}
-                    if blob is None
-                    else {"forgotten": {"sha256": blob.sha256, "bucket": blob.bucket or "", "prefix": blob.prefix or ""}},
-                )
-                self.attestor.attest(connection, [statement])
+        turns = Turns(self.attestor)
+        count = 0
+        for page in turns.pages(seqs) if seqs else [[]]:
+            with turns.transaction() as connection:
+                count += self._reopen(connection, component_id, page, why, blob, absent=absent)
+            blob, absent = None, False  # said once
+        return count
+
+    def _reopen(
+        self, connection: sqlite3.Connection, component_id: int, seqs: Sequence[int], why: str, blob: BlobRef | None, *, absent: bool
+    ) -> int:
+        arrived = "SELECT settled_at_ns FROM delivery WHERE seq = ? AND outcome IN ('delivered', 'superseded')"
+        found = {seq: row[0] for seq in seqs if (row := connection.execute(arrived, (seq,)).fetchone())}
+        reopened = list(found)
+        connection.executemany("DELETE FROM delivery WHERE seq = ?", [(seq,) for seq in reopened])
+        if blob is not None:
+            place = (component_id, blob.sha256, blob.bucket or "", blob.prefix or "")
+            connection.execute("DELETE FROM location WHERE component_id = ? AND sha256 = ? AND bucket = ? AND prefix = ?", place)
+        if absent:
+            connection.execute("UPDATE component SET confirmed_at_ns = NULL WHERE id = ?", (component_id,))
+        if reopened:
+            connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(min(reopened) - 1, 0),))
+        if reopened or absent or blob is not None:
+            # Whoever applies it leaves alone what arrived later: by this clock, which may have been set back, nothing did.
+            now_ns = max(self._clock_ns(), *(at_ns for at_ns in found.values() if isinstance(at_ns, int)), 0)
+            generation = self._lease.generation
+            receipt = ("reopen", component_id, ranges(reopened), generation, now_ns, now_ns, "released", 0, None, why, None)
+            statement = Statement(
+                action="reopen",
+                outcome="released",
+                component_id=component_id,
+                entries=as_intervals(reopened),
+                finished_at_ns=now_ns,
+                generation=generation,
+                receipt_id=int(connection.execute(_INSERT_RECEIPT, receipt).lastrowid or 0),
+                started_at_ns=now_ns,
+                attempts=0,
+                error_code=why,
+                missing=absent,
+                more={}
+                if blob is None
+                else {"forgotten": {"sha256": blob.sha256, "bucket": blob.bucket or "", "prefix": blob.prefix or ""}},
+            )
+            self.attestor.attest(connection, [statement])
         return len(reopened)
 
 

@@ -26,13 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from journaltrack import paths
+from journaltrack import paths, process_life
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _RECORD_BYTES_MAX: Final = 1 << 20
 """Ours: what is read of a file; a journal from elsewhere may hold anything."""
 _TRIES: Final = 3  # another writer may remove the empty folder between our making it and using it
-_STATE_FIELD, _STARTED_FIELD = 0, 19  # of /proc/<pid>/stat behind the command, see proc(5)
 
 
 class WriterLife:
@@ -211,7 +210,8 @@ def _is_alive(told: dict[str, Any], place: Path) -> bool | None:
     here = _self(told["inode"])
     same = {name for name, value in here.items() if told.get(name) == value}
     if "boot" in same and (here["boot"] is not None or "host" in same):
-        return "pid_namespace" in same and _runs(told.get("pid"), told.get("started"))
+        # Its process may be there: it may have freed its lock, or lost it (``os.closerange``, a file server).
+        return "pid_namespace" in same and process_life.runs(told.get("pid"), told.get("started"))
     restarted = {"host", "machine"} <= same and told.get("boot") is not None and paths.network_file_system(place) is None
     return False if restarted else None
 
@@ -224,45 +224,13 @@ def _self(inode: int) -> dict[str, Any]:
         namespace = Path("/proc/self/ns/pid").stat().st_ino
     return {
         "pid": pid,
-        "started": _started(pid),
+        "started": process_life.started(pid),
         "pid_namespace": namespace,
         "host": socket.gethostname(),
-        "boot": _text("/proc/sys/kernel/random/boot_id"),
-        "machine": _text("/etc/machine-id"),
+        "boot": process_life.boot(),
+        "machine": process_life.text_of("/etc/machine-id"),
         "inode": inode,
     }
-
-
-def _runs(pid: object, started: object) -> bool:
-    """Whether the process is there: it may have freed its lock, or lost it (``os.closerange``, a file server).
-
-    Its number may be another one's by now; when it started tells them apart, where the system (Linux) tells that.
-    """
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    if started is not None:
-        return _started(pid) == started
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # it is another user's
-        return True
-    return True
-
-
-def _started(pid: int) -> str | None:
-    """When a process started, as the kernel counts; None when it ended, or the system does not tell."""
-    text = _text(f"/proc/{pid}/stat")
-    fields = text.rpartition(")")[2].split() if text else []
-    return fields[_STARTED_FIELD] if len(fields) > _STARTED_FIELD and fields[_STATE_FIELD] not in {"Z", "X"} else None
-
-
-def _text(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip() or None
-    except OSError:
-        return None
 
 
 def _after_fork_in_child() -> None:

@@ -276,7 +276,11 @@ class Verifier:
             elif claim is None:
                 old = 0 < receipt <= self.bound if isinstance(receipt, int) else isinstance(at_ns, int) and 0 < at_ns <= self.bound_ns
                 at_once = receipt is None and outcome == "quarantined" and at_ns == recorded_at_ns
-                if not old and not at_once:
+                held = outcome == "in doubt" and any(
+                    body["action"] == "merge" and body["outcome"] == "held" and key in self._places(body["entries"])
+                    for body in self.proved.get(receipt, ())
+                )
+                if not old and not at_once and not held:
                     self.problems.append(f"what became of entry {seq} is attested by nobody")
             elif (outcome, reason, at_ns) != claim[1:] or not self._proof(receipt, claim[0], component, payload):
                 self.problems.append(f"what became of entry {seq} is not what was attested")

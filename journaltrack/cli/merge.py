@@ -29,7 +29,7 @@ def command(journals: tuple[str, ...], *, target: str, as_json: bool) -> ExitCod
     """Bring the entries, receipts and artifacts of each JOURNAL into TARGET: of a fleet of nodes, or of copies of one journal.
 
     The journals are not changed, and may be written to meanwhile: merging again brings the rest. An entry is the same if the
-    process that recorded it and its place there are; what was delivered is not sent again. All of it is brought, or nothing.
+    process that recorded it and its place there are; what was delivered is not sent again. Training may go on in TARGET.
     """
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.merging import merge  # noqa: PLC0415 - SQLAlchemy

@@ -29,8 +29,8 @@ WHY_NOT = supported()
 
 PRUNE = """
 import sys, time
-from journaltrack import pruning
-pruning._FIRST_PAGE = pruning._PAGE_MAX = 40  # many transactions, so that a kill has where to come in between
+from journaltrack import pruning, turns
+turns._FIRST = turns._MAX = turns._MIN = 40  # many transactions, so that a kill has where to come in between
 pruning.prune(sys.argv[1], delivered_before_ns=time.time_ns(), blobs_before_ns=time.time_ns())
 """
 TRAIN = """

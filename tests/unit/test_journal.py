@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -324,3 +325,15 @@ def test_durability_is_sqlites_synchronous(tmp_path, durability, synchronous):
     assert opened.database.read("PRAGMA synchronous") == [(synchronous,)]
     assert opened.database.read("PRAGMA journal_mode") == [("wal",)]
     opened.close()
+
+
+def test_a_transaction_tells_what_there_is_to_warn_of(journal, caplog):
+    """As ``write`` does: what was noticed in it is logged when nobody holds the lock any more, also after an exception."""
+    for error in (None, ValueError):
+        with contextlib.suppress(ValueError), journal.database.transaction():
+            journal.database.news.append("the disk is slow")
+            assert "the disk is slow" not in caplog.text
+            if error is not None:
+                raise error
+        assert caplog.text.count("the disk is slow") == 1
+        caplog.clear()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from contextlib import closing
 
 import pytest
 
 from journaltrack import entries as vocabulary
+from journaltrack import file_locks
 from journaltrack import lease as leases
 from journaltrack.attesting import Attestor
 from journaltrack.entries import BlobRef
@@ -41,3 +45,17 @@ def test_a_content_that_is_logged_again_is_young_again(tmp_path, again):
         assert gone == ([] if again else chosen)
         assert (tmp_path / "j" / "spool" / blob.sha256[:2] / blob.sha256).exists() == again
         assert removable(journal.database, now_ns, now_ns) == []
+
+
+def test_processes_that_end_meanwhile_have_nothing_open(tmp_path):
+    """Whoever has a file open is found while other processes begin and end all the time, and nothing is raised."""
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    short = "import os\nfor _ in range(1_500):\n    if not os.fork():\n        os._exit(0)\n    os.wait()"
+    holds = "import sys\nfile = open(sys.argv[1])\nprint(flush=True)\nsys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", holds, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with file.open(), subprocess.Popen([sys.executable, "-c", short]) as forking:
+            while forking.poll() is None:
+                assert [*file_locks.having_open(file)] == [holder.pid] != [os.getpid()]
+        holder.stdin.close()
