@@ -231,6 +231,7 @@ def verify(
     Raises:
         JournalNotFoundError: There is no journal.
         LeaseHeldError: With ``repair``: another process reconciles it.
+        JournalAlteredError: With ``repair``: its chains or records do not hold. Nothing was sent, nor looked at.
         JournalError: It can't be read; with ``repair``: or written.
     """
     from journaltrack.rate_limit import RateLimit  # noqa: PLC0415 - the tracker's start does not pay for it
@@ -239,6 +240,8 @@ def verify(
     limit = rate_limit or RateLimit(REQUESTS_PER_S)
     connection = Connection(boto3_session, sagemaker_boto_client, profile, region, endpoint_url, limit, attended=_is_attended())
     options, deadline = options or VerifyOptions(), deadline or Deadline()
+    if repair:
+        _refuse_altered(journal)
     report = _verified(journal, connection, options, deadline, on_progress)
     if not repair:
         return report
@@ -254,6 +257,26 @@ def verify(
         report = _verified(journal, connection, options, deadline, on_progress)
     report.repair = done
     return report
+
+
+def _refuse_altered(journal: str | os.PathLike[str] | None) -> None:
+    """See that everything is as it was recorded: a repair makes the remote what the journal says.
+
+    Raises:
+        JournalAlteredError: It is not.
+    """
+    from journaltrack.proving import altered  # noqa: PLC0415
+    from journaltrack.report import snapshot  # noqa: PLC0415
+    from journaltrack.report_integrity import record_evidence  # noqa: PLC0415
+
+    opened = Journal.open(journal, create=False, read_only=True)
+    try:
+        with snapshot(opened.database):
+            problems, _ = record_evidence(opened.database)
+        if problems:
+            raise altered(opened.path, problems)
+    finally:
+        opened.close()
 
 
 def _verified(
@@ -361,7 +384,7 @@ def report_on_close(request: ReplayRequest, report: PassReport | None) -> None:
     """Log why the pass at the end of a tracker did not deliver everything, if it did not."""
     if report is None:
         return
-    problem = report.halted or report.uploads_halted or report.held.get(request.component) or report.failed
+    problem = report.halted or report.uploads_halted or report.altered or report.held.get(request.component) or report.failed
     if problem is not None or report.out_of_time:
         why = str(problem) if problem is not None else f"the deadline of {request.deadline_s:g} s was over"
         logger.warning("%s was not delivered completely on close; `journaltrack sync` delivers the rest: %s", request.component, why)

@@ -16,12 +16,12 @@ from journaltrack import entries as vocabulary
 from journaltrack import limits, schema
 from journaltrack.actions import SEQ_MAX, ranges_in
 from journaltrack.applying_source import Attested, WriterRow, forged
-from journaltrack.report_attestations import read_body, take_gaps
+from journaltrack.chain_links import read_body, take_gaps
 from journaltrack.settlement import DeliveryOutcome
 
 if TYPE_CHECKING:
+    from journaltrack.chain_links import Removed
     from journaltrack.journal import Journal
-    from journaltrack.report_chains import Removed
 
 _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
 _ENTRIES: Final = (

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 _STATE_COLUMNS = ("entries", "pending", "in flight", "delivered", "superseded", "in doubt", "quarantined")
 
 
-def print_report(report: AuditReport) -> None:
-    """All of it."""
+_UNCHECKED = "; the chains of digests were not checked (--verify)"
+
+
+def print_report(report: AuditReport, *, verified: bool) -> None:
+    """All of it; the last line says whether the chains are ``verified`` too."""
     about: list[tuple[str, object]] = [
         ("journal", report.path),
         ("journal id", report.journal_id),
@@ -41,10 +44,11 @@ def print_report(report: AuditReport) -> None:
     for removal in report.removals:
         output.say(_removal(removal))
     totals = report.totals
+    unchecked = "" if verified else _UNCHECKED
     if report.all_delivered:
-        output.say(f"all delivered: {output.plural(totals.entries, 'entry')}")
+        output.say(f"all delivered: {output.plural(totals.entries, 'entry')}{unchecked}")
     else:
-        output.say(f"not all delivered: {totals.delivered} of {output.plural(totals.entries, 'entry')}")
+        output.say(f"not all delivered: {totals.delivered} of {output.plural(totals.entries, 'entry')}{unchecked}")
 
 
 def _removal(removal: Removal) -> str:

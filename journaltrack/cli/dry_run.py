@@ -13,8 +13,10 @@ from journaltrack import reconciler, report
 from journaltrack.actions import Action, Associate, Ensure, PutMetrics, Settle, Upload
 from journaltrack.cli import output
 from journaltrack.journal import Journal
+from journaltrack.proving import Proof
 
 if TYPE_CHECKING:
+    from journaltrack.errors import JournalAlteredError
     from journaltrack.reconciler import Options
 
 _NAMES_MAX: Final = 20
@@ -72,8 +74,8 @@ class ComponentPlan:
         }
 
 
-def plans(journal: str | None, options: Options) -> tuple[str, list[ComponentPlan]]:
-    """The journal's path, and what a sync with these options would send first, by component.
+def plans(journal: str | None, options: Options) -> tuple[str, list[ComponentPlan], JournalAlteredError | None]:
+    """The journal's path, what a sync with these options would send first, by component, and why it would not send all.
 
     Raises:
         JournalError: The journal can't be read.
@@ -82,11 +84,12 @@ def plans(journal: str | None, options: Options) -> tuple[str, list[ComponentPla
     try:
         names = {row.id: row.name for row in opened.components()}
         found: dict[int, ComponentPlan] = {}
+        proof = Proof(opened.database)
         with report.snapshot(opened.database):
-            for action in reconciler.dry_run(opened, options):
+            for action in reconciler.dry_run(opened, options, proof):
                 plan = found.setdefault(action.component_id, ComponentPlan(names.get(action.component_id, "")))
                 _add(plan, action)
-        return str(opened.path), list(found.values())
+        return str(opened.path), list(found.values()), None if options.unproved else proof.altered
     finally:
         opened.close()
 
