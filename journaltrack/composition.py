@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from journaltrack.background import Background
     from journaltrack.comparing import Difference
     from journaltrack.pass_report import PassReport, Progress
+    from journaltrack.pruning import PruneReport
     from journaltrack.rate_limit import RateLimit
     from journaltrack.reconciler import Options
     from journaltrack.remotes.aws import AwsRemote
@@ -319,6 +320,46 @@ def _repairing_pass(
 
     replay = Options(options.component, concurrency=CONCURRENCY, timestamps=options.timestamps, visible_after_s=options.visible_after_s)
     return _pass(journal, connection, replay, deadline)
+
+
+def prune(
+    journal: str | os.PathLike[str] | None = None,
+    *,
+    unasked: bool = False,
+    options: VerifyOptions | None = None,
+    deadline: Deadline | None = None,
+    connection: Connection | None = None,
+    **what: Any,  # noqa: ANN401 - of pruning.prune
+) -> PruneReport:
+    """Remove what was delivered before a time, once SageMaker and S3 have confirmed that they hold it.
+
+    Args:
+        journal: Its folder; None: the default journal.
+        unasked: Believe the journal's own record of deliveries, and ask nobody.
+        options: How to ask, see ``journaltrack.verifying.VerifyOptions``.
+        deadline: Ends the asking, and removes nothing then.
+        connection: How to reach them; None: as the environment says.
+        what: See ``journaltrack.pruning.prune``.
+
+    Raises:
+        RemoteError: They could not be asked. Nothing was removed.
+        JournaltrackError, OSError: As ``journaltrack.pruning.prune`` says.
+    """
+    from journaltrack import pruning  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.confirming import Confirmation  # noqa: PLC0415
+    from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
+    from journaltrack.verifying import CONCURRENCY, REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
+
+    if unasked or what.get("dry_run"):
+        return pruning.prune(journal, ask=None, **what)
+    deadline = deadline or Deadline()
+    connection = connection or Connection(rate_limit=RateLimit(REQUESTS_PER_S), attended=_is_attended())
+    opened = Journal.open(journal, create=False, read_only=True)
+    try:
+        with _retrying(connection, deadline, CONCURRENCY) as remote:
+            return pruning.prune(journal, ask=Confirmation(opened, remote, options or VerifyOptions(), deadline), **what)
+    finally:
+        opened.close()
 
 
 def deliver(request: DeliveryRequest, connection: Connection, options: Options | None = None) -> Delivery:

@@ -15,10 +15,10 @@ import hashlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from journaltrack import lease as leases
 from journaltrack import limits, paths, pruning_blobs, report, schema
@@ -73,6 +73,9 @@ class PruneReport:
         stays: How many entries stay of the components that were asked for, by reason (``pruning_plan.REASONS``).
         blobs, blob_bytes: Contents that left the spool.
         blobs_kept: Contents that stay because their bytes are not what was recorded: evidence.
+        asked: Whether the remote was asked for what goes.
+        unconfirmed: Components of which nothing goes, since not all that was delivered of them is there (or it can't be told), and why;
+            ``blobs_unconfirmed`` is the same of contents, by SHA-256.
         archive: The export that was written first.
         before, after: On the disk.
         compacted: Whether the file was rewritten without the free pages; ``not_compacted`` says why not.
@@ -91,6 +94,9 @@ class PruneReport:
     blobs: int = 0
     blob_bytes: int = 0
     blobs_kept: int = 0
+    asked: bool = False
+    unconfirmed: dict[str, str] = field(default_factory=dict)
+    blobs_unconfirmed: dict[str, str] = field(default_factory=dict)
     archive: Archive | None = None
     before: Footprint | None = None
     after: Footprint | None = None
@@ -104,9 +110,20 @@ class PruneReport:
         return members
 
 
+class Ask(Protocol):
+    """Asks the remote for what is to be removed; each answer names what is not there, or not certainly, and why."""
+
+    def components(self, names: Sequence[str], on_progress: Callable[[], None]) -> Mapping[str, str]:
+        """For what was delivered of these components."""
+
+    def contents(self, sha256s: Sequence[str], on_progress: Callable[[], None]) -> Mapping[str, str]:
+        """For these contents."""
+
+
 def prune(
     journal: str | os.PathLike[str] | None = None,
     *,
+    ask: Ask | None,
     delivered_before_ns: int | None = None,
     blobs_before_ns: int | None = None,
     component: str | None = None,
@@ -120,6 +137,7 @@ def prune(
 
     Args:
         journal: Its folder; None: the default journal.
+        ask: Asked for all that would go, before anything does; None: the journal's own record of deliveries is believed. A dry run asks nobody.
         delivered_before_ns: Entries whose delivery was recorded before then go, nanoseconds since the epoch; None: none.
         blobs_before_ns: Contents of the spool whose uploads all were delivered before then go; None: none.
         component: Shell pattern: entries of these components only (case does not matter). Contents belong to no component.
@@ -132,6 +150,7 @@ def prune(
     Raises:
         InvalidInputError: Neither time was given, or the archive can't be written there. Nothing was removed.
         JournalCorruptError: The journal does not verify. Nothing was removed.
+        RemoteError: The remote could not be asked. Nothing was removed.
         LeaseHeldError: Somebody else reconciles it.
         JournalError: It can't be read or written. What was removed until then is on the record.
         OSError: The archive can't be written. Nothing was removed.
@@ -152,7 +171,8 @@ def prune(
                 lease = leases.acquire(own.database, clock_ns=clock_ns)
                 stack.callback(lease.release)
                 attestor = Attestor(own.database, lease, clock_ns)
-            _Prune(own, attestor, found, component, on_progress, clock_ns).run(archive)
+            found.asked = ask is not None and not dry_run
+            _Prune(own, attestor, None if dry_run else ask, found, component, on_progress, clock_ns).run(archive)
         if not dry_run:
             found.not_compacted = compact_file(own.database) if compact else "it was not asked for"
             found.compacted = found.not_compacted is None
@@ -168,6 +188,7 @@ class _Prune:
         self,
         journal: Journal,
         attestor: Attestor | None,
+        ask: Ask | None,
         found: PruneReport,
         component: str | None,
         on_progress: Callable[[Progress], None],
@@ -175,6 +196,7 @@ class _Prune:
     ) -> None:
         self._journal = journal
         self._attestor = attestor
+        self._ask = ask
         self._found = found
         self._component = component
         self._on_progress = on_progress
@@ -184,7 +206,7 @@ class _Prune:
         self._uuids: dict[int, str] = dict(journal.database.read("SELECT id, uuid FROM writer"))
 
     def run(self, archive: str | os.PathLike[str] | None) -> None:
-        """Verify, decide, archive, remove."""
+        """Verify, decide, ask, archive, remove."""
         # Reads go through a connection of their own, whose temporary tables hold the decision.
         with contextlib.closing(Journal.open(self._journal.path, create=False, read_only=True)) as reader:
             _refuse_unless_whole(reader)
@@ -192,9 +214,13 @@ class _Prune:
                 self._attestor.lease.renew()
             elif archive is not None:
                 check_target(archive, reader.path)
+            survey, plan = Survey(), None
             if self._found.delivered_before_ns is not None:
                 plan = Plan(reader, self._found.delivered_before_ns, self._component)
-                survey = plan.survey()
+                survey = self._surveyed(plan)
+            contents = self._contents(reader.database)
+            # Everything was asked for: now what goes may go.
+            if plan is not None:
                 self._tell(survey)
                 if self._attestor is None:
                     self._found.entries = survey.entries
@@ -203,8 +229,22 @@ class _Prune:
                     if archive is not None:
                         self._found.archive = self._archived(reader, plan, archive, survey.entries, self._attestor)
                     self._remove(plan, survey.entries, self._attestor)
-            if self._found.blobs_before_ns is not None:
-                self._remove_blobs(reader.database, self._found.blobs_before_ns)
+            self._remove_blobs(contents)
+
+    def _surveyed(self, plan: Plan) -> Survey:
+        """What goes, of components that the remote has as they were delivered."""
+        survey = plan.survey()
+        if self._ask is not None and survey.entries:
+            names = list(dict.fromkeys(component for component, _ in survey.goes))
+            self._found.unconfirmed = dict(self._ask.components(names, self._renew))
+            if self._found.unconfirmed:
+                plan.keep(self._found.unconfirmed)
+                survey = plan.survey()
+        return survey
+
+    def _renew(self) -> None:
+        if self._attestor is not None:
+            self._attestor.lease.renew()
 
     def _tell(self, survey: Survey) -> None:
         self._found.stays = {str(reason): entries for reason, entries in survey.stays.items()}
@@ -282,18 +322,24 @@ class _Prune:
             more=members,
         )
 
-    def _remove_blobs(self, reader: Database, before_ns: int) -> None:
-        """Those whose bytes are what was recorded."""
+    def _contents(self, reader: Database) -> list[Content]:
+        """Contents of the spool that go: those whose bytes are what was recorded, and that the remote has."""
+        if self._found.blobs_before_ns is None:
+            return []
         spool = self._journal.path / paths.SPOOL
         whole: list[Content] = []
-        for content in pruning_blobs.removable(reader, before_ns, self._clock_ns()):
+        for content in pruning_blobs.removable(reader, self._found.blobs_before_ns, self._clock_ns()):
             if blob_problem(spool, content.sha256, content.size_bytes) is None:
                 whole.append(content)
             else:
                 self._found.blobs_kept += 1
-            if self._attestor is not None:
-                self._attestor.lease.renew()
-        gone = whole if self._attestor is None else pruning_blobs.remove(self._attestor, whole, self._started_ns)
+            self._renew()
+        if self._ask is not None and whole:
+            self._found.blobs_unconfirmed = dict(self._ask.contents([content.sha256 for content in whole], self._renew))
+        return [content for content in whole if content.sha256 not in self._found.blobs_unconfirmed]
+
+    def _remove_blobs(self, contents: Sequence[Content]) -> None:
+        gone = contents if self._attestor is None else pruning_blobs.remove(self._attestor, contents, self._started_ns)
         self._found.blobs, self._found.blob_bytes = len(gone), sum(content.size_bytes for content in gone)
 
 

@@ -217,5 +217,8 @@ def _print_verified(verified: Sequence[ChainProblem] | None, *, as_json: bool) -
 
     for kind in dict.fromkeys(found.kind for found in verified):
         output.say(f"hint: {kind}: {ADVICE[kind]}", err=True)
-    output.say("hint: copy the whole journal before anything else, and compare with a backup; `sync` holds back what its chain does not prove", err=True)
+    output.say(
+        "hint: copy the whole journal before anything else, and compare with a backup; `sync` holds back what its chain does not prove",
+        err=True,
+    )
     output.say(f"not verified: {output.plural(len(verified), 'problem')}", err=as_json)

@@ -357,6 +357,7 @@ class EverythingMachine(RuleBasedStateMachine):
         now_ns = max(self.now_ns, 3 * 10**18)
         prune(
             folder,
+            ask=None,
             delivered_before_ns=now_ns if entries else None,
             blobs_before_ns=now_ns if blobs else None,
             component=component,
