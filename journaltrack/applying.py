@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, schema, statements
+from journaltrack import limits, schema, statements, taken
 from journaltrack.actions import MAP_OF_KIND, Place, as_intervals
 from journaltrack.applying_source import (
     Attested,
@@ -122,6 +122,8 @@ class Applier:
         connection.execute("CREATE INDEX temp.run_last ON run (writer_id, last)")
         self._last_attestation = 0
         self._outcomes: Counter[str] = Counter()
+        self._taken: dict[str, tuple[int, int]] = {}
+        self._is_told = False
 
     # -- entries and processes ----------------------------------------------------------------------------------
 
@@ -181,6 +183,8 @@ class Applier:
             EvidenceError: They are not in their chains, contradict what is here, or can't be read. The transaction must be undone.
         """
         self.applied = Applied()
+        self._taken = {}
+        self._is_told = False
         self._connection.execute("DROP TABLE IF EXISTS temp.before")
         self._connection.execute("CREATE TEMP TABLE before AS SELECT * FROM delivery WHERE outcome IN ('quarantined', 'in doubt')")
         self._last_attestation = self._connection.execute("SELECT coalesce(max(id), 0) FROM attestation").fetchone()[0]
@@ -200,6 +204,7 @@ class Applier:
                 chain = (0, vocabulary.attestation_start(row.begin))
             check_link(each, chain, source.name)
             self._heads[each.uuid] = (each.writer_seq, each.digest)
+            self._taken[each.uuid] = (self._taken.get(each.uuid, (each.writer_seq, 0))[0], each.writer_seq)
             self._record(source, each)
 
     def _refuse_fork(self, source: Source, each: Attested) -> None:
@@ -220,7 +225,9 @@ class Applier:
         component_id = None if said.component is None else self._components.get(said.component.lower())
         self._check_component(said, here, component_id, f"{which(each)} of {source.name}")
         receipt_id = None
-        if said.started_at_ns is not None:
+        notes_alone = said.action == taken.TAKEN and not said.settled and said.component is None
+        self._is_told |= not notes_alone
+        if said.started_at_ns is not None and not notes_alone:  # by its receipt this journal's own note is known
             columns = (
                 *(said.action, component_id, text_of(here), said.generation, said.started_at_ns, said.finished_at_ns, said.outcome),
                 *(said.attempts, said.request_id, said.error_code, said.error_text),
@@ -316,6 +323,14 @@ class Applier:
         after = self._count()
         self.applied.settled = Counter({k: after[k] - self._outcomes[k] for k in after | self._outcomes if after[k] != self._outcomes[k]})
         return self._attestor.lease.outdo(self._connection, self.generation)
+
+    def note(self, source: Source, *, found: bool = False) -> None:
+        """Record where what was taken over (or ``found``) comes from: what it says is not this journal's own doing.
+
+        Nothing if it is notes of this kind alone: copies that exchange what they know would never come to an end.
+        """
+        if self._is_told or found:
+            taken.record(self._connection, self._attestor, source.origin, self._taken)
 
     def derive(self, component_ids: Iterable[int]) -> None:
         """What the remote should hold of these components, as far as is known here: the value of each key that arrived and was

@@ -231,6 +231,7 @@ class _Merger:
                 generation = applier.finish(source)
                 counts.applied = applier.applied
                 counts.taken_as_found = self._take_as_found(connection, applier, source)
+                applier.note(source, found=counts.taken_as_found > 0)
                 self._copy_blob_rows(connection, source)
             applier.discard()
         self._lease.generation = generation

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, schema
+from journaltrack import limits, schema, taken
 from journaltrack.actions import SEQ_MAX, ranges_in
 from journaltrack.applying_source import Attested, WriterRow, forged
 from journaltrack.chain_links import read_body, take_gaps
@@ -132,6 +132,7 @@ class JournalSource:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.name = str(journal.path)
+        self.origin = taken.bundle(journal.path) or taken.journal(journal.journal_id)
         database = journal.database
         self._uuids: dict[Any, str] = {}
         self.writers: dict[str, WriterRow] = {}

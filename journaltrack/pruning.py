@@ -15,13 +15,13 @@ import hashlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from journaltrack import hearsay, limits, paths, pruning_blobs, report, schema
 from journaltrack import lease as leases
-from journaltrack import limits, paths, pruning_blobs, report, schema
 from journaltrack.actions import as_intervals
 from journaltrack.attesting import Attestor, Statement
 from journaltrack.compacting import Footprint, compact_file, footprint
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import sqlite3
 
     from journaltrack.database import Database
+    from journaltrack.hearsay import Hearsay
     from journaltrack.pruning_blobs import Content
 
 TRANSACTION_S: Final = 0.015
@@ -76,6 +77,7 @@ class PruneReport:
         asked: Whether the remote was asked for what goes.
         unconfirmed: Components of which nothing goes, since not all that was delivered of them is there (or it can't be told), and why;
             ``blobs_unconfirmed`` is the same of contents, by SHA-256.
+        hearsay: What counts as delivered because others say so, and stays for that; ``blobs_hearsay`` contents stay so.
         archive: The export that was written first.
         before, after: On the disk.
         compacted: Whether the file was rewritten without the free pages; ``not_compacted`` says why not.
@@ -97,6 +99,8 @@ class PruneReport:
     asked: bool = False
     unconfirmed: dict[str, str] = field(default_factory=dict)
     blobs_unconfirmed: dict[str, str] = field(default_factory=dict)
+    hearsay: tuple[Hearsay, ...] = ()
+    blobs_hearsay: int = 0
     archive: Archive | None = None
     before: Footprint | None = None
     after: Footprint | None = None
@@ -124,6 +128,7 @@ def prune(
     journal: str | os.PathLike[str] | None = None,
     *,
     ask: Ask | None,
+    trust: Collection[str] = (),
     delivered_before_ns: int | None = None,
     blobs_before_ns: int | None = None,
     component: str | None = None,
@@ -138,6 +143,7 @@ def prune(
     Args:
         journal: Its folder; None: the default journal.
         ask: Asked for all that would go, before anything does; None: the journal's own record of deliveries is believed. A dry run asks nobody.
+        trust: Whose word about deliveries is enough, as ``hearsay.untrusted`` takes it. What others alone say was delivered stays.
         delivered_before_ns: Entries whose delivery was recorded before then go, nanoseconds since the epoch; None: none.
         blobs_before_ns: Contents of the spool whose uploads all were delivered before then go; None: none.
         component: Shell pattern: entries of these components only (case does not matter). Contents belong to no component.
@@ -148,7 +154,7 @@ def prune(
         clock_ns: Nanoseconds since the epoch.
 
     Raises:
-        InvalidInputError: Neither time was given, or the archive can't be written there. Nothing was removed.
+        InvalidInputError: Neither time was given, nobody said what is to be trusted, or the archive can't be written there. Nothing was removed.
         JournalCorruptError: The journal does not verify. Nothing was removed.
         RemoteError: The remote could not be asked. Nothing was removed.
         LeaseHeldError: Somebody else reconciles it.
@@ -172,7 +178,7 @@ def prune(
                 stack.callback(lease.release)
                 attestor = Attestor(own.database, lease, clock_ns)
             found.asked = ask is not None and not dry_run
-            _Prune(own, attestor, None if dry_run else ask, found, component, on_progress, clock_ns).run(archive)
+            _Prune(own, attestor, None if dry_run else ask, found, component, on_progress, clock_ns).run(archive, trust)
         if not dry_run:
             found.not_compacted = compact_file(own.database) if compact else "it was not asked for"
             found.compacted = found.not_compacted is None
@@ -205,7 +211,7 @@ class _Prune:
         self._names: dict[int, str] = dict(journal.database.read("SELECT id, name FROM component"))
         self._uuids: dict[int, str] = dict(journal.database.read("SELECT id, uuid FROM writer"))
 
-    def run(self, archive: str | os.PathLike[str] | None) -> None:
+    def run(self, archive: str | os.PathLike[str] | None, trust: Collection[str]) -> None:
         """Verify, decide, ask, archive, remove."""
         # Reads go through a connection of their own, whose temporary tables hold the decision.
         with contextlib.closing(Journal.open(self._journal.path, create=False, read_only=True)) as reader:
@@ -214,11 +220,15 @@ class _Prune:
                 self._attestor.lease.renew()
             elif archive is not None:
                 check_target(archive, reader.path)
+            told = hearsay.untrusted(reader.database, trust)
             survey, plan = Survey(), None
             if self._found.delivered_before_ns is not None:
                 plan = Plan(reader, self._found.delivered_before_ns, self._component)
+                plan.withhold(interval for each in told for interval in each.seqs)
                 survey = self._surveyed(plan)
-            contents = self._contents(reader.database)
+            contents = self._contents(reader.database, {sha256 for each in told for sha256 in each.sha256s})
+            if survey.stays.get("hearsay") or self._found.blobs_hearsay:
+                self._found.hearsay = tuple(each.hearsay for each in told)
             # Everything was asked for: now what goes may go.
             if plan is not None:
                 self._tell(survey)
@@ -322,14 +332,16 @@ class _Prune:
             more=members,
         )
 
-    def _contents(self, reader: Database) -> list[Content]:
+    def _contents(self, reader: Database, others_say: Collection[str]) -> list[Content]:
         """Contents of the spool that go: those whose bytes are what was recorded, and that the remote has."""
         if self._found.blobs_before_ns is None:
             return []
         spool = self._journal.path / paths.SPOOL
         whole: list[Content] = []
         for content in pruning_blobs.removable(reader, self._found.blobs_before_ns, self._clock_ns()):
-            if blob_problem(spool, content.sha256, content.size_bytes) is None:
+            if content.sha256 in others_say:
+                self._found.blobs_hearsay += 1
+            elif blob_problem(spool, content.sha256, content.size_bytes) is None:
                 whole.append(content)
             else:
                 self._found.blobs_kept += 1

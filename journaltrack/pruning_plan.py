@@ -9,7 +9,7 @@ Invariant: entries that come later make nothing removable, so that the decision 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
@@ -30,6 +30,7 @@ Reason: TypeAlias = Literal[
     "counted",
     "end of a chain",
     "not confirmed",
+    "hearsay",
     "of another version",
 ]
 REASONS: Final[dict[Reason, str]] = {
@@ -42,6 +43,7 @@ REASONS: Final[dict[Reason, str]] = {
     "counted": "delivered points of metrics that have others in doubt: reading back needs them",
     "end of a chain": "delivered; the last entry of each process stays, so that its chain goes on",
     "not confirmed": "delivered, and not all of the component is there now: `journaltrack verify` says what",
+    "hearsay": "others say that they delivered them: `--trust` names whom you believe",
     "of another version": "of kinds or outcomes that this version does not know",
 }
 """Why entries stay, as a person reads it."""
@@ -176,6 +178,15 @@ class Plan:
             names = json.dumps(list(components))
             sql = "INSERT INTO temp.prune_unconfirmed SELECT id FROM component WHERE name IN (SELECT value FROM json_each(?))"
             self._database.connection.execute(sql, (names,))
+
+    def withhold(self, seqs: Iterable[tuple[int, int]]) -> None:
+        """These stay: (first, last) of entries by ``seq``, of which only others say that they were delivered."""
+        with self._database.lock, translated(self._database.path):
+            self._database.connection.execute(
+                "INSERT OR IGNORE INTO temp.prune_keep SELECT e.seq, 'hearsay' FROM json_each(?) i CROSS JOIN entry e "
+                "ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]')",
+                (json.dumps(list(seqs)),),
+            )
 
     def survey(self) -> Survey:
         """One pass over the components' entries."""

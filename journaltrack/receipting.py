@@ -228,6 +228,7 @@ def apply(database: Database, lease: leases.Lease, source: Source, *, dry_run: b
             applier = Applier(connection, attestor)
             applier.take_over(source)
             generation = applier.finish(source)
+            applier.note(source)
             applier.discard()
             applied = applier.applied
             if dry_run:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from journaltrack.cli import common, output
+from journaltrack.cli.audit_report import hearsay_text
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.errors import RemoteError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from journaltrack.compacting import Footprint
     from journaltrack.pruning import PruneReport
 
@@ -34,6 +37,12 @@ _WHEN = "30d (ago), 2026-11-03, 2026-11-03T12:00+01:00"
 @click.option("--no-compact", is_flag=True, help="Leave the freed pages inside of the file.")
 @click.option("--dry-run", is_flag=True, help="Say what would go, what stays, and why; change nothing, contact nobody.")
 @click.option("--unasked", is_flag=True, help="Do not ask SageMaker and S3 for what goes: believe the journal's record of deliveries.")
+@click.option(
+    "--trust",
+    metavar="ID",
+    multiple=True,
+    help='Believe what this bundle, file of receipts or journal (by its id, as audit names it) says was delivered; or "all". May be repeated.',
+)
 @common.connection_options
 @common.common_options
 def command(
@@ -47,6 +56,7 @@ def command(
     no_compact: bool,
     dry_run: bool,
     unasked: bool,
+    trust: tuple[str, ...],
     config_file: str | None,
     profile: str | None,
     region: str | None,
@@ -85,6 +95,7 @@ def command(
                 compact=not no_compact,
                 on_progress=view,
                 unasked=unasked,
+                trust=trust,
                 options=VerifyOptions(visible_after_s=known.visible_after_s),
                 connection=Connection(
                     profile=known.profile,
@@ -106,19 +117,26 @@ def command(
         output.print_json({**done.to_json(), "exit_code": int(code)})
     else:
         _print(done)
+    _explain(done, unconfirmed)
+    return code
+
+
+def _explain(done: PruneReport, unconfirmed: Mapping[str, str]) -> None:
+    """On stderr: what stayed although it was asked for, and what to do."""
     if done.blobs_kept:
         output.problem(
             "warning",
             f"{output.plural(done.blobs_kept, 'artifact')} of the spool stayed: their bytes are not what was recorded",
             "`journaltrack audit --verify` names them",
         )
+    for each in done.hearsay:
+        output.problem("note", f"{hearsay_text(each)}: they stay", f"if you believe it, `journaltrack prune --trust {each.id[:16]}`")
     for which, why in list(unconfirmed.items())[:_UNCONFIRMED_MAX]:
         output.problem(
             "warning", f"{which} stayed: {why}", "`journaltrack verify` compares all of it, `verify --repair` sends what is missing"
         )
     if len(unconfirmed) > _UNCONFIRMED_MAX:
         output.say(f"... and {len(unconfirmed) - _UNCONFIRMED_MAX} more; --json has them", err=True)
-    return code
 
 
 def _print(done: PruneReport) -> None:

@@ -358,6 +358,7 @@ class EverythingMachine(RuleBasedStateMachine):
         prune(
             folder,
             ask=None,
+            trust=["all"],
             delivered_before_ns=now_ns if entries else None,
             blobs_before_ns=now_ns if blobs else None,
             component=component,
