@@ -26,9 +26,10 @@ from journaltrack.remote import Document
 from journaltrack.settlement import Intent, Outcome, Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from journaltrack.database import Database
+    from journaltrack.proving import Proof
     from journaltrack.remote import Answer, Remote
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,16 @@ def anchor_of(body: object) -> Anchor | None:
 
 
 def make(
-    database: Database, settlement: Settlement, remote: Remote, places: str, *, every_s: float, clock_ns: Callable[[], int], above: int = 0
+    database: Database,
+    settlement: Settlement,
+    remote: Remote,
+    places: str,
+    *,
+    proof: Proof,
+    is_over: Callable[[], bool],
+    every_s: float,
+    clock_ns: Callable[[], int],
+    above: int = 0,
 ) -> Anchor | None:
     """Anchor what is new since the last time.
 
@@ -101,12 +111,14 @@ def make(
         remote: Where to.
         places: "artifacts": into S3 beside the artifacts, once there are some; "s3": also before, into the default bucket;
             "parameter": into a parameter of each component; "both": "artifacts" and "parameter"; "off".
+        proof: What the pass has seen of the chains. Writers whose chains do not hold since the last anchor are left out of this one.
+        is_over: Whether there is no more time.
         every_s: Not before the last one is so old, seconds.
         clock_ns: Nanoseconds since the epoch.
         above: Its number is to be higher: of another copy's newest one.
 
     Returns:
-        The anchor, None if there is none: nothing new, nowhere to put it, too early, or it failed (there is a receipt then).
+        The anchor, None if there is none: nothing new, nowhere to put it, too early or too late, or it failed (there is a receipt then).
     """
     place = None if places == "parameter" else _place(database) or ((None, None) if places == "s3" else None)
     named = places in {"parameter", "both"}
@@ -120,7 +132,10 @@ def make(
     reached = (_newest(database, "entry", "seq"), _newest(database, "attestation", "id"))
     if not _is_new(database, before):
         return None
-    document = _document(database, before, now_ns, above)
+    broken = proof.broken_since(before.seq if before else 0, before.attestation if before else 0, is_over)
+    if broken is None:
+        return None
+    document = _document(database, before, now_ns, above, broken)
     number, content = document.number, document.encode()
     sha256 = hashlib.sha256(content).hexdigest()
     (receipt_id,) = settlement.begin([Intent(ACTION, None, ())])
@@ -226,10 +241,10 @@ def _is_new(database: Database, before: Anchor | None) -> bool:
     return any(action != ACTION for (action,) in newer)
 
 
-def _document(database: Database, before: Anchor | None, now_ns: int, above: int) -> anchors.Document:
+def _document(database: Database, before: Anchor | None, now_ns: int, above: int, left_out: Collection[str]) -> anchors.Document:
     def heads(kind: anchors.Kind, since: int) -> anchors.Heads:
         rows = database.read(_HEADS[kind], (since,))
-        return {str(uuid): (number, digest.hex()) for uuid, number, digest, _ in rows if isinstance(digest, bytes)}
+        return {str(uuid): (number, digest.hex()) for uuid, number, digest, _ in rows if isinstance(digest, bytes) and uuid not in left_out}
 
     return anchors.Document(
         journal_id=str(database.read("SELECT journal_id FROM meta")[0][0]),

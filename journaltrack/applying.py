@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from journaltrack import applying_checks as checks
-from journaltrack import limits, schema, statements
+from journaltrack import limits, schema, statements, taken
 from journaltrack.actions import PutMetrics
 from journaltrack.applying_checks import Checked
 from journaltrack.applying_places import Places
@@ -132,6 +132,7 @@ class Applier:
         self._changed: set[int] = set()  # those of which this transaction said something
         self._last_attestation = 0
         self._outcomes: Counter[str] = Counter()
+        self._is_origin_told = False
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -233,6 +234,10 @@ class Applier:
         self._lost.clear()
         self._last_attestation = self._database.read("SELECT coalesce(max(id), 0) FROM attestation")[0][0]
         self._outcomes = self._count()
+        self._is_origin_told = False
+        if checked.taken:
+            with self.transaction():  # before: a kill leaves nothing here of which it is not known whose word it is
+                self.tell_origin(source, checked.taken)
         new = ((n, each) for n, each in enumerate(source.attestations(), 1) if each.writer_seq > checked.heads.get(each.uuid, 0))
         read = ((n, each, checks.read(source, each)) for n, each in new)
         for group in self._groups(read):
@@ -263,7 +268,7 @@ class Applier:
         here = self.places(said.entries)
         component_id = None if said.component is None else self._components.get(said.component.lower())
         receipt_id = None
-        if said.started_at_ns is not None:
+        if said.started_at_ns is not None and not taken.is_note(said):
             columns = (
                 *(said.action, component_id, text_of(here), said.generation, said.started_at_ns, said.finished_at_ns, said.outcome),
                 *(said.attempts, said.request_id, said.error_code, said.error_text),
@@ -389,6 +394,12 @@ class Applier:
                 held = self._connection.execute(_HELD_FIELD, (component_id, field_map, key)).fetchone()
                 if held is None or Place(held[0], held[1], known_origins.get(held[2], 0)).is_before(place):
                     self._connection.execute(_INSERT_FIELD, (component_id, field_map, key, place.seq))
+
+    def tell_origin(self, source: Source, attestations: Mapping[str, tuple[int, int]]) -> None:
+        """Inside of a transaction: record, once a source, where what is taken over comes from. It is not this journal's own doing."""
+        if not self._is_origin_told:
+            taken.record(self._connection, self._attestor, source.origin, attestations)
+            self._is_origin_told = True
 
     def derive(self, component_ids: Iterable[int]) -> None:
         """What the remote should hold of these components, as far as is known here: the value of each key that arrived and was

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, statements
+from journaltrack import limits, statements, taken
 from journaltrack.applying_source import Attested, Source, check_link, forged, which
 from journaltrack.report_attestations import Coverage
 from journaltrack.statements import Group, Named, Said
@@ -37,6 +37,8 @@ class Checked(NamedTuple):
         known: Attestations that are here already.
         reconcilers: Processes none of whose attestations were here.
         fates: By the writer's uuid: of entries that were released there.
+        taken: By the process's uuid: the first and the last place of the attestations to take over. Empty if they are nothing but
+            notes of what was taken over there: copies that exchange what they know would never come to an end.
     """
 
     source: Source
@@ -44,6 +46,7 @@ class Checked(NamedTuple):
     known: int
     reconcilers: int
     fates: Mapping[str, Coverage[Fate]]
+    taken: Mapping[str, tuple[int, int]]
 
 
 class Checker:
@@ -83,6 +86,8 @@ class Checker:
         chains: dict[str, tuple[int, bytes]] = {}
         known = 0
         fates: dict[str, Coverage[Fate]] = defaultdict(Coverage)
+        new: dict[str, tuple[int, int]] = {}
+        is_told = False
         self._brought.execute("BEGIN")
         for number, each in enumerate(source.attestations(), 1):
             is_known = each.writer_seq <= before.get(each.uuid, 0)
@@ -98,9 +103,11 @@ class Checker:
                 self._heads[each.uuid] = each.writer_seq
                 self._brought.execute("INSERT INTO attestation VALUES (?, ?, ?)", (each.uuid, each.writer_seq, each.digest))
                 self._refuse_others(source, each, said)
+                new[each.uuid] = (new.get(each.uuid, (each.writer_seq, 0))[0], each.writer_seq)
+                is_told |= not taken.is_note(said)
             _foresee(fates, number, said)
         self._brought.execute("COMMIT")
-        return Checked(source, before, known, len(self._heads.keys() - before.keys()), fates)
+        return Checked(source, before, known, len(self._heads.keys() - before.keys()), fates, new if is_told else {})
 
     def _digest(self, uuid: str, writer_seq: int) -> bytes | None:
         if writer_seq > self._here.get(uuid, 0):

@@ -6,11 +6,14 @@ Must not know SQLite. Nothing here follows an attestation: that is ``applying``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits
 from journaltrack.errors import EvidenceError
+
+if TYPE_CHECKING:
+    from journaltrack.taken import Origin
 
 _SINCE_0002: Final = 9
 """The place of the first column that format 0001 did not have."""
@@ -48,6 +51,10 @@ class Source(Protocol):
     @property
     def name(self) -> str:
         """For messages."""
+
+    @property
+    def origin(self) -> Origin:
+        """What is recorded of where they come from."""
 
     @property
     def writers(self) -> Mapping[str, WriterRow]:

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from journaltrack import bundling_format, opening, paths
+from journaltrack import bundling_format, opening, paths, taken
+from journaltrack import lease as leases
+from journaltrack.attesting import Attestor
 from journaltrack.bundling_reading import Bundle, open_bundle
 from journaltrack.errors import LeaseHeldError
 from journaltrack.journal import Journal
@@ -70,8 +72,7 @@ def bring(path: str | os.PathLike[str], *, into: Path | None = None, on_progress
         opening.make_folder(place)
         with _alone(folder):
             if not (folder / paths.DATABASE).exists():
-                bundle.extract(folder, on_progress)
-                _upgrade(folder)
+                _bring_first(bundle, folder, on_progress)
                 return Arrived(folder, journal_id, None, known=False)
             if _manifest_of(folder) == bundle.manifest_sha256:
                 return Arrived(folder, journal_id, None, known=True)
@@ -99,13 +100,38 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _bring_first(bundle: Bundle, folder: Path, on_progress: Callable[[Progress], None]) -> None:
+    """Unpack it, and record that all that it says of deliveries comes from elsewhere, before it has its name."""
+    beside = folder.with_name(f".{folder.name}.{bundle.manifest_sha256[:16]}")
+    if beside.exists():  # of a run that was killed
+        shutil.rmtree(beside)
+    bundle.extract(beside, on_progress)
+    try:
+        _upgrade(bundle, beside)
+        with closing(Journal.open(beside, create=False)) as journal:
+            heads = journal.database.read(
+                "SELECT w.uuid, max(a.writer_seq) FROM attestation a JOIN writer w ON w.id = a.writer_id GROUP BY w.uuid"
+            )
+            if heads or journal.database.read("SELECT 1 FROM delivery WHERE outcome IN ('delivered', 'superseded') LIMIT 1"):
+                lease = leases.acquire(journal.database)
+                attestor = Attestor(journal.database, lease)
+                with attestor.transaction() as connection:
+                    places = {str(uuid): (1, last) for uuid, last in heads if isinstance(last, int)}
+                    taken.record(connection, attestor, taken.Origin("bundle", bundle.manifest_sha256), places, whole=True)
+                lease.release()
+        beside.rename(folder)
+        paths.fsync(folder.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
 def _bring_new(bundle: Bundle, folder: Path, on_progress: Callable[[Progress], None]) -> MergeReport:
     beside = folder.with_name(f"{folder.name}.{bundle.manifest_sha256[:16]}")
     if beside.exists():  # of a run that was killed; whole, but perhaps not all of it was brought
         shutil.rmtree(beside)
     bundle.extract(beside, on_progress)
     try:
-        _upgrade(beside)
+        _upgrade(bundle, beside)
         report = merge([beside], into=folder)
         # Last: until all is brought, the next run brings it again, which changes nothing.
         (beside / bundling_format.MANIFEST).replace(folder / bundling_format.MANIFEST)
@@ -115,10 +141,10 @@ def _bring_new(bundle: Bundle, folder: Path, on_progress: Callable[[Progress], N
     return report
 
 
-def _upgrade(folder: Path) -> None:
-    """A bundle of an older version has an older schema: opening brings it up to date."""
-    with closing(Journal.open(folder, create=False)):
-        pass
+def _upgrade(bundle: Bundle, folder: Path) -> None:
+    """A bundle of an older version has an older schema: opening brings it up to date, and what it needs can be looked at."""
+    with closing(Journal.open(folder, create=False)) as journal:
+        bundle.check_contents(journal.database)
 
 
 def _manifest_of(folder: Path) -> str | None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from journaltrack import anchoring, interruption, limits, removed, report, report_writers
 from journaltrack import entries as vocabulary
 from journaltrack.anchoring import Anchor
+from journaltrack.hearsay import Hearsay, told
 from journaltrack.interruption import RunInProgress
 from journaltrack.removed import Removal
 from journaltrack.report import ErrorRecord, InFlight, State
@@ -150,6 +151,7 @@ class AuditReport:
         problems_omitted: Entries of problems beyond ``PROBLEMS_MAX`` groups.
         inconsistencies: What does not add up: a damaged journal, or one that was tampered with. Empty when all is well.
         anchor: The newest that the journal knows of; None: its heads were not put anywhere else.
+        hearsay: What counts as delivered only because others say so, of the whole journal.
         removals: What was removed on the record: delivered entries, which are in no other number here, and contents of the spool.
     """
 
@@ -165,6 +167,7 @@ class AuditReport:
     problems_omitted: int
     inconsistencies: tuple[str, ...]
     removals: tuple[Removal, ...] = ()
+    hearsay: tuple[Hearsay, ...] = ()
     anchor: Anchor | None = None
 
     @property
@@ -249,6 +252,7 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
         problems_omitted=omitted,
         inconsistencies=tuple(wrong),
         removals=tuple(removals),
+        hearsay=tuple(each.hearsay for each in told(database)),
         anchor=anchoring.last(database),
     )
 

@@ -29,12 +29,16 @@ from journaltrack.bundling_partial import SUFFIX
 from journaltrack.copying import Copier, write_all
 from journaltrack.errors import BundleDamagedError, BundleError, BundleTooNewError, InvalidInputError, JournalOutdatedError
 from journaltrack.pass_report import Progress
+from journaltrack.report_integrity import needed_contents
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
 
+    from journaltrack.database import Database
+
+_NAMED_MAX: Final = 3
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -164,11 +168,23 @@ class Bundle:
         """The database is a journal's, and that of the journal that the manifest names."""
         try:
             with report.opened(folder) as journal:
-                found = (journal.journal_id, journal.last_seq())
+                if (journal.journal_id, journal.last_seq()) != (self.manifest.journal_id, self.manifest.last_seq):
+                    _damaged(self.path, "the database in it is not the one that its manifest describes")
+                self.check_contents(journal.database)
         except JournalOutdatedError:
             return  # opening it for writing upgrades it
-        if found != (self.manifest.journal_id, self.manifest.last_seq):
-            _damaged(self.path, "the database in it is not the one that its manifest describes")
+
+    def check_contents(self, database: Database) -> None:
+        """See that the bundle has, or names as damaged, every content that something undelivered of its journal needs.
+
+        Raises:
+            BundleDamagedError: It does not: what is pending could never be delivered from it.
+        """
+        known = {str(sha256) for (sha256,) in database.read("SELECT sha256 FROM blob")}
+        missing = (needed_contents(database) & known) - self.manifest.blobs.keys() - (self.manifest.damaged or {}).keys()
+        if missing:
+            named = ", ".join(sorted(missing)[:_NAMED_MAX])
+            _damaged(self.path, f"it leaves out {len(missing)} contents of artifacts that are not delivered ({named})")
 
     def _write(self, copier: Copier, member: Member, path: Path, tell: Callable[[int], object]) -> None:
         with _created(path) as file:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from journaltrack.one_place import OnePlace
     from journaltrack.pass_report import PassReport, Progress
     from journaltrack.pending_work import Work
+    from journaltrack.pruning import PruneReport
     from journaltrack.rate_limit import RateLimit
     from journaltrack.reconciler import Options
     from journaltrack.remote import Storage
@@ -276,6 +277,7 @@ def verify(
     Raises:
         JournalNotFoundError: There is no journal.
         LeaseHeldError: With ``repair``: another process reconciles it.
+        JournalAlteredError: With ``repair``: its chains or records do not hold. Nothing was sent, nor looked at.
         JournalError: It can't be read; with ``repair``: or written.
     """
     from journaltrack.rate_limit import RateLimit  # noqa: PLC0415 - the tracker's start does not pay for it
@@ -285,6 +287,8 @@ def verify(
     given = (boto3_session, sagemaker_boto_client, profile, region, endpoint_url, limit)
     connection = Connection(*given, attended=_is_attended(), storage=storage, allow=allow or AllowConfiguration())
     options, deadline = options or VerifyOptions(), deadline or Deadline()
+    if repair:
+        _refuse_altered(journal)
     report = _verified(journal, connection, options, deadline, on_progress)
     if not repair:
         return report
@@ -300,6 +304,26 @@ def verify(
         report = _verified(journal, connection, options, deadline, on_progress)
     report.repair = done
     return report
+
+
+def _refuse_altered(journal: str | os.PathLike[str] | None) -> None:
+    """See that everything is as it was recorded: a repair makes the remote what the journal says.
+
+    Raises:
+        JournalAlteredError: It is not.
+    """
+    from journaltrack.proving import altered  # noqa: PLC0415
+    from journaltrack.report import snapshot  # noqa: PLC0415
+    from journaltrack.report_integrity import record_evidence  # noqa: PLC0415
+
+    opened = Journal.open(journal, create=False, read_only=True)
+    try:
+        with snapshot(opened.database):
+            problems, _ = record_evidence(opened.database)
+        if problems:
+            raise altered(opened.path, problems)
+    finally:
+        opened.close()
 
 
 def _verified(
@@ -342,6 +366,46 @@ def _repairing_pass(
 
     replay = Options(options.component, concurrency=CONCURRENCY, timestamps=options.timestamps, visible_after_s=options.visible_after_s)
     return _pass(journal, connection, replay, deadline)
+
+
+def prune(
+    journal: str | os.PathLike[str] | None = None,
+    *,
+    unasked: bool = False,
+    options: VerifyOptions | None = None,
+    deadline: Deadline | None = None,
+    connection: Connection | None = None,
+    **what: Any,  # noqa: ANN401 - of pruning.prune
+) -> PruneReport:
+    """Remove what was delivered before a time, once SageMaker and S3 have confirmed that they hold it.
+
+    Args:
+        journal: Its folder; None: the default journal.
+        unasked: Believe the journal's own record of deliveries, and ask nobody.
+        options: How to ask, see ``journaltrack.verifying.VerifyOptions``.
+        deadline: Ends the asking, and removes nothing then.
+        connection: How to reach them; None: as the environment says.
+        what: See ``journaltrack.pruning.prune``.
+
+    Raises:
+        RemoteError: They could not be asked. Nothing was removed.
+        JournaltrackError, OSError: As ``journaltrack.pruning.prune`` says.
+    """
+    from journaltrack import pruning  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.confirming import Confirmation  # noqa: PLC0415
+    from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
+    from journaltrack.verifying import CONCURRENCY, REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
+
+    if unasked or what.get("dry_run"):
+        return pruning.prune(journal, ask=None, **what)
+    deadline = deadline or Deadline()
+    connection = connection or Connection(rate_limit=RateLimit(REQUESTS_PER_S), attended=_is_attended())
+    opened = Journal.open(journal, create=False, read_only=True)
+    try:
+        with _retrying(connection, deadline, CONCURRENCY) as remote:
+            return pruning.prune(journal, ask=Confirmation(opened, remote, options or VerifyOptions(), deadline), **what)
+    finally:
+        opened.close()
 
 
 def deliver(
@@ -428,7 +492,7 @@ def report_on_close(request: ReplayRequest, report: PassReport | None) -> None:
     """Log why the pass at the end of a tracker did not deliver everything, if it did not."""
     if report is None:
         return
-    problem = report.halted or report.uploads_halted or report.held.get(request.component) or report.failed
+    problem = report.halted or report.uploads_halted or report.altered or report.held.get(request.component) or report.failed
     if problem is not None or report.out_of_time:
         why = str(problem) if problem is not None else f"the deadline of {request.deadline_s:g} s was over"
         logger.warning("%s was not delivered completely on close; `journaltrack sync` delivers the rest: %s", request.component, why)

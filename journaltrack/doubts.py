@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Literal
 
 from journaltrack import limits, removed, schema
 from journaltrack.attesting import Attestor, Settled, Statement
 from journaltrack.entries import CREATE, LOAD
 from journaltrack.intervals import as_intervals, ranges
+from journaltrack.proving import Proof
 from journaltrack.readback import Account, Doubt, Finding, Group, Known, Reading
 from journaltrack.standing import PROBLEM
 from journaltrack.turns import Turns
@@ -142,12 +144,19 @@ def record(attestor: Attestor, component_id: int, findings: Sequence[Finding], r
 
 
 def decide(attestor: Attestor, outcome: Literal["delivered", "quarantined"], reason: str, component_ids: Sequence[int] | None) -> int:
-    """Settle entries in doubt as a person says; returns how many. ``component_ids`` None: of all components."""
+    """Settle entries in doubt as a person says; returns how many. ``component_ids`` None: of all components.
+
+    Raises:
+        JournalAlteredError: They would count as delivered, and the chains that they are in do not hold. Nothing was settled.
+    """
     by_component: dict[int, list[int]] = defaultdict(list)
     query = f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome = 'in doubt' ORDER BY e.seq"
     for component_id, seq in attestor.database.read(query):  # nobody else settles them meanwhile
         if component_ids is None or component_id in component_ids:
             by_component[component_id].append(seq)
+    proof = Proof(attestor.database)
+    if outcome == "delivered" and not proof.all_hold(sorted(chain.from_iterable(by_component.values()))) and proof.altered is not None:
+        raise proof.altered
     now_ns = attestor.clock_ns()
     turns = Turns(attestor)
     for component_id, seqs in by_component.items():

@@ -389,6 +389,8 @@ class _Merger:
             component_id: [Settled(outcome, reason, as_intervals(seqs), at_ns) for (outcome, reason, at_ns), seqs in by_kind.items()]
             for component_id, by_kind in groups.items()
         }
+        if rows:
+            self._applier.tell_origin(source, {})
         self._applier.attest("found", settled, {"from": source.journal.journal_id})
         self._applier.note(as_intervals(row[0] for row in rows))
         return len(rows)

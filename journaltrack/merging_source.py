@@ -11,16 +11,16 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
 from journaltrack import entries as vocabulary
-from journaltrack import limits, schema
+from journaltrack import limits, schema, taken
 from journaltrack.actions import PutMetrics
 from journaltrack.applying_source import Attested, WriterRow, forged
+from journaltrack.chain_links import read_body, take_gaps
 from journaltrack.intervals import SEQ_MAX, ranges_in
-from journaltrack.report_attestations import read_body, take_gaps
 from journaltrack.settlement import DeliveryOutcome
 
 if TYPE_CHECKING:
+    from journaltrack.chain_links import Removed
     from journaltrack.journal import Journal
-    from journaltrack.report_chains import Removed
 
 _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
 _ENTRIES: Final = (
@@ -115,6 +115,7 @@ class JournalSource:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.name = str(journal.path)
+        self.origin = taken.bundle(journal.path) or taken.journal(journal.journal_id)
         database = journal.database
         self._uuids: dict[Any, str] = {}
         self.writers: dict[str, WriterRow] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, NamedTuple
 
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import ErrorKind, JournalAlteredError, JournaltrackError, RemoteError
 
 _ERROR_FIELDS: Final = ("code", "hint", "request_id", "maybe_applied", "unreachable", "uploads_only", "everywhere", "throttled")
 _ERRORS: Final = ("halted", "uploads_halted", "failed")
@@ -44,6 +44,7 @@ class PassReport:
         held: Components that can't go on, and why.
         halted: Why the pass ended early, if it did.
         uploads_halted: Why no more uploads were made, if so.
+        altered: Chains that do not hold, if any: what their writers recorded was held back.
         failed: The last failure of a request whose retries were exhausted.
         out_of_time: The deadline ended it.
         duration_s: Seconds.
@@ -62,6 +63,7 @@ class PassReport:
     held: dict[str, RemoteError] = field(default_factory=dict)
     halted: RemoteError | None = None
     uploads_halted: RemoteError | None = None
+    altered: JournalAlteredError | None = None
     failed: RemoteError | None = None
     out_of_time: bool = False
     duration_s: float = 0.0
@@ -74,9 +76,9 @@ class PassReport:
         return self.delivered + self.quarantined + self.in_doubt
 
     @property
-    def problem(self) -> RemoteError | None:
+    def problem(self) -> JournaltrackError | None:
         """Why not everything was delivered, the gravest reason first; None if there is none (but see ``out_of_time``)."""
-        return self.halted or self.uploads_halted or next(iter(self.held.values()), None) or self.failed
+        return self.halted or self.uploads_halted or self.altered or next(iter(self.held.values()), None) or self.failed
 
     def add(self, outcome: str, entries: int) -> None:
         """Entries were settled with this outcome, as ``delivery`` names it."""
@@ -90,6 +92,7 @@ class PassReport:
         converted: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
         for name in _ERRORS:
             converted[name] = error_to_json(converted[name])
+        converted["altered"] = None if self.altered is None else {"message": self.altered.message, "hint": self.altered.hint}
         converted["held"] = {name: error_to_json(error) for name, error in self.held.items()}
         return converted
 
@@ -100,6 +103,8 @@ class PassReport:
         for name in _ERRORS:
             setattr(report, name, error_from_json(converted[name]))
         report.held = {name: error for name, told in converted["held"].items() if (error := error_from_json(told)) is not None}
+        told = converted["altered"]
+        report.altered = None if told is None else JournalAlteredError(told["message"], hint=told["hint"])
         report.position = None if converted["position"] is None else Position(*converted["position"])
         return report
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import bisect
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, repeat
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import entries as vocabulary
@@ -49,9 +50,12 @@ _NEW: Final = "e.seq > ?1 AND e.seq <= ?2"
 _LISTED: Final = "e.seq IN (SELECT seq FROM unsettled WHERE seq > ?1 AND seq <= ?2)"
 """Instead of ``_NEW``, up to the mark: what passes before have left pending."""
 _SELECT_PLAIN: Final = (
-    "SELECT e.seq, e.component_id, e.writer_id, e.writer_seq, e.name, e.value, e.step, e.timestamp_ns FROM entry e "
+    "SELECT e.seq, e.component_id, e.writer_id, e.writer_seq, e.name, e.value, e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest "
+    "FROM entry e "
     f"WHERE {_NEW} AND {_UNSETTLED} AND {_PLAIN}"
 )
+_SENT: Final = 8
+"""The first columns of those: what ``Points`` takes. The others are for ``Chunk.columns``."""
 _SINCE: Final = " AND e.recorded_at_ns >= ?4"
 _OF_THESE: Final = f"e.component_id IN (SELECT value FROM json_each(?5)) AND {_UNSETTLED}"
 _FIRST_ONES: Final = " ORDER BY e.seq LIMIT ?3"
@@ -83,17 +87,54 @@ class Chunk:
     Attributes:
         entries: In order of ``seq``: all that is not in ``points``.
         points: Plain metrics, by component.
+        columns: The same of all components, with what their digests are of beside what is sent.
         upto_seq: What was pending up to here is in this chunk or an earlier one, if it was asked for.
     """
 
     entries: list[Entry]
     points: list[Points]
+    columns: list[list[Any]]
     upto_seq: int
 
     @property
     def component_ids(self) -> set[int]:
         """Of the entries."""
         return {entry.component_id for entry in self.entries} | {each.component_id for each in self.points}
+
+    @property
+    def seqs(self) -> list[int]:
+        """Of the entries."""
+        points = self.columns[0]
+        return sorted([*points, *(entry.seq for entry in self.entries)]) if self.entries else points
+
+    def rows(self) -> Iterable[tuple[Any, ...]]:
+        """The entries as ``chain_links.follow`` takes them."""
+        seqs, component_ids, writer_ids, writer_seqs, *content = self.columns
+        points = zip(seqs, writer_ids, writer_seqs, component_ids, repeat("metric"), repeat("metric"), *content, strict=False)
+        if not self.entries:
+            return points
+        # What of an unsound one could be kept may be what was recorded: without its digest it is in no chain.
+        others = (_row(entry) if entry.unsound is None else (*_row(entry)[:-1], None) for entry in self.entries)
+        return sorted([*points, *others], key=itemgetter(0))
+
+    def without(self, writer_ids: Collection[object]) -> Chunk:
+        """The same without what these processes recorded."""
+        if not writer_ids:  # nearly always
+            return self
+        points = []
+        for each in self.points:
+            kept = [writer_id not in writer_ids for writer_id in each.writer_ids]
+            columns: list[Sequence[Any]] = [each.seqs, each.writer_ids, each.writer_seqs, each.names, each.values, each.steps]
+            if any(kept):
+                left = [[*compress(column, kept)] for column in (*columns, each.timestamps_ns)]
+                points.append(Points(each.component_id, each.component, *left))
+        return Chunk([entry for entry in self.entries if entry.writer_id not in writer_ids], points, self.columns, self.upto_seq)
+
+
+_row: Final = attrgetter(
+    *("seq", "writer_id", "writer_seq", "component_id", "stream", "kind", "name", "value", "step", "timestamp_ns", "payload"),
+    *("recorded_at_ns", "digest"),
+)
 
 
 class PendingChunks:
@@ -153,7 +194,7 @@ def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq:
             below = bisect.bisect_right(columns[0], upto_seq)
             columns = [column[:below] for column in columns]
         others = [entry for row in found if wanted.component((entry := vocabulary.entry_of(row)).component) and wanted.entry(entry)]
-    return Chunk(others, _by_component(columns, names, wanted), upto_seq)
+    return Chunk(others, _by_component(columns[:_SENT], names, wanted), columns, upto_seq)
 
 
 def _learn(journal: Journal, names: dict[int, object], component_ids: set[int]) -> None:
@@ -168,7 +209,7 @@ def _learn(journal: Journal, names: dict[int, object], component_ids: set[int]) 
 
 def _all_sound(columns: Sequence[Sequence[Any]], names: Mapping[int, object]) -> bool:
     """Whether all rows have the types that SQLite's comparisons leave open, names that AWS takes, and components that can be named."""
-    seqs, component_ids, writer_ids, writer_seqs, metrics, values, steps, times = columns
+    seqs, component_ids, writer_ids, writer_seqs, metrics, values, steps, times = columns[:_SENT]
     if not all(set(map(type, column)) <= {int} for column in (seqs, component_ids, writer_ids, writer_seqs, times)):
         return False
     if not (set(map(type, metrics)) <= {str} and set(map(type, values)) <= {float} and set(map(type, steps)) <= {int, type(None)}):

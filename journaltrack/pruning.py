@@ -15,13 +15,13 @@ import hashlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from journaltrack import hearsay, limits, paths, pruning_blobs, report, schema
 from journaltrack import lease as leases
-from journaltrack import limits, paths, pruning_blobs, report, schema
 from journaltrack.attesting import Attestor, Statement
 from journaltrack.compacting import Footprint, compact_file, footprint
 from journaltrack.errors import InvalidInputError, JournalCorruptError
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import sqlite3
 
     from journaltrack.database import Database
+    from journaltrack.hearsay import Hearsay
     from journaltrack.pruning_blobs import Content
 
 _PROBLEMS_SHOWN: Final = 3
@@ -68,6 +69,10 @@ class PruneReport:
         stays: How many entries stay of the components that were asked for, by reason (``pruning_plan.REASONS``).
         blobs, blob_bytes: Contents that left the spool.
         blobs_kept: Contents that stay because their bytes are not what was recorded: evidence.
+        asked: Whether the remote was asked for what goes.
+        unconfirmed: Components of which nothing goes, since not all that was delivered of them is there (or it can't be told), and why;
+            ``blobs_unconfirmed`` is the same of contents, by SHA-256.
+        hearsay: What counts as delivered because others say so, and stays for that; ``blobs_hearsay`` contents stay so.
         archive: The export that was written first.
         before, after: On the disk.
         compacted: Whether the file was rewritten without the free pages; ``not_compacted`` says why not.
@@ -86,6 +91,11 @@ class PruneReport:
     blobs: int = 0
     blob_bytes: int = 0
     blobs_kept: int = 0
+    asked: bool = False
+    unconfirmed: dict[str, str] = field(default_factory=dict)
+    blobs_unconfirmed: dict[str, str] = field(default_factory=dict)
+    hearsay: tuple[Hearsay, ...] = ()
+    blobs_hearsay: int = 0
     archive: Archive | None = None
     before: Footprint | None = None
     after: Footprint | None = None
@@ -99,9 +109,21 @@ class PruneReport:
         return members
 
 
+class Ask(Protocol):
+    """Asks the remote for what is to be removed; each answer names what is not there, or not certainly, and why."""
+
+    def components(self, names: Sequence[str], on_progress: Callable[[], None]) -> Mapping[str, str]:
+        """For what was delivered of these components."""
+
+    def contents(self, sha256s: Sequence[str], on_progress: Callable[[], None]) -> Mapping[str, str]:
+        """For these contents."""
+
+
 def prune(
     journal: str | os.PathLike[str] | None = None,
     *,
+    ask: Ask | None,
+    trust: Collection[str] = (),
     delivered_before_ns: int | None = None,
     blobs_before_ns: int | None = None,
     component: str | None = None,
@@ -115,6 +137,8 @@ def prune(
 
     Args:
         journal: Its folder; None: the default journal.
+        ask: Asked for all that would go, before anything does; None: the journal's own record of deliveries is believed. A dry run asks nobody.
+        trust: Whose word about deliveries is enough, as ``hearsay.untrusted`` takes it. What others alone say was delivered stays.
         delivered_before_ns: Entries whose delivery was recorded before then go, nanoseconds since the epoch; None: none.
         blobs_before_ns: Contents of the spool whose uploads all were delivered before then go; None: none.
         component: Shell pattern: entries of these components only (case does not matter). Contents belong to no component.
@@ -125,8 +149,10 @@ def prune(
         clock_ns: Nanoseconds since the epoch.
 
     Raises:
-        InvalidInputError: Neither time was given, the archive can't be written there, or there is no such component. Nothing was removed.
+        InvalidInputError: Neither time was given, nobody said what is to be trusted, the archive can't be written there, or there is no such
+            component. Nothing was removed.
         JournalCorruptError: The journal does not verify. Nothing was removed.
+        RemoteError: The remote could not be asked. Nothing was removed.
         LeaseHeldError: Somebody else reconciles it.
         JournalError: It can't be read or written. What was removed until then is on the record.
         OSError: The archive can't be written. Nothing was removed.
@@ -148,7 +174,8 @@ def prune(
                 lease = leases.acquire(own.database, clock_ns=clock_ns)
                 stack.callback(lease.release)
                 attestor = Attestor(own.database, lease, clock_ns)
-            _Prune(own, attestor, found, component, on_progress, clock_ns).run(archive)
+            found.asked = ask is not None and not dry_run
+            _Prune(own, attestor, None if dry_run else ask, found, component, on_progress, clock_ns).run(archive, trust)
         if not dry_run:
             found.not_compacted = compact_file(own.database) if compact else "it was not asked for"
             found.compacted = found.not_compacted is None
@@ -164,6 +191,7 @@ class _Prune:
         self,
         journal: Journal,
         attestor: Attestor | None,
+        ask: Ask | None,
         found: PruneReport,
         component: str | None,
         on_progress: Callable[[Progress], None],
@@ -171,6 +199,7 @@ class _Prune:
     ) -> None:
         self._journal = journal
         self._attestor = attestor
+        self._ask = ask
         self._found = found
         self._component = component
         self._on_progress = on_progress
@@ -179,8 +208,8 @@ class _Prune:
         self._names: dict[int, str] = dict(journal.database.read("SELECT id, name FROM component"))
         self._uuids: dict[int, str] = dict(journal.database.read("SELECT id, uuid FROM writer"))
 
-    def run(self, archive: str | os.PathLike[str] | None) -> None:
-        """Verify, decide, archive, remove."""
+    def run(self, archive: str | os.PathLike[str] | None, trust: Collection[str]) -> None:
+        """Verify, decide, ask, archive, remove."""
         # Reads go through a connection of their own, whose temporary tables hold the decision.
         with contextlib.closing(Journal.open(self._journal.path, create=False, read_only=True)) as reader:
             _refuse_unless_whole(reader)
@@ -188,9 +217,17 @@ class _Prune:
                 self._attestor.lease.renew()
             elif archive is not None:
                 check_target(archive, reader.path)
+            told = hearsay.untrusted(reader.database, trust)
+            survey, plan = Survey(), None
             if self._found.delivered_before_ns is not None:
                 plan = Plan(reader, self._found.delivered_before_ns, self._component)
-                survey = plan.survey()
+                plan.withhold(interval for each in told for interval in each.seqs)
+                survey = self._surveyed(plan)
+            contents = self._contents(reader.database, {sha256 for each in told for sha256 in each.sha256s})
+            if survey.stays.get("hearsay") or self._found.blobs_hearsay:
+                self._found.hearsay = tuple(each.hearsay for each in told)
+            # Everything was asked for: now what goes may go.
+            if plan is not None:
                 self._tell(survey)
                 if self._attestor is None:
                     self._found.entries = survey.entries
@@ -199,8 +236,22 @@ class _Prune:
                     if archive is not None:
                         self._found.archive = self._archived(reader, plan, archive, survey.entries, self._attestor)
                     self._remove(plan, survey.entries, self._attestor)
-            if self._found.blobs_before_ns is not None:
-                self._remove_blobs(reader.database, self._found.blobs_before_ns)
+            self._remove_blobs(contents)
+
+    def _surveyed(self, plan: Plan) -> Survey:
+        """What goes, of components that the remote has as they were delivered."""
+        survey = plan.survey()
+        if self._ask is not None and survey.entries:
+            names = list(dict.fromkeys(component for component, _ in survey.goes))
+            self._found.unconfirmed = dict(self._ask.components(names, self._renew))
+            if self._found.unconfirmed:
+                plan.keep(self._found.unconfirmed)
+                survey = plan.survey()
+        return survey
+
+    def _renew(self) -> None:
+        if self._attestor is not None:
+            self._attestor.lease.renew()
 
     def _tell(self, survey: Survey) -> None:
         self._found.stays = {str(reason): entries for reason, entries in survey.stays.items()}
@@ -274,18 +325,26 @@ class _Prune:
             more=members,
         )
 
-    def _remove_blobs(self, reader: Database, before_ns: int) -> None:
-        """Those whose bytes are what was recorded."""
+    def _contents(self, reader: Database, others_say: Collection[str]) -> list[Content]:
+        """Contents of the spool that go: those whose bytes are what was recorded, and that the remote has."""
+        if self._found.blobs_before_ns is None:
+            return []
         spool = self._journal.path / paths.SPOOL
         whole: list[Content] = []
-        for content in pruning_blobs.removable(reader, before_ns, self._clock_ns()):
-            if blob_problem(spool, content.sha256, content.size_bytes) is None:
+        for content in pruning_blobs.removable(reader, self._found.blobs_before_ns, self._clock_ns()):
+            if content.sha256 in others_say:
+                self._found.blobs_hearsay += 1
+            elif blob_problem(spool, content.sha256, content.size_bytes) is None:
                 whole.append(content)
             else:
                 self._found.blobs_kept += 1
-            if self._attestor is not None:
-                self._attestor.lease.renew()
-        gone = whole if self._attestor is None else pruning_blobs.remove(self._attestor, whole, self._started_ns)
+            self._renew()
+        if self._ask is not None and whole:
+            self._found.blobs_unconfirmed = dict(self._ask.contents([content.sha256 for content in whole], self._renew))
+        return [content for content in whole if content.sha256 not in self._found.blobs_unconfirmed]
+
+    def _remove_blobs(self, contents: Sequence[Content]) -> None:
+        gone = contents if self._attestor is None else pruning_blobs.remove(self._attestor, contents, self._started_ns)
         self._found.blobs, self._found.blob_bytes = len(gone), sum(content.size_bytes for content in gone)
 
 

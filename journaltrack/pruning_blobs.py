@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from journaltrack import hearsay, paths, spool_use
 from journaltrack import lease as leases
-from journaltrack import paths, spool_use
 from journaltrack.attesting import Attestor, Statement
 from journaltrack.database import Database
 from journaltrack.errors import LeaseHeldError
@@ -90,7 +90,7 @@ def remove(attestor: Attestor, contents: Sequence[Content], started_at_ns: int) 
 def make_room(folder: Path, wanted_bytes: int, *, clock_ns: Callable[[], int] = time.time_ns) -> int:
     """Take delivered contents out of a journal's spool, the oldest first, until so many bytes are free.
 
-    Waits for nobody: while another process reconciles the journal, nothing is removed.
+    What others alone say was uploaded stays. Waits for nobody: while another process reconciles the journal, nothing is removed.
 
     Returns:
         How many bytes were freed.
@@ -102,8 +102,11 @@ def make_room(folder: Path, wanted_bytes: int, *, clock_ns: Callable[[], int] = 
             return 0
         try:
             now_ns = clock_ns()
+            others_say = {sha256 for each in hearsay.told(database) for sha256 in each.sha256s}
             chosen: list[Content] = []
             for content in removable(database, now_ns, now_ns):
+                if content.sha256 in others_say:
+                    continue
                 if sum(c.size_bytes for c in chosen) >= wanted_bytes:
                     break
                 chosen.append(content)

@@ -8,7 +8,8 @@ Invariant: entries that come later make nothing removable, so that the decision 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
@@ -20,7 +21,17 @@ if TYPE_CHECKING:
     from journaltrack.journal import Journal
 
 Reason: TypeAlias = Literal[
-    "pending", "in flight", "in doubt", "quarantined", "delivered later", "in use", "counted", "end of a chain", "of another version"
+    "pending",
+    "in flight",
+    "in doubt",
+    "quarantined",
+    "delivered later",
+    "in use",
+    "counted",
+    "end of a chain",
+    "not confirmed",
+    "hearsay",
+    "of another version",
 ]
 REASONS: Final[dict[Reason, str]] = {
     "pending": "not sent yet",
@@ -31,6 +42,8 @@ REASONS: Final[dict[Reason, str]] = {
     "in use": "delivered; the component is continued and shown from them: how it came to be, its status, its last values",
     "counted": "delivered points of metrics that have others in doubt: reading back needs them",
     "end of a chain": "delivered; the last entry of each process stays, so that its chain goes on",
+    "not confirmed": "delivered, and not all of the component is there now: `journaltrack verify` says what",
+    "hearsay": "others say that they delivered them: `--trust` names whom you believe",
     "of another version": "of kinds or outcomes that this version does not know",
 }
 """Why entries stay, as a person reads it."""
@@ -42,11 +55,13 @@ _REMOVABLE: Final = (
 _COUNTED: Final = (
     "(e.stream = 'metric' AND EXISTS (SELECT 1 FROM temp.prune_doubt q WHERE q.component_id = e.component_id AND q.name = e.name))"
 )
+_UNCONFIRMED: Final = "e.component_id IN (SELECT id FROM temp.prune_unconfirmed)"
 _FLYING: Final = "EXISTS (SELECT 1 FROM temp.prune_flying f WHERE e.seq BETWEEN f.first AND f.last)"
 _TABLES: Final = (
     "prune_keep (seq INTEGER PRIMARY KEY, reason TEXT NOT NULL)",
     "prune_component (id INTEGER PRIMARY KEY)",
     "prune_doubt (component_id INTEGER, name TEXT, PRIMARY KEY (component_id, name)) WITHOUT ROWID",
+    "prune_unconfirmed (id INTEGER PRIMARY KEY)",
     "prune_flying (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
     "prune_content (component_id INTEGER, sha256 TEXT, PRIMARY KEY (component_id, sha256)) WITHOUT ROWID",
 )
@@ -153,9 +168,25 @@ class Plan:
         """What goes, as SQL about ``e`` and ``d`` for this connection."""
         return (
             f"e.seq <= {int(self._last_seq)} AND d.outcome IN ('delivered', 'superseded') AND {self._early} AND {_REMOVABLE} "
-            f"AND NOT {_COUNTED} AND e.component_id IN (SELECT id FROM temp.prune_component) "
+            f"AND NOT {_COUNTED} AND e.component_id IN (SELECT id FROM temp.prune_component) AND NOT {_UNCONFIRMED} "
             "AND NOT EXISTS (SELECT 1 FROM temp.prune_keep k WHERE k.seq = e.seq)"
         )
+
+    def keep(self, components: Collection[str]) -> None:
+        """Nothing of these goes."""
+        with self._database.lock, translated(self._database.path):
+            names = json.dumps(list(components))
+            sql = "INSERT INTO temp.prune_unconfirmed SELECT id FROM component WHERE name IN (SELECT value FROM json_each(?))"
+            self._database.connection.execute(sql, (names,))
+
+    def withhold(self, seqs: Iterable[tuple[int, int]]) -> None:
+        """These stay: (first, last) of entries by ``seq``, of which only others say that they were delivered."""
+        with self._database.lock, translated(self._database.path):
+            self._database.connection.execute(
+                "INSERT OR IGNORE INTO temp.prune_keep SELECT e.seq, 'hearsay' FROM json_each(?) i CROSS JOIN entry e "
+                "ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]')",
+                (json.dumps(list(seqs)),),
+            )
 
     def survey(self) -> Survey:
         """One pass over the components' entries."""
@@ -167,7 +198,7 @@ class Plan:
             f"WHEN NOT ({self._early}) THEN 'delivered later' "
             "WHEN k.reason IS NOT NULL THEN k.reason "
             f"WHEN NOT {_REMOVABLE} THEN 'of another version' "
-            f"WHEN {_COUNTED} THEN 'counted' END AS reason, e.component_id, e.kind, count(*) AS entries "
+            f"WHEN {_COUNTED} THEN 'counted' WHEN {_UNCONFIRMED} THEN 'not confirmed' END AS reason, e.component_id, e.kind, count(*) AS entries "
             "FROM entry e LEFT JOIN delivery d ON d.seq = e.seq LEFT JOIN temp.prune_keep k ON k.seq = e.seq "
             "WHERE e.seq <= ? AND e.component_id IN (SELECT id FROM temp.prune_component) GROUP BY 1, 2, 3) g "
             "JOIN component c ON c.id = g.component_id",

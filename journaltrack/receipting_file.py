@@ -18,6 +18,7 @@ from journaltrack import limits, paths, schema, statements, versions
 from journaltrack.applying_source import Attested, WriterRow, check_link, check_writer, forged
 from journaltrack.errors import InvalidInputError, JournalTooNewError
 from journaltrack.pass_report import Progress
+from journaltrack.taken import Origin
 
 FORMAT: Final = "journaltrack receipts"
 VERSION: Final = 1
@@ -62,6 +63,11 @@ class ReceiptsFile:
             raise InvalidInputError(f"{file.path} is not a file", hint="name a file that `journaltrack receipts export` made")
         file._verify(on_progress or (lambda _: None))
         return file
+
+    @property
+    def origin(self) -> Origin:
+        """See ``applying.Source``."""
+        return Origin("receipts", self.sha256)
 
     def attestations(self) -> Iterator[Attested]:
         """See ``applying.Source``. The file is the one that was verified."""

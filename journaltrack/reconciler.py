@@ -37,6 +37,7 @@ from journaltrack.pace import Pace
 from journaltrack.pass_report import PassReport, Position, Progress
 from journaltrack.pending_chunks import Chunk, PendingChunks, Wanted, pending_chunks
 from journaltrack.perform import Context
+from journaltrack.proving import Proof
 from journaltrack.remote import Remote
 from journaltrack.settlement import Settlement
 from journaltrack.uploads import IN_FLIGHT_MAX, Uploads
@@ -72,6 +73,7 @@ class Options:
         end_interrupted: First end the runs whose processes are proven dead, as Stopped.
         ask_for_copies: Ask, before anything is sent, whether another copy of the journal was delivered further (``ahead``).
         even_if_behind: Send what is pending even then.
+        unproved: Send also what was recorded by processes whose chain of digests does not hold.
         wait_for_lease: If somebody else reconciles the journal: wait until the deadline, or until they have delivered all that is wanted.
     """
 
@@ -86,6 +88,7 @@ class Options:
     end_interrupted: bool = True
     ask_for_copies: bool = True
     even_if_behind: bool = False
+    unproved: bool = False
     wait_for_lease: bool = False
 
     def wants_component(self, name: str) -> bool:
@@ -153,6 +156,7 @@ class Reconciler:
             displaced=journal.database.displaced,
             clock_ns=clock_ns,
         )
+        self._proof = Proof(journal.database)
         self._total = 0
         self._ahead = 0  # the number of another copy's newest anchor
         self._seen_seq = 0
@@ -193,6 +197,7 @@ class Reconciler:
             settlement.check_place()
             if not self._course.ended:
                 self._anchor(settlement)
+            self._report.altered = None if self._options.unproved else self._proof.altered
         except BaseException:
             self._gate.close()
             try:
@@ -266,10 +271,10 @@ class Reconciler:
         for component_id, name in asked.items():
             if self._course.ended:
                 return
-            if not options.wants_component(name):
+            found = doubting.of_component(database, component_id)
+            if not options.wants_component(name) or not self._proof.all_hold([doubt.seq for doubt in found]):
                 continue
             settlement.renew()
-            found = doubting.of_component(database, component_id)
             steps: dict[str, tuple[int, int]] = {}
             for doubt in found:
                 if doubt.step is not None:
@@ -298,7 +303,7 @@ class Reconciler:
         """Chunk after chunk; and as long as uploads take, what is logged meanwhile."""
         chunks = PendingChunks(self._journal, self._options.wanted)
         while True:
-            for chunk in chunks:
+            for chunk in map(self._proved, chunks):
                 self._seen_seq = max(self._seen_seq, chunk.upto_seq)
                 self._replay_chunk(settlement, dispatch, uploads, chunk)
                 if self._course.ended or self._report.out_of_time:
@@ -322,6 +327,11 @@ class Reconciler:
         uploads.put_off(seq for action in actions if isinstance(action, Upload) for seq in action.seqs)
         rest = self._resolved(settlement, uploads, [request for request in requests if request.phase > 1])
         dispatch.perform(chain(rest, metrics))
+
+    def _proved(self, chunk: Chunk) -> Chunk:
+        """Without what was recorded by processes whose chain does not hold: somebody altered it, and which of it can't be told."""
+        self._proof.look_at(chunk.seqs, chunk.rows())
+        return chunk if self._options.unproved else chunk.without(self._proof.broken)
 
     def _resolved(self, settlement: Settlement, uploads: Uploads, requests: Sequence[Request]) -> list[Request]:
         """With the places of what was uploaded before; references that wait for an upload are put off with it."""
@@ -348,6 +358,8 @@ class Reconciler:
             settlement,
             self._remote,
             places,
+            proof=self._proof,
+            is_over=lambda: self._gate.over,
             every_s=0.0 if self._course.component_ended else self._options.anchor_every_s,
             clock_ns=self._clock_ns,
             above=self._ahead,
@@ -364,9 +376,11 @@ class Reconciler:
         self._apart.tell(Progress(self._report.settled, self._total, self._report.requests))
 
 
-def dry_run(journal: Journal, options: Options) -> Iterator[Action]:
+def dry_run(journal: Journal, options: Options, proof: Proof) -> Iterator[Action]:
     """The actions that a pass would make if all went well, what waits for an upload apart; changes nothing, asks nobody."""
-    for chunk in pending_chunks(journal, options.wanted):
+    for pending in pending_chunks(journal, options.wanted):
+        proof.look_at(pending.seqs, pending.rows())
+        chunk = pending if options.unproved else pending.without(proof.broken)
         states = component_states.states(journal.database, chunk.component_ids)
         for action in planning.plan(chunk.entries, states, chunk.points):
             yield from planning.in_turns(action, states.get(action.component_id, ComponentState()))

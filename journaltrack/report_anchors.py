@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from journaltrack import anchors, limits
-from journaltrack.report_chains import ChainProblem
+from journaltrack.chain_links import ChainProblem
 
 if TYPE_CHECKING:
+    from journaltrack.chain_links import Gaps
     from journaltrack.database import Database
-    from journaltrack.report_chains import Gaps
 
 _NAME: Final = re.compile(r"\d{8,}-([0-9a-f]{64})\.json")
 

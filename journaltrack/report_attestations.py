@@ -7,22 +7,20 @@ Reads attestations alone, in the order in which they were recorded or applied he
 from __future__ import annotations
 
 import bisect
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from journaltrack import entries as vocabulary
+from journaltrack.chain_links import ChainProblem, Removed, read_body, take_gaps, told
 from journaltrack.intervals import ranges_in
-from journaltrack.report_chains import ChainProblem, Removed, chains, told
+from journaltrack.report_chains import chains
 from journaltrack.sqlite_errors import translated
 
 if TYPE_CHECKING:
     from journaltrack.database import Database
 
-BODY_CHARS_MAX: Final = 64 << 20
-"""Ours: of an attestation; a release of a million scattered entries has 10 MB."""
 _RELEASED: Final = "released"
 _ARRIVED: Final = frozenset({"delivered", "superseded"})
 _READBACK: Final = "readback"
@@ -147,15 +145,6 @@ def attestation_problems(database: Database, evidence: Evidence) -> list[ChainPr
     return found
 
 
-def read_body(body: str) -> dict[str, Any] | None:
-    """The members of a body; None if it is none: a crafted journal."""
-    try:
-        members = json.loads(body) if len(body) <= BODY_CHARS_MAX else None
-    except (ValueError, RecursionError):
-        return None
-    return members if isinstance(members, dict) else None
-
-
 def take(evidence: Evidence, number: int, receipt_id: int | None, members: Mapping[str, Any]) -> bool:
     """Add what one attestation says; False if it can't be read."""
     at_ns, outcome, named = members.get("finished_at_ns"), members.get("outcome"), members.get("entries")
@@ -246,19 +235,6 @@ def _take_remote(evidence: Evidence, receipt_id: int | None, members: Mapping[st
         evidence.objects[key] = (there["uri"], receipt_id)
         if receipt_id is not None:
             evidence.uploads[receipt_id] = key
-
-
-def take_gaps(gaps: dict[str, Removed], members: Mapping[str, Any]) -> None:
-    """Add the runs of entries that an attestation says were removed, by their writers.
-
-    Raises:
-        ValueError, TypeError: They are none.
-    """
-    for uuid, first, last, digest in members.get("removed") or ():
-        if type(first) is not int or type(last) is not int or not 0 < first <= last:  # a gap that leads back would never end
-            msg = "not a range of places"
-            raise ValueError(msg)
-        gaps.setdefault(uuid, Removed()).add(first, last, bytes.fromhex(digest))
 
 
 def _take_removed(evidence: Evidence, members: Mapping[str, Any]) -> None:

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Final
 
 from journaltrack import access, bundling_format, limits, paths, report
 from journaltrack._version import __version__
+from journaltrack.chain_links import ChainProblem
 from journaltrack.database import Database
 from journaltrack.errors import JournalError
 from journaltrack.report_anchors import anchor_problems
 from journaltrack.report_attestations import Evidence, attestation_problems
-from journaltrack.report_chains import ADVICE, ChainProblem, chain_problems, writer_problems
+from journaltrack.report_chains import ADVICE, chain_problems, writer_problems
 from journaltrack.report_records import record_problems
 from journaltrack.spool import is_digest
 

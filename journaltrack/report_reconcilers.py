@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from journaltrack.taken import TAKEN
+
 if TYPE_CHECKING:
     from journaltrack.database import Database
 
@@ -25,10 +27,12 @@ class ReconcilerRecord:
 
 
 def reconcilers(database: Database) -> tuple[ReconcilerRecord, ...]:
-    """In order of their first attestation here. Those of format 0001 attested nothing."""
+    """In order of their first attestation here. Those of format 0001 attested nothing; whoever only took over what others say did none of it."""
     rows = database.read(
         "SELECT w.host, w.user, count(DISTINCT w.id), count(*), min(w.started_at_ns), max(w.started_at_ns) "
-        "FROM attestation a JOIN writer w ON w.id = a.writer_id GROUP BY w.host, w.user ORDER BY min(a.id) LIMIT ?",
-        (RECONCILERS_MAX,),
+        "FROM attestation a JOIN writer w ON w.id = a.writer_id WHERE a.id NOT IN "
+        "(SELECT t.id FROM receipt r JOIN attestation t ON t.receipt_id = r.id WHERE r.component_id IS NULL AND r.action = ?) "
+        "AND a.id NOT IN (SELECT id FROM attestation WHERE receipt_id IS NULL AND substr(body, 1, 17) = ?) GROUP BY w.host, w.user ORDER BY min(a.id) LIMIT ?",
+        (TAKEN, f'{{"action":"{TAKEN}"', RECONCILERS_MAX),
     )
     return tuple(ReconcilerRecord(str(host), str(user), *rest) for host, user, *rest in rows)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from journaltrack import entries as vocabulary
 from journaltrack import limits
+from journaltrack.chain_links import ChainProblem, read_body, told
 from journaltrack.intervals import ranges_in
-from journaltrack.report_attestations import Claim, Coverage, Evidence, read_body
-from journaltrack.report_chains import ChainProblem, told
+from journaltrack.report_attestations import Claim, Coverage, Evidence
 from journaltrack.sqlite_errors import translated
 
 if TYPE_CHECKING:

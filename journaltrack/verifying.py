@@ -51,6 +51,7 @@ class VerifyOptions:
         deep: Read the content of objects of which the store has no digest.
         visible_after_s: How long after their delivery points may not be shown yet.
         timestamps: Of a repair, see ``reconciler.Options``.
+        names: Of these components alone, and nothing but them; None: of all that the pattern matches.
         anchor: Where passes put anchors, see ``reconciler.Options``; they are looked at when all components are.
     """
 
@@ -59,9 +60,16 @@ class VerifyOptions:
     visible_after_s: float = readback.VISIBLE_AFTER_S
     timestamps: str = "keep"
     anchor: str = "artifacts"
+    names: frozenset[str] | None = None
+
+    def of(self, names: frozenset[str]) -> VerifyOptions:
+        """The same of these components."""
+        return replace(self, component=None, names=names)
 
     def wants(self, name: str) -> bool:
         """Whether the component is to be verified."""
+        if self.names is not None:
+            return name in self.names
         return patterns.fits(name, self.component)
 
 
@@ -214,7 +222,7 @@ class Verifier:
         pool = DaemonPool(CONCURRENCY, "journaltrack-verify")
         try:
             self._look_at(rows, pool)
-            if not self._ended() and self._options.component is None:
+            if not self._ended() and self._options.component is None and self._options.names is None:
                 by_default = self._options.anchor == "s3"
                 self._report.anchors = compare_with_anchors(self._journal, self._remote, default_place=by_default)
         finally:

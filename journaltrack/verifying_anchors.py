@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from journaltrack import anchoring, anchors, report
+from journaltrack.chain_links import ChainProblem
 from journaltrack.errors import RemoteError
 from journaltrack.report_anchors import anchor_problems
 from journaltrack.report_attestations import Evidence, attestation_problems
-from journaltrack.report_chains import ChainProblem
 
 if TYPE_CHECKING:
     from journaltrack.journal import Journal

@@ -25,7 +25,7 @@ from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, JournalError, JournaltrackError, LeaseHeldError, RemoteError
 from journaltrack.log_line import logfmt
 from journaltrack.schedule import Backoff, Gate
-from journaltrack.watcher_journal import Delivery, DeliveryRequest, WatchedJournal
+from journaltrack.watcher_journal import Delivery, DeliveryRequest, WatchedJournal, code_of
 
 if TYPE_CHECKING:
     from journaltrack.configuration import WatchConfiguration
@@ -390,7 +390,7 @@ def _pass_line(journal: WatchedJournal, report: PassReport) -> str:
         requests=report.requests,
         duration_s=round(report.duration_s, 3),
         held=len(report.held) or None,
-        code=problem.code if problem else None,
+        code=code_of(problem) if problem else None,
         error=problem.message if problem else None,
         hint=problem.hint if problem else None,
     )

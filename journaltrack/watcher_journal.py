@@ -31,6 +31,11 @@ TORN_FACTOR: Final = 12
 """A log that ends within a frame is a copy under way or the trace of a kill: it is left alone for so much longer."""
 
 
+def code_of(error: JournaltrackError) -> str:
+    """What kind of error it is, in a word: the remote's own, or ours."""
+    return error.code if isinstance(error, RemoteError) else type(error).__name__
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """What came of a look at a journal.
@@ -128,8 +133,7 @@ class WatchedJournal:
         error = self.last_error
         if error is None:
             return None
-        code = error.code if isinstance(error, RemoteError) else type(error).__name__
-        return {"code": code, "message": error.message, "hint": error.hint}
+        return {"code": code_of(error), "message": error.message, "hint": error.hint}
 
     def seen(self, files: folders.Files, now: float, debounce_s: float) -> bool:
         """Take note of its files as they are now; whether they changed since the last time."""

@@ -241,7 +241,8 @@ class Verifier:
             for body in bodies:
                 try:
                     seqs = expanded(entries)
-                    named = sorted(self.identity[seq] for seq in seqs if seq in self.identity)
+                    # What one copy removed, another may have brought again: neither side counts it.
+                    named = sorted(key for seq in seqs if (key := self.identity.get(seq)) and not self._removed(key))
                     wanted = sorted(key for key in self._places(body["entries"]) if not self._removed(key))
                     came_later = {
                         key for key in wanted if self.seqs.get(key, 2**63) > max([seq for seq in seqs if seq in self.identity], default=0)

@@ -207,7 +207,7 @@ def _report(path: str | None, component: str | None, *, verify: bool, anchors: S
     if as_json:
         output.print_json({**report.to_json(), "verified": _json(verified), "exit_code": int(code)})
     else:
-        print_report(report)
+        print_report(report, verified=verify)
     if report.inconsistencies:
         output.problem(
             "error", f"the journal does not add up: {'; '.join(report.inconsistencies)}", "journaltrack audit --verify names the entries"
@@ -249,4 +249,8 @@ def _print_verified(verified: Sequence[ChainProblem] | None, *, as_json: bool) -
 
     for kind in dict.fromkeys(found.kind for found in verified):
         output.say(f"hint: {kind}: {ADVICE[kind]}", err=True)
-    output.say("hint: copy the whole journal before anything else, and compare with a backup; sync does not depend on the chains", err=True)
+    output.say(
+        "hint: copy the whole journal before anything else, and compare with a backup; `sync` holds back what its chain does not prove",
+        err=True,
+    )
+    output.say(f"not verified: {output.plural(len(verified), 'problem')}", err=as_json)

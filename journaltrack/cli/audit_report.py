@@ -8,14 +8,18 @@ from journaltrack.cli import output
 
 if TYPE_CHECKING:
     from journaltrack.auditing import AuditReport, ComponentAudit, States
+    from journaltrack.hearsay import Hearsay
     from journaltrack.removed import Removal
     from journaltrack.report_writers import WriterRecord
 
 _STATE_COLUMNS = ("entries", "pending", "in flight", "delivered", "superseded", "in doubt", "quarantined")
 
 
-def print_report(report: AuditReport) -> None:
-    """All of it."""
+_UNCHECKED = "; the chains of digests were not checked (--verify)"
+
+
+def print_report(report: AuditReport, *, verified: bool) -> None:
+    """All of it; the last line says whether the chains are ``verified`` too."""
     about: list[tuple[str, object]] = [
         ("journal", report.path),
         ("journal id", report.journal_id),
@@ -40,11 +44,24 @@ def print_report(report: AuditReport) -> None:
         output.say(f"{output.plural(report.problems_omitted, 'entry')} with further problems: see them with --entries")
     for removal in report.removals:
         output.say(_removal(removal))
+    for told in report.hearsay:
+        output.say(hearsay_text(told))
     totals = report.totals
+    unchecked = "" if verified else _UNCHECKED
     if report.all_delivered:
-        output.say(f"all delivered: {output.plural(totals.entries, 'entry')}")
+        output.say(f"all delivered: {output.plural(totals.entries, 'entry')}{unchecked}")
     else:
-        output.say(f"not all delivered: {totals.delivered} of {output.plural(totals.entries, 'entry')}")
+        output.say(f"not all delivered: {totals.delivered} of {output.plural(totals.entries, 'entry')}{unchecked}")
+
+
+def hearsay_text(told: Hearsay) -> str:
+    """What one bundle, file or journal alone tells, as a sentence."""
+    counts = ((told.entries, "entry"), (told.contents, "content"))
+    what = " and ".join(output.plural(count, name) for count, name in counts if count)
+    name = {"bundle": "the bundle", "receipts": "the receipts"}.get(told.kind, "the journal")
+    when = f" (taken over {output.moment(told.at_ns)} by {told.by})" if told.at_ns else ""
+    say = "say" if told.kind == "receipts" else "says"
+    return output.clean(f"hearsay: {what} count as delivered because {name} {told.id[:16]} {say} so{when}")
 
 
 def _removal(removal: Removal) -> str:

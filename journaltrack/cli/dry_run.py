@@ -14,8 +14,10 @@ from journaltrack import reconciler, report, report_choice
 from journaltrack.actions import Action, Associate, Ensure, PutMetrics, Settle, Upload
 from journaltrack.cli import output
 from journaltrack.journal import Journal
+from journaltrack.proving import Proof
 
 if TYPE_CHECKING:
+    from journaltrack.errors import JournalAlteredError
     from journaltrack.reconciler import Options
 
 _NAMES_MAX: Final = 20
@@ -73,8 +75,11 @@ class ComponentPlan:
         }
 
 
-def plans(journal: str | None, options: Options, buckets: Iterable[str] = ()) -> tuple[str, list[ComponentPlan]]:
-    """The journal's path, and what a sync with these options would send first, by component.
+def plans(
+    journal: str | None, options: Options, buckets: Iterable[str] = ()
+) -> tuple[str, list[ComponentPlan], JournalAlteredError | None]:
+    """The journal's path, what a sync with these options would send first, by component, and why it would not send all.
+
 
     Raises:
         NothingMatchesError: It has no such component, or no artifacts for one of ``buckets``.
@@ -86,11 +91,12 @@ def plans(journal: str | None, options: Options, buckets: Iterable[str] = ()) ->
         report_choice.check_buckets(opened, buckets)
         names = {row.id: row.name for row in opened.components()}
         found: dict[int, ComponentPlan] = {}
+        proof = Proof(opened.database)
         with report.snapshot(opened.database):
-            for action in reconciler.dry_run(opened, options):
+            for action in reconciler.dry_run(opened, options, proof):
                 plan = found.setdefault(action.component_id, ComponentPlan(names.get(action.component_id, "")))
                 _add(plan, action)
-        return str(opened.path), list(found.values())
+        return str(opened.path), list(found.values()), None if options.unproved else proof.altered
     finally:
         opened.close()
 

@@ -41,7 +41,7 @@ _MEANINGS = {
     ExitCode.HALTED: "stopped by credentials, permission or region; nothing is lost",
     ExitCode.UNREACHABLE: "the remote can't be reached, or the time was over",
     ExitCode.LEASE_HELD: "another process reconciles this journal",
-    ExitCode.JOURNAL: "the journal is missing, none, too new, damaged, read-only, behind another copy, or its disk fails",
+    ExitCode.JOURNAL: "the journal is missing, none, too new, damaged, altered, read-only, behind another copy, or its disk fails",
     ExitCode.OUTPUT: "what the command prints can't be written: a full disk",
     ExitCode.INTERRUPTED: "ended by Ctrl-C before everything was delivered",
     ExitCode.BROKEN_PIPE: "nobody reads any more what the command prints, as with head",

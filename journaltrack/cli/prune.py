@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 import click
 
 from journaltrack.cli import common, output
+from journaltrack.cli.audit_report import hearsay_text
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.errors import RemoteError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from journaltrack.compacting import Footprint
     from journaltrack.pruning import PruneReport
 
+_UNCONFIRMED_MAX = 10
 _WHEN = "30d (ago), 2026-11-03, 2026-11-03T12:00+01:00"
 
 
@@ -30,7 +35,15 @@ _WHEN = "30d (ago), 2026-11-03, 2026-11-03T12:00+01:00"
 )
 @common.component_option
 @click.option("--no-compact", is_flag=True, help="Leave the freed pages inside of the file.")
-@click.option("--dry-run", is_flag=True, help="Say what would go, what stays, and why; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, what stays, and why; change nothing, contact nobody.")
+@click.option("--unasked", is_flag=True, help="Do not ask SageMaker and S3 for what goes: believe the journal's record of deliveries.")
+@click.option(
+    "--trust",
+    metavar="ID",
+    multiple=True,
+    help='Believe what this bundle, file of receipts or journal (by its id, as audit names it) says was delivered; or "all". May be repeated.',
+)
+@common.connection_options
 @common.common_options
 def command(
     journal: str | None,
@@ -42,21 +55,34 @@ def command(
     component: str | None,
     no_compact: bool,
     dry_run: bool,
+    unasked: bool,
+    trust: tuple[str, ...],
+    config_file: str | None,
+    profile: str | None,
+    region: str | None,
+    endpoint_url: str | None,
     as_json: bool,
 ) -> ExitCode:
     """Remove from JOURNAL what was delivered before a time; what is not delivered stays, whatever is asked for.
 
+    SageMaker and S3 are asked first, as `verify` does: of a component of which something is missing or different nothing goes, nor does an
+    artifact that S3 does not have. If they can't be asked, nothing goes at all (exit code 5 or 6).
+
     Of a component stays what it is continued and shown from: how it came to be, its status, the last value of each name, the sums of its
     metrics. What is removed is recorded, and the chains of digests hold across it. See docs/retention.md.
     """
+    from journaltrack import configuration  # noqa: PLC0415 - shell completion imports this module
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.pruning import prune  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.composition import Connection, prune  # noqa: PLC0415
+    from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
+    from journaltrack.verifying import REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
 
     if delivered_before is None and blobs_delivered_before is None:
         raise click.UsageError("say --delivered-before WHEN, or --blobs-delivered-before WHEN for the spool alone; nothing was removed")
     if archive is not None and delivered_before is None:
         raise click.UsageError("--archive is of entries: say --delivered-before WHEN too")
     path = common.chosen(journal, other_journal)
+    known = configuration.load(config_file, overrides={"profile": profile, "region": region, "endpoint_url": endpoint_url}).configuration
     with ProgressView(f"prune of {common.path_of(path)}") as view:
         try:
             done = prune(
@@ -68,22 +94,49 @@ def command(
                 dry_run=dry_run,
                 compact=not no_compact,
                 on_progress=view,
+                unasked=unasked,
+                trust=trust,
+                options=VerifyOptions(visible_after_s=known.visible_after_s),
+                connection=Connection(
+                    profile=known.profile,
+                    region=known.region,
+                    endpoint_url=known.endpoint_url,
+                    rate_limit=RateLimit(known.requests_per_s or REQUESTS_PER_S),
+                ),
             )
+        except RemoteError as error:
+            output.problem("error", f"nothing was removed, since what goes could not be asked for: {error.message}", error.hint)
+            return common.exit_code_of(error)
         except OSError as error:
             if archive is None:
                 raise
             raise click.UsageError(f"{output.clean(Path(archive))} can't be written: {error.strerror}; nothing was removed") from error
+    unconfirmed = {**done.unconfirmed, **done.blobs_unconfirmed}
+    code = ExitCode.PROBLEMS if unconfirmed else ExitCode.OK
     if as_json:
-        output.print_json({**done.to_json(), "exit_code": int(ExitCode.OK)})
+        output.print_json({**done.to_json(), "exit_code": int(code)})
     else:
         _print(done)
+    _explain(done, unconfirmed)
+    return code
+
+
+def _explain(done: PruneReport, unconfirmed: Mapping[str, str]) -> None:
+    """On stderr: what stayed although it was asked for, and what to do."""
     if done.blobs_kept:
         output.problem(
             "warning",
             f"{output.plural(done.blobs_kept, 'artifact')} of the spool stayed: their bytes are not what was recorded",
             "`journaltrack audit --verify` names them",
         )
-    return ExitCode.OK
+    for each in done.hearsay:
+        output.problem("note", f"{hearsay_text(each)}: they stay", f"if you believe it, `journaltrack prune --trust {each.id[:16]}`")
+    for which, why in list(unconfirmed.items())[:_UNCONFIRMED_MAX]:
+        output.problem(
+            "warning", f"{which} stayed: {why}", "`journaltrack verify` compares all of it, `verify --repair` sends what is missing"
+        )
+    if len(unconfirmed) > _UNCONFIRMED_MAX:
+        output.say(f"... and {len(unconfirmed) - _UNCONFIRMED_MAX} more; --json has them", err=True)
 
 
 def _print(done: PruneReport) -> None:

@@ -77,6 +77,7 @@ class _Run(Stoppable):
     is_flag=True,
     help="Send what is pending even if another copy of the journal was delivered further; points may be there twice.",
 )
+@click.option("--unproved", is_flag=True, help="Send also entries whose chain of digests does not hold: somebody may have altered them.")
 @common.connection_options
 @click.option("--concurrency", metavar="N", type=click.IntRange(1, _CONCURRENCY_MAX), help="Requests in flight.  [default: 96]")
 @click.option(
@@ -97,6 +98,7 @@ def command(
     create_or_attach: bool,
     buckets: tuple[tuple[str, str], ...],
     even_if_behind: bool,
+    unproved: bool,
     config_file: str | None,
     profile: str | None,
     region: str | None,
@@ -112,6 +114,8 @@ def command(
 
     Sync as often as you like: what is delivered is not sent again. Ctrl-C (or SIGTERM) ends it after the requests in
     flight, with everything recorded; a second one ends it at once. Of several journals the worst exit code is returned.
+
+    What a process recorded whose chain of digests does not hold is not sent (exit code 8): somebody altered it. The rest is.
     """
     from journaltrack import configuration  # noqa: PLC0415 - shell completion imports this module
     from journaltrack.one_place import OnePlace  # noqa: PLC0415
@@ -120,7 +124,9 @@ def command(
 
     given = {"concurrency": concurrency, "profile": profile, "region": region, "endpoint_url": endpoint_url}
     known = configuration.load(config_file, overrides=given).configuration
-    options = Options(component, since, create_or_attach=create_or_attach, even_if_behind=even_if_behind, **known.of_a_pass())
+    options = Options(
+        component, since, create_or_attach=create_or_attach, even_if_behind=even_if_behind, unproved=unproved, **known.of_a_pass()
+    )
     aws = {**known.of_a_connection(), "rate_limit": RateLimit(known.requests_per_s)}
     aws["storage"] = replace(known.storage(), instead=dict(buckets))
     named = several.Journals.named(journals, more_journals)
@@ -173,13 +179,16 @@ def _unpacked(bundle: str, into: Path | None, *, as_json: bool) -> Path:
 def _dry_run(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
     from journaltrack.cli import dry_run  # noqa: PLC0415
 
-    path, found = dry_run.plans(journal, run.options, run.aws["storage"].instead)
+    path, found, altered = dry_run.plans(journal, run.options, run.aws["storage"].instead)
+    code = ExitCode.OK if altered is None else common.exit_code_of(altered)
     if as_json:
         plans = [plan.to_json() for plan in found]
-        output.print_json({"journal": path, "dry_run": True, "components": plans, "exit_code": int(ExitCode.OK)})
+        output.print_json({"journal": path, "dry_run": True, "components": plans, "exit_code": int(code)})
     else:
         dry_run.print_plans(path, found)
-    return ExitCode.OK
+    if altered is not None:
+        common.report_error(altered, verbose=False)
+    return code
 
 
 def _sync(run: _Run, journal: str | None, *, as_json: bool, bundle: str | None = None) -> ExitCode:
@@ -213,7 +222,7 @@ def _from_one_place(run: _Run, journal: str | None) -> Iterator[None]:
 
 
 def _code(report: PassReport, after: JournalStatus) -> ExitCode:
-    codes = [common.exit_code_of(error) for error in (report.halted, report.uploads_halted) if error is not None]
+    codes = [common.exit_code_of(error) for error in (report.halted, report.uploads_halted, report.altered) if error is not None]
     if after.pending or after.in_flight:
         codes.append(ExitCode.UNREACHABLE if report.out_of_time or report.failed is not None else ExitCode.PENDING)
     if after.quarantined or after.in_doubt:
@@ -237,10 +246,9 @@ def _explain(report: PassReport, after: JournalStatus, *, stopped: bool) -> None
         output.say(
             f"of the entries in doubt {report.arrived} proved to be there, {report.not_arrived} not: those were pending again", err=True
         )
-    if report.halted is not None:
-        output.problem("error", f"the sync stopped: {report.halted.message}", report.halted.hint)
-    if report.uploads_halted is not None:
-        output.problem("error", f"uploads stopped: {report.uploads_halted.message}", report.uploads_halted.hint)
+    for what, problem in (("the sync stopped: ", report.halted), ("uploads stopped: ", report.uploads_halted), ("", report.altered)):
+        if problem is not None:
+            output.problem("error", f"{what}{problem.message}", problem.hint)
     _tell_held(report)
     if report.failed is not None and (report.halted is None or report.failed.message != report.halted.message):
         output.problem("error", f"some requests failed, their entries stay pending: {report.failed.message}", report.failed.hint)
@@ -293,6 +301,7 @@ def _json(report: PassReport, after: JournalStatus, code: ExitCode) -> dict[str,
         "out_of_time": report.out_of_time,
         "halted": _error(report.halted),
         "uploads_halted": _error(report.uploads_halted),
+        "altered": None if report.altered is None else {"message": report.altered.message, "hint": report.altered.hint},
         "failed": _error(report.failed),
         "held": {name: _error(error) for name, error in report.held.items()},
         "after": {

@@ -109,7 +109,7 @@ def _teller() -> Callable[[VerifyProgress], None]:
 
 def _code(report: VerifyReport) -> ExitCode:
     passes = report.repair.passes if report.repair is not None else []
-    halts = [report.halted, *(error for each in passes for error in (each.halted, each.uploads_halted))]
+    halts = [report.halted, *(error for each in passes for error in (each.halted, each.uploads_halted, each.altered))]
     codes = [common.exit_code_of(error) for error in halts if error is not None]
     if report.out_of_time:
         codes.append(ExitCode.UNREACHABLE)

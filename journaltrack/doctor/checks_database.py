@@ -233,7 +233,7 @@ def check_chains(database: Database) -> Iterator[Finding]:
             "problem",
             f"{problem.message} (writer {problem.writer}, pid {problem.pid} on {problem.host})",
             "entries were changed, removed or inserted after they had been recorded; what follows in that writer's chain can't be proved",
-            "nothing can repair a chain: compare with a copy of the journal",
+            "nothing can repair a chain: compare with a copy of the journal; `journaltrack sync --unproved` sends what is held back for it",
         )
 
 

@@ -31,7 +31,7 @@ PRUNE = """
 import sys, time
 from journaltrack import pruning, turns
 turns._FIRST = turns._MAX = turns._MIN = 40  # many transactions, so that a kill has where to come in between
-pruning.prune(sys.argv[1], delivered_before_ns=time.time_ns(), blobs_before_ns=time.time_ns())
+pruning.prune(sys.argv[1], ask=None, delivered_before_ns=time.time_ns(), blobs_before_ns=time.time_ns())
 """
 TRAIN = """
 import sys
@@ -96,7 +96,7 @@ def test_a_prune_killed_at_any_change_of_a_file_leaves_a_journal_that_verifies(d
         assert doctor.examine(folder).healthy
         found = audit(folder)
         assert found.totals.entries + sum(each.entries for each in found.removals) == before
-        done = prune(folder, delivered_before_ns=time.time_ns(), blobs_before_ns=time.time_ns())
+        done = prune(folder, ask=None, delivered_before_ns=time.time_ns(), blobs_before_ns=time.time_ns())
         assert done.entries + sum(each.entries for each in found.removals) > POINTS * 0.99
         assert verify_chains(folder) == []
         assert not list((folder / "spool").glob("??/*"))
@@ -112,7 +112,7 @@ def test_training_beside_a_prune_loses_nothing(delivered, tmp_path):
         assert training.stdout.readline() == "begun\n"
         for _ in range(50):
             training.stdout.readline()
-        done = prune(folder, delivered_before_ns=time.time_ns())
+        done = prune(folder, ask=None, delivered_before_ns=time.time_ns())
         acknowledged = int(training.stdout.readline())
     finally:
         training.kill()

@@ -23,13 +23,14 @@ import pytest
 from click.testing import CliRunner
 
 from journaltrack import entries
+from journaltrack.chain_links import ProblemKind
 from journaltrack.cli import main
 from journaltrack.entries import Draft, chain_next
 from journaltrack.errors import JournaltrackError
 from journaltrack.journal import Journal
 from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_chains import ADVICE, ProblemKind
+from journaltrack.report_chains import ADVICE
 from journaltrack.report_integrity import verify_chains
 from tests import independent_verifier, tally
 from tests.copies import change, without_triggers

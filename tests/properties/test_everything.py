@@ -357,6 +357,8 @@ class EverythingMachine(RuleBasedStateMachine):
         now_ns = max(self.now_ns, 3 * 10**18)
         prune(
             folder,
+            ask=None,
+            trust=["all"],
             delivered_before_ns=now_ns if entries else None,
             blobs_before_ns=now_ns if blobs else None,
             component=component,

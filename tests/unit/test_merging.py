@@ -328,7 +328,7 @@ def test_a_gap_that_was_removed_in_several_parts_is_crossed(tmp_path):
     sync(tmp_path / "a", MemoryRemote())
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     for name in "ab":
-        prune(tmp_path / name, delivered_before_ns=4 * 10**18, compact=False)
+        prune(tmp_path / name, ask=None, delivered_before_ns=4 * 10**18, compact=False)
         merge([tmp_path / name], into=tmp_path / "merged")
         sound(tmp_path / "merged")
         (metric,) = show(tmp_path / "merged", "a").metrics

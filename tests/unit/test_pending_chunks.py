@@ -184,15 +184,23 @@ def beside(tmp_path_factory):
 
 @pytest.mark.parametrize("column", COLUMNS)
 def test_one_odd_cell_keeps_nothing_else_from_being_delivered(beside, tmp_path, column):
-    """Whatever one cell of a metric is replaced by, infinity and bytes among it: a pass ends, and all other entries are delivered."""
+    """Whatever one cell of a metric is replaced by, infinity and bytes among it: a pass holds its writer's entries back, and delivers
+    all others when it is told to send what is not proved.
+    """
     for number, value in enumerate([*ODD, math.nan]):
         folder = tmp_path / str(number)
         shutil.copytree(beside, folder)
         with by_hand(folder) as connection:
+            before = connection.execute("SELECT * FROM entry WHERE seq = 5").fetchone()
             connection.execute(f"UPDATE entry SET {column} = ? WHERE seq = 5", (value,))
+            is_same = connection.execute("SELECT * FROM entry WHERE seq = 5").fetchone() == before
         remote = MemoryRemote()
         with contextlib.closing(Journal.open(folder)) as journal:
             report = Reconciler(journal, remote, options=Options()).run()
+            assert report.halted is None, (column, value)
+            assert (report.altered is None) == is_same, (column, value)
+            assert set(remote.components) == ({"a"} if is_same else set()), (column, value)
+            report = Reconciler(journal, remote, options=Options(unproved=True)).run()
         assert report.halted is None, (column, value)
         sent = {point.value for point in remote.components["a"].points}
         assert sent >= {10.0, 11.0, 13.0, 14.0}, (column, value, sent)

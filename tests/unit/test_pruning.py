@@ -184,9 +184,9 @@ def test_exactly_what_the_rules_say_goes_and_everything_else_goes_on(seed, tmp_p
         cutoff, pattern = now_ns + chance.randint(0, turn) * DAY_NS + 1, chance.choice([None, "RUN-a"])
         before, seen, state = seqs(folder), views(folder), planned_from(folder)
         expected = model(folder, cutoff, ("run-a",) if pattern else COMPONENTS)
-        assert prune(folder, delivered_before_ns=cutoff, component=pattern, dry_run=True).entries == len(expected)
+        assert prune(folder, ask=None, delivered_before_ns=cutoff, component=pattern, dry_run=True).entries == len(expected)
         assert seqs(folder) == before
-        done = prune(folder, delivered_before_ns=cutoff, component=pattern, blobs_before_ns=chance.choice([None, cutoff]))
+        done = prune(folder, ask=None, delivered_before_ns=cutoff, component=pattern, blobs_before_ns=chance.choice([None, cutoff]))
         assert before - seqs(folder) == expected
         assert done.entries == len(expected)
         assert views(folder) == seen
@@ -226,7 +226,9 @@ def delivered(tmp_path):
 def test_a_tracker_goes_on_and_is_resumed_and_loaded_after_a_prune(delivered):
     """Open trackers continue their chain, others load and resume the component, and the next sync delivers all of it."""
     folder, tracker, remote = delivered
-    assert prune(folder, delivered_before_ns=time.time_ns()).entries == 299 + 3 * 5, "all but the last of each name, and of the process"
+    assert prune(folder, ask=None, delivered_before_ns=time.time_ns()).entries == 299 + 3 * 5, (
+        "all but the last of each name, and of the process"
+    )
     tracker.log_metric("loss", 9.0, iteration_number=300)
     with Tracker.load("run", journal=folder, sync="off") as loaded:
         loaded.log_parameter("epoch", 301)
@@ -244,7 +246,7 @@ def test_a_tracker_goes_on_and_is_resumed_and_loaded_after_a_prune(delivered):
 def test_an_interrupted_append_finds_its_place_after_a_prune(delivered):
     """What looks its writer's last entry up in the journal finds it: the last entry of a writer is never removed."""
     folder, tracker, _ = delivered
-    prune(folder, delivered_before_ns=time.time_ns())
+    prune(folder, ask=None, delivered_before_ns=time.time_ns())
     tracker._journal._unsettled = True  # as an exception of a signal handler leaves it
     tracker.log_metric("loss", 9.0)
     assert verify_chains(folder) == []
@@ -254,7 +256,7 @@ def test_what_was_removed_is_summed_up_by_the_attestations(delivered):
     """Points, sum, magnitude, extremes, last point and steps of what is gone are what they were."""
     folder, _, _ = delivered
     values = [1.0 / (step + 1) for step in range(299)]  # the last one is the last entry of its process, and stays
-    prune(folder, delivered_before_ns=time.time_ns())
+    prune(folder, ask=None, delivered_before_ns=time.time_ns())
     with closing(Journal.open(folder, read_only=True)) as journal:
         (gone,) = removed.metrics(journal.database, "RUN").values()
     assert (gone.points, gone.minimum, gone.maximum) == (299, min(values), max(values))
@@ -268,7 +270,7 @@ def test_the_archive_has_exactly_what_is_gone_and_proves_itself(delivered, tmp_p
     folder, _, _ = delivered
     before = {row[0]: row for row in read(folder, "SELECT seq, writer_seq, digest, recorded_at_ns FROM entry")}
     target = tmp_path / f"gone.{suffix}"
-    done = prune(folder, delivered_before_ns=time.time_ns(), archive=target)
+    done = prune(folder, ask=None, delivered_before_ns=time.time_ns(), archive=target)
     with target.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file)) if suffix == "csv" else [json.loads(line) for line in file]
     assert {int(row["seq"]) for row in rows} == before.keys() - seqs(folder)
@@ -288,11 +290,11 @@ def test_without_its_archive_nothing_goes(delivered, tmp_path):
     (tmp_path / "there.csv").write_text("mine")
     for target in (tmp_path / "there.csv", tmp_path / "nowhere" / "a.csv", folder / "a.csv", tmp_path / "a.unknown"):
         with pytest.raises(InvalidInputError):
-            prune(folder, delivered_before_ns=time.time_ns(), archive=target)
+            prune(folder, ask=None, delivered_before_ns=time.time_ns(), archive=target)
         with pytest.raises(InvalidInputError):
-            prune(folder, delivered_before_ns=time.time_ns(), archive=target, dry_run=True)
+            prune(folder, ask=None, delivered_before_ns=time.time_ns(), archive=target, dry_run=True)
     with pytest.raises(InvalidInputError):
-        prune(folder)
+        prune(folder, ask=None)
     assert seqs(folder) == before
     assert (tmp_path / "there.csv").read_text() == "mine"
 
@@ -303,7 +305,7 @@ def test_nobody_prunes_beside_a_sync(delivered):
     with closing(Journal.open(folder)) as journal:
         lease = leases.acquire(journal.database)
         with pytest.raises(LeaseHeldError):
-            prune(folder, delivered_before_ns=time.time_ns())
+            prune(folder, ask=None, delivered_before_ns=time.time_ns())
         lease.release()
 
 
@@ -332,7 +334,7 @@ TAMPERING = {
 def test_tampering_after_a_prune_is_found_and_forbids_the_next(delivered, what):
     """What is changed or removed without an attestation shows, and a journal that does not verify is not pruned."""
     folder, tracker, remote = delivered
-    prune(folder, delivered_before_ns=time.time_ns())
+    prune(folder, ask=None, delivered_before_ns=time.time_ns())
     for step in range(20):
         tracker.log_metric("loss", 2.0, iteration_number=1000 + step)
     sync(folder, remote)
@@ -342,7 +344,7 @@ def test_tampering_after_a_prune_is_found_and_forbids_the_next(delivered, what):
     before = seqs(folder)
     for dry_run in (True, False):
         with pytest.raises(JournalCorruptError, match="does not verify"):
-            prune(folder, delivered_before_ns=time.time_ns(), dry_run=dry_run)
+            prune(folder, ask=None, delivered_before_ns=time.time_ns(), dry_run=dry_run)
     assert seqs(folder) == before
 
 
@@ -356,7 +358,7 @@ def test_a_golden_journal_can_be_pruned(revision, tmp_path):
         doubts.decide(Attestor(journal.database, lease), "delivered", "for the test", None)
         lease.release()
     before = Counter(read(folder, "SELECT d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq"))
-    assert prune(folder, delivered_before_ns=time.time_ns(), archive=tmp_path / "a.jsonl").entries > 0
+    assert prune(folder, ask=None, delivered_before_ns=time.time_ns(), archive=tmp_path / "a.jsonl").entries > 0
     after = Counter(read(folder, "SELECT d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq"))
     lost = {outcome for (outcome,), entries in (before - after).items() if entries}
     assert lost <= {"delivered", "superseded"}
@@ -367,7 +369,7 @@ def test_a_golden_journal_can_be_pruned(revision, tmp_path):
 def test_points_in_doubt_are_read_back_rightly_after_a_prune(delivered):
     """Totals count what was removed; of a step whose points may be gone nothing is concluded, in either direction."""
     folder, tracker, remote = delivered
-    prune(folder, delivered_before_ns=time.time_ns())
+    prune(folder, ask=None, delivered_before_ns=time.time_ns())
     there = [(250, 5.0), (400, 6.0)]  # one step among the removed ones, one beyond: both arrive
     for step, value in there:
         tracker.log_metric("loss", value, iteration_number=step)
@@ -387,13 +389,13 @@ def test_points_in_doubt_are_read_back_rightly_after_a_prune(delivered):
     report = sync(folder, remote, visible_after_s=0)
     assert (report.arrived, report.not_arrived) == (0, 0), "one of two arrived, and by step nothing can be told"
     assert verify_chains(folder) == []
-    assert prune(folder, delivered_before_ns=time.time_ns()).stays["counted"] > 0
+    assert prune(folder, ask=None, delivered_before_ns=time.time_ns()).stays["counted"] > 0
 
 
 def test_a_foreign_summary_counts_for_nothing(delivered):
     """Members of any type in a crafted attestation are left out, and raise nothing."""
     folder, _, _ = delivered
-    prune(folder, delivered_before_ns=time.time_ns())
+    prune(folder, ask=None, delivered_before_ns=time.time_ns())
     for member in (
         "1",
         "[1]",
@@ -451,7 +453,7 @@ def test_what_was_never_delivered_can_not_be_removed_on_the_record(delivered):
 def test_a_journal_that_is_not_there_is_not_made(tmp_path):
     """A prune of nothing is an error."""
     with pytest.raises(JournaltrackError):
-        prune(tmp_path / "none", delivered_before_ns=1)
+        prune(tmp_path / "none", ask=None, delivered_before_ns=1)
     assert not (tmp_path / "none").exists()
 
 
@@ -459,7 +461,7 @@ def test_a_pruned_journal_can_be_rebuilt(delivered, tmp_path):
     """A rebuilt database has what was left and the record of what was not: it verifies, and says why numbers are missing."""
     folder, tracker, _ = delivered
     tracker.close()
-    gone = prune(folder, delivered_before_ns=time.time_ns()).entries
+    gone = prune(folder, ask=None, delivered_before_ns=time.time_ns()).entries
     (tmp_path / "again").mkdir()
     rebuilt = salvage(folder, tmp_path / "again" / "journal.db", now_ns=time.time_ns())
     assert f"{gone} of them removed on the record" in str(rebuilt)

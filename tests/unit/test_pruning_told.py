@@ -54,7 +54,7 @@ def test_what_is_under_way_is_told_apart_from_what_waits(journal):
     lease = leases.acquire(journal.database)
     Settlement(journal.database, lease).begin([Intent("metrics", 1, sent)])
     lease.release()
-    survey = prune(journal.path, delivered_before_ns=LATER_NS, dry_run=True)
+    survey = prune(journal.path, ask=None, delivered_before_ns=LATER_NS, dry_run=True)
     assert survey.stays == {"pending": 5, "in flight": 3, "counted": 10, "in use": 1}
     assert survey.by_kind == {"metric": 10}
     said = CliRunner().invoke(main, ["prune", str(journal.path), "--delivered-before", "2100-01-01", "--dry-run"])
@@ -72,11 +72,11 @@ def removed(journal):
 def test_neighbours_that_went_are_one_run(journal, remote):
     """All points went: one run of neighbours. With entries in between that stay, the runs beside them."""
     log(journal, "loss", range(10, 12))
-    prune(journal.path, delivered_before_ns=LATER_NS)
+    prune(journal.path, ask=None, delivered_before_ns=LATER_NS)
     assert removed(journal) == [(2, 21)]
     journal.append(journal.component("run"), [vocabulary.parameter("rate", 1.0)])
     log(journal, "loss", range(12, 15))
     Reconciler(journal, remote).run()
-    prune(journal.path, delivered_before_ns=LATER_NS)
+    prune(journal.path, ask=None, delivered_before_ns=LATER_NS)
     assert removed(journal) == [(2, 21), (22, 23), (25, 26)]
     assert verify_chains(journal) == []

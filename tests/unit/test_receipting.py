@@ -383,9 +383,10 @@ def test_receipts_of_a_merge_go_back_to_each_node(tmp_path):
 def test_a_fork_of_receipts_is_refused(copies, receipts):
     """A process that attests different things in two copies is told of, and nothing is taken over."""
     import_receipts(receipts, copies[0])
-    body = read(copies[0], "SELECT body FROM attestation ORDER BY id DESC LIMIT 1")[0][0]
+    others = 'substr(body, 1, 17) <> \'{"action":"taken"\''
+    body = read(copies[0], f"SELECT body FROM attestation WHERE {others} ORDER BY id DESC LIMIT 1")[0][0]
     changed = json.dumps({**json.loads(body), "attempts": 7}, separators=(",", ":"))
-    previous = read(copies[0], "SELECT digest FROM attestation ORDER BY id DESC LIMIT 1 OFFSET 1")[0][0]
+    previous = read(copies[0], f"SELECT digest FROM attestation WHERE {others} ORDER BY id DESC LIMIT 1 OFFSET 1")[0][0]
     change(copies[0], "UPDATE attestation SET body = ?, digest = ? WHERE body = ?", changed, attestation_next(previous, changed), body)
     before = everything(copies[0])
     with pytest.raises(EvidenceError, match="says something else"):

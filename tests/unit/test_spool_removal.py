@@ -55,7 +55,7 @@ class Bench:
 
     def prune(self):
         """Contents that were delivered until now."""
-        return prune(self.folder, blobs_before_ns=time.time_ns())
+        return prune(self.folder, ask=None, blobs_before_ns=time.time_ns())
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_delivered_contents_go_and_nothing_else(bench):
     assert (young.blobs, bench.spooled()) == (0, {delivered}), "its call might not be recorded yet"
     pending = bench.log(b"pending")
     bench.age()
-    assert prune(bench.folder, blobs_before_ns=time.time_ns(), dry_run=True).blobs == 1
+    assert prune(bench.folder, ask=None, blobs_before_ns=time.time_ns(), dry_run=True).blobs == 1
     done = bench.prune()
     assert (done.blobs, done.blob_bytes, bench.spooled()) == (1, 9, {pending})
     assert verify_chains(bench.folder) == []
@@ -265,7 +265,7 @@ def test_the_command_says_what_went_and_what_stays(bench, tmp_path):
     bench.tracker.log_metric("loss", 2.0)
 
     def run(*arguments):
-        return CliRunner().invoke(main, ["prune", *arguments, "--journal", str(bench.folder)])
+        return CliRunner().invoke(main, ["prune", "--unasked", *arguments, "--journal", str(bench.folder)])
 
     assert run().exit_code == run("--archive", "a.csv", "--blobs-delivered-before", "0s").exit_code == 2
     dry = run("--delivered-before", "0s", "--dry-run")
