@@ -456,7 +456,7 @@ class Applier:
                 kept[component_id, outcome, reason, at_ns].append(seq)
             elif now is None:
                 fate = next((fate for _, _, fate in checked.fates[uuid].of(place, place)), None) if uuid in checked.fates else None
-                if fate is not None and fate.group is not None and fate.number > number:
+                if fate is not None and fate.group is not None and fate.number > number and not fate.is_known:
                     to_come[component_id].append(seq)
                 elif fate is not None and fate.group is not None:
                     group = fate.group

@@ -185,7 +185,7 @@ def test_a_crafted_place_of_an_anchor_is_not_used(tmp_path, sim, sync):
         connection.execute("UPDATE attestation SET body = replace(body, 's3://team-a', 's3://prod-data')")
     record(journal, "run-2")
     before = len(sim.requests)
-    sync(journal, 'buckets = ["team-*"]')
+    sync(journal, 'buckets = ["team-*"]', code=REFUSED)  # the attestation was altered: no anchor is made of it
     assert "prod-data" not in sim.buckets
     assert not [call for call in sim.requests[before:] if "prod-data" in str(call)]
 

@@ -153,7 +153,7 @@ def test_a_kill_leaves_nothing_that_is_not_so(delivered, tmp_path, program, targ
         sync(harmed, remote)
         if target == "other":  # all that was sent by the source is sent by it alone
             assert not {value for value in sent(remote) if value not in {7e6, 1e6 + 1}}
-        prune(harmed, delivered_before_ns=4 * 10**18, compact=False)
+        prune(harmed, ask=None, trust=("all",), delivered_before_ns=4 * 10**18, compact=False)
         assert killing.killed(harmed, source, harmed, at=None) is False
         sound(harmed)
         shutil.rmtree(harmed)

@@ -231,3 +231,20 @@ TestCopies.settings = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     phases=[Phase.generate],
 )
+
+
+def test_a_request_in_doubt_that_was_known_before_a_release_stays_in_doubt():
+    """A release in a copy that learnt of a later doubt afterwards, merged where that doubt is known: sent again, the points may be there twice."""
+    state = CopiesMachine()
+    state.open(revision="0002")
+    state.copy(which=2)
+    state.append(name="b", what="parameter", which=2)
+    state.merge(count=2, into=None, sources=[1, 3, 2, 0])
+    state.sync(dies_at=None, later=True, script=[], which=2)
+    state.copy(which=0)
+    state.copy(which=3)
+    state.merge(count=4, into=None, sources=[3, 2, 0, 1])
+    state.sync(dies_at=None, later=False, script=["partial"], which=1)
+    state.sync(dies_at=6, later=True, script=["500", "timeout, not applied", "none", "unreachable", "partial", "limit"], which=2)
+    state.release(outcome="in doubt", which=3)
+    state.teardown()
