@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import access, paths, report
+from journaltrack import access, limits, paths, report
 from journaltrack import bundling_format as layouts
 from journaltrack._version import __version__
 from journaltrack.bundling_format import Content, Harm, Layout, Manifest, Member
@@ -162,7 +162,7 @@ class _Work:
         if layout is None or last is None:
             with snapshot(self._journal) as taken:
                 layout = Layout(self._manifest(taken, harmed, copier))
-                if len(layout.manifest_bytes) > layouts.MANIFEST_BYTES_MAX:
+                if len(layout.manifest_bytes) > limits.MANIFEST_BYTES_MAX:
                     raise BundleError(
                         f"the journal has {len(layout.manifest.blobs)} artifact contents, more than a bundle can list",
                         hint="copy the journal's folder instead",

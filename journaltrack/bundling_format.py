@@ -24,7 +24,7 @@ from typing import Any, Final, Literal, NoReturn, TypeAlias
 
 from journaltrack import paths, versions
 from journaltrack.errors import BundleDamagedError, BundleTooNewError
-from journaltrack.limits import shown
+from journaltrack.limits import MANIFEST_BYTES_MAX, shown
 from journaltrack.spool import is_digest
 
 FORMAT_VERSION: Final = 1
@@ -34,8 +34,6 @@ MANIFEST: Final = paths.BUNDLE_MANIFEST
 SUMS: Final = "journaltrack-bundle.sha256"
 BLOCK_BYTES: Final = 512
 END: Final = bytes(2 * BLOCK_BYTES)
-MANIFEST_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Ours: what is read into memory; some 400,000 blobs."""
 HEAD_BYTES: Final = 4096
 """So many bytes of a manifest hold the members that are the same in every version."""
 

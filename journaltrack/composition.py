@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     from journaltrack.background import Background
     from journaltrack.comparing import Difference
+    from journaltrack.configuration import Storage
     from journaltrack.one_place import OnePlace
     from journaltrack.pass_report import PassReport, Progress
     from journaltrack.pending_work import Work
     from journaltrack.pruning import PruneReport
     from journaltrack.rate_limit import RateLimit
     from journaltrack.reconciler import Options
-    from journaltrack.remote import Storage
     from journaltrack.remotes.aws import AwsRemote
     from journaltrack.remotes.retrying import RetryingRemote
     from journaltrack.verifying import VerifyOptions, VerifyProgress, VerifyReport

@@ -18,13 +18,10 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from journaltrack import paths
 from journaltrack.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    from journaltrack.remote import Storage
 
 WATCHING_ANCHOR_EVERY_S: Final = 60.0
 """Ours: a watcher anchors a journal that is written to no more often; one whose run ended at once."""
@@ -51,6 +48,26 @@ def _patterns(meaning: str) -> Any:  # noqa: ANN401
 
 def _switch(meaning: str, *, default: bool) -> Any:  # noqa: ANN401
     return field(default=default, metadata={"kind": "switch", "meaning": meaning, "unit": "", "choices": ("true", "false")})
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How a store is to keep objects, and on whose account.
+
+    Attributes:
+        encryption: ``"AES256"``, ``"aws:kms"`` or ``"aws:kms:dsse"``; None: as the bucket has it.
+        kms_key: Id, ARN or alias of the key; without an encryption that is ``"aws:kms"``.
+        bucket_owner: Account that every named bucket must belong to; None: any. A default bucket
+            must be the caller's in any case.
+        requester_pays: Whether requests are on the caller's account.
+        instead: Buckets that turned out wrong, and which to use in their place.
+    """
+
+    encryption: str | None = None
+    kms_key: str | None = None
+    bucket_owner: str | None = None
+    requester_pays: bool = False
+    instead: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +172,6 @@ class Configuration:
 
     def storage(self) -> Storage:
         """What is configured of buckets."""
-        from journaltrack.remote import Storage  # noqa: PLC0415 - a training process makes no requests
-
         requester_pays = self.s3_requests_paid_by == "requester"
         return Storage(self.s3_encryption, self.s3_kms_key, self.s3_bucket_owner, requester_pays)
 

@@ -71,6 +71,8 @@ PAYLOAD_DEPTH_MAX: Final = 32
 """Ours: characters outside of its texts, and nesting, of a payload that is decoded. The objects that
 a crafted one of some megabytes describes would fill the memory, while a text takes no more than
 itself. Ours nest two deep."""
+MANIFEST_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Ours: what is read into memory; some 400,000 blobs."""
 BUFFERED_ENTRIES_MAX: Final = 100_000
 """Ours: entries that wait in memory while the journal takes none; about 50 MB."""
 

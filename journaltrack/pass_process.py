@@ -270,10 +270,9 @@ def main() -> None:
 
 def _answered(request: dict[str, Any], known: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
     from journaltrack import composition  # noqa: PLC0415 - the parent imports this module, too, and needs none of it
-    from journaltrack.configuration import AllowConfiguration  # noqa: PLC0415
+    from journaltrack.configuration import AllowConfiguration, Storage  # noqa: PLC0415
     from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
     from journaltrack.reconciler import Options  # noqa: PLC0415
-    from journaltrack.remote import Storage  # noqa: PLC0415
 
     if not _limit:
         _limit.append(RateLimit(known["requests_per_s"]))

@@ -123,26 +123,6 @@ class BlobUpload:
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
-    """How a store is to keep objects, and on whose account.
-
-    Attributes:
-        encryption: ``"AES256"``, ``"aws:kms"`` or ``"aws:kms:dsse"``; None: as the bucket has it.
-        kms_key: Id, ARN or alias of the key; without an encryption that is ``"aws:kms"``.
-        bucket_owner: Account that every named bucket must belong to; None: any. A default bucket
-            must be the caller's in any case.
-        requester_pays: Whether requests are on the caller's account.
-        instead: Buckets that turned out wrong, and which to use in their place.
-    """
-
-    encryption: str | None = None
-    kms_key: str | None = None
-    bucket_owner: str | None = None
-    requester_pays: bool = False
-    instead: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Document:
     """A small JSON document to put under ``<prefix>/<folder>/<name>``; ``bucket`` and ``prefix`` None: the remote's defaults."""
 

@@ -165,7 +165,7 @@ def left_out(folder: Path) -> frozenset[str]:
     except OSError:
         return frozenset()  # it came in no bundle
     try:
-        data = os.read(file, bundling_format.MANIFEST_BYTES_MAX)
+        data = os.read(file, limits.MANIFEST_BYTES_MAX)
         return frozenset(bundling_format.decode(data, reader_version=__version__).left_out)
     except (OSError, ValueError, JournalError):
         return frozenset()  # it is none of ours

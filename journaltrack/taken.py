@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from journaltrack import schema
 from journaltrack.attesting import Statement
-from journaltrack.bundling_format import MANIFEST, MANIFEST_BYTES_MAX
 from journaltrack.chain_links import read_body
 from journaltrack.intervals import as_text, ranges_in
+from journaltrack.limits import MANIFEST_BYTES_MAX
+from journaltrack.paths import BUNDLE_MANIFEST
 
 if TYPE_CHECKING:
     import sqlite3
@@ -60,7 +61,7 @@ def journal(journal_id: str) -> Origin:
 def bundle(folder: Path) -> Origin | None:
     """The bundle that a journal's folder was unpacked from, by its manifest; None: it came in none."""
     try:
-        descriptor = os.open(folder / MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(folder / BUNDLE_MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     with os.fdopen(descriptor, "rb") as file:

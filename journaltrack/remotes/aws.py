@@ -17,11 +17,12 @@ from botocore.parsers import ResponseParserError
 
 from journaltrack import limits
 from journaltrack.actions import ComponentSpec, Fields, MetricPoint
+from journaltrack.configuration import Storage
 from journaltrack.deadline import Deadline
 from journaltrack.errors import NOT_ALLOWED, ErrorKind, RemoteError
 from journaltrack.fold import Artifact, Status
 from journaltrack.rate_limit import RateLimit
-from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent, Storage
+from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent
 from journaltrack.remotes.aws_clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients
 from journaltrack.remotes.aws_direct import MetricsSender, utc
 from journaltrack.remotes.aws_errors import SAFE_TO_REPEAT, already_exists, classified, is_of_parsing, not_found

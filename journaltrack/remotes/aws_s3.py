@@ -19,8 +19,9 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack import access, limits
+from journaltrack.configuration import Storage
 from journaltrack.errors import DEADLINE_OVER, NOT_ALLOWED, ErrorKind, RemoteError, os_hint
-from journaltrack.remote import Answer, BlobUpload, Document, RemoteObject, Storage
+from journaltrack.remote import Answer, BlobUpload, Document, RemoteObject
 from journaltrack.remotes import aws_storage
 from journaltrack.remotes.aws_bodies import Body
 from journaltrack.remotes.aws_errors import NOT_AN_ANSWER, code_of, is_of_service, is_taken, not_an_answer, status_of

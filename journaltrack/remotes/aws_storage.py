@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from journaltrack.remote import Storage
+    from journaltrack.configuration import Storage
 
 _OUR_HOOK: Final = "journaltrack-storage"
 _EVENT: Final = "before-parameter-build.s3"

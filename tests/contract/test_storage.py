@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 
 from journaltrack import Tracker, configuration
 from journaltrack.cli import main
+from journaltrack.configuration import Storage
 from journaltrack.errors import ErrorKind, InvalidInputError, RemoteError
-from journaltrack.remote import BlobUpload, Document, Storage
+from journaltrack.remote import BlobUpload, Document
 from journaltrack.remotes.aws import AwsRemote
 from journaltrack.remotes.aws_partitions import is_aws
 from tests.contract.conftest import session
