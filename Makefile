@@ -36,11 +36,12 @@ soak: $(STAMP)  ## every attack SCALE times as often as in the suite, and a tabl
 mutants: $(STAMP)  ## change the core in COUNT places a module, and tell what no test notices; SEED, MODULE
 	$(BIN)/python -m tests.mutants $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(MODULE),--module $(MODULE))
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## ruff, mypy and the import rule
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy tests/typed_callers.py
+	$(BIN)/lint-imports --no-logo
 
 format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

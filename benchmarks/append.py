@@ -131,7 +131,7 @@ def bare_statements(folder: str, calls: int) -> Values:
 
 def links(folder: str, calls: int) -> Values:
     """The floor of ``log_metrics`` in Python: the digests of its entries, and nothing else."""
-    from journaltrack import entries
+    from journaltrack.journal import entries
 
     Path(folder).mkdir(parents=True)
     middles = [entries.metric_text("benchmark", f"metric-{n}") for n in range(BATCH)]
@@ -161,8 +161,8 @@ def bare_batches(folder: str, calls: int) -> Values:
 
 def bare_in_schema(folder: str, calls: int, durability: str) -> Values:
     """As ``bare``, into the table that a journal has, with its triggers and its partial index."""
-    from journaltrack import schema
-    from journaltrack.journal import INSERT_ENTRY
+    from journaltrack.journal.journal import INSERT_ENTRY
+    from journaltrack.journal.schema import schema
 
     connection = _connect(folder, durability)
     schema.create(connection, journal_id="benchmark", now_ns=1, version="0")
@@ -173,8 +173,9 @@ def bare_in_schema(folder: str, calls: int, durability: str) -> Values:
 
 def bare_with_chain(folder: str, calls: int, durability: str) -> Values:
     """As ``bare_in_schema``, with the entry made at the call: draft, clock, link of the chain."""
-    from journaltrack import entries, schema
-    from journaltrack.journal import INSERT_ENTRY
+    from journaltrack.journal import entries
+    from journaltrack.journal.journal import INSERT_ENTRY
+    from journaltrack.journal.schema import schema
 
     connection = _connect(folder, durability)
     schema.create(connection, journal_id="benchmark", now_ns=1, version="0")
@@ -192,7 +193,7 @@ def bare_with_chain(folder: str, calls: int, durability: str) -> Values:
 
 def sqlalchemy_held(folder: str, calls: int, durability: str) -> Values:
     """The road not taken: Core's ``execute`` on one connection in autocommit mode."""
-    from journaltrack import tables
+    from journaltrack.journal.schema import tables
 
     execute = _engine(folder, durability).connect().execution_options(isolation_level="AUTOCOMMIT").execute
     rows, insert = _mappings(calls), tables.entry.insert()
@@ -201,7 +202,7 @@ def sqlalchemy_held(folder: str, calls: int, durability: str) -> Values:
 
 def sqlalchemy_begin(folder: str, calls: int, durability: str) -> Values:
     """The road not taken: a connection and a transaction per call."""
-    from journaltrack import tables
+    from journaltrack.journal.schema import tables
 
     engine = _engine(folder, durability)
     rows, insert = _mappings(calls), tables.entry.insert()
@@ -215,7 +216,7 @@ def sqlalchemy_begin(folder: str, calls: int, durability: str) -> Values:
 
 def journal(folder: str, calls: int, durability: str) -> Values:
     """``Journal.append_metric``, with the arguments that the tracker gives it."""
-    from journaltrack.journal import Journal
+    from journaltrack.journal.journal import Journal
 
     opened = Journal.open(Path(folder), durability=durability)  # type: ignore[arg-type] - comes as JSON
     component = opened.component("benchmark")
@@ -282,7 +283,7 @@ def _connect(folder: str, durability: str) -> sqlite3.Connection:
 def _engine(folder: str, durability: str) -> Any:
     from sqlalchemy import create_engine, event
 
-    from journaltrack import schema
+    from journaltrack.journal.schema import schema
 
     connection = _connect(folder, durability)
     schema.create(connection, journal_id="benchmark", now_ns=1, version="0")

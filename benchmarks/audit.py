@@ -47,9 +47,9 @@ def run(options: Run) -> list[Result]:
 
 def ours(folder: str, question: str, since: float | None = None, **filters: Any) -> Values:
     """One question, with its modules loaded and the file in the system's cache, as after a first look."""
-    from journaltrack import auditing, report_clocks, report_entries, report_entry, report_pending, report_timeline
-    from journaltrack.journal import Journal
-    from journaltrack.report_choice import Choice
+    from journaltrack.journal.journal import Journal
+    from journaltrack.reports import clocks, entries, entry, pending, report, timeline
+    from journaltrack.reports.choice import Choice
 
     journal = Journal.open(folder, create=False, read_only=True)
     ((first_ns, last_ns, last_seq),) = journal.database.read("SELECT min(recorded_at_ns), max(recorded_at_ns), max(seq) FROM entry")
@@ -59,13 +59,13 @@ def ours(folder: str, question: str, since: float | None = None, **filters: Any)
     if since is not None:
         filters["since_ns"] = middle_ns
     answers: dict[str, Callable[[], Any]] = {
-        "entries": lambda: list(report_entries.each_entry(folder, limit=PAGE, **filters)),
-        "timeline": lambda: list(report_timeline.timeline(folder, Choice(**filters), limit=PAGE)),
-        "entry": lambda: report_entry.entry(folder, last_seq),
-        "pending at": lambda: report_pending.pending_at(folder, middle_ns),
-        "clocks": lambda: report_clocks.clocks(folder),
-        "report": lambda: auditing.audit(folder),
-        "stream": lambda: sum(1 for _ in report_entries.each_entry(folder)),
+        "entries": lambda: list(entries.each_entry(folder, limit=PAGE, **filters)),
+        "timeline": lambda: list(timeline.timeline(folder, Choice(**filters), limit=PAGE)),
+        "entry": lambda: entry.entry(folder, last_seq),
+        "pending at": lambda: pending.pending_at(folder, middle_ns),
+        "clocks": lambda: clocks.clocks(folder),
+        "report": lambda: report.audit(folder),
+        "stream": lambda: sum(1 for _ in entries.each_entry(folder)),
     }
     started = time.perf_counter()
     answers[question]()

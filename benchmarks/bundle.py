@@ -39,8 +39,8 @@ def run(options: Run) -> list[Result]:
 
 def make(folder: str, megabytes: int) -> Values:
     """A journal with pending uploads: bytes that do not compress, stored without being hashed twice."""
-    from journaltrack import entries
-    from journaltrack.journal import Journal
+    from journaltrack.journal import entries
+    from journaltrack.journal.journal import Journal
 
     journal = Journal.open(Path(folder), create=True)
     component_id = journal.component("benchmark")

@@ -59,9 +59,9 @@ def _status(options: Run) -> list[Result]:
 
 def status(folder: str) -> Values:
     """What ``journaltrack status`` asks, and what a sync plans before its first request; imports are paid before."""
-    from journaltrack.journal import Journal
-    from journaltrack.reconciler import Options, dry_run
-    from journaltrack.report_status import status as ask
+    from journaltrack.journal.journal import Journal
+    from journaltrack.replay.reconciler import Options, dry_run
+    from journaltrack.reports.status import status as ask
 
     started = time.perf_counter()
     ask(Path(folder))

@@ -18,8 +18,9 @@ NAMES = ("train:loss", "train:accuracy", "validation:loss", "validation:accuracy
 
 def make(folder: str, metrics: int) -> dict[str, float]:
     """A journal of one component with a pending create and so many pending points; run it in a child process."""
-    from journaltrack import entries, provenance, schema
-    from journaltrack.journal import INSERT_ENTRY, Journal
+    from journaltrack.journal import entries, provenance
+    from journaltrack.journal.journal import INSERT_ENTRY, Journal
+    from journaltrack.journal.schema import schema
 
     now_ns = time.time_ns()
     journal = Journal.open(Path(folder), create=True)
@@ -57,7 +58,7 @@ def make_copies(folder: Path, metrics: int, copies: int) -> Iterator[Path]:
 
 def point(number: int, timestamp_ns: int) -> Any:
     """A plausible point, as a draft."""
-    from journaltrack.entries import Draft
+    from journaltrack.journal.entries import Draft
 
     return Draft("metric", "metric", NAMES[number % 4], 1.0 / number, number // 4, timestamp_ns)
 
@@ -67,9 +68,9 @@ def deliver(folder: str, *, whole: bool = False) -> dict[str, float]:
 
     With ``whole`` it does not, and the low-water mark is where a pass leaves it.
     """
-    from journaltrack.intervals import ranges
-    from journaltrack.journal import Journal
-    from journaltrack.schema import insert_sql
+    from journaltrack.journal.journal import Journal
+    from journaltrack.journal.schema.schema import insert_sql
+    from journaltrack.util.intervals import ranges
 
     journal = Journal.open(Path(folder), create=False)
     last, now_ns = journal.last_seq(), time.time_ns()

@@ -37,10 +37,10 @@ def run(options: Run) -> list[Result]:
 
 def make(folder: str, entries: int) -> Values:
     """The source."""
-    from journaltrack import entries as vocabulary
-    from journaltrack.journal import Journal
-    from journaltrack.reconciler import Reconciler
+    from journaltrack.journal import entries as vocabulary
+    from journaltrack.journal.journal import Journal
     from journaltrack.remotes.memory import MemoryRemote
+    from journaltrack.replay.reconciler import Reconciler
 
     journal = Journal.open(Path(folder), create=True)
     component_id = journal.component("source")
@@ -56,7 +56,7 @@ def make(folder: str, entries: int) -> Values:
 
 def ours(folder: str, entries: int) -> Values:
     """One merge, imports done, beside a process that logs."""
-    from journaltrack.merging import merge
+    from journaltrack.transfer.merge.merger import merge
 
     target = Path(folder, "target")
     shutil.rmtree(target, ignore_errors=True)

@@ -57,7 +57,7 @@ def run(options: Run) -> list[Result]:
 def ours(folder: str, calls: int, durability: str) -> Values:
     """Each process has a tracker and a component of its own; what fails is not kept for later but raised."""
     from journaltrack import Tracker
-    from journaltrack.journal import Journal
+    from journaltrack.journal.journal import Journal
 
     Journal.open(Path(folder), create=True).close()
 

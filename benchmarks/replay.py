@@ -179,10 +179,10 @@ def remote_loop(endpoint_url: str, metrics: int, threads: int = THREADS, *, hook
 
     import boto3
 
-    from journaltrack.actions import MetricPoint
-    from journaltrack.deadline import Deadline
-    from journaltrack.remotes.aws import AwsRemote
-    from journaltrack.remotes.retrying import RetryingRemote
+    from journaltrack.remotes.aws.remote import AwsRemote
+    from journaltrack.remotes.retry import RetryingRemote
+    from journaltrack.replay.plan.actions import MetricPoint
+    from journaltrack.util.deadline import Deadline
 
     now_ns = time.time_ns()
     batches = [range(i, min(i + POINTS, metrics)) for i in range(0, metrics, POINTS)]
@@ -213,11 +213,11 @@ def request_parts(endpoint_url: str) -> Values:
     import socket
     from urllib.parse import urlsplit
 
-    from journaltrack.actions import MetricPoint
-    from journaltrack.remotes.aws import AwsRemote
-    from journaltrack.remotes.aws_direct import serialized
-    from journaltrack.remotes.aws_signing import Credentials, Signer
-    from journaltrack.remotes.aws_wire import exchange
+    from journaltrack.remotes.aws.fast_metrics import serialized
+    from journaltrack.remotes.aws.remote import AwsRemote
+    from journaltrack.remotes.aws.sigv4 import Credentials, Signer
+    from journaltrack.remotes.aws.wire import exchange
+    from journaltrack.replay.plan.actions import MetricPoint
 
     now_ns = time.time_ns()
     points = tuple(MetricPoint(journals.NAMES[n % 4], 1.0 / (n + 1), n // 4, now_ns + n * 1_000_000) for n in range(POINTS))
@@ -249,11 +249,11 @@ def request_parts(endpoint_url: str) -> Values:
 def sync(folder: str, endpoint_url: str, metrics: int) -> Values:
     """``journaltrack.sync`` of a journal with so many pending points; imports are paid before, as in the floor."""
     import boto3  # noqa: F401 - the floor's clock starts after this, too
+    import journaltrack.reconciler
+    import journaltrack.remotes.retrying
 
     import journaltrack
-    import journaltrack.reconciler
     import journaltrack.remotes.aws
-    import journaltrack.remotes.retrying
 
     replay = journaltrack.sync
     own = own_use()
@@ -282,9 +282,9 @@ def sync_command(folder: str, endpoint_url: str) -> Values:
 
 def reconcile_nothing(folder: str, metrics: int) -> Values:
     """A whole pass with a remote that says yes at once: everything but the remote."""
-    from journaltrack.journal import Journal
-    from journaltrack.reconciler import Reconciler
-    from journaltrack.remote import Answer
+    from journaltrack.journal.journal import Journal
+    from journaltrack.replay.reconciler import Reconciler
+    from journaltrack.replay.remote import Answer
 
     class Yes:
         """Delivers nothing, at no cost."""
@@ -306,8 +306,8 @@ def reconcile_nothing(folder: str, metrics: int) -> Values:
 
 def plan_only(folder: str, metrics: int) -> Values:
     """Reading what is pending and planning it, nothing else."""
-    from journaltrack.journal import Journal
-    from journaltrack.reconciler import Options, dry_run
+    from journaltrack.journal.journal import Journal
+    from journaltrack.replay.reconciler import Options, dry_run
 
     journal = Journal.open(Path(folder), create=False)
     own = own_use()

@@ -92,8 +92,8 @@ def theirs(path: str, endpoint_url: str, transfer: dict[str, Any], checksum: str
 
 def ours(path: str, endpoint_url: str) -> Values:
     """``AwsRemote.upload``, as a sync calls it; the digest of the file was computed when it was logged."""
-    from journaltrack.remote import BlobUpload
-    from journaltrack.remotes.aws import AwsRemote
+    from journaltrack.remotes.aws.remote import AwsRemote
+    from journaltrack.replay.remote import BlobUpload
 
     sha256 = sha256_of(path)
     folder = Path(path).with_suffix(".notes")

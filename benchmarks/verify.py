@@ -64,9 +64,9 @@ def make(folder: str, metrics: int, delivered: bool) -> Values:
 
     journals.make(folder, metrics)
     if delivered:
-        from journaltrack.journal import Journal
-        from journaltrack.reconciler import Options, Reconciler
+        from journaltrack.journal.journal import Journal
         from journaltrack.remotes.memory import MemoryRemote
+        from journaltrack.replay.reconciler import Options, Reconciler
 
         journal = Journal.open(Path(folder), create=False)
         Reconciler(journal, MemoryRemote(), options=Options()).run()
@@ -92,7 +92,7 @@ def bare(folder: str) -> Values:
 
 def ours(folder: str) -> Values:
     """``verify_chains``, all threads counted."""
-    from journaltrack.report_integrity import verify_chains
+    from journaltrack.reports.proof.check import verify_chains
 
     started, cpu = time.perf_counter(), time.process_time()
     problems = verify_chains(folder)
@@ -109,7 +109,7 @@ def chained(folder: str, calls: int, function: str) -> Values:
 
 def unchained(folder: str, calls: int, function: str) -> Values:
     """The same code, but that the digest of every entry is the same and costs nothing."""
-    from journaltrack import entries
+    from journaltrack.journal import entries
 
     digest = bytes(32)
 

@@ -21,15 +21,15 @@ from journaltrack import errors
 from journaltrack._version import __version__
 
 if TYPE_CHECKING:
-    from journaltrack.auditing import audit
-    from journaltrack.bundling import bundle
-    from journaltrack.bundling_reading import open_bundle
-    from journaltrack.composition import sync, verify
-    from journaltrack.exporting import export
-    from journaltrack.finishing import finish
-    from journaltrack.journal import Journal
-    from journaltrack.tracker import Tracker
-    from journaltrack.trial_component import TrialComponent
+    from journaltrack.app.composition import sync, verify
+    from journaltrack.journal.journal import Journal
+    from journaltrack.reports.report import audit
+    from journaltrack.tracking.finish import finish
+    from journaltrack.tracking.tracker import Tracker
+    from journaltrack.tracking.trial_component import TrialComponent
+    from journaltrack.transfer.bundle.pack import bundle
+    from journaltrack.transfer.bundle.reading import open_bundle
+    from journaltrack.transfer.export.exporter import export
 
 __all__ = [
     "Journal",
@@ -47,16 +47,16 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Tracker": "journaltrack.tracker",
-    "sync": "journaltrack.composition",
-    "Journal": "journaltrack.journal",
-    "TrialComponent": "journaltrack.trial_component",
-    "audit": "journaltrack.auditing",
-    "export": "journaltrack.exporting",
-    "finish": "journaltrack.finishing",
-    "verify": "journaltrack.composition",
-    "bundle": "journaltrack.bundling",
-    "open_bundle": "journaltrack.bundling_reading",
+    "Tracker": "journaltrack.tracking.tracker",
+    "sync": "journaltrack.app.composition",
+    "Journal": "journaltrack.journal.journal",
+    "TrialComponent": "journaltrack.tracking.trial_component",
+    "audit": "journaltrack.reports.report",
+    "export": "journaltrack.transfer.export.exporter",
+    "finish": "journaltrack.tracking.finish",
+    "verify": "journaltrack.app.composition",
+    "bundle": "journaltrack.transfer.bundle.pack",
+    "open_bundle": "journaltrack.transfer.bundle.reading",
 }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from alembic import context
 
-from journaltrack import tables, upgrading
+from journaltrack.journal.schema import migrate, tables
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -27,7 +27,7 @@ def run() -> None:
     if not path:
         msg = "name the journal's database: alembic -x database=PATH/journal.db upgrade head"
         raise SystemExit(msg)
-    engine = upgrading.upgrading_engine(Path(path))
+    engine = migrate.upgrading_engine(Path(path))
     with engine.connect() as connection:
         _run_on(connection)
     engine.dispose()

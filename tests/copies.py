@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 
-from journaltrack import entries as vocabulary
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
-from journaltrack.report_integrity import verify_chains
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.journal import Journal
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.reports.proof.check import verify_chains
 from tests import independent_verifier
 
 CATEGORY = {"superseded": "delivered", None: "pending"}

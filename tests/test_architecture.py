@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -18,3 +19,21 @@ def test_every_promise_names_tests_that_exist():
         assert named, line
         for path in named:
             assert (ROOT / path).exists(), path
+
+
+def test_one_edge_leads_upwards():
+    """The wiring is named, to be imported when it is needed, by the tracker's services and nothing else below it."""
+    below = [path for path in (ROOT / "journaltrack").rglob("*.py") if path.parent.name not in {"app", "cli", "journaltrack"}]
+    assert {
+        (str(path.relative_to(ROOT)), node.value)
+        for path in below
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"journaltrack\.(app|cli)(\.\w+)+", node.value)
+    } == {("journaltrack/tracking/services.py", "journaltrack.app.composition")}
+
+
+def test_every_package_is_installed():
+    """The list of packages in pyproject.toml names each folder with modules."""
+    told = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    there = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "journaltrack").rglob("__init__.py")}
+    assert {package for package in there if f'"{package}",' not in told} == set()

@@ -76,7 +76,7 @@ def test_installed_wheel_tracks_and_migrates_outside_of_the_repository(wheel, tm
     (site / "borrowed.pth").write_text(str(borrowed))
     code = (
         "import journaltrack, pathlib, sqlite3\n"
-        "from journaltrack import Tracker, schema\n"
+        "from journaltrack import Tracker; from journaltrack.journal.schema import schema\n"
         "assert 'venv' in journaltrack.__file__, journaltrack.__file__\n"
         "t = Tracker.create(journal='j', sync='off'); t.log_metric('m', 1.0); t.close()\n"
         "from alembic.script import ScriptDirectory; from alembic.config import Config; import importlib.resources as r\n"

@@ -12,10 +12,10 @@ from journaltrack.cli import common, output, several
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from journaltrack.auditing import AuditReport
-    from journaltrack.report_choice import Choice
-    from journaltrack.report_history import KeyKind
-    from journaltrack.report_integrity import ChainProblem
+    from journaltrack.reports.choice import Choice
+    from journaltrack.reports.history import KeyKind
+    from journaltrack.reports.proof.check import ChainProblem
+    from journaltrack.reports.report import AuditReport
 
 _STATES = ("pending", "in flight", "delivered", "in doubt", "quarantined")
 _KEY_KINDS = ("parameter", "input", "output", "status")
@@ -137,7 +137,7 @@ def _is_given(value: object) -> bool:
 
 def _answer(question: str, path: str | None, component: str | None, asked: dict[str, Any], *, as_json: bool) -> ExitCode:
     from journaltrack.cli import audit_entries, audit_times  # noqa: PLC0415
-    from journaltrack.report_choice import Choice  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.reports.choice import Choice  # noqa: PLC0415 - SQLAlchemy
 
     choice = Choice(component, asked["kind"], asked["name"], asked["state"], asked["since"], asked["until"])
     limit = asked["limit"]
@@ -168,19 +168,20 @@ def _answer(question: str, path: str | None, component: str | None, asked: dict[
 
 def _check(path: str | None, choice: Choice, key: str | None) -> None:
     """Whether what the filters name is there."""
-    from journaltrack import report, report_history  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.journal import view  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.reports import history  # noqa: PLC0415 - SQLAlchemy
 
-    with report.opened(path) as own:
+    with view.opened(path) as own:
         choice.check(own)
         if key is not None:
-            report_history.check(own, choice, key)
+            history.check(own, choice, key)
 
 
 def _tell_removed(path: str | None) -> None:
     """What no answer about single entries can have."""
-    from journaltrack import removed, report  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.journal import removed, view  # noqa: PLC0415 - SQLAlchemy
 
-    with report.opened(path) as own:
+    with view.opened(path) as own:
         entries = removed.entries(own.database)
     if entries:
         gone = output.plural(entries, "entry")
@@ -198,8 +199,8 @@ def _seq(after: str | None) -> int:
 
 
 def _report(path: str | None, component: str | None, *, verify: bool, anchors: Sequence[str], as_json: bool) -> ExitCode:
-    from journaltrack.auditing import audit  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.cli.audit_report import print_report  # noqa: PLC0415
+    from journaltrack.reports.report import audit  # noqa: PLC0415 - SQLAlchemy
 
     report = audit(path, component=component)
     verified = _verified(path, anchors) if verify else None
@@ -217,7 +218,7 @@ def _report(path: str | None, component: str | None, *, verify: bool, anchors: S
 
 
 def _verified(path: str | None, anchors: Sequence[str]) -> list[ChainProblem]:
-    from journaltrack.report_integrity import verify_chains  # noqa: PLC0415
+    from journaltrack.reports.proof.check import verify_chains  # noqa: PLC0415
 
     return verify_chains(path, anchors={Path(anchor).name: Path(anchor).read_bytes() for anchor in anchors})
 
@@ -231,7 +232,7 @@ def _code(report: AuditReport, verified: Sequence[ChainProblem] | None) -> ExitC
 
 
 def _json(verified: Sequence[ChainProblem] | None) -> Any:  # noqa: ANN401 - JSON
-    from journaltrack.report import to_json  # noqa: PLC0415
+    from journaltrack.journal.view import to_json  # noqa: PLC0415
 
     return to_json(verified)
 
@@ -245,7 +246,7 @@ def _print_verified(verified: Sequence[ChainProblem] | None, *, as_json: bool) -
     for found in verified:
         whose = f" (writer {found.writer}, pid {found.pid} on {found.host})" if found.writer else ""
         output.problem("error", f"{found.message}{whose}")
-    from journaltrack.report_integrity import ADVICE  # noqa: PLC0415
+    from journaltrack.reports.proof.check import ADVICE  # noqa: PLC0415
 
     for kind in dict.fromkeys(found.kind for found in verified):
         output.say(f"hint: {kind}: {ADVICE[kind]}", err=True)

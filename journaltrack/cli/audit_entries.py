@@ -11,11 +11,11 @@ from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from journaltrack.report_choice import Choice
-    from journaltrack.report_entries import AuditedEntry
-    from journaltrack.report_entry import EntryAudit
-    from journaltrack.report_history import KeyKind, Revision
-    from journaltrack.report_receipts import ReceiptRecord
+    from journaltrack.reports.choice import Choice
+    from journaltrack.reports.entries import AuditedEntry
+    from journaltrack.reports.entry import EntryAudit
+    from journaltrack.reports.history import KeyKind, Revision
+    from journaltrack.reports.receipts import ReceiptRecord
 
 _Item = TypeVar("_Item")
 _ENTRY_COLUMNS = (
@@ -71,8 +71,8 @@ class Page:
 
 def list_entries(path: str | None, choice: Choice, page: Page, after_seq: int, *, as_json: bool) -> ExitCode:
     """Every chosen entry, in constant memory; the code says whether all of the components is delivered."""
-    from journaltrack.report import to_json  # noqa: PLC0415 - SQLAlchemy
-    from journaltrack.report_entries import each_entry, unsettled  # noqa: PLC0415
+    from journaltrack.journal.view import to_json  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.reports.entries import each_entry, unsettled  # noqa: PLC0415
 
     found = page.of(
         each_entry(
@@ -139,7 +139,7 @@ def short_value(entry: AuditedEntry) -> str:
 
 def show_entry(path: str | None, seq: int, *, as_json: bool) -> ExitCode:
     """One entry in full."""
-    from journaltrack.report_entry import entry  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.reports.entry import entry  # noqa: PLC0415 - SQLAlchemy
 
     found = entry(path, seq)
     if found is None:
@@ -225,8 +225,8 @@ def _receipt_row(receipt: ReceiptRecord) -> tuple[object, ...]:
 
 def show_history(path: str | None, name: str, kind: KeyKind | None, choice: Choice, *, as_json: bool) -> ExitCode:
     """Every value of a key."""
-    from journaltrack.report import to_json  # noqa: PLC0415 - SQLAlchemy
-    from journaltrack.report_history import history  # noqa: PLC0415
+    from journaltrack.journal.view import to_json  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.reports.history import history  # noqa: PLC0415
 
     found = history(path, name, kind=kind, component=choice.component, since_ns=choice.since_ns, until_ns=choice.until_ns)
     if as_json:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from journaltrack.cli import output
 
 if TYPE_CHECKING:
-    from journaltrack.auditing import AuditReport, ComponentAudit, States
-    from journaltrack.hearsay import Hearsay
-    from journaltrack.removed import Removal
-    from journaltrack.report_writers import WriterRecord
+    from journaltrack.journal.removed import Removal
+    from journaltrack.journal.writers import WriterRecord
+    from journaltrack.reports.proof.hearsay import Hearsay
+    from journaltrack.reports.report import AuditReport, ComponentAudit, States
 
 _STATE_COLUMNS = ("entries", "pending", "in flight", "delivered", "superseded", "in doubt", "quarantined")
 

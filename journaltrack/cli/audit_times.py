@@ -12,10 +12,10 @@ from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from journaltrack.cli.audit_entries import Page
-    from journaltrack.report_choice import Choice
-    from journaltrack.report_clocks import ClockAnomaly
-    from journaltrack.report_pending import PendingAt, PendingEntry
-    from journaltrack.report_timeline import Event
+    from journaltrack.reports.choice import Choice
+    from journaltrack.reports.clocks import ClockAnomaly
+    from journaltrack.reports.pending import PendingAt, PendingEntry
+    from journaltrack.reports.timeline import Event
 
 _ANOMALIES = {
     "back": "the clock went back while it logged",
@@ -30,7 +30,7 @@ _ANOMALIES = {
 
 def show_pending_at(path: str | None, at_ns: int, component: str | None, *, as_json: bool) -> ExitCode:
     """Counts of what waited then."""
-    from journaltrack.report_pending import pending_at  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.reports.pending import pending_at  # noqa: PLC0415 - SQLAlchemy
 
     found = pending_at(path, at_ns, component=component)
     if as_json:
@@ -59,8 +59,8 @@ def _print_pending(found: PendingAt) -> None:
 
 def list_pending_at(path: str | None, at_ns: int, component: str | None, page: Page, after_seq: int, *, as_json: bool) -> ExitCode:
     """The entries that waited then."""
-    from journaltrack.report import to_json  # noqa: PLC0415 - SQLAlchemy
-    from journaltrack.report_pending import each_pending_at  # noqa: PLC0415
+    from journaltrack.journal.view import to_json  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.reports.pending import each_pending_at  # noqa: PLC0415
 
     each = each_pending_at(path, at_ns, component=component, after_seq=after_seq, limit=page.to_read)
     found = page.of(each, lambda entry: entry.seq)
@@ -89,7 +89,7 @@ def _pending_row(entry: PendingEntry) -> tuple[object, ...]:
 
 def show_clocks(path: str | None, component: str | None, *, as_json: bool) -> ExitCode:
     """What is odd about the times."""
-    from journaltrack.report_clocks import clocks  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.reports.clocks import clocks  # noqa: PLC0415 - SQLAlchemy
 
     found = clocks(path, component=component)
     if as_json:
@@ -117,7 +117,7 @@ def _anomaly_row(anomaly: ClockAnomaly) -> tuple[object, ...]:
 
 def list_timeline(path: str | None, choice: Choice, page: Page, after: str | None, *, as_json: bool) -> ExitCode:
     """All that happened, in order."""
-    from journaltrack.report_timeline import START, position, timeline  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.reports.timeline import START, position, timeline  # noqa: PLC0415 - SQLAlchemy
 
     try:
         place = START if after is None else position(after)

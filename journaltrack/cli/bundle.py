@@ -10,7 +10,7 @@ from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from journaltrack.bundling_reading import Bundle
+    from journaltrack.transfer.bundle.reading import Bundle
 
 
 @click.command(
@@ -65,8 +65,8 @@ def command(
 
 
 def _pack(path: str | None, target: str, options: dict[str, Any], *, as_json: bool) -> ExitCode:
-    from journaltrack.bundling import bundle  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
+    from journaltrack.transfer.bundle.pack import bundle  # noqa: PLC0415 - SQLAlchemy
 
     with ProgressView(f"bundle of {common.path_of(path)}", unit="bytes") as view:
         made = bundle(path, to=target, on_progress=view, **options)
@@ -85,8 +85,8 @@ def _pack(path: str | None, target: str, options: dict[str, Any], *, as_json: bo
 
 
 def _check(file: str, *, as_json: bool) -> ExitCode:
-    from journaltrack.bundling_reading import open_bundle  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
+    from journaltrack.transfer.bundle.reading import open_bundle  # noqa: PLC0415 - SQLAlchemy
 
     with open_bundle(file) as bundle, ProgressView(f"check of {file}", unit="bytes") as view:
         bundle.verify(view)
@@ -94,8 +94,8 @@ def _check(file: str, *, as_json: bool) -> ExitCode:
 
 
 def _extract(file: str, folder: str, *, as_json: bool) -> ExitCode:
-    from journaltrack.bundling_reading import open_bundle  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
+    from journaltrack.transfer.bundle.reading import open_bundle  # noqa: PLC0415 - SQLAlchemy
 
     with open_bundle(file) as bundle, ProgressView(f"extract of {file}", unit="bytes") as view:
         made = bundle.extract(folder, view)
@@ -103,7 +103,7 @@ def _extract(file: str, folder: str, *, as_json: bool) -> ExitCode:
 
 
 def _tell(bundle: Bundle, *, as_json: bool, journal: str | None = None) -> ExitCode:
-    from journaltrack import report  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.journal import view as report  # noqa: PLC0415 - SQLAlchemy
 
     manifest = bundle.manifest
     damaged = tuple(manifest.damaged or ())

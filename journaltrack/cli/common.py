@@ -19,7 +19,7 @@ import click
 from journaltrack import errors
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.output import UnheardError, clean, problem, say
-from journaltrack.foreign_text import without_secrets
+from journaltrack.util.foreign_text import without_secrets
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -141,7 +141,7 @@ def chosen(*named: str | None) -> str | None:
 
 def path_of(journal: str | None) -> str:
     """The journal's folder as messages and JSON name it."""
-    from journaltrack import paths  # noqa: PLC0415
+    from journaltrack.util import paths  # noqa: PLC0415
 
     return str(paths.expanded(journal if journal is not None else paths.default_journal()).absolute())
 
@@ -201,7 +201,7 @@ class _OnceOnly(logging.Filter):
     """Without ``-v``: our own warnings, but not those that the summary of a sync repeats."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.name.startswith("journaltrack") and not record.name.startswith("journaltrack.reconciler")
+        return record.name.startswith("journaltrack") and not record.name.startswith("journaltrack.replay.reconciler")
 
 
 _printer = _Printer()
@@ -221,7 +221,7 @@ def configure_logging(verbose: int = 0) -> None:
 
 def complete_component(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Names of components for the shell, from the journal on the command line so far."""
-    from journaltrack.journal import Journal  # noqa: PLC0415
+    from journaltrack.journal.journal import Journal  # noqa: PLC0415
 
     named: Sequence[str | None] = [ctx.params.get(key) for key in ("journal", "other_journal")]
     named = [*named, *(ctx.params.get("journals") or ()), *(ctx.params.get("more_journals") or ())]
@@ -243,8 +243,8 @@ def named(journals: Sequence[str], more: Sequence[str]) -> list[str | None]:
 
 def with_folders(journals: Sequence[str | None]) -> list[str | None]:
     """The same with each folder of journals replaced by those in it."""
-    from journaltrack import paths  # noqa: PLC0415
-    from journaltrack.watcher_folders import journals_in  # noqa: PLC0415
+    from journaltrack.util import paths  # noqa: PLC0415
+    from journaltrack.watch.folders import journals_in  # noqa: PLC0415
 
     found: list[str | None] = []
     for journal in journals:

@@ -6,7 +6,7 @@ import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.foreign_text import without_secrets
+from journaltrack.util.foreign_text import without_secrets
 
 
 @click.command(
@@ -22,15 +22,15 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
     The file is the one named by --config or JOURNALTRACK_CONFIG, else config.toml in the user's configuration folder.
     Environment variables (JOURNALTRACK_<KEY>, JOURNALTRACK_WATCH_<KEY>) come before the file, options of a command before both.
     """
-    from journaltrack import configuration  # noqa: PLC0415 - shell completion imports this module
+    from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
 
     if example:
-        output.say(configuration.example().rstrip("\n"))
+        output.say(config.example().rstrip("\n"))
         return ExitCode.OK
-    loaded = configuration.load(config_file)
+    loaded = config.load(config_file)
     rows = [
-        (setting, _without_secrets(configuration.value_of(loaded.configuration, setting.key)), loaded.origins[setting.key])
-        for setting in configuration.settings()
+        (setting, _without_secrets(config.value_of(loaded.configuration, setting.key)), loaded.origins[setting.key])
+        for setting in config.settings()
     ]
     if as_json:
         listed = [
@@ -39,7 +39,7 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
         ]
         output.print_json({"file": loaded.path and str(loaded.path), "settings": listed, "exit_code": int(ExitCode.OK)})
         return ExitCode.OK
-    place = configuration.default_file()
+    place = config.default_file()
     where = str(loaded.path) if loaded.path else f"none ({place} does not exist)" if place else "none (there is no home folder)"
     output.say(f"file  {output.clean(where)}")
     output.table("settings", ("key", "value", "from"), [(s.key, _shown(value), origin) for s, value, origin in rows])

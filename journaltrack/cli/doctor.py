@@ -39,7 +39,8 @@ def command(journal: str | None, other_journal: str | None, *, repair: bool, res
 
     Says what each finding means for the data, and what to do. Training may go on meanwhile.
     """
-    from journaltrack import doctor, report  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack import doctor  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.journal import view  # noqa: PLC0415 - SQLAlchemy
 
     if restore_from and not repair:
         raise click.UsageError("--restore-from is for --repair")
@@ -56,9 +57,9 @@ def command(journal: str | None, other_journal: str | None, *, repair: bool, res
                 "journal": examination.path,
                 "journal_id": examination.journal_id,
                 "healthy": examination.healthy,
-                "checked": report.to_json(examination.checked),
-                "findings": report.to_json(examination.findings),
-                "repaired": report.to_json(repaired),
+                "checked": view.to_json(examination.checked),
+                "findings": view.to_json(examination.findings),
+                "repaired": view.to_json(repaired),
                 "exit_code": int(code),
             }
         )

@@ -10,15 +10,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import reconciler, report, report_choice
-from journaltrack.actions import Action, Associate, Ensure, PutMetrics, Settle, Upload
 from journaltrack.cli import output
-from journaltrack.journal import Journal
-from journaltrack.proving import Proof
+from journaltrack.journal import view
+from journaltrack.journal.journal import Journal
+from journaltrack.replay import reconciler
+from journaltrack.replay.evidence.proof import Proof
+from journaltrack.replay.plan.actions import Action, Associate, Ensure, PutMetrics, Settle, Upload
+from journaltrack.reports import choice
 
 if TYPE_CHECKING:
     from journaltrack.errors import JournalAlteredError
-    from journaltrack.reconciler import Options
+    from journaltrack.replay.reconciler import Options
 
 _NAMES_MAX: Final = 20
 _MODES: Final = {
@@ -87,12 +89,12 @@ def plans(
     """
     opened = Journal.open(journal, create=False, read_only=True)
     try:
-        report.matching(opened, options.component)
-        report_choice.check_buckets(opened, buckets)
+        view.matching(opened, options.component)
+        choice.check_buckets(opened, buckets)
         names = {row.id: row.name for row in opened.components()}
         found: dict[int, ComponentPlan] = {}
         proof = Proof(opened.database)
-        with report.snapshot(opened.database):
+        with view.snapshot(opened.database):
             for action in reconciler.dry_run(opened, options, proof):
                 plan = found.setdefault(action.component_id, ComponentPlan(names.get(action.component_id, "")))
                 _add(plan, action)

@@ -16,8 +16,8 @@ from journaltrack.cli import common, output, several
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from journaltrack.exporting import ExportReport, Format
-    from journaltrack.exporting_tables import TableName
+    from journaltrack.transfer.export.exporter import ExportReport, Format
+    from journaltrack.transfer.export.tables import TableName
 
 _STDOUT = "-"
 _WHEN = "2h, 3d (ago), 2026-11-03, 2026-11-03T12:00+01:00"
@@ -76,8 +76,8 @@ def command(
     are in docs/export.md. Reads the journal alone: no network. Changes nothing.
     """
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.exporting import export_selection  # noqa: PLC0415 - SQLAlchemy
-    from journaltrack.exporting_pages import Selection  # noqa: PLC0415
+    from journaltrack.transfer.export.exporter import export_selection  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.transfer.export.pages import Selection  # noqa: PLC0415
 
     named = several.Journals.named(journals, more_journals)
     what = output.plural(len(named.folders), "journal") if named.are_several else common.path_of(named.folders[0])

@@ -10,7 +10,7 @@ from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from journaltrack.finishing import FinalStatus
+    from journaltrack.tracking.finish import FinalStatus
 
 
 @click.command(
@@ -31,7 +31,7 @@ def command(component: str, journal: str | None, *, ended_as: str, message: str 
     A sync ends interrupted runs by itself where it can prove that their processes are dead. This is for the others: runs of
     another host, or of a disk where locks do not work.
     """
-    from journaltrack.finishing import finish  # noqa: PLC0415 - opens journals
+    from journaltrack.tracking.finish import finish  # noqa: PLC0415 - opens journals
 
     done = finish(component, cast("FinalStatus", ended_as), message=message, journal=journal)
     if as_json:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack import watcher_health
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.errors import JournaltrackError
-from journaltrack.report_status import JournalStatus, status
+from journaltrack.reports.status import JournalStatus, status
+from journaltrack.watch import health
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -121,7 +121,7 @@ def show(journals: Sequence[str | None], *, health_files: Sequence[Path], interv
 def look(journals: Sequence[str | None], rates: _Rates, health_files: Sequence[Path] = ()) -> list[Row]:
     """Every journal as it is now, those in trouble first."""
     watched: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
-    for state in watcher_health.living(health_files):
+    for state in health.living(health_files):
         for told in state["journals"]:
             watched[os.path.realpath(str(told.get("journal")))] = (told, state.get("endpoint") or {})
     rows = []

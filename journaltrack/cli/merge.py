@@ -11,7 +11,7 @@ from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from journaltrack.merging import MergeReport
+    from journaltrack.transfer.merge.merger import MergeReport
 
 _LISTED_MAX = 5
 
@@ -32,7 +32,7 @@ def command(journals: tuple[str, ...], *, target: str, as_json: bool) -> ExitCod
     process that recorded it and its place there are; what was delivered is not sent again. Training may go on in TARGET.
     """
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.merging import merge  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.transfer.merge.merger import merge  # noqa: PLC0415 - SQLAlchemy
 
     with ProgressView(f"merge into {common.path_of(target)}") as view:
         done = merge([Path(journal) for journal in journals], into=target, on_progress=view)

@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import click
 
 from journaltrack.errors import printable
-from journaltrack.foreign_text import without_secrets
+from journaltrack.util.foreign_text import without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -145,14 +145,14 @@ def cut(value: object, chars_max: int = 300) -> str:
 
 def moment(time_ns: object) -> str:
     """Nanoseconds since the epoch as UTC to the second, in one word."""
-    from journaltrack.report import iso_seconds  # noqa: PLC0415 - imports SQLAlchemy
+    from journaltrack.journal.view import iso_seconds  # noqa: PLC0415 - imports SQLAlchemy
 
     return iso_seconds(time_ns) or "-"
 
 
 def instant(time_ns: object) -> str:
     """The same to the microsecond, for what is told apart by it."""
-    from journaltrack.report import iso  # noqa: PLC0415 - imports SQLAlchemy
+    from journaltrack.journal.view import iso  # noqa: PLC0415 - imports SQLAlchemy
 
     return iso(time_ns) or "-"
 

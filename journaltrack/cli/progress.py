@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
     from typing_extensions import Self
 
-    from journaltrack.pass_report import Progress
+    from journaltrack.replay.pass_report import Progress
 
 EVERY_S: Final = 5.0
 """A plain line at most so often, and only after so long: short syncs say nothing but their summary."""

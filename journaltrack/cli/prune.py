@@ -15,8 +15,8 @@ from journaltrack.errors import RemoteError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from journaltrack.compacting import Footprint
-    from journaltrack.pruning import PruneReport
+    from journaltrack.journal.sqlite.compact import Footprint
+    from journaltrack.retention.prune import PruneReport
 
 _UNCONFIRMED_MAX = 10
 _WHEN = "30d (ago), 2026-11-03, 2026-11-03T12:00+01:00"
@@ -71,18 +71,18 @@ def command(
     Of a component stays what it is continued and shown from: how it came to be, its status, the last value of each name, the sums of its
     metrics. What is removed is recorded, and the chains of digests hold across it. See docs/retention.md.
     """
-    from journaltrack import configuration  # noqa: PLC0415 - shell completion imports this module
+    from journaltrack.app.composition import Connection, prune  # noqa: PLC0415
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.composition import Connection, prune  # noqa: PLC0415
-    from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
-    from journaltrack.verifying import REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
+    from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
+    from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
+    from journaltrack.verification.verifier import REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
 
     if delivered_before is None and blobs_delivered_before is None:
         raise click.UsageError("say --delivered-before WHEN, or --blobs-delivered-before WHEN for the spool alone; nothing was removed")
     if archive is not None and delivered_before is None:
         raise click.UsageError("--archive is of entries: say --delivered-before WHEN too")
     path = common.chosen(journal, other_journal)
-    known = configuration.load(config_file, overrides={"profile": profile, "region": region, "endpoint_url": endpoint_url}).configuration
+    known = config.load(config_file, overrides={"profile": profile, "region": region, "endpoint_url": endpoint_url}).configuration
     with ProgressView(f"prune of {common.path_of(path)}") as view:
         try:
             done = prune(
@@ -140,7 +140,7 @@ def _explain(done: PruneReport, unconfirmed: Mapping[str, str]) -> None:
 
 
 def _print(done: PruneReport) -> None:
-    from journaltrack.pruning_plan import REASONS  # noqa: PLC0415
+    from journaltrack.retention.plan import REASONS  # noqa: PLC0415
 
     removed = "would remove" if done.dry_run else "removed"
     if done.delivered_before_ns is not None:

@@ -11,7 +11,7 @@ from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from journaltrack.receipting import ReceiptsImported
+    from journaltrack.transfer.receipts import ReceiptsImported
 
 _STDOUT = "-"
 _SHOWN_OUTCOMES = ("delivered", "superseded", "in doubt", "quarantined")
@@ -39,7 +39,7 @@ def export_command(journal: str | None, other_journal: str | None, *, target: st
     No value of an entry is in it: names of components, hosts, users and programs are, and AWS's error texts.
     """
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.receipting import export_receipts  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.transfer.receipts import export_receipts  # noqa: PLC0415 - SQLAlchemy
 
     path = common.chosen(journal, other_journal)
     if target == _STDOUT and as_json:
@@ -74,7 +74,7 @@ def import_command(file: str, journal: str | None, other_journal: str | None, *,
     changes nothing. Compare the sha256 with what the export printed if the file came by a way that you don't trust.
     """
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.receipting import import_receipts  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.transfer.receipts import import_receipts  # noqa: PLC0415 - SQLAlchemy
 
     path = common.chosen(journal, other_journal)
     with ProgressView(f"receipts into {common.path_of(path)}", unit="receipts") as view:

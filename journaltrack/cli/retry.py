@@ -11,9 +11,9 @@ from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from journaltrack.journal import Journal
-    from journaltrack.report_status import JournalStatus
-    from journaltrack.settlement import DeliveryOutcome
+    from journaltrack.journal.journal import Journal
+    from journaltrack.replay.evidence.outcomes import DeliveryOutcome
+    from journaltrack.reports.status import JournalStatus
 
 
 @click.command(
@@ -33,8 +33,8 @@ def command(
     Do it after the cause is gone (see `journaltrack audit`); entries that SageMaker can never accept are set aside again
     by the next sync. A receipt records the release.
     """
-    from journaltrack.journal import Journal  # noqa: PLC0415 - SQLAlchemy
-    from journaltrack.report_status import status  # noqa: PLC0415
+    from journaltrack.journal.journal import Journal  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.reports.status import status  # noqa: PLC0415
 
     path = common.chosen(journal, other_journal)
     before = status(path, component=component)
@@ -69,9 +69,9 @@ def command(
 
 
 def _release(journal: Journal, component: str | None, *, in_doubt: bool) -> int:
-    from journaltrack import lease as leases  # noqa: PLC0415
-    from journaltrack.report import matching  # noqa: PLC0415
-    from journaltrack.settlement import Settlement  # noqa: PLC0415
+    from journaltrack.journal.view import matching  # noqa: PLC0415
+    from journaltrack.replay import lease as leases  # noqa: PLC0415
+    from journaltrack.replay.evidence.outcomes import Settlement  # noqa: PLC0415
 
     outcomes: list[DeliveryOutcome] = ["quarantined", "in doubt"] if in_doubt else ["quarantined"]
     ids = matching(journal, component)

@@ -11,7 +11,7 @@ from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from journaltrack.journal import Journal
+    from journaltrack.journal.journal import Journal
 
 
 @click.command(
@@ -41,8 +41,8 @@ def command(
     Every sync reads back what SageMaker shows, and settles by itself what that proves; the audit tells what was seen of the rest.
     The decision is recorded with your name. Nothing is sent.
     """
-    from journaltrack.journal import Journal  # noqa: PLC0415 - SQLAlchemy
-    from journaltrack.report_status import status  # noqa: PLC0415
+    from journaltrack.journal.journal import Journal  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.reports.status import status  # noqa: PLC0415
 
     if delivered == set_aside:
         raise click.UsageError("say --delivered or --set-aside")
@@ -78,10 +78,11 @@ def command(
 
 
 def _settle(journal: Journal, component: str | None, *, delivered: bool, note: str) -> int:
-    from journaltrack import doubts, provenance  # noqa: PLC0415
-    from journaltrack import lease as leases  # noqa: PLC0415
-    from journaltrack.attesting import Attestor  # noqa: PLC0415
-    from journaltrack.report import matching  # noqa: PLC0415
+    from journaltrack.journal import provenance  # noqa: PLC0415
+    from journaltrack.journal.view import matching  # noqa: PLC0415
+    from journaltrack.replay import lease as leases  # noqa: PLC0415
+    from journaltrack.replay.evidence import in_doubt  # noqa: PLC0415
+    from journaltrack.replay.evidence.attestations import Attestor  # noqa: PLC0415
 
     decision = "there" if delivered else "set aside"
     reason = f"{provenance.user()} settled it by hand as {decision}" + (f": {note}" if note else "")
@@ -89,6 +90,6 @@ def _settle(journal: Journal, component: str | None, *, delivered: bool, note: s
     lease = leases.acquire(journal.database)
     try:
         outcome: Literal["delivered", "quarantined"] = "delivered" if delivered else "quarantined"
-        return doubts.decide(Attestor(journal.database, lease), outcome, reason, None if ids is None else json.loads(ids))
+        return in_doubt.decide(Attestor(journal.database, lease), outcome, reason, None if ids is None else json.loads(ids))
     finally:
         lease.release()

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from journaltrack import patterns
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode, worst
 from journaltrack.errors import JournaltrackError, NothingMatchesError
+from journaltrack.util import patterns
 
 Form: TypeAlias = Literal["document", "lines", "list"] | None
 """What a command prints of JSON: a document of each journal, a line of each of its things; None: none."""

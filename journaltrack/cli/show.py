@@ -14,7 +14,7 @@ from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from journaltrack.report_component import ArtifactView, ComponentView, MetricView
+    from journaltrack.reports.component import ArtifactView, ComponentView, MetricView
 
 _WHOLE_MAX = 1e16  # what a double tells apart
 _WHOLE = frozenset({"journal", "arn"})
@@ -33,7 +33,7 @@ def command(component: str, journal: str | None, *, as_json: bool) -> ExitCode:
 
     Reads the journal alone: no network. Changes nothing.
     """
-    from journaltrack.report_component import show  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.reports.component import show  # noqa: PLC0415 - SQLAlchemy
 
     view = show(journal, component)
     if as_json:

@@ -11,7 +11,7 @@ from journaltrack.cli import common, output, several
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from journaltrack.report_status import JournalStatus, Sizes
+    from journaltrack.reports.status import JournalStatus, Sizes
 
 
 @click.command(
@@ -48,7 +48,7 @@ def command(
     A folder of journals stands for those in it. Changes nothing and contacts nobody; works on read-only media. Costs the
     same however much was delivered.
     """
-    from journaltrack.report_status import status  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.reports.status import status  # noqa: PLC0415 - SQLAlchemy
 
     named = several.Journals.named(journals, more_journals)
     if watch:
@@ -71,9 +71,9 @@ def command(
 
 def _configured() -> list[Path]:
     """The health file of the configuration: a watcher of another user may read the same one."""
-    from journaltrack import configuration  # noqa: PLC0415 - shell completion imports this module
+    from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
 
-    named = configuration.current().watch.health_file
+    named = config.current().watch.health_file
     return [] if named is None else [Path(named)]
 
 

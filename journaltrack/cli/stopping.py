@@ -15,7 +15,7 @@ from journaltrack.cli.exit_codes import ExitCode
 if TYPE_CHECKING:
     from types import FrameType
 
-    from journaltrack.deadline import Deadline
+    from journaltrack.util.deadline import Deadline
 
 _IN_FLIGHT_S: Final = 30.0  # how long an interrupted sync waits for answers: the longest silence that a request allows
 

@@ -13,16 +13,16 @@ import click
 from journaltrack.cli import common, output, several
 from journaltrack.cli.exit_codes import ExitCode, worst
 from journaltrack.cli.stopping import Stoppable, stopping
-from journaltrack.deadline import Deadline
 from journaltrack.errors import JournalOutdatedError, RemoteError
+from journaltrack.util.deadline import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from journaltrack.one_place import OnePlace
-    from journaltrack.pass_report import PassReport
-    from journaltrack.reconciler import Options
-    from journaltrack.report_status import JournalStatus
+    from journaltrack.app.one_place import OnePlace
+    from journaltrack.replay.pass_report import PassReport
+    from journaltrack.replay.reconciler import Options
+    from journaltrack.reports.status import JournalStatus
 
 _HELD_MAX: Final = 10
 _CONCURRENCY_MAX: Final = 256
@@ -117,13 +117,13 @@ def command(
 
     What a process recorded whose chain of digests does not hold is not sent (exit code 8): somebody altered it. The rest is.
     """
-    from journaltrack import configuration  # noqa: PLC0415 - shell completion imports this module
-    from journaltrack.one_place import OnePlace  # noqa: PLC0415
-    from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
-    from journaltrack.reconciler import Options  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.app.one_place import OnePlace  # noqa: PLC0415
+    from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
+    from journaltrack.replay.reconciler import Options  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
 
     given = {"concurrency": concurrency, "profile": profile, "region": region, "endpoint_url": endpoint_url}
-    known = configuration.load(config_file, overrides=given).configuration
+    known = config.load(config_file, overrides=given).configuration
     options = Options(
         component, since, create_or_attach=create_or_attach, even_if_behind=even_if_behind, unproved=unproved, **known.of_a_pass()
     )
@@ -144,7 +144,7 @@ def command(
 
 
 def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> ExitCode:
-    from journaltrack import paths  # noqa: PLC0415 - as above
+    from journaltrack.util import paths  # noqa: PLC0415 - as above
 
     if journal is None or not paths.expanded(journal).is_file():
         return _dry_run(run, journal, as_json=as_json) if dry_run else _sync(run, journal, as_json=as_json)
@@ -163,8 +163,8 @@ def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> Exi
 
 def _unpacked(bundle: str, into: Path | None, *, as_json: bool) -> Path:
     """The folder of the journal in a bundle."""
-    from journaltrack.arriving import bring  # noqa: PLC0415
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
+    from journaltrack.transfer.bundle.arrive import bring  # noqa: PLC0415
 
     with ProgressView(common.path_of(bundle), unit="bytes") as view:
         arrived = bring(bundle, into=into, on_progress=view)
@@ -192,9 +192,9 @@ def _dry_run(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
 
 
 def _sync(run: _Run, journal: str | None, *, as_json: bool, bundle: str | None = None) -> ExitCode:
+    from journaltrack.app.composition import sync  # noqa: PLC0415
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.composition import sync  # noqa: PLC0415
-    from journaltrack.report_status import status  # noqa: PLC0415
+    from journaltrack.reports.status import status  # noqa: PLC0415
 
     with _from_one_place(run, journal), ProgressView(common.path_of(journal)) as view:
         report = sync(journal, options=run.options, deadline=run.deadline, on_progress=view, **run.aws)
@@ -211,13 +211,14 @@ def _sync(run: _Run, journal: str | None, *, as_json: bool, bundle: str | None =
 @contextlib.contextmanager
 def _from_one_place(run: _Run, journal: str | None) -> Iterator[None]:
     """Of copies of a journal in one call, one is synced."""
-    from journaltrack import paths, pending_work  # noqa: PLC0415 - as above
+    from journaltrack.replay import work  # noqa: PLC0415 - as above
+    from journaltrack.util import paths  # noqa: PLC0415 - as above
 
     folder = paths.default_journal() if journal is None else paths.expanded(journal)
     with contextlib.ExitStack() as stack:
         if run.one_place is not None:
             with contextlib.suppress(JournalOutdatedError):  # its copies are as old, and told apart by what they find there
-                stack.enter_context(run.one_place.of(folder, pending_work.look(folder)))
+                stack.enter_context(run.one_place.of(folder, work.look(folder)))
         yield
 
 

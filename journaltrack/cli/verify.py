@@ -10,11 +10,11 @@ import click
 from journaltrack.cli import common, output, several
 from journaltrack.cli.exit_codes import ExitCode, worst
 from journaltrack.cli.stopping import Stoppable, stopping
-from journaltrack.deadline import Deadline
+from journaltrack.util.deadline import Deadline
 
 if TYPE_CHECKING:
-    from journaltrack.comparing import Difference
-    from journaltrack.verifying import Repair, VerifyProgress, VerifyReport
+    from journaltrack.verification.diff import Difference
+    from journaltrack.verification.verifier import Repair, VerifyProgress, VerifyReport
 
 _ROWS_MAX: Final = 50
 _TELL_EVERY_S: Final = 5.0
@@ -54,13 +54,13 @@ def command(
     Parameters, artifacts, status, display name, counts and extremes of metrics, sizes and checksums of objects. Reads only, a few
     requests a second, and takes no lease: training and syncs go on. What is there beyond that is told, and is no failure.
     """
-    from journaltrack import configuration  # noqa: PLC0415 - shell completion imports this module
-    from journaltrack.composition import verify  # noqa: PLC0415
-    from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
-    from journaltrack.verifying import REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
+    from journaltrack.app.composition import verify  # noqa: PLC0415
+    from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
+    from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
+    from journaltrack.verification.verifier import REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
 
     given = {"profile": profile, "region": region, "endpoint_url": endpoint_url}
-    known = configuration.load(config_file, overrides=given).configuration
+    known = config.load(config_file, overrides=given).configuration
     options = VerifyOptions(component, deep=deep, visible_after_s=known.visible_after_s, timestamps=known.timestamps, anchor=known.anchor)
     rate_limit = RateLimit(rate_per_s or known.requests_per_s or REQUESTS_PER_S)
     run = Stoppable(Deadline())

@@ -16,15 +16,15 @@ import click
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.errors import InvalidInputError
-from journaltrack.log_line import logfmt
+from journaltrack.util.log_line import logfmt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from journaltrack.configuration import Configuration, Loaded
     from journaltrack.errors import RemoteError
-    from journaltrack.watcher import Watcher
-    from journaltrack.watcher_journal import Delivery, DeliveryRequest
+    from journaltrack.util.config import Configuration, Loaded
+    from journaltrack.watch.journal import Delivery, DeliveryRequest
+    from journaltrack.watch.watcher import Watcher
 
 logger = logging.getLogger("journaltrack.watch")
 
@@ -78,8 +78,8 @@ class _Service:
     """A watcher on a thread, with the main thread waiting for signals."""
 
     def __init__(self, folders: tuple[str, ...], config_file: str | None, overrides: Mapping[str, Any]) -> None:
-        from journaltrack.one_place import OnePlace  # noqa: PLC0415 - shell completion imports this module
-        from journaltrack.rate_limit import RateLimit  # noqa: PLC0415
+        from journaltrack.app.one_place import OnePlace  # noqa: PLC0415 - shell completion imports this module
+        from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
 
         self._folders = folders
         self._config_file = Path(config_file) if config_file is not None else None
@@ -94,9 +94,9 @@ class _Service:
         return self._loaded.configuration
 
     def run(self) -> ExitCode:
-        from journaltrack.watcher import Watcher  # noqa: PLC0415 - SQLAlchemy comes with the first pass
-        from journaltrack.watcher_events import FolderEvents  # noqa: PLC0415
-        from journaltrack.watcher_health import Health  # noqa: PLC0415
+        from journaltrack.watch.events import FolderEvents  # noqa: PLC0415
+        from journaltrack.watch.health import Health  # noqa: PLC0415
+        from journaltrack.watch.watcher import Watcher  # noqa: PLC0415 - SQLAlchemy comes with the first pass
 
         settings = self._configuration.watch
         health = Health(_path(settings.health_file), _path(settings.metrics_file))
@@ -139,37 +139,37 @@ class _Service:
             logger.info(logfmt("configuration-read", configuration=self._loaded.path, folders=",".join(map(str, self._roots()))))
 
     def _load(self) -> Loaded:
-        from journaltrack import configuration  # noqa: PLC0415
+        from journaltrack.util import config  # noqa: PLC0415
 
-        return configuration.load(self._config_file, overrides=self._overrides)
+        return config.load(self._config_file, overrides=self._overrides)
 
     def _roots(self) -> list[Path]:
-        from journaltrack import paths  # noqa: PLC0415
+        from journaltrack.util import paths  # noqa: PLC0415
 
         named = self._folders or self._configuration.watch.folders or (self._configuration.journal or paths.default_journal(),)
         # Resolved: one journal under two names would be opened by two passes of one process, whose locks do not exclude each other.
         return list(dict.fromkeys(paths.expanded(folder).resolve() for folder in named))
 
     def _deliver(self, request: DeliveryRequest) -> Delivery:
-        from journaltrack import composition  # noqa: PLC0415
-        from journaltrack.reconciler import Options  # noqa: PLC0415
+        from journaltrack.app import composition  # noqa: PLC0415
+        from journaltrack.replay.reconciler import Options  # noqa: PLC0415
 
         options = Options(**self._configuration.of_a_pass(watching=True))
         return composition.deliver(request, self._connection(), options, self._one_place)
 
     def _probe(self) -> RemoteError | None:
-        from journaltrack import composition  # noqa: PLC0415
+        from journaltrack.app import composition  # noqa: PLC0415
 
         return composition.probe(self._connection())
 
     def _connection(self) -> Any:  # noqa: ANN401 - a Connection; SQLAlchemy is not imported for an annotation
-        from journaltrack.composition import Connection  # noqa: PLC0415
+        from journaltrack.app.composition import Connection  # noqa: PLC0415
 
         return Connection(rate_limit=self._rate_limit, **self._configuration.of_a_connection())
 
 
 def _path(named: str | None) -> Path | None:
-    from journaltrack import paths  # noqa: PLC0415
+    from journaltrack.util import paths  # noqa: PLC0415
 
     return None if named is None else paths.expanded(named).absolute()
 

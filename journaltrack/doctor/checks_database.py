@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
-from journaltrack import entries as vocabulary
-from journaltrack import removed, report, report_clocks, schema
 from journaltrack.doctor.findings import Finding
-from journaltrack.intervals import ranges_in
-from journaltrack.lease import TTL_S
-from journaltrack.report_attestations import Evidence, attestation_problems
-from journaltrack.report_integrity import chain_problems, database_problems
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import removed, view
+from journaltrack.journal.schema import schema
+from journaltrack.replay.lease import TTL_S
+from journaltrack.reports import clocks
+from journaltrack.reports.proof.attestations import Evidence, attestation_problems
+from journaltrack.reports.proof.check import chain_problems, database_problems
+from journaltrack.util.intervals import ranges_in
 
 if TYPE_CHECKING:
-    from journaltrack.database import Database
+    from journaltrack.journal.sqlite.connection import Database
 
 _WAL_LARGE_BYTES: Final = 256 << 20
 _KINDS: Final = tuple(sorted(vocabulary.KINDS))
@@ -140,7 +142,7 @@ def check_records(database: Database) -> Iterator[Finding]:
             "what those requests sent can't be told; their entries count as they are recorded otherwise",
             "compare with a copy of the journal",
         )
-    unfinished = report.in_flight(database).receipts
+    unfinished = view.in_flight(database).receipts
     if unfinished:
         yield Finding(
             "records",
@@ -154,7 +156,7 @@ def check_records(database: Database) -> Iterator[Finding]:
         yield Finding(
             "records",
             "note",
-            f"entries removed on the record: {sum(removal.entries for removal in prunes)}, the last {report.iso(prunes[-1].at_ns)}",
+            f"entries removed on the record: {sum(removal.entries for removal in prunes)}, the last {view.iso(prunes[-1].at_ns)}",
             "they were delivered before; journaltrack audit says when and by whom they were removed, and where they are archived",
         )
     places = ",".join("?" * len(_KINDS))
@@ -239,13 +241,13 @@ def check_chains(database: Database) -> Iterator[Finding]:
 
 def check_clock(database: Database, clock_ns: Callable[[], int] = time.time_ns) -> Iterator[Finding]:
     """Did the clock of a node jump, or is it ahead of this one?"""
-    ahead, newest_ns = report_clocks.ahead(database, clock_ns())
+    ahead, newest_ns = clocks.ahead(database, clock_ns())
     effect = "order is kept; metrics carry the time of that clock: see `timestamps` in docs/configuration.md; journaltrack audit --clocks says more"
     if ahead:
         yield Finding(
-            "clock", "note", f"entries recorded in the future of this machine's clock: {ahead}, until {report.iso(newest_ns)}", effect
+            "clock", "note", f"entries recorded in the future of this machine's clock: {ahead}, until {view.iso(newest_ns)}", effect
         )
-    steps = report_clocks.steps(database, back_s=report_clocks.CLOCK_STEP_S)
+    steps = clocks.steps(database, back_s=clocks.CLOCK_STEP_S)
     back = sum(worst.times for (kind, _), worst in steps.items() if kind == "back")
     if back:
         yield Finding("clock", "note", f"the clock went back by more than a minute while something was logged; times: {back}", effect)

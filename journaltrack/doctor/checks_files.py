@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from journaltrack import access, claim, file_locks, lease, paths
 from journaltrack.doctor.findings import Finding
 from journaltrack.errors import os_hint
+from journaltrack.journal.sqlite import access, claim, file_locks
+from journaltrack.replay import lease
+from journaltrack.util import paths
 
 REPLACEMENT: Final = f"{paths.DATABASE}.rebuilt"
 """A rebuilt database that is whole and has not taken the damaged one's place yet."""

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from journaltrack import paths
 from journaltrack.doctor.findings import Finding
-from journaltrack.report_attestations import Evidence, attestation_problems
-from journaltrack.report_integrity import blob_problem, is_absent, needed_contents, references_without_blob
+from journaltrack.reports.proof.attestations import Evidence, attestation_problems
+from journaltrack.reports.proof.check import blob_problem, is_absent, needed_contents, references_without_blob
+from journaltrack.util import paths
 
 if TYPE_CHECKING:
-    from journaltrack.database import Database
+    from journaltrack.journal.sqlite.connection import Database
 
 
 def check_spool(database: Database, progress: Callable[[int], None] = lambda _: None) -> Iterator[Finding]:

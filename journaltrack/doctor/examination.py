@@ -9,16 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from journaltrack import opening, paths, report, schema, schema_check
-from journaltrack.database import Database
-from journaltrack.doctor.checks_database import (
-    check_chains,
-    check_clock,
-    check_pages,
-    check_records,
-    check_schema,
-    damaged,
-)
+from journaltrack.doctor.checks_database import check_chains, check_clock, check_pages, check_records, check_schema, damaged
 from journaltrack.doctor.checks_files import check_files, check_locks, check_medium
 from journaltrack.doctor.checks_spool import check_spool
 from journaltrack.doctor.findings import Check, Examination, Finding
@@ -30,7 +21,12 @@ from journaltrack.errors import (
     JournalTooNewError,
     NotAJournalError,
 )
-from journaltrack.sqlite_errors import translated
+from journaltrack.journal import opening, view
+from journaltrack.journal.schema import check as schema_check
+from journaltrack.journal.schema import schema
+from journaltrack.journal.sqlite.connection import Database
+from journaltrack.journal.sqlite.errors import translated
+from journaltrack.util import paths
 
 _BUSY_S: Final = 2.0
 _INSIDE: dict[Check, Callable[[Database], Iterator[Finding]]] = {
@@ -118,7 +114,7 @@ def _look_inside(folder: Path, made: Callable[[Check, Iterator[Finding]], bool],
             return None
         if not made("schema", check_schema(database)) or any(f.check == "schema" and f.repair == "rebuild" for f in findings):
             return None  # a view in the place of a table could be anything
-        with report.snapshot(database):
+        with view.snapshot(database):
             for check, look in _INSIDE.items():
                 made(check, look(database))
             rows = database.read("SELECT journal_id FROM meta")

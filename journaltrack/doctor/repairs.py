@@ -18,16 +18,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from journaltrack import access, file_locks, lease, paths, schema, schema_check
-from journaltrack.attesting import Attestor, Statement
-from journaltrack.database import Database
 from journaltrack.doctor.checks_database import expected_objects, objects
 from journaltrack.doctor.checks_files import REPLACEMENT, open_to_others, own_files, scraps
 from journaltrack.doctor.findings import Examination, Finding, Repair, Repaired
+from journaltrack.doctor.recover import salvage
 from journaltrack.errors import JournalError, JournalLockedError
-from journaltrack.journal import Journal
-from journaltrack.salvage import salvage
-from journaltrack.spool import BUFFER_BYTES, Spool
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.schema import check, schema
+from journaltrack.journal.spool.spool import BUFFER_BYTES, Spool
+from journaltrack.journal.sqlite import access, file_locks
+from journaltrack.journal.sqlite.connection import Database
+from journaltrack.replay import lease
+from journaltrack.replay.evidence.attestations import Attestor, Statement
+from journaltrack.util import paths
 
 DAMAGED: Final = "damaged"
 """The folder, inside the journal's, for what a repair took out of use."""
@@ -168,7 +171,7 @@ def _schema(folder: Path, findings: Sequence[Finding], _from: Sequence[Path], cl
 
 def _lease(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
     def reset(connection: sqlite3.Connection) -> None:
-        used = f"SELECT coalesce(max(generation), 0) FROM receipt WHERE generation BETWEEN 0 AND {schema_check.GENERATION_MAX - 1}"
+        used = f"SELECT coalesce(max(generation), 0) FROM receipt WHERE generation BETWEEN 0 AND {check.GENERATION_MAX - 1}"
         connection.execute("DELETE FROM lease")
         connection.execute(f"INSERT INTO lease (id, generation) SELECT 1, ({used}) + 1")
 

@@ -1,1 +1,1 @@
-"""What the reconciler delivers to: AWS (``aws``), a fake in memory (``memory``), and retries around either (``retrying``)."""
+"""What the reconciler delivers to: AWS (``aws``), a fake in memory (``memory``), and retries around either (``retry``)."""

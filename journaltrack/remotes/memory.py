@@ -16,12 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from journaltrack import access, limits
-from journaltrack.actions import ComponentSpec, Fields, MetricPoint
+from journaltrack import limits
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
-from journaltrack.fold import Artifact, Status, merge_status
-from journaltrack.readback import ReadBack, Shown
-from journaltrack.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent, RemoteMetric, RemoteObject
+from journaltrack.journal.fold import Artifact, Status, merge_status
+from journaltrack.journal.sqlite import access
+from journaltrack.replay.evidence.readback import ReadBack, Shown
+from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
+from journaltrack.replay.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent, RemoteMetric, RemoteObject
 
 DEFAULT_BUCKET = "memory"
 DEFAULT_PREFIX = "trial-component-artifacts"
@@ -41,7 +42,7 @@ class MemoryComponent:
 
 
 class MemoryRemote:
-    """Implements ``journaltrack.remote.Remote``.
+    """Implements ``journaltrack.replay.remote.Remote``.
 
     Attributes:
         components: By lower-case name.

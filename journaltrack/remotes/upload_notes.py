@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from journaltrack import access
-from journaltrack.spool import TEMPORARY
+from journaltrack.journal.spool.spool import TEMPORARY
+from journaltrack.journal.sqlite import access
 
 logger = logging.getLogger(__name__)
 

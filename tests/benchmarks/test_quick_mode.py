@@ -86,15 +86,15 @@ def test_an_unknown_name_is_refused_with_those_there_are(tmp_path):
 
 def test_generated_journals_are_valid(tmp_path):
     """What is replayed in a benchmark is a journal like any other: its chains verify, its entries are pending."""
-    from journaltrack import standing
-    from journaltrack.journal import Journal
-    from journaltrack.report_integrity import verify_chains
+    from journaltrack.journal import queries
+    from journaltrack.journal.journal import Journal
+    from journaltrack.reports.proof.check import verify_chains
 
     journals.make(str(tmp_path / "journal"), 50)
     assert verify_chains(tmp_path / "journal") == []
     journal = Journal.open(tmp_path / "journal", create=False)
     try:
-        assert standing.pending_count(journal.database) == 51
+        assert queries.pending_count(journal.database) == 51
     finally:
         journal.close()
 

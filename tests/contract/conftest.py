@@ -19,11 +19,11 @@ from botocore import handlers
 from moto.core.botocore_stubber import BotocoreStubber
 from moto.server import ThreadedMotoServer
 
-from journaltrack.deadline import Deadline
-from journaltrack.remote import Remote
-from journaltrack.remotes.aws import AwsRemote
+from journaltrack.remotes.aws.remote import AwsRemote
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.remotes.retrying import RetryingRemote
+from journaltrack.remotes.retry import RetryingRemote
+from journaltrack.replay.remote import Remote
+from journaltrack.util.deadline import Deadline
 from tests.simulator import simulator
 
 # moto hooks into every client of the process, which its server has no use for: with it, boto3's path would be tried alone.

@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from journaltrack import limits
-from journaltrack.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
-from journaltrack.fold import Artifact, Status
+from journaltrack.journal.fold import Artifact, Status
+from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
 from tests.contract.conftest import Subject
 
 AT_NS = 1_700_000_000_123_456_000

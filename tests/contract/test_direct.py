@@ -21,12 +21,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from journaltrack.actions import Fields, MetricPoint
-from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, NotSentError, RemoteError
-from journaltrack.rate_limit import RateLimit
-from journaltrack.remotes import aws_clients
-from journaltrack.remotes.aws import AwsRemote
+from journaltrack.remotes.aws import clients
+from journaltrack.remotes.aws.remote import AwsRemote
+from journaltrack.remotes.rate_limit import RateLimit
+from journaltrack.replay.plan.actions import Fields, MetricPoint
+from journaltrack.util.deadline import Deadline
 from tests.contract.conftest import KEYS, REGION, aws, session
 from tests.contract.proxy import Proxy, proxying
 from tests.contract.scripted import CONTINUE, Scripted, chunked, is_whole, reply, scripted
@@ -618,5 +618,5 @@ def test_a_forked_child_has_connections_of_its_own():
 @forking
 def test_a_fork_while_another_thread_makes_a_client_leaves_no_lock_behind():
     """The child makes its clients, though the thread that held the lock is not there to let go of it."""
-    with scripted() as server, aws_clients._making:
+    with scripted() as server, clients._making:
         assert in_child(lambda: aws(server.url).put_metrics("run", POINTS))

@@ -12,11 +12,11 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from journaltrack.actions import ComponentSpec, Fields, MetricPoint
-from journaltrack.deadline import Deadline
 from journaltrack.errors import ComponentMissingError, ErrorKind, RemoteError
-from journaltrack.remotes.aws import AwsRemote
-from journaltrack.remotes.retrying import RetryingRemote
+from journaltrack.remotes.aws.remote import AwsRemote
+from journaltrack.remotes.retry import RetryingRemote
+from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
+from journaltrack.util.deadline import Deadline
 from tests.contract.conftest import KEYS, REGION, aws, free_ports
 from tests.simulator import (
     BadGateway,

@@ -15,14 +15,15 @@ from typing import Any
 
 import pytest
 
-from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.remote import BlobUpload
-from journaltrack.remotes import aws_parts, upload_notes
-from journaltrack.remotes.aws_bodies import Body
-from journaltrack.remotes.aws_parts import CONNECTIONS, PART_BYTES
-from journaltrack.remotes.retrying import RetryingRemote
+from journaltrack.remotes import upload_notes
+from journaltrack.remotes.aws.s3 import parts as aws_parts
+from journaltrack.remotes.aws.s3.bodies import Body
+from journaltrack.remotes.aws.s3.parts import CONNECTIONS, PART_BYTES
+from journaltrack.remotes.retry import RetryingRemote
 from journaltrack.remotes.upload_notes import Place, UploadNotes
+from journaltrack.replay.remote import BlobUpload
+from journaltrack.util.deadline import Deadline
 from tests.contract.conftest import aws, session
 from tests.simulator import CutAfter, HttpError, Simulator, simulator
 

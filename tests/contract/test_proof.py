@@ -12,12 +12,12 @@ from typing import Any
 import boto3
 import pytest
 
-from journaltrack.actions import ComponentSpec, Fields, MetricPoint
-from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.remote import Answer, BlobUpload, Document
-from journaltrack.remotes.aws import AwsRemote
-from journaltrack.remotes.retrying import RetryingRemote
+from journaltrack.remotes.aws.remote import AwsRemote
+from journaltrack.remotes.retry import RetryingRemote
+from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
+from journaltrack.replay.remote import Answer, BlobUpload, Document
+from journaltrack.util.deadline import Deadline
 from tests.contract.conftest import KEYS, REGION, aws
 from tests.contract.scripted import REQUEST_ID, reply, scripted
 from tests.simulator import HttpError, Instead, PartialErrors, Simulator, simulator

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from journaltrack import Tracker, configuration
+from journaltrack import Tracker
 from journaltrack.cli import main
-from journaltrack.configuration import Storage
 from journaltrack.errors import ErrorKind, InvalidInputError, RemoteError
-from journaltrack.remote import BlobUpload, Document
-from journaltrack.remotes.aws import AwsRemote
-from journaltrack.remotes.aws_partitions import is_aws
+from journaltrack.remotes.aws.partitions import is_aws
+from journaltrack.remotes.aws.remote import AwsRemote
+from journaltrack.replay.remote import BlobUpload, Document
+from journaltrack.util import config
+from journaltrack.util.config import Storage
 from tests.contract.conftest import session
 from tests.faults.conftest import ENVIRONMENT
 from tests.simulator import Simulator, simulator
@@ -112,7 +113,7 @@ def test_it_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """From the file and from variables; what can't be an account is refused before anything is sent."""
     (tmp_path / "c.toml").write_text('s3_kms_key = "k"\ns3_bucket_owner = "123456789012"\ns3_encryption = ""\n')
     monkeypatch.setenv("JOURNALTRACK_S3_REQUESTS_PAID_BY", "requester")
-    known = configuration.load(tmp_path / "c.toml").configuration
+    known = config.load(tmp_path / "c.toml").configuration
     assert known.storage() == Storage(None, "k", "123456789012", requester_pays=True)
 
 
@@ -133,7 +134,7 @@ def test_what_s3_would_always_refuse_is_refused_first(
     (tmp_path / "c.toml").write_text('s3_kms_key = "k"\n')
     monkeypatch.setenv(variable, value)
     with pytest.raises(InvalidInputError, match=told) as caught:
-        configuration.load(tmp_path / "c.toml")
+        config.load(tmp_path / "c.toml")
     assert variable in str(caught.value)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from journaltrack.actions import Fields, MetricPoint
-from journaltrack.deadline import Deadline
 from journaltrack.errors import RemoteError
-from journaltrack.rate_limit import RateLimit, Throttle
-from journaltrack.remotes.retrying import RetryingRemote
+from journaltrack.remotes.rate_limit import RateLimit, Throttle
+from journaltrack.remotes.retry import RetryingRemote
+from journaltrack.replay.plan.actions import Fields, MetricPoint
+from journaltrack.util.deadline import Deadline
 from tests.contract.conftest import aws
 from tests.simulator import HttpError, Simulator, simulator
 

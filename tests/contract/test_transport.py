@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from journaltrack.actions import MetricPoint
-from journaltrack.deadline import Deadline
 from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
-from journaltrack.remotes import aws_wire
-from journaltrack.remotes.aws import AwsRemote
-from journaltrack.remotes.retrying import RetryingRemote
+from journaltrack.remotes.aws import wire
+from journaltrack.remotes.aws.remote import AwsRemote
+from journaltrack.remotes.retry import RetryingRemote
+from journaltrack.replay.plan.actions import MetricPoint
+from journaltrack.util.deadline import Deadline
 from tests.contract.conftest import aws
 from tests.contract.scripted import scripted
 from tests.simulator import simulator
@@ -115,8 +115,8 @@ def test_an_idle_connection_carries_no_metrics(monkeypatch: pytest.MonkeyPatch, 
         for _ in range(3):
             remote.put_metrics("run", POINTS)
         assert {number for number, _ in server.requests} == {0}
-        monkeypatch.setattr(aws_wire, "IDLE_MAX_S", 0.0)
-        monkeypatch.setattr("journaltrack.remotes.aws_direct._SWEEP_S", 0.0)
+        monkeypatch.setattr(wire, "IDLE_MAX_S", 0.0)
+        monkeypatch.setattr("journaltrack.remotes.aws.fast_metrics._SWEEP_S", 0.0)
         for _ in range(2):
             remote.put_metrics("run", POINTS)
         assert [number for number, _ in server.requests[3:]] == [1, 2]
@@ -128,11 +128,11 @@ def test_the_kernel_tells_how_long_a_connection_was_idle():
         remote = aws(server.url)
         remote.put_metrics("run", POINTS)
         (connection,) = [each for each in remote._metrics._pool.pool.queue if each is not None]
-        first = aws_wire._idle_s(connection)
+        first = wire._idle_s(connection)
         assert not server.closed.wait(0.4)  # nothing happens for a while
-        assert 0.3 <= aws_wire._idle_s(connection) - first <= 60
+        assert 0.3 <= wire._idle_s(connection) - first <= 60
         remote.put_metrics("run", POINTS)
-        assert aws_wire._idle_s(connection) < 0.4
+        assert wire._idle_s(connection) < 0.4
 
 
 @pytest.mark.parametrize("hooked", [True, False], ids=["boto3", "direct"])

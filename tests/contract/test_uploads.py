@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.remote import BlobUpload, Document
+from journaltrack.replay.remote import BlobUpload, Document
+from journaltrack.util.deadline import Deadline
 from tests.contract.conftest import Subject, aws, session
 from tests.simulator import HttpError, Simulator, simulator
 

@@ -32,8 +32,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from journaltrack import configuration
 from journaltrack.cli import COMMANDS, ExitCode
+from journaltrack.util import config
 from tests.simulator import simulator
 
 if sys.version_info >= (3, 11):
@@ -143,7 +143,7 @@ class Session:
         named = re.fullmatch(r"# ([\w-]+\.toml)", block.lines[0])
         file = self.work / (named[1] if named else "block.toml")
         file.write_text(block.text, encoding="utf-8")
-        configuration.load(file, environ={})
+        config.load(file, environ={})
 
     def _manifest(self, block: Block) -> None:
         for words in containers(yaml.safe_load(block.text)):
@@ -317,7 +317,7 @@ def test_the_table_of_keys_is_the_code():
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     shown = re.findall(r"^\| `([\w.]+)` \| (.*?) \| (.*) \|$", text, re.MULTILINE)
     wanted = []
-    for setting in configuration.settings():
+    for setting in config.settings():
         default = "" if setting.default in (None, ()) else f"`{setting.default}`"
         unit = f" ({setting.unit})" if setting.unit else ""
         choices = ": " + ", ".join(f"`{choice}`" for choice in setting.choices) if setting.choices else ""

@@ -7,8 +7,8 @@ import hashlib
 import os
 
 from journaltrack import Tracker, open_bundle
-from journaltrack.bundling_format import END, Layout, Manifest
 from journaltrack.errors import BundleError
+from journaltrack.transfer.bundle.layout import END, Layout, Manifest
 
 
 def journal_of(folder, contents, metrics=5):

@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from journaltrack import Tracker
-from journaltrack.remotes import aws_clients
+from journaltrack.remotes.aws import clients
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "AKIDTEST",
@@ -36,10 +36,10 @@ def patient(tmp_path_factory, monkeypatch):
     Python imports ``sitecustomize`` when it starts, from the first folder of the path that has one.
     """
     folder = tmp_path_factory.mktemp("patient")
-    code = "from journaltrack.remotes import aws_clients\naws_clients.READ_TIMEOUT_S = 3_600.0\n"
+    code = "from journaltrack.remotes.aws import clients as aws_clients\naws_clients.READ_TIMEOUT_S = 3_600.0\n"
     (folder / "sitecustomize.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-    monkeypatch.setattr(aws_clients, "READ_TIMEOUT_S", 3_600.0)
+    monkeypatch.setattr(clients, "READ_TIMEOUT_S", 3_600.0)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from pathlib import Path
 import pytest
 
 from journaltrack import Tracker
-from journaltrack.report_integrity import verify_chains
+from journaltrack.reports.proof.check import verify_chains
 
 LIFE_S = 1_200
 NEWNS, NEWUSER = 0x00020000, 0x10000000

@@ -19,11 +19,11 @@ from click.testing import CliRunner
 from journaltrack import Tracker
 from journaltrack.cli import exit_codes, main
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import Journal
-from journaltrack.lease import acquire
-from journaltrack.reconciler import Reconciler
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.settlement import Intent, Settlement
+from journaltrack.replay.evidence.outcomes import Intent, Settlement
+from journaltrack.replay.lease import acquire
+from journaltrack.replay.reconciler import Reconciler
 
 SOAK = max(1, int(float(os.environ.get("JOURNALTRACK_SOAK", "1"))))
 ESCAPES = "\x1b]0;owned\x07\x1b[2J[red]\u202egnp.exe\u200b\r\n<b>"

@@ -218,12 +218,12 @@ def zygote(orders: socket.socket, purpose: str) -> None:
 
 def _import_the_rest() -> None:
     """What a first call imports late, and botocore's models, which a process reads once: no connection is made."""
-    from journaltrack import reconciler
-    from journaltrack.deadline import Deadline
-    from journaltrack.remotes import retrying
-    from journaltrack.remotes.aws_clients import Clients
+    from journaltrack.remotes import retry
+    from journaltrack.remotes.aws.clients import Clients
+    from journaltrack.replay import reconciler
+    from journaltrack.util.deadline import Deadline
 
-    assert all((reconciler, retrying))
+    assert all((reconciler, retry))
     clients = Clients(endpoint_url="http://127.0.0.1:1", deadline=Deadline(), connections=1)
     assert all((clients.sagemaker, clients.metrics, clients.s3, clients.sts))
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from journaltrack.errors import JournalNotFoundError
-from journaltrack.report_integrity import verify_chains
+from journaltrack.reports.proof.check import verify_chains
 from tests.faults.killing import WAIT_S, Child, Item, Zygote, content, script
 
 OPENING_S = {"one": 0.04, "processes": 0.12, "threads": 0.04, "forks": 0.06}  # until all log, in a journal that is made

@@ -14,10 +14,10 @@ from contextlib import closing
 from pathlib import Path
 
 from journaltrack import Tracker
-from journaltrack.checkpointer import write_back
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.sqlite.checkpoint import write_back
 from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.replay.reconciler import Options, Reconciler
 
 CALLS = 44
 
@@ -194,10 +194,10 @@ def sync(folder, acks):
 
 def upgrade(folder, acks):
     """A journal of the current schema, brought to a later one."""
-    from journaltrack import schema, upgrading
+    from journaltrack.journal.schema import migrate, schema
 
     log(folder, acks, "w", durability="process")
-    upgrading.upgrade(
+    migrate.upgrade(
         folder / "journal" / "journal.db",
         schema.HEAD,
         now_ns=5,

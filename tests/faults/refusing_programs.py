@@ -12,9 +12,10 @@ import warnings
 from contextlib import closing
 from pathlib import Path
 
-from journaltrack import Tracker, ending, errors
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack import Tracker, errors
+from journaltrack.journal.journal import Journal
+from journaltrack.replay import ending
+from journaltrack.replay.reconciler import Options, Reconciler
 from tests.faults.power_programs import Acknowledging, RecordedRemote, call
 
 warned = []

@@ -6,16 +6,18 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 
-from journaltrack import doubts, entries, lease
-from journaltrack.attesting import Attestor
-from journaltrack.entries import BlobRef
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import Journal
-from journaltrack.readback import ReadBack
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal import entries
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.settlement import Intent, Settlement
-from journaltrack.spool import Spool
+from journaltrack.replay import lease
+from journaltrack.replay.evidence import in_doubt
+from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.evidence.outcomes import Intent, Settlement
+from journaltrack.replay.evidence.readback import ReadBack
+from journaltrack.replay.reconciler import Options, Reconciler
 
 EVIDENCE = {
     "entry": "seq, writer_id, writer_seq, component_id, stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns, digest",
@@ -153,7 +155,7 @@ def _decide(journal, clock, component, outcomes):
         _begin(journal, clock, component)
         held = lease.acquire(journal.database, clock_ns=clock)
         Settlement(journal.database, held, clock).recover()
-        doubts.decide(Attestor(journal.database, held, clock), outcome, "as the lab's notebook says", [component])
+        in_doubt.decide(Attestor(journal.database, held, clock), outcome, "as the lab's notebook says", [component])
         held.release()
 
 

@@ -10,7 +10,7 @@ import journaltrack
 from journaltrack import Tracker
 from journaltrack.cli import main
 from journaltrack.errors import JournalAlteredError
-from journaltrack.validation import JournaltrackWarning
+from journaltrack.tracking.validation import JournaltrackWarning
 from tests.copies import change
 from tests.simulator import simulator
 

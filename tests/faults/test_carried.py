@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from journaltrack import Tracker
-from journaltrack.arriving import bring
-from journaltrack.auditing import audit
 from journaltrack.cli import main
 from journaltrack.errors import BundleDamagedError
-from journaltrack.report_integrity import verify_chains
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.report import audit
+from journaltrack.transfer.bundle.arrive import bring
 from tests.simulator import simulator
 
 

@@ -7,13 +7,13 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import entries as vocabulary
-from journaltrack.auditing import audit
-from journaltrack.journal import Journal
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.journal import Journal
 from journaltrack.limits import METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S
-from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_integrity import verify_chains
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.report import audit
 
 YEAR_NS = 365 * 86_400 * 10**9
 NOW_NS = 1_795_000_000 * 10**9

@@ -19,10 +19,10 @@ from botocore.credentials import CredentialProvider, Credentials
 from botocore.session import Session
 
 from journaltrack import Tracker, sync
-from journaltrack.composition import Connection, deliver
-from journaltrack.deadline import Deadline
+from journaltrack.app.composition import Connection, deliver
 from journaltrack.errors import ErrorKind
-from journaltrack.watcher_journal import DeliveryRequest
+from journaltrack.util.deadline import Deadline
+from journaltrack.watch.journal import DeliveryRequest
 from tests.faults.conftest import ENVIRONMENT, QUICK, sync_process
 from tests.faults.test_sync_killed import states
 from tests.faults.test_watch import arrived

@@ -398,7 +398,7 @@ NETWORK = "36 35 98:0 / / rw,noatime master:1 - nfs4 server:/export rw\n"
 
 WRITER = """
 import pathlib, sys
-from journaltrack import Journal, paths
+from journaltrack import Journal; from journaltrack.util import paths
 real = paths.network_file_system
 paths.network_file_system = lambda folder: real(folder, pathlib.Path(sys.argv[2]))
 journal = Journal.open(sys.argv[1])

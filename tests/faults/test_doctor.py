@@ -18,15 +18,15 @@ import pytest
 from click.testing import CliRunner
 
 from journaltrack import Tracker, doctor, sync
-from journaltrack import lease as leases
-from journaltrack.auditing import audit
 from journaltrack.cli import main
-from journaltrack.database import Database
 from journaltrack.errors import JournalNotFoundError, JournalReadOnlyError, NotAJournalError
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Reconciler
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.sqlite.connection import Database
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_integrity import verify_chains
+from journaltrack.replay import lease as leases
+from journaltrack.replay.reconciler import Reconciler
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.report import audit
 from tests.faults.faulty_disk import in_child
 from tests.simulator import simulator
 
@@ -273,8 +273,8 @@ def test_a_process_that_keeps_others_from_writing_is_named(journal):
 
 SYNCING = """
 import sys
-from journaltrack import lease
-from journaltrack.database import Database
+from journaltrack.replay import lease
+from journaltrack.journal.sqlite.connection import Database
 from pathlib import Path
 held = lease.acquire(Database(Path(sys.argv[1]) / "journal.db"))
 print("held", flush=True)

@@ -22,13 +22,13 @@ import pytest
 from botocore.credentials import RefreshableCredentials
 
 from journaltrack import Tracker, sync
-from journaltrack.database import Database
-from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, JournalFullError, JournalLockedError, JournalWriteError, LeaseLostError, RemoteError
-from journaltrack.gate import Gate
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.sqlite.connection import Database
 from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.replay.gate import Gate
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.util.deadline import Deadline
 from tests.faults.conftest import ENVIRONMENT
 from tests.simulator import BlackHole, simulator
 
@@ -201,7 +201,7 @@ def test_a_journal_that_refuses_for_a_while_gets_the_answers_later(folder, error
             if "tried again" in record.getMessage():
                 database.refuses = None
 
-    logger = logging.getLogger("journaltrack.ending")
+    logger = logging.getLogger("journaltrack.replay.ending")
     handler = Recovers()
     logger.addHandler(handler)
     remote = Hooked(fail)
@@ -234,7 +234,7 @@ def test_a_write_lock_that_is_held_for_long_loses_no_answer(folder):
                 refused.set()
                 holder.execute("ROLLBACK")
 
-    logger = logging.getLogger("journaltrack.ending")
+    logger = logging.getLogger("journaltrack.replay.ending")
     handler = Refused()
     logger.addHandler(handler)
     remote = Hooked(hold)

@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from journaltrack import Tracker, audit
-from journaltrack.deadline import Deadline
-from journaltrack.remotes.retrying import RetryingRemote
+from journaltrack.remotes.retry import RetryingRemote
+from journaltrack.util.deadline import Deadline
 from tests.contract.conftest import aws
 from tests.faults.test_ending import outcomes, replay
 from tests.simulator import BlackHole, HttpError, Instead, simulator

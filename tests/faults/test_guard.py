@@ -221,7 +221,7 @@ def test_a_class_that_was_unpickled_by_its_module_delivers(tmp_path, sim, mode):
     """A worker that gets the class by pickle alone (joblib, cloudpickle, submitit, Dask, Ray) delivers as any other process."""
     import pickle
 
-    assert Tracker.__module__ == "journaltrack.tracker"
+    assert Tracker.__module__ == "journaltrack.tracking.tracker"
     env = os.environ | {"JOURNALTRACK_JOURNAL": str(tmp_path / "j"), "JOURNALTRACK_SYNC": mode}
     command = [sys.executable, "-c", ELSEWHERE, pickle.dumps(Tracker).hex()]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
@@ -251,7 +251,7 @@ def test_a_tracker_that_was_unpickled_records_and_its_run_delivers(tmp_path, sim
 
 def test_a_class_is_whole_however_its_module_is_found(tmp_path, sim):
     """Nothing has to be imported before: the module alone is enough."""
-    code = "from journaltrack.tracker import Tracker\nTracker.create(trial_component_name='run').close()"
+    code = "from journaltrack.tracking.tracker import Tracker\nTracker.create(trial_component_name='run').close()"
     env = os.environ | {"JOURNALTRACK_JOURNAL": str(tmp_path / "j")}
     subprocess.run([sys.executable, "-c", code], env=env, timeout=120, check=True, cwd=Path(tmp_path))
     assert "run" in sim.components

@@ -8,20 +8,21 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import Tracker, hearsay
-from journaltrack import lease as leases
-from journaltrack.arriving import bring
-from journaltrack.attesting import Attestor
-from journaltrack.auditing import audit
-from journaltrack.bundling import bundle
+from journaltrack import Tracker
 from journaltrack.cli import main
 from journaltrack.errors import BundleDamagedError, InvalidInputError
-from journaltrack.journal import Journal
-from journaltrack.merging import merge
-from journaltrack.pruning import prune
-from journaltrack.receipting import export_receipts, import_receipts
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.taken import Origin, record
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.evidence.taken import Origin, record
+from journaltrack.reports.proof import hearsay
+from journaltrack.reports.report import audit
+from journaltrack.retention.prune import prune
+from journaltrack.transfer.bundle.arrive import bring
+from journaltrack.transfer.bundle.pack import bundle
+from journaltrack.transfer.merge.merger import merge
+from journaltrack.transfer.receipts import export_receipts, import_receipts
 from tests.copies import read, sound, sync
 from tests.faults.bundles import crafted
 
@@ -154,7 +155,7 @@ def test_nobody_vouches_for_himself(node, tmp_path):
 
 def test_a_spool_makes_no_room_for_hearsay(node, tmp_path, monkeypatch):
     """A spool at its limit gives up no content because others say that it was uploaded."""
-    from journaltrack.pruning_blobs import make_room
+    from journaltrack.retention.blobs import make_room
 
     machine = copied(node, tmp_path / "elsewhere")
     sync(machine, MemoryRemote())

@@ -17,15 +17,15 @@ from contextlib import closing
 import pytest
 
 from journaltrack import Tracker, errors
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Reconciler
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_integrity import verify_chains
+from journaltrack.replay.reconciler import Reconciler
+from journaltrack.reports.proof.check import verify_chains
 from tests import tally
 from tests.faults.hostile import ESCAPES, SOAK, VALUES, base, by_hand, cells, copied, every_command, run
 from tests.simulator import simulator
 
-pytestmark = pytest.mark.filterwarnings("ignore::journaltrack.validation.JournaltrackWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::journaltrack.tracking.validation.JournaltrackWarning")
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from click.testing import CliRunner
 
 import journaltrack
 from journaltrack import Tracker
-from journaltrack.auditing import audit
 from journaltrack.cli import main
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
-from journaltrack.remotes.aws import AwsRemote
+from journaltrack.journal.journal import Journal
+from journaltrack.remotes.aws.remote import AwsRemote
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.reports.report import audit
 from tests.simulator import CutAfter, CutBefore, HttpError, simulator
 
 

@@ -12,9 +12,10 @@ import sys
 import pytest
 
 import journaltrack
-from journaltrack import Journal, Tracker, audit, interruption, writer_life
-from journaltrack.report_component import show
-from journaltrack.report_status import status
+from journaltrack import Journal, Tracker, audit
+from journaltrack.journal import interruption, writer_life
+from journaltrack.reports.component import show
+from journaltrack.reports.status import status
 from tests.faults.conftest import sync_process
 from tests.faults.interrupting import Training
 from tests.simulator import simulator

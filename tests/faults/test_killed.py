@@ -15,7 +15,7 @@ from contextlib import closing
 import pytest
 
 from journaltrack import Tracker
-from journaltrack.report_integrity import verify_chains
+from journaltrack.reports.proof.check import verify_chains
 from tests import tally
 from tests.faults.killing import WRITERS
 from tests.faults.killing_syncs import kill_syncs

@@ -14,11 +14,12 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import Tracker, admission
-from journaltrack.claim import FILE
+from journaltrack import Tracker
 from journaltrack.errors import JournalLockedError
-from journaltrack.journal import Journal
-from journaltrack.report_integrity import verify_chains
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.sqlite import admission
+from journaltrack.journal.sqlite.claim import FILE
+from journaltrack.reports.proof.check import verify_chains
 from tests.faults.faulty_disk import in_child, without
 from tests.golden import restore
 
@@ -153,8 +154,8 @@ def test_a_claim_of_another_machine_is_held_by_its_age(tmp_path, age_s, free):
 
 RANK = """
 import pathlib, sys
-from journaltrack import admission, paths
-from journaltrack.journal import Journal
+from journaltrack.journal.sqlite import admission; from journaltrack.util import paths
+from journaltrack.journal.journal import Journal
 admission.SLOW_S = -1.0
 paths.network_file_system = lambda folder: "nfs4"
 paths.locks_reach_other_machines = lambda folder: True
@@ -193,8 +194,8 @@ class Rank:
 def slow(monkeypatch):
     """This process's disk is such a one, too."""
     monkeypatch.setattr(admission, "SLOW_S", -1.0)
-    monkeypatch.setattr("journaltrack.paths.network_file_system", lambda _folder: "nfs4")
-    monkeypatch.setattr("journaltrack.paths.locks_reach_other_machines", lambda _folder: True)
+    monkeypatch.setattr("journaltrack.util.paths.network_file_system", lambda _folder: "nfs4")
+    monkeypatch.setattr("journaltrack.util.paths.locks_reach_other_machines", lambda _folder: True)
 
 
 def test_ranks_on_a_slow_disk_let_each_other_in(tmp_path):

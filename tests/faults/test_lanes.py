@@ -12,13 +12,13 @@ from contextlib import closing
 import pytest
 
 from journaltrack import Tracker, sync
-from journaltrack import lease as leases
-from journaltrack.database import Database
-from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.sqlite.connection import Database
 from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.replay import lease as leases
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.util.deadline import Deadline
 from tests.faults.conftest import ENVIRONMENT
 from tests.simulator import BlackHole, HttpError, simulator
 

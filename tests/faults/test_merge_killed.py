@@ -12,16 +12,16 @@ from contextlib import closing
 import pytest
 
 from journaltrack import Tracker
-from journaltrack import entries as vocabulary
-from journaltrack import lease as leases
-from journaltrack.attesting import Attestor
-from journaltrack.doubts import decide
-from journaltrack.journal import Journal
-from journaltrack.merging import merge
-from journaltrack.pruning import prune
-from journaltrack.receipting import export_receipts
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.settlement import Delivery, Intent, Outcome, Settlement
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.evidence.in_doubt import decide
+from journaltrack.replay.evidence.outcomes import Delivery, Intent, Outcome, Settlement
+from journaltrack.retention.prune import prune
+from journaltrack.transfer.merge.merger import merge
+from journaltrack.transfer.receipts import export_receipts
 from tests import tally
 from tests.copies import content, points, read, record, sound, states, sync
 from tests.faults.conftest import ENVIRONMENT
@@ -30,14 +30,14 @@ from tests.faults.disktrace import Killing, supported
 KILLS = int(8 * float(os.environ.get("JOURNALTRACK_SOAK", "1")))
 WHY_NOT = supported()
 SIZE = 50
-SMALL = f"import sys; from journaltrack import turns; turns._FIRST = turns._MIN = turns._MAX = {SIZE}\n"
-MERGE = SMALL + "from journaltrack.merging import merge; merge([sys.argv[1]], into=sys.argv[2])"
-IMPORT = SMALL + "from journaltrack.receipting import import_receipts; import_receipts(sys.argv[1], sys.argv[2])"
+SMALL = f"import sys; from journaltrack.replay.evidence import turns; turns._FIRST = turns._MIN = turns._MAX = {SIZE}\n"
+MERGE = SMALL + "from journaltrack.transfer.merge.merger import merge; merge([sys.argv[1]], into=sys.argv[2])"
+IMPORT = SMALL + "from journaltrack.transfer.receipts import import_receipts; import_receipts(sys.argv[1], sys.argv[2])"
 SETTLE_BY_HAND = """
-from journaltrack.journal import Journal
-from journaltrack import doubts, lease as leases
-from journaltrack.attesting import Attestor
-from journaltrack.settlement import Settlement
+from journaltrack.journal.journal import Journal
+from journaltrack.replay.evidence import in_doubt as doubts; from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.evidence.outcomes import Settlement
 journal = Journal.open(sys.argv[2])
 lease = leases.acquire(journal.database)
 {}
@@ -51,7 +51,7 @@ REOPEN = SMALL + SETTLE_BY_HAND.format(
 )
 IN_STEPS = """
 import contextlib
-from journaltrack.turns import Turns
+from journaltrack.replay.evidence.turns import Turns
 whole = Turns.transaction
 @contextlib.contextmanager
 def told(self):

@@ -12,8 +12,8 @@ import pytest
 
 from journaltrack import Journal, Tracker
 from journaltrack.errors import JournalNotFoundError
-from journaltrack.reconciler import Options, Reconciler
 from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.replay.reconciler import Options, Reconciler
 from tests.faults.conftest import sync_process
 from tests.faults.test_sync_killed import states
 from tests.simulator import simulator

@@ -8,13 +8,13 @@ import time
 import pytest
 
 from journaltrack import Journal, Tracker, sync
-from journaltrack import lease as leases
-from journaltrack.deadline import Deadline
 from journaltrack.errors import ComponentNotFoundError, ErrorKind
-from journaltrack.reconciler import Options
-from journaltrack.remotes import aws_clients
-from journaltrack.report_entries import each_entry
-from journaltrack.validation import JournaltrackWarning
+from journaltrack.remotes.aws import clients
+from journaltrack.replay import lease as leases
+from journaltrack.replay.reconciler import Options
+from journaltrack.reports.entries import each_entry
+from journaltrack.tracking.validation import JournaltrackWarning
+from journaltrack.util.deadline import Deadline
 from tests.faults.conftest import sync_process
 from tests.faults.test_sync_killed import states
 from tests.simulator import BlackHole, CutAfter, HttpError, PartialErrors, simulator
@@ -201,7 +201,7 @@ def test_close_is_bounded_when_the_endpoint_never_answers(tmp_path, credentials,
     with simulator() as sim:
         monkeypatch.setenv("AWS_ENDPOINT_URL", sim.endpoint_url)
         sim.fail("*", BlackHole(), times=100)
-        monkeypatch.setattr(aws_clients, "READ_TIMEOUT_S", 3_600.0)
+        monkeypatch.setattr(clients, "READ_TIMEOUT_S", 3_600.0)
         tracker = Tracker.create(journal=tmp_path / "j", close_deadline_s=2.0)
         tracker.log_metric("loss", 1.0)
         started = time.monotonic()

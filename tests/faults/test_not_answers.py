@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 import journaltrack
-from journaltrack.auditing import audit
 from journaltrack.cli import ExitCode, main
+from journaltrack.reports.report import audit
 from tests.simulator import HttpError, Instead, PartialErrors, simulator
 
 

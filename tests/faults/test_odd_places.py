@@ -15,7 +15,7 @@ import pytest
 
 from journaltrack import Tracker
 from journaltrack.errors import InvalidInputError, JournalNotFoundError, JournalWriteError
-from journaltrack.journal import Journal
+from journaltrack.journal.journal import Journal
 from tests.faults.faulty_disk import in_child
 
 COMMANDS = (["status"], ["status", "--json"], ["audit", "--verify"], ["doctor"], ["sync", "--dry-run"])

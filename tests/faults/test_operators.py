@@ -21,13 +21,13 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from click.testing import CliRunner
 
-from journaltrack import paths
-from journaltrack.bundling import bundle
 from journaltrack.cli import ExitCode, main
 from journaltrack.cli.common import exit_code_of, report_error
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.remote import BlobUpload
-from journaltrack.remotes.aws_errors import classified
+from journaltrack.remotes.aws.errors import classified
+from journaltrack.replay.remote import BlobUpload
+from journaltrack.transfer.bundle.pack import bundle
+from journaltrack.util import paths
 from tests.contract.conftest import aws
 from tests.faults.conftest import ENVIRONMENT, sync_process
 from tests.simulator import HttpError, simulator

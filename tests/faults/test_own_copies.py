@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from journaltrack.checkpointer import write_back
-from journaltrack.journal import Journal
-from journaltrack.report_integrity import verify_chains
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.sqlite.checkpoint import write_back
+from journaltrack.reports.proof.check import verify_chains
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="OFD locks")
 
 TRAINER = """
 import os, pathlib, select, shutil, sys, threading
-from journaltrack.journal import Journal
+from journaltrack.journal.journal import Journal
 folder, acks = pathlib.Path(sys.argv[1]), os.open(sys.argv[3], os.O_RDWR | os.O_CREAT, 0o600)
 journal = Journal.open(folder, on_journal_error="raise")
 component, stop, count = journal.component("run"), threading.Event(), 0
@@ -46,7 +46,7 @@ journal.close()
 
 SHORT = """
 import os, sys
-from journaltrack.journal import Journal
+from journaltrack.journal.journal import Journal
 def log(number):
     journal = Journal.open(sys.argv[1], on_journal_error="raise")
     component = journal.component("run")
@@ -66,7 +66,7 @@ for number in range(int(sys.argv[2])):
 
 ONE = """
 import sys
-from journaltrack.journal import Journal
+from journaltrack.journal.journal import Journal
 journal = Journal.open(sys.argv[1], on_journal_error="raise")
 journal.append_metric(journal.component("run"), "second", float(sys.argv[2]), 0, 1)
 journal.close()
@@ -219,7 +219,7 @@ def test_a_forked_child_drops_nothing_of_its_parent(tmp_path):
 WAITING = """
 import sys
 from journaltrack.errors import JournalLockedError
-from journaltrack.journal import Journal
+from journaltrack.journal.journal import Journal
 journal = Journal.open(sys.argv[1], on_journal_error="raise", busy_timeout_s=0.3)
 try: journal.append_metric(1, "second", 0.0, 0, 1)
 except JournalLockedError: print("refused", flush=True)
@@ -256,8 +256,8 @@ def test_who_drops_locks_takes_turns_with_the_others(tmp_path, caplog):
 
 CHECKPOINTING = """
 import sys
-from journaltrack.checkpointer import write_back
-from journaltrack.journal import Journal
+from journaltrack.journal.sqlite.checkpoint import write_back
+from journaltrack.journal.journal import Journal
 journal = Journal.open(sys.argv[1])
 component = journal.component("run")
 journal.append_metric(component, "second", 0.0, 0, 1)

@@ -9,8 +9,8 @@ import pytest
 
 import journaltrack
 from journaltrack import Tracker
-from journaltrack.auditing import audit
-from journaltrack.reconciler import Options
+from journaltrack.replay.reconciler import Options
+from journaltrack.reports.report import audit
 from tests.simulator import CutAfter, CutBefore, simulator
 
 TENTHS = (0.1, 0.2, 0.3, 0.7, 0.1, 0.6, 1e-3, 0.9, 0.11, 0.13)

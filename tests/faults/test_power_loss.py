@@ -20,12 +20,12 @@ from pathlib import Path
 
 import pytest
 
-from journaltrack import schema
-from journaltrack.auditing import audit
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.schema import schema
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_integrity import verify_chains
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.report import audit
 from tests import tally
 from tests.faults import disktrace, power_programs
 from tests.faults.diskmodel import CHOICES, Disk

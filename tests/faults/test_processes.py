@@ -16,7 +16,7 @@ import pytest
 
 import journaltrack
 from journaltrack import Tracker
-from journaltrack.report_integrity import verify_chains
+from journaltrack.reports.proof.check import verify_chains
 from tests.simulator import simulator
 
 
@@ -42,8 +42,8 @@ def run(code, *arguments):
 
 INTERRUPTED = """
 import random, signal, sqlite3, sys, warnings
-from journaltrack import entries
-from journaltrack.journal import Journal
+from journaltrack.journal.journal import entries
+from journaltrack.journal.journal import Journal
 warnings.simplefilter("ignore")
 class Interruption(BaseException): pass
 def interrupt(*_): raise Interruption
@@ -87,7 +87,7 @@ def test_an_exception_of_a_signal_handler_at_any_moment_of_an_append_costs_nothi
 
 INTERRUPTED_GROUPS = """
 import random, signal, sys, threading
-from journaltrack.journal import Journal
+from journaltrack.journal.journal import Journal
 class Interruption(BaseException): pass
 def interrupt(*_): raise Interruption
 signal.signal(signal.SIGALRM, interrupt)
@@ -267,7 +267,7 @@ def test_an_interpreter_that_exits_under_logging_daemon_threads_loses_nothing(fo
 WAITING = """
 import sqlite3, sys, warnings
 from journaltrack import Tracker
-from journaltrack.journal import Journal
+from journaltrack.journal.journal import Journal
 warnings.simplefilter("ignore")
 journal = Journal.open(sys.argv[1], busy_timeout_s=0.01)
 tracker = Tracker.create(trial_component_name="run", journal=journal, sync="off")

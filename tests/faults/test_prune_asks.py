@@ -10,7 +10,7 @@ import pytest
 
 from journaltrack import Tracker
 from journaltrack.cli import main
-from journaltrack.report_integrity import verify_chains
+from journaltrack.reports.proof.check import verify_chains
 from tests.copies import read
 from tests.faults.conftest import ENVIRONMENT
 from tests.simulator import HttpError, simulator

@@ -14,12 +14,12 @@ from contextlib import closing
 import pytest
 
 from journaltrack import Tracker, doctor
-from journaltrack.auditing import audit
-from journaltrack.journal import Journal
-from journaltrack.pruning import prune
-from journaltrack.reconciler import Reconciler
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_integrity import verify_chains
+from journaltrack.replay.reconciler import Reconciler
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.report import audit
+from journaltrack.retention.prune import prune
 from tests.faults.conftest import ENVIRONMENT
 from tests.faults.disktrace import Killing, supported
 
@@ -29,7 +29,7 @@ WHY_NOT = supported()
 
 PRUNE = """
 import sys, time
-from journaltrack import pruning, turns
+from journaltrack.retention import prune as pruning; from journaltrack.replay.evidence import turns
 turns._FIRST = turns._MAX = turns._MIN = 40  # many transactions, so that a kill has where to come in between
 pruning.prune(sys.argv[1], ask=None, delivered_before_ns=time.time_ns(), blobs_before_ns=time.time_ns())
 """

@@ -21,8 +21,8 @@ from contextlib import closing, contextmanager
 import pytest
 
 from journaltrack import Tracker
-from journaltrack.journal import Journal
-from journaltrack.report_integrity import verify_chains
+from journaltrack.journal.journal import Journal
+from journaltrack.reports.proof.check import verify_chains
 
 
 @functools.cache
@@ -333,7 +333,7 @@ DEADLOCK = """
 import logging, sqlite3, sys, threading, warnings
 warnings.simplefilter("ignore")
 from journaltrack import Tracker
-from journaltrack.journal import Journal
+from journaltrack.journal.journal import Journal
 journal = Journal.open(sys.argv[1], busy_timeout_s=0.05)
 tracker = Tracker.create(trial_component_name="run", journal=journal, sync="off")
 class Counting(logging.Handler):

@@ -11,17 +11,18 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import doctor, sqlite_pages
-from journaltrack import entries as vocabulary
-from journaltrack.auditing import audit
-from journaltrack.entries import BlobRef
+from journaltrack import doctor
+from journaltrack.doctor import sqlite_pages
+from journaltrack.doctor.recover import LOST_NAME, salvage
 from journaltrack.errors import JournalCorruptError, JournaltrackError
-from journaltrack.intervals import ranges_in
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_integrity import verify_chains
-from journaltrack.salvage import LOST_NAME, salvage
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.report import audit
+from journaltrack.util.intervals import ranges_in
 from tests import tally
 from tests.golden import REVISIONS, restore
 

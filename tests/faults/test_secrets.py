@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 
 from journaltrack import Tracker, errors
-from journaltrack.auditing import audit
+from journaltrack.reports.report import audit
 from tests.simulator import HttpError, simulator
 
 KEY = "AKIAVERYVISIBLEKEYID"

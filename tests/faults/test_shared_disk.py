@@ -11,14 +11,14 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import paths
 from journaltrack.errors import JournalLockedError
-from journaltrack.journal import Journal
+from journaltrack.journal.journal import Journal
+from journaltrack.util import paths
 
 PROGRAM = """
 import pathlib, sys
-from journaltrack import paths
-from journaltrack.journal import Journal
+from journaltrack.util import paths
+from journaltrack.journal.journal import Journal
 if sys.argv[2]:
     for name in ("network_file_system", "locks_reach_other_machines"):
         setattr(paths, name, lambda folder, real=getattr(paths, name): real(folder, pathlib.Path(sys.argv[2])))

@@ -11,7 +11,7 @@ import pytest
 
 from journaltrack import Tracker
 from journaltrack.errors import InvalidInputError
-from journaltrack.report_component import show
+from journaltrack.reports.component import show
 from tests.faults.interrupting import RUN, Training
 from tests.simulator import simulator
 

@@ -22,16 +22,16 @@ from typing import get_args
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import entries
-from journaltrack.chain_links import ProblemKind
 from journaltrack.cli import main
-from journaltrack.entries import Draft, chain_next
 from journaltrack.errors import JournaltrackError
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal import entries
+from journaltrack.journal.chain import ProblemKind
+from journaltrack.journal.entries import Draft, chain_next
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_chains import ADVICE
-from journaltrack.report_integrity import verify_chains
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.reports.proof.chains import ADVICE
+from journaltrack.reports.proof.check import verify_chains
 from tests import independent_verifier, tally
 from tests.copies import change, without_triggers
 from tests.faults import hostile, tampering

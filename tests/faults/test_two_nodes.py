@@ -7,13 +7,13 @@ from contextlib import closing
 import pytest
 
 import journaltrack
-from journaltrack import entries as vocabulary
-from journaltrack.auditing import audit
-from journaltrack.journal import Journal
-from journaltrack.merging import merge
-from journaltrack.report_component import show
-from journaltrack.tracker import Tracker
-from journaltrack.verifying import VerifyOptions
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.journal import Journal
+from journaltrack.reports.component import show
+from journaltrack.reports.report import audit
+from journaltrack.tracking.tracker import Tracker
+from journaltrack.transfer.merge.merger import merge
+from journaltrack.verification.verifier import VerifyOptions
 from tests.simulator import simulator
 
 SECOND_NS = 10**9

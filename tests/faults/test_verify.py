@@ -14,14 +14,14 @@ from click.testing import CliRunner
 
 import journaltrack
 from journaltrack import Tracker
-from journaltrack.auditing import audit
 from journaltrack.cli import main
-from journaltrack.comparing import REMOVED
-from journaltrack.pruning import prune
-from journaltrack.rate_limit import RateLimit
-from journaltrack.reconciler import Options
-from journaltrack.report_integrity import verify_chains
-from journaltrack.verifying import VerifyOptions
+from journaltrack.remotes.rate_limit import RateLimit
+from journaltrack.replay.reconciler import Options
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.report import audit
+from journaltrack.retention.prune import prune
+from journaltrack.verification.diff import REMOVED
+from journaltrack.verification.verifier import VerifyOptions
 from tests import tally
 from tests.faults.hostile import SOAK
 from tests.simulator import CutAfter, HttpError, simulator

@@ -13,15 +13,15 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from journaltrack import entries as vocabulary
-from journaltrack import lease as leases
-from journaltrack import schema
-from journaltrack.entries import BlobRef
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.schema import schema
+from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.settlement import Intent, Settlement
-from journaltrack.spool import Spool
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.outcomes import Intent, Settlement
+from journaltrack.replay.reconciler import Options, Reconciler
 from tests.golden import HERE
 
 BEGINNING_NS = 1_760_000_000_000_000_000

@@ -16,14 +16,15 @@ import pytest
 from alembic.script import ScriptDirectory
 from click.testing import CliRunner
 
-from journaltrack import doctor, schema, upgrading
-from journaltrack.actions import MetricPoint
-from journaltrack.auditing import audit
+from journaltrack import doctor
 from journaltrack.cli import main
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.schema import migrate, schema
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_integrity import verify_chains
+from journaltrack.replay.plan.actions import MetricPoint
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.report import audit
 from tests import tally
 from tests.faults.disktrace import Killing, supported
 from tests.golden import HERE, REVISIONS, restore
@@ -33,7 +34,7 @@ KILLS = int(12 * float(os.environ.get("JOURNALTRACK_SOAK", "1")))
 WHY_NOT = supported()
 UPGRADE = """
 import pathlib, sys
-from journaltrack import upgrading
+from journaltrack.journal.journal.schema import migrate as upgrading
 upgrading.upgrade(pathlib.Path(sys.argv[1]), "{head}", now_ns=1, migrations=pathlib.Path(sys.argv[2]), head="{next}")
 """
 FORK = multiprocessing.get_context("fork")
@@ -108,8 +109,8 @@ def test_a_golden_journal_is_logged_to_and_delivered(revision, tmp_path):
 
 
 def _made_by_the_old_release(journal, component):
-    from journaltrack.actions import ComponentSpec
     from journaltrack.remotes.memory import MemoryComponent
+    from journaltrack.replay.plan.actions import ComponentSpec
 
     entries = [e for e in journal.entries() if e.component_id == component.id]
     with closing(sqlite3.connect(journal.path / "journal.db")) as connection:
@@ -131,7 +132,7 @@ def large(tmp_path):
     folder = restore(REVISIONS[-1], tmp_path / "large")
     with closing(Journal.open(folder)) as journal:
         component = journal.component("a")
-        from journaltrack import entries as vocabulary
+        from journaltrack.journal import entries as vocabulary
 
         journal.append(component, [vocabulary.metric("m", float(n), n, 1) for n in range(5_000)])
     return folder
@@ -139,7 +140,7 @@ def large(tmp_path):
 
 def upgrade(path, migrations):
     """What the child does."""
-    upgrading.upgrade(path, schema.HEAD, now_ns=1, migrations=migrations, head=NEXT)
+    migrate.upgrade(path, schema.HEAD, now_ns=1, migrations=migrations, head=NEXT)
 
 
 def check_whole(folder, before, backup_of):

@@ -12,10 +12,10 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from journaltrack import entries as vocabulary
-from journaltrack import schema, schema_text, tables, upgrading
 from journaltrack.errors import JournalTooNewError
-from journaltrack.journal import Journal
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.schema import migrate, schema, tables, text
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
@@ -56,10 +56,10 @@ def migrations_with(tmp_path, body):
 
 
 def test_the_text_of_the_tables_is_that_of_the_tables():
-    """What the package uses without SQLAlchemy says what SQLAlchemy says: else `python -m journaltrack.tables && make format`."""
+    """What the package uses without SQLAlchemy says what SQLAlchemy says: else `python -m journaltrack.journal.schema.tables && make format`."""
     made: dict[str, object] = {}
     exec(tables.rendered(), made)
-    assert (made["DDL"], made["COLUMNS"], made["INSERTS"]) == (schema_text.DDL, schema_text.COLUMNS, schema_text.INSERTS)
+    assert (made["DDL"], made["COLUMNS"], made["INSERTS"]) == (text.DDL, text.COLUMNS, text.INSERTS)
 
 
 def test_revisions_make_what_the_code_makes(journal, tmp_path):
@@ -91,7 +91,7 @@ def test_head_is_alembics_head():
 def test_upgrade_keeps_everything_and_leaves_a_backup(journal, tmp_path):
     """After an upgrade entries and triggers are as before, and the backup beside the journal is whole and private."""
     before = objects(journal)
-    backup = upgrading.upgrade(journal, schema.HEAD, now_ns=7, migrations=migrations_with(tmp_path, "pass"), head=NEXT)
+    backup = migrate.upgrade(journal, schema.HEAD, now_ns=7, migrations=migrations_with(tmp_path, "pass"), head=NEXT)
     assert backup is not None
     assert backup.stat().st_mode & 0o777 == 0o600
     assert objects(backup) == before
@@ -106,7 +106,7 @@ def test_failing_upgrade_changes_nothing(journal, tmp_path):
     """A revision that fails half-way leaves schema, revision and data as they were."""
     before = objects(journal)
     with pytest.raises(ZeroDivisionError):
-        upgrading.upgrade(journal, schema.HEAD, now_ns=7, migrations=migrations_with(tmp_path, "1 / 0"), head=NEXT)
+        migrate.upgrade(journal, schema.HEAD, now_ns=7, migrations=migrations_with(tmp_path, "1 / 0"), head=NEXT)
     assert objects(journal) == before
     opened = Journal.open(journal.parent)
     assert len(opened.entries()) == 2

@@ -10,13 +10,15 @@ from contextlib import closing
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import Journal, Tracker, doctor, schema, versions
+from journaltrack import Journal, Tracker, doctor
 from journaltrack._version import __version__
-from journaltrack.bundling import bundle as bundle_journal
 from journaltrack.cli import main
+from journaltrack.doctor.recover import salvage
 from journaltrack.errors import JournalAlteredError, JournalTooNewError, JournalWriteError, NotAJournalError
-from journaltrack.receipting import export_receipts
-from journaltrack.salvage import salvage
+from journaltrack.journal.schema import schema
+from journaltrack.transfer.bundle.pack import bundle as bundle_journal
+from journaltrack.transfer.receipts import export_receipts
+from journaltrack.util import versions
 from tests.faults.conftest import Watching
 from tests.golden import restore
 from tests.simulator import simulator

@@ -16,11 +16,12 @@ from contextlib import closing
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import Journal, Tracker, doctor, schema
-from journaltrack.auditing import audit
+from journaltrack import Journal, Tracker, doctor
 from journaltrack.cli import main
 from journaltrack.errors import JournalAlteredError, JournalFullError, JournalOutdatedError, JournalWriteError
-from journaltrack.report_integrity import verify_chains
+from journaltrack.journal.schema import schema
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.report import audit
 from tests.faults.faulty_disk import MS_RDONLY, SYNCS, WRITES, Ballast, failing, in_child, mount, own_mounts, small_disk
 from tests.golden import REVISIONS, restore
 from tests.migrations.test_golden import revision_of
@@ -345,7 +346,7 @@ def test_an_older_journal_that_lacks_a_guard_is_not_upgraded(tmp_path):
 def test_a_tracker_goes_on_while_its_journal_is_upgraded(tmp_path, monkeypatch):
     """One that began in the older schema: its next calls land in the newer one, in its own chain, and all is proved."""
     folder = restore(OLDER[0], tmp_path / "j")
-    monkeypatch.setattr("journaltrack.upgrading.SPARE_BYTES", 1 << 62)
+    monkeypatch.setattr("journaltrack.journal.schema.migrate.SPARE_BYTES", 1 << 62)
     tracker = Tracker.create(trial_component_name="late", journal=folder, sync="off")
     tracker.log_metric("late", 0.0)
     assert revision_of(folder / "journal.db") == OLDER[0]

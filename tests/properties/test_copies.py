@@ -14,16 +14,16 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from journaltrack import entries as vocabulary
-from journaltrack import lease as leases
-from journaltrack.auditing import audit
-from journaltrack.entries import BlobRef
-from journaltrack.journal import Journal
-from journaltrack.merging import merge
-from journaltrack.receipting import export_receipts, import_receipts
-from journaltrack.reconciler import Options, Reconciler
-from journaltrack.report_integrity import verify_chains
-from journaltrack.settlement import Settlement
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.journal import Journal
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.outcomes import Settlement
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.report import audit
+from journaltrack.transfer.merge.merger import merge
+from journaltrack.transfer.receipts import export_receipts, import_receipts
 from tests import tally
 from tests.golden import REVISIONS, restore
 from tests.properties.truth import FAULTS, KilledError, Seams, Truth

@@ -19,34 +19,38 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from journaltrack import bundle, doubts, mending, paths, removed
-from journaltrack import entries as vocabulary
-from journaltrack import lease as leases
-from journaltrack.anchors import folder_of
-from journaltrack.arriving import bring
-from journaltrack.attesting import Attestor
-from journaltrack.auditing import audit
+from journaltrack import bundle
 from journaltrack.doctor import examine
-from journaltrack.entries import BlobRef
+from journaltrack.doctor.recover import salvage
 from journaltrack.errors import ComponentMissingError, ErrorKind, InvalidInputError, RemoteError
-from journaltrack.exporting import export
-from journaltrack.journal import Journal
-from journaltrack.merging import merge
-from journaltrack.pruning import prune
-from journaltrack.receipting import export_receipts, import_receipts
-from journaltrack.reconciler import Options, Reconciler
-from journaltrack.remote import Refusal
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import removed
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_component import show
-from journaltrack.report_entry import entry as entry_in_full
-from journaltrack.report_history import history
-from journaltrack.report_integrity import record_evidence, verify_chains
-from journaltrack.report_pending import each_pending_at, pending_at
-from journaltrack.report_timeline import timeline
-from journaltrack.salvage import salvage
-from journaltrack.settlement import Settlement
-from journaltrack.spool import Spool
-from journaltrack.verifying import Verifier, VerifyOptions
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence import in_doubt
+from journaltrack.replay.evidence.anchors import folder_of
+from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.evidence.outcomes import Settlement
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.replay.remote import Refusal
+from journaltrack.reports.component import show
+from journaltrack.reports.entry import entry as entry_in_full
+from journaltrack.reports.history import history
+from journaltrack.reports.pending import each_pending_at, pending_at
+from journaltrack.reports.proof.check import record_evidence, verify_chains
+from journaltrack.reports.report import audit
+from journaltrack.reports.timeline import timeline
+from journaltrack.retention.prune import prune
+from journaltrack.transfer.bundle.arrive import bring
+from journaltrack.transfer.export.exporter import export
+from journaltrack.transfer.merge.merger import merge
+from journaltrack.transfer.receipts import export_receipts, import_receipts
+from journaltrack.util import paths
+from journaltrack.verification import repair as mending
+from journaltrack.verification.verifier import Verifier, VerifyOptions
 from tests import copies, independent_verifier, tally
 from tests.properties.truth import ERRORS, FAULTS, KilledError, Seams
 
@@ -297,7 +301,7 @@ class EverythingMachine(RuleBasedStateMachine):
                 self.decided |= values
             else:
                 self.forget(values)
-            doubts.decide(Attestor(journal.database, lease, lambda: self.now_ns), outcome, "somebody says so", None)
+            in_doubt.decide(Attestor(journal.database, lease, lambda: self.now_ns), outcome, "somebody says so", None)
 
     @rule(name=NAMES, what=st.sampled_from(["parameter", "metric", "object", "component"]))
     def tamper(self, name, what) -> None:

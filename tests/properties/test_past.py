@@ -13,20 +13,20 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from journaltrack import doubts
-from journaltrack import entries as vocabulary
-from journaltrack import lease as leases
-from journaltrack.attesting import Attestor
-from journaltrack.entries import BlobRef
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.intervals import ranges_in
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_pending import each_pending_at, pending_at
-from journaltrack.report_receipts import NO_REQUESTS
-from journaltrack.report_timeline import timeline
-from journaltrack.settlement import Intent, Settlement
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence import in_doubt
+from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.evidence.outcomes import Intent, Settlement
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.reports.pending import each_pending_at, pending_at
+from journaltrack.reports.receipts import NO_REQUESTS
+from journaltrack.reports.timeline import timeline
+from journaltrack.util.intervals import ranges_in
 from tests import tally
 
 SECOND_NS = 10**9
@@ -120,7 +120,7 @@ class History:
 
     def decide(self):
         outcome = self.chance.choice(["delivered", "quarantined"])
-        self.under_lease(lambda held: doubts.decide(Attestor(self.journal.database, held, self.clock), outcome, "I say so", None))
+        self.under_lease(lambda held: in_doubt.decide(Attestor(self.journal.database, held, self.clock), outcome, "I say so", None))
 
     def killed(self):
         """A pass that ends between intent and answer."""

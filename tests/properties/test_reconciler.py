@@ -17,19 +17,19 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from journaltrack import entries as vocabulary
-from journaltrack import lease as leases
-from journaltrack import report
-from journaltrack.auditing import audit
-from journaltrack.deadline import Deadline
-from journaltrack.entries import BlobRef
 from journaltrack.errors import JournalWriteError, LeaseHeldError, LeaseLostError
-from journaltrack.intervals import ranges_in
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
-from journaltrack.report_anchors import anchor_problems
-from journaltrack.report_integrity import verify_chains
-from journaltrack.settlement import Settlement
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import view
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.journal import Journal
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.outcomes import Settlement
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.reports.proof.anchors import anchor_problems
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.report import audit
+from journaltrack.util.deadline import Deadline
+from journaltrack.util.intervals import ranges_in
 from tests import tally
 from tests.golden import REVISIONS, restore
 from tests.properties.truth import BUG, FAULTS, KilledError, Seams, Truth
@@ -91,7 +91,7 @@ class ReplayMachine(RuleBasedStateMachine):
             ):
                 assert getattr(totals, name) == states[state]
             assert [p for p in verify_chains(self.folder) if p.kind != "blob"] == []
-            with report.opened(self.folder) as own:
+            with view.opened(self.folder) as own:
                 assert anchor_problems(own.database, self.truth.documents_stored) == []
             tally.count("random histories of logging, faults, kills, moves, syncs", attacks=1, checked=totals.entries)
             for writer in self.writers:

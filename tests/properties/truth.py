@@ -7,10 +7,10 @@ import threading
 from collections import Counter, defaultdict
 from statistics import fmean
 
-from journaltrack.database import Database
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, JournalWriteError, RemoteError
-from journaltrack.readback import ReadBack, Shown
-from journaltrack.remote import Answer, Refusal, RemoteComponent
+from journaltrack.journal.sqlite.connection import Database
+from journaltrack.replay.evidence.readback import ReadBack, Shown
+from journaltrack.replay.remote import Answer, Refusal, RemoteComponent
 
 ERRORS = {
     "throttled": lambda: RemoteError("slow down", kind=ErrorKind.TRANSIENT, code="ThrottlingException", throttled=True),

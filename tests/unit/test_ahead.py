@@ -7,14 +7,14 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import anchoring, anchors
-from journaltrack import entries as vocabulary
-from journaltrack.entries import BlobRef
 from journaltrack.errors import ErrorKind, JournalBehindError, RemoteError
-from journaltrack.journal import Journal
-from journaltrack.merging import merge
-from journaltrack.reconciler import Options, Reconciler
-from journaltrack.spool import Spool
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.spool.spool import Spool
+from journaltrack.replay.evidence import anchoring, anchors
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.transfer.merge.merger import merge
 from tests.copies import read
 from tests.failing_remote import FailingRemote, passing
 

@@ -6,14 +6,14 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import anchoring, anchors
-from journaltrack import entries as vocabulary
-from journaltrack.entries import BlobRef
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
-from journaltrack.spool import Spool
-from journaltrack.verifying_anchors import compare_with_anchors
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.spool.spool import Spool
+from journaltrack.replay.evidence import anchoring, anchors
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.verification.anchors import compare_with_anchors
 from tests.copies import without_triggers
 from tests.failing_remote import FailingRemote
 

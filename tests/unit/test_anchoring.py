@@ -9,18 +9,19 @@ from contextlib import closing
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import anchoring, anchors, report
-from journaltrack import entries as vocabulary
-from journaltrack.auditing import audit
 from journaltrack.cli import main
-from journaltrack.entries import BlobRef
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import view
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_anchors import anchor_problems
-from journaltrack.report_integrity import verify_chains
-from journaltrack.spool import Spool
+from journaltrack.replay.evidence import anchoring, anchors
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.reports.proof.anchors import anchor_problems
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.report import audit
 from tests.copies import without_triggers
 
 
@@ -68,7 +69,7 @@ def synced(journal, remote, **options):
 
 def problems(path, documents):
     """What the anchors say of the journal."""
-    with report.opened(path) as own:
+    with view.opened(path) as own:
         return [problem.message for problem in anchor_problems(own.database, documents)]
 
 

@@ -8,12 +8,12 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import entries as vocabulary
 from journaltrack import limits
-from journaltrack.entries import Draft
 from journaltrack.errors import JournalWriteError
-from journaltrack.journal import Journal
-from journaltrack.report_integrity import verify_chains
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.entries import Draft
+from journaltrack.journal.journal import Journal
+from journaltrack.reports.proof.check import verify_chains
 
 TOO_LARGE = Draft("metric", "metric", "m", 1.0, 1, 2**63)
 """A point that no column takes: ``OverflowError`` in the driver."""

@@ -14,7 +14,7 @@ import pytest
 
 from journaltrack import Tracker
 from journaltrack.errors import ArtifactError, InvalidTypeError
-from journaltrack.validation import JournaltrackWarning
+from journaltrack.tracking.validation import JournaltrackWarning
 
 
 @pytest.fixture

@@ -10,25 +10,26 @@ from contextlib import closing
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import doubts, report_writers
-from journaltrack import entries as vocabulary
-from journaltrack import lease as leases
-from journaltrack.attesting import Attestor
 from journaltrack.cli import main
-from journaltrack.entries import BlobRef
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import writers
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_choice import Choice
-from journaltrack.report_clocks import JUMP_S, clocks
-from journaltrack.report_entries import each_entry, entries_of, unsettled
-from journaltrack.report_entry import entry
-from journaltrack.report_history import history
-from journaltrack.report_pending import pending_at
-from journaltrack.report_timeline import position, timeline
-from journaltrack.settlement import Settlement
-from journaltrack.spool import Spool
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence import in_doubt
+from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.evidence.outcomes import Settlement
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.reports.choice import Choice
+from journaltrack.reports.clocks import JUMP_S, clocks
+from journaltrack.reports.entries import each_entry, entries_of, unsettled
+from journaltrack.reports.entry import entry
+from journaltrack.reports.history import history
+from journaltrack.reports.pending import pending_at
+from journaltrack.reports.timeline import position, timeline
 
 SECOND_NS = 10**9
 START_NS = 2_000_000_000 * SECOND_NS
@@ -199,9 +200,9 @@ def test_a_writer_is_told_with_what_its_row_has(site):
     ):
         with closing(sqlite3.connect(site.folder / "journal.db")) as connection, connection:
             connection.execute("UPDATE writer SET git_dirty = ?, packages = ?", (dirty, packages))
-        writer = report_writers.writer(site.journal.database, 1)
+        writer = writers.writer(site.journal.database, 1)
         assert (writer.git_dirty, writer.packages) == told
-        assert report_writers.writers(site.journal.database) == {1: writer}
+        assert writers.writers(site.journal.database) == {1: writer}
 
 
 def test_history_tells_each_value_and_what_it_changed(site):
@@ -238,7 +239,7 @@ def test_a_decision_keeps_the_past_as_it_was(site):
     waiting_ns = site.now_ns
     site.replay(failure(code="ReadTimeout", maybe_applied=True))
     doubtful_ns = site.clock()
-    site.under_lease(lambda held: doubts.decide(Attestor(site.journal.database, held, site.clock), "quarantined", "by hand", None))
+    site.under_lease(lambda held: in_doubt.decide(Attestor(site.journal.database, held, site.clock), "quarantined", "by hand", None))
     decided_ns = site.clock()
     site.release("quarantined")
     released_ns = site.clock()
@@ -316,8 +317,8 @@ def test_pages_of_the_timeline_make_the_whole(site, choice, monkeypatch):
     site.metrics("b", 5)
     site.replay()
     whole = list(timeline(site.folder, choice))
-    monkeypatch.setattr("journaltrack.report_timeline._FIRST_PAGE", 3)
-    monkeypatch.setattr("journaltrack.report_timeline._FEW", 4)  # so that it is many
+    monkeypatch.setattr("journaltrack.reports.timeline._FIRST_PAGE", 3)
+    monkeypatch.setattr("journaltrack.reports.timeline._FEW", 4)  # so that it is many
     pages, after = [], {}
     while page := list(timeline(site.folder, choice, limit=7, **after)):
         pages += page

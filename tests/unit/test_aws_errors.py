@@ -10,7 +10,7 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind
-from journaltrack.remotes.aws_errors import classified
+from journaltrack.remotes.aws.errors import classified
 
 URL = {"endpoint_url": "https://api.sagemaker.us-east-1.amazonaws.com"}
 

@@ -6,7 +6,7 @@ import pytest
 from botocore import exceptions as boto
 
 from journaltrack.errors import ErrorKind
-from journaltrack.remotes.aws_errors import classified
+from journaltrack.remotes.aws.errors import classified
 
 URL = {"endpoint_url": "https://api.sagemaker.us-east-1.amazonaws.com"}
 

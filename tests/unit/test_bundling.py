@@ -16,15 +16,15 @@ import pytest
 from click.testing import CliRunner
 
 from journaltrack import Journal, Tracker, bundle, open_bundle
-from journaltrack.bundling_format import Layout
 from journaltrack.cli import main
 from journaltrack.cli.progress import ProgressView, line
 from journaltrack.errors import BundleDamagedError, BundleError, BundleSpoolError, InvalidInputError, JournalError
-from journaltrack.paths import file_bytes_max
-from journaltrack.reconciler import Reconciler
+from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_integrity import verify_chains
-from journaltrack.spool import Spool
+from journaltrack.replay.reconciler import Reconciler
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.transfer.bundle.layout import Layout
+from journaltrack.util.paths import file_bytes_max
 from tests.faults.bundles import crafted, digest, journal_of, layout_of, problem_of, written_over
 
 CONTENTS = [b"", b"x" * 512, b"weights" * 1000, os.urandom(3_000_000)]

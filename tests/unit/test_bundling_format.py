@@ -10,8 +10,8 @@ import tarfile
 
 import pytest
 
-from journaltrack.bundling_format import BLOCK_BYTES, Layout, Manifest, decode, encode, header, journal_id_in, manifest_size
 from journaltrack.errors import BundleDamagedError, BundleTooNewError
+from journaltrack.transfer.bundle.layout import BLOCK_BYTES, Layout, Manifest, decode, encode, header, journal_id_in, manifest_size
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 MANIFEST = Manifest("id-1", 1_700_000_000_000_000_000, "0.1.0", "node-7", 42, "undelivered", 4096, A, {B: 10, C: 2**40}, (A,), {})

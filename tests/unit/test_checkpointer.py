@@ -11,9 +11,9 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack.checkpointer import CHECKPOINT_ENTRIES, LOG_PAGES_MAX, Checkpointer, write_back
 from journaltrack.errors import JournalError, JournalLockedError
-from journaltrack.journal import Journal
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.sqlite.checkpoint import CHECKPOINT_ENTRIES, LOG_PAGES_MAX, Checkpointer, write_back
 
 
 @pytest.fixture

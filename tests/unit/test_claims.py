@@ -7,13 +7,13 @@ import contextlib
 import pytest
 
 from journaltrack import Tracker
-from journaltrack import entries as vocabulary
-from journaltrack.actions import ComponentSpec, Fields
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.fold import Status
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Reconciler
-from journaltrack.verifying import Verifier, VerifyOptions
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.fold import Status
+from journaltrack.journal.journal import Journal
+from journaltrack.replay.plan.actions import ComponentSpec, Fields
+from journaltrack.replay.reconciler import Reconciler
+from journaltrack.verification.verifier import Verifier, VerifyOptions
 from tests.copies import without_triggers
 from tests.failing_remote import FailingRemote
 

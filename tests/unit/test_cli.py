@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from journaltrack import Tracker
 from journaltrack.cli import main
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Reconciler
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.replay.reconciler import Reconciler
 
 
 @pytest.fixture

@@ -8,19 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journaltrack.comparing import (
-    Claims,
-    FieldClaim,
-    MetricClaim,
-    ObjectClaim,
-    StatusClaim,
-    compare,
-    compare_object,
-    empty_steps,
-)
-from journaltrack.entries import BlobRef
-from journaltrack.fold import Artifact, Status
-from journaltrack.remote import RemoteComponent, RemoteMetric, RemoteObject
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.fold import Artifact, Status
+from journaltrack.replay.remote import RemoteComponent, RemoteMetric, RemoteObject
+from journaltrack.verification.diff import Claims, FieldClaim, MetricClaim, ObjectClaim, StatusClaim, compare, compare_object, empty_steps
 
 AT_NS = 1_700_000_000_123_456_789
 SHA = "a" * 64

@@ -8,10 +8,11 @@ import os
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import Tracker, configuration
+from journaltrack import Tracker
 from journaltrack.cli import main
-from journaltrack.configuration import Configuration, load, settings, value_of
 from journaltrack.errors import InvalidInputError
+from journaltrack.util import config
+from journaltrack.util.config import Configuration, load, settings, value_of
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_a_file_that_is_named_must_be_there_and_readable(tmp_path):
 
 def test_the_example_is_the_defaults(write):
     """The example file can be loaded, and changes nothing; every key is in it."""
-    text = configuration.example()
+    text = config.example()
     assert load(write(text), environ={}).configuration == Configuration()
     for setting in settings():
         assert setting.key.rpartition(".")[2] in text
@@ -152,12 +153,12 @@ def test_current_follows_the_file_and_the_environment(write, monkeypatch):
     """The accessor of trackers reads again when the file or a variable changed."""
     file = write("concurrency = 2")
     monkeypatch.setenv("JOURNALTRACK_CONFIG", str(file))
-    assert configuration.current().concurrency == 2
-    assert configuration.current() is configuration.current()
+    assert config.current().concurrency == 2
+    assert config.current() is config.current()
     write("concurrency = 33")
-    assert configuration.current().concurrency == 33
+    assert config.current().concurrency == 33
     monkeypatch.setenv("JOURNALTRACK_CONCURRENCY", "4")
-    assert configuration.current().concurrency == 4
+    assert config.current().concurrency == 4
 
 
 def test_a_tracker_takes_its_settings_from_the_file(write, tmp_path, monkeypatch):
@@ -197,7 +198,7 @@ def test_the_command_says_what_is_in_force_and_from_where(write, monkeypatch):
 
 def test_timestamps_that_are_too_old_can_be_shifted():
     """With ``shift``, points outside of the window get the time of delivery, the others keep theirs; values and steps stay."""
-    from journaltrack.actions import MetricPoint, PutMetrics
+    from journaltrack.replay.plan.actions import MetricPoint, PutMetrics
 
     now_ns = 1_800_000_000 * 10**9
     day_ns = 86_400 * 10**9

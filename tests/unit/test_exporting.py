@@ -26,10 +26,12 @@ from click.testing import CliRunner
 
 import journaltrack
 from benchmarks import journals
-from journaltrack import Tracker, errors, exporting_pages, report_entries
+from journaltrack import Tracker, errors
 from journaltrack.cli import main
-from journaltrack.exporting_tables import METRICS, TABLES
-from journaltrack.report import iso
+from journaltrack.journal.view import iso
+from journaltrack.reports import entries
+from journaltrack.transfer.export import pages
+from journaltrack.transfer.export.tables import METRICS, TABLES
 from tests.faults.disktrace import Killing, supported
 from tests.faults.hostile import ESCAPES, VALUES, base, by_hand, cells, copied, run
 
@@ -38,7 +40,7 @@ WHY_NOT = supported()
 NAMES = ("loss", 'a "quoted", name', "zwei\nZeilen\r\nund\tTab", "=1+1", "ünïcode ☃ 🙂", " spaces ")
 NUMBERS = (0.1, 0.0, 1e-320, 1.7976931348623157e308, math.nan, math.inf, -math.inf, 2**53 + 1, 10**400, -(2**63))
 
-pytestmark = pytest.mark.filterwarnings("ignore::journaltrack.validation.JournaltrackWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::journaltrack.tracking.validation.JournaltrackWarning")
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +172,7 @@ def test_entries_are_those_of_the_audit(every_state, tmp_path, suffix):
     target = tmp_path / f"e.{suffix}"
     made = export(every_state, target, table="entries")
     rows = duckdb.sql(f"SELECT * FROM '{target}' ORDER BY seq").to_arrow_table().to_pylist()
-    wanted = list(report_entries.each_entry(every_state))
+    wanted = list(entries.each_entry(every_state))
     assert made.rows == len(rows) == len(wanted)
     assert {row["state"] for row in rows} == {"pending", "in flight", "delivered", "in doubt", "quarantined"}
     for row, entry in zip(rows, wanted, strict=True):
@@ -221,10 +223,10 @@ def test_pages_of_any_size_make_the_same_rows(every_state, tmp_path, monkeypatch
     """Where pages end makes no difference, neither by rows nor by bytes."""
     whole, small, cut = (tmp_path / name for name in ("whole.csv", "small.csv", "cut.csv"))
     export(every_state, whole, table=table)
-    monkeypatch.setattr(exporting_pages, "_CHUNK_ROWS", 2)
-    monkeypatch.setattr(exporting_pages, "PAGE_ROWS", 7)
+    monkeypatch.setattr(pages, "_CHUNK_ROWS", 2)
+    monkeypatch.setattr(pages, "PAGE_ROWS", 7)
     export(every_state, small, table=table)
-    monkeypatch.setattr(exporting_pages, "PAGE_BYTES_MAX", 1)
+    monkeypatch.setattr(pages, "PAGE_BYTES_MAX", 1)
     export(every_state, cut, table=table)
     assert small.read_bytes() == whole.read_bytes()
     assert cut.read_bytes() == whole.read_bytes()
@@ -281,7 +283,7 @@ def test_cells_of_any_type_change_no_schema(every_state, tmp_path, table):
         schema = schema or read.schema
         assert read.schema == schema
         if table == "entries":
-            assert read.num_rows == len(list(report_entries.each_entry(every_state)))
+            assert read.num_rows == len(list(entries.each_entry(every_state)))
             if isinstance(value, bytes):
                 assert made.unsound > 0
                 assert repr(value) in " ".join(filter(None, read["unsound"].to_pylist()))
@@ -445,7 +447,7 @@ def test_without_pyarrow_the_error_says_what_to_install(varied, tmp_path, monkey
 def test_memory_does_not_grow_with_the_journal(tmp_path):
     """The peak of a process that exports 60,000 metrics is that of one that exports 15,000, give or take 4 MiB."""
     code = (
-        "import resource, sys, journaltrack; from journaltrack import exporting_pages, exporting_parquet; exporting_parquet.GROUP_ROWS = exporting_pages.PAGE_ROWS = 4_000;"
+        "import resource, sys, journaltrack; from journaltrack.transfer.export import pages as exporting_pages, parquet as exporting_parquet; exporting_parquet.GROUP_ROWS = exporting_pages.PAGE_ROWS = 4_000;"
         "[journaltrack.export(sys.argv[1], to=f'{sys.argv[1]}{sys.argv[2]}.{suffix}') for suffix in ('csv', 'parquet')];"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
@@ -479,6 +481,6 @@ def test_lines_by_hand_are_those_of_the_csv_module():
     rows = [(1, None, 0.1, "plain"), (2**63, "", -0.0, 'a "b", c'), (3, "line\r\nbreak", 1e300, "ü\t ")]
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
-    from journaltrack.exporting_text import _line
+    from journaltrack.transfer.export.text import _line
 
     assert "".join(map(_line, rows)) == text.getvalue()

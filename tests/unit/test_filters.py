@@ -8,9 +8,10 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import Tracker, patterns
+from journaltrack import Tracker
 from journaltrack.cli import ExitCode, main
-from journaltrack.journal import Journal
+from journaltrack.journal.journal import Journal
+from journaltrack.util import patterns
 from tests.simulator import simulator
 
 PRUNE = ("prune", "--delivered-before", "1d")

@@ -12,7 +12,7 @@ import journaltrack
 from journaltrack import Tracker
 from journaltrack.cli import main
 from journaltrack.errors import InvalidInputError, JournalNotFoundError
-from journaltrack.report_component import show
+from journaltrack.reports.component import show
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from journaltrack.cli import main
 from journaltrack.cli.common import configure_logging
 from journaltrack.errors import ErrorKind, JournalError, RemoteError
-from journaltrack.foreign_text import without_secrets
-from journaltrack.log_line import logfmt
-from journaltrack.pass_report import error_to_json
-from journaltrack.remotes.aws_errors import classified
+from journaltrack.remotes.aws.errors import classified
+from journaltrack.replay.pass_report import error_to_json
+from journaltrack.util.foreign_text import without_secrets
+from journaltrack.util.log_line import logfmt
 
 TOKEN = "IQoJb3JpZ2luX2VjEXAMPLETOKENveryLongAndSecret=="
 SECRETS = {

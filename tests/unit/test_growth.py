@@ -9,14 +9,15 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import Tracker, standing
-from journaltrack import doubts as doubting
-from journaltrack import entries as vocabulary
-from journaltrack.journal import Journal
-from journaltrack.readback import Doubt
-from journaltrack.reconciler import Reconciler
+from journaltrack import Tracker
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import queries
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_status import status
+from journaltrack.replay.evidence import in_doubt as doubting
+from journaltrack.replay.evidence.readback import Doubt
+from journaltrack.replay.reconciler import Reconciler
+from journaltrack.reports.status import status
 
 STEP = 10  # of SQLite's virtual machine, in which it counts
 
@@ -128,7 +129,7 @@ def refused_points(folder, points):
 @pytest.mark.parametrize(("work", "read_only"), [(nothing_to_do, False), (little_to_do, False), (looking, True)])
 def test_what_was_refused_is_not_read_again(tmp_path, work, read_only, monkeypatch):
     """The same with three times as many points that AWS can never accept; counting them for status is all that they cost."""
-    monkeypatch.setattr(standing, "_FEW", 500)
+    monkeypatch.setattr(queries, "_FEW", 500)
     taken = {}
     for points in (1_000, 3_000):
         remote = refused_points(tmp_path / str(points), points)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import closing
 
 from benchmarks import journals
-from journaltrack.journal import Journal
-from journaltrack.proving import Proof
-from journaltrack.reconciler import Options, Reconciler, dry_run
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.replay.evidence.proof import Proof
+from journaltrack.replay.reconciler import Options, Reconciler, dry_run
 
 
 def steps_of(folder, work):

@@ -15,7 +15,6 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import entries as vocabulary
 from journaltrack.errors import (
     JournalCorruptError,
     JournalError,
@@ -25,7 +24,8 @@ from journaltrack.errors import (
     JournalWriteError,
     NotAJournalError,
 )
-from journaltrack.journal import Journal
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.journal import Journal
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_forked_child_is_a_writer_of_its_own(journal):
 def test_every_acknowledged_call_survives_sigkill(tmp_path):
     """A process killed in a tight loop has lost none of the calls that had returned, ten times over."""
     code = (
-        "import sys, os\nfrom journaltrack.journal import Journal\n"
+        "import sys, os\nfrom journaltrack.journal.journal import Journal\n"
         "j = Journal.open(sys.argv[1]); c = j.component('run'); i = 0\n"
         "while True:\n    i += 1\n    j.append_metric(c, sys.argv[2], float(i), None, 1)\n    os.write(1, b'.')\n"
     )
@@ -165,7 +165,7 @@ def test_every_acknowledged_call_survives_sigkill(tmp_path):
 def test_killed_creation_leaves_nothing_or_a_journal(tmp_path):
     """Killed at any statement of its creation, a journal opens the next time."""
     code = (
-        "import sys, os, signal, sqlite3\nfrom journaltrack import schema\n"
+        "import sys, os, signal, sqlite3\nfrom journaltrack.journal.schema import schema\n"
         "at = int(sys.argv[2]); n = 0\n"
         "class C(sqlite3.Connection):\n"
         "    def execute(self, *a):\n        global n\n        n += 1\n"

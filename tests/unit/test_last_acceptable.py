@@ -6,16 +6,16 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import entries as vocabulary
-from journaltrack.actions import Change, ComponentState, Update
-from journaltrack.auditing import audit
-from journaltrack.entries import BlobRef
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.fold import PendingArtifact, Place, Status
-from journaltrack.journal import Journal
-from journaltrack.plan import awaited, plan, resolve
-from journaltrack.reconciler import Reconciler
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.fold import PendingArtifact, Place, Status
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.replay.plan.actions import Change, ComponentState, Update
+from journaltrack.replay.plan.planner import awaited, plan, resolve
+from journaltrack.replay.reconciler import Reconciler
+from journaltrack.reports.report import audit
 from tests.unit.test_plan import CONFIRMED, recorded
 
 GOOD, OTHER = BlobRef("ab" * 32, None, None), BlobRef("cd" * 32, None, None)

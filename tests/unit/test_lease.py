@@ -11,10 +11,10 @@ import threading
 
 import pytest
 
-from journaltrack import lease as leases
 from journaltrack.errors import LeaseHeldError, LeaseLostError
-from journaltrack.journal import Journal
-from journaltrack.settlement import Settlement
+from journaltrack.journal.journal import Journal
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.outcomes import Settlement
 
 HOUR_NS = 3_600 * 10**9
 
@@ -59,8 +59,8 @@ def taken_elsewhere(journal, expires_at_ns):
 
 HOLD = """
 import sys
-from journaltrack import lease
-from journaltrack.journal import Journal
+from journaltrack.replay import lease
+from journaltrack.journal.journal import Journal
 held = lease.acquire(Journal.open(sys.argv[1]).database)
 print("held", flush=True)
 sys.stdin.read()
@@ -179,7 +179,7 @@ def test_whoever_lost_it_can_settle_nothing(journal, clock):
     held = leases.acquire(journal.database, clock_ns=clock)
     settlement = Settlement(journal.database, held, clock)
     taken_elsewhere(journal, clock.now_ns + 60 * 10**9)
-    from journaltrack.settlement import Intent
+    from journaltrack.replay.evidence.outcomes import Intent
 
     for attempt in (
         lambda: settlement.begin([Intent("update", 1, [1])]),

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import Tracker, watcher_health
+from journaltrack import Tracker
 from journaltrack.cli import live, main
-from journaltrack.journal import Journal
+from journaltrack.journal.journal import Journal
+from journaltrack.watch import health
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def journals(tmp_path):
 
 def told(journal, **more):
     """A health file of a watcher that lives, about one journal."""
-    folder = watcher_health.default_folder()
+    folder = health.default_folder()
     folder.mkdir(parents=True, exist_ok=True)
     about = {"journal": str(journal), "state": "waiting", "next_attempt": time.time() + 60, "reason": None, "last_error": None} | more
     error = {"code": "E", "message": "could not connect\x1b[31m", "hint": "check the network"}
@@ -110,7 +111,7 @@ def test_a_watcher_of_somebody_else_is_found_by_its_health_file(tmp_path, journa
     """A file that is named, or configured, is read beside those in the home; links to journals are followed."""
     told(journals / "a")
     elsewhere = tmp_path / "health.json"
-    (watcher_health.default_folder() / "x.json").rename(elsewhere)
+    (health.default_folder() / "x.json").rename(elsewhere)
     (tmp_path / "link").symlink_to(journals)
     assert [row["watched"] for row in look(journals)["journals"]] == [False, False]
     for arguments in (("--health-file", elsewhere, journals), ("--health-file", elsewhere, tmp_path / "link" / "a", journals / "b")):

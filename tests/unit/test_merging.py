@@ -8,19 +8,19 @@ import shutil
 
 import pytest
 
-from journaltrack import entries as vocabulary
-from journaltrack import lease as leases
-from journaltrack.auditing import audit
-from journaltrack.entries import BlobRef
 from journaltrack.errors import EvidenceError, InvalidInputError, JournalNotFoundError, LeaseHeldError
-from journaltrack.journal import INSERT_ENTRY, Journal
-from journaltrack.merging import bring, merge
-from journaltrack.pruning import prune
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.journal import INSERT_ENTRY, Journal
+from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_component import show
-from journaltrack.report_integrity import verify_chains
-from journaltrack.settlement import Intent, Settlement
-from journaltrack.spool import Spool
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.outcomes import Intent, Settlement
+from journaltrack.reports.component import show
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.report import audit
+from journaltrack.retention.prune import prune
+from journaltrack.transfer.merge.merger import bring, merge
 from tests.copies import change, content, points, read, record, sound, states, sync
 from tests.golden import restore
 

@@ -7,9 +7,10 @@ import threading
 
 import pytest
 
-from journaltrack import Tracker, pending_work
+from journaltrack import Tracker
+from journaltrack.app.one_place import OnePlace
 from journaltrack.errors import JournalBehindError
-from journaltrack.one_place import OnePlace
+from journaltrack.replay import work as pending_work
 
 
 def record(folder, points=1):

@@ -9,14 +9,14 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import ending
-from journaltrack import entries as vocabulary
-from journaltrack import lease as leases
 from journaltrack.errors import JournalError
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
-from journaltrack.report_integrity import verify_chains
-from journaltrack.settlement import Intent, Outcome, Settlement
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.journal import Journal
+from journaltrack.replay import ending
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.reports.proof.check import verify_chains
 from tests.failing_remote import FailingRemote
 
 

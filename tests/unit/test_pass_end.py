@@ -9,10 +9,10 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import entries as vocabulary
-from journaltrack.deadline import Deadline
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.journal import Journal
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.util.deadline import Deadline
 from tests.failing_remote import FailingRemote, passing
 
 RUNS = 30

@@ -7,13 +7,14 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import entries as vocabulary
-from journaltrack import limits, pending_chunks
-from journaltrack.entries import BlobRef
+from journaltrack import limits
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
-from journaltrack.spool import Spool
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.spool.spool import Spool
+from journaltrack.replay.plan import pending
+from journaltrack.replay.reconciler import Options, Reconciler
 from tests.failing_remote import FailingRemote, passing
 
 LIMIT = RemoteError("too many", kind=ErrorKind.HOLD, code="ResourceLimitExceeded", hint="ask for more")
@@ -40,7 +41,7 @@ def points(count, name="loss"):
 
 def a_chunk_of_others(journal):
     """As many points as are read at a time, of a component of their own: what is logged next is planned later in the pass."""
-    journal.append(created(journal, "between"), points(pending_chunks.CHUNK_METRICS))
+    journal.append(created(journal, "between"), points(pending.CHUNK_METRICS))
 
 
 def one_pass(journal, remote, **options):
@@ -69,7 +70,7 @@ def test_a_later_value_never_overtakes_one_that_failed(journal):
     first = one_pass(journal, remote)
     assert (first.halted, first.held) == (None, {})
     assert remote.components["run"].parameters == {}, "the newer value was sent, and the older one is still to come"
-    assert len(remote.components["between"].points) == pending_chunks.CHUNK_METRICS, "others go on"
+    assert len(remote.components["between"].points) == pending.CHUNK_METRICS, "others go on"
     assert one_pass(journal, remote).pending == 0
     assert remote.components["run"].parameters == {"rate": 2.0}
 

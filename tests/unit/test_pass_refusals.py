@@ -6,10 +6,10 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import entries as vocabulary
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Reconciler
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.journal import Journal
+from journaltrack.replay.reconciler import Reconciler
 from tests.failing_remote import FailingRemote
 
 BAD = -1.0

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from journaltrack import paths
+from journaltrack.util import paths
 
 LINE = "{id} 1 {device} / {point} rw,relatime shared:1 - {kind} {source} {options}\n"
 

@@ -12,16 +12,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from journaltrack import component_states, standing
-from journaltrack import entries as vocabulary
-from journaltrack import lease as leases
-from journaltrack import pending_chunks as reading
-from journaltrack import plan as planning
-from journaltrack.actions import PutMetrics, Settle, Update
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import queries
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.settlement import Settlement
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.outcomes import Settlement
+from journaltrack.replay.plan import component_states
+from journaltrack.replay.plan import pending as reading
+from journaltrack.replay.plan import planner as planning
+from journaltrack.replay.plan.actions import PutMetrics, Settle, Update
+from journaltrack.replay.reconciler import Options, Reconciler
 from tests.faults.hostile import by_hand
 
 NAMES = st.sampled_from(["loss", "acc", "l\x00ss", "ü" * 128, "x" * 255])
@@ -247,7 +248,7 @@ def test_what_is_appended_meanwhile_is_in_a_later_chunk(tmp_path):
     assert [list(each.seqs) for each in second.points] == [[5]]
 
 
-@pytest.mark.parametrize("sql", [reading._SELECT_PLAIN + reading._FIRST_ONES, reading._SELECT_OTHERS, f"SELECT e.seq {standing.PENDING}"])
+@pytest.mark.parametrize("sql", [reading._SELECT_PLAIN + reading._FIRST_ONES, reading._SELECT_OTHERS, f"SELECT e.seq {queries.PENDING}"])
 def test_pending_entries_are_found_by_their_number_and_looked_up_by_it(tmp_path, sql):
     """SQLite walks the entries above a number, and looks for the settlement of each by its own: no list of all settlements is made."""
     with recorded(tmp_path / "journal", [(vocabulary.metric("loss", 1, 1, 5), 0, False)]) as journal:

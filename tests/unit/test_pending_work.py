@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journaltrack import Tracker, lease
-from journaltrack.actions import Settle
+from journaltrack import Tracker
 from journaltrack.errors import ErrorKind, JournalNotFoundError, RemoteError
-from journaltrack.journal import Journal
-from journaltrack.pass_report import PassReport, Position
-from journaltrack.pending_work import look
-from journaltrack.settlement import Intent, Settlement
+from journaltrack.journal.journal import Journal
+from journaltrack.replay import lease
+from journaltrack.replay.evidence.outcomes import Intent, Settlement
+from journaltrack.replay.pass_report import PassReport, Position
+from journaltrack.replay.plan.actions import Settle
+from journaltrack.replay.work import look
 
 
 @pytest.fixture

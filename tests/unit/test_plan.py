@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journaltrack import entries as vocabulary
-from journaltrack import plan as planning
-from journaltrack.actions import Associate, ComponentState, Ensure, PutMetrics, Settle, Update, Upload
-from journaltrack.entries import BlobRef, Draft, Entry
-from journaltrack.fold import Artifact, PendingArtifact, Status
-from journaltrack.intervals import ranges, ranges_in
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.entries import BlobRef, Draft, Entry
+from journaltrack.journal.fold import Artifact, PendingArtifact, Status
+from journaltrack.replay.plan import planner as planning
+from journaltrack.replay.plan.actions import Associate, ComponentState, Ensure, PutMetrics, Settle, Update, Upload
+from journaltrack.util.intervals import ranges, ranges_in
 
 CONFIRMED = {1: ComponentState(confirmed=True), 2: ComponentState(confirmed=True)}
 BLOB = BlobRef("ab" * 32, None, None)

@@ -7,15 +7,16 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import anchors, doubts, lease
-from journaltrack import entries as vocabulary
-from journaltrack.attesting import Attestor
 from journaltrack.errors import ErrorKind, JournalAlteredError, RemoteError
-from journaltrack.journal import Journal
-from journaltrack.pass_report import PassReport
-from journaltrack.pruning import prune
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
+from journaltrack.replay import lease
+from journaltrack.replay.evidence import anchors, in_doubt
+from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.pass_report import PassReport
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.retention.prune import prune
 from tests.copies import change
 
 FORGED = {"value": 666.0, "name": "forged", "step": 66, "recorded_at_ns": 1, "writer_seq": 40, "component_id": 2, "digest": b"\x01" * 32}
@@ -212,11 +213,11 @@ def test_no_doubt_about_an_altered_entry_is_settled(tmp_path):
         held = lease.acquire(journal.database)
         ids = [row.id for row in journal.components() if row.name == "a"]
         with pytest.raises(JournalAlteredError):
-            doubts.decide(Attestor(journal.database, held), "delivered", "I say so", ids)
+            in_doubt.decide(Attestor(journal.database, held), "delivered", "I say so", ids)
         rows = journal.database.read(
             "SELECT e.component_id, count(*) FROM delivery d JOIN entry e USING (seq) WHERE d.outcome = 'in doubt' GROUP BY 1"
         )
         assert dict(rows)[ids[0]] == 10
         others = [row.id for row in journal.components() if row.name == "b"]
-        assert doubts.decide(Attestor(journal.database, held), "delivered", "I say so", others) == 10
+        assert in_doubt.decide(Attestor(journal.database, held), "delivered", "I say so", others) == 10
         held.release()

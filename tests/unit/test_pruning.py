@@ -15,21 +15,24 @@ from dataclasses import replace
 
 import pytest
 
-from journaltrack import Tracker, component_states, doctor, doubts, entries, removed
-from journaltrack import lease as leases
-from journaltrack.actions import MetricPoint
-from journaltrack.attesting import Attestor, Statement
-from journaltrack.auditing import audit
+from journaltrack import Tracker, doctor
+from journaltrack.doctor.recover import salvage
 from journaltrack.errors import InvalidInputError, JournalCorruptError, JournaltrackError, LeaseHeldError
-from journaltrack.journal import Journal
-from journaltrack.pruning import prune
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal import entries, removed
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_component import show
-from journaltrack.report_integrity import verify_chains
-from journaltrack.salvage import salvage
-from journaltrack.settlement import Intent, Settlement
-from journaltrack.validation import JournaltrackWarning
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence import in_doubt
+from journaltrack.replay.evidence.attestations import Attestor, Statement
+from journaltrack.replay.evidence.outcomes import Intent, Settlement
+from journaltrack.replay.plan import component_states
+from journaltrack.replay.plan.actions import MetricPoint
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.reports.component import show
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.report import audit
+from journaltrack.retention.prune import prune
+from journaltrack.tracking.validation import JournaltrackWarning
 from tests.copies import without_triggers
 from tests.golden import REVISIONS, restore
 
@@ -355,7 +358,7 @@ def test_a_golden_journal_can_be_pruned(revision, tmp_path):
     sync(folder, MemoryRemote(), visible_after_s=0, create_or_attach=True)
     with closing(Journal.open(folder)) as journal:
         lease = leases.acquire(journal.database)
-        doubts.decide(Attestor(journal.database, lease), "delivered", "for the test", None)
+        in_doubt.decide(Attestor(journal.database, lease), "delivered", "for the test", None)
         lease.release()
     before = Counter(read(folder, "SELECT d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq"))
     assert prune(folder, ask=None, delivered_before_ns=time.time_ns(), archive=tmp_path / "a.jsonl").entries > 0

@@ -9,16 +9,16 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import entries as vocabulary
-from journaltrack import file_locks
-from journaltrack import lease as leases
-from journaltrack.attesting import Attestor
-from journaltrack.entries import BlobRef
-from journaltrack.journal import Journal
-from journaltrack.pruning_blobs import GRACE_S, removable, remove
-from journaltrack.reconciler import Reconciler
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.spool.spool import Spool
+from journaltrack.journal.sqlite import file_locks
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.spool import Spool
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.reconciler import Reconciler
+from journaltrack.retention.blobs import GRACE_S, removable, remove
 
 
 @pytest.mark.parametrize("again", [True, False])

@@ -8,15 +8,15 @@ from contextlib import closing
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import entries as vocabulary
-from journaltrack import lease as leases
 from journaltrack.cli import main
-from journaltrack.journal import Journal
-from journaltrack.pruning import prune
-from journaltrack.reconciler import Reconciler
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_integrity import verify_chains
-from journaltrack.settlement import Intent, Settlement
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.outcomes import Intent, Settlement
+from journaltrack.replay.reconciler import Reconciler
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.retention.prune import prune
 
 LATER_NS = 2**62
 

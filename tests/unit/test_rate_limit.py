@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journaltrack.rate_limit import FIRST_PER_S, RateLimit, Throttle
+from journaltrack.remotes.rate_limit import FIRST_PER_S, RateLimit, Throttle
 
 
 class Clock:

@@ -8,7 +8,7 @@ from array import array
 
 import pytest
 
-from journaltrack.readback import Account, Doubt, Known, ReadBack, Reading, Shown, judge
+from journaltrack.replay.evidence.readback import Account, Doubt, Known, ReadBack, Reading, Shown, judge
 
 SECOND_NS = 10**9
 LATER = 2_000 * SECOND_NS

@@ -9,17 +9,17 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import entries as vocabulary
-from journaltrack import lease as leases
-from journaltrack.auditing import audit
 from journaltrack.cli import main
-from journaltrack.entries import attestation_next, attestation_start
 from journaltrack.errors import EvidenceError, InvalidInputError, JournalTooNewError, LeaseHeldError
-from journaltrack.journal import Journal
-from journaltrack.merging import merge
-from journaltrack.receipting import export_receipts, import_receipts
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.entries import attestation_next, attestation_start
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.settlement import Delivery, Intent, Outcome, Settlement
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.outcomes import Delivery, Intent, Outcome, Settlement
+from journaltrack.reports.report import audit
+from journaltrack.transfer.merge.merger import merge
+from journaltrack.transfer.receipts import export_receipts, import_receipts
 from tests.copies import change, content, points, read, record, sound, states, sync
 
 

@@ -18,14 +18,15 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import Journal, Tracker, entries, limits
+from journaltrack import Journal, Tracker, limits
 from journaltrack.cli import main
 from journaltrack.errors import InvalidInputError, InvalidTypeError, UndeliverableError
-from journaltrack.report_component import show
-from journaltrack.report_entries import each_entry
-from journaltrack.report_integrity import verify_chains
-from journaltrack.services import Services
-from journaltrack.validation import JournaltrackWarning
+from journaltrack.journal import entries
+from journaltrack.reports.component import show
+from journaltrack.reports.entries import each_entry
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.tracking.services import Services
+from journaltrack.tracking.validation import JournaltrackWarning
 
 LONG = 'x"\\{[' * 1_000_000  # 5 million characters, of which JSON escapes many
 

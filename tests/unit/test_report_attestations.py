@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journaltrack import Tracker
-from journaltrack import entries as vocabulary
-from journaltrack import lease as leases
-from journaltrack.attesting import Attestor, Statement
-from journaltrack.auditing import audit
-from journaltrack.journal import Journal
-from journaltrack.merging import merge
-from journaltrack.receipting import export_receipts, import_receipts
-from journaltrack.reconciler import Options, Reconciler
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_attestations import Claim, Coverage, Evidence, take
-from journaltrack.report_integrity import verify_chains
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.attestations import Attestor, Statement
+from journaltrack.replay.reconciler import Options, Reconciler
+from journaltrack.reports.proof.attestations import Claim, Coverage, Evidence, take
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.report import audit
+from journaltrack.transfer.merge.merger import merge
+from journaltrack.transfer.receipts import export_receipts, import_receipts
 from tests import independent_verifier
 
 PUTS = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 12), st.sampled_from([None, 1, 2, 3])), max_size=25)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from journaltrack.actions import ComponentSpec, Fields, MetricPoint
-from journaltrack.deadline import Deadline
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
-from journaltrack.remote import Answer
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.remotes.retrying import UNREACHABLE_ATTEMPTS_MAX, RetryingRemote
+from journaltrack.remotes.retry import UNREACHABLE_ATTEMPTS_MAX, RetryingRemote
+from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
+from journaltrack.replay.remote import Answer
+from journaltrack.util.deadline import Deadline
 
 SPEC = ComponentSpec("run", "o")
 POINTS = [MetricPoint("m", 1.0, 1, 0)]

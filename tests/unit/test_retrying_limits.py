@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from journaltrack.actions import Fields
-from journaltrack.deadline import Deadline
 from journaltrack.errors import RemoteError
-from journaltrack.remotes.retrying import ATTEMPTS_MAX, UNREACHABLE_S, RetryingRemote
+from journaltrack.remotes.retry import ATTEMPTS_MAX, UNREACHABLE_S, RetryingRemote
+from journaltrack.replay.plan.actions import Fields
+from journaltrack.util.deadline import Deadline
 from tests.failing_remote import FailingRemote, passing
 
 

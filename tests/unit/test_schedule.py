@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.schedule import Backoff, Gate
+from journaltrack.watch.breaker import Backoff, Gate
 
 DOWN = RemoteError("refused", kind=ErrorKind.TRANSIENT, code="EndpointConnectionError", unreachable=True)
 

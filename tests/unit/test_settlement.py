@@ -6,16 +6,17 @@ import random
 
 import pytest
 
-from journaltrack import component_states, entries
-from journaltrack import lease as leases
-from journaltrack.actions import Settle
-from journaltrack.attesting import Scribe, Settled, Statement
 from journaltrack.errors import JournalCorruptError, JournalNotFoundError
-from journaltrack.intervals import as_intervals
-from journaltrack.journal import Journal
-from journaltrack.pending_chunks import Wanted, pending_chunks
-from journaltrack.settlement import Delivery, Intent, Outcome, Settlement
-from journaltrack.standing import PENDING, low_water_mark, pending_count
+from journaltrack.journal import entries
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.queries import PENDING, low_water_mark, pending_count
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.attestations import Scribe, Settled, Statement
+from journaltrack.replay.evidence.outcomes import Delivery, Intent, Outcome, Settlement
+from journaltrack.replay.plan import component_states
+from journaltrack.replay.plan.actions import Settle
+from journaltrack.replay.plan.pending import Wanted, pending_chunks
+from journaltrack.util.intervals import as_intervals
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_a_partial_answer_leaves_the_rest_pending(journal, records):
 
 def test_the_mark_passes_what_was_seen_and_is_listed(journal, records, monkeypatch):
     """Entries that a pass has left pending are listed, as long as there is room; each is pending, once, wherever the mark is."""
-    monkeypatch.setattr("journaltrack.settlement.UNSETTLED_MAX", 3)
+    monkeypatch.setattr("journaltrack.replay.evidence.outcomes.UNSETTLED_MAX", 3)
 
     def check(mark, listed, pending):
         assert journal.database.read("SELECT seq FROM mark") == [(mark,)]

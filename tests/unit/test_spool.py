@@ -11,11 +11,11 @@ import threading
 
 import pytest
 
-from journaltrack import copying
-from journaltrack import spool as spool_module
-from journaltrack.copying import ALONE_BYTES_MAX
 from journaltrack.errors import ArtifactError, InvalidInputError, JournalFullError, JournalReadOnlyError, JournalWriteError
-from journaltrack.spool import BUFFER_BYTES, TRIES, Spool
+from journaltrack.journal.spool import copy
+from journaltrack.journal.spool import spool as spool_module
+from journaltrack.journal.spool.copy import ALONE_BYTES_MAX
+from journaltrack.journal.spool.spool import BUFFER_BYTES, TRIES, Spool
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_large_file_that_shrinks_or_is_not_taken_leaves_nothing(spool, tmp_pat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(copying, "write_all", full)
+        patch.setattr(copy, "write_all", full)
         with pytest.raises(JournalFullError):
             spool.add(file)
     assert files_in(spool) == []
@@ -391,7 +391,7 @@ def test_a_hashing_thread_that_ends_without_a_word_ends_the_call(spool, tmp_path
             super().put(item, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(copying, "SimpleQueue", Full)
+        patch.setattr(copy, "SimpleQueue", Full)
         patch.setattr(hashlib, "sha256", lambda: Failing(MemoryError()))
         patch.setattr(threading, "excepthook", lambda _: None)  # pytest's would make it an error
         with pytest.raises(ArtifactError, match="has ended"):
@@ -410,7 +410,7 @@ def test_no_memory_for_the_buffers_is_a_clear_error(spool, tmp_path, monkeypatch
         raise MemoryError
 
     monkeypatch.setattr(spool_module, "bytearray", refuse, raising=False)
-    monkeypatch.setattr(copying.mmap, "mmap", refuse)
+    monkeypatch.setattr(copy.mmap, "mmap", refuse)
     with pytest.raises(ArtifactError, match="MemoryError"):
         spool.add(file)
     assert files_in(spool) == []
@@ -437,7 +437,7 @@ def test_a_large_file_that_fails_while_it_is_read_is_the_files_fault(spool, tmp_
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return self.file.readinto(view)
 
-    monkeypatch.setattr(copying, "open", lambda *args, **options: Rotten(real_open(*args, **options)), raising=False)
+    monkeypatch.setattr(copy, "open", lambda *args, **options: Rotten(real_open(*args, **options)), raising=False)
     with pytest.raises(ArtifactError, match="large could not be read to its end: Input/output error"):
         spool.add(file)
     assert files_in(spool) == []

@@ -10,18 +10,19 @@ from contextlib import closing
 import pytest
 from click.testing import CliRunner
 
-from journaltrack import Tracker, doctor, pruning_blobs
-from journaltrack import lease as leases
-from journaltrack.auditing import audit
+from journaltrack import Tracker, doctor
 from journaltrack.cli import main
 from journaltrack.errors import JournalFullError
-from journaltrack.journal import Journal
-from journaltrack.pruning import prune
-from journaltrack.pruning_blobs import GRACE_S
-from journaltrack.reconciler import Reconciler
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.report_integrity import verify_chains
-from journaltrack.report_status import status
+from journaltrack.replay import lease as leases
+from journaltrack.replay.reconciler import Reconciler
+from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.report import audit
+from journaltrack.reports.status import status
+from journaltrack.retention import blobs
+from journaltrack.retention.blobs import GRACE_S
+from journaltrack.retention.prune import prune
 
 LATER_NS = int((GRACE_S + 60) * 1e9)
 
@@ -132,7 +133,7 @@ def test_a_content_spooled_again_in_the_meantime_is_left_alone(bench, monkeypatc
     digest = bench.log(b"raced")
     bench.sync()
     bench.age()
-    still = pruning_blobs._still_removable
+    still = blobs._still_removable
     looks = []
 
     def race(connection, contents):
@@ -141,7 +142,7 @@ def test_a_content_spooled_again_in_the_meantime_is_left_alone(bench, monkeypatc
             connection.execute("UPDATE blob SET spooled_at_ns = spooled_at_ns + 1")
         return still(connection, contents)
 
-    monkeypatch.setattr(pruning_blobs, "_still_removable", race)
+    monkeypatch.setattr(blobs, "_still_removable", race)
     assert bench.prune().blobs == 0
     assert bench.spooled() == {digest}
     assert verify_chains(bench.folder) == []
@@ -175,11 +176,11 @@ def test_recording_an_upload_renews_its_content(bench):
     bench.sync()
     bench.age()
     with closing(Journal.open(bench.folder)) as journal:
-        (content,) = pruning_blobs.removable(journal.database, time.time_ns(), time.time_ns())
+        (content,) = blobs.removable(journal.database, time.time_ns(), time.time_ns())
         file = bench.scratch / "again.bin"
         file.write_bytes(b"renewed")
         bench.tracker.log_artifact(file)
-        assert journal.database.write(lambda c: pruning_blobs._still_removable(c, [content])) == []
+        assert journal.database.write(lambda c: blobs._still_removable(c, [content])) == []
 
 
 def test_links_in_a_spool_lead_nowhere(bench, tmp_path):
@@ -192,7 +193,7 @@ def test_links_in_a_spool_lead_nowhere(bench, tmp_path):
     (bench.folder / "spool" / digest[:2]).symlink_to(outside)
     bench.prune()
     assert (outside / digest).exists()
-    assert pruning_blobs.make_room(bench.folder, 10**9) == 0
+    assert blobs.make_room(bench.folder, 10**9) == 0
     assert (outside / digest).exists()
 
 

@@ -16,14 +16,9 @@ import numpy as np
 import pytest
 
 from journaltrack import Journal, Tracker
-from journaltrack.errors import (
-    ArtifactError,
-    ComponentNotFoundError,
-    InvalidInputError,
-    UndeliverableError,
-)
-from journaltrack.services import Services
-from journaltrack.validation import JournaltrackWarning
+from journaltrack.errors import ArtifactError, ComponentNotFoundError, InvalidInputError, UndeliverableError
+from journaltrack.tracking.services import Services
+from journaltrack.tracking.validation import JournaltrackWarning
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from journaltrack import Tracker
-from journaltrack.services import Services
+from journaltrack.tracking.services import Services
 
 
 class BrokenWriter:

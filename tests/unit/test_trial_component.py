@@ -6,9 +6,10 @@ from datetime import datetime, timezone
 
 import pytest
 
-from journaltrack import Journal, entries
-from journaltrack.entries import BlobRef, Draft
-from journaltrack.trial_component import TrialComponent, TrialComponentArtifact, TrialComponentStatus
+from journaltrack import Journal
+from journaltrack.journal import entries
+from journaltrack.journal.entries import BlobRef, Draft
+from journaltrack.tracking.trial_component import TrialComponent, TrialComponentArtifact, TrialComponentStatus
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journaltrack.remotes.aws_bodies import CHUNK_BYTES, Body
-from journaltrack.remotes.aws_parts import CONNECTIONS, PART_BYTES, Plan
+from journaltrack.remotes.aws.s3.bodies import CHUNK_BYTES, Body
+from journaltrack.remotes.aws.s3.parts import CONNECTIONS, PART_BYTES, Plan
 
 MIB = 1 << 20
 LARGEST = 10_000 * 5 * 1024 * MIB

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journaltrack import limits, validation
+from journaltrack import limits
 from journaltrack.errors import InvalidInputError, InvalidTypeError
+from journaltrack.tracking import validation
 
 
 class Optimizer(str, enum.Enum):

@@ -6,15 +6,19 @@ import contextlib
 
 import pytest
 
-from journaltrack import Tracker, component_states, mending, settlement, standing
-from journaltrack import lease as leases
-from journaltrack.comparing import Difference
-from journaltrack.deadline import Deadline
+from journaltrack import Tracker
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.journal import Journal
-from journaltrack.reconciler import Reconciler
+from journaltrack.journal import queries
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.verifying import Verifier, VerifyOptions
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence import outcomes
+from journaltrack.replay.plan import component_states
+from journaltrack.replay.reconciler import Reconciler
+from journaltrack.util.deadline import Deadline
+from journaltrack.verification import repair
+from journaltrack.verification.diff import Difference
+from journaltrack.verification.verifier import Verifier, VerifyOptions
 
 
 @pytest.fixture
@@ -99,7 +103,7 @@ def test_points_of_a_killed_sync_may_be_there(folder):
         held = leases.acquire(opened.database)
         component = opened.find("a")
         last = opened.last_seq()
-        settlement.Settlement(opened.database, held).begin([settlement.Intent("metrics", component.id, [last])])
+        outcomes.Settlement(opened.database, held).begin([outcomes.Intent("metrics", component.id, [last])])
         held.release()
     assert verify(folder, remote).differences == []
     remote.components["a"].points.append(remote.components["a"].points[-1]._replace(value=77.0, step=12))
@@ -181,7 +185,7 @@ def test_two_repairs_at_once_send_nothing_twice(folder):
     for report, expected in ((first, 12), (second, 0)):
         with contextlib.closing(Journal.open(folder)) as opened:
             held = leases.acquire(opened.database)
-            reopened = mending.reopen(opened.database, held, report.differences, read_at_ns=report.at_ns, receipt_id=report.receipt_id)
+            reopened = repair.reopen(opened.database, held, report.differences, read_at_ns=report.at_ns, receipt_id=report.receipt_id)
             held.release()
         assert reopened == expected
         deliver(folder, remote)
@@ -200,8 +204,8 @@ def test_what_is_not_repairable_is_not_reopened(folder):
             Difference(component_id, "a", "extra", "parameter", "x"),
             Difference(component_id, "a", "different", "display name", repairable=True),
         ]
-        assert mending.reopen(opened.database, held, left, read_at_ns=2**62, receipt_id=2**62) == 0
-        assert standing.pending_count(opened.database) == 0
+        assert repair.reopen(opened.database, held, left, read_at_ns=2**62, receipt_id=2**62) == 0
+        assert queries.pending_count(opened.database) == 0
         held.release()
 
 
@@ -210,11 +214,11 @@ def test_a_reopened_entry_is_pending_with_a_receipt_that_says_why(folder):
     deliver(folder, MemoryRemote())
     with contextlib.closing(Journal.open(folder)) as opened:
         held = leases.acquire(opened.database)
-        records = settlement.Settlement(opened.database, held)
+        records = outcomes.Settlement(opened.database, held)
         assert records.reopen(1, [2, 3, 5], "missing", absent=True) == 3
         assert records.reopen(1, [2, 3], "missing") == 0
         assert [entry.seq for entry in opened.entries(pending=True)] == [2, 3, 5]
-        assert standing.pending_count(opened.database) == 3
+        assert queries.pending_count(opened.database) == 3
         query = "SELECT action, entries, outcome, error_code FROM receipt ORDER BY id DESC LIMIT 1"
         assert opened.database.read(query) == [("reopen", "2-3,5", "released", "missing")]
         assert not component_states.states(opened.database, [1])[1].confirmed

@@ -11,16 +11,16 @@ from dataclasses import replace
 import pytest
 
 from journaltrack import Tracker
-from journaltrack.configuration import WatchConfiguration
-from journaltrack.deadline import Deadline
 from journaltrack.errors import ErrorKind, LeaseHeldError, RemoteError
-from journaltrack.journal import Journal
-from journaltrack.pass_report import PassReport
-from journaltrack.pending_work import look
-from journaltrack.reconciler import Reconciler
+from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.watcher import Watcher
-from journaltrack.watcher_journal import Delivery
+from journaltrack.replay.pass_report import PassReport
+from journaltrack.replay.reconciler import Reconciler
+from journaltrack.replay.work import look
+from journaltrack.util.config import WatchConfiguration
+from journaltrack.util.deadline import Deadline
+from journaltrack.watch.journal import Delivery
+from journaltrack.watch.watcher import Watcher
 
 SETTINGS = WatchConfiguration(
     debounce_s=0.25, poll_s=4.0, settle_s=3.0, journals_at_a_time=2, probe_first_s=1.0, probe_max_s=8.0, retry_first_s=2.0, retry_max_s=64.0
@@ -100,7 +100,7 @@ class World:
         return Delivery(report.pending, report.position, report)
 
     def settle(self, journal):
-        from journaltrack.journal import Journal
+        from journaltrack.journal.journal import Journal
 
         opened = Journal.open(journal, create=False)
         with opened.database.transaction() as connection:
@@ -451,14 +451,15 @@ def test_a_replaced_journal_has_to_settle_again(tmp_path, journal):
 
 def test_a_journal_of_one_s_own_is_never_taken_for_a_copy(tmp_path, journal, monkeypatch):
     """Inside of a training process no file of the journal is opened, not even when another one is put in its place."""
-    from journaltrack import access, watcher_folders
+    from journaltrack.journal.sqlite import access
+    from journaltrack.watch import folders
 
     def forbidden(*_):
         raise AssertionError
 
     monkeypatch.setattr(access, "held_open", forbidden)
     for name in ("in_arrival", "log_is_torn"):
-        monkeypatch.setattr(watcher_folders, name, forbidden)
+        monkeypatch.setattr(folders, name, forbidden)
     world = World(journal, arrivals=False)
     world.run(20)
     log(tmp_path / "other")
@@ -537,11 +538,11 @@ def test_a_probe_that_fails_unexpectedly_is_a_failed_probe(journal):
 
 def test_a_journal_that_cannot_be_looked_at_is_an_error_of_its_own(tmp_path, journal, monkeypatch):
     """An I/O error at one journal is told, and the others go on."""
-    from journaltrack import watcher_folders
+    from journaltrack.watch import folders
 
     log(tmp_path / "root" / "b")
     world = World(journal.parent)
-    files_of = watcher_folders.files_of
+    files_of = folders.files_of
 
     looked = []
 
@@ -551,7 +552,7 @@ def test_a_journal_that_cannot_be_looked_at_is_an_error_of_its_own(tmp_path, jou
             raise PermissionError(13, "Permission denied")
         return files_of(path)
 
-    monkeypatch.setattr(watcher_folders, "files_of", failing)
+    monkeypatch.setattr(folders, "files_of", failing)
     world.run(30)
     assert "Permission denied" in world.watcher.journals[journal].error_text["message"]
     assert look(tmp_path / "root" / "b").pending == 0

@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
-from journaltrack import paths, watcher_events
-from journaltrack.watcher_events import FolderEvents
+from journaltrack.util import paths
+from journaltrack.watch import events as watcher_events
+from journaltrack.watch.events import FolderEvents
 
 
 @pytest.fixture

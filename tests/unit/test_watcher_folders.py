@@ -10,10 +10,11 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import Tracker, paths
-from journaltrack.access import held_open
-from journaltrack.journal import Journal
-from journaltrack.watcher_folders import files_of, in_arrival, journals_in, log_is_torn
+from journaltrack import Tracker
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.sqlite.access import held_open
+from journaltrack.util import paths
+from journaltrack.watch.folders import files_of, in_arrival, journals_in, log_is_torn
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_a_log_that_ends_within_a_frame_is_torn(tmp_path, journal):
 
 HOLD = """
 import sys
-from journaltrack.journal import Journal
+from journaltrack.journal.journal import Journal
 journal = Journal.open(sys.argv[1])
 journal.append_metric(journal.component("run"), "loss", 1.0, 1, 1)
 print("open", flush=True)

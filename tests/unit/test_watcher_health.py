@@ -10,15 +10,16 @@ import threading
 
 import pytest
 
-from journaltrack import paths, watcher_health
-from journaltrack.configuration import WatchConfiguration
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.pass_report import PassReport, Position
-from journaltrack.schedule import Backoff
-from journaltrack.watcher import Watcher
-from journaltrack.watcher_events import NoEvents
-from journaltrack.watcher_health import Health, living, prometheus
-from journaltrack.watcher_journal import Delivery, WatchedJournal
+from journaltrack.replay.pass_report import PassReport, Position
+from journaltrack.util import paths
+from journaltrack.util.config import WatchConfiguration
+from journaltrack.watch import health as watcher_health
+from journaltrack.watch.breaker import Backoff
+from journaltrack.watch.events import NoEvents
+from journaltrack.watch.health import Health, living, prometheus
+from journaltrack.watch.journal import Delivery, WatchedJournal
+from journaltrack.watch.watcher import Watcher
 
 NOW_NS = 1_800_000_000 * 10**9
 DOWN = RemoteError("refused", kind=ErrorKind.TRANSIENT, code="EndpointConnectionError", unreachable=True, hint="check")

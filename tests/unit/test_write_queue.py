@@ -13,13 +13,13 @@ from contextlib import closing
 import pytest
 
 from journaltrack.errors import JournalLockedError
-from journaltrack.journal import Journal
-from journaltrack.write_queue import WriteQueue
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.sqlite.write_queue import WriteQueue
 
 HOLDING = """
 import sys
 from pathlib import Path
-from journaltrack.write_queue import WriteQueue
+from journaltrack.journal.sqlite.write_queue import WriteQueue
 other = WriteQueue(Path(sys.argv[1]))
 def attempt():
     if not other.has_waiting(): return False  # not urgent yet
@@ -114,7 +114,7 @@ def test_an_append_does_not_wait_longer_than_it_may(tmp_path):
 
 APPENDING = """
 import sys
-from journaltrack.journal import Journal
+from journaltrack.journal.journal import Journal
 journal = Journal.open(sys.argv[1], durability=sys.argv[2])
 component = journal.component("run")
 for number in range(int(sys.argv[3])): journal.append_metric(component, "m", float(number), None, 1)

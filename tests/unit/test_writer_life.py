@@ -9,8 +9,10 @@ import uuid
 
 import pytest
 
-from journaltrack import Journal, paths, writer_life
+from journaltrack import Journal
 from journaltrack.errors import NotAJournalError
+from journaltrack.journal import writer_life
+from journaltrack.util import paths
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The wiring: the one place where trackers, passes, watchers and remotes meet."""

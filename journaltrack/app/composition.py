@@ -1,0 +1,523 @@
+"""The composition root: the one place where tracker, reconciler and remote meet.
+
+A tracker calls ``SERVICES`` by way of ``services`` and knows nothing of what is behind them; boto3 is imported when one of
+them runs, not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack.errors import ErrorKind, JournalError, JournalOutdatedError, RemoteError
+from journaltrack.journal.journal import Journal
+from journaltrack.tracking.services import ReplayRequest, Services
+from journaltrack.util import paths
+from journaltrack.util.config import AllowConfiguration
+from journaltrack.util.deadline import Deadline
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from journaltrack.app.background import Background
+    from journaltrack.app.one_place import OnePlace
+    from journaltrack.remotes.aws.remote import AwsRemote
+    from journaltrack.remotes.rate_limit import RateLimit
+    from journaltrack.remotes.retry import RetryingRemote
+    from journaltrack.replay.pass_report import PassReport, Progress
+    from journaltrack.replay.reconciler import Options
+    from journaltrack.replay.work import Work
+    from journaltrack.retention.prune import PruneReport
+    from journaltrack.util.config import Storage
+    from journaltrack.verification.diff import Difference
+    from journaltrack.verification.verifier import VerifyOptions, VerifyProgress, VerifyReport
+    from journaltrack.watch.journal import Delivery, DeliveryRequest
+
+logger = logging.getLogger(__name__)
+
+PROBE_NAME: Final = "journaltrack-probe"
+"""The trial component that a probe asks for; that it does not exist is the answer hoped for."""
+_REPAIRS_MAX: Final = 3
+"""Rounds of a repair: a component that is made again shows in the next one which of its metrics are gone."""
+PROBE_TIMEOUT_S: Final = 5.0
+"""Silence after which a probe takes the endpoint for down, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How to reach the remote. Every pass makes a session of its own from it: renewed credentials are noticed.
+
+    Attributes:
+        boto3_session: Used instead of a new session.
+        sagemaker_client: Used for SageMaker calls; its region, endpoint and credentials serve the others too.
+        profile: Of the AWS configuration.
+        region: AWS region.
+        endpoint_url: One endpoint for all services (a local stand-in).
+        rate_limit: Bounds requests per second, shared by all that is made from this connection.
+        allow: What journals may have delivered.
+        attended: A person is there to be asked for an MFA code; nobody is, ever, in a training process or a watcher.
+        storage: How buckets are to keep uploads.
+    """
+
+    boto3_session: Any = None
+    sagemaker_client: Any = None
+    profile: str | None = None
+    region: str | None = None
+    endpoint_url: str | None = None
+    rate_limit: RateLimit | None = None
+    attended: bool = False
+    storage: Storage | None = None
+    allow: AllowConfiguration = field(default_factory=AllowConfiguration)
+
+    @classmethod
+    def of(cls, request: ReplayRequest) -> Connection:
+        """As a tracker's configuration says; a session or client of its caller's comes first."""
+        known = request.configuration
+        limit = _limit_of(known.requests_per_s)
+        if request.boto3_session is not None or request.sagemaker_client is not None:
+            session, client = request.boto3_session, request.sagemaker_client
+            return cls(session, client, rate_limit=limit, storage=known.storage(), allow=known.allow)
+        return cls(rate_limit=limit, **known.of_a_connection())
+
+    def remote(self, deadline: Deadline, concurrency: int, timeout_s: float | None = None) -> AwsRemote:
+        """A remote for one pass, to be closed after it; ``timeout_s`` bounds the wait for connections and answers.
+
+        Raises:
+            RemoteError: boto3 can't be imported.
+        """
+        try:
+            from journaltrack.remotes.aws.clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S  # noqa: PLC0415
+            from journaltrack.remotes.aws.remote import AwsRemote  # noqa: PLC0415 - imports boto3
+        except Exception as error:  # what a broken installation raises is not always an ImportError
+            raise RemoteError(
+                f"boto3 can't be imported: {type(error).__name__}: {error}",
+                kind=ErrorKind.HALT,
+                code="ImportError",
+                hint="install it anew: pip install --force-reinstall boto3; everything stays in the journal until then",
+                everywhere=True,
+            ) from error
+        return AwsRemote(
+            session=self.boto3_session,
+            sagemaker_client=self.sagemaker_client,
+            profile=self.profile,
+            region=self.region,
+            endpoint_url=self.endpoint_url,
+            deadline=deadline,
+            concurrency=concurrency,
+            rate_limit=self.rate_limit,
+            attended=self.attended,
+            storage=self.storage,
+            create_buckets=self.allow.create_buckets,
+            create_experiments=self.allow.create_experiments,
+            connect_timeout_s=CONNECT_TIMEOUT_S if timeout_s is None else min(timeout_s, CONNECT_TIMEOUT_S),
+            read_timeout_s=READ_TIMEOUT_S if timeout_s is None else timeout_s,
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _limit_of(requests_per_s: float) -> RateLimit:
+    """The limit that all trackers of a process share."""
+    from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415 - only with a replay
+
+    return RateLimit(requests_per_s)
+
+
+def sync(
+    journal: str | os.PathLike[str] | None = None,
+    *,
+    options: Options | None = None,
+    deadline: Deadline | None = None,
+    boto3_session: Any = None,  # noqa: ANN401 - boto3 is untyped here
+    sagemaker_boto_client: Any = None,  # noqa: ANN401
+    profile: str | None = None,
+    region: str | None = None,
+    endpoint_url: str | None = None,
+    rate_limit: RateLimit | None = None,
+    storage: Storage | None = None,
+    allow: AllowConfiguration | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> PassReport:
+    """Replay what is pending in a journal to SageMaker and S3, once.
+
+    Args:
+        journal: Its folder; None: the default journal.
+        options: What to replay, see ``journaltrack.replay.reconciler.Options``.
+        deadline: Ends the pass; None: it takes as long as it takes.
+        boto3_session: Used instead of a new session.
+        sagemaker_boto_client: Used for SageMaker calls; its region, endpoint and credentials serve the others too.
+        profile: Of the AWS configuration.
+        region: AWS region.
+        endpoint_url: One endpoint for all services (a local stand-in).
+        rate_limit: Bounds requests per second.
+        storage: How buckets are to keep uploads; None: as they do by themselves.
+        allow: What the journal may have delivered; None: everything.
+        on_progress: Called after every recording.
+
+    Returns:
+        What was done. A failing remote does not raise: see ``halted``, ``held`` and ``pending`` of the report.
+
+    Raises:
+        NothingMatchesError: It has no component that ``options`` names, or nothing for a bucket that
+            ``storage`` replaces. Nothing was sent.
+        JournalNotFoundError: There is no journal.
+        JournalBehindError: Another copy of it was delivered further; nothing was sent.
+        LeaseHeldError: Another process reconciles it.
+        JournalError: It can't be read or written.
+    """
+    given = (boto3_session, sagemaker_boto_client, profile, region, endpoint_url, rate_limit)
+    connection = Connection(*given, attended=_is_attended(), storage=storage, allow=allow or AllowConfiguration())
+    return _pass(journal, connection, options, deadline or Deadline(), on_progress)
+
+
+def _pass(
+    journal: str | os.PathLike[str] | None,
+    connection: Connection,
+    options: Options | None,
+    deadline: Deadline,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> PassReport:
+    from journaltrack.journal.view import matching  # noqa: PLC0415
+    from journaltrack.replay.gate import Gate  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.replay.reconciler import Options, Reconciler  # noqa: PLC0415
+    from journaltrack.reports.choice import check_buckets  # noqa: PLC0415
+
+    options = options or Options()
+    _check_size(paths.default_journal() if journal is None else paths.expanded(journal), connection.allow)
+    opened = Journal.open(journal, create=False)
+    try:
+        matching(opened, options.component)
+        if connection.storage is not None and connection.storage.instead:
+            check_buckets(opened, connection.storage.instead)
+        gate = Gate(deadline)
+        with _retrying(connection, gate, options.concurrency) as remote:
+            reconciler = Reconciler(
+                opened, remote, options=options, deadline=gate, on_progress=on_progress, attempts=remote.attempts_of_last_call
+            )
+            return reconciler.run()
+    finally:
+        opened.close()
+
+
+def _check_size(journal: Path, allow: AllowConfiguration) -> None:
+    """Raise ``JournalError`` for a journal that is too large to be delivered, before it is opened."""
+    size_bytes = 0
+    for name in (paths.DATABASE, f"{paths.DATABASE}-wal"):
+        with contextlib.suppress(OSError):  # opening it says what is wrong
+            size_bytes += (journal / name).stat().st_size
+    if 0 < allow.journal_bytes_max < size_bytes:
+        raise JournalError(
+            f"the database of {journal} has {size_bytes} bytes, and allow.journal_bytes_max is {allow.journal_bytes_max}; nothing was sent",
+            hint="raise it in the configuration if the journal is yours, else take the journal away",
+        )
+
+
+@contextlib.contextmanager
+def _retrying(connection: Connection, deadline: Deadline, concurrency: int) -> Iterator[RetryingRemote]:
+    from journaltrack.remotes.allow import AllowingRemote  # noqa: PLC0415
+    from journaltrack.remotes.retry import RetryingRemote  # noqa: PLC0415
+
+    aws = connection.remote(deadline, concurrency)
+    try:
+        yield RetryingRemote(AllowingRemote(aws, connection.allow), deadline=deadline)
+    finally:
+        aws.close()
+
+
+def _is_attended() -> bool:
+    """Whether somebody sits at the terminal that would be asked for an MFA code, and this process may read from it."""
+    try:
+        descriptor = sys.stdin.fileno()
+        return os.isatty(descriptor) and sys.stderr.isatty() and os.tcgetpgrp(descriptor) == os.getpgrp()
+    except (AttributeError, OSError, ValueError):  # no stdin, closed, or something in its place
+        return False
+
+
+def verify(
+    journal: str | os.PathLike[str] | None = None,
+    *,
+    options: VerifyOptions | None = None,
+    repair: bool = False,
+    deadline: Deadline | None = None,
+    boto3_session: Any = None,  # noqa: ANN401 - boto3 is untyped here
+    sagemaker_boto_client: Any = None,  # noqa: ANN401
+    profile: str | None = None,
+    region: str | None = None,
+    endpoint_url: str | None = None,
+    rate_limit: RateLimit | None = None,
+    storage: Storage | None = None,
+    allow: AllowConfiguration | None = None,
+    on_progress: Callable[[VerifyProgress], None] | None = None,
+) -> VerifyReport:
+    """Compare what a journal delivered with what SageMaker and S3 hold now. Changes neither, but with ``repair``.
+
+    Args:
+        journal: Its folder; None: the default journal.
+        options: What to verify, see ``journaltrack.verification.verifier.VerifyOptions``.
+        repair: Make what is missing pending again, sync (these components), and verify once more.
+        deadline: Ends it; None: it takes as long as it takes.
+        boto3_session: Used instead of a new session.
+        sagemaker_boto_client: Used for SageMaker calls; its region, endpoint and credentials serve the others too.
+        profile: Of the AWS configuration.
+        region: AWS region.
+        endpoint_url: One endpoint for all services (a local stand-in).
+        rate_limit: Bounds requests per second; None: ten.
+        storage: As for ``sync``.
+        allow: What a repair may send; None: everything.
+        on_progress: Called after every component.
+
+    Returns:
+        What was found (after a repair: now). A failing remote does not raise: see ``halted`` of the report.
+
+    Raises:
+        JournalNotFoundError: There is no journal.
+        LeaseHeldError: With ``repair``: another process reconciles it.
+        JournalAlteredError: With ``repair``: its chains or records do not hold. Nothing was sent, nor looked at.
+        JournalError: It can't be read; with ``repair``: or written.
+    """
+    from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.verification.verifier import REQUESTS_PER_S, Repair, VerifyOptions  # noqa: PLC0415
+
+    limit = rate_limit or RateLimit(REQUESTS_PER_S)
+    given = (boto3_session, sagemaker_boto_client, profile, region, endpoint_url, limit)
+    connection = Connection(*given, attended=_is_attended(), storage=storage, allow=allow or AllowConfiguration())
+    options, deadline = options or VerifyOptions(), deadline or Deadline()
+    if repair:
+        _refuse_altered(journal)
+    report = _verified(journal, connection, options, deadline, on_progress)
+    if not repair:
+        return report
+    done = Repair()
+    tried: set[tuple[int, str, str | None]] = set()  # once each: what a repair does not mend, a second one would not
+    for _ in range(_REPAIRS_MAX):
+        todo = [d for d in report.differences if d.repairable and (d.component_id, d.what, d.name) not in tried]
+        if not todo or report.halted is not None or deadline.over:
+            break
+        tried |= {(d.component_id, d.what, d.name) for d in todo}
+        done.reopened += _reopened(journal, report, todo)
+        done.passes.append(_repairing_pass(journal, connection, options, deadline))
+        report = _verified(journal, connection, options, deadline, on_progress)
+    report.repair = done
+    return report
+
+
+def _refuse_altered(journal: str | os.PathLike[str] | None) -> None:
+    """See that everything is as it was recorded: a repair makes the remote what the journal says.
+
+    Raises:
+        JournalAlteredError: It is not.
+    """
+    from journaltrack.journal.view import snapshot  # noqa: PLC0415
+    from journaltrack.replay.evidence.proof import altered  # noqa: PLC0415
+    from journaltrack.reports.proof.check import record_evidence  # noqa: PLC0415
+
+    opened = Journal.open(journal, create=False, read_only=True)
+    try:
+        with snapshot(opened.database):
+            problems, _ = record_evidence(opened.database)
+        if problems:
+            raise altered(opened.path, problems)
+    finally:
+        opened.close()
+
+
+def _verified(
+    journal: str | os.PathLike[str] | None,
+    connection: Connection,
+    options: VerifyOptions,
+    deadline: Deadline,
+    on_progress: Callable[[VerifyProgress], None] | None,
+) -> VerifyReport:
+    from journaltrack.verification.verifier import CONCURRENCY, Verifier  # noqa: PLC0415
+
+    opened = Journal.open(journal, create=False, read_only=True)
+    try:
+        with _retrying(connection, deadline, CONCURRENCY) as remote:
+            return Verifier(opened, remote, options=options, deadline=deadline, on_progress=on_progress).run()
+    finally:
+        opened.close()
+
+
+def _reopened(journal: str | os.PathLike[str] | None, report: VerifyReport, differences: Sequence[Difference]) -> int:
+    from journaltrack.replay import lease as leases  # noqa: PLC0415
+    from journaltrack.verification import repair as mending  # noqa: PLC0415
+
+    opened = Journal.open(journal, create=False)
+    try:
+        lease = leases.acquire(opened.database)
+        try:
+            return mending.reopen(opened.database, lease, differences, read_at_ns=report.at_ns, receipt_id=report.receipt_id)
+        finally:
+            lease.release()
+    finally:
+        opened.close()
+
+
+def _repairing_pass(
+    journal: str | os.PathLike[str] | None, connection: Connection, options: VerifyOptions, deadline: Deadline
+) -> PassReport:
+    from journaltrack.replay.reconciler import Options  # noqa: PLC0415
+    from journaltrack.verification.verifier import CONCURRENCY  # noqa: PLC0415
+
+    replay = Options(options.component, concurrency=CONCURRENCY, timestamps=options.timestamps, visible_after_s=options.visible_after_s)
+    return _pass(journal, connection, replay, deadline)
+
+
+def prune(
+    journal: str | os.PathLike[str] | None = None,
+    *,
+    unasked: bool = False,
+    options: VerifyOptions | None = None,
+    deadline: Deadline | None = None,
+    connection: Connection | None = None,
+    **what: Any,  # noqa: ANN401 - of pruning.prune
+) -> PruneReport:
+    """Remove what was delivered before a time, once SageMaker and S3 have confirmed that they hold it.
+
+    Args:
+        journal: Its folder; None: the default journal.
+        unasked: Believe the journal's own record of deliveries, and ask nobody.
+        options: How to ask, see ``journaltrack.verification.verifier.VerifyOptions``.
+        deadline: Ends the asking, and removes nothing then.
+        connection: How to reach them; None: as the environment says.
+        what: See ``journaltrack.retention.prune.prune``.
+
+    Raises:
+        RemoteError: They could not be asked. Nothing was removed.
+        JournaltrackError, OSError: As ``journaltrack.retention.prune.prune`` says.
+    """
+    from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
+    from journaltrack.retention import prune as pruning  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.verification.confirmation import Confirmation  # noqa: PLC0415
+    from journaltrack.verification.verifier import CONCURRENCY, REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
+
+    if unasked or what.get("dry_run"):
+        return pruning.prune(journal, ask=None, **what)
+    deadline = deadline or Deadline()
+    connection = connection or Connection(rate_limit=RateLimit(REQUESTS_PER_S), attended=_is_attended())
+    opened = Journal.open(journal, create=False, read_only=True)
+    try:
+        with _retrying(connection, deadline, CONCURRENCY) as remote:
+            return pruning.prune(journal, ask=Confirmation(opened, remote, options or VerifyOptions(), deadline), **what)
+    finally:
+        opened.close()
+
+
+def deliver(
+    request: DeliveryRequest, connection: Connection, options: Options | None = None, one_place: OnePlace | None = None
+) -> Delivery:
+    """What the watcher has done about one journal: look, and make a pass if there is something new to do.
+
+    Args:
+        request: What to do.
+        connection: How to reach the remote.
+        options: Of the pass.
+        one_place: Which folders journals are delivered from, where copies of one may turn up.
+
+    Raises:
+        JournalError: The journal can't be read or written, somebody else reconciles it, or another copy of it is ahead.
+    """
+    from journaltrack.replay import work as pending_work  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.watch.journal import Delivery  # noqa: PLC0415
+
+    _check_size(request.journal, connection.allow)
+    try:
+        work = pending_work.look(request.journal, blobs=request.arriving)
+    except JournalOutdatedError:
+        if request.look_only:
+            raise
+        return _delivered(request, connection, options)
+    if request.look_only:
+        return Delivery(work.pending)
+    if work.missing_blobs:
+        return Delivery(work.pending, missing_blobs=work.missing_blobs)
+    with one_place.of(request.journal, work) if one_place is not None else contextlib.nullcontext():
+        return _delivered(request, connection, options, work)
+
+
+def _delivered(request: DeliveryRequest, connection: Connection, options: Options | None, work: Work | None = None) -> Delivery:
+    """See ``deliver``; ``work`` None: the journal is of an older version, which a pass upgrades."""
+    from journaltrack.replay.pass_report import PassReport  # noqa: PLC0415 - as above
+    from journaltrack.replay.reconciler import Options as ReconcilerOptions  # noqa: PLC0415
+    from journaltrack.watch.journal import Delivery  # noqa: PLC0415
+
+    options = options or ReconcilerOptions()
+    if work is not None:
+        ending = work.interrupted and options.end_interrupted
+        if not ending and (not work.any or work.position == request.unless):
+            return Delivery(work.pending, work.position)
+        error = probe(connection, request.deadline) if request.preflight else None
+        if error is not None and not request.deadline.cut_short:
+            return Delivery(work.pending, report=PassReport(pending=work.pending, halted=error))
+    # What a watcher has seen up to here it delivered itself: asking again whenever a training logs would double the requests.
+    report = _pass(request.journal, connection, replace(options, ask_for_copies=request.unless is None), request.deadline)
+    return Delivery(report.pending, report.position, report)
+
+
+def probe(connection: Connection, deadline: Deadline | None = None) -> RemoteError | None:
+    """Whether the endpoint answers and takes the credentials, by one request that changes nothing and is not repeated.
+
+    Args:
+        connection: How to reach it.
+        deadline: Cancelling it ends the waiting.
+
+    Returns:
+        None if it does; an answer that refuses only this request (no permission to describe) is one. Else why not.
+    """
+    try:
+        remote = connection.remote(deadline or Deadline(), concurrency=1, timeout_s=PROBE_TIMEOUT_S)
+        try:
+            remote.describe(PROBE_NAME)
+        finally:
+            remote.close()
+    except RemoteError as error:
+        return error if error.kind is ErrorKind.TRANSIENT or error.everywhere else None
+    return None
+
+
+def _replay(request: ReplayRequest) -> None:
+    """Replay on close: what the tracker's component has pending, within the deadline."""
+    from journaltrack.replay.reconciler import Options  # noqa: PLC0415
+
+    options = Options(request.component, wait_for_lease=True, **request.configuration.of_a_pass())
+    report_on_close(request, _pass(request.journal, Connection.of(request), options, request.deadline))
+
+
+def report_on_close(request: ReplayRequest, report: PassReport | None) -> None:
+    """Log why the pass at the end of a tracker did not deliver everything, if it did not."""
+    if report is None:
+        return
+    problem = report.halted or report.uploads_halted or report.altered or report.held.get(request.component) or report.failed
+    if problem is not None or report.out_of_time:
+        why = str(problem) if problem is not None else f"the deadline of {request.deadline_s:g} s was over"
+        logger.warning("%s was not delivered completely on close; `journaltrack sync` delivers the rest: %s", request.component, why)
+
+
+def _background(request: ReplayRequest) -> Background:
+    from journaltrack.app import background  # noqa: PLC0415 - watchers are for those who want one
+
+    return background.start(request)
+
+
+def _lookup(request: ReplayRequest) -> bool:
+    """Whether SageMaker knows the component; raises when that can't be told."""
+    remote = Connection.of(request).remote(request.deadline, concurrency=1)
+    try:
+        return remote.describe(request.component) is not None
+    finally:
+        remote.close()
+
+
+def _make_room(journal: Path, wanted_bytes: int) -> int:
+    from journaltrack.retention.blobs import make_room  # noqa: PLC0415 - only where the spool has a limit, and has reached it
+
+    return make_room(journal, wanted_bytes)
+
+
+SERVICES: Final = Services(replay=_replay, lookup=_lookup, background=_background, make_room=_make_room)
+"""What trackers ask for."""

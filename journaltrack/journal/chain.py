@@ -1,0 +1,305 @@
+"""The links of the chains of entries: how one is followed, whatever for. Changes nothing.
+
+A writer's entries are chained by their digests (``entries.chain_next``). Who follows a chain says where it begins, what the
+components are called, and how to go across a place where an entry is not the next one: an audit goes from the first entry to the
+last (``report_chains``), a pass looks at what it is about to send (``proving``). What was removed on the record (``pruning``) is a
+gap that may be gone across.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+from journaltrack import limits
+from journaltrack.journal import entries as vocabulary
+
+ProblemKind: TypeAlias = Literal[
+    "database", "meta", "writer", "chain", "gap", "attestation", "receipt", "delivery", "record", "blob", "anchor"
+]
+BODY_CHARS_MAX: Final = 64 << 20
+"""Ours: of an attestation; a release of a million scattered entries has 10 MB."""
+_SINCE_0002: Final = 9
+"""The place of the first column of a writer that format 0001 did not have."""
+COLUMNS: Final = (
+    "e.seq, e.writer_id, e.writer_seq, e.component_id, e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
+    "e.recorded_at_ns, e.digest"
+)
+"""Of an entry ``e``: what ``follow`` takes."""
+
+
+class Removed:
+    """Runs of one writer's entries that were removed on the record.
+
+    Copies of a journal may be pruned apart and merged then: runs may overlap, and what is missing may be a part of several.
+    """
+
+    def __init__(self) -> None:
+        self._by_last: dict[int, tuple[int, bytes]] = {}
+        self._joined: list[tuple[int, int]] | None = None
+
+    def add(self, first: int, last: int, digest: bytes) -> None:
+        """Another run, with the digest of its last entry."""
+        known = self._by_last.get(last)
+        if known is None or first < known[0]:
+            self._by_last[last] = (first, digest)
+            self._joined = None
+
+    @property
+    def end(self) -> int:
+        """The last place of all; 0: nothing was removed."""
+        return max(self._by_last, default=0)
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """(first, last) of each."""
+        return ((first, last) for last, (first, _) in self._by_last.items())
+
+    def across(self, first: int, last: int) -> bytes | None:
+        """The digest of the last of these places, if all of them were removed; else None."""
+        if last not in self._by_last:
+            return None
+        if self._joined is None:
+            self._joined = []
+            for begin, end in sorted(self.runs()):
+                if self._joined and begin <= self._joined[-1][1] + 1:
+                    self._joined[-1] = (self._joined[-1][0], max(self._joined[-1][1], end))
+                else:
+                    self._joined.append((begin, end))
+        place = bisect.bisect_right(self._joined, (first, last)) - 1
+        at = max(place, 0)
+        return self._by_last[last][1] if any(begin <= first and last <= end for begin, end in self._joined[at : at + 2]) else None
+
+
+Gaps: TypeAlias = Mapping[str, Removed]
+"""By a writer's uuid."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainProblem:
+    """Something that is not as it was written.
+
+    Attributes:
+        kind: "database" (SQLite's own check), "meta" (what the journal says of itself), "writer" (a process is not as it described
+            itself, or not recorded), "chain" (an entry's content and digest differ), "gap" (an entry is missing or out of place),
+            "attestation" (the same of attestations), "receipt" and "delivery" (a record is not what was attested, or nothing attests
+            it), "record" (what is derived contradicts what it is derived from), "blob", "anchor".
+        message: What was found.
+        writer: The process's unique id.
+        host, pid: Of that process.
+        seq: Of the entry.
+        sha256: Of the blob.
+    """
+
+    kind: ProblemKind
+    message: str
+    writer: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    seq: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(slots=True)
+class Chain:
+    """How far one chain has been followed."""
+
+    uuid: str
+    host: str
+    pid: int
+    digest: bytes
+    writer_seq: int = 0
+    broken: bool = False
+
+    def problem(self, kind: ProblemKind, message: str, seq: int | None = None) -> ChainProblem:
+        """Its first broken link."""
+        self.broken = True
+        return ChainProblem(kind, message, self.uuid, self.host, self.pid, seq)
+
+
+def begin_of(uuid: object, digest: object) -> bytes:
+    """The digest before a writer's first entry, given what its row has."""
+    return digest if isinstance(digest, bytes) else vocabulary.chain_start(str(uuid))
+
+
+def is_described(digest: object, columns: Sequence[Any]) -> bool:
+    """Whether a writer, of whom this is the digest and these are the other columns, is as it described itself.
+
+    One of format 0001 had no digest; whoever takes one away breaks the chains that begin with it.
+    """
+    return (digest is None and all(column is None for column in columns[_SINCE_0002:])) or describes(digest, columns)
+
+
+def undescribed(chain: Chain) -> ChainProblem:
+    """Its writer is not so."""
+    return chain.problem("writer", f"the writer {limits.shown(chain.uuid)} is not as it described itself")
+
+
+def describes(digest: object, columns: Sequence[Any]) -> bool:
+    """Whether the digest is that of what a row says of itself."""
+    try:
+        return bool(vocabulary.description_digest(*columns) == digest)
+    except (TypeError, ValueError):
+        return False
+
+
+def follow(
+    rows: Iterable[tuple[Any, ...]],
+    chain_of: Callable[[Any], Chain | None],
+    name_of: Callable[[Any], Any],
+    across: Callable[[Chain, int, int], bool],
+) -> list[ChainProblem]:
+    """Go on along the chains of these entries; the first broken link of each.
+
+    Args:
+        rows: Entries by their ``COLUMNS``, in order of ``seq``.
+        chain_of: How far the chain of a writer (by its id) was followed; None: there is no such writer.
+        name_of: What a component (by its id) is called.
+        across: Go, in a chain, to the place before the given one (of the entry with the given ``seq``), where that is not the next
+            one; whether that can be.
+    """
+    middles: dict[tuple[int, str], str] = {}
+    found: list[ChainProblem] = []
+    unknown: set[Any] = set()
+    current: Any = None
+    chain = Chain("", "", 0, b"", broken=True)
+    sha256 = hashlib.sha256
+    last, before = -1, b""  # of the current chain; in variables, not attributes: this loop runs a million times
+    for (
+        seq,
+        writer_id,
+        writer_seq,
+        component_id,
+        stream,
+        kind,
+        name,
+        value,
+        step,
+        timestamp_ns,
+        payload,
+        recorded_at_ns,
+        digest,
+    ) in rows:
+        if writer_id != current:
+            chain.writer_seq, chain.digest = last, before
+            known = chain_of(writer_id)
+            if known is None:
+                if writer_id not in unknown:
+                    unknown.add(writer_id)
+                    message = f"entries from {seq} on are of writer {told(writer_id)}, which is not recorded"
+                    found.append(ChainProblem("writer", message, seq=seq))
+                chain, current = Chain("", "", 0, b"", broken=True), None
+                last, before = -1, b""
+                continue
+            current, chain = writer_id, known
+            last, before = chain.writer_seq, chain.digest
+        if (
+            writer_seq == last + 1
+            and kind == "metric"
+            and payload is None
+            and type(value) is float
+            and stream == "metric"
+            and type(timestamp_ns) is int
+            and type(recorded_at_ns) is int
+            and type(writer_seq) is int
+            and (step is None or type(step) is int)
+            and not chain.broken
+        ):
+            middle = middles.get((component_id, name))
+            if middle is None and isinstance(name, str):
+                middle = middles[component_id, name] = vocabulary.metric_text(str(name_of(component_id)), name)
+            text = f"[{writer_seq}{middle}{value!r},{'null' if step is None else step},{timestamp_ns},null,{recorded_at_ns}]"
+            if sha256(before + text.encode()).digest() == digest:
+                before, last = digest, writer_seq
+                continue
+        if chain.broken:
+            continue
+        chain.writer_seq, chain.digest = last, before
+        columns = (stream, kind, name, value, step, timestamp_ns, payload)
+        if problem := _link_problem(chain, seq, writer_seq, name_of(component_id), columns, recorded_at_ns, digest, across):
+            found.append(problem)
+        last, before = chain.writer_seq, chain.digest
+    chain.writer_seq, chain.digest = last, before
+    return found
+
+
+def _link_problem(
+    chain: Chain,
+    seq: int,
+    writer_seq: Any,  # noqa: ANN401 - whatever SQLite holds
+    component: object,
+    columns: tuple[Any, ...],
+    recorded_at_ns: object,
+    digest: Any,  # noqa: ANN401
+    across: Callable[[Chain, int, int], bool],
+) -> ChainProblem | None:
+    """Go on by one entry of any kind, or say why that can't be."""
+    if type(writer_seq) is not int or (writer_seq != chain.writer_seq + 1 and not across(chain, writer_seq, seq)):
+        message = f"entry {seq} is number {told(writer_seq)} of its writer, {chain.writer_seq + 1} was expected"
+        return chain.problem("gap", f"{message}: {_why_there(chain, writer_seq)}", seq)
+    if not _follows(chain, writer_seq, component, columns, recorded_at_ns, digest):
+        message = f"entry {seq} ({chain.writer_seq + 1} of its writer) is not what its writer recorded: its digest does not fit its content"
+        return chain.problem("chain", f"{message}, or what was before it is not there any more", seq)
+    chain.digest, chain.writer_seq = digest, writer_seq
+    return None
+
+
+def _why_there(chain: Chain, writer_seq: object) -> str:
+    if isinstance(writer_seq, int) and writer_seq > chain.writer_seq:
+        return "those between were removed, or entries were put into another order"
+    return "it was inserted or moved"
+
+
+def told(value: object) -> str:
+    """What SQLite holds, in a message: numbers plain, anything else as a stranger's text."""
+    return str(value) if type(value) is int else limits.shown(str(value))
+
+
+def across_removed(chain: Chain, writer_seq: int, gaps: Gaps) -> bool:
+    """Go across what was removed on the record; whether the place that comes now is the next one then."""
+    removed = gaps.get(chain.uuid)
+    if removed is None or writer_seq <= chain.writer_seq + 1:
+        return False
+    digest = removed.across(chain.writer_seq + 1, writer_seq - 1)
+    if digest is None:
+        return False
+    chain.writer_seq, chain.digest = writer_seq - 1, digest
+    return True
+
+
+def _follows(chain: Chain, writer_seq: int, component: object, columns: tuple[Any, ...], recorded_at_ns: Any, digest: object) -> bool:  # noqa: ANN401
+    """Whether the digest is that of the content. SQLite keeps no sign of zero, the digest does: both are tried."""
+    stream, kind, name, value, step, timestamp_ns, payload = columns
+    for same in (value, -0.0) if value == 0 else (value,):
+        draft = vocabulary.Draft(stream, kind, name, same, step, timestamp_ns, payload)
+        try:
+            if vocabulary.chain_next(chain.digest, writer_seq, component, draft, recorded_at_ns) == digest:  # type: ignore[arg-type]
+                return True
+        except (TypeError, ValueError, RecursionError):  # a column of a type that no entry has
+            return False
+    return False
+
+
+def read_body(body: str) -> dict[str, Any] | None:
+    """The members of an attestation's body; None if it is none: a crafted journal."""
+    try:
+        members = json.loads(body) if len(body) <= BODY_CHARS_MAX else None
+    except (ValueError, RecursionError):
+        return None
+    return members if isinstance(members, dict) else None
+
+
+def take_gaps(gaps: dict[str, Removed], members: Mapping[str, Any]) -> None:
+    """Add the runs of entries that an attestation says were removed, by their writers.
+
+    Raises:
+        ValueError, TypeError: They are none.
+    """
+    for uuid, first, last, digest in members.get("removed") or ():
+        if type(first) is not int or type(last) is not int or not 0 < first <= last:  # a gap that leads back would never end
+            msg = "not a range of places"
+            raise ValueError(msg)
+        gaps.setdefault(uuid, Removed()).add(first, last, bytes.fromhex(digest))

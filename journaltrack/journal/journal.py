@@ -1,0 +1,268 @@
+"""The journal: an append-only log of calls in one SQLite file, with the artifact bytes beside it.
+
+This module opens one, and reads it plainly; how entries get in is in ``appending``, what a replay records in
+``settlement``. Must not know AWS, boto3, the tracker or the reconciler.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from journaltrack.errors import InvalidInputError, JournalError, JournalWriteError
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import opening
+from journaltrack.journal.append import INSERT_ENTRY, Appender, OnJournalError
+from journaltrack.journal.entries import Draft, Entry
+from journaltrack.journal.schema import schema
+from journaltrack.journal.sqlite.connection import BUSY_TIMEOUT_S, Database, Durability
+from journaltrack.util import paths
+
+__all__ = ["INSERT_ENTRY", "ComponentRow", "Journal", "LastStatus", "OnJournalError"]
+
+SELECT_ENTRY: Final = (
+    "SELECT e.seq, e.writer_id, e.writer_seq, c.id, c.name, e.stream, e.kind, e.name, e.value, e.step, "
+    "e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest FROM entry e JOIN component c ON c.id = e.component_id "
+)
+
+_STATUSES_MAX: Final = 100  # all that are read: every one that a journaltrack writes says the status
+_ANY_OF_COMPONENT: Final = "SELECT 1 FROM entry WHERE component_id = ? AND stream <> 'metric' LIMIT 1"
+
+
+class ComponentRow(NamedTuple):
+    """A trial component as the journal knows it. ``arn`` and ``confirmed_at_ns`` are None until a replay confirmed it."""
+
+    id: int
+    name: str
+    arn: str | None
+    confirmed_at_ns: int | None
+
+
+class LastStatus(NamedTuple):
+    """What the last status call of a component says, and who made it."""
+
+    seq: int
+    writer_id: int
+    primary: str
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether the run is not over, as far as was recorded."""
+        return self.primary == "InProgress"
+
+    def is_begun_by(self, writer_id: int) -> bool:
+        """Whether that writer began a run that is not over."""
+        return self.in_progress and self.writer_id == writer_id
+
+
+class Journal(Appender):
+    """An open journal. Threads may share it; every process opens its own, a forked child does so by itself."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        on_journal_error: OnJournalError = "buffer",
+        clock_ns: Callable[[], int] = time.time_ns,
+        monotonic: Callable[[], float] = time.monotonic,
+        revision: str = schema.HEAD,
+    ) -> None:
+        """Use ``Journal.open``."""
+        super().__init__(database, on_journal_error, clock_ns, monotonic, revision)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        durability: Durability = "process",
+        on_journal_error: OnJournalError = "buffer",
+        create: bool = True,
+        read_only: bool = False,
+        appending: bool = False,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> Journal:
+        """Open a journal, made on first use and upgraded (after a backup) when an older version wrote it.
+
+        Args:
+            path: The journal's folder; None: the default journal (``journaltrack.util.paths.default_journal``).
+            durability: ``"process"``: a returned call survives SIGKILL. ``"power"``: also loss of power, at the price
+                of a disk barrier per call.
+            on_journal_error: When the journal takes no entry (disk full, locked): ``"buffer"`` keeps it in memory and
+                writes it as soon as possible, ``"raise"`` raises at the call.
+            create: Make the journal when there is none.
+            read_only: For reading alone; never makes, upgrades or locks anything. An older journal is read by way of a private
+                copy that is upgraded.
+            appending: For appending alone, as a tracker does: an older journal that can't be upgraded now (no room for the
+                backup) is used as it is.
+            busy_timeout_s: How long to wait for another process's transaction, seconds.
+            clock_ns: Nanoseconds since the epoch.
+
+        Raises:
+            InvalidInputError: An unknown ``durability`` or ``on_journal_error``.
+            JournalNotFoundError: No journal there and ``create`` is false.
+            NotAJournalError: Something else is there.
+            JournalTooNewError: Written by a newer version; nothing was changed.
+            JournalOutdatedError: With ``read_only``: an older version wrote it, and there is no room for a copy.
+            JournalCorruptError: The file is damaged; nothing was changed.
+            JournalWriteError: The folder can't be written.
+        """
+        if durability not in {"process", "power"} or on_journal_error not in {"buffer", "raise"}:
+            raise InvalidInputError(
+                f"durability={durability!r}, on_journal_error={on_journal_error!r}: not both known",
+                hint='durability is "process" or "power", on_journal_error is "buffer" or "raise"',
+            )
+        folder = paths.expanded(paths.default_journal() if path is None else path).absolute()
+        file = folder / paths.DATABASE
+        create = create and not read_only
+        opening.prepare(folder, file, create=create)
+        with opening.recognizing_newer(file):
+            database = Database(file, durability=durability, read_only=read_only, busy_timeout_s=busy_timeout_s)
+            try:
+                revision = opening.bring_up_to_date(database, clock_ns, create=create, appending=appending)
+                return cls(database, on_journal_error=on_journal_error, clock_ns=clock_ns, revision=revision)
+            except BaseException:
+                database.close()
+                raise
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def component(self, name: str) -> int:
+        """The local id of the component of that name (case does not matter), made if new.
+
+        Raises:
+            JournalWriteError: It is new and the journal takes nothing.
+        """
+        row = self.find(name)
+        if row is None:
+            columns = (name, self._clock_ns())
+            self.database.write(lambda c: c.execute("INSERT OR IGNORE INTO component (name, created_at_ns) VALUES (?, ?)", columns))
+            row = self.find(name)
+        if row is None:  # pragma: no cover - the row was just written
+            raise JournalWriteError(f"the component {name} could not be recorded")
+        self._names[row.id] = row.name
+        return row.id
+
+    def append_first(self, component_id: int, drafts: Sequence[Draft]) -> bool:
+        """Record the first calls of a component, unless it has some: of several processes that try, one does.
+
+        A row of the component without an entry is nobody's: its creator was killed, or did not come further yet.
+
+        Returns:
+            Whether they were the first. If not, nothing was recorded.
+
+        Raises:
+            JournalWriteError: As ``append``.
+        """
+        with self.database.lock:
+            if any(entry.component_id == component_id for entry in self._in_memory()):
+                return False
+            return self.append_if(lambda: not self.database.read(_ANY_OF_COMPONENT, (component_id,)), component_id, drafts)
+
+    def renew_blob(self, sha256: str) -> None:
+        """A content is about to be in the spool again: whoever removes delivered ones leaves it alone from now on."""
+        columns = (self._clock_ns(), sha256)
+        self.database.write(lambda connection: connection.execute("UPDATE blob SET spooled_at_ns = ? WHERE sha256 = ?", columns))
+
+    def add_blob(self, sha256: str, size_bytes: int) -> None:
+        """Record that the spool holds a content."""
+        columns = (sha256, size_bytes, self._clock_ns())
+        self.database.write(lambda connection: connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?, ?)", columns))
+
+    def close(self) -> None:
+        """Flush and close. Idempotent.
+
+        Raises:
+            JournalWriteError: As ``flush``; the journal stays open then.
+        """
+        if self.database.closed or self.postpone(self.close):
+            return
+        if not self.database.read_only:
+            self.save()
+        self._checkpointer.wait()
+        self._leave()
+        self.database.close()
+
+    def rest(self) -> None:
+        """Give the connection back, after ``flush``; the next use opens another, and what is appended then is another writer's."""
+        if self.postpone(self.rest):
+            return
+        self._checkpointer.wait()
+        self._leave()
+        self.database.rest()
+
+    def _leave(self) -> None:
+        """This writer ends. Its file stays while a run that it began is in progress: it says whose death interrupts that run."""
+        with self.database.lock:
+            life, self._life = self._life, None
+            if life is None:
+                return
+            try:
+                statuses = [self.last_status(component_id) for component_id in life.components]
+                left = any(status is not None and status.is_begun_by(self._writer_id) for status in statuses)
+            except JournalError:
+                left = True
+            self._writer, self._writer_id = None, 0
+            if left:
+                life.leave()
+            else:
+                life.end(self.path)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def find(self, name: str) -> ComponentRow | None:
+        """The component of that name (case does not matter), or None."""
+        rows = self.database.read(
+            "SELECT id, name, arn, confirmed_at_ns FROM component WHERE name = ?", (name.encode("utf-8", "replace").decode(),)
+        )
+        return _component_row(rows[0]) if rows else None
+
+    def components(self) -> list[ComponentRow]:
+        """All components, in order of their first mention."""
+        return [_component_row(row) for row in self.database.read("SELECT id, name, arn, confirmed_at_ns FROM component ORDER BY id")]
+
+    def state_entries(self, component_id: int) -> list[Entry]:
+        """All entries of a component but its metrics, in order; costs what is there of those, not of metrics."""
+        sql = SELECT_ENTRY + "WHERE e.component_id = ? AND e.stream <> 'metric' ORDER BY e.seq"
+        written = [vocabulary.entry_of(row) for row in self.database.read(sql, (component_id,))]
+        with self.database.lock:
+            return written + [e for e in self._in_memory() if e.component_id == component_id and e.stream != vocabulary.METRIC]
+
+    def last_status(self, component_id: int) -> LastStatus | None:
+        """The last call that set the component's status; None if there is none. Costs its calls since then, but no metrics."""
+        sql = SELECT_ENTRY + "WHERE e.component_id = ? AND e.stream <> 'metric' AND e.kind = 'status' ORDER BY e.seq DESC LIMIT ?"
+        for entry in map(vocabulary.entry_of, self.database.read(sql, (component_id, _STATUSES_MAX))):
+            primary = vocabulary.primary_status(entry)
+            if primary is not None:
+                return LastStatus(entry.seq, entry.writer_id, primary)
+        return None
+
+    def last_seq(self) -> int:
+        """The newest entry's ``seq``; 0 when there is none."""
+        return int(self.database.read("SELECT coalesce(max(seq), 0) FROM entry")[0][0])
+
+    def entries(self, *, after_seq: int = 0, pending: bool = False, limit: int = 10_000) -> list[Entry]:
+        """Entries in order of ``seq``, a page at a time.
+
+        Args:
+            after_seq: The last ``seq`` of the page before.
+            pending: Only those that are not settled.
+            limit: Entries in a page.
+        """
+        settled = "AND e.seq NOT IN (SELECT seq FROM delivery) " if pending else ""
+        sql = f"{SELECT_ENTRY}WHERE e.seq > ? {settled}ORDER BY e.seq LIMIT ?"
+        return [vocabulary.entry_of(row) for row in self.database.read_page(sql, (after_seq, limit))]
+
+
+def _component_row(row: tuple[Any, ...]) -> ComponentRow:
+    """SQLite keeps any type in any column."""
+    component_id, name, arn, confirmed_at_ns = row
+    return ComponentRow(
+        component_id,
+        name if isinstance(name, str) else repr(name),
+        arn if isinstance(arn, str) else None,
+        confirmed_at_ns if isinstance(confirmed_at_ns, int) else None,
+    )

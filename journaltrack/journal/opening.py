@@ -1,0 +1,211 @@
+"""The first steps with a journal's folder: make it, recognize it, bring it up to date.
+
+Must not know what is appended to it or read from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from journaltrack._version import __version__
+from journaltrack.errors import (
+    InvalidInputError,
+    JournalCorruptError,
+    JournalError,
+    JournalFullError,
+    JournalNotFoundError,
+    JournalOutdatedError,
+    JournalReadOnlyError,
+    JournalWriteError,
+    NotAJournalError,
+    os_hint,
+)
+from journaltrack.journal.schema import check, schema
+from journaltrack.journal.sqlite import access
+from journaltrack.journal.sqlite.connection import Database
+from journaltrack.journal.sqlite.errors import translated, unusable
+from journaltrack.util import paths
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(folder: Path, file: Path, *, create: bool) -> None:
+    """See that the database file exists, with permissions for its owner alone.
+
+    Raises:
+        NotAJournalError: The folder is a file.
+        JournalNotFoundError: There is none, and ``create`` is false.
+        JournalFullError, JournalReadOnlyError: It can't be made.
+        JournalWriteError: This process has too many files open.
+    """
+    _check_name(folder)
+    if folder.exists() and not folder.is_dir():
+        hint = "name the folder, not the journal.db in it"
+        if _is_bundle(folder):
+            hint = "it is a bundle: `journaltrack sync` delivers it and names its journal, `journaltrack bundle --check` says what is in it"
+        raise NotAJournalError(f"{folder} is a file; a journal is a folder", hint=hint)
+    access.check_files(folder)
+    if file.exists():
+        return
+    if not create:
+        raise JournalNotFoundError(
+            f"there is no journal at {folder}", hint="check the path; a training script makes the journal at its first Tracker.create()"
+        )
+    own = unusable(file)
+    if own is not None:
+        raise own
+    try:
+        make_folder(folder)
+        (folder / paths.SPOOL).mkdir(mode=0o700, exist_ok=True)
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+        paths.fsync(folder)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise JournalFullError(f"no journal can be made at {folder}: {error.strerror}", hint="free space on that device") from error
+        raise JournalReadOnlyError(
+            f"no journal can be made at {folder}: {error.strerror}", hint="set JOURNALTRACK_HOME or journal= to a folder that you can write"
+        ) from error
+
+
+def _check_name(folder: Path) -> None:
+    """See that there can be a folder of that name.
+
+    Raises:
+        JournalNotFoundError: It is too long.
+        JournalReadOnlyError: This user may not look there, or the file system does not answer. Nobody knows whether there is one.
+        InvalidInputError: It has a character that no path has.
+    """
+    try:
+        os.lstat(folder / paths.DATABASE)
+    except ValueError as error:
+        raise InvalidInputError(f"{folder} is no path: {error}", hint="name the journal's folder") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise JournalNotFoundError(
+                f"there can be no journal at {folder}: {error.strerror}", hint="name a folder with a shorter path"
+            ) from error
+        if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
+            raise JournalReadOnlyError(
+                f"the journal at {folder} can't be looked at: {error.strerror}; nothing was changed", hint=os_hint(error)
+            ) from error
+
+
+def _is_bundle(file: Path) -> bool:
+    """Whether a file begins as bundles do."""
+    name = paths.BUNDLE_MANIFEST.encode()
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, len(name)) == name
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return False
+
+
+def make_folder(folder: Path) -> None:
+    """The folder and what is missing above it; their names are on the disk when this returns."""
+    if folder.exists():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    paths.fsync(folder.parent)
+
+
+@contextlib.contextmanager
+def recognizing_newer(file: Path) -> Iterator[None]:
+    """Tell a newer journaltrack's journal from a damaged one, where SQLite can't."""
+    try:
+        yield
+    except JournalCorruptError as error:
+        newer = check.newer_schema(file)
+        if newer is None:
+            raise
+        raise newer from error
+
+
+def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create: bool, appending: bool = False) -> str:
+    """Make the schema in an empty database, upgrade an older one after a backup, refuse a newer one.
+
+    An older one that is open for reading alone is left as it is: a private copy is upgraded, and read instead.
+
+    Args:
+        database: Of the journal.
+        clock_ns: Nanoseconds since the epoch.
+        create: Make the schema.
+        appending: Nothing but appending needs it: an older one that can't be upgraded now is used as it is.
+
+    Returns:
+        The schema revision that it has now.
+
+    Raises:
+        JournalNotFoundError: It is empty, and ``create`` is false.
+        JournalTooNewError, JournalOutdatedError, NotAJournalError: As ``Journal.open`` says.
+    """
+    writing = not database.read_only
+    with database.lock, translated(database.path):
+        current = check.revision(database.connection, database.path, writing=writing)
+    if writing and (create or current is not None):
+        database.choose_log()
+    if current is None:
+        if not create:
+            raise JournalNotFoundError(f"the journal at {database.path.parent} is empty", hint="nothing was ever recorded in it")
+        with database.lock, translated(database.path):
+            schema.create(database.connection, journal_id=str(uuid.uuid4()), now_ns=clock_ns(), version=__version__)
+        current = schema.HEAD
+    elif current != schema.HEAD:
+        current = _upgrade(database, current, clock_ns(), appending=appending) if writing else read_upgraded(database, current)
+    with database.lock, translated(database.path):
+        check.check_records(database.connection, database.path)
+    if writing:
+        access.warn_if_exposed(database.path.parent)
+    return current
+
+
+def _upgrade(database: Database, current: str, now_ns: int, *, appending: bool) -> str:
+    try:
+        from journaltrack.journal.schema import migrate  # noqa: PLC0415 - imports SQLAlchemy and Alembic, 0.6 s
+
+        database.make_way()  # for the upgrade's own connection
+        with translated(database.path):
+            migrate.upgrade(database.path, current, now_ns=now_ns)
+    except Exception as error:
+        if not appending or (isinstance(error, JournalError) and not isinstance(error, JournalWriteError)):
+            raise
+        logger.warning("%s. What is logged is recorded in it, and delivered once it can be upgraded", error)
+        return current
+    with database.lock, translated(database.path):
+        check.revision(database.connection, database.path, writing=True)
+    return schema.HEAD
+
+
+def read_upgraded(database: Database, current: str) -> str:
+    """Read from now on a private copy of an older journal that is upgraded; the journal itself stays as it is.
+
+    Args:
+        database: Open for reading alone.
+        current: Its schema revision.
+
+    Returns:
+        The schema revision of what is read.
+
+    Raises:
+        JournalOutdatedError: There is no room for a copy.
+        JournalAlteredError: It does not have the schema of its revision.
+    """
+    from journaltrack.journal.schema import migrate  # noqa: PLC0415 - as above
+
+    try:
+        database.read_copy(migrate.upgraded_copy)
+    except JournalFullError as error:
+        raise JournalOutdatedError(
+            f"the journal at {database.path.parent} has the older schema revision {current}: {error.message}",
+            hint=f"{error.hint}; or let `journaltrack doctor --repair PATH` upgrade the journal, after a backup",
+        ) from error
+    return schema.HEAD

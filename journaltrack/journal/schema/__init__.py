@@ -1,0 +1,1 @@
+"""The journal's tables and triggers: their definition, their check, and their upgrades."""

@@ -1,0 +1,113 @@
+"""What the package needs of ``tables``, as text. Written by ``python -m journaltrack.journal.schema.tables``: change that instead."""
+
+from __future__ import annotations
+
+from typing import Final
+
+DDL: Final = (
+    "\nCREATE TABLE attestation (\n\tid INTEGER NOT NULL, \n\twriter_id INTEGER NOT NULL, \n\twriter_seq INTEGER NOT NULL, \n\treceipt_id INTEGER, \n\tbody TEXT NOT NULL, \n\tdigest BLOB NOT NULL, \n\tPRIMARY KEY (id)\n)\n\n",
+    "\nCREATE TABLE blob (\n\tsha256 TEXT NOT NULL, \n\tsize_bytes INTEGER NOT NULL, \n\tspooled_at_ns INTEGER NOT NULL, \n\tPRIMARY KEY (sha256)\n)\n\n",
+    '\nCREATE TABLE component (\n\tid INTEGER NOT NULL, \n\tname TEXT COLLATE "NOCASE" NOT NULL, \n\tcreated_at_ns INTEGER NOT NULL, \n\tarn TEXT, \n\tconfirmed_at_ns INTEGER, \n\tPRIMARY KEY (id), \n\tUNIQUE (name)\n)\n\n',
+    "\nCREATE TABLE delivery (\n\tseq INTEGER NOT NULL, \n\treceipt_id INTEGER, \n\toutcome TEXT NOT NULL, \n\treason TEXT, \n\tsettled_at_ns INTEGER NOT NULL, \n\tPRIMARY KEY (seq)\n)\n\n",
+    "\nCREATE TABLE entry (\n\tseq INTEGER NOT NULL, \n\twriter_id INTEGER NOT NULL, \n\twriter_seq INTEGER NOT NULL, \n\tcomponent_id INTEGER NOT NULL, \n\tstream TEXT NOT NULL, \n\tkind TEXT NOT NULL, \n\tname TEXT, \n\tvalue FLOAT, \n\tstep INTEGER, \n\ttimestamp_ns INTEGER, \n\tpayload TEXT, \n\trecorded_at_ns INTEGER NOT NULL, \n\tdigest BLOB NOT NULL, \n\tPRIMARY KEY (seq)\n)\n\n",
+    '\nCREATE TABLE field (\n\tcomponent_id INTEGER NOT NULL, \n\tmap TEXT NOT NULL, \n\t"key" TEXT NOT NULL, \n\tseq INTEGER NOT NULL, \n\tPRIMARY KEY (component_id, map, "key")\n)\n\n',
+    "\nCREATE TABLE lease (\n\tid INTEGER NOT NULL, \n\towner TEXT, \n\thost TEXT, \n\tpid INTEGER, \n\tgeneration INTEGER NOT NULL, \n\tacquired_at_ns INTEGER, \n\texpires_at_ns INTEGER, \n\tPRIMARY KEY (id)\n)\n\n",
+    "\nCREATE TABLE location (\n\tcomponent_id INTEGER NOT NULL, \n\tsha256 TEXT NOT NULL, \n\tbucket TEXT NOT NULL, \n\tprefix TEXT NOT NULL, \n\turi TEXT NOT NULL, \n\treceipt_id INTEGER NOT NULL, \n\tPRIMARY KEY (component_id, sha256, bucket, prefix)\n)\n\n",
+    "\nCREATE TABLE mark (\n\tname TEXT NOT NULL, \n\tseq INTEGER NOT NULL, \n\tPRIMARY KEY (name)\n)\n\n",
+    "\nCREATE TABLE meta (\n\tid INTEGER NOT NULL, \n\tjournal_id TEXT NOT NULL, \n\tcreated_at_ns INTEGER NOT NULL, \n\tcreated_by_version TEXT NOT NULL, \n\trequired_version TEXT NOT NULL, \n\tattested_after_receipt INTEGER, \n\tattested_after_ns INTEGER, \n\tdigest BLOB, \n\tPRIMARY KEY (id)\n)\n\n",
+    "\nCREATE TABLE receipt (\n\tid INTEGER NOT NULL, \n\taction TEXT NOT NULL, \n\tcomponent_id INTEGER, \n\tentries TEXT NOT NULL, \n\tgeneration INTEGER NOT NULL, \n\tstarted_at_ns INTEGER NOT NULL, \n\tfinished_at_ns INTEGER, \n\toutcome TEXT, \n\tattempts INTEGER, \n\trequest_id TEXT, \n\terror_code TEXT, \n\terror_text TEXT, \n\tPRIMARY KEY (id)\n)\n\n",
+    "\nCREATE TABLE unsettled (\n\tseq INTEGER NOT NULL, \n\tPRIMARY KEY (seq)\n)\n\n",
+    "\nCREATE TABLE writer (\n\tid INTEGER NOT NULL, \n\tuuid TEXT NOT NULL, \n\thost TEXT NOT NULL, \n\tpid INTEGER NOT NULL, \n\tuser TEXT NOT NULL, \n\tprogram TEXT NOT NULL, \n\tstarted_at_ns INTEGER NOT NULL, \n\tpackage_version TEXT NOT NULL, \n\tpython_version TEXT NOT NULL, \n\tgit_commit TEXT, \n\tgit_dirty INTEGER, \n\tpackages TEXT, \n\tjournal_id TEXT, \n\tdigest BLOB, \n\tPRIMARY KEY (id), \n\tUNIQUE (uuid)\n)\n\n",
+    "CREATE UNIQUE INDEX attestation_chain ON attestation (writer_id, writer_seq)",
+    "CREATE INDEX attestation_receipt ON attestation (receipt_id)",
+    "CREATE INDEX delivery_problem ON delivery (outcome, seq) WHERE outcome IN ('quarantined', 'in doubt')",
+    "CREATE INDEX entry_state ON entry (component_id, seq) WHERE stream <> 'metric'",
+    "CREATE INDEX receipt_component ON receipt (component_id, id)",
+    "CREATE INDEX receipt_unfinished ON receipt (id) WHERE finished_at_ns IS NULL",
+)
+"""Makes tables and indexes, in order."""
+
+COLUMNS: Final = {
+    "attestation": ("id", "writer_id", "writer_seq", "receipt_id", "body", "digest"),
+    "blob": ("sha256", "size_bytes", "spooled_at_ns"),
+    "component": ("id", "name", "created_at_ns", "arn", "confirmed_at_ns"),
+    "delivery": ("seq", "receipt_id", "outcome", "reason", "settled_at_ns"),
+    "entry": (
+        "seq",
+        "writer_id",
+        "writer_seq",
+        "component_id",
+        "stream",
+        "kind",
+        "name",
+        "value",
+        "step",
+        "timestamp_ns",
+        "payload",
+        "recorded_at_ns",
+        "digest",
+    ),
+    "field": ("component_id", "map", "key", "seq"),
+    "lease": ("id", "owner", "host", "pid", "generation", "acquired_at_ns", "expires_at_ns"),
+    "location": ("component_id", "sha256", "bucket", "prefix", "uri", "receipt_id"),
+    "mark": ("name", "seq"),
+    "meta": (
+        "id",
+        "journal_id",
+        "created_at_ns",
+        "created_by_version",
+        "required_version",
+        "attested_after_receipt",
+        "attested_after_ns",
+        "digest",
+    ),
+    "receipt": (
+        "id",
+        "action",
+        "component_id",
+        "entries",
+        "generation",
+        "started_at_ns",
+        "finished_at_ns",
+        "outcome",
+        "attempts",
+        "request_id",
+        "error_code",
+        "error_text",
+    ),
+    "unsettled": ("seq",),
+    "writer": (
+        "id",
+        "uuid",
+        "host",
+        "pid",
+        "user",
+        "program",
+        "started_at_ns",
+        "package_version",
+        "python_version",
+        "git_commit",
+        "git_dirty",
+        "packages",
+        "journal_id",
+        "digest",
+    ),
+}
+"""Of each table, in order."""
+
+INSERTS: Final = {
+    "attestation": "INSERT INTO attestation (writer_id, writer_seq, receipt_id, body, digest) VALUES (?, ?, ?, ?, ?)",
+    "blob": "INSERT INTO blob (sha256, size_bytes, spooled_at_ns) VALUES (?, ?, ?)",
+    "component": "INSERT INTO component (name, created_at_ns, arn, confirmed_at_ns) VALUES (?, ?, ?, ?)",
+    "delivery": "INSERT INTO delivery (receipt_id, outcome, reason, settled_at_ns) VALUES (?, ?, ?, ?)",
+    "entry": "INSERT INTO entry (writer_id, writer_seq, component_id, stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "field": 'INSERT INTO field (component_id, map, "key", seq) VALUES (?, ?, ?, ?)',
+    "lease": "INSERT INTO lease (owner, host, pid, generation, acquired_at_ns, expires_at_ns) VALUES (?, ?, ?, ?, ?, ?)",
+    "location": "INSERT INTO location (component_id, sha256, bucket, prefix, uri, receipt_id) VALUES (?, ?, ?, ?, ?, ?)",
+    "mark": "INSERT INTO mark (name, seq) VALUES (?, ?)",
+    "meta": "INSERT INTO meta (journal_id, created_at_ns, created_by_version, required_version, attested_after_receipt, attested_after_ns, digest) VALUES (?, ?, ?, ?, ?, ?, ?)",
+    "receipt": "INSERT INTO receipt (action, component_id, entries, generation, started_at_ns, finished_at_ns, outcome, attempts, request_id, error_code, error_text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "unsettled": "INSERT INTO unsettled DEFAULT VALUES",
+    "writer": "INSERT INTO writer (uuid, host, pid, user, program, started_at_ns, package_version, python_version, git_commit, git_dirty, packages, journal_id, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+}
+"""Of all columns of a table but an integer primary key, with ``?`` in the order of the columns."""

@@ -1,0 +1,1 @@
+"""The spool: artifact bytes that wait for their upload, once per content."""

@@ -1,0 +1,264 @@
+"""What all reports share: a consistent view of a journal, states, and the way to JSON. Prints nothing, changes nothing.
+
+Reports read through a connection of their own, so that a report of a million entries keeps no append waiting. What a
+journal holds is data from somebody else: columns may be of any type and of any size, receipts may name nonsense.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import enum
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from journaltrack import limits
+from journaltrack.errors import NothingMatchesError
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.sqlite.errors import translated
+from journaltrack.util import patterns
+from journaltrack.util.intervals import contains, merged, ranges_in
+
+if TYPE_CHECKING:
+    from journaltrack.journal.journal import ComponentRow
+    from journaltrack.journal.sqlite.connection import Database
+
+State: TypeAlias = Literal["pending", "in flight", "delivered", "in doubt", "quarantined"]
+STATES: Final[tuple[State, ...]] = ("pending", "in flight", "delivered", "in doubt", "quarantined")
+RECENT_RECEIPTS: Final = 10_000
+"""Ours: how far back ``status`` looks for the last success and the last error, in receipts."""
+
+_UNFINISHED_PAGE: Final = (
+    "SELECT id, CASE WHEN typeof(entries) = 'text' AND length(entries) <= ?2 THEN entries END FROM receipt "
+    "WHERE finished_at_ns IS NULL AND id > ?1 ORDER BY id LIMIT 100"
+)
+"""A journal from elsewhere may have any number of them, of any size."""
+_BEYOND: Final = 2**63  # more than any entry's seq
+_STATE_OF_OUTCOME: Final[dict[str, State]] = {
+    "delivered": "delivered",
+    "superseded": "delivered",
+    "in doubt": "in doubt",
+    "quarantined": "quarantined",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRecord:
+    """A request that did not deliver all that it carried. ``outcome`` is the receipt's ("held", "failed", ...)."""
+
+    receipt_id: int
+    action: str
+    outcome: str | None
+    code: str | None
+    text: str | None
+    at_ns: int | None
+    attempts: int | None
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """What unfinished receipts name.
+
+    Attributes:
+        receipts: How many are unfinished.
+        intervals: (first, last) of the entries that they name; sorted, they do not overlap.
+        unreadable: Receipts whose list of entries can't be read: a damaged or crafted journal.
+    """
+
+    receipts: int
+    intervals: tuple[tuple[int, int], ...]
+    unreadable: tuple[int, ...]
+
+    def names(self, seq: int) -> bool:
+        """Whether one of them names the entry; a crafted journal may have as many intervals as entries."""
+        return contains(self.intervals, seq)
+
+    @property
+    def json(self) -> str:
+        """The intervals as SQLite's ``json_each`` takes them."""
+        return json.dumps(self.intervals)
+
+
+@contextlib.contextmanager
+def opened(journal: Journal | str | os.PathLike[str] | None) -> Iterator[Journal]:
+    """A read-only journal, with a connection of its own, for the length of a report.
+
+    Args:
+        journal: An open journal, a path, or None for the default journal.
+
+    Raises:
+        JournalError: It can't be opened.
+    """
+    if isinstance(journal, Journal) and journal.database.read_only:
+        yield journal
+        return
+    own = Journal.open(journal.path if isinstance(journal, Journal) else journal, create=False, read_only=True)
+    try:
+        yield own
+    finally:
+        own.close()
+
+
+@contextlib.contextmanager
+def snapshot(database: Database) -> Iterator[None]:
+    """All reads inside see the same state of the journal, whatever others append or settle meanwhile."""
+    with database.lock, translated(database.path):
+        connection = database.connection
+        connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+
+def matching(journal: Journal, pattern: str | None) -> str | None:
+    """The ids of the components that a shell pattern names (case does not matter), as a JSON array; None for all.
+
+    Raises:
+        NothingMatchesError: It names none: an empty answer would look like "all is well".
+    """
+    if pattern is None:
+        return None
+    rows = journal.components()
+    found = [row.id for row in rows if patterns.fits(row.name, pattern)]
+    if not found:
+        raise _no_component(journal, f"that fits {limits.shown(pattern)}", pattern)
+    return json.dumps(found)
+
+
+def component(journal: Journal, name: str) -> ComponentRow:
+    """The component of a name (case does not matter).
+
+    Raises:
+        NothingMatchesError: There is none.
+    """
+    row = journal.find(name)
+    if row is None:
+        raise _no_component(journal, limits.shown(name), name)
+    return row
+
+
+def _no_component(journal: Journal, which: str, wanted: str) -> NothingMatchesError:
+    message = f"the journal {journal.path} has no component {which}"
+    known = [str(row.name) for row in journal.components()]
+    return NothingMatchesError(message, hint=patterns.hint(wanted, known))
+
+
+def in_flight(database: Database) -> InFlight:
+    """What unfinished receipts name; never more than is in the journal, whatever they say."""
+    intervals: list[tuple[int, int]] = []
+    unreadable = []
+    count = after = 0
+    while page := database.read(_UNFINISHED_PAGE, (after, limits.PAYLOAD_CHARS_MAX)):
+        count, after = count + len(page), page[-1][0]
+        for receipt_id, text in page:
+            try:
+                intervals += ranges_in(text)
+            except ValueError:  # noqa: PERF203 - one bad item must not hide the others
+                unreadable.append(receipt_id)
+        intervals = merged(intervals)
+    return InFlight(count, tuple(intervals), tuple(unreadable))
+
+
+def state_of(outcome: object, *, flying: bool) -> State | None:
+    """The one state of an entry, from its delivery's outcome; None for an outcome that this version does not know."""
+    if outcome is None:
+        return "in flight" if flying else "pending"
+    return _STATE_OF_OUTCOME.get(outcome) if isinstance(outcome, str) else None
+
+
+def error_record(row: tuple[Any, ...] | None) -> ErrorRecord | None:
+    """From a row of ``ERROR_COLUMNS``."""
+    return ErrorRecord(*row) if row is not None else None
+
+
+ERROR_COLUMNS: Final = "id, action, outcome, error_code, error_text, finished_at_ns, attempts, request_id"
+
+
+def last_error(database: Database) -> ErrorRecord | None:
+    """The last request that did not go well, among the ``RECENT_RECEIPTS`` last ones."""
+    rows = database.read(
+        f"SELECT {ERROR_COLUMNS} FROM receipt WHERE error_text IS NOT NULL AND action <> 'repair' AND "
+        f"id > (SELECT coalesce(max(id), 0) FROM receipt) - {RECENT_RECEIPTS} ORDER BY id DESC LIMIT 1"
+    )
+    return error_record(rows[0] if rows else None)
+
+
+def detail_of(payload: object) -> dict[str, Any]:
+    """A payload decoded; an empty dict when it is absent or can't be read."""
+    if not isinstance(payload, str):
+        return {}
+    if len(payload) > limits.PAYLOAD_CHARS_MAX:
+        return {"omitted": f"{len(payload)} characters; they are in the journal"}
+    try:
+        return vocabulary.decode(payload)
+    except ValueError:
+        return {}
+
+
+def origins(database: Database, component_id: int) -> tuple[str, ...]:
+    """How a component came to be in this journal, in order: "created", "resumed", "loaded", "job"."""
+    rows = database.read(
+        "SELECT kind, payload FROM entry WHERE component_id = ? AND stream <> 'metric' AND kind IN ('create', 'load') ORDER BY seq",
+        (component_id,),
+    )
+    found = []
+    for kind, payload in rows:
+        detail = detail_of(payload)
+        if kind == vocabulary.CREATE:
+            found.append("resumed" if detail.get("resume") else "created")
+        else:
+            found.append("job" if detail.get("job") else "loaded")
+    return tuple(dict.fromkeys(found))
+
+
+def iso(time_ns: object) -> str | None:
+    """Nanoseconds since the epoch as ISO 8601 in UTC with microseconds; None for None or no time at all."""
+    if not isinstance(time_ns, int):
+        return None
+    seconds, rest_ns = divmod(time_ns, 1_000_000_000)
+    try:
+        moment = dt.datetime.fromtimestamp(seconds, dt.timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return f"out of range: {time_ns} ns"
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest_ns // 1000:06d}Z" if moment.year >= 1000 else f"out of range: {time_ns} ns"  # noqa: PLR2004
+
+
+def iso_seconds(time_ns: object) -> str | None:
+    """``iso`` to the second."""
+    text = iso(time_ns)
+    return f"{text[:19]}Z" if text is not None and text.endswith("Z") else text
+
+
+def to_json(value: Any) -> Any:  # noqa: ANN401 - any report, or any part of one
+    """What ``json.dumps`` takes: dataclasses as objects, times (``*_ns``) as ISO 8601 text under the name without ``_ns``.
+
+    Numbers that JSON has not (NaN, infinity) become text, bytes hexadecimal text.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _members({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    if isinstance(value, Mapping):
+        return {str(key): to_json(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_json(member) for member in value]
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
+
+
+def _members(members: dict[str, Any]) -> dict[str, Any]:
+    return {name.removesuffix("_ns"): iso(value) if name.endswith("_ns") else to_json(value) for name, value in members.items()}

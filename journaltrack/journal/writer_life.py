@@ -1,0 +1,241 @@
+"""Whether the process that recorded something still lives: a locked file per writer, in ``writers/`` of the journal's folder.
+
+A writer holds ``flock`` on a file named by its uuid, which says what it is and to which components it appends. The kernel
+frees the lock with the process, however that ends. Of the kinds of lock this is the one that survives whatever else the
+process does: a POSIX lock is dropped when *any* descriptor of the file is closed (a ``copytree`` of the journal's folder).
+A forked child would keep it for its dead parent, so children close what they inherit; programs that are executed inherit nothing.
+
+That a lock is free proves a death only where the lock could be seen: under the same kernel, or after a restart of the same
+host on a local disk, and of the very file that the writer made (a copy of the folder has others). Everything else is "can't
+be told". Must not know SQLite or entries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import socket
+import stat
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from journaltrack.util import paths, process_life
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_RECORD_BYTES_MAX: Final = 1 << 20
+"""Ours: what is read of a file; a journal from elsewhere may hold anything."""
+_TRIES: Final = 3  # another writer may remove the empty folder between our making it and using it
+
+
+class WriterLife:
+    """The lock of one writer of this process. Make one with ``hold``; it ends with the object, ``leave`` or ``end``."""
+
+    def __init__(self, name: str, descriptor: int) -> None:
+        """Use ``hold``."""
+        self._name = name
+        self._descriptor = descriptor
+        self._components: set[int] = set()
+        _held.add(self)
+
+    def join(self, component_id: int) -> None:
+        """The writer appends to this component from now on; again costs a look-up."""
+        if component_id not in self._components and self._descriptor >= 0:
+            with contextlib.suppress(OSError):  # a full disk: it is said again at the next occasion
+                os.write(self._descriptor, b"%d\n" % component_id)
+                self._components.add(component_id)
+
+    @property
+    def components(self) -> frozenset[int]:
+        """What it appended to."""
+        return frozenset(self._components)
+
+    def leave(self) -> None:
+        """Free the lock; the file goes on telling who wrote."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def end(self, folder: Path) -> None:
+        """Free the lock and remove the file from the journal's folder: nothing that this writer began is left open."""
+        if self._descriptor >= 0:
+            with contextlib.suppress(OSError):
+                path = folder / paths.WRITERS / self._name
+                if os.path.samestat(os.fstat(self._descriptor), path.lstat()):
+                    _remove(path)
+        self.leave()
+
+    def __del__(self) -> None:
+        self.leave()
+
+
+@dataclass(frozen=True, slots=True)
+class WriterFile:
+    """What a writer's file tells.
+
+    Attributes:
+        uuid: Of the writer.
+        alive: Whether its process lives; None where that can't be told.
+        copied: It came with a copy of the folder: its writer appended to the original.
+        components: To which it appended.
+    """
+
+    uuid: str
+    alive: bool | None
+    copied: bool
+    components: frozenset[int]
+
+
+def hold(folder: Path, uuid: str) -> WriterLife | None:
+    """Prove from now on that this process lives, as a writer of the journal in that folder; None where that can't be done.
+
+    Args:
+        folder: Of the journal.
+        uuid: Of the writer.
+    """
+    with contextlib.suppress(OSError):
+        for _ in range(_TRIES):
+            with contextlib.suppress(FileNotFoundError):
+                return _hold(folder / paths.WRITERS / uuid)
+    return None
+
+
+def look(folder: Path) -> list[WriterFile]:
+    """The writers that live, and those that ended without ending what they had begun; costs what there are of them."""
+    return [found for path in _files(folder) if (found := _look(path)) is not None]
+
+
+def dead(folder: Path) -> frozenset[str]:
+    """Those that are proven dead, by their uuid."""
+    return frozenset(each.uuid for each in look(folder) if each.alive is False)
+
+
+def forget(folder: Path, uuid: str) -> None:
+    """Remove the file of a writer that is dead."""
+    if _UUID.fullmatch(uuid):
+        with contextlib.suppress(OSError):
+            _remove(folder / paths.WRITERS / uuid)
+
+
+# -- inside -----------------------------------------------------------------------------------------------------------
+
+_held: weakref.WeakSet[WriterLife] = weakref.WeakSet()
+
+
+def _hold(path: Path) -> WriterLife:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Only now: nobody asks for the lock of a file that says nothing yet.
+        os.write(descriptor, json.dumps(_self(os.fstat(descriptor).st_ino)).encode() + b"\n")
+    except OSError:
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            _remove(path)
+        raise
+    return WriterLife(path.name, descriptor)
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+    try:
+        path.parent.rmdir()
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
+            raise
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    place = folder / paths.WRITERS
+    try:
+        if not stat.S_ISDIR(place.lstat().st_mode):
+            return
+        names = os.listdir(place)  # noqa: PTH208 - names are all that is wanted
+    except OSError:
+        return
+    yield from (place / name for name in sorted(names) if _UUID.fullmatch(name))
+
+
+def _look(path: Path) -> WriterFile | None:
+    """None when it is gone, or no writer's."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(descriptor)
+        lines = os.read(descriptor, _RECORD_BYTES_MAX).split(b"\n") if stat.S_ISREG(status.st_mode) else []
+        if len(lines) < 2:  # noqa: PLR2004 - the first line is not complete: its writer has no lock yet
+            return None
+        components = frozenset(int(line) for line in lines[1:-1] if line.isdigit() and len(line) < 20)  # noqa: PLR2004 - 64 bits
+        told = _decoded(lines[0])
+        locked = _is_locked(descriptor)
+        copied = locked is False and told.get("inode") != status.st_ino
+        alive = _is_alive(told, path.parent) if locked is False and not copied else locked or None
+        return WriterFile(path.name, alive, copied, components)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool | None:
+    """Whether its writer holds it; None where locks do not work."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
+
+
+def _decoded(line: bytes) -> dict[str, Any]:
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError):
+        told = None
+    return told if isinstance(told, dict) else {}
+
+
+def _is_alive(told: dict[str, Any], place: Path) -> bool | None:
+    """Of a writer whose lock is free."""
+    here = _self(told["inode"])
+    same = {name for name, value in here.items() if told.get(name) == value}
+    if "boot" in same and (here["boot"] is not None or "host" in same):
+        # Its process may be there: it may have freed its lock, or lost it (``os.closerange``, a file server).
+        return "pid_namespace" in same and process_life.runs(told.get("pid"), told.get("started"))
+    restarted = {"host", "machine"} <= same and told.get("boot") is not None and paths.network_file_system(place) is None
+    return False if restarted else None
+
+
+def _self(inode: int) -> dict[str, Any]:
+    """This process as its file tells it."""
+    pid = os.getpid()
+    namespace = None
+    with contextlib.suppress(OSError):
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+    return {
+        "pid": pid,
+        "started": process_life.started(pid),
+        "pid_namespace": namespace,
+        "host": socket.gethostname(),
+        "boot": process_life.boot(),
+        "machine": process_life.text_of("/etc/machine-id"),
+        "inode": inode,
+    }
+
+
+def _after_fork_in_child() -> None:
+    for life in list(_held):
+        life.leave()  # frees nothing: the parent has it
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

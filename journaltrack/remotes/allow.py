@@ -1,0 +1,133 @@
+"""Keeps journals to what the operator allows: a remote around another one, which refuses before anything is sent.
+
+A journal in an inbox names buckets, folders, components and experiments, and all of it is done with the credentials of whoever syncs
+it. What the table ``[allow]`` of the configuration does not name is refused with a reason, and nothing is lost: a component is held, a
+place in the store takes no uploads, an artifact that is too large is quarantined. Reading what a component holds needs no leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Final
+
+from journaltrack import limits
+from journaltrack.errors import NOT_ALLOWED, ErrorKind, RemoteError
+from journaltrack.remotes.object_names import prefix_name
+
+if TYPE_CHECKING:
+    from journaltrack.replay.evidence.readback import ReadBack
+    from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
+    from journaltrack.replay.remote import Answer, BlobUpload, Document, Remote, RemoteComponent, RemoteObject
+    from journaltrack.util.config import AllowConfiguration
+
+_HINT: Final = "it waits in the journal: allow it in the configuration (`journaltrack config`) and sync again, or take the journal away"
+
+
+class AllowingRemote:
+    """Implements ``journaltrack.replay.remote.Remote``.
+
+    Args:
+        inner: The remote to wrap.
+        allow: What is allowed.
+    """
+
+    def __init__(self, inner: Remote, allow: AllowConfiguration) -> None:
+        self._inner = inner
+        self._allow = allow
+
+    def describe(self, component: str) -> RemoteComponent | None:
+        """See ``Remote.describe``."""
+        return self._inner.describe(component)
+
+    def create(self, spec: ComponentSpec) -> Answer:
+        """See ``Remote.create``."""
+        self._check_component(spec.name)
+        return self._inner.create(spec)
+
+    def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
+        """See ``Remote.associate``; a trial has to fit, too: it may be one of another experiment."""
+        self._check_component(component)
+        for kind, name in (("experiment", experiment), ("trial", trial)):
+            if name is not None and not _fits(name.lower(), self._allow.experiments, str.lower):
+                raise _refused(kind, name, "experiments", ErrorKind.HALT)
+        return self._inner.associate(component, experiment, trial)
+
+    def upload(self, blob: BlobUpload) -> Answer:
+        """See ``Remote.upload``."""
+        self._check_component(blob.component)
+        self._check_place(blob.bucket, blob.prefix)
+        most = self._allow.artifact_bytes_max
+        if most and blob.size_bytes > most:  # more bytes than recorded are refused as they are opened
+            raise RemoteError(
+                f"the artifact {limits.shown(blob.name)} has {blob.size_bytes} bytes, and allow.artifact_bytes_max is {most}; nothing of it was sent",
+                kind=ErrorKind.PERMANENT,
+                code=NOT_ALLOWED,
+                hint="raise allow.artifact_bytes_max in the configuration, then `journaltrack retry`",
+            )
+        return self._inner.upload(blob)
+
+    def put_document(self, document: Document) -> Answer:
+        """See ``Remote.put_document``."""
+        self._check_place(document.bucket, document.prefix)
+        return self._inner.put_document(document)
+
+    def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
+        """See ``Remote.documents``."""
+        self._check_place(bucket, prefix)
+        return self._inner.documents(bucket, prefix, folder)
+
+    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
+        """See ``Remote.document_names``."""
+        self._check_place(bucket, prefix)
+        return self._inner.document_names(bucket, prefix, folder, after)
+
+    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+        """See ``Remote.document``."""
+        self._check_place(bucket, prefix)
+        return self._inner.document(bucket, prefix, folder, name)
+
+    def update(self, component: str, fields: Fields) -> Answer:
+        """See ``Remote.update``."""
+        self._check_component(component)
+        return self._inner.update(component, fields)
+
+    def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
+        """See ``Remote.put_metrics``."""
+        self._check_component(component)
+        return self._inner.put_metrics(component, points)
+
+    def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
+        """See ``Remote.read_metrics``."""
+        return self._inner.read_metrics(component, steps)
+
+    def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:
+        """See ``Remote.find_object``."""
+        return self._inner.find_object(uri, read=read)
+
+    def _check_component(self, name: str) -> None:
+        if not _fits(name.lower(), self._allow.components, str.lower):
+            raise _refused("trial component", name, "components", ErrorKind.HOLD)
+
+    def _check_place(self, bucket: str | None, prefix: str | None) -> None:
+        """That of an object. The default bucket is the operator's own; of a prefix any folder that it is in may be named."""
+        if bucket is not None and not _fits(bucket, self._allow.buckets):
+            raise _refused("bucket", bucket, "buckets", ErrorKind.HALT)
+        folder = prefix_name(prefix)
+        parts = folder.split("/")
+        if not any(_fits("/".join(parts[: count + 1]), self._allow.prefixes, lambda each: each.strip("/")) for count in range(len(parts))):
+            raise _refused("prefix", folder, "prefixes", ErrorKind.HALT)
+
+
+def _fits(name: str, patterns: Sequence[str], spelt: Callable[[str], str] = str) -> bool:
+    return not patterns or any(fnmatchcase(name, spelt(pattern)) for pattern in patterns)
+
+
+def _refused(what: str, name: str, key: str, kind: ErrorKind) -> RemoteError:
+    return RemoteError(
+        f"the {what} {limits.shown(name)} is not allowed: nothing in allow.{key} fits it; nothing was sent",
+        kind=kind,
+        code=NOT_ALLOWED,
+        hint=_HINT,
+        uploads_only=key in {"buckets", "prefixes"},
+    )

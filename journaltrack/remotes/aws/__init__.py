@@ -1,0 +1,1 @@
+"""SageMaker and S3 through boto3: the one package that knows it."""

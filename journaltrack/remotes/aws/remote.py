@@ -1,0 +1,368 @@
+"""SageMaker and S3 through boto3: single requests, errors classified, nothing decided and nothing retried.
+
+The limits and merge rules that this relies on are AWS's own (botocore's service models; UpdateTrialComponent: "existing
+parameters are kept, those with an identical key are replaced"). An endpoint that is not AWS's need not merge per key
+(moto replaces whole maps): there, an update is read, merged here, and written whole.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
+
+from journaltrack import limits
+from journaltrack.errors import NOT_ALLOWED, ErrorKind, RemoteError
+from journaltrack.journal.fold import Artifact, Status
+from journaltrack.remotes.aws.clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients
+from journaltrack.remotes.aws.errors import SAFE_TO_REPEAT, already_exists, classified, is_of_parsing, not_found
+from journaltrack.remotes.aws.fast_metrics import MetricsSender, utc
+from journaltrack.remotes.aws.metrics import OWNER_PREFIX, owner_of, read_back, summaries
+from journaltrack.remotes.aws.s3.uploader import Uploader
+from journaltrack.remotes.rate_limit import RateLimit
+from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
+from journaltrack.replay.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent
+from journaltrack.util.config import Storage
+from journaltrack.util.deadline import Deadline
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from journaltrack.replay.evidence.readback import ReadBack
+    from journaltrack.replay.remote import RemoteObject
+
+UPLOADS_IN_FLIGHT: Final = 16
+"""However many requests are: uploads are bound by bandwidth and memory, not by latency."""
+_PERMANENT_CODES: Final = frozenset({"METRIC_LIMIT_EXCEEDED", "VALIDATION_ERROR"})
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class AwsRemote:
+    """Implements ``journaltrack.replay.remote.Remote`` with boto3. Threads may share it.
+
+    Args:
+        session: A ``boto3.Session`` to use.
+        sagemaker_client: A client to use for SageMaker.
+        profile: Of the AWS configuration.
+        region: AWS region.
+        endpoint_url: One endpoint for all services.
+        deadline: Bounds the time-outs and cuts an upload short.
+        concurrency: Requests that will be in flight.
+        merges_per_key: Whether updates are merged by the service; None: if it is AWS's own endpoint.
+        connect_timeout_s: Seconds to establish a connection.
+        read_timeout_s: Seconds that a server may be silent.
+        rate_limit: Bounds requests per second, those of other remotes that share it included.
+        attended: A person may be asked for an MFA code.
+        storage: How buckets are to keep uploads.
+        create_buckets: Whether a bucket that is missing is made.
+        create_experiments: Whether experiments and trials that are missing are made.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: Any = None,  # noqa: ANN401 - boto3 has no types of its own
+        sagemaker_client: Any = None,  # noqa: ANN401
+        profile: str | None = None,
+        region: str | None = None,
+        endpoint_url: str | None = None,
+        deadline: Deadline | None = None,
+        concurrency: int = 96,
+        merges_per_key: bool | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        read_timeout_s: float = READ_TIMEOUT_S,
+        rate_limit: RateLimit | None = None,
+        attended: bool = False,
+        storage: Storage | None = None,
+        create_buckets: bool = True,
+        create_experiments: bool = True,
+    ) -> None:
+        deadline = deadline or Deadline()
+        self._clients = Clients(
+            session=session,
+            sagemaker_client=sagemaker_client,
+            profile=profile,
+            region=region,
+            endpoint_url=endpoint_url,
+            deadline=deadline,
+            connections=concurrency,
+            connect_timeout_s=connect_timeout_s,
+            read_timeout_s=read_timeout_s,
+            rate_limit=rate_limit,
+            attended=attended,
+        )
+        self._metrics = MetricsSender(self._clients)
+        self._uploader = Uploader(self._clients, deadline, storage or Storage(), create_buckets=create_buckets)
+        self._create_experiments = create_experiments
+        self._merges_per_key = merges_per_key
+        self._created: set[str] = set()  # made here and not updated since: nothing to merge with
+        self._grouped: set[tuple[str, str]] = set()  # experiments and trials known to be there
+        self._lock = threading.Lock()
+        self._uploading = threading.BoundedSemaphore(UPLOADS_IN_FLIGHT)
+
+    def close(self) -> None:
+        """Close its connections; what is under way ends by itself."""
+        self._metrics.close()
+        self._clients.close()
+
+    def describe(self, component: str) -> RemoteComponent | None:
+        """See ``Remote.describe``: DescribeTrialComponent."""
+        with _classifying(component):
+            try:
+                answer = self._clients.sagemaker.describe_trial_component(TrialComponentName=component)
+            except ClientError as error:
+                if not_found(error):
+                    return None
+                raise
+        return _component(component, answer)
+
+    def create(self, spec: ComponentSpec) -> Answer:
+        """See ``Remote.create``: CreateTrialComponent."""
+        request: dict[str, Any] = {
+            "TrialComponentName": spec.name,
+            "MetadataProperties": {"GeneratedBy": OWNER_PREFIX + spec.owner},
+        }
+        if spec.display_name is not None:
+            request["DisplayName"] = spec.display_name
+        if spec.tags:
+            request["Tags"] = [{"Key": key, "Value": value} for key, value in spec.tags]
+        with _classifying(spec.name):
+            answer = self._clients.sagemaker.create_trial_component(**request)
+        with self._lock:
+            self._created.add(spec.name.lower())
+        return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
+
+    def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
+        """See ``Remote.associate``: CreateExperiment, CreateTrial, AssociateTrialComponent."""
+        if trial is None and experiment is None:
+            return Answer()
+        if trial is None:
+            # As the newer SageMaker SDK names the trial of a run that was given an experiment alone.
+            trial = f"Default-Run-Group-{experiment}"[: limits.NAME_CHARS_MAX].rstrip("-")
+        if experiment is not None and self._create_experiments:
+            sagemaker = self._clients.sagemaker
+            self._ensure("experiment", experiment, lambda: sagemaker.create_experiment(ExperimentName=experiment))
+            self._ensure("trial", trial, lambda: sagemaker.create_trial(TrialName=trial, ExperimentName=experiment))
+        with _classifying(None):
+            try:
+                answer = self._clients.sagemaker.associate_trial_component(TrialComponentName=component, TrialName=trial)
+            except ClientError as error:
+                if not_found(error):
+                    raise self._what_is_missing(component, trial, error) from error
+                raise
+        return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
+
+    def upload(self, blob: BlobUpload) -> Answer:
+        """See ``Remote.upload``: see ``aws_s3``."""
+        with self._uploading, _classifying(None):
+            return self._uploader.upload(blob)
+
+    def put_document(self, document: Document) -> Answer:
+        """See ``Remote.put_document``: PutObject with ``IfNoneMatch``."""
+        with _classifying(None):
+            return self._uploader.put_document(document)
+
+    def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
+        """See ``Remote.documents``: ListObjectsV2 and GetObject."""
+        with _classifying(None):
+            return self._uploader.documents(bucket, prefix, folder)
+
+    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
+        """See ``Remote.document_names``: ListObjectsV2."""
+        with _classifying(None):
+            return self._uploader.document_names(bucket, prefix, folder, after)
+
+    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+        """See ``Remote.document``: GetObject."""
+        with _classifying(None):
+            return self._uploader.document(bucket, prefix, folder, name)
+
+    def update(self, component: str, fields: Fields) -> Answer:
+        """See ``Remote.update``: UpdateTrialComponent."""
+        if not self._merges(component):
+            fields = self._merged(component, fields)
+        with _classifying(component):
+            answer = self._clients.sagemaker.update_trial_component(TrialComponentName=component, **_update_request(fields))
+        return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
+
+    def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
+        """See ``Remote.put_metrics``: BatchPutMetrics (see ``aws_direct``), which takes lower-case names alone (names ignore case elsewhere)."""
+        with _classifying(component):
+            answer = self._metrics.put(component.lower(), points)
+        errors = answer.get("Errors")
+        return Answer(_request_id(answer), refused=_refused(errors, len(points), _request_id(answer)) if errors else {})
+
+    def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
+        """See ``Remote.read_metrics``: see ``aws_metrics``."""
+        with _classifying(component):
+            return read_back(self._clients, component, steps)
+
+    def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:
+        """See ``Remote.find_object``: HeadObject, and GetObject to read it; see ``aws_s3``."""
+        with _classifying(None):
+            return self._uploader.find(uri, read=read)
+
+    def _what_is_missing(self, component: str, trial: str, error: ClientError) -> RemoteError:
+        """Whether it was the trial or the component that AssociateTrialComponent did not find: it says ResourceNotFound of both."""
+        with self._lock:
+            self._grouped.discard(("trial", trial.lower()))  # deleted meanwhile: made again the next time
+        try:
+            self._clients.sagemaker.describe_trial(TrialName=trial)
+        except ClientError as trial_error:
+            if not not_found(trial_error):
+                return classified(trial_error)
+            if not self._create_experiments:
+                return RemoteError(
+                    f"the trial {trial} does not exist, and the configuration has allow.create_experiments = false",
+                    kind=ErrorKind.HALT,
+                    code=NOT_ALLOWED,
+                    request_id=_request_id(error.response),
+                    hint="create it and sync again; it waits in the journal",
+                )
+            return RemoteError(
+                f"the trial {trial} does not exist: {error}",
+                kind=ErrorKind.PERMANENT,
+                code="ResourceNotFound",
+                request_id=_request_id(error.response),
+                hint="a trial without an experiment_name must exist; create it, then `journaltrack retry`",
+            )
+        return classified(error, component)
+
+    def _ensure(self, kind: str, name: str, make: Any) -> None:  # noqa: ANN401
+        """Create an experiment or trial once per pass; that it exists already is as good."""
+        with self._lock:
+            if (kind, name.lower()) in self._grouped:
+                return
+        with _classifying(None):
+            try:
+                make()
+            except ClientError as error:
+                if not already_exists(error):
+                    raise
+        with self._lock:
+            self._grouped.add((kind, name.lower()))
+
+    def _merges(self, component: str) -> bool:
+        with _classifying(component):
+            if self._merges_per_key is None:
+                self._merges_per_key = self._clients.is_aws
+        with self._lock:
+            fresh = component.lower() in self._created
+            self._created.discard(component.lower())
+        return self._merges_per_key or fresh
+
+    def _merged(self, component: str, fields: Fields) -> Fields:
+        held = self.describe(component)
+        if held is None:
+            return fields  # the update says so too, and in AWS's words
+        return Fields(
+            parameters={**held.parameters, **fields.parameters} if fields.parameters else {},
+            input_artifacts={**held.input_artifacts, **fields.input_artifacts} if fields.input_artifacts else {},
+            output_artifacts={**held.output_artifacts, **fields.output_artifacts} if fields.output_artifacts else {},
+            status=fields.status,
+        )
+
+
+class _classifying:  # noqa: N801 - reads as a verb in `with`
+    """Turn whatever boto3 raises inside the block into a ``RemoteError``; a class, since a generator costs 2 µs more."""
+
+    __slots__ = ("_component",)
+
+    def __init__(self, component: str | None) -> None:
+        self._component = component
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if error is not None and is_of_parsing(error):
+            msg = f"the answer is not one of the service: {error}"
+            raise classified(ResponseParserError(msg), self._component) from error
+        if isinstance(error, Exception) and not isinstance(error, RemoteError):
+            raise classified(error, self._component) from error
+
+
+def _refused(errors: Sequence[dict[str, Any]], count: int, request_id: str | None) -> dict[int, Refusal]:
+    """Which points of a partial success were not taken (``BatchPutMetricsError``: Code and MetricIndex, counted from 0).
+
+    Raises:
+        RemoteError: An index is missing or out of range: some points were taken, and which ones is not known.
+    """
+    refused = {}
+    for error in errors:
+        code = str(error.get("Code") or "UNKNOWN")
+        index = error.get("MetricIndex", 0 if count == 1 else None)
+        if not isinstance(index, int) or not 0 <= index < count:
+            raise RemoteError(
+                f"BatchPutMetrics refused a point ({code}) but did not say which of the {count} (index {index})",
+                kind=ErrorKind.TRANSIENT,
+                code=code,
+                request_id=request_id,
+                maybe_applied=True,
+            )
+        permanent = code in _PERMANENT_CODES
+        doubtful = not permanent and code not in SAFE_TO_REPEAT
+        refused[index] = Refusal(code, "refused by BatchPutMetrics", permanent=permanent, maybe_applied=doubtful)
+    return refused
+
+
+def _nanoseconds(moment: datetime | None) -> int | None:
+    if moment is None:
+        return None
+    since = moment - _EPOCH
+    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+
+
+def _update_request(fields: Fields) -> dict[str, Any]:
+    request: dict[str, Any] = {}
+    if fields.parameters:
+        request["Parameters"] = {
+            name: {"StringValue": value} if isinstance(value, str) else {"NumberValue": value} for name, value in fields.parameters.items()
+        }
+    if fields.input_artifacts:
+        request["InputArtifacts"] = {name: _artifact(artifact) for name, artifact in fields.input_artifacts.items()}
+    if fields.output_artifacts:
+        request["OutputArtifacts"] = {name: _artifact(artifact) for name, artifact in fields.output_artifacts.items()}
+    status = fields.status or Status()
+    if status.primary is not None:
+        request["Status"] = {"PrimaryStatus": status.primary}
+        if status.message is not None:
+            request["Status"]["Message"] = status.message
+    if status.start_ns is not None:
+        request["StartTime"] = utc(status.start_ns)
+    if status.end_ns is not None:
+        request["EndTime"] = utc(status.end_ns)
+    return request
+
+
+def _artifact(artifact: Artifact) -> dict[str, str]:
+    return {"Value": artifact.value, **({"MediaType": artifact.media_type} if artifact.media_type else {})}
+
+
+def _component(name: str, answer: Mapping[str, Any]) -> RemoteComponent:
+    status = answer.get("Status") or {}
+    return RemoteComponent(
+        name=answer.get("TrialComponentName", name),
+        arn=answer.get("TrialComponentArn", ""),
+        owner=owner_of(answer),
+        display_name=answer.get("DisplayName"),
+        parameters={
+            k: v["StringValue"] if "StringValue" in v else v.get("NumberValue", 0.0) for k, v in answer.get("Parameters", {}).items()
+        },
+        input_artifacts={k: Artifact(v["Value"], v.get("MediaType")) for k, v in answer.get("InputArtifacts", {}).items()},
+        output_artifacts={k: Artifact(v["Value"], v.get("MediaType")) for k, v in answer.get("OutputArtifacts", {}).items()},
+        status=Status(
+            status.get("PrimaryStatus"), status.get("Message"), _nanoseconds(answer.get("StartTime")), _nanoseconds(answer.get("EndTime"))
+        ),
+        request_id=_request_id(answer),
+        metrics=summaries(answer),
+    )
+
+
+def _request_id(answer: Any) -> str | None:  # noqa: ANN401
+    request_id = answer.get("ResponseMetadata", {}).get("RequestId")
+    return str(request_id) if request_id else None

@@ -1,0 +1,1 @@
+"""Artifacts in S3: whole objects, uploads in parts, and how buckets keep them."""

@@ -1,0 +1,460 @@
+"""Artifacts in S3: default bucket, object names, uploads that S3 itself verifies.
+
+An object that is there is never overwritten: the same content under a name is success, other content gets a name that
+tells its digest. Small files go in one conditional request that carries our SHA-256, so that S3 compares what arrived
+with what was logged (BadDigest otherwise); large ones go in parts that S3 verifies one by one (``aws_multipart``).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import hashlib
+import os
+import threading
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from journaltrack import limits
+from journaltrack.errors import DEADLINE_OVER, NOT_ALLOWED, ErrorKind, RemoteError, os_hint
+from journaltrack.journal.sqlite import access
+from journaltrack.remotes.aws.errors import NOT_AN_ANSWER, code_of, is_of_service, is_taken, not_an_answer, status_of
+from journaltrack.remotes.aws.proof import is_md5, is_ours
+from journaltrack.remotes.aws.s3 import storage as aws_storage
+from journaltrack.remotes.aws.s3.bodies import Body
+from journaltrack.remotes.aws.s3.multipart import Multipart
+from journaltrack.remotes.aws.s3.parts import DamagedError, digest_at
+from journaltrack.remotes.object_names import object_name, prefix_name
+from journaltrack.remotes.upload_notes import Place, UploadNotes
+from journaltrack.replay.remote import Answer, BlobUpload, Document, RemoteObject
+from journaltrack.util.config import Storage
+
+if TYPE_CHECKING:
+    from journaltrack.remotes.aws.clients import Clients
+    from journaltrack.util.deadline import Deadline
+
+SINGLE_PUT_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Up to here one PutObject: S3 verifies and keeps the SHA-256 of the whole, and it is as fast as parts, which need two requests more (ADR 0022)."""
+DOCUMENT_BYTES_MAX: Final = 64 << 20
+"""Ours: of a document that is read."""
+LARGE_UPLOADS_MAX: Final = 2
+"""Ours: multipart uploads at a time, of 4 connections each."""
+_READ_BYTES: Final = 1024 * 1024
+_MEDIA_TYPE_CHARS_MAX: Final = 255
+"""Ours: of the Content-Type header; RFC 6838 allows 127 characters on either side of the slash."""
+_SAYS_NOTHING: Final = frozenset({301, 400, 403, 404})
+"""Refusals of a HEAD, which has no body: a region, an expired token, a clock or a permission look alike."""
+_MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
+_GONE: Final = frozenset({"NoSuchKey", "NoSuchBucket"})
+
+
+class Uploader:
+    """Uploads blobs. Threads may share it.
+
+    Args:
+        clients: Of the remote.
+        deadline: Cuts an upload short.
+        storage: How buckets are to keep what is uploaded.
+        create_buckets: Whether a bucket that is missing is made.
+    """
+
+    def __init__(self, clients: Clients, deadline: Deadline, storage: Storage, *, create_buckets: bool = True) -> None:
+        self._create_buckets = create_buckets
+        self._clients = clients
+        self._storage = storage
+        self._asking: Any = None  # the client that asks for it
+        self._account: str | None = None
+        self._deadline = deadline
+        self._lock = threading.Lock()
+        self._default_bucket: str | None = None
+        self._ensured: set[str] = set()
+        self._large = threading.BoundedSemaphore(LARGE_UPLOADS_MAX)
+        self._multipart = Multipart(lambda: self._s3, self._check_time, self._check_grace)
+
+    @property
+    def _s3(self) -> Any:  # noqa: ANN401 - boto3 has no types of its own
+        client = self._clients.s3
+        if client is not self._asking:
+            aws_storage.ask_for(client, self._storage, self._owner_of)
+            self._asking = client
+        return client
+
+    def _owner_of(self, bucket: str) -> str | None:
+        """The default bucket's name can be guessed, and taken by somebody else before it is made."""
+        return self._account if bucket == self._default_bucket else self._storage.bucket_owner
+
+    def upload(self, blob: BlobUpload) -> Answer:
+        """See ``Remote.upload``.
+
+        Raises:
+            RemoteError: The blob is missing or damaged (permanent), or the bucket can't be used.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                # Opened once, following no link: whatever the name leads to meanwhile, what was checked is what is sent.
+                descriptor = stack.enter_context(access.opened_blob(blob.path))
+                content = stack.enter_context(open(descriptor, "rb", closefd=False))
+            except (OSError, ValueError) as error:
+                if isinstance(error, OSError) and error.errno not in _MISSING:
+                    raise _unreadable(blob, error) from error
+                self._abandon(blob)
+                raise RemoteError(
+                    f"the content of {limits.shown(blob.name)} is missing from the spool: {blob.path}: {getattr(error, 'strerror', error)}",
+                    kind=ErrorKind.PERMANENT,
+                    code="BlobMissing",
+                    hint="restore spool/ from a copy of the journal, then `journaltrack retry`",
+                ) from error
+            if os.fstat(descriptor).st_size > blob.size_bytes:  # before it is read, and before anything is asked of the store
+                raise _damage(blob)
+            return self._upload(blob, content)
+
+    def put_document(self, document: Document) -> Answer:
+        """See ``Remote.put_document``."""
+        bucket = self._where(document.bucket)
+        self._ensure(bucket)
+        key = f"{_folder(document.prefix, document.folder)}/{object_name(document.name)}"
+        digest = hashlib.sha256(document.content)
+        try:
+            answer = self._s3.put_object(
+                Bucket=bucket,
+                Key=key,
+                Body=document.content,
+                IfNoneMatch="*",
+                ChecksumSHA256=base64.b64encode(digest.digest()).decode(),
+                ContentType="application/json",
+                Metadata={"sha256": digest.hexdigest()},
+            )
+            self._confirm(answer, document.content, Place(bucket, key, digest.hexdigest()), len(document.content))
+        except ClientError as error:
+            if not is_taken(error):
+                raise
+            answer = error.response
+        return Answer(answer.get("ResponseMetadata", {}).get("RequestId") or None, uri=f"s3://{bucket}/{key}")
+
+    def documents(self, bucket: str | None, prefix: str | None, folder: str) -> dict[str, bytes]:
+        """See ``Remote.documents``."""
+        bucket, begin = self._where(bucket), f"{_folder(prefix, folder)}/"
+        found = {}
+        try:
+            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=begin):
+                for each in page.get("Contents", ()):
+                    if each["Size"] <= DOCUMENT_BYTES_MAX:
+                        answer = self._s3.get_object(Bucket=bucket, Key=each["Key"])
+                        found[each["Key"].removeprefix(begin)] = answer["Body"].read(DOCUMENT_BYTES_MAX)
+        except ClientError as error:
+            if code_of(error) == "NoSuchBucket":
+                return {}
+            raise
+        return found
+
+    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> list[str]:
+        """See ``Remote.document_names``."""
+        bucket, begin = self._where(bucket), f"{_folder(prefix, folder)}/"
+        try:
+            page = self._s3.list_objects_v2(Bucket=bucket, Prefix=begin, StartAfter=begin + after)
+        except ClientError as error:
+            if code_of(error) == "NoSuchBucket":
+                return []
+            raise
+        return [each["Key"].removeprefix(begin) for each in page.get("Contents", ()) if each["Size"] <= DOCUMENT_BYTES_MAX]
+
+    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+        """See ``Remote.document``."""
+        bucket, key = self._where(bucket), f"{_folder(prefix, folder)}/{object_name(name)}"
+        try:
+            content: bytes = self._s3.get_object(Bucket=bucket, Key=key)["Body"].read(DOCUMENT_BYTES_MAX)
+        except ClientError as error:
+            if code_of(error) in _GONE:
+                return None
+            raise
+        return content
+
+    def find(self, uri: str, *, read: bool = False) -> RemoteObject | None:
+        """See ``Remote.find_object``."""
+        bucket, key = _place(uri)
+        try:
+            held = self._head(bucket, key, ChecksumMode="ENABLED")
+        except ClientError as error:
+            if status_of(error) != 403:  # noqa: PLR2004 - with KMS, checksums need kms:Decrypt as well (S3's HeadObject reference)
+                raise
+            held = self._head(bucket, key)
+        if held is None:
+            return None
+        sha256 = _whole_sha256(held)
+        if sha256 is None and read:
+            try:
+                held = self._s3.get_object(Bucket=bucket, Key=key)
+            except ClientError as error:
+                if code_of(error) in _GONE:  # in between
+                    return None
+                raise
+            sha256 = self._digest(held["Body"])
+        noted = held.get("Metadata", {}).get("sha256")
+        request_id = held.get("ResponseMetadata", {}).get("RequestId")
+        return RemoteObject(int(held.get("ContentLength", 0)), sha256, noted, str(request_id) if request_id else None)
+
+    def _digest(self, body: Any) -> str:  # noqa: ANN401
+        digest = hashlib.sha256()
+        with contextlib.closing(body):
+            while block := body.read(_READ_BYTES):
+                digest.update(block)
+                self._check_time("reading the object")
+        return digest.hexdigest()
+
+    def _upload(self, blob: BlobUpload, content: IO[bytes]) -> Answer:
+        bucket = self._where(blob.bucket)
+        self._ensure(bucket)
+        first, second = (Place(bucket, key, blob.sha256) for key in _keys(blob))
+        for place in (first, second):
+            request_id = self._put(blob, content, place)
+            if request_id is not None:
+                return Answer(request_id or None, uri=f"s3://{bucket}/{place.key}")
+        raise RemoteError(f"s3://{bucket}/{second.key} holds something else", kind=ErrorKind.PERMANENT, code="ObjectConflict")
+
+    def _abandon(self, blob: BlobUpload) -> None:
+        """The content is gone: so shall be what an earlier pass sent of it."""
+        notes = UploadNotes(blob.scratch)
+        if notes.any():
+            with contextlib.suppress(RemoteError, ClientError, BotoCoreError):
+                bucket = self._where(blob.bucket)
+                for key in _keys(blob):
+                    self._multipart.discard(Place(bucket, key, blob.sha256), notes)
+
+    def _put(self, blob: BlobUpload, content: IO[bytes], place: Place) -> str | None:
+        """Store under this key unless it is taken; the request's id, or None if other content is there."""
+        if os.fstat(content.fileno()).st_size <= SINGLE_PUT_BYTES_MAX:  # not ``size_bytes``: a crafted journal may say anything
+            try:
+                return self._put_small(blob, content, place)
+            except ClientError as error:
+                if not is_taken(error):
+                    raise
+        held = self._head(place.bucket, place.key)
+        if held is None:
+            return self._put_large(blob, content, place)
+        self._multipart.discard(place, UploadNotes(blob.scratch))  # begun by a pass that was killed, or lost an answer
+        return _ours(held, blob, content)
+
+    def _put_small(self, blob: BlobUpload, raw: IO[bytes], place: Place) -> str:
+        size_bytes = os.fstat(raw.fileno()).st_size
+        try:
+            sha256 = digest_at(raw.fileno(), 0, size_bytes)
+        except DamagedError as error:
+            raise _damage(blob) from error
+        except OSError as error:
+            raise _unreadable(blob, error) from error
+        if sha256 != base64.b64encode(bytes.fromhex(blob.sha256)).decode():  # here, so that BadDigest can only mean the way there
+            raise _damage(blob)
+        try:
+            answer = self._s3.put_object(
+                Bucket=place.bucket,
+                Key=place.key,
+                Body=Body(raw.fileno(), 0, size_bytes, self._check_grace),
+                IfNoneMatch="*",
+                ChecksumSHA256=sha256,
+                **_described(blob),
+            )
+        except BotoCoreError:
+            self._check_grace()  # botocore's HTTP layer wraps what a body raises: say what it was
+            raise
+        self._confirm(answer, Body(raw.fileno(), 0, size_bytes, self._check_grace), place, size_bytes)
+        return str(answer["ResponseMetadata"].get("RequestId") or "")
+
+    def _confirm(self, answer: dict[str, Any], body: Body | bytes, place: Place, size_bytes: int) -> None:
+        """Ask for an object of which the store told neither checksum nor MD5 when it took it.
+
+        Raises:
+            RemoteError: It is not there, or is something else.
+        """
+        if "ChecksumSHA256" in answer or is_md5(answer["ETag"], body):
+            return
+        held = self._head(place.bucket, place.key)
+        if held is None or not is_ours(held, size_bytes, place.sha256):
+            raise not_an_answer("PutObject", "a success, and the object is not there")
+
+    def _put_large(self, blob: BlobUpload, raw: IO[bytes], place: Place) -> str | None:
+        with self._large:
+            try:
+                request_id = self._multipart.put(place, raw.fileno(), _described(blob), UploadNotes(blob.scratch))
+            except DamagedError as error:
+                raise _damage(blob) from error
+            except OSError as error:  # of the file: botocore wraps those of the network
+                raise _unreadable(blob, error) from error
+        if request_id is not None:
+            return request_id
+        held = self._head(place.bucket, place.key)  # it was taken meanwhile: perhaps by another copy of this journal
+        return _ours(held, blob, raw) if held is not None else None
+
+    def _head(self, bucket: str, key: str, **options: str) -> dict[str, Any] | None:
+        try:
+            answer: dict[str, Any] = self._s3.head_object(Bucket=bucket, Key=key, **options)
+        except ClientError as error:
+            if status_of(error) == 404 and is_of_service(error):  # noqa: PLR2004
+                return None
+            if status_of(error) not in _SAYS_NOTHING:
+                raise
+            try:
+                self._s3.get_object(Bucket=bucket, Key=key)["Body"].close()  # nothing of it is read
+            except ClientError as in_words:
+                if code_of(in_words) in _GONE:
+                    return None
+                raise in_words from error
+            raise
+        return answer
+
+    def _where(self, bucket: str | None) -> str:
+        """The bucket to use for one that was recorded."""
+        named = bucket or self._bucket()
+        return self._storage.instead.get(named, named)
+
+    def _bucket(self) -> str:
+        """``sagemaker-<region>-<account>``, as the original library and the SageMaker SDK name it."""
+        with self._lock:
+            if self._default_bucket is None:
+                self._account = str(self._clients.sts.get_caller_identity()["Account"])
+                self._default_bucket = f"sagemaker-{self._s3.meta.region_name}-{self._account}"
+            return self._default_bucket
+
+    def _ensure(self, bucket: str) -> None:
+        """See once that the bucket is there; create it when missing."""
+        with self._lock:
+            if bucket in self._ensured:
+                return
+            if not self._is_there(bucket):
+                self._create(bucket)
+            self._ensured.add(bucket)
+
+    def _is_there(self, bucket: str) -> bool:
+        """Whether there is such a bucket. A HEAD has no body to say why not, or who answers: then it is asked by GET."""
+        try:
+            self._s3.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            if status_of(error) not in _SAYS_NOTHING:
+                raise
+        except RemoteError as error:
+            if error.code != NOT_AN_ANSWER:
+                raise
+        else:
+            return True
+        try:
+            self._s3.list_objects_v2(Bucket=bucket, MaxKeys=1)
+        except ClientError as error:
+            if code_of(error) == "NoSuchBucket":
+                return False
+            raise
+        return True
+
+    def _create(self, bucket: str) -> None:
+        if not self._create_buckets:
+            raise RemoteError(
+                f"the bucket {bucket} does not exist, and the configuration has allow.create_buckets = false; nothing was sent to it",
+                kind=ErrorKind.HALT,
+                code=NOT_ALLOWED,
+                uploads_only=True,
+                hint=f"create it and sync again, or `journaltrack sync --bucket {bucket}=OTHER`; artifacts wait in the journal's spool",
+            )
+        region = self._s3.meta.region_name
+        # us-east-1 is the one region that must not be named (S3's CreateBucket reference).
+        location = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        try:
+            self._s3.create_bucket(Bucket=bucket, **location)
+        except ClientError as error:
+            code = code_of(error)
+            if code == "BucketAlreadyOwnedByYou":
+                return
+            if code in {"AccessDenied", "403", "BucketAlreadyExists"}:
+                raise RemoteError(
+                    f"the bucket {bucket} does not exist and can't be created: {error}",
+                    kind=ErrorKind.HALT,
+                    code=code,
+                    request_id=error.response.get("ResponseMetadata", {}).get("RequestId"),
+                    uploads_only=True,
+                    hint=f"create it, ask for s3:CreateBucket, or `journaltrack sync --bucket {bucket}=OTHER`; artifacts wait in the journal's spool",
+                ) from error
+            raise
+
+    def _check_grace(self) -> None:
+        """As ``_check_time``, of a request that is being sent."""
+        if self._deadline.grace_remaining_s() <= 0:
+            self._check_time()
+
+    def _check_time(self, what: str = "the upload") -> None:
+        if self._deadline.over:
+            raise RemoteError(f"{what} was cut short by the deadline", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
+
+
+def _folder(prefix: str | None, folder: str) -> str:
+    return f"{prefix_name(prefix)}/{object_name(folder)}"
+
+
+def _place(uri: str) -> tuple[str, str]:
+    """Bucket and key of a URI of ours.
+
+    Raises:
+        RemoteError: It is none: a journal may hold any text there.
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not uri.startswith("s3://") or not bucket or not key:
+        raise RemoteError(f"{limits.shown(uri)} is no object in S3", kind=ErrorKind.PERMANENT, code="NotAnObject")
+    return bucket, key
+
+
+def _whole_sha256(held: dict[str, Any]) -> str | None:
+    """The SHA-256 that S3 has of the whole object; of a multipart upload it has one of its parts' digests ("COMPOSITE", "…-3").
+
+    moto does not say which of the two it is: an ETag "…-3" tells a multipart upload there too.
+    """
+    value = held.get("ChecksumSHA256")
+    of_parts = held.get("ChecksumType", "FULL_OBJECT") != "FULL_OBJECT" or "-" in str(held.get("ETag", ""))
+    if not isinstance(value, str) or of_parts:
+        return None
+    try:
+        digest = base64.b64decode(value, validate=True)
+    except ValueError:
+        return None
+    return digest.hex() if len(digest) == hashlib.sha256().digest_size else None
+
+
+def _keys(blob: BlobUpload) -> tuple[str, str]:
+    """Where a content goes: under its name or, if that is taken, under one that tells its digest."""
+    name = object_name(blob.name)
+    folder = f"{prefix_name(blob.prefix)}/{object_name(blob.component)}"
+    path = PurePosixPath(name)
+    told = path.with_name(f"{path.stem}.{blob.sha256[:12]}{path.suffix}")
+    return f"{folder}/{name}", f"{folder}/{told}"
+
+
+def _ours(held: dict[str, Any], blob: BlobUpload, content: IO[bytes]) -> str | None:
+    """The id of the request that showed an object, if that is this content; None if it is another one."""
+    if is_ours(held, os.fstat(content.fileno()).st_size, blob.sha256):  # by size, too: it may be replaced, and its note kept
+        return str(held.get("ResponseMetadata", {}).get("RequestId") or "")
+    return None
+
+
+def _described(blob: BlobUpload) -> dict[str, Any]:
+    described: dict[str, Any] = {"Metadata": {"sha256": blob.sha256}}
+    if blob.media_type and len(blob.media_type) <= _MEDIA_TYPE_CHARS_MAX and blob.media_type.isascii() and blob.media_type.isprintable():
+        described["ContentType"] = blob.media_type
+    return described
+
+
+def _unreadable(blob: BlobUpload, error: OSError) -> RemoteError:
+    """That a file may not be read, or its disk fails, says nothing of its bytes: the entry stays pending."""
+    return RemoteError(
+        f"the content of {limits.shown(blob.name)} can't be read: {blob.path}: {error.strerror}",
+        kind=ErrorKind.HALT,
+        code="BlobUnreadable",
+        uploads_only=True,
+        hint=f"{os_hint(error)}; the artifacts wait in the journal",
+    )
+
+
+def _damage(blob: BlobUpload) -> RemoteError:
+    return RemoteError(
+        f"the content of {limits.shown(blob.name)} in the spool is not what was logged: {Path(blob.path).name} has another SHA-256 or size",
+        kind=ErrorKind.PERMANENT,
+        code="BlobDamaged",
+        hint="restore spool/ from a copy of the journal, then `journaltrack retry`",
+    )

@@ -1,0 +1,168 @@
+"""Retries: the only retry layer, and the only place that knows tenacity.
+
+Wraps a remote. What is ``TRANSIENT`` is tried again with exponential back-off and full jitter
+(https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), a bounded number of times and never past the
+deadline. A metric request whose answer was lost is not tried again: it may have taken effect, and nothing would tell.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
+
+from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
+
+if TYPE_CHECKING:
+    from journaltrack.replay.evidence.readback import ReadBack
+    from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
+    from journaltrack.replay.remote import Answer, BlobUpload, Document, Remote, RemoteComponent, RemoteObject
+    from journaltrack.util.deadline import Deadline
+
+T = TypeVar("T")
+
+ATTEMPTS_MAX: Final = 8
+"""Times one request is sent: about 30 s of back-off on average."""
+UNREACHABLE_ATTEMPTS_MAX: Final = 3
+"""... when no conversation takes place at all: an unreachable endpoint is noticed in a second or two."""
+UNREACHABLE_S: Final = 2.0
+"""... and no more attempts when those after the first took this long: time-outs of connections are 3 s each."""
+WAIT_FIRST_S: Final = 0.2
+WAIT_MAX_S: Final = 20.0
+WAIT_THROTTLED_MAX_S: Final = 1.0
+"""A throttled request waits for its turn besides (``rate_limit``), which is as long as it has to be."""
+_WAIT: Final = wait_random_exponential(multiplier=WAIT_FIRST_S, max=WAIT_MAX_S)
+_WAIT_THROTTLED: Final = wait_random_exponential(multiplier=WAIT_FIRST_S, max=WAIT_THROTTLED_MAX_S)
+
+
+class RetryingRemote:
+    """A remote that tries again what may succeed; implements ``journaltrack.replay.remote.Remote``.
+
+    Args:
+        inner: The remote to wrap.
+        deadline: No attempt starts after it; cancelling it ends a wait at once.
+        attempts_max: Times one request is sent at most.
+        sleep: Waits so many seconds; default: ``deadline.wait``.
+    """
+
+    def __init__(
+        self,
+        inner: Remote,
+        *,
+        deadline: Deadline,
+        attempts_max: int = ATTEMPTS_MAX,
+        sleep: Callable[[float], None] | None = None,
+    ) -> None:
+        self._inner = inner
+        self._deadline = deadline
+        self._attempts_max = attempts_max
+        self._sleep: Callable[[float], object] = sleep or deadline.wait
+        self._local = threading.local()
+        self._idempotent = self._policy(_is_transient)
+        self._once = self._policy(lambda _: False)
+        self._metrics = self._policy(_is_transient_and_not_applied)
+
+    def attempts_of_last_call(self) -> int:
+        """How often the calling thread's last request was sent."""
+        return getattr(self._local, "attempts", 1)
+
+    def describe(self, component: str) -> RemoteComponent | None:
+        """See ``Remote.describe``."""
+        return self._call(self._idempotent, lambda: self._inner.describe(component))
+
+    def create(self, spec: ComponentSpec) -> Answer:
+        """See ``Remote.create``; an earlier attempt of our own may be what exists already, the caller looks."""
+        return self._call(self._idempotent, lambda: self._inner.create(spec))
+
+    def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
+        """See ``Remote.associate``."""
+        return self._call(self._idempotent, lambda: self._inner.associate(component, experiment, trial))
+
+    def upload(self, blob: BlobUpload) -> Answer:
+        """See ``Remote.upload``."""
+        return self._call(self._idempotent, lambda: self._inner.upload(blob))
+
+    def put_document(self, document: Document) -> Answer:
+        """See ``Remote.put_document``; tried once: nobody waits for it, and the next pass makes another."""
+        return self._call(self._once, lambda: self._inner.put_document(document))
+
+    def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
+        """See ``Remote.documents``."""
+        return self._call(self._idempotent, lambda: self._inner.documents(bucket, prefix, folder))
+
+    def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
+        """See ``Remote.document_names``; tried once: a pass waits for it."""
+        return self._call(self._once, lambda: self._inner.document_names(bucket, prefix, folder, after))
+
+    def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
+        """See ``Remote.document``; tried once: a pass waits for it."""
+        return self._call(self._once, lambda: self._inner.document(bucket, prefix, folder, name))
+
+    def update(self, component: str, fields: Fields) -> Answer:
+        """See ``Remote.update``."""
+        return self._call(self._idempotent, lambda: self._inner.update(component, fields))
+
+    def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
+        """See ``Remote.put_metrics``; tried again only when it certainly had no effect."""
+        return self._call(self._metrics, lambda: self._inner.put_metrics(component, points))
+
+    def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
+        """See ``Remote.read_metrics``."""
+        return self._call(self._idempotent, lambda: self._inner.read_metrics(component, steps))
+
+    def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:
+        """See ``Remote.find_object``."""
+        return self._call(self._idempotent, lambda: self._inner.find_object(uri, read=read))
+
+    def _call(self, policy: Retrying, request: Callable[[], T]) -> T:
+        self._local.attempts = 1
+        try:
+            return request()  # nearly always: tenacity's machinery costs more than the rest of this class
+        except RemoteError as error:
+            first: RemoteError = error
+        last: list[RemoteError] = [first]
+        known = True
+
+        def attempt() -> T:
+            nonlocal known
+            if known or self._deadline.over:  # the first failure, or the wait was cut short: nothing is sent
+                known = False
+                raise last[0]
+            self._local.attempts += 1
+            try:
+                return request()
+            except RemoteError as error:
+                error.maybe_applied |= last[0].maybe_applied  # that of any attempt
+                last[0] = error
+                raise
+
+        return policy(attempt)
+
+    def _policy(self, retryable: Callable[[BaseException], bool]) -> Retrying:
+        return Retrying(retry=retry_if_exception(retryable), stop=self._has_to_stop, wait=_wait_s, sleep=self._pause, reraise=True)
+
+    def _pause(self, seconds: float) -> None:
+        self._sleep(seconds)
+
+    def _has_to_stop(self, state: RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome is not None else None
+        unreachable = isinstance(error, RemoteError) and error.unreachable
+        attempts_max = min(self._attempts_max, UNREACHABLE_ATTEMPTS_MAX) if unreachable else self._attempts_max
+        if unreachable and state.seconds_since_start is not None and state.seconds_since_start > UNREACHABLE_S:
+            return True  # silence, not refusals: one time-out more says enough
+        return state.attempt_number >= attempts_max or self._deadline.remaining_s() <= state.upcoming_sleep
+
+
+def _wait_s(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome is not None else None
+    return (_WAIT_THROTTLED if isinstance(error, RemoteError) and error.throttled else _WAIT)(state)
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, RemoteError) and error.kind is ErrorKind.TRANSIENT and error.code != DEADLINE_OVER
+
+
+def _is_transient_and_not_applied(error: BaseException) -> bool:
+    return _is_transient(error) and isinstance(error, RemoteError) and not error.maybe_applied

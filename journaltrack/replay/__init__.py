@@ -1,0 +1,1 @@
+"""One pass: pending entries become requests to a remote, and their answers are recorded."""

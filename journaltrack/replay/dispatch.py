@@ -1,0 +1,304 @@
+"""Hands out the requests of a pass in two lanes, and records what became of them. One thread does all of it.
+
+The *quick* lane is for components, parameters, status and metrics, the other one for ``uploads``. An intent is recorded before a
+request is handed to a worker, outcomes as they come, in transactions that never span a request. What is in hand stays in hand until
+the journal has it, whatever is raised here: a result is forgotten when its outcome is kept, an outcome when it is recorded.
+
+The first request with metrics goes alone. Points whose request got no answer that proves itself are in doubt; behind a sign-in page, in a
+black hole, or after a kill, those would be the points of all requests that are begun at once.
+
+Must not know SQLite, the plan, or how a pass begins and ends (``reconciler``, ``ending``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from journaltrack.errors import JournalWriteError, LeaseLostError
+from journaltrack.replay.attempt import Attempts, Job, Result, Sending
+from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
+from journaltrack.replay.plan.actions import PutMetrics, Request, Update, Upload
+from journaltrack.replay.remote import Answer
+from journaltrack.replay.requests import judge, not_sent
+from journaltrack.replay.uploads import IN_FLIGHT_MAX
+from journaltrack.util.workers import Done, Workers
+
+if TYPE_CHECKING:
+    from journaltrack.replay.course import Course
+    from journaltrack.replay.gate import Gate
+    from journaltrack.replay.pass_report import PassReport
+    from journaltrack.replay.uploads import Uploads
+
+logger = logging.getLogger(__name__)
+
+QUICK: Final = "quick"
+UPLOADS: Final = "uploads"
+FIRST_IN_FLIGHT: Final = 16
+"""Requests in flight in the beginning; one more for every answer."""
+HEARTBEAT_S: Final = 5.0
+"""The lease is kept at least so often."""
+GROUP_S: Final = 0.005
+"""After an answer, so long for others: recorded together they meet an append less often (its p99 beside a pass: 2.1 to 1.4 ms);
+a sync is not slower for it (docs/performance.md)."""
+_AGAIN_MAX: Final = 6  # rounds for items that the remote asks to send again
+
+Crew: TypeAlias = "Workers[Sending, Result]"
+
+
+class _Waiting:
+    """Requests that were not begun: what is to be sent first, and then the others, which are made when it is their turn."""
+
+    def __init__(self) -> None:
+        self._first: deque[Job] = deque()
+        self._others: Iterator[Request] = iter(())
+
+    def fill(self, actions: Iterable[Request]) -> None:
+        """These come next; there were no others left."""
+        self._others = iter(actions)
+
+    def put_first(self, jobs: Iterable[Job]) -> None:
+        """Before all others, in this order."""
+        self._first.extendleft(reversed([*jobs]))
+
+    def next(self, is_ready: Callable[[Request], bool]) -> Job | None:
+        """Whose turn it is; None when there is none that is ready."""
+        for place, job in enumerate(self._first):
+            if is_ready(job.action):
+                del self._first[place]
+                return job
+        for action in self._others:
+            if is_ready(action):
+                return Job(action)
+            self._first.append(Job(action))
+        return None
+
+
+class Dispatch:
+    """The requests of one pass.
+
+    Args:
+        settlement: Records.
+        crew: Makes requests, in the lanes ``QUICK`` and ``UPLOADS``.
+        attempts: What the crew does.
+        course: What must not be sent any more.
+        gate: Of the pass.
+        report: Counts.
+        tell: Called after every recording.
+        window: Requests of the quick lane in flight.
+        uploads: What waits for the other lane.
+    """
+
+    def __init__(
+        self,
+        settlement: Settlement,
+        crew: Crew,
+        attempts: Attempts,
+        course: Course,
+        gate: Gate,
+        report: PassReport,
+        tell: Callable[[], None],
+        window: int,
+        uploads: Uploads,
+    ) -> None:
+        self._settlement = settlement
+        self._crew = crew
+        self._attempts = attempts
+        self._course = course
+        self._gate = gate
+        self._report = report
+        self._tell = tell
+        self._window = window
+        self._uploads = uploads
+        self._waiting = _Waiting()
+        self._metrics_answered = False  # by somebody who proved to be the remote
+        self._updating: Counter[int] = Counter()  # updates in flight, by component: a later one must not overtake them
+        self._handed_out: dict[int, Sending] = {}  # by receipt
+        self._outcomes: list[Outcome] = []  # not recorded yet
+        self._ended_uploads: list[Request] = []  # of these outcomes
+
+    def perform(self, actions: Iterable[Request]) -> None:
+        """Make these independent requests of the quick lane; uploads go on beside."""
+        self._waiting.fill(actions)
+        while not self._course.ended:
+            self._step()
+            if not self._crew.unfinished(QUICK):
+                break
+            self._take(HEARTBEAT_S)
+
+    def go_on(self, seconds: float) -> bool:
+        """Let uploads and their references go on for a while; whether there is anything left of them."""
+        if self._course.ended:
+            return False
+        self._step()
+        if self._crew.unfinished():
+            self._take(seconds)
+            return True
+        return self._uploads.waiting
+
+    # -- what an end is made of
+
+    def withdraw(self) -> None:
+        """Take back what no worker has begun: certainly not sent."""
+        for sending in self._crew.take_back():
+            self._keep(sending, not_sent(sending.job.action, sending.receipt_id))
+
+    def collect(self) -> None:
+        """Take the answers that are there."""
+        crew, handed_out = self._crew, self._handed_out
+        while (done := crew.first()) is not None:
+            if done.job.receipt_id in handed_out:
+                self._judge(done)
+            crew.done_with_first()
+
+    def give_up(self) -> int:
+        """Wait no longer for what is in flight; how many requests may have left of which no answer is known.
+
+        Whatever did not leave never will: the gate is closed.
+        """
+        for sending in [*self._handed_out.values()]:
+            if sending.left_at is None:
+                self._keep(sending, not_sent(sending.job.action, sending.receipt_id))
+        return len(self._handed_out)
+
+    def record(self) -> None:
+        """Record what is in hand, as far as the journal does not have it; also of intents that were never handed out.
+
+        An outcome that can't be recorded for its own sake does not keep the others from it.
+
+        Raises:
+            JournalWriteError, LeaseLostError: Nothing can be recorded now.
+        """
+        unfinished = self._settlement.unfinished()
+        known = {outcome.receipt_id: outcome for outcome in self._outcomes if outcome.receipt_id in unfinished}
+        for receipt_id in unfinished.keys() - known.keys() - self._handed_out.keys():
+            known[receipt_id] = Outcome(receipt_id, unfinished[receipt_id], "not sent", attempts=0)
+        recorded = [*known.values()]
+        try:
+            self._settlement.finish(recorded)
+        except (JournalWriteError, LeaseLostError):
+            raise
+        except Exception:
+            logger.exception("some answers could not be recorded together")
+            recorded = [outcome for outcome in recorded if self._is_recorded(outcome)]
+        self._outcomes = []
+        self._count(recorded)
+
+    # -- inside
+
+    def _step(self) -> None:
+        """Record outcomes, and hand out what may begin now."""
+        quick = self._next_quick()
+        slow = self._uploads.next(IN_FLIGHT_MAX - self._crew.unfinished(UPLOADS))
+        outcomes, ended = self._outcomes, self._ended_uploads
+        if quick or slow:
+            receipts = self._settlement.begin([_intent(job.action) for job in chain(quick, slow)], outcomes)
+            self._outcomes = []
+            sendings = [Sending(job, receipt_id) for job, receipt_id in zip(chain(quick, slow), receipts, strict=True)]
+            self._handed_out.update(zip(receipts, sendings, strict=True))
+            self._crew.give(QUICK, sendings[: len(quick)])
+            self._crew.give(UPLOADS, sendings[len(quick) :])
+        elif outcomes:
+            self._settlement.finish(outcomes)
+            self._outcomes = []
+        self._ended_uploads = []
+        for action in ended:
+            self._uploads.done(action)
+        self._count(outcomes)
+
+    def _next_quick(self) -> list[Job]:
+        """Requests of the quick lane that may be begun now."""
+        jobs = self._uploads.next_references(self._is_free)
+        for each in jobs:
+            self._updating[each.action.component_id] += 1
+        free = min(self._window, FIRST_IN_FLIGHT + self._report.requests) - self._crew.unfinished(QUICK)
+        if free <= 0 or self._course.ended:
+            return jobs
+        is_late = self._attempts.is_late
+        while len(jobs) < free and (job := self._waiting.next(self._is_ready)) is not None:
+            if self._course.forbids(job.action):
+                continue
+            if isinstance(job.action, Update):
+                self._updating[job.action.component_id] += 1
+            elif isinstance(job.action, PutMetrics):
+                if is_late:
+                    self._report.out_of_time = True
+                    continue
+                if not self._metrics_answered and self._sends_metrics(jobs):
+                    self._waiting.put_first([job])
+                    break
+            jobs.append(job)
+        return jobs
+
+    def _sends_metrics(self, jobs: Iterable[Job]) -> bool:
+        """Whether metrics are in flight, or among these."""
+        return any(isinstance(each.action, PutMetrics) for each in chain(jobs, (sending.job for sending in self._handed_out.values())))
+
+    def _is_free(self, component_id: int) -> bool:
+        return not self._updating[component_id]
+
+    def _is_ready(self, action: Request) -> bool:
+        return not isinstance(action, Update) or self._is_free(action.component_id)
+
+    def _take(self, seconds: float) -> None:
+        # Others end soon after the first: one transaction for all of them disturbs appending less.
+        if self._crew.wait(min(seconds, self._gate.remaining_s(), self._uploads.due_in_s()), GROUP_S):
+            self.collect()
+        else:
+            self._settlement.renew()
+
+    def _judge(self, done: Done) -> None:
+        """What became of a request, and what follows for others."""
+        sending: Sending = done.job
+        job = sending.job
+        result: Result = done.result if done.error is None else self._attempts.unexpected(sending, done.error)
+        try:
+            verdict = judge(job.action, sending.receipt_id, *result)
+        except Exception as error:  # noqa: BLE001 - an answer that nobody expected is no reason to lose the others
+            result = self._attempts.unexpected(sending, error)
+            verdict = judge(job.action, sending.receipt_id, *result)
+        self._keep(sending, verdict.outcome)
+        if isinstance(job.action, PutMetrics) and (isinstance(result.result, Answer) or result.result.request_id is not None):
+            self._metrics_answered = True
+        self._report.requests += 1
+        self._course.note(job.action, verdict)
+        if job.round < _AGAIN_MAX and verdict.again:
+            self._waiting.put_first(Job(a, job.round + (1 if isinstance(result.result, Answer) else 0)) for a in verdict.again)
+
+    def _keep(self, sending: Sending, outcome: Outcome) -> None:
+        """An outcome is in hand from here on."""
+        self._outcomes.append(outcome)
+        del self._handed_out[sending.receipt_id]
+        action = sending.job.action
+        if isinstance(action, Update):
+            self._updating[action.component_id] -= 1
+        elif isinstance(action, Upload):
+            self._ended_uploads.append(action)
+
+    def _is_recorded(self, outcome: Outcome) -> bool:
+        """Record one outcome by itself; whether that could be done."""
+        try:
+            self._settlement.finish([outcome])
+        except (JournalWriteError, LeaseLostError):
+            raise
+        except Exception:
+            logger.exception("the answer to the request of receipt %d could not be recorded", outcome.receipt_id)
+            return False
+        return True
+
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        """What was recorded."""
+        for outcome in outcomes:
+            self._report.delivered += len(outcome.delivered)
+            for delivery in outcome.deliveries:
+                self._report.add(delivery.outcome, 1)
+        if outcomes:
+            self._tell()
+
+
+def _intent(action: Request) -> Intent:
+    runs = action.runs if isinstance(action, PutMetrics) else ()
+    return Intent(action.action, action.component_id, action.seqs, runs)

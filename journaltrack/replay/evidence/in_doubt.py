@@ -1,0 +1,210 @@
+"""Entries in doubt: which there are, what reading back told of them, and what a person decides.
+
+The reconciling side of the journal, as ``settlement``: every write checks the lease in the same transaction, and leaves a
+receipt. Must not know how a remote is asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Final, Literal
+
+from journaltrack import limits
+from journaltrack.journal import removed
+from journaltrack.journal.entries import CREATE, LOAD
+from journaltrack.journal.queries import PROBLEM
+from journaltrack.journal.schema import schema
+from journaltrack.replay.evidence.attestations import Attestor, Settled, Statement
+from journaltrack.replay.evidence.proof import Proof
+from journaltrack.replay.evidence.readback import Account, Doubt, Finding, Group, Known, Reading
+from journaltrack.replay.evidence.turns import Turns
+from journaltrack.util.intervals import as_intervals, ranges
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from journaltrack.journal.sqlite.connection import Database
+
+READBACK: Final = "readback"
+"""The action of receipts for what reading back told."""
+SETTLE: Final = "settle"
+"""The action of receipts for what a person decided."""
+_SHOWN_AT: Final = "shown_at_ns"  # of attestations: when the service showed it, by its own clock
+
+_INSERT_RECEIPT: Final = schema.insert_sql("receipt")
+_IN_DOUBT: Final = (  # typeof: SQLite keeps any type in any column, and a journal may be crafted
+    f"FROM delivery d JOIN entry e ON e.seq = d.seq JOIN component c ON c.id = e.component_id WHERE {PROBLEM} AND d.outcome = 'in doubt' "
+    "AND e.stream = 'metric' AND typeof(e.value) = 'real' AND typeof(e.name) = 'text' AND typeof(d.settled_at_ns) = 'integer' "
+    f"AND typeof(c.name) = 'text' AND (e.step IS NULL OR typeof(e.step) = 'integer' AND e.step BETWEEN 0 AND {limits.STEP_MAX})"
+)
+_OF_RECEIPT: Final = {"arrived": "delivered", "not arrived": "released", None: "in doubt"}
+
+
+def to_ask(database: Database, *, now_ns: int, visible_after_s: float) -> dict[int, str]:
+    """Components (id to name) with points in doubt that are worth asking for: not since they came, or not for a while."""
+    rows = database.read(
+        "SELECT e.component_id, c.name, max(d.settled_at_ns), "
+        "(SELECT max(r.started_at_ns) FROM receipt r WHERE r.component_id = e.component_id AND r.action = ? "
+        f"AND typeof(r.started_at_ns) = 'integer') {_IN_DOUBT} GROUP BY e.component_id",
+        (READBACK,),
+    )
+    return {
+        component_id: name
+        for component_id, name, since_ns, asked_ns in rows
+        if asked_ns is None or asked_ns < since_ns or not 0 <= now_ns - asked_ns < visible_after_s * 1e9
+    }
+
+
+def of_component(database: Database, component_id: int) -> list[Doubt]:
+    """Its points in doubt."""
+    rows = database.read(
+        f"SELECT e.seq, e.name, e.value, e.step, d.settled_at_ns, coalesce(d.receipt_id, 0) {_IN_DOUBT} AND e.component_id = ? ORDER BY e.seq",
+        (component_id,),
+    )
+    return [Doubt(*row) for row in rows]
+
+
+def acknowledged(database: Database, component_id: int, doubts: Iterable[Doubt]) -> Account:
+    """What is known of the component's metrics; two scans of its points.
+
+    Points that were removed on the record count in all; of which steps they were is not known any more, and so nothing is of
+    the steps among which they may be (None).
+    """
+    wanted = {(doubt.name, doubt.step) for doubt in doubts if doubt.step is not None}
+    of_metric = (
+        "count(*), total(e.value), total(abs(e.value)), max(d.settled_at_ns), max(coalesce(d.receipt_id, 0)) "
+        "FROM entry e JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND e.stream = 'metric' AND d.outcome = 'delivered' "
+        "AND typeof(e.value) = 'real' AND typeof(e.name) = 'text' AND typeof(d.settled_at_ns) = 'integer'"
+    )
+    known: dict[Group, Known | None] = {}
+    for name, *rest in database.read(f"SELECT e.name, {of_metric} GROUP BY e.name", (component_id,)):
+        known[name, None] = Known(*rest)
+    if wanted:
+        steps = json.dumps(sorted({step for _, step in wanted}))
+        sql = f"SELECT e.name, e.step, {of_metric} AND e.step IN (SELECT value FROM json_each(?)) GROUP BY e.name, e.step"
+        for name, step, *rest in database.read(sql, (component_id, steps)):
+            if (name, step) in wanted:
+                known[name, step] = Known(*rest)
+    names = database.read("SELECT name FROM component WHERE id = ?", (component_id,))
+    for (_, name), gone in removed.metrics(database, str(names[0][0]) if names else "").items():
+        left = known.get((name, None)) or Known()
+        total, magnitude = left.sum + gone.sum, left.magnitude + gone.magnitude
+        known[name, None] = None if gone.at_least else left._replace(points=left.points + gone.points, sum=total, magnitude=magnitude)
+        known.update({group: None for group in wanted if group[0] == name and gone.may_have(group[1])})
+    return Account(known, _owner(database, component_id), _readings(database, component_id))
+
+
+def _owner(database: Database, component_id: int) -> str | None:
+    """Of the component, if this journal made it for itself; None where others are expected to write to it, too."""
+    rows = database.read(
+        "SELECT e.kind, CASE WHEN json_valid(e.payload) THEN json_extract(e.payload, '$.owner') END, "
+        "CASE WHEN json_valid(e.payload) THEN json_extract(e.payload, '$.resume') END "
+        "FROM entry e WHERE e.component_id = ? AND e.stream <> 'metric' AND e.kind IN (?, ?) ORDER BY e.seq",
+        (component_id, CREATE, LOAD),
+    )
+    if not rows or any(kind == LOAD or resume for kind, _, resume in rows):
+        return None
+    return next((owner for _, owner, _ in rows if isinstance(owner, str)), None)
+
+
+def _readings(database: Database, component_id: int) -> list[Reading]:
+    rows = database.read(
+        f"SELECT r.id, r.finished_at_ns, CASE WHEN json_valid(a.body) THEN json_extract(a.body, '$.{_SHOWN_AT}') END "
+        "FROM receipt r LEFT JOIN attestation a ON a.receipt_id = r.id "
+        "WHERE r.component_id = ? AND r.action = ? AND typeof(r.finished_at_ns) = 'integer' ORDER BY r.id",
+        (component_id, READBACK),
+    )
+    return [Reading(receipt_id, at_ns, shown if isinstance(shown, int) else None) for receipt_id, at_ns, shown in rows]
+
+
+def record(attestor: Attestor, component_id: int, findings: Sequence[Finding], request_id: str | None) -> None:
+    """Settle what was found out: what arrived is delivered, what did not is pending again, the rest says what was seen."""
+    by_outcome: dict[str | None, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        by_outcome[finding.outcome].append(finding)
+    now_ns = attestor.clock_ns()
+    with attestor.transaction() as connection:
+        statements = []
+        for outcome, group in by_outcome.items():
+            reasons = {finding.seq: finding.reason for finding in group}
+            statement = _receipt(connection, attestor, READBACK, component_id, list(reasons), now_ns, _OF_RECEIPT[outcome], request_id)
+            if group[0].shown_at_ns is not None:
+                statement = statement._replace(more={_SHOWN_AT: group[0].shown_at_ns})
+            if outcome == "not arrived":
+                _make_pending(connection, list(reasons))
+            elif outcome == "arrived":
+                _settle(connection, "delivered", reasons, statement.receipt_id, now_ns)
+                statement = statement._replace(settled=_settled("delivered", reasons))
+            else:  # still in doubt, and since when as before
+                connection.executemany("UPDATE delivery SET reason = ? WHERE seq = ?", [(reason, seq) for seq, reason in reasons.items()])
+                statement = statement._replace(settled=_settled("in doubt", reasons))
+            statements.append(statement)
+        attestor.attest(connection, statements)
+
+
+def decide(attestor: Attestor, outcome: Literal["delivered", "quarantined"], reason: str, component_ids: Sequence[int] | None) -> int:
+    """Settle entries in doubt as a person says; returns how many. ``component_ids`` None: of all components.
+
+    Raises:
+        JournalAlteredError: They would count as delivered, and the chains that they are in do not hold. Nothing was settled.
+    """
+    by_component: dict[int, list[int]] = defaultdict(list)
+    query = f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome = 'in doubt' ORDER BY e.seq"
+    for component_id, seq in attestor.database.read(query):  # nobody else settles them meanwhile
+        if component_ids is None or component_id in component_ids:
+            by_component[component_id].append(seq)
+    proof = Proof(attestor.database)
+    if outcome == "delivered" and not proof.all_hold(sorted(chain.from_iterable(by_component.values()))) and proof.altered is not None:
+        raise proof.altered
+    now_ns = attestor.clock_ns()
+    turns = Turns(attestor)
+    for component_id, seqs in by_component.items():
+        for page in turns.pages(seqs):
+            with turns.transaction() as connection:
+                statement = _receipt(connection, attestor, SETTLE, component_id, page, now_ns, outcome, None)
+                reasons = dict.fromkeys(page, reason)
+                _settle(connection, outcome, reasons, statement.receipt_id, now_ns)
+                attestor.attest(connection, [statement._replace(settled=_settled(outcome, reasons))])
+    return sum(map(len, by_component.values()))
+
+
+def _receipt(
+    connection: sqlite3.Connection,
+    attestor: Attestor,
+    action: str,
+    component_id: int,
+    seqs: Sequence[int],
+    now_ns: int,
+    outcome: str,
+    request_id: str | None,
+) -> Statement:
+    """Record the receipt; what is to be attested of it."""
+    generation, attempts = attestor.lease.generation, 1 if request_id else 0
+    columns = (action, component_id, ranges(seqs), generation, now_ns, now_ns, outcome, attempts, request_id, None, None)
+    receipt_id = int(connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
+    entries = as_intervals(seqs)
+    return Statement(
+        action, outcome, component_id, entries, now_ns, generation, (), receipt_id, now_ns, attempts=attempts, request_id=request_id
+    )
+
+
+def _settled(outcome: str, reasons: Mapping[int, str]) -> list[Settled]:
+    by_reason: dict[str, list[int]] = defaultdict(list)
+    for seq, reason in reasons.items():
+        by_reason[reason].append(seq)
+    return [Settled(outcome, reason, as_intervals(seqs)) for reason, seqs in by_reason.items()]
+
+
+def _make_pending(connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
+    connection.executemany("DELETE FROM delivery WHERE seq = ? AND outcome = 'in doubt'", [(seq,) for seq in seqs])
+    connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(min(seqs) - 1, 0),))
+
+
+def _settle(connection: sqlite3.Connection, outcome: str, reasons: Mapping[int, str], receipt_id: int | None, now_ns: int) -> None:
+    connection.executemany(
+        "UPDATE delivery SET outcome = ?, reason = ?, receipt_id = ?, settled_at_ns = ? WHERE seq = ? AND outcome = 'in doubt'",
+        [(outcome, reason, receipt_id, now_ns, seq) for seq, reason in reasons.items()],
+    )

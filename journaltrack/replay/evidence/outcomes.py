@@ -1,0 +1,517 @@
+"""What a replay records: intents before sending, outcomes after, and what can be derived from them.
+
+The reconciling side of the journal. Every write checks the lease in the same transaction, so that a holder that lost
+it can settle nothing, and is attested in it (``attesting``). Must not know what an action does or where it goes.
+
+Invariants: a receipt exists before its request is sent; an entry has at most one row in ``delivery``; a finished
+receipt never changes (a trigger sees to it). What a killed pass left unfinished is settled by ``recover``: requests
+that may be sent again make their entries pending again, the others (metrics) put theirs in doubt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+
+from journaltrack import limits
+from journaltrack.errors import JournalNotFoundError
+from journaltrack.journal.entries import BlobRef
+from journaltrack.journal.queries import IS_BEFORE, PROBLEM, UNSETTLED_MAX
+from journaltrack.journal.rescue import rescue
+from journaltrack.journal.schema import schema
+from journaltrack.replay.evidence.attestations import Attestor, Settled, Statement
+from journaltrack.replay.evidence.turns import Turns
+from journaltrack.replay.plan.actions import PutMetrics, Run, Settle
+from journaltrack.util.intervals import SEQ_MAX, as_intervals, as_text, ranges, ranges_in
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from journaltrack.journal.sqlite.connection import Database
+    from journaltrack.replay.lease import Lease
+
+ReceiptOutcome: TypeAlias = Literal[
+    "delivered", "partial", "refused", "failed", "in doubt", "held", "halted", "not sent", "interrupted", "released"
+]
+DeliveryOutcome: TypeAlias = Literal["delivered", "superseded", "quarantined", "in doubt"]
+
+PLAN: Final = "plan"
+"""The action of attestations for entries that needed no request."""
+IN_DOUBT_AFTER_KILL: Final = "the process that sent it ended before the answer arrived"
+
+NOTHING_MORE: Final[Mapping[str, Any]] = MappingProxyType({})
+_UNFINISHED_PAGE: Final = (
+    "SELECT id, action, component_id, CASE WHEN typeof(entries) = 'text' AND length(entries) <= ?2 THEN entries END, generation, started_at_ns "
+    "FROM receipt WHERE finished_at_ns IS NULL AND id > ?1 ORDER BY id LIMIT 100"
+)
+"""A journal from elsewhere may have any number of them, of any size; ours are as many as were in flight, and name 20,000 entries at most."""
+_INSERT_RECEIPT: Final = schema.insert_sql("receipt")
+_INSERT_INTENT: Final = "INSERT INTO receipt (id, action, component_id, entries, generation, started_at_ns) VALUES (?, ?, ?, ?, ?, ?)"
+_FINISH_RECEIPT: Final = (
+    "UPDATE receipt SET finished_at_ns = ?, outcome = ?, attempts = ?, request_id = ?, error_code = ?, error_text = ? WHERE id = ?"
+)
+_INSERT_DELIVERY: Final = "INSERT INTO delivery (seq, receipt_id, outcome, reason, settled_at_ns) VALUES (?, ?, ?, ?, ?)"
+# All entries of a full request in one statement take half the time of one statement each.
+_UNSETTLED_AFTER: Final = "SELECT e.seq FROM entry e WHERE e.seq > ? AND e.seq NOT IN (SELECT seq FROM delivery)"
+_OVER: Final = "(u.seq IN (SELECT seq FROM delivery) OR u.seq NOT IN (SELECT seq FROM entry))"
+"""Of a listed entry ``u``: whether it is settled, or was removed since."""
+_FULL: Final = limits.METRICS_PER_REQUEST_MAX
+_INSERT_FULL: Final = "INSERT INTO delivery (seq, receipt_id, outcome, settled_at_ns) VALUES " + ", ".join(
+    ["(?, ?, 'delivered', ?)"] * _FULL
+)
+
+
+class Intent(NamedTuple):
+    """A request that is about to be sent.
+
+    ``runs`` are the places of its entries in their writers' chains; () if they are to be looked up.
+    """
+
+    action: str
+    component_id: int | None
+    seqs: Sequence[int]
+    runs: tuple[Run, ...] = ()
+
+
+class _Begun(NamedTuple):
+    """A request in flight."""
+
+    action: str
+    seqs: Sequence[int]
+    intervals: list[tuple[int, int]]
+    runs: tuple[Run, ...]
+    started_at_ns: int
+
+
+class Delivery(NamedTuple):
+    """What became of one entry."""
+
+    seq: int
+    outcome: DeliveryOutcome
+    reason: str | None = None
+
+
+class Outcome(NamedTuple):
+    """What became of one request.
+
+    Attributes:
+        receipt_id: From ``begin``.
+        component_id: Of the request.
+        outcome: Of the request.
+        attempts: Times it was sent.
+        request_id: The remote's id of the last of them.
+        error_code, error_text: Why it was not delivered.
+        delivered: Entries that are delivered, and nothing more is to be said of them.
+        deliveries: The other entries that it settles; those it names no more stay pending.
+        confirmed_arn: The remote said that the component exists, under this ARN ('' if it did not say which).
+        missing: The remote said that the component does not exist (any more).
+        fields: (map, key, seq): what the remote holds now.
+        location: (blob, uri) of an upload.
+        more: Further members of the attestation.
+    """
+
+    receipt_id: int
+    component_id: int | None
+    outcome: ReceiptOutcome
+    attempts: int = 1
+    request_id: str | None = None
+    error_code: str | None = None
+    error_text: str | None = None
+    delivered: Sequence[int] = ()
+    deliveries: Sequence[Delivery] = ()
+    confirmed_arn: str | None = None
+    missing: bool = False
+    fields: Sequence[tuple[str, str, int]] = ()
+    location: tuple[BlobRef, str] | None = None
+    more: Mapping[str, Any] = NOTHING_MORE
+
+
+class Settlement:
+    """The records of one pass.
+
+    Args:
+        database: Of the journal; a connection of its own, so that appending goes on.
+        lease: Held by the caller for as long as this is used.
+        clock_ns: Nanoseconds since the epoch.
+    """
+
+    def __init__(self, database: Database, lease: Lease, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self._database = database
+        self._lease = lease
+        self._clock_ns = clock_ns
+        self.attestor = Attestor(database, lease, clock_ns)
+        self._begun: dict[int, _Begun] = {}  # requests in flight, by receipt
+
+    def recover(self) -> int:
+        """Settle what a killed pass left unfinished.
+
+        Returns:
+            How many entries are in doubt because of it.
+        """
+        total = after = 0
+        with self.attestor.transaction() as connection:
+            now_ns = self._clock_ns()
+            while page := connection.execute(_UNFINISHED_PAGE, (after, limits.PAYLOAD_CHARS_MAX)).fetchall():
+                after = page[-1][0]
+                statements = [self._recovered(connection, row, now_ns) for row in page]
+                total += sum(last - first + 1 for s in statements for each in s.settled for first, last in each.entries)
+                self.attestor.attest(connection, statements)
+        return total
+
+    def _recovered(self, connection: sqlite3.Connection, row: tuple[Any, ...], now_ns: int) -> Statement:
+        """Settle a request that was begun and not finished; what is attested of it."""
+        receipt_id, action, component_id, seqs, generation, started_at_ns = row
+        resendable = action != PutMetrics.action
+        in_doubt = [] if resendable else _put_in_doubt(connection, receipt_id, seqs, now_ns)
+        outcome = "interrupted" if resendable else "in doubt"
+        connection.execute(
+            "UPDATE receipt SET finished_at_ns = ?, outcome = ?, attempts = 1, error_text = ? WHERE id = ?",
+            (now_ns, outcome, IN_DOUBT_AFTER_KILL, receipt_id),
+        )
+        return Statement(
+            action=str(action),
+            outcome=outcome,
+            component_id=component_id if isinstance(component_id, int) else None,
+            entries=_named(seqs),
+            finished_at_ns=now_ns,
+            generation=generation if isinstance(generation, int) else 0,
+            settled=[Settled("in doubt", IN_DOUBT_AFTER_KILL, as_intervals(in_doubt))] if in_doubt else [],
+            receipt_id=receipt_id,
+            started_at_ns=started_at_ns if isinstance(started_at_ns, int) else None,
+            attempts=1,
+            error_text=IN_DOUBT_AFTER_KILL,
+        )
+
+    def begin(self, intents: Sequence[Intent], outcomes: Sequence[Outcome] = ()) -> list[int]:
+        """Record that these requests are about to be sent; returns their receipts' ids, in order.
+
+        All of it is on the disk then, and so is every entry that they carry: after a loss of power nothing that was sent is
+        unknown, and so nothing is sent again as if it had not been.
+
+        Args:
+            intents: The requests.
+            outcomes: As for ``finish``: recorded in the same transaction, which costs less than two of them.
+
+        Raises:
+            JournalNotFoundError: The journal was deleted, replaced or moved; nothing of these requests may be sent. What became of
+                others is recorded.
+        """
+        try:
+            self.check_place()
+        except JournalNotFoundError:
+            if outcomes:
+                self.finish(outcomes)
+            raise
+        ended_ns, now_ns = self._clock_ns(), self._clock_ns()  # in the order of events
+        begun = [_Begun(i.action, i.seqs, as_intervals(i.seqs), i.runs, now_ns) for i in intents]
+        generation = self._lease.generation
+        rows = [(i.action, i.component_id, as_text(b.intervals), generation, now_ns) for i, b in zip(intents, begun, strict=True)]
+        with self.attestor.transaction() as connection:
+            self._finish(connection, outcomes, ended_ns)
+            receipts = _insert_intents(connection, rows)
+            self._begun.update(zip(receipts, begun, strict=True))  # before the commit: what is in the journal is known here
+        self._forget(outcomes)
+        self._database.sync()
+        self.check_place()  # it takes a moment to write
+        return receipts
+
+    def check_place(self) -> None:
+        """See that what is recorded can be found again; a deleted log is saved.
+
+        A writer whose journal was deleted writes it again, because it holds what it acknowledged. A pass acknowledged nothing:
+        whoever deletes a journal without a writer gets what they asked for, and one that was written again has another pass.
+
+        Raises:
+            JournalNotFoundError: The journal was deleted, replaced or moved.
+        """
+        database = self._database
+        with database.lock:
+            if not database.moved():
+                return
+            if not database.displaced():
+                rescue(database)
+                return
+            place, folder = database.place_now(), database.path.parent
+        if place is not None and place.name == database.path.name:
+            raise JournalNotFoundError(
+                f"the journal at {folder} was moved to {place.parent} while it was being delivered",
+                hint="the next sync of it there delivers the rest; what was sent is recorded",
+            )
+        raise JournalNotFoundError(
+            f"the journal at {folder} was deleted or replaced while it was being delivered; nothing more of it is sent",
+            hint="a training that still runs writes it again at its next call, else only a copy of it brings it back; another journal in its place "
+            "was not touched, and is delivered by the next sync",
+        )
+
+    def finish(self, outcomes: Sequence[Outcome]) -> None:
+        """Record what became of requests, all in one transaction."""
+        with self.attestor.transaction() as connection:
+            self._finish(connection, outcomes, self._clock_ns())
+        self._forget(outcomes)
+
+    def unfinished(self) -> dict[int, int | None]:
+        """Receipts of this pass whose outcome is not recorded, with their components."""
+        rows = self._database.read(
+            "SELECT id, component_id FROM receipt WHERE finished_at_ns IS NULL AND generation = ?", (self._lease.generation,)
+        )
+        return {receipt_id: component_id for receipt_id, component_id in rows if receipt_id in self._begun}
+
+    def _finish(self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], now_ns: int) -> None:
+        connection.executemany(
+            _FINISH_RECEIPT,
+            [(now_ns, o.outcome, o.attempts, o.request_id, o.error_code, o.error_text, o.receipt_id) for o in outcomes],
+        )
+        full = [
+            tuple(chain.from_iterable((seq, o.receipt_id, now_ns) for seq in o.delivered)) for o in outcomes if len(o.delivered) == _FULL
+        ]
+        connection.executemany(_INSERT_FULL, full)
+        single: list[tuple[Any, ...]]
+        single = [(seq, o.receipt_id, "delivered", None, now_ns) for o in outcomes if len(o.delivered) != _FULL for seq in o.delivered]
+        single += [(d.seq, o.receipt_id, d.outcome, d.reason, now_ns) for o in outcomes for d in o.deliveries]
+        connection.executemany(_INSERT_DELIVERY, single)
+        for outcome in outcomes:
+            _derive(connection, outcome, now_ns)
+        self.attestor.attest(connection, [self._statement(outcome, now_ns) for outcome in outcomes])
+
+    def _forget(self, outcomes: Iterable[Outcome]) -> None:
+        for outcome in outcomes:
+            self._begun.pop(outcome.receipt_id, None)
+
+    def _statement(self, outcome: Outcome, now_ns: int) -> Statement:
+        begun = self._begun[outcome.receipt_id]
+        settled = _grouped(outcome.deliveries) if outcome.deliveries else []
+        if outcome.delivered:
+            whole = outcome.delivered is begun.seqs
+            settled.insert(0, Settled("delivered", None, begun.intervals if whole else as_intervals(outcome.delivered)))
+        return Statement(
+            action=begun.action,
+            outcome=outcome.outcome,
+            component_id=outcome.component_id,
+            entries=begun.intervals,
+            finished_at_ns=now_ns,
+            generation=self._lease.generation,
+            settled=settled,
+            receipt_id=outcome.receipt_id,
+            started_at_ns=begun.started_at_ns,
+            attempts=outcome.attempts,
+            request_id=outcome.request_id,
+            error_code=outcome.error_code,
+            error_text=outcome.error_text,
+            arn=outcome.confirmed_arn,
+            missing=outcome.missing,
+            location=outcome.location,
+            more=outcome.more,
+            runs=begun.runs,
+        )
+
+    def settle(self, actions: Sequence[Settle]) -> None:
+        """Record entries that need no request."""
+        now_ns = self._clock_ns()
+        with self.attestor.transaction() as connection:
+            connection.executemany(_INSERT_DELIVERY, [(seq, a.receipt_id, a.outcome, a.reason, now_ns) for a in actions for seq in a.seqs])
+            groups: dict[int, list[Delivery]] = defaultdict(list)
+            for action in actions:
+                groups[action.component_id] += [Delivery(seq, action.outcome, action.reason) for seq in action.seqs]
+            self.attestor.attest(connection, [self._planned(component_id, group, now_ns) for component_id, group in groups.items()])
+
+    def _planned(self, component_id: int, deliveries: Sequence[Delivery], now_ns: int) -> Statement:
+        return Statement(
+            action=PLAN,
+            outcome="settled",
+            component_id=component_id,
+            entries=as_intervals(d.seq for d in deliveries),
+            finished_at_ns=now_ns,
+            generation=self._lease.generation,
+            settled=_grouped(deliveries),
+        )
+
+    def renew(self) -> None:
+        """Keep the lease while nothing is recorded."""
+        self._lease.renew()
+
+    def advance_mark(self, seen_seq: int = 0) -> None:
+        """Move the low-water mark up, so that what is below is never read again.
+
+        Args:
+            seen_seq: What a pass has seen up to here and left pending is listed, if there is room, and passed by. Beyond it
+                the mark stops at the first pending entry.
+        """
+        # Nobody else settles entries, and what is appended comes last: what is found now holds in the transaction, which is short.
+        ((mark, listed, top),) = self._database.read(
+            f"SELECT seq, (SELECT count(*) FROM unsettled u WHERE NOT {_OVER}), (SELECT coalesce(max(seq), 0) FROM entry) FROM mark"
+        )
+        left = self._database.read(
+            f"{_UNSETTLED_AFTER} AND e.seq <= ? ORDER BY e.seq LIMIT ?", (mark, seen_seq, UNSETTLED_MAX - listed + 1)
+        )
+        full = len(left) > UNSETTLED_MAX - listed
+        stop = left.pop() if full else None
+        if stop is None:
+            rows = self._database.read(f"{_UNSETTLED_AFTER} ORDER BY e.seq LIMIT 1", (max(mark, seen_seq),))
+            stop = rows[0] if rows else None
+        with self.attestor.transaction() as connection:
+            connection.execute(f"DELETE FROM unsettled AS u WHERE {_OVER}")
+            connection.executemany("INSERT OR IGNORE INTO unsettled VALUES (?)", left)
+            if stop is not None:
+                connection.execute("UPDATE mark SET seq = ?", (stop[0] - 1,))
+            else:
+                connection.execute("UPDATE mark SET seq = max(seq, ?)", (max(seen_seq, top),))
+
+    def release(self, outcomes: Sequence[DeliveryOutcome], component_ids: Sequence[int] | None = None) -> int:
+        """Make settled problems pending again; a receipt says so.
+
+        Args:
+            outcomes: ``"quarantined"``, ``"in doubt"`` or both.
+            component_ids: Of these components only; None: of all.
+
+        Returns:
+            How many entries were released.
+        """
+        places = ",".join("?" * len(outcomes))
+        by_component: dict[int, list[int]] = defaultdict(list)
+        query = f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome IN ({places})"
+        for component_id, seq in self._database.read(query, tuple(outcomes)):  # nobody else makes them pending meanwhile
+            if component_ids is None or component_id in component_ids:
+                by_component[component_id].append(seq)
+        turns = Turns(self.attestor)
+        for component_id, seqs in by_component.items():
+            for page in turns.pages(sorted(seqs)):
+                with turns.transaction() as connection:
+                    self._release(connection, component_id, page)
+        return sum(map(len, by_component.values()))
+
+    def _release(self, connection: sqlite3.Connection, component_id: int, seqs: Sequence[int]) -> None:
+        now_ns = self._clock_ns()
+        generation = self._lease.generation
+        columns = ("release", component_id, ranges(seqs), generation, now_ns, now_ns, "released", 0, None, None, None)
+        receipt_id = int(connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
+        connection.executemany("DELETE FROM delivery WHERE seq = ?", [(seq,) for seq in seqs])
+        connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(seqs[0] - 1, 0),))
+        statement = Statement("release", "released", component_id, as_intervals(seqs), now_ns, generation, (), receipt_id, now_ns, 0)
+        self.attestor.attest(connection, [statement])
+
+    def reopen(self, component_id: int, seqs: Sequence[int], why: str, *, blob: BlobRef | None = None, absent: bool = False) -> int:
+        """Make delivered entries pending again, because the remote does not hold them (any more); a receipt says so.
+
+        Args:
+            component_id: Of the entries.
+            seqs: The entries; those that do not count as delivered are left as they are.
+            why: For the receipt's ``error_code``; a word or two.
+            blob: Whose place is forgotten, so that it is uploaded again.
+            absent: The component itself is not there: the next pass creates it.
+
+        Returns:
+            How many entries are pending now that were not.
+        """
+        turns = Turns(self.attestor)
+        count = 0
+        for page in turns.pages(seqs) if seqs else [[]]:
+            with turns.transaction() as connection:
+                count += self._reopen(connection, component_id, page, why, blob, absent=absent)
+            blob, absent = None, False  # said once
+        return count
+
+    def _reopen(
+        self, connection: sqlite3.Connection, component_id: int, seqs: Sequence[int], why: str, blob: BlobRef | None, *, absent: bool
+    ) -> int:
+        arrived = "SELECT settled_at_ns FROM delivery WHERE seq = ? AND outcome IN ('delivered', 'superseded')"
+        found = {seq: row[0] for seq in seqs if (row := connection.execute(arrived, (seq,)).fetchone())}
+        reopened = list(found)
+        connection.executemany("DELETE FROM delivery WHERE seq = ?", [(seq,) for seq in reopened])
+        if blob is not None:
+            place = (component_id, blob.sha256, blob.bucket or "", blob.prefix or "")
+            connection.execute("DELETE FROM location WHERE component_id = ? AND sha256 = ? AND bucket = ? AND prefix = ?", place)
+        if absent:
+            connection.execute("UPDATE component SET confirmed_at_ns = NULL WHERE id = ?", (component_id,))
+        if reopened:
+            connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(min(reopened) - 1, 0),))
+        if reopened or absent or blob is not None:
+            # Whoever applies it leaves alone what arrived later: by this clock, which may have been set back, nothing did.
+            now_ns = max(self._clock_ns(), *(at_ns for at_ns in found.values() if isinstance(at_ns, int)), 0)
+            generation = self._lease.generation
+            receipt = ("reopen", component_id, ranges(reopened), generation, now_ns, now_ns, "released", 0, None, why, None)
+            statement = Statement(
+                action="reopen",
+                outcome="released",
+                component_id=component_id,
+                entries=as_intervals(reopened),
+                finished_at_ns=now_ns,
+                generation=generation,
+                receipt_id=int(connection.execute(_INSERT_RECEIPT, receipt).lastrowid or 0),
+                started_at_ns=now_ns,
+                attempts=0,
+                error_code=why,
+                missing=absent,
+                more={}
+                if blob is None
+                else {"forgotten": {"sha256": blob.sha256, "bucket": blob.bucket or "", "prefix": blob.prefix or ""}},
+            )
+            self.attestor.attest(connection, [statement])
+        return len(reopened)
+
+
+def _insert_intents(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> list[int]:
+    """Record unfinished receipts; their ids, in order."""
+    (highest,) = connection.execute("SELECT coalesce(max(id), 0) FROM receipt").fetchone()
+    if highest > SEQ_MAX - len(rows):  # of a crafted journal; SQLite looks for free ones then
+        return [int(connection.execute(_INSERT_INTENT, (None, *row)).lastrowid or 0) for row in rows]
+    receipts = [*range(highest + 1, highest + 1 + len(rows))]
+    connection.executemany(_INSERT_INTENT, [(receipt_id, *row) for receipt_id, row in zip(receipts, rows, strict=True)])
+    return receipts
+
+
+def _put_in_doubt(connection: sqlite3.Connection, receipt_id: int, seqs: object, now_ns: int) -> list[int]:
+    """The entries of a metric request that was begun and not finished; all unsettled metrics if it can't be read which."""
+    lost: list[int] = []
+    unsettled = (
+        "SELECT e.seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' "
+        "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+    )
+    for interval in _named(seqs):
+        found = [seq for (seq,) in connection.execute(unsettled, interval)]
+        connection.executemany(_INSERT_DELIVERY, [(seq, receipt_id, "in doubt", IN_DOUBT_AFTER_KILL, now_ns) for seq in found])
+        lost += found
+    return lost
+
+
+def _named(seqs: object) -> list[tuple[int, int]]:
+    """The intervals that a receipt names; everything if they can't be read."""
+    try:
+        return ranges_in(seqs)
+    except ValueError:
+        return [(1, SEQ_MAX)]
+
+
+def _grouped(deliveries: Iterable[Delivery]) -> list[Settled]:
+    """Deliveries by what they share."""
+    groups: dict[tuple[str, str | None], list[int]] = defaultdict(list)
+    for delivery in deliveries:
+        groups[delivery.outcome, delivery.reason].append(delivery.seq)
+    return [Settled(outcome, reason, as_intervals(seqs)) for (outcome, reason), seqs in groups.items()]
+
+
+def _derive(connection: sqlite3.Connection, outcome: Outcome, now_ns: int) -> None:
+    if outcome.confirmed_arn is not None:
+        connection.execute(
+            "UPDATE component SET confirmed_at_ns = ?, arn = coalesce(nullif(?, ''), arn) WHERE id = ?",
+            (now_ns, outcome.confirmed_arn, outcome.component_id),
+        )
+    if outcome.missing:
+        connection.execute("UPDATE component SET confirmed_at_ns = NULL WHERE id = ?", (outcome.component_id,))
+    if outcome.fields:
+        # Of a status, something may be sent that a later one left open: the later one stays the last.
+        connection.executemany(
+            "INSERT OR REPLACE INTO field (component_id, map, key, seq) SELECT ?1, ?2, ?3, ?4 WHERE ?2 <> 'status' OR NOT EXISTS "
+            "(SELECT 1 FROM field f JOIN delivery d ON d.seq = f.seq JOIN entry o ON o.seq = f.seq JOIN entry n ON n.seq = ?4 "
+            f"WHERE f.component_id = ?1 AND f.map = ?2 AND f.key = ?3 AND d.outcome = 'delivered' AND {IS_BEFORE})",
+            [(outcome.component_id, *field) for field in outcome.fields],
+        )
+    if outcome.location is not None:
+        blob, uri = outcome.location
+        connection.execute(
+            "INSERT OR REPLACE INTO location (component_id, sha256, bucket, prefix, uri, receipt_id) VALUES (?, ?, ?, ?, ?, ?)",
+            (outcome.component_id, blob.sha256, blob.bucket or "", blob.prefix or "", uri, outcome.receipt_id),
+        )

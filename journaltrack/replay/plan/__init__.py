@@ -1,0 +1,1 @@
+"""From pending entries to the requests to make. Decides, and sends nothing."""

@@ -1,0 +1,245 @@
+"""Pending entries, a chunk at a time, in the form that planning takes: plain metrics as columns, everything else as entries.
+
+Nearly all entries are metrics with nothing remarkable about them. Made into an ``Entry`` each, checked one by one, they cost more
+than all that is recorded of their delivery (benchmarks/settle.py). So SQLite picks those that can be sent as they are, by
+comparisons that fail for values of any wrong type or size; what it can't compare is looked at a column at a time. Whatever does
+not pass, for whatever reason, is read whole and left to ``plan``, which says what is the matter with it.
+
+Invariants: every pending entry of a known component is in one chunk, once, either way; chunks follow each other in order of
+``seq``, and so do the entries in them. Reads alone; must not know how anything is sent.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress, repeat
+from operator import attrgetter, itemgetter
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack import limits
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import queries
+from journaltrack.journal.entries import Entry
+from journaltrack.journal.journal import SELECT_ENTRY
+from journaltrack.journal.sqlite.connection import PAGE_BYTES_MAX
+from journaltrack.replay.plan.actions import Points
+
+if TYPE_CHECKING:
+    from journaltrack.journal.journal import Journal
+
+CHUNK_METRICS: Final = 20_000
+"""Metrics read and planned at a time: bounds memory; 2,000 requests, so that waiting for the last ones costs little."""
+CHUNK_OTHERS_MAX: Final = 60_000
+"""Other entries in a chunk: those of a component become one update. About 500 bytes each."""
+
+_NAME_BYTES_MAX: Final = 4 * limits.METRIC_NAME_CHARS_MAX  # a character takes four bytes at most, and may be a NUL, where length() stops
+# In SQLite numbers are less than texts, and texts less than blobs: a comparison with a number fails for both, and for NULL.
+# Booleans of the whole: 1, or 0, or NULL.
+_PLAIN: Final = (
+    "(e.stream = 'metric' AND e.kind = 'metric' AND length(CAST(e.name AS BLOB)) "
+    f"BETWEEN 1 AND {_NAME_BYTES_MAX} AND e.value > -9e999 AND e.value < 9e999 AND ifnull(e.step, 0) BETWEEN 0 AND {limits.STEP_MAX} "
+    "AND e.timestamp_ns BETWEEN 0 AND 9223372036854775807 AND e.writer_id < 9223372036854775807 AND e.writer_seq < 9223372036854775807 "
+    "AND e.component_id < 9223372036854775807 AND (e.payload IS NULL OR typeof(e.payload) = 'text') "
+    "AND typeof(e.recorded_at_ns) = 'integer' AND e.digest >= x'')"
+)
+_UNSETTLED: Final = "e.seq NOT IN (SELECT seq FROM delivery)"
+_NEW: Final = "e.seq > ?1 AND e.seq <= ?2"
+_LISTED: Final = "e.seq IN (SELECT seq FROM unsettled WHERE seq > ?1 AND seq <= ?2)"
+"""Instead of ``_NEW``, up to the mark: what passes before have left pending."""
+_SELECT_PLAIN: Final = (
+    "SELECT e.seq, e.component_id, e.writer_id, e.writer_seq, e.name, e.value, e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest "
+    "FROM entry e "
+    f"WHERE {_NEW} AND {_UNSETTLED} AND {_PLAIN}"
+)
+_SENT: Final = 8
+"""The first columns of those: what ``Points`` takes. The others are for ``Chunk.columns``."""
+_SINCE: Final = " AND e.recorded_at_ns >= ?4"
+_OF_THESE: Final = f"e.component_id IN (SELECT value FROM json_each(?5)) AND {_UNSETTLED}"
+_FIRST_ONES: Final = " ORDER BY e.seq LIMIT ?3"
+_SELECT_OTHERS: Final = (
+    f"{SELECT_ENTRY}WHERE {_NEW} AND {_UNSETTLED} "
+    f"AND ({_PLAIN} IS NOT 1 OR e.seq IN (SELECT value FROM json_each(?4))) ORDER BY e.seq LIMIT ?3"
+)
+
+_SELECT_AT: Final = f"{SELECT_ENTRY}WHERE e.seq IN (SELECT value FROM json_each(?)) AND {_UNSETTLED} ORDER BY e.seq"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which entries are asked for. ``since_ns`` and ``entry`` say the same, the one of plain metrics, the other of all.
+
+    ``of_all``: of every component, so that nobody need ask of which.
+    """
+
+    component: Callable[[str], bool] = lambda _: True
+    entry: Callable[[Entry], bool] = lambda _: True
+    since_ns: int | None = None
+    of_all: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Pending entries that are planned together.
+
+    Attributes:
+        entries: In order of ``seq``: all that is not in ``points``.
+        points: Plain metrics, by component.
+        columns: The same of all components, with what their digests are of beside what is sent.
+        upto_seq: What was pending up to here is in this chunk or an earlier one, if it was asked for.
+    """
+
+    entries: list[Entry]
+    points: list[Points]
+    columns: list[list[Any]]
+    upto_seq: int
+
+    @property
+    def component_ids(self) -> set[int]:
+        """Of the entries."""
+        return {entry.component_id for entry in self.entries} | {each.component_id for each in self.points}
+
+    @property
+    def seqs(self) -> list[int]:
+        """Of the entries."""
+        points = self.columns[0]
+        return sorted([*points, *(entry.seq for entry in self.entries)]) if self.entries else points
+
+    def rows(self) -> Iterable[tuple[Any, ...]]:
+        """The entries as ``chain_links.follow`` takes them."""
+        seqs, component_ids, writer_ids, writer_seqs, *content = self.columns
+        points = zip(seqs, writer_ids, writer_seqs, component_ids, repeat("metric"), repeat("metric"), *content, strict=False)
+        if not self.entries:
+            return points
+        # What of an unsound one could be kept may be what was recorded: without its digest it is in no chain.
+        others = (_row(entry) if entry.unsound is None else (*_row(entry)[:-1], None) for entry in self.entries)
+        return sorted([*points, *others], key=itemgetter(0))
+
+    def without(self, writer_ids: Collection[object]) -> Chunk:
+        """The same without what these processes recorded."""
+        if not writer_ids:  # nearly always
+            return self
+        points = []
+        for each in self.points:
+            kept = [writer_id not in writer_ids for writer_id in each.writer_ids]
+            columns: list[Sequence[Any]] = [each.seqs, each.writer_ids, each.writer_seqs, each.names, each.values, each.steps]
+            if any(kept):
+                left = [[*compress(column, kept)] for column in (*columns, each.timestamps_ns)]
+                points.append(Points(each.component_id, each.component, *left))
+        return Chunk([entry for entry in self.entries if entry.writer_id not in writer_ids], points, self.columns, self.upto_seq)
+
+
+_row: Final = attrgetter(
+    *("seq", "writer_id", "writer_seq", "component_id", "stream", "kind", "name", "value", "step", "timestamp_ns", "payload"),
+    *("recorded_at_ns", "digest"),
+)
+
+
+class PendingChunks:
+    """What is pending, in chunks; once there is nothing more, iterating again goes on with what was appended since."""
+
+    def __init__(self, journal: Journal, wanted: Wanted) -> None:
+        self._journal = journal
+        self._wanted = wanted
+        self._after_seq = queries.low_water_mark(journal.database)
+        self._names: dict[int, object] = {}
+
+    def __iter__(self) -> Iterator[Chunk]:
+        while (last_seq := self._journal.last_seq()) > self._after_seq:
+            chunk = _read(self._journal, self._wanted, self._names, self._after_seq, last_seq)
+            self._after_seq = chunk.upto_seq
+            if chunk.entries or chunk.points:
+                yield chunk
+
+
+def pending_chunks(journal: Journal, wanted: Wanted) -> Iterator[Chunk]:
+    """What is pending, in chunks, until there is nothing more; what is appended meanwhile comes last."""
+    return iter(PendingChunks(journal, wanted))
+
+
+def pending_at(journal: Journal, seqs: Sequence[int]) -> list[Entry]:
+    """The entries of these that are still pending, in order of ``seq``; fewer if they take much memory."""
+    rows = journal.database.read_page(_SELECT_AT, (json.dumps(list(seqs)),))
+    return [vocabulary.entry_of(row) for row in rows]
+
+
+def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq: int, last_seq: int) -> Chunk:
+    """The first chunk above ``after_seq``; nothing above ``last_seq``, since what is appended between two queries would be passed over."""
+    database = journal.database
+    listed_up_to = queries.listed_up_to(database)
+    place = _LISTED if after_seq < listed_up_to else _NEW
+    last_seq = listed_up_to if place is _LISTED else last_seq
+    plain, others_too = _SELECT_PLAIN.replace(_NEW, place), _SELECT_OTHERS.replace(_NEW, place)
+    plain += _FIRST_ONES if wanted.since_ns is None else _SINCE + _FIRST_ONES
+    ids = None
+    if not wanted.of_all:  # a backlog of other runs stays in SQLite
+        ids = json.dumps([row.id for row in journal.components() if wanted.component(row.name)])
+        plain, others_too = (sql.replace(_UNSETTLED, _OF_THESE) for sql in (plain, others_too))
+    columns = database.read_columns(plain, (after_seq, last_seq, CHUNK_METRICS, wanted.since_ns, ids))
+    seqs, component_ids = columns[:2]
+    upto_seq = seqs[-1] if len(seqs) == CHUNK_METRICS else last_seq
+    _learn(journal, names, set(component_ids))
+    odd: list[int] = []
+    if not _all_sound(columns, names):
+        sound = [_all_sound([[value] for value in row], names) for row in zip(*columns, strict=True)]
+        odd = [seq for seq, fine in zip(seqs, sound, strict=True) if not fine]
+        columns = [[*compress(column, sound)] for column in columns]
+    others: list[Entry] = []
+    if upto_seq - after_seq != len(columns[0]):  # there is something between them
+        found = database.read_page(others_too, (after_seq, upto_seq, CHUNK_OTHERS_MAX, json.dumps(odd), ids))
+        if len(found) == CHUNK_OTHERS_MAX or _size(found) >= PAGE_BYTES_MAX:  # and perhaps more than that
+            upto_seq = found[-1][0]
+            below = bisect.bisect_right(columns[0], upto_seq)
+            columns = [column[:below] for column in columns]
+        others = [entry for row in found if wanted.component((entry := vocabulary.entry_of(row)).component) and wanted.entry(entry)]
+    return Chunk(others, _by_component(columns[:_SENT], names, wanted), columns, upto_seq)
+
+
+def _learn(journal: Journal, names: dict[int, object], component_ids: set[int]) -> None:
+    """Look up the components' names that are not known yet; one that is not there has none, and what it has recorded stays as it is."""
+    unknown = [each for each in component_ids if each not in names]
+    if unknown:
+        ids = json.dumps([each for each in unknown if type(each) is int])  # infinity is a number here and in SQLite, and none in JSON
+        found = journal.database.read("SELECT id, name FROM component WHERE id IN (SELECT value FROM json_each(?))", (ids,))
+        names.update(dict.fromkeys(unknown))
+        names.update(found)
+
+
+def _all_sound(columns: Sequence[Sequence[Any]], names: Mapping[int, object]) -> bool:
+    """Whether all rows have the types that SQLite's comparisons leave open, names that AWS takes, and components that can be named."""
+    seqs, component_ids, writer_ids, writer_seqs, metrics, values, steps, times = columns[:_SENT]
+    if not all(set(map(type, column)) <= {int} for column in (seqs, component_ids, writer_ids, writer_seqs, times)):
+        return False
+    if not (set(map(type, metrics)) <= {str} and set(map(type, values)) <= {float} and set(map(type, steps)) <= {int, type(None)}):
+        return False
+    if any(limits.text_problem(name, "", limits.METRIC_NAME_CHARS_MAX) for name in set(metrics)):
+        return False
+    return all(_is_plain(names[each]) for each in set(component_ids))
+
+
+def _is_plain(name: object) -> bool:
+    """Whether a component can be named, or there is none of that name; what can't be is looked at one entry at a time."""
+    return name is None or (isinstance(name, str) and len(name) <= limits.NAME_CHARS_MAX)
+
+
+def _by_component(columns: Sequence[Sequence[Any]], names: Mapping[int, object], wanted: Wanted) -> list[Points]:
+    seqs, component_ids, *others = columns
+    places: dict[int, list[int]] = defaultdict(list)
+    several = len(set(component_ids)) > 1
+    for place, component_id in enumerate(component_ids if several else component_ids[:1]):
+        places[component_id].append(place)
+    found = []
+    for component_id, mine in places.items():
+        name = names[component_id]
+        if isinstance(name, str) and wanted.component(name):
+            members = [[column[place] for place in mine] for column in (seqs, *others)] if several else [seqs, *others]
+            found.append(Points(component_id, name, *members))
+    return found
+
+
+def _size(rows: Sequence[tuple[Any, ...]]) -> int:
+    """As ``Database.read_page`` counts."""
+    return sum(len(value) for row in rows for value in row if isinstance(value, (str, bytes)))

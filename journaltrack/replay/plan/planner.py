@@ -1,0 +1,378 @@
+"""From pending entries to the requests to make: ``plan(entries, states, points) -> [Action]``.
+
+Pure: no I/O, no clock, no randomness; must not know SQLite or any remote. The rules of order are
+the phases of ``actions``. Coalescing lives here too: all parameters, artifacts and status calls of a component fold
+into one update (the last call per key wins), metrics go ten to a request, a content is uploaded once per component.
+
+Every action names the entries that it settles. Entries of an unknown kind are in no action: they stay pending.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final, NamedTuple
+
+from journaltrack import limits
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.entries import BlobRef, Entry
+from journaltrack.journal.fold import (
+    MAP_OF_KIND,
+    Artifact,
+    FieldMap,
+    FieldValue,
+    Part,
+    PendingArtifact,
+    Place,
+    Status,
+    blob_of,
+    merge_status,
+    parts_in_order,
+    required_text,
+    text_or_none,
+    value_of,
+)
+from journaltrack.replay.plan.actions import (
+    KEYS_MAX,
+    Action,
+    Associate,
+    Change,
+    ComponentSpec,
+    ComponentState,
+    Ensure,
+    MetricPoint,
+    Mode,
+    Points,
+    PutMetrics,
+    Run,
+    Settle,
+    Update,
+    Upload,
+)
+from journaltrack.replay.plan.bounds import out_of_bounds
+
+_POINT: Final = partial(tuple.__new__, MetricPoint)  # MetricPoint(*members), without a call of Python code
+
+
+@dataclass(slots=True)
+class _Component:
+    """What one component's entries add up to while they are read."""
+
+    component_id: int
+    name: str
+    creates: list[Entry] = field(default_factory=list)
+    loads: list[Entry] = field(default_factory=list)
+    associations: dict[tuple[str | None, str | None], list[int]] = field(default_factory=lambda: defaultdict(list))
+    uploads: dict[BlobRef, list[Entry]] = field(default_factory=lambda: defaultdict(list))
+    changes: dict[tuple[FieldMap, str], list[Part]] = field(default_factory=dict)
+    keys: dict[FieldMap, set[str]] = field(default_factory=lambda: defaultdict(set))
+    metrics: list[Entry] = field(default_factory=list)
+    points: Points | None = None
+
+
+class Plan(NamedTuple):
+    """What is to be done: ``metrics`` in phase 3, beside the actions of that phase; they are made one by one, as they are asked for."""
+
+    actions: list[Action]
+    metrics: Iterator[PutMetrics]
+
+
+def plan(entries: Iterable[Entry], states: Mapping[int, ComponentState], points: Iterable[Points] = ()) -> list[Action]:
+    """The requests that deliver these entries.
+
+    Args:
+        entries: Pending entries in order of ``seq``.
+        states: What is known of their components, by component id; a missing one is a component never seen remotely.
+        points: Further pending entries, each component once: metrics of which it is known that they can be sent as they are.
+
+    Returns:
+        Actions in order of their phase; within a phase they are independent of each other.
+    """
+    planned = prepare(entries, states, points)
+    return [*planned.actions, *planned.metrics]
+
+
+def prepare(entries: Iterable[Entry], states: Mapping[int, ComponentState], points: Iterable[Points] = ()) -> Plan:
+    """As ``plan``, without making all requests of metrics at once."""
+    components: dict[int, _Component] = {}
+    actions: list[Action] = []
+    for entry in entries:
+        if entry.kind not in vocabulary.KINDS:
+            continue
+        component = components.get(entry.component_id)
+        if component is None:
+            component = components[entry.component_id] = _Component(entry.component_id, entry.component)
+        refusal = _read(entry, component, states.get(entry.component_id, ComponentState()))
+        if refusal is not None:
+            actions.append(refusal)
+    for each in points:
+        components.setdefault(each.component_id, _Component(each.component_id, each.component)).points = each
+    for component_id, component in components.items():
+        actions += _requests(component, states.get(component_id, ComponentState()))
+    actions.sort(key=lambda action: action.phase)
+    return Plan(actions, itertools.chain.from_iterable(map(_metrics, components.values())))
+
+
+def resolve(update: Update, state: ComponentState) -> tuple[Update | None, list[Settle]]:
+    """Put the URIs of uploaded blobs into an update.
+
+    Args:
+        update: As planned.
+        state: Of its component, after the uploads.
+
+    Returns:
+        The update without the references whose blob is not uploaded yet (they stay pending), None if nothing is left;
+        and what needs no request: references whose blob will not be uploaded at all, and what a later entry overrode meanwhile.
+    """
+    changes = []
+    settled: list[Settle] = []
+    for change in update.changes:
+        known = _apart(update.component_id, change, state)
+        settled += known.settled
+        if known.ready:
+            changes.append(Change.of(change.map, change.key, known.ready))
+    return (replace(update, changes=tuple(changes), own_until_ns=state.own_until_ns) if changes else None), settled
+
+
+def awaited(update: Update, state: ComponentState) -> list[int]:
+    """Entries of an update that wait for an upload."""
+    return [part.place.seq for change in update.changes for part in _apart(update.component_id, change, state).waiting]
+
+
+def in_turns(action: Action, state: ComponentState) -> Iterator[Action]:
+    """The actions that become of one: an update, what needs no request of it, and the update that follows the uploads."""
+    if not isinstance(action, Update):
+        yield action
+        return
+    now, settled = resolve(action, state)
+    if now is not None:
+        yield now
+    yield from settled
+    waiting = [(change, _apart(action.component_id, change, state).waiting) for change in action.changes]
+    later = tuple(Change.of(change.map, change.key, parts) for change, parts in waiting if parts)
+    if later:
+        yield replace(action, changes=later)
+
+
+class _Apart(NamedTuple):
+    """The entries of a change: those that can be sent now, those that wait for an upload, and what became of the others."""
+
+    ready: list[Part]
+    waiting: list[Part]
+    settled: list[Settle]
+
+
+def _apart(component_id: int, change: Change, state: ComponentState) -> _Apart:
+    apart = _Apart([], [], [])
+    for part in change.each:
+        later = state.overridden_by(change.map, change.key, part.place) if change.map != "status" else None
+        if later is not None:
+            apart.settled.append(_overridden(component_id, part, later))
+        elif not isinstance(part.value, PendingArtifact):
+            apart.ready.append(part)
+        elif part.value.blob in state.locations:
+            artifact = Artifact(state.locations[part.value.blob][0], part.value.media_type)
+            apart.ready.append(part._replace(value=artifact))
+        elif part.value.blob in state.refused:
+            reason = "the upload of its content is quarantined"
+            apart.settled.append(Settle(component_id, (part.place.seq,), "quarantined", reason))
+        else:
+            apart.waiting.append(part)
+    if apart.waiting and apart.ready and apart.ready[-1].place.is_before(apart.waiting[-1].place):
+        return _Apart([], parts_in_order((*apart.ready, *apart.waiting)), apart.settled)  # the last one is worth the wait
+    return apart
+
+
+def _read(entry: Entry, component: _Component, state: ComponentState) -> Settle | None:
+    """Add one entry to its component, or say why it can't be sent."""
+    try:
+        problem = f"the entry can't be read: {entry.unsound}" if entry.unsound else vocabulary.undeliverable(entry) or out_of_bounds(entry)
+        if problem is None:
+            problem = _add(entry, component, state)
+    except ValueError as error:  # also JSONDecodeError: a damaged or crafted payload
+        problem = f"the entry can't be read: {error}"
+    return Settle(entry.component_id, (entry.seq,), "quarantined", problem) if problem else None
+
+
+def _add_association(entry: Entry, component: _Component) -> str | None:
+    names = text_or_none(entry.detail.get("experiment")), text_or_none(entry.detail.get("trial"))
+    if names not in component.associations and len(component.associations) >= limits.ASSOCIATIONS_MAX:
+        return f"the component goes into {limits.ASSOCIATIONS_MAX} trials already, which is the limit of one sync"
+    component.associations[names].append(entry.seq)
+    return None
+
+
+def _add(entry: Entry, component: _Component, state: ComponentState) -> str | None:
+    if entry.kind == vocabulary.METRIC:
+        component.metrics.append(entry)
+        return None
+    if entry.kind in MAP_OF_KIND:
+        return _add_change(entry, component, state)
+    detail = entry.detail
+    if entry.kind == vocabulary.CREATE:
+        required_text(detail, "owner")
+        component.creates.append(entry)
+    elif entry.kind == vocabulary.LOAD:
+        component.loads.append(entry)
+    elif entry.kind == vocabulary.ASSOCIATE:
+        return _add_association(entry, component)
+    else:
+        component.uploads[blob_of(entry)].append(entry)
+    return None
+
+
+def _add_change(entry: Entry, component: _Component, state: ComponentState) -> str | None:
+    field_map = MAP_OF_KIND[entry.kind]
+    key = entry.name or ""
+    value = value_of(entry)
+    parts = component.changes.get((field_map, key))
+    if parts is None:
+        if field_map != "status":
+            held, taken = state.keys.get(field_map, frozenset()), component.keys[field_map]
+            if key not in held and len(held | taken) >= KEYS_MAX[field_map]:
+                return f"the component has {KEYS_MAX[field_map]} {field_map.replace('_', ' ')} already, which is SageMaker's limit"
+            taken.add(key)
+        parts = component.changes[field_map, key] = []
+    parts.append(Part(Place(entry.seq, entry.recorded_at_ns, state.origins.get(entry.writer_id, 0)), value))
+    return None
+
+
+def _update(component: _Component, state: ComponentState) -> list[Action]:
+    """The last value of each key; what is older than the remote's needs no request."""
+    settled: list[Action] = []
+    changes = []
+    for (field_map, key), parts in component.changes.items():
+        left = []
+        for part in parts_in_order(parts):
+            later = state.overridden_by(field_map, key, part.place)
+            value = part.value if later is None else _left_open(part, state)
+            if value is not None:
+                left.append(part._replace(value=value))
+            elif later is not None:
+                settled.append(_overridden(component.component_id, part, later))
+        if left:
+            changes.append(Change.of(field_map, key, left))
+    return [*settled, Update(component.component_id, component.name, tuple(changes))] if changes else settled
+
+
+def _left_open(part: Part, state: ComponentState) -> Status | None:
+    """What the status calls that were recorded after an older one, and arrived before it, leave of it."""
+    if not isinstance(part.value, Status):
+        return None
+    later: FieldValue = Status()
+    for each in state.statuses:
+        if part.place.is_before(each.place):
+            later = merge_status(later, each.value)
+    if not isinstance(later, Status):
+        return None
+    own = part.value
+    left = Status(
+        primary=own.primary if later.primary is None else None,
+        message=own.message if later.primary is None and later.message is None else None,
+        start_ns=own.start_ns if later.start_ns is None else None,
+        end_ns=own.end_ns if later.end_ns is None else None,
+    )
+    return left if left != Status() else None
+
+
+def _overridden(component_id: int, part: Part, later: int) -> Settle:
+    return Settle(component_id, (part.place.seq,), "superseded", f"entry {later} overrides it")
+
+
+def _requests(component: _Component, state: ComponentState) -> list[Action]:
+    where = (component.component_id, component.name)
+    actions: list[Action] = []
+    made = component.creates + component.loads
+    if not (made or component.associations or component.uploads or component.changes or component.metrics or component.points):
+        return []  # all of it was refused: nobody need ask for the component
+    if not state.confirmed:
+        actions.append(_ensure(component, state))
+    elif made:
+        seqs = tuple(e.seq for e in made)
+        actions.append(Settle(component.component_id, seqs, "superseded", "the component was confirmed before"))
+    for (experiment, trial), seqs_of in component.associations.items():
+        actions.append(Associate(*where, experiment, trial, tuple(seqs_of)))
+    for blob, uploads in component.uploads.items():
+        seqs = tuple(e.seq for e in uploads)
+        if blob in state.locations:
+            uri, receipt_id = state.locations[blob]
+            actions.append(Settle(component.component_id, seqs, "superseded", f"the same content is at {uri}", receipt_id))
+            continue
+        first = uploads[0]
+        detail = first.detail
+        actions.append(Upload(*where, blob, first.name or blob.sha256, _size(detail), text_or_none(detail.get("media_type")), seqs))
+    return actions + _update(component, state)
+
+
+def _metrics(component: _Component) -> Iterator[PutMetrics]:
+    """All points of the component, ten to a request, in order of ``seq``."""
+    known = _joined(component)
+    if known is None:
+        return
+    writers, places = known.writer_ids, known.writer_seqs
+    one_run = len(set(writers)) == 1 and list(places) == [*range(places[0], places[0] + len(places))]
+    for start in range(0, len(known.seqs), limits.METRICS_PER_REQUEST_MAX):
+        part = slice(start, start + limits.METRICS_PER_REQUEST_MAX)
+        mine = places[part]
+        runs = ((writers[0], mine[0], mine[-1]),) if one_run else _runs(writers[part], mine)
+        members = zip(known.names[part], known.values[part], known.steps[part], known.timestamps_ns[part], strict=True)
+        yield PutMetrics(component.component_id, component.name, tuple(map(_POINT, members)), tuple(known.seqs[part]), runs)
+
+
+def _joined(component: _Component) -> Points | None:
+    """The component's points as columns, those that were read as entries among them."""
+    known = component.points
+    if not component.metrics:
+        return known
+    rows = [(e.seq, e.writer_id, e.writer_seq, *_point(e)) for e in component.metrics]
+    if known is not None:
+        columns = (known.seqs, known.writer_ids, known.writer_seqs, known.names, known.values, known.steps, known.timestamps_ns)
+        rows += zip(*columns, strict=True)
+        rows.sort(key=lambda row: row[0])
+    return Points(component.component_id, component.name, *zip(*rows, strict=True))
+
+
+def _runs(writers: Iterable[int], places: Iterable[int]) -> tuple[Run, ...]:
+    runs: list[list[int]] = []
+    for writer, place in zip(writers, places, strict=True):
+        if runs and runs[-1][0] == writer and place == runs[-1][2] + 1:
+            runs[-1][2] = place
+        else:
+            runs.append([writer, place, place])
+    return tuple((writer, first, last) for writer, first, last in runs)
+
+
+def _ensure(component: _Component, state: ComponentState) -> Ensure:
+    details = [e.detail for e in component.creates]
+    mode: Mode = "load"
+    if any(d.get("resume") for d in details) or (details and component.loads):
+        mode = "resume"
+    elif details:
+        mode = "create"
+    elif any(e.detail.get("job") for e in component.loads):
+        mode = "job"
+    first = details[0] if details else {}
+    tags = first.get("tags")
+    spec = ComponentSpec(
+        name=component.name,
+        owner=text_or_none(first.get("owner")) or "",
+        display_name=next((d["display_name"] for d in reversed(details) if text_or_none(d.get("display_name"))), None),
+        tags=tuple((str(k), str(v)) for k, v in tags.items()) if isinstance(tags, dict) else (),
+    )
+    seqs = tuple(e.seq for e in component.creates + component.loads)
+    return Ensure(
+        component.component_id, component.name, spec, mode, state.create_attempted or mode != "create", seqs, state.create_attempted
+    )
+
+
+def _point(entry: Entry) -> MetricPoint:
+    timestamp_ns = entry.recorded_at_ns if entry.timestamp_ns is None else entry.timestamp_ns
+    return MetricPoint(entry.name or "", entry.value or 0.0, entry.step, timestamp_ns)
+
+
+def _size(detail: Mapping[str, object]) -> int:
+    value = detail.get("size")
+    return value if isinstance(value, int) and 0 <= value < 2**63 else 0

@@ -1,0 +1,390 @@
+"""The reconciler: replays what is pending in a journal to a remote. lease → plan → perform → settle.
+
+Pending entries are read a chunk at a time and planned; ``dispatch`` hands the requests out in two lanes, ``course`` knows what must
+not be sent any more, ``ending`` ends every pass in one way. All of it is done by one thread of the pass's own (``apart``), where no
+signal handler raises; requests are made on workers' threads, which touch the remote alone.
+
+Invariants: memory does not grow with the journal; a request is in flight only with a recorded intent; a failing
+component does not hold up the others; nothing leaves after ``run``. Must not know the tracker, boto3 or tenacity.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
+
+from journaltrack.errors import CopyAheadError, JournalBehindError, JournalError, LeaseHeldError, RemoteError
+from journaltrack.journal import queries
+from journaltrack.journal.entries import CREATE, LOAD, Entry
+from journaltrack.journal.journal import Journal
+from journaltrack.replay import interrupted_runs
+from journaltrack.replay import lease as leases
+from journaltrack.replay.attempt import Attempts
+from journaltrack.replay.course import Course
+from journaltrack.replay.dispatch import QUICK, UPLOADS, Crew, Dispatch
+from journaltrack.replay.ending import Ending
+from journaltrack.replay.evidence import ahead, anchoring, readback
+from journaltrack.replay.evidence import in_doubt as doubting
+from journaltrack.replay.evidence.outcomes import Settlement
+from journaltrack.replay.evidence.proof import Proof
+from journaltrack.replay.gate import Gate
+from journaltrack.replay.pace import Pace
+from journaltrack.replay.pass_report import PassReport, Position, Progress
+from journaltrack.replay.plan import component_states
+from journaltrack.replay.plan import planner as planning
+from journaltrack.replay.plan.actions import Action, ComponentState, Request, Settle, Update, Upload
+from journaltrack.replay.plan.pending import Chunk, PendingChunks, Wanted, pending_chunks
+from journaltrack.replay.remote import Remote
+from journaltrack.replay.requests import Context
+from journaltrack.replay.uploads import IN_FLIGHT_MAX, Uploads
+from journaltrack.util import paths, patterns
+from journaltrack.util.apart import Apart
+from journaltrack.util.deadline import Deadline
+from journaltrack.util.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+CONCURRENCY: Final = 96
+"""Requests in flight: what hides 30 ms of latency and the delays of a busy machine (ADR 0020). A service that allows fewer says so, and is
+asked at its rate from then on (``rate_limit``)."""
+_LEASE_POLL_S: Final = 0.05
+"""How often a lease is asked for that somebody else holds;"""
+_LOOK_EVERY: Final = 20
+"""... and after so many times, whether there is anything left to deliver."""
+_FRESH_S: Final = 1.0
+"""While uploads take long, what was logged meanwhile is looked for so often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a pass shall do.
+
+    Attributes:
+        component: Shell pattern of component names (case does not matter); None: all.
+        since_ns: Only entries recorded since then (nanoseconds since the epoch), and what makes their components.
+        concurrency: Requests in flight.
+        create_or_attach: Create loaded components that are missing, attach to foreign ones that exist.
+        timestamps: Metrics older than ``limits.METRIC_AGE_MAX_S`` or further ahead than ``METRIC_AHEAD_MAX_S``: ``"keep"`` sends
+            them as they are, ``"shift"`` with the time of delivery.
+        visible_after_s: How long after a request its points are taken for not there when reading back does not show them.
+        anchor: Where the heads of the journal's chains are put after the pass, see ``anchoring.make``.
+        anchor_every_s: Not before the last anchor is so old (seconds), unless a component ended in this pass.
+        end_interrupted: First end the runs whose processes are proven dead, as Stopped.
+        ask_for_copies: Ask, before anything is sent, whether another copy of the journal was delivered further (``ahead``).
+        even_if_behind: Send what is pending even then.
+        unproved: Send also what was recorded by processes whose chain of digests does not hold.
+        wait_for_lease: If somebody else reconciles the journal: wait until the deadline, or until they have delivered all that is wanted.
+    """
+
+    component: str | None = None
+    since_ns: int | None = None
+    concurrency: int = CONCURRENCY
+    create_or_attach: bool = False
+    timestamps: str = "keep"
+    visible_after_s: float = readback.VISIBLE_AFTER_S
+    anchor: str = "artifacts"
+    anchor_every_s: float = 0.0
+    end_interrupted: bool = True
+    ask_for_copies: bool = True
+    even_if_behind: bool = False
+    unproved: bool = False
+    wait_for_lease: bool = False
+
+    def wants_component(self, name: str) -> bool:
+        """Whether the pass is about this component."""
+        return patterns.fits(name, self.component)
+
+    def wants(self, entry: Entry) -> bool:
+        """Whether the pass is about this entry."""
+        if not self.wants_component(entry.component):
+            return False
+        return self.since_ns is None or entry.recorded_at_ns >= self.since_ns or entry.kind in {CREATE, LOAD}
+
+    @property
+    def wanted(self) -> Wanted:
+        """The same for reading."""
+        return Wanted(self.wants_component, self.wants, self.since_ns, self.component is None)
+
+
+class Reconciler:
+    """Replays one journal to one remote, once.
+
+    Args:
+        journal: Of the caller, not shared with a tracker: reading must not keep appends waiting.
+        remote: Retries what is worth it, and raises ``RemoteError`` alone.
+        options: What to replay.
+        deadline: Ends the pass; what is not delivered stays pending. A ``Gate`` of this pass alone, if the remote looks at it.
+        on_progress: Called from the calling thread after every recording.
+        attempts: Tells, on the worker's thread, how often the remote sent the last request.
+        clock_ns: Nanoseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        remote: Remote,
+        *,
+        options: Options | None = None,
+        deadline: Deadline | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        attempts: Callable[[], int] = lambda: 1,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._journal = journal
+        self._remote = remote
+        self._options = options or Options()
+        self._gate = Gate.within(deadline)
+        self._clock_ns = clock_ns
+        self._report = PassReport()
+        self._course = Course(self._report, self._gate)
+        self._ending = Ending(self._gate)
+        self._apart: Apart[None, Progress] = Apart(self._pass, on_message=on_progress, on_interrupt=self._ending.hurry)
+        self._attempts = Attempts(
+            remote,
+            Context(
+                journal.path / paths.SPOOL,
+                f"journal-{journal.journal_id}",
+                self._options.create_or_attach,
+                self._options.even_if_behind,
+                attempts,
+            ),
+            self._gate,
+            Pace(),
+            count=attempts,
+            shift=self._options.timestamps == "shift",
+            displaced=journal.database.displaced,
+            clock_ns=clock_ns,
+        )
+        self._proof = Proof(journal.database)
+        self._total = 0
+        self._ahead = 0  # the number of another copy's newest anchor
+        self._seen_seq = 0
+
+    def run(self) -> PassReport:
+        """One pass: everything pending is tried once (with the remote's retries). Nothing of it leaves afterwards.
+
+        Returns:
+            What was done; failures of requests are in it, they are not raised.
+
+        Raises:
+            LeaseHeldError: Somebody else reconciles this journal.
+            JournalBehindError: Another copy of it was delivered further; nothing was sent.
+            LeaseLostError: Somebody else took the lease over in mid-pass.
+            JournalNotFoundError: It was deleted, replaced or moved in mid-pass.
+            JournalError: The journal can't be read or written.
+        """
+        started = time.monotonic()
+        try:
+            self._apart.result("journaltrack-pass")
+        finally:
+            self._gate.close()
+        self._report.duration_s = time.monotonic() - started
+        return self._report
+
+    def _pass(self) -> None:
+        lease = self._acquired()
+        if lease is None:
+            self._report.pending = queries.pending_count(self._journal.database)
+            return
+        try:
+            settlement = Settlement(self._journal.database, lease, self._clock_ns)
+            if self._options.end_interrupted:
+                self._report.ended = interrupted_runs.end_interrupted(self._journal, self._options.wants_component)
+            self._deliver(settlement)
+            self._course.conclude()
+            settlement.advance_mark()
+            settlement.check_place()
+            if not self._course.ended:
+                self._anchor(settlement)
+            self._report.altered = None if self._options.unproved else self._proof.altered
+        except BaseException:
+            self._gate.close()
+            try:
+                lease.release()
+            except JournalError as error:  # what went wrong first is what is told
+                logger.warning("the lease could not be given back: %s", error)
+            raise
+        self._gate.close()
+        lease.release()
+        self._report.position = Position(self._seen_seq, queries.last_receipt_id(self._journal.database))
+        self._report.pending = queries.pending_count(self._journal.database)
+        self._report.out_of_time &= self._report.pending > 0
+
+    def _acquired(self) -> leases.Lease | None:
+        """The lease; None if there was somebody to wait for, and nothing is left to do."""
+        looks = itertools.count(1)
+        while True:
+            try:
+                return leases.acquire(self._journal.database, clock_ns=self._clock_ns)
+            except LeaseHeldError:
+                if not self._options.wait_for_lease or self._gate.over:
+                    raise
+                if next(looks) % _LOOK_EVERY == 0 and not queries.is_pending(self._journal.database, self._options.wants_component):
+                    return None
+            self._gate.wait(_LEASE_POLL_S)
+
+    def _deliver(self, settlement: Settlement) -> None:
+        """All that is sent for entries, and its end."""
+        crew: Crew = Workers(
+            self._attempts,
+            {QUICK: self._options.concurrency, UPLOADS: min(self._options.concurrency, IN_FLIGHT_MAX)},
+            "journaltrack-replay",
+        )
+        uploads = Uploads(self._journal, self._course, lambda actions: self._settle(settlement, actions))
+        window = self._options.concurrency + max(2, self._options.concurrency // 4)
+        dispatch = Dispatch(settlement, crew, self._attempts, self._course, self._gate, self._report, self._tell, window, uploads)
+        try:
+            self._report.in_doubt += settlement.recover()
+            self._resolve_doubts(settlement)
+            self._seen_seq = self._journal.last_seq()  # before counting: what comes later is not taken for seen
+            self._total = queries.pending_count(self._journal.database)
+            self._tell()
+            if self._total and not self._course.ended:
+                self._look_for_copies()
+                self._replay(settlement, dispatch, uploads)
+        except BaseException:
+            try:
+                self._ending.end(dispatch, crew, settlement)
+            except JournalError as error:  # as above
+                logger.warning("what was answered could not be recorded: %s", error)
+            raise
+        self._report.out_of_time |= self._gate.over  # also before its first request
+        self._ending.end(dispatch, crew, settlement)
+        if isinstance(self._report.halted, CopyAheadError):
+            raise JournalBehindError(self._report.halted.message, hint=self._report.halted.hint)
+
+    def _look_for_copies(self) -> None:
+        """Raise ``JournalBehindError`` if another copy of the journal was delivered further."""
+        if not self._options.ask_for_copies:
+            return
+        found = ahead.ask(self._journal.database, self._remote, self._options.anchor, self._gate, self._clock_ns())
+        if found is not None:
+            self._ahead = found.number
+            if not self._options.even_if_behind:
+                raise found.error()
+
+    def _resolve_doubts(self, settlement: Settlement) -> None:
+        """Ask the remote which points in doubt arrived, so that those which did not go out in this pass."""
+        options, database = self._options, self._journal.database
+        asked = doubting.to_ask(database, now_ns=self._clock_ns(), visible_after_s=options.visible_after_s)
+        for component_id, name in asked.items():
+            if self._course.ended:
+                return
+            found = doubting.of_component(database, component_id)
+            if not options.wants_component(name) or not self._proof.all_hold([doubt.seq for doubt in found]):
+                continue
+            settlement.renew()
+            steps: dict[str, tuple[int, int]] = {}
+            for doubt in found:
+                if doubt.step is not None:
+                    first, last = steps.get(doubt.name, (doubt.step, doubt.step))
+                    steps[doubt.name] = (min(first, doubt.step), max(last, doubt.step))
+            try:
+                shown = self._remote.read_metrics(name, steps)
+            except RemoteError as error:
+                logger.info("%s could not be asked for its metrics in doubt: %s", name, error)
+                if error.unreachable or error.everywhere:  # what the next request would meet, too
+                    self._report.halted = error
+                continue
+            except Exception:  # they stay in doubt, and nothing else has to suffer for it
+                logger.warning("%s could not be asked for its metrics in doubt", name, exc_info=True)
+                continue
+            if shown is None:
+                continue
+            self._report.requests += 1
+            known = doubting.acknowledged(database, component_id, found)
+            findings = readback.judge(found, known, shown, now_ns=self._clock_ns(), visible_after_s=options.visible_after_s)
+            doubting.record(settlement.attestor, component_id, findings, shown.request_id)
+            self._report.arrived += sum(finding.outcome == "arrived" for finding in findings)
+            self._report.not_arrived += sum(finding.outcome == "not arrived" for finding in findings)
+
+    def _replay(self, settlement: Settlement, dispatch: Dispatch, uploads: Uploads) -> None:
+        """Chunk after chunk; and as long as uploads take, what is logged meanwhile."""
+        chunks = PendingChunks(self._journal, self._options.wanted)
+        while True:
+            for chunk in map(self._proved, chunks):
+                self._seen_seq = max(self._seen_seq, chunk.upto_seq)
+                self._replay_chunk(settlement, dispatch, uploads, chunk)
+                if self._course.ended or self._report.out_of_time:
+                    break
+                settlement.advance_mark(chunk.upto_seq)
+            looked_at = time.monotonic()
+            while dispatch.go_on(_FRESH_S):
+                if time.monotonic() - looked_at >= _FRESH_S:
+                    break
+            else:
+                return
+
+    def _replay_chunk(self, settlement: Settlement, dispatch: Dispatch, uploads: Uploads, chunk: Chunk) -> None:
+        states = component_states.states(self._journal.database, chunk.component_ids)
+        entries = [entry for entry in chunk.entries if not self._course.is_held(entry)]
+        points = [each for each in chunk.points if not self._course.is_closed(each.component_id)]
+        actions, metrics = planning.prepare(entries, states, points)
+        self._settle(settlement, [a for a in actions if isinstance(a, Settle)])
+        requests: list[Request] = [a for a in actions if not isinstance(a, (Settle, Upload))]
+        dispatch.perform(request for request in requests if request.phase == 1)
+        uploads.put_off(seq for action in actions if isinstance(action, Upload) for seq in action.seqs)
+        rest = self._resolved(settlement, uploads, [request for request in requests if request.phase > 1])
+        dispatch.perform(chain(rest, metrics))
+
+    def _proved(self, chunk: Chunk) -> Chunk:
+        """Without what was recorded by processes whose chain does not hold: somebody altered it, and which of it can't be told."""
+        self._proof.look_at(chunk.seqs, chunk.rows())
+        return chunk if self._options.unproved else chunk.without(self._proof.broken)
+
+    def _resolved(self, settlement: Settlement, uploads: Uploads, requests: Sequence[Request]) -> list[Request]:
+        """With the places of what was uploaded before; references that wait for an upload are put off with it."""
+        updated = {r.component_id for r in requests if isinstance(r, Update)}
+        states = component_states.states(self._journal.database, updated)
+        resolved: list[Request] = []
+        for request in requests:
+            if isinstance(request, Update):
+                update, settled = planning.resolve(request, states[request.component_id])
+                self._settle(settlement, settled)
+                uploads.put_off(planning.awaited(request, states[request.component_id]))
+                if update is not None:
+                    resolved.append(update)
+            else:
+                resolved.append(request)
+        return resolved
+
+    def _anchor(self, settlement: Settlement) -> None:
+        places = self._options.anchor
+        if self._report.uploads_halted is not None:  # what takes no artifact takes no anchor
+            places = "parameter" if places in {"both", "parameter"} else "off"
+        anchoring.make(
+            self._journal.database,
+            settlement,
+            self._remote,
+            places,
+            proof=self._proof,
+            is_over=lambda: self._gate.over,
+            every_s=0.0 if self._course.component_ended else self._options.anchor_every_s,
+            clock_ns=self._clock_ns,
+            above=self._ahead,
+        )
+
+    def _settle(self, settlement: Settlement, actions: Sequence[Settle]) -> None:
+        if actions:
+            settlement.settle(actions)
+            for action in actions:
+                self._report.add(action.outcome, len(action.seqs))
+            self._tell()
+
+    def _tell(self) -> None:
+        self._apart.tell(Progress(self._report.settled, self._total, self._report.requests))
+
+
+def dry_run(journal: Journal, options: Options, proof: Proof) -> Iterator[Action]:
+    """The actions that a pass would make if all went well, what waits for an upload apart; changes nothing, asks nobody."""
+    for pending in pending_chunks(journal, options.wanted):
+        proof.look_at(pending.seqs, pending.rows())
+        chunk = pending if options.unproved else pending.without(proof.broken)
+        states = component_states.states(journal.database, chunk.component_ids)
+        for action in planning.plan(chunk.entries, states, chunk.points):
+            yield from planning.in_turns(action, states.get(action.component_id, ComponentState()))

@@ -1,0 +1,311 @@
+"""One trial component as the journal knows it, offline: parameters, artifacts and status folded, metrics summed up.
+
+The fold is that of ``plan`` (the last call per key wins), over everything recorded and not only over what is pending:
+what a person sees here is what SageMaker will show once all is delivered, and each value says whether it is.
+Prints nothing, changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import interruption, removed, view
+from journaltrack.journal.entries import Entry
+from journaltrack.journal.fold import (
+    MAP_OF_KIND,
+    Artifact,
+    FieldValue,
+    PendingArtifact,
+    Place,
+    Status,
+    blob_of,
+    in_order,
+    merge_status,
+    value_of,
+)
+from journaltrack.journal.interruption import RunInProgress
+from journaltrack.journal.queries import origins
+from journaltrack.journal.view import State
+
+if TYPE_CHECKING:
+    from journaltrack.journal.journal import ComponentRow, Journal
+
+_PAGE_ENTRIES: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterView:
+    """A parameter's last value. A number that a double can't hold (or that is not finite) is shown as text."""
+
+    name: str
+    value: str | float
+    state: State | None
+    recorded_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactView:
+    """An input or output artifact: its text or, once uploaded, its URI; ``sha256`` and ``size_bytes`` for a logged file."""
+
+    name: str
+    value: str | None
+    media_type: str | None
+    sha256: str | None
+    size_bytes: int | None
+    state: State | None
+    recorded_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatusView:
+    """Status and times. ``traceback`` is in the journal alone."""
+
+    primary: str | None = None
+    message: str | None = None
+    start_ns: int | None = None
+    end_ns: int | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricView:
+    """One metric: its points, the last one recorded, and extremes of those that are finite.
+
+    ``removed`` of the points are no longer in the journal, on the record; they are part of all numbers here.
+    """
+
+    name: str
+    points: int
+    not_finite: int
+    last_value: float | str | None
+    last_step: int | None
+    last_timestamp_ns: int | None
+    minimum: float | None
+    maximum: float | None
+    removed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentView:
+    """A component, offline. ``trials`` are (experiment, trial) that it belongs to; ``run`` is how it stands while it is in progress."""
+
+    name: str
+    journal: str
+    origins: tuple[str, ...]
+    display_name: str | None
+    arn: str | None
+    confirmed_at_ns: int | None
+    tags: dict[str, str]
+    trials: tuple[tuple[str | None, str | None], ...]
+    status: StatusView
+    parameters: tuple[ParameterView, ...]
+    inputs: tuple[ArtifactView, ...]
+    outputs: tuple[ArtifactView, ...]
+    metrics: tuple[MetricView, ...]
+    unreadable: tuple[int, ...]
+    run: RunInProgress | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The view as ``json.dumps`` takes it, see ``journaltrack.journal.view.to_json``."""
+        converted: dict[str, Any] = view.to_json(self)
+        return converted
+
+
+class _Called(NamedTuple):
+    """One entry that sets something."""
+
+    place: Place
+    entry: Entry
+    value: FieldValue
+    state: State | None
+
+    def gives_way_to(self, other: _Called) -> bool:
+        """Whether SageMaker shows the other one of the two: the later one, but not what it refused."""
+        refused, others = self.state == "quarantined", other.state == "quarantined"
+        return self.place.is_before(other.place) if refused == others else refused
+
+
+@dataclass(slots=True)
+class _Fold:
+    display_name: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    trials: dict[tuple[str | None, str | None], None] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    origins: Mapping[int, int] = field(default_factory=dict)
+    statuses: list[_Called] = field(default_factory=list)
+    last: dict[tuple[str, str], _Called] = field(default_factory=dict)
+    unreadable: list[int] = field(default_factory=list)
+
+
+def show(journal: Journal | str | os.PathLike[str] | None, component: str) -> ComponentView:
+    """A component's folded parameters, artifacts, status and metrics.
+
+    Args:
+        journal: An open journal, its folder, or None for the default journal.
+        component: Its name (case does not matter).
+
+    Raises:
+        NothingMatchesError: The journal has no such component.
+        JournalError: The journal can't be read.
+    """
+    with view.opened(journal) as own, view.snapshot(own.database):
+        return _show(own, view.component(own, component))
+
+
+def _show(journal: Journal, row: ComponentRow) -> ComponentView:
+    fold = _Fold(origins=origins(journal.database.read))
+    for entry, state in _state_entries(journal, row.id):
+        try:
+            _add(fold, entry, state)
+        except ValueError:  # noqa: PERF203 - one bad item must not hide the others
+            fold.unreadable.append(entry.seq)
+    locations = {
+        (sha256, bucket or None, prefix or None): uri
+        for sha256, bucket, prefix, uri in journal.database.read(
+            "SELECT sha256, bucket, prefix, uri FROM location WHERE component_id = ?", (row.id,)
+        )
+    }
+    artifacts: dict[str, list[ArtifactView]] = {"input_artifacts": [], "output_artifacts": []}
+    parameters = []
+    for (field_map, name), (_, entry, value, state) in fold.last.items():
+        if field_map == "parameters":
+            exact = entry.detail.get("exact")
+            shown = exact if isinstance(exact, str) else value
+            parameters.append(ParameterView(name, shown if isinstance(shown, (str, float)) else "", state, entry.recorded_at_ns))
+        else:
+            artifacts[field_map].append(_artifact(entry, value, state, locations, fold.sizes))
+    now, traceback = _status(fold.statuses)
+    return ComponentView(
+        name=row.name,
+        journal=str(journal.path),
+        origins=view.origins(journal.database, row.id),
+        display_name=fold.display_name,
+        arn=row.arn,
+        confirmed_at_ns=row.confirmed_at_ns,
+        tags=fold.tags,
+        trials=tuple(fold.trials),
+        status=StatusView(now.primary, now.message, now.start_ns, now.end_ns, traceback),
+        parameters=tuple(parameters),
+        inputs=tuple(artifacts["input_artifacts"]),
+        outputs=tuple(artifacts["output_artifacts"]),
+        metrics=_metrics(journal, row.id, row.name),
+        unreadable=tuple(fold.unreadable),
+        run=interruption.of_component(journal, row.id, row.name),
+    )
+
+
+def _state_entries(journal: Journal, component_id: int) -> Iterator[tuple[Entry, State | None]]:
+    flying = view.in_flight(journal.database)
+    after_seq = 0
+    while True:
+        rows = journal.database.read_page(
+            "SELECT e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, "
+            "e.payload, e.recorded_at_ns, e.digest, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+            "WHERE e.component_id = ? AND e.stream <> 'metric' AND e.seq > ? ORDER BY e.seq LIMIT ?",
+            (component_id, after_seq, _PAGE_ENTRIES),
+        )
+        if not rows:
+            return
+        for *columns, outcome in rows:
+            entry = vocabulary.entry_of(tuple(columns))
+            yield entry, view.state_of(outcome, flying=flying.names(entry.seq))
+        after_seq = rows[-1][0]
+
+
+def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
+    if entry.unsound:
+        raise ValueError(entry.unsound)
+    detail = entry.detail
+    if entry.kind == vocabulary.CREATE:
+        tags = detail.get("tags")
+        fold.display_name = _text(detail.get("display_name")) or fold.display_name
+        fold.tags |= {str(key): str(value) for key, value in tags.items()} if isinstance(tags, dict) else {}
+    elif entry.kind == vocabulary.ASSOCIATE:
+        fold.trials[_text(detail.get("experiment")), _text(detail.get("trial"))] = None
+    elif entry.kind == vocabulary.UPLOAD:
+        size = detail.get("size")
+        if isinstance(size, int) and 0 <= size < 2**63:
+            fold.sizes[blob_of(entry).sha256] = size
+    elif entry.kind in MAP_OF_KIND:
+        exact = detail.get("exact") if entry.kind == vocabulary.PARAMETER and entry.value is None else None
+        value = exact if isinstance(exact, str) else value_of(entry)  # not finite: nothing that plan knows
+        place = Place(entry.seq, entry.recorded_at_ns, fold.origins.get(entry.writer_id, 0))
+        called = _Called(place, entry, value, state)
+        if entry.kind == vocabulary.STATUS:
+            fold.statuses.append(called)
+            return
+        key = (MAP_OF_KIND[entry.kind], str(entry.name))
+        if key not in fold.last or fold.last[key].gives_way_to(called):
+            fold.last[key] = called
+
+
+def _status(calls: Sequence[_Called]) -> tuple[Status, str | None]:
+    """All status calls as one, without those that were refused; and the traceback of the last that set one."""
+    taken = [called for called in calls if called.state != "quarantined"] or list(calls)
+    merged: FieldValue = Status()
+    traceback = None
+    for called in in_order(taken, [called.place for called in taken]):
+        merged = merge_status(merged, called.value)
+        if called.entry.detail.get("primary"):
+            traceback = _text(called.entry.detail.get("traceback"))
+    return (merged if isinstance(merged, Status) else Status()), traceback
+
+
+def _artifact(
+    entry: Entry,
+    value: FieldValue,
+    state: State | None,
+    locations: dict[tuple[str, str | None, str | None], str],
+    sizes: dict[str, int],
+) -> ArtifactView:
+    media_type = _text(entry.detail.get("media_type"))
+    if isinstance(value, PendingArtifact):
+        blob = value.blob
+        uri = locations.get((blob.sha256, blob.bucket, blob.prefix))
+        return ArtifactView(str(entry.name), uri, media_type, blob.sha256, sizes.get(blob.sha256), state, entry.recorded_at_ns)
+    text = value.value if isinstance(value, Artifact) else None
+    return ArtifactView(str(entry.name), text, media_type, None, None, state, entry.recorded_at_ns)
+
+
+def _metrics(journal: Journal, component_id: int, component: str) -> tuple[MetricView, ...]:
+    rows = journal.database.read(
+        "SELECT m.name, m.points, m.points - m.finite, e.value, e.step, coalesce(e.timestamp_ns, e.recorded_at_ns), m.low, m.high, "
+        "e.payload, m.last FROM (SELECT name, count(*) AS points, count(value) AS finite, min(value) AS low, max(value) AS high, "
+        "max(seq) AS last FROM entry WHERE component_id = ? AND stream = 'metric' AND kind = 'metric' GROUP BY name) m "
+        "JOIN entry e ON e.seq = m.last ORDER BY m.name",
+        (component_id,),
+    )
+    known: dict[str, tuple[int, MetricView]] = {}
+    for name, points, not_finite, value, step, timestamp_ns, low, high, payload, last_seq in rows:
+        exact = view.detail_of(payload).get("exact")
+        shown = value if value is not None else _text(exact)
+        known[str(name)] = last_seq, MetricView(str(name), points, not_finite, shown, step, timestamp_ns, low, high)
+    for (_, name), gone in removed.metrics(journal.database, component).items():
+        last = gone.last
+        before = MetricView(name, gone.points, 0, last.value, last.step, last.timestamp_ns, gone.minimum, gone.maximum, gone.points)
+        known[name] = _newer((last.seq, before), known[name]) if name in known else (last.seq, before)
+    return tuple(known[name][1] for name in sorted(known))
+
+
+def _newer(one: tuple[int, MetricView], other: tuple[int, MetricView]) -> tuple[int, MetricView]:
+    """Two parts of a metric's points as one; the last point is that of the part whose last entry is the newer."""
+    parts = (one[1], other[1])
+    newest = max(one, other, key=lambda part: part[0])
+    low = [part.minimum for part in parts if part.minimum is not None]
+    high = [part.maximum for part in parts if part.maximum is not None]
+    return newest[0], replace(
+        newest[1],
+        points=sum(part.points for part in parts),
+        not_finite=sum(part.not_finite for part in parts),
+        minimum=min(low, default=None),
+        maximum=max(high, default=None),
+        removed=sum(part.removed for part in parts),
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,209 @@
+"""Proof that a journal is as it was written: chains of digests, places without gaps, records against evidence, artifact bytes.
+
+What it finds: an entry, writer or attestation that was changed, removed from the middle, inserted or reordered; a receipt or
+settlement that is not what was attested, or that nothing attests; a blob that is missing or has other bytes; pages that SQLite
+calls damaged. What it can't find: what was removed from the end of a writer's chain, and a forgery by somebody who recomputes
+the chains: for those compare with an anchor (``anchoring``), a copy, or a head that was noted elsewhere.
+
+Changes nothing, and reads no file outside the journal's folder, whatever the journal says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+from journaltrack import limits
+from journaltrack._version import __version__
+from journaltrack.errors import JournalError
+from journaltrack.journal import view
+from journaltrack.journal.chain import ChainProblem
+from journaltrack.journal.spool.spool import is_digest
+from journaltrack.journal.sqlite import access
+from journaltrack.journal.sqlite.connection import Database
+from journaltrack.reports.proof.anchors import anchor_problems
+from journaltrack.reports.proof.attestations import Evidence, attestation_problems
+from journaltrack.reports.proof.chains import ADVICE, chain_problems, writer_problems
+from journaltrack.reports.proof.records import record_problems
+from journaltrack.transfer.bundle import layout
+from journaltrack.util import paths
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from journaltrack.journal.journal import Journal
+
+__all__ = [
+    "ADVICE",
+    "ChainProblem",
+    "blob_problem",
+    "chain_problems",
+    "database_problems",
+    "is_absent",
+    "needed_contents",
+    "record_evidence",
+    "references_without_blob",
+    "verify_chains",
+]
+
+_READ_BYTES: Final = 1 << 20
+
+
+def verify_chains(
+    journal: Journal | str | os.PathLike[str] | None = None, *, anchors: Mapping[str, bytes] | None = None
+) -> list[ChainProblem]:
+    """Recompute everything that can be recomputed: see docs/performance.md for how long it takes; all blobs are read.
+
+    Args:
+        journal: An open journal, its folder, or None for the default journal.
+        anchors: Documents by name that the journal is held against too, see ``report_anchors``.
+
+    Returns:
+        What is wrong; per chain only the first broken link, since all later ones depend on it. Empty when all is well.
+
+    Raises:
+        JournalError: The journal can't be read.
+    """
+    with view.opened(journal) as own, _pages_checked(own) as pages:
+        with view.snapshot(own.database):
+            found, evidence = record_evidence(own.database)
+            found += references_without_blob(own.database)
+            found += anchor_problems(own.database, anchors or {}, evidence.gaps)
+            blobs = own.database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256")
+            gone = (evidence.blobs_removed | left_out(own.path)) - needed_contents(own.database)
+        for sha256, size_bytes in blobs:
+            if sha256 in gone and is_absent(own.path / paths.SPOOL, sha256):
+                continue
+            message = blob_problem(own.path / paths.SPOOL, sha256, size_bytes)
+            if message is not None:
+                found.append(ChainProblem("blob", message, sha256=str(sha256)))
+    return [*pages, *found]
+
+
+def record_evidence(database: Database) -> tuple[list[ChainProblem], Evidence]:
+    """What is wrong with writers, attestations, entries and records, and what the attestations amount to; inside of a snapshot.
+
+    Python's own way from UTF-8 to text is twice as fast as ours, and gives up where a text is none.
+    """
+    connection = database.connection
+    tolerant = connection.text_factory
+    connection.text_factory = str
+    try:
+        return _recomputed(database)
+    except (JournalError, UnicodeDecodeError):
+        pass  # told of below, or again
+    finally:
+        connection.text_factory = tolerant
+    return _recomputed(database)
+
+
+def _recomputed(database: Database) -> tuple[list[ChainProblem], Evidence]:
+    evidence = Evidence()
+    found = writer_problems(database)
+    found += attestation_problems(database, evidence)
+    found += chain_problems(database, evidence.gaps)
+    found += record_problems(database, evidence)
+    return found, evidence
+
+
+@contextlib.contextmanager
+def _pages_checked(journal: Journal) -> Iterator[list[ChainProblem]]:
+    """SQLite's check of all pages, beside the block: it holds no interpreter lock. The list is complete when the block is left."""
+    found: list[ChainProblem] = []
+    failed: list[BaseException] = []
+
+    def check() -> None:
+        try:
+            with closing(Database(journal.database.path, read_only=True)) as database:
+                found.extend(database_problems(database))
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
+            failed.append(error)
+
+    thread = threading.Thread(target=check, name="journaltrack-pages", daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def database_problems(database: Database) -> Iterator[ChainProblem]:
+    """What SQLite's own check of pages and indexes says."""
+    for (line,) in database.read("PRAGMA integrity_check(20)"):
+        if line != "ok":
+            yield ChainProblem("database", str(line))
+
+
+def references_without_blob(database: Database) -> Iterator[ChainProblem]:
+    """Uploads of contents that the journal does not know."""
+    rows = database.read(
+        "SELECT u.sha256, min(u.seq) FROM (SELECT e.seq, CASE WHEN json_valid(e.payload) THEN json_extract(e.payload, '$.sha256') END "
+        "AS sha256 FROM entry e WHERE e.stream = 'upload' AND e.kind = 'upload') u "
+        "WHERE u.sha256 IS NOT NULL AND NOT EXISTS (SELECT 1 FROM blob b WHERE b.sha256 = u.sha256) GROUP BY 1"
+    )
+    for sha256, seq in rows:
+        yield ChainProblem("blob", f"entry {seq} names the content {str(sha256)[:100]}, which is not recorded", seq=seq, sha256=str(sha256))
+
+
+def needed_contents(database: Database) -> set[str]:
+    """Contents of uploads that are not delivered: the spool must have them."""
+    rows = database.read(
+        "SELECT DISTINCT json_extract(e.payload, '$.sha256') FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+        "WHERE e.stream = 'upload' AND json_valid(e.payload) AND (d.seq IS NULL OR d.outcome IN ('quarantined', 'in doubt'))"
+    )
+    return {str(sha256) for (sha256,) in rows}
+
+
+def left_out(folder: Path) -> frozenset[str]:
+    """Contents that were left out of the bundle that a journal came in: delivered from where it was made."""
+    try:
+        # Neither a link nor a FIFO: the folder may be somebody else's.
+        file = os.open(folder / layout.MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return frozenset()  # it came in no bundle
+    try:
+        data = os.read(file, limits.MANIFEST_BYTES_MAX)
+        return frozenset(layout.decode(data, reader_version=__version__).left_out)
+    except (OSError, ValueError, JournalError):
+        return frozenset()  # it is none of ours
+    finally:
+        os.close(file)
+
+
+def is_absent(spool: Path, sha256: str) -> bool:
+    """Whether nothing is in the place of the blob, not even a link."""
+    return is_digest(sha256) and not os.path.lexists(spool / sha256[:2] / sha256)
+
+
+def blob_problem(spool: Path, sha256: object, size_bytes: object) -> str | None:
+    """Why a blob is not what it should be, or None. Follows no link and opens nothing but regular files.
+
+    Args:
+        spool: The folder.
+        sha256: As recorded, whatever that is.
+        size_bytes: As recorded.
+    """
+    if not isinstance(sha256, str) or not is_digest(sha256):
+        return f"{limits.shown(str(sha256))} is not a SHA-256"
+    try:
+        with access.opened_blob(spool / sha256[:2] / sha256) as file:
+            found = os.fstat(file)
+            if found.st_size != size_bytes:
+                return f"the blob {sha256} has {found.st_size} bytes, {str(size_bytes)[:80]} were recorded"
+            digest = hashlib.sha256()
+            while chunk := os.read(file, _READ_BYTES):
+                digest.update(chunk)
+    except FileNotFoundError:
+        return f"the blob {sha256} is missing from the spool"
+    except OSError as error:
+        return f"the blob {sha256} can't be read: {error.strerror}"
+    except ValueError:
+        return f"the blob {sha256} is not a regular file"
+    return None if digest.hexdigest() == sha256 else f"the blob {sha256} has other bytes than were recorded"

@@ -1,0 +1,240 @@
+"""Where a journal stands now: what is pending and how old, what went wrong, who reconciles. Prints nothing, changes nothing.
+
+Costs what is pending and what is a problem, never what was delivered: it reads above the low-water mark, through the
+partial indexes, and the ``RECENT_RECEIPTS`` last receipts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack.journal import interruption, queries, view
+from journaltrack.journal.interruption import RunInProgress
+from journaltrack.journal.spool import use
+from journaltrack.journal.sqlite import access
+from journaltrack.journal.sqlite.compact import footprint
+from journaltrack.journal.view import RECENT_RECEIPTS, ErrorRecord
+from journaltrack.util import paths
+
+if TYPE_CHECKING:
+    from journaltrack.journal.journal import Journal
+    from journaltrack.journal.sqlite.connection import Database
+
+
+@dataclass(frozen=True, slots=True)
+class PendingStream:
+    """What is pending of one stream, without what is in flight."""
+
+    stream: str
+    entries: int
+    oldest_recorded_at_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LastSuccess:
+    """The last request that delivered something."""
+
+    action: str
+    at_ns: int
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseHolder:
+    """Who has the right to reconcile. ``alive`` is None when the process is on another machine."""
+
+    owner: str
+    host: str | None
+    pid: int | None
+    acquired_at_ns: int | None
+    expires_at_ns: int | None
+    alive: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What the journal takes on the disk.
+
+    Attributes:
+        database_bytes, wal_bytes: The database's file and its log.
+        spool_bytes, spool_files: Artifacts' contents.
+        database_free_bytes: Inside of the database's file, for what is recorded next.
+        spool_delivered_bytes: Contents that nothing undelivered needs: `prune` may remove them.
+    """
+
+    database_bytes: int
+    wal_bytes: int
+    spool_bytes: int
+    spool_files: int
+    database_free_bytes: int = 0
+    spool_delivered_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStatus:
+    """Where a journal stands.
+
+    Attributes:
+        journal_id, path: Of the journal.
+        at_ns: The time of this status.
+        last_seq: Of the newest entry; 0 when there is none.
+        components: How many it has.
+        pending: Entries that wait.
+        pending_by_stream: The same by stream.
+        oldest_pending_at_ns: When the oldest of them was recorded; ``oldest_pending_age_s`` is its age in seconds.
+        in_flight: Entries named by requests without a recorded answer.
+        unfinished_receipts: Those requests. While nobody holds the lease they are what a killed sync left behind; the
+            next sync settles them.
+        in_doubt, quarantined: Entries.
+        last_success, last_error: Of recent requests.
+        lease: Who reconciles; None when nobody does.
+        sizes: On the disk.
+        exposed: How others can read or change the journal; None when they can't.
+        left_open: Runs in progress whose processes are dead, or can't be seen from here.
+    """
+
+    journal_id: str
+    path: str
+    at_ns: int
+    last_seq: int
+    components: int
+    pending: int
+    pending_by_stream: tuple[PendingStream, ...]
+    oldest_pending_at_ns: int | None
+    oldest_pending_age_s: float | None
+    in_flight: int
+    unfinished_receipts: int
+    in_doubt: int
+    quarantined: int
+    last_success: LastSuccess | None
+    last_error: ErrorRecord | None
+    lease: LeaseHolder | None
+    sizes: Sizes
+    exposed: str | None = None
+    left_open: tuple[RunInProgress, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The status as ``json.dumps`` takes it, see ``journaltrack.journal.view.to_json``."""
+        converted: dict[str, Any] = view.to_json(self)
+        return converted
+
+
+_CHOSEN: Final = (
+    "(?1 IS NULL OR e.component_id IN (SELECT value FROM json_each(?1))) "
+    "AND (?2 IS NULL OR e.recorded_at_ns >= ?2 OR e.kind IN ('create', 'load'))"
+)
+_UNSETTLED: Final = f"{queries.LOOKED_AT} AND e.seq NOT IN (SELECT seq FROM delivery) AND {_CHOSEN}"
+
+
+def status(
+    journal: Journal | str | os.PathLike[str] | None = None,
+    *,
+    component: str | None = None,
+    since_ns: int | None = None,
+    clock_ns: Callable[[], int] = time.time_ns,
+) -> JournalStatus:
+    """Where a journal stands.
+
+    Args:
+        journal: An open journal, its folder, or None for the default journal.
+        component: Shell pattern: count only entries of these components.
+        since_ns: Count only entries that a sync with this limit is about.
+        clock_ns: Nanoseconds since the epoch.
+
+    Raises:
+        JournalError: It can't be read.
+    """
+    with view.opened(journal) as own, view.snapshot(own.database):
+        return _status(own, view.matching(own, component), since_ns, clock_ns())
+
+
+def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int) -> JournalStatus:
+    database = journal.database
+    flying = view.in_flight(database)
+    sent = database.read(
+        "SELECT e.stream, count(*) FROM json_each(?3) i "
+        "CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
+        f"WHERE {_UNSETTLED} GROUP BY 1",
+        (ids, since_ns, flying.json),
+    )
+    in_flight = dict(sent)
+    rows = database.read(
+        f"SELECT e.stream, count(*), min(e.recorded_at_ns) FROM entry e WHERE {_UNSETTLED} GROUP BY 1 ORDER BY 1", (ids, since_ns)
+    )
+    streams = tuple(PendingStream(stream, n - in_flight.get(stream, 0), oldest) for stream, n, oldest in rows)
+    oldest_ns = min((s.oldest_recorded_at_ns for s in streams if isinstance(s.oldest_recorded_at_ns, int)), default=None)
+    of_problems = "SELECT d.outcome, count(*) FROM delivery d {} WHERE d.outcome IN ('quarantined', 'in doubt') {} GROUP BY 1"
+    if ids is None and since_ns is None:  # the index alone
+        problems = dict(database.read(of_problems.format("", "")))
+    else:
+        problems = dict(database.read(of_problems.format("JOIN entry e ON e.seq = d.seq", f"AND {_CHOSEN}"), (ids, since_ns)))
+    return JournalStatus(
+        journal_id=journal.journal_id,
+        path=str(journal.path),
+        at_ns=now_ns,
+        last_seq=journal.last_seq(),
+        components=len(json.loads(ids)) if ids is not None else database.read("SELECT count(*) FROM component")[0][0],
+        pending=sum(s.entries for s in streams),
+        pending_by_stream=tuple(s for s in streams if s.entries),
+        oldest_pending_at_ns=oldest_ns,
+        oldest_pending_age_s=None if oldest_ns is None else round(max(0, now_ns - oldest_ns) / 1e9, 3),
+        in_flight=sum(in_flight.values()),
+        unfinished_receipts=flying.receipts,
+        in_doubt=problems.get("in doubt", 0),
+        quarantined=problems.get("quarantined", 0),
+        last_success=_last_success(database),
+        last_error=view.last_error(database),
+        lease=_lease(database, now_ns),
+        sizes=_sizes(journal),
+        exposed=access.exposure(journal.path),
+        left_open=tuple(interruption.left_open(journal, None if ids is None else json.loads(ids))),
+    )
+
+
+def _last_success(database: Database) -> LastSuccess | None:
+    rows = database.read(
+        "SELECT action, finished_at_ns, request_id FROM receipt WHERE outcome = 'delivered' AND "
+        f"id > (SELECT coalesce(max(id), 0) FROM receipt) - {RECENT_RECEIPTS} ORDER BY id DESC LIMIT 1"
+    )
+    return LastSuccess(*rows[0]) if rows else None
+
+
+def _lease(database: Database, now_ns: int) -> LeaseHolder | None:
+    """The holder, unless it is certainly gone.
+
+    The kernel's lock is not tried: holding it for a moment would make somebody's sync fail, and closing its file would
+    drop this process's own.
+    """
+    rows = database.read("SELECT owner, host, pid, acquired_at_ns, expires_at_ns FROM lease")
+    if not rows or rows[0][0] is None:
+        return None
+    owner, host, pid, acquired_ns, expires_ns = rows[0]
+    alive = _runs(pid) if host == socket.gethostname() else None
+    expired = not isinstance(expires_ns, int) or now_ns >= expires_ns
+    if alive is False or (alive is None and expired):
+        return None
+    return LeaseHolder(owner, host, pid, acquired_ns, expires_ns, alive)
+
+
+def _runs(pid: object) -> bool:
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def _sizes(journal: Journal) -> Sizes:
+    found = footprint(journal.database)
+    spool = use.use(journal.path / paths.SPOOL, use.needed(journal.database))
+    return Sizes(found.database_bytes, found.wal_bytes, spool.size_bytes, spool.files, found.free_bytes, spool.delivered_bytes)

@@ -1,0 +1,271 @@
+"""How a tracker starts and ends: its settings, the name it tracks, the journal it opens, its final status.
+
+The parts of ``tracker`` that need no tracker. Must not know the reconciler, boto3 or SQL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import time
+import traceback as tracebacks
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, SupportsFloat, cast
+
+from journaltrack import limits
+from journaltrack.errors import InvalidInputError, InvalidTypeError
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import provenance
+from journaltrack.journal.journal import Journal, OnJournalError
+from journaltrack.tracking import sagemaker_job, validation
+from journaltrack.tracking.services import ReplayRequest
+from journaltrack.tracking.sigterm import TerminatedError
+from journaltrack.tracking.trial_component import TrialComponent
+from journaltrack.util import redaction
+from journaltrack.util.config import Configuration, current
+from journaltrack.util.deadline import Deadline
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from journaltrack.journal.entries import Draft
+    from journaltrack.journal.sqlite.connection import Durability
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `create` and `load` were given, and the configuration at that time: for the life of the tracker."""
+
+    artifact_bucket: str | None = None
+    artifact_prefix: str | None = None
+    boto3_session: Any = None
+    sagemaker_client: Any = None
+    strict: bool = False
+    sync: str = "close"
+    close_deadline_s: float = 10.0
+    durability: Durability = "process"
+    redact: tuple[str, ...] = ()
+    sigterm: str = "default"
+    configuration: Configuration = field(default_factory=Configuration)
+
+
+def settings_of(
+    bucket: str | None = None,
+    prefix: str | None = None,
+    session: Any = None,  # noqa: ANN401 - boto3 has no types of its own
+    client: Any = None,  # noqa: ANN401
+    strict: bool = False,
+    sync: str | bool | None = None,
+    close_deadline_s: float | None = None,
+    durability: Durability | None = None,
+    redact: Iterable[str] | None = None,
+    sigterm: str | None = None,
+) -> Settings:
+    """The settings, checked; what was not given comes from the configuration.
+
+    Raises:
+        InvalidInputError: An option that can't be right.
+        InvalidTypeError: A bucket or prefix that is no str, patterns that are no list of str, a session or client that is none.
+    """
+    known = current()
+    if not isinstance(sync, (str, bool, type(None))):
+        raise InvalidTypeError(f"sync must be a str or a bool, not {type(sync).__name__}", hint=_SYNC_HINT)
+    chosen = known.sync if sync is None else _SYNC_OF_BOOL[sync] if isinstance(sync, bool) else sync
+    if chosen not in {"close", "background", "off"}:
+        raise InvalidInputError(f"sync={limits.shown(chosen)} is not known", hint=_SYNC_HINT)
+    close_deadline_s = known.close_deadline_s if close_deadline_s is None else close_deadline_s
+    if isinstance(close_deadline_s, bool) or not isinstance(close_deadline_s, SupportsFloat):
+        raise InvalidTypeError(f"close_deadline_s must be a number of seconds, not {type(close_deadline_s).__name__}")
+    if not close_deadline_s > 0:
+        raise InvalidInputError(f"close_deadline_s is {close_deadline_s}; it must be positive", hint='sync="off" replays nothing on close')
+    if not isinstance(durability, (str, type(None))):
+        raise InvalidTypeError(f"durability must be a str, not {type(durability).__name__}", hint='it is "process" or "power"')
+    sigterm = known.sigterm if sigterm is None else sigterm
+    if sigterm not in {"default", "stop"}:
+        raise InvalidInputError(f"sigterm={sigterm!r} is not known", hint='"stop" ends the with block and the run; "default" does nothing')
+    validation.optional_text(prefix, "artifact_prefix")
+    _check_makes_requests(session, "boto3_session", "client", "boto3.Session()")
+    _check_makes_requests(client, "sagemaker_boto_client", "update_trial_component", 'session.client("sagemaker")')
+    return Settings(
+        validation.bucket(bucket),
+        prefix,
+        session,
+        client,
+        strict,
+        chosen,
+        float(close_deadline_s),
+        cast("Durability", known.durability) if durability is None else durability,
+        (*known.redact, *redaction.patterns(redact)),
+        sigterm,
+        known,
+    )
+
+
+def _check_makes_requests(value: object, what: str, method: str, example: str) -> None:
+    """A prefix or a region in the place of a session is told at the call, not by a warning hours later."""
+    if value is not None and not callable(getattr(value, method, None)):
+        raise InvalidTypeError(
+            f"{what} is of the type {type(value).__name__}, which makes no requests: it has no {method}()",
+            hint=f"pass what {example} returns, or nothing",
+        )
+
+
+def replay_request(journal: Path, component: str, deadline_s: float, settings: Settings) -> ReplayRequest:
+    """What a tracker with these settings asks for; its time begins now."""
+    return ReplayRequest(
+        journal, component, deadline_s, Deadline(deadline_s), settings.configuration, settings.boto3_session, settings.sagemaker_client
+    )
+
+
+_SYNC_OF_BOOL: Final = {True: "close", False: "off"}
+_SYNC_HINT: Final = (
+    '"close" (or True) replays on close, "background" all the time, "off" (or False) leaves it to `journaltrack sync` or `watch`'
+)
+
+
+def name_for(name: str | None, base: str | None, *, resume: bool) -> str:
+    """The name of a new component: the given one in lower case, or one made here, unique."""
+    if name is not None:
+        if base is not None:
+            raise InvalidInputError("give trial_component_name or base_trial_component_name, not both")
+        return _lower(validation.entity_name(name, "trial component name"))
+    if resume:
+        raise InvalidInputError("resume=True needs a trial_component_name", hint="the name is how the next job finds the run")
+    base = "trialcomponent" if base is None else _lower(validation.entity_name(base, "base trial component name"))
+    suffix = f"-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+    return base[: limits.NAME_CHARS_MAX - len(suffix)].rstrip("-") + suffix
+
+
+def name_to_load(name: str | None, training_job: str | None, processing_job: str | None) -> tuple[str, bool]:
+    """The name to load, and whether it is a job's component."""
+    given = [n for n in (name, training_job, processing_job) if n is not None]
+    if len(given) > 1:
+        raise InvalidInputError("give one of trial_component_name, training_job_name and processing_job_name")
+    if training_job is not None:
+        return _lower(validation.entity_name(sagemaker_job.component_of(training_job, "training"), "trial component name")), True
+    if processing_job is not None:
+        return _lower(validation.entity_name(sagemaker_job.component_of(processing_job, "processing"), "trial component name")), True
+    if name is not None:
+        return _lower(validation.entity_name(name, "trial component name")), False
+    resolved = sagemaker_job.component_of_this_job()
+    if resolved is None:
+        raise InvalidInputError(
+            "no trial_component_name was given, and this is no SageMaker training, processing or transform job",
+            hint="name the component, or use Tracker.create()",
+        )
+    return resolved, True
+
+
+def _lower(name: str) -> str:
+    if name != name.lower():
+        logger.warning("trial component names are kept in lower case, which is all that SageMaker's metrics accept: %s", name.lower())
+    return name.lower()
+
+
+def open_journal(
+    journal: str | os.PathLike[str] | Journal | None, durability: Durability, on_journal_error: OnJournalError
+) -> tuple[Journal, bool]:
+    """The journal to write to, and whether it was opened here."""
+    if isinstance(journal, Journal):
+        return journal, False
+    provenance.ask_git()
+    return Journal.open(journal, durability=durability, on_journal_error=on_journal_error, appending=True), True
+
+
+@contextlib.contextmanager
+def closing_on_error(journal: Journal, owned: bool) -> Iterator[None]:
+    """Close a journal that was opened here if the block fails."""
+    try:
+        yield
+    except BaseException:
+        if owned:
+            journal.close()
+        raise
+
+
+def attached(journal: Journal, name: object) -> TrialComponent:
+    """A foreign trial component object, tracked in the default journal."""
+    checked = _lower(validation.entity_name(name, "trial_component.trial_component_name"))
+    component_id = journal.component(checked)
+    if not journal.state_entries(component_id):
+        journal.append(component_id, [vocabulary.load()])
+    return TrialComponent(journal, component_id, checked)
+
+
+def keys_in(journal: Journal, component_id: int) -> dict[str, set[str]]:
+    """The names that the component has in the journal, deliverable ones."""
+    keys: dict[str, set[str]] = {kind: set() for kind in vocabulary.KEYS_MAX}
+    for entry in journal.state_entries(component_id):
+        with contextlib.suppress(ValueError):  # a damaged payload, which ``plan`` quarantines
+            if (
+                entry.kind in keys
+                and len(keys[entry.kind]) < vocabulary.KEYS_MAX[entry.kind][0]
+                and vocabulary.undeliverable(entry) is None
+            ):
+                keys[entry.kind].add(entry.name or "")
+    return keys
+
+
+def final_status(error: BaseException | None) -> Draft:
+    """The status at the end of a `with` block that ended so; the traceback is for the journal alone.
+
+    An exception may be of any class: nothing that its own methods do keeps the run from its end.
+    """
+    now_ns = time.time_ns()
+    if error is None or (isinstance(error, SystemExit) and _is_success(error.code)):
+        return vocabulary.status(primary="Completed", end_ns=now_ns)
+    kind = _text_of(lambda: type(error).__name__) or "an exception"
+    message = limits.one_line(_text_of(lambda: _message_of(error)))
+    text = _text_of(lambda: "".join(tracebacks.format_exception(type(error), error, error.__traceback__)))
+    return vocabulary.status(
+        primary="Stopped" if _is_stop(error) else "Failed",
+        message=message or kind,
+        end_ns=now_ns,
+        traceback=text[-limits.TRACEBACK_CHARS_MAX :] or kind,
+    )
+
+
+def _message_of(error: BaseException | None) -> str:
+    if isinstance(error, SystemExit) and not isinstance(error, TerminatedError):
+        return f"SystemExit: {error.code}"
+    return str(error)
+
+
+def _is_success(code: object) -> bool:
+    """Return whether the interpreter exits with 0 for the code of a ``SystemExit``.
+
+    It prints what is no integer, and exits with 1.
+    """
+    return code is None or (isinstance(code, int) and int(code) == 0)
+
+
+def _is_stop(error: BaseException) -> bool:
+    """Return whether somebody asked the block to end, by an exception or a group of nothing else.
+
+    Those are Ctrl-C, the cancelling of a task, and the closing of a generator.
+    """
+    classes = type(error).__mro__
+    # By name, since Python 3.10 has none; trio and anyio raise one on Ctrl-C.
+    if any(each.__name__ == "BaseExceptionGroup" for each in classes):
+        members = getattr(error, "exceptions", ())
+        return bool(members) and all(_is_stop(each) for each in members)
+    names = {(each.__module__, each.__name__) for each in classes}
+    return isinstance(error, (KeyboardInterrupt, GeneratorExit, TerminatedError)) or not names.isdisjoint(_CANCELLED)
+
+
+_CANCELLED: Final = {("asyncio.exceptions", "CancelledError"), ("trio", "Cancelled")}
+"""Known by name: to import asyncio takes longer than to create a tracker."""
+
+
+def _text_of(make: Callable[[], str]) -> str:
+    """Return a text that foreign code makes; an empty one when that fails, however it does."""
+    try:
+        return str.__str__(make())
+    except BaseException as error:  # noqa: BLE001 - what ended the block is what has to be seen
+        logger.debug("an exception has no text: %s", type(error).__name__)
+        return ""

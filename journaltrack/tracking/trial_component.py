@@ -1,0 +1,136 @@
+"""A trial component as the journal knows it: what was logged, read back; also what AWS could never accept of it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.fold import FieldValue, Place, Status, blob_of, in_order, merge_status, value_of
+from journaltrack.journal.queries import origins
+from journaltrack.util import paths
+
+if TYPE_CHECKING:
+    from journaltrack.journal.journal import Journal
+
+
+@dataclass(frozen=True, slots=True)
+class TrialComponentArtifact:
+    """An artifact: ``value`` is a URI or text, or the path in the spool of a file that was logged."""
+
+    value: str
+    media_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialComponentStatus:
+    """``primary_status`` is InProgress, Completed, Failed, Stopping or Stopped."""
+
+    primary_status: str | None = None
+    message: str | None = None
+
+
+class TrialComponent:
+    """The component that a tracker tracks; every attribute reads the journal anew.
+
+    Entries whose payload can't be decoded (a damaged or crafted journal) are passed over.
+
+    Args:
+        journal: That holds it.
+        component_id: From ``journal.component``.
+        name: Of the component.
+    """
+
+    def __init__(self, journal: Journal, component_id: int, name: str) -> None:
+        self.journal = journal
+        self.component_id = component_id
+        self.trial_component_name = name
+
+    @property
+    def trial_component_arn(self) -> str | None:
+        """The ARN; None until a replay confirmed the component."""
+        row = self.journal.find(self.trial_component_name)
+        return row.arn if row else None
+
+    @property
+    def display_name(self) -> str | None:
+        """As given to ``create``."""
+        names = [e.detail.get("display_name") for e in self._entries(vocabulary.CREATE)]
+        return next((name for name in reversed(names) if name), None)
+
+    @property
+    def parameters(self) -> dict[str, str | float]:
+        """The last value per name; a number that is no finite double is its text."""
+        values: dict[str, str | float] = {}
+        for entry in self._entries(vocabulary.PARAMETER):
+            detail = entry.detail
+            values[entry.name or ""] = str(detail.get("text", detail.get("exact", ""))) if entry.value is None else entry.value
+        return values
+
+    @property
+    def input_artifacts(self) -> dict[str, TrialComponentArtifact]:
+        """The last input per name."""
+        return self._artifacts(vocabulary.INPUT)
+
+    @property
+    def output_artifacts(self) -> dict[str, TrialComponentArtifact]:
+        """The last output per name."""
+        return self._artifacts(vocabulary.OUTPUT)
+
+    @property
+    def status(self) -> TrialComponentStatus | None:
+        """The last status; None if none was set."""
+        status = self._status()
+        return TrialComponentStatus(status.primary, status.message) if status.primary else None
+
+    @property
+    def start_time(self) -> datetime | None:
+        """When the run started, UTC."""
+        return _moment(self._status().start_ns)
+
+    @property
+    def end_time(self) -> datetime | None:
+        """When the run ended, UTC."""
+        return _moment(self._status().end_ns)
+
+    def _entries(self, kind: str) -> list[vocabulary.Entry]:
+        """In the order in which they were recorded, which in a merged journal is not that of ``seq``."""
+        found = [e for e in self.journal.state_entries(self.component_id) if e.kind == kind and _is_readable(e)]
+        origin = origins(self.journal.database.read).get
+        return in_order(found, [Place(n, e.recorded_at_ns, origin(e.writer_id, 0)) for n, e in enumerate(found)])
+
+    def _artifacts(self, kind: str) -> dict[str, TrialComponentArtifact]:
+        artifacts = {}
+        for entry in self._entries(kind):
+            detail = entry.detail
+            value = detail.get("value")
+            if not isinstance(value, str):
+                if not isinstance(detail.get("sha256"), str):
+                    continue
+                sha256 = blob_of(entry).sha256  # a crafted one could name a file outside of the spool
+                value = str(self.journal.path / paths.SPOOL / sha256[:2] / sha256)
+            artifacts[entry.name or ""] = TrialComponentArtifact(value, detail.get("media_type"))
+        return artifacts
+
+    def _status(self) -> Status:
+        merged: FieldValue = Status()
+        for entry in self._entries(vocabulary.STATUS):
+            with contextlib.suppress(ValueError):  # a crafted time
+                merged = merge_status(merged, value_of(entry))
+        return merged if isinstance(merged, Status) else Status()
+
+    def __repr__(self) -> str:
+        return f"TrialComponent({self.trial_component_name!r}, journal={str(self.journal.path)!r})"
+
+
+def _is_readable(entry: vocabulary.Entry) -> bool:
+    try:
+        return entry.unsound is None and isinstance(entry.detail, dict)
+    except ValueError:
+        return False
+
+
+def _moment(nanoseconds: int | None) -> datetime | None:
+    return None if nanoseconds is None else datetime.fromtimestamp(nanoseconds / 1e9, timezone.utc)

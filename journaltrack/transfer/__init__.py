@@ -1,0 +1,1 @@
+"""Journals and evidence from one place to another: bundles, exports, receipts, merges."""

@@ -1,0 +1,1 @@
+"""What another copy attests, looked at first and then applied to this journal."""

@@ -1,0 +1,568 @@
+"""Attestations of another copy, applied to this journal: both copies' evidence is kept, and what became of entries converges.
+
+The reconciling side of the journal, as ``settlement``: the caller holds the lease. Must not know where the attestations come
+from, nor a remote.
+
+Invariants: a source is looked at to its end before anything is taken over; then it is taken over in many transactions, since
+others append meanwhile, and the process may be killed between any two. After each of them ``verify_chains`` finds what it found
+before, and nothing is pending that was settled here or is by the source's last word: what the source released first, and settled
+later, is in doubt until that later word is here. An attestation is taken over as it is, after every one that its process made
+before; nothing that is here is overwritten by something that did not know it, unless it says that entries arrived: that is final,
+and of two such claims the earlier one holds. Memory grows with components and problems alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from journaltrack import limits
+from journaltrack.errors import JournalAlteredError
+from journaltrack.journal.fold import MAP_OF_KIND, Place
+from journaltrack.journal.queries import origins
+from journaltrack.journal.schema import schema
+from journaltrack.journal.sqlite.connection import bound
+from journaltrack.replay.evidence import statements, taken
+from journaltrack.replay.evidence.attestations import Attestor, Settled, Statement
+from journaltrack.replay.evidence.statements import Named, Said
+from journaltrack.replay.evidence.turns import Turns
+from journaltrack.replay.plan.actions import PutMetrics
+from journaltrack.transfer.apply import checks
+from journaltrack.transfer.apply.checks import Checked
+from journaltrack.transfer.apply.places import Places
+from journaltrack.transfer.apply.source import Attested, Source, WriterRow, check_writer, forged, joined, text_of
+from journaltrack.util.intervals import as_intervals, as_text
+
+if TYPE_CHECKING:
+    import sqlite3
+
+MERGE: Final = "merge"
+"""The action of attestations for what was decided, or found, when copies were brought together."""
+HELD: Final = "held"
+"""The outcome of those for entries whose settlement is still to come: until then they are in doubt."""
+_REASON: Final = "a merge that has not ended brings what became of it: merge its journal again"
+_TO_COME: Final = f"r.action = '{MERGE}' AND r.outcome = '{HELD}'"
+_PROBLEMS: Final = "SELECT seq, receipt_id, outcome, reason, settled_at_ns FROM delivery WHERE seq BETWEEN ? AND ? AND outcome IN ('quarantined', 'in doubt')"
+_DESCRIBED: Final = ", ".join(schema.WRITER_COLUMNS)
+_INSERT_WRITER: Final = schema.insert_sql("writer")
+_INSERT_ATTESTATION: Final = schema.insert_sql("attestation")
+_INSERT_RECEIPT: Final = schema.insert_sql("receipt")
+_STILL_IN_DOUBT: Final = (
+    "outcome = 'in doubt' AND excluded.outcome = 'in doubt' AND NOT EXISTS "
+    f"(SELECT 1 FROM receipt r WHERE r.id = delivery.receipt_id AND {_TO_COME})"
+)
+# ``report_attestations`` says the same of claims: what arrived is final, and the earlier of two arrivals holds; still in doubt is
+# in doubt since when, and by which request, it was.
+_SETTLE: Final = (
+    "INSERT INTO delivery (seq, receipt_id, outcome, reason, settled_at_ns) SELECT e.seq, ?1, ?2, ?3, ?4 FROM entry e "
+    "WHERE e.seq BETWEEN ?5 AND ?6 ON CONFLICT (seq) DO UPDATE SET "
+    f"receipt_id = CASE WHEN {_STILL_IN_DOUBT} THEN receipt_id ELSE excluded.receipt_id END, "
+    f"settled_at_ns = CASE WHEN {_STILL_IN_DOUBT} THEN settled_at_ns ELSE excluded.settled_at_ns END, "
+    "reason = excluded.reason, outcome = excluded.outcome WHERE outcome NOT IN ('delivered', 'superseded') "
+    "OR (excluded.outcome IN ('delivered', 'superseded') AND excluded.settled_at_ns < settled_at_ns)"
+)
+_STILL: Final = "UPDATE delivery SET reason = ? WHERE seq BETWEEN ? AND ? AND outcome = 'in doubt'"
+_RELEASE: Final = "DELETE FROM delivery WHERE seq BETWEEN ? AND ? AND outcome NOT IN ('delivered', 'superseded')"
+_REOPEN: Final = "DELETE FROM delivery WHERE seq BETWEEN ? AND ? AND settled_at_ns <= ?"  # it was found to be gone
+_MAPS: Final = " ".join(f"WHEN '{kind}' THEN '{field_map}'" for kind, field_map in MAP_OF_KIND.items())
+_FIELDS: Final = (
+    f"SELECT CASE e.kind {_MAPS} END, coalesce(e.name, ''), e.seq, e.recorded_at_ns, e.writer_id FROM entry e "
+    "JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND e.stream <> 'metric' "
+    f"AND e.kind IN ({', '.join(repr(kind) for kind in MAP_OF_KIND)}) AND d.outcome = 'delivered'"
+)
+_HELD_FIELD: Final = (
+    "SELECT e.seq, e.recorded_at_ns, e.writer_id FROM field f JOIN entry e ON e.seq = f.seq JOIN delivery d ON d.seq = f.seq "
+    "WHERE f.component_id = ? AND f.map = ? AND f.key = ? AND d.outcome = 'delivered'"
+)
+_COMPONENTS: Final = "SELECT DISTINCT component_id FROM entry WHERE seq BETWEEN ? AND ? AND stream <> 'metric'"
+_INSERT_COMPONENT: Final = "INSERT INTO component (name, created_at_ns) VALUES (?, ?)"
+_INSERT_FIELD: Final = "INSERT OR REPLACE INTO field (component_id, map, key, seq) VALUES (?, ?, ?, ?)"
+_OF_RECORD: Final = 10
+"""Measured: recording a receipt and its attestation takes about as long as settling so many entries."""
+
+Ahead: TypeAlias = dict[str, list[tuple[int, int, int]]]
+"""By a writer's uuid: (first, last) place of entries that are not here, and the attestation that is about them."""
+
+
+@dataclass(slots=True)
+class Applied:
+    """What was taken over.
+
+    Attributes:
+        attestations, receipts, reconcilers: New ones, and the processes that made them.
+        known: Attestations that were here already.
+        elsewhere: Of the new ones, those about entries none of which is here.
+        settled: By outcome, how many more entries are settled so than before; negative for fewer.
+        kept: Entries that stay in doubt or quarantined although the other copy made them pending, since it did not know why.
+    """
+
+    attestations: int = 0
+    receipts: int = 0
+    reconcilers: int = 0
+    known: int = 0
+    elsewhere: int = 0
+    settled: Counter[str] = field(default_factory=Counter)
+    kept: int = 0
+
+
+class Applier:
+    """Applies attestations in short transactions of the attestor's.
+
+    Args:
+        attestor: Of this process, with the journal's lease.
+    """
+
+    def __init__(self, attestor: Attestor) -> None:
+        database = attestor.database
+        self.applied = Applied()
+        self.writers: dict[str, int] = dict(database.read("SELECT uuid, id FROM writer"))
+        self.turns = Turns(attestor)
+        self._attestor = attestor
+        self._database = database
+        self._components: dict[str, int] = {str(name).lower(): i for i, name in database.read("SELECT id, name FROM component")}
+        self._places = Places(database)
+        self._connection: sqlite3.Connection
+        self._generation = 0  # the highest of a lease that was read of
+        self._touched: set[int] = set()  # components of which something was said
+        self._settled: list[tuple[int, int, int]] = []  # and in this transaction: (component, first, last) of entries
+        self._lost: dict[int, tuple[Any, ...]] = {}  # problems as they were before the source's word about them
+        self._changed: set[int] = set()  # those of which this transaction said something
+        self._last_attestation = 0
+        self._outcomes: Counter[str] = Counter()
+        self._is_origin_told = False
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One of many: what it leaves is right whether or not another follows.
+
+        Raises:
+            LeaseLostError: Somebody else took the lease over.
+        """
+        lease = self._attestor.lease
+        highest = lease.generation
+        self._settled.clear()
+        self._changed.clear()
+        with self.turns.transaction() as connection:
+            self._connection = connection
+            yield connection
+            self._derive_settled()
+            if self._generation > highest:
+                highest = lease.outdo(connection, self._generation)
+        lease.generation = highest
+
+    def close(self) -> None:
+        """Drop what is there for the application alone."""
+        self._places.close()
+
+    # -- entries and processes ----------------------------------------------------------------------------------
+
+    def check_writer(self, row: WriterRow, where: str) -> None:
+        """See that a process is as it described itself, and as it is described here.
+
+        Raises:
+            EvidenceError: It is not.
+        """
+        if row.uuid not in self.writers:
+            check_writer(row, where)
+            return
+        (found,) = self._database.read(f"SELECT {_DESCRIBED}, digest FROM writer WHERE id = ?", (self.writers[row.uuid],))
+        if (*row.columns, row.digest) != tuple(found):
+            raise forged(where, f"the process {limits.shown(row.uuid)} is described otherwise there than here")
+
+    def add_writer(self, row: WriterRow) -> int:
+        """Inside of a transaction: the local id of a process that was checked, recorded if it is new."""
+        known = self.writers.get(row.uuid)
+        if known is None:
+            known = int(self._connection.execute(_INSERT_WRITER, (*row.columns, row.digest)).lastrowid or 0)
+            self.writers[row.uuid] = known
+        return known
+
+    def spelling(self, name: str) -> str | None:
+        """How a component (case does not matter) is spelled here; None if it is not here."""
+        found = self._database.read("SELECT name FROM component WHERE name = ?", (name,))
+        return str(found[0][0]) if found else None
+
+    def add_component(self, name: str) -> int:
+        """Inside of a transaction: the local id of a component, made if it is new; what is known of it already counts then."""
+        known = self._components.get(name.lower())
+        if known is None:
+            found = self._connection.execute("SELECT id FROM component WHERE name = ?", (name,)).fetchone()  # made by others meanwhile
+            columns = (name, self._attestor.clock_ns())
+            known = found[0] if found else self._connection.execute(_INSERT_COMPONENT, columns).lastrowid or 0
+            self._components[name.lower()] = known
+            for receipt_id, said in self._nameless.get(name.lower(), ()):
+                self._learn(said, receipt_id, known)
+        self._touched.add(known)
+        return known
+
+    def add_run(self, writer_id: int, first: int, last: int, shift: int) -> None:
+        """Entries were added: those of these places, whose ``seq`` is higher by ``shift``."""
+        self._places.add(writer_id, first, last, shift)
+
+    def places(self, named: Named, above: int = 0) -> list[tuple[int, int]]:
+        """Where those of the entries are that are here, as (first, last) of ``seq``; only those beyond ``above``."""
+        found = []
+        for uuid, intervals in named.items():
+            writer_id = self.writers.get(uuid)
+            if writer_id is None:
+                continue
+            for first, last in intervals:
+                for begin, end in self._places.find(writer_id, first, last):
+                    if end > above:
+                        found.append((max(begin, above + 1), end))
+        found.sort()
+        return found
+
+    def components_of(self, named: Named) -> Iterator[tuple[str, str]]:
+        """Those of the entries that are here: where one of each run of one component is, and the component."""
+        for first, last in self.places(named):
+            sql = (
+                "SELECT min(e.seq), c.name FROM entry e JOIN component c ON c.id = e.component_id WHERE e.seq BETWEEN ? AND ? GROUP BY c.id"
+            )
+            for seq, name in self._database.read(sql, (first, last)):
+                yield f"entry {seq}", str(name)
+
+    # -- attestations -------------------------------------------------------------------------------------------
+
+    def take_over(self, checked: Checked) -> None:
+        """Record those attestations that are not here yet, and follow them; decide where the copies contradict each other."""
+        source = checked.source
+        self.applied = Applied(known=checked.known, reconcilers=checked.reconcilers)
+        self._lost.clear()
+        self._last_attestation = self._database.read("SELECT coalesce(max(id), 0) FROM attestation")[0][0]
+        self._outcomes = self._count()
+        self._is_origin_told = False
+        if checked.taken:
+            with self.transaction():  # before: a kill leaves nothing here of which it is not known whose word it is
+                self.tell_origin(source, checked.taken)
+        new = ((n, each) for n, each in enumerate(source.attestations(), 1) if each.writer_seq > checked.heads.get(each.uuid, 0))
+        read = ((n, each, checks.read(source, each)) for n, each in new)
+        for group in self._groups(read):
+            with self.transaction():
+                for _, each, said in group:
+                    if each.uuid not in self.writers:
+                        self.add_writer(source.writers[each.uuid])
+                    self._record(each, said)
+                self._decide(checked, group[-1][0])
+        self.derive(self._touched)
+        after = self._count()
+        self.applied.settled = Counter({k: after[k] - self._outcomes[k] for k in after | self._outcomes if after[k] != self._outcomes[k]})
+
+    def _groups(self, read: Iterator[tuple[int, Attested, Said]]) -> Iterator[list[tuple[int, Attested, Said]]]:
+        """As many at a time as a transaction shall settle entries."""
+        group, rows = [], 0
+        for each in read:
+            group.append(each)
+            rows += _OF_RECORD + sum(last - first + 1 for named in each[2].entries.values() for first, last in named)
+            if rows >= self.turns.size:
+                yield group
+                group, rows = [], 0
+        if group:
+            yield group
+
+    def _record(self, each: Attested, said: Said) -> None:
+        self._generation = max(self._generation, said.generation)
+        here = self.places(said.entries)
+        component_id = None if said.component is None else self._components.get(said.component.lower())
+        receipt_id = None
+        if said.started_at_ns is not None and not taken.is_note(said):
+            columns = (
+                *(said.action, component_id, text_of(here), said.generation, said.started_at_ns, said.finished_at_ns, said.outcome),
+                *(said.attempts, said.request_id, said.error_code, said.error_text),
+            )
+            receipt_id = int(self._connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
+            self.applied.receipts += 1
+        self._connection.execute(_INSERT_ATTESTATION, (self.writers[each.uuid], each.writer_seq, receipt_id, each.body, each.digest))
+        self.applied.attestations += 1
+        self.applied.elsewhere += bool(said.entries) and not here
+        self._follow(said, receipt_id, here)
+        self._learn(said, receipt_id, component_id)
+        if said.settled and said.action != PutMetrics.action:
+            self.note(here)
+
+    def note(self, here: Iterable[tuple[int, int]]) -> None:
+        """Something was said of these entries."""
+        self._settled += [(row[0], first, last) for first, last in here for row in self._connection.execute(_COMPONENTS, (first, last))]
+
+    def _follow(self, said: Said, receipt_id: int | None, here: Sequence[tuple[int, int]], above: int = 0) -> None:
+        """Settle the entries as it says."""
+        if said.released:
+            for first, last in here:
+                self._remember(first, last)
+                if said.reopened:
+                    self._connection.execute(_REOPEN, (first, last, said.finished_at_ns))
+                else:
+                    self._connection.execute(_RELEASE, (first, last))
+            if here:
+                self._connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(here[0][0] - 1, 0),))
+        for group in said.settled:
+            for first, last in here if group.entries is said.entries else self.places(group.entries, above):
+                if said.looked(group):
+                    self._connection.execute(_STILL, (group.reason, first, last))
+                else:
+                    if group.outcome == "quarantined":
+                        self._remember(first, last)
+                    settling = (receipt_id, group.outcome, group.reason, group.at_ns, first, last)
+                    self._connection.execute(*bound(_SETTLE, settling))
+
+    def _learn(self, said: Said, receipt_id: int | None, component_id: int | None) -> None:
+        """What it says of the remote."""
+        if said.component is None:
+            self._touched.update(self._components.values() if said.settled else ())
+        if component_id is None:
+            return
+        if said.settled:
+            self._touched.add(component_id)
+        if said.arn is not None:
+            sql = "UPDATE component SET confirmed_at_ns = ?, arn = coalesce(nullif(?, ''), arn) WHERE id = ?"
+            self._connection.execute(sql, (said.finished_at_ns, said.arn, component_id))
+        if said.missing:
+            self._connection.execute("UPDATE component SET confirmed_at_ns = NULL WHERE id = ?", (component_id,))
+        if said.forgotten is not None:
+            sql = "DELETE FROM location WHERE component_id = ? AND sha256 = ? AND bucket = ? AND prefix = ?"
+            self._connection.execute(sql, (component_id, *said.forgotten))
+        if said.location is not None:
+            sql = "INSERT OR REPLACE INTO location (component_id, sha256, bucket, prefix, uri, receipt_id) VALUES (?, ?, ?, ?, ?, ?)"
+            self._connection.execute(sql, (component_id, *said.location, receipt_id or 0))
+
+    def _remember(self, first: int, last: int) -> None:
+        """Problems among these entries as they are now, unless an earlier word of this source's was about them."""
+        for seq, *row in self._connection.execute(_PROBLEMS, (first, last)):
+            self._lost.setdefault(seq, tuple(row))
+            self._changed.add(seq)
+
+    # -- what was here before the entries that it is about ------------------------------------------------------
+
+    @functools.cached_property
+    def _nameless(self) -> dict[str, list[tuple[int, Said]]]:
+        """By name in lower case: what was attested of components that were not here."""
+        found = defaultdict(list)
+        rows = self._connection.execute(
+            "SELECT r.id, a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id WHERE r.component_id IS NULL AND r.entries = '' "
+            "ORDER BY a.id"
+        )
+        for receipt_id, body in rows:
+            said = _own(body)
+            if said.component is not None:
+                found[said.component.lower()].append((receipt_id, said))
+        return found
+
+    def look_ahead(self, beyond: Mapping[str, int]) -> Ahead:
+        """The attestations that are here already, and are about entries that are not: those beyond these places, by the writer's uuid."""
+        ahead: Ahead = defaultdict(list)
+        rows = self._database.read(
+            "SELECT a.id, a.body FROM attestation a WHERE EXISTS (SELECT 1 FROM json_each(?) u WHERE instr(a.body, u.value)) ORDER BY a.id",
+            (json.dumps(sorted(beyond)),),
+        )
+        for number, body in rows:
+            said = _own(body)
+            for named in (said.entries, *(group.entries for group in said.settled if group.entries is not said.entries)):
+                for uuid in named.keys() & beyond.keys():
+                    ahead[uuid] += [(first, last, number) for first, last in named[uuid] if last > beyond[uuid]]
+        return ahead
+
+    def follow_known(self, ahead: Ahead, brought: Mapping[str, tuple[int, int]], above: int) -> None:
+        """Inside of the transaction that brings entries: follow what was here about them.
+
+        Args:
+            ahead: From ``look_ahead``.
+            brought: By the writer's uuid: the first and the last place of those entries.
+            above: The last ``seq`` before.
+        """
+        about = {n for uuid, (low, high) in brought.items() for first, last, n in ahead.get(uuid, ()) if first <= high and last >= low}
+        for number in sorted(about):
+            receipt_id, body = self._connection.execute("SELECT receipt_id, body FROM attestation WHERE id = ?", (number,)).fetchone()
+            said = _own(body)
+            here = self.places(said.entries, above)
+            self._follow(said, receipt_id, here, above)
+            self.note(here)
+
+    # -- what is derived ----------------------------------------------------------------------------------------
+
+    def _derive_settled(self) -> None:
+        """What the remote should hold by what this transaction settled."""
+        if not self._settled:
+            return
+        known_origins = origins(self._connection.execute)
+        for component_id, first, last in self._settled:
+            sql = f"{_FIELDS} AND e.seq BETWEEN ? AND ? ORDER BY e.seq"
+            found = _latest(self._connection.execute(sql, (component_id, first, last)), known_origins)
+            for (field_map, key), place in found.items():
+                held = self._connection.execute(_HELD_FIELD, (component_id, field_map, key)).fetchone()
+                if held is None or Place(held[0], held[1], known_origins.get(held[2], 0)).is_before(place):
+                    self._connection.execute(_INSERT_FIELD, (component_id, field_map, key, place.seq))
+
+    def tell_origin(self, source: Source, attestations: Mapping[str, tuple[int, int]]) -> None:
+        """Inside of a transaction: record, once a source, where what is taken over comes from. It is not this journal's own doing."""
+        if not self._is_origin_told:
+            taken.record(self._connection, self._attestor, source.origin, attestations)
+            self._is_origin_told = True
+
+    def derive(self, component_ids: Iterable[int]) -> None:
+        """What the remote should hold of these components, as far as is known here: the value of each key that arrived and was
+        recorded last. Of journals that were synced apart an older one may have arrived later: a verification tells.
+
+        Read outside of a transaction: nobody else settles entries.
+        """
+        known_origins = origins(self._database.read)
+        for component_id in component_ids:
+            found = _latest(self._database.read(f"{_FIELDS} ORDER BY e.seq", (component_id,)), known_origins)
+            held = {
+                (m, k): seq for m, k, seq in self._database.read("SELECT map, key, seq FROM field WHERE component_id = ?", (component_id,))
+            }
+            for page in self.turns.pages((component_id, *key, place.seq) for key, place in found.items() if held.get(key) != place.seq):
+                with self.turns.transaction() as connection:
+                    connection.executemany(_INSERT_FIELD, page)
+
+    def _count(self) -> Counter[str]:
+        return Counter(dict(self._database.read("SELECT outcome, count(*) FROM delivery GROUP BY outcome")))
+
+    # -- where the copies contradict each other -----------------------------------------------------------------
+
+    def _decide(self, checked: Checked, number: int) -> None:
+        """Keep in doubt, or quarantined, what the other copy made pending without knowing why it is so here.
+
+        A release overrides what its journal knew. What it did not know stays: a point in doubt that is sent again may be there twice.
+        What the other copy settled after its release is in doubt until that comes, unless it came before.
+
+        Args:
+            checked: The source.
+            number: Of its attestations, the last one that was followed.
+        """
+        lost = self._connection.execute(
+            "SELECT e.seq, d.outcome, e.component_id, e.recorded_at_ns, w.uuid, e.writer_seq FROM json_each(?) n JOIN entry e ON e.seq = n.value "
+            "JOIN writer w ON w.id = e.writer_id LEFT JOIN delivery d ON d.seq = e.seq WHERE d.seq IS NULL OR d.outcome = 'quarantined' "
+            "ORDER BY e.seq",
+            (json.dumps(sorted(self._changed)),),
+        ).fetchall()
+        known: dict[int, bool] = {}
+        planned = self._planned([row[0] for row in lost if self._lost[row[0]][0] is None], checked.source)
+        kept: dict[tuple[int, str, str | None, int], list[int]] = defaultdict(list)
+        to_come: dict[int, list[int]] = defaultdict(list)
+        for seq, now, component_id, recorded_at_ns, uuid, place in lost:
+            receipt_id, outcome, reason, at_ns = self._lost[seq]
+            if now is not None and outcome != "in doubt":
+                continue
+            if receipt_id is not None and receipt_id not in known:
+                known[receipt_id] = self._is_known(receipt_id, checked.source)
+            at_once = receipt_id is None and outcome == "quarantined" and at_ns == recorded_at_ns  # by the append: every copy has it
+            if not (at_once or (planned.get(seq, False) if receipt_id is None else known[receipt_id])):
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO delivery VALUES (?, ?, ?, ?, ?)", (seq, receipt_id, outcome, reason, at_ns)
+                )
+                kept[component_id, outcome, reason, at_ns].append(seq)
+            elif now is None:
+                fate = next((fate for _, _, fate in checked.fates[uuid].of(place, place)), None) if uuid in checked.fates else None
+                if fate is not None and fate.group is not None and fate.number > number and not fate.is_known:
+                    to_come[component_id].append(seq)
+                elif fate is not None and fate.group is not None:
+                    group = fate.group
+                    self._connection.execute(
+                        "INSERT INTO delivery VALUES (?, NULL, ?, ?, ?)", (seq, group.outcome, group.reason, group.at_ns)
+                    )
+                    kept[component_id, group.outcome, group.reason, group.at_ns].append(seq)
+        self.applied.kept += sum(map(len, kept.values()))
+        groups: dict[int, list[Settled]] = defaultdict(list)
+        for (component_id, outcome, reason, at_ns), seqs in kept.items():
+            groups[component_id].append(Settled(outcome, reason, as_intervals(seqs), at_ns))
+        self.attest("kept", groups, {})
+        self.hold(to_come)
+
+    def hold(self, found: Mapping[int, Sequence[int]]) -> None:
+        """Inside of a transaction: entries without a settlement are in doubt until what became of them comes.
+
+        Their attestation says nothing of them: in another copy it is known, or is not, whatever was to come here.
+
+        Args:
+            found: By component: their ``seq``.
+        """
+        now_ns = self._attestor.clock_ns()
+        generation = self._attestor.lease.generation
+        made = []
+        for component_id, seqs in found.items():
+            entries = as_intervals(seqs)
+            columns = (MERGE, component_id, as_text(entries), generation, now_ns, now_ns, HELD, 0, None, None, None)
+            receipt_id = int(self._connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
+            rows = [(seq, receipt_id, _REASON, now_ns) for seq in seqs]
+            self._connection.executemany("INSERT INTO delivery VALUES (?, ?, 'in doubt', ?, ?)", rows)
+            made.append(Statement(MERGE, HELD, component_id, entries, now_ns, generation, (), receipt_id, now_ns, attempts=0))
+        self._attestor.attest(self._connection, made)
+
+    def _planned(self, seqs: Sequence[int], source: Source) -> dict[int, bool]:
+        """Whether the other copy has what was said last, without a request and before it said anything, of these entries.
+
+        Nothing was said before of those that it brought: it knows what it says.
+        """
+        if not seqs:
+            return {}
+        wanted = set(seqs)
+        found: dict[int, bool] = {}
+        rows = self._connection.execute(
+            "SELECT a.id, w.uuid, a.writer_seq, a.body FROM attestation a JOIN writer w ON w.id = a.writer_id "
+            "WHERE a.receipt_id IS NULL ORDER BY a.id"
+        )
+        for number, uuid, writer_seq, body in rows:
+            said = dict.fromkeys(self._seqs(_own(body).entries, wanted), writer_seq <= source.heads.get(uuid, 0))
+            found = found | said if number <= self._last_attestation else said | found
+        return found
+
+    def _is_known(self, receipt_id: int, source: Source) -> bool:
+        """Whether the other copy has what the receipt says."""
+        rows = self._connection.execute(
+            f"SELECT w.uuid, a.writer_seq, {_TO_COME} FROM attestation a JOIN writer w ON w.id = a.writer_id "
+            "JOIN receipt r ON r.id = a.receipt_id WHERE a.receipt_id = ?",
+            (receipt_id,),
+        )
+        return any(to_come or writer_seq <= source.heads.get(uuid, 0) for uuid, writer_seq, to_come in rows)
+
+    def _seqs(self, named: Named, wanted: set[int]) -> list[int]:
+        places = self.places(named)
+        if sum(last - first + 1 for first, last in places) > len(wanted):
+            return [seq for seq in wanted if any(first <= seq <= last for first, last in places)]
+        return [seq for first, last in places for seq in range(first, last + 1) if seq in wanted]
+
+    def attest(self, outcome: str, groups: Mapping[int, Sequence[Settled]], more: Mapping[str, Any]) -> None:
+        """Record what this process decided or found, by component: a receipt and an attestation for each."""
+        now_ns = self._attestor.clock_ns()
+        generation = self._attestor.lease.generation
+        made = []
+        for component_id, settled in groups.items():
+            entries = joined(sorted(interval for each in settled for interval in each.entries))
+            columns = (MERGE, component_id, text_of(entries), generation, now_ns, now_ns, outcome, 0, None, None, None)
+            receipt_id = int(self._connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
+            statement = Statement(
+                *(MERGE, outcome, component_id, entries, now_ns, generation, settled, receipt_id, now_ns), attempts=0, more=more
+            )
+            sql = "UPDATE delivery SET receipt_id = ? WHERE seq BETWEEN ? AND ? AND receipt_id IS NULL AND outcome = ?"
+            of_group = [(receipt_id, first, last, each.outcome) for each in settled for first, last in each.entries]
+            self._connection.executemany(sql, of_group)
+            made.append(statement)
+        self._attestor.attest(self._connection, made)
+
+
+def _latest(rows: Iterable[tuple[Any, ...]], known_origins: Mapping[int, int]) -> dict[tuple[str, str], Place]:
+    """Of each key the entry that was recorded last."""
+    last: dict[tuple[str, str], Place] = {}
+    for field_map, key, seq, recorded_at_ns, writer_id in rows:
+        place = Place(seq, recorded_at_ns, known_origins.get(writer_id, 0))
+        if (field_map, key) not in last or last[field_map, key].is_before(place):
+            last[field_map, key] = place
+    return last
+
+
+def _own(body: object) -> Said:
+    """What an attestation of this journal says.
+
+    Raises:
+        JournalAlteredError: It can't be read.
+    """
+    try:
+        return statements.read(body)
+    except ValueError as error:
+        hint = "`journaltrack audit --verify` says more; if the journal is not yours, do not trust it"
+        raise JournalAlteredError(f"an attestation of the journal can't be read: {error}; nothing was taken over", hint=hint) from error

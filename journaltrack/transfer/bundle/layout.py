@@ -1,0 +1,333 @@
+"""How a bundle is laid out, byte by byte: a POSIX tar archive with one possible encoding. docs/bundles.md is this in words.
+
+::
+
+    journaltrack-bundle.json     the manifest: what this is, and every member with its size and digest
+    journal.db                   a snapshot of the database
+    spool/ab/ab12...             the blobs, in order of their digests
+    journaltrack-bundle.sha256   the digests of all members before it, the manifest's among them, as ``sha256sum -c`` reads them
+    (two blocks of zeros)
+
+Invariants: the manifest determines every byte of the file but the contents of database and blobs, and of those it has the digests. So
+a reader computes headers, padding and the last member, and compares: there is nothing in a bundle that could be parsed wrongly.
+Pure: no I/O, no clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NoReturn, TypeAlias
+
+from journaltrack.errors import BundleDamagedError, BundleTooNewError
+from journaltrack.journal.spool.spool import is_digest
+from journaltrack.limits import MANIFEST_BYTES_MAX, shown
+from journaltrack.util import paths, versions
+
+FORMAT_VERSION: Final = 1
+REQUIRED_VERSION: Final = "0.1.0"
+"""The first journaltrack that reads bundles of ``FORMAT_VERSION``."""
+MANIFEST: Final = paths.BUNDLE_MANIFEST
+SUMS: Final = "journaltrack-bundle.sha256"
+BLOCK_BYTES: Final = 512
+END: Final = bytes(2 * BLOCK_BYTES)
+HEAD_BYTES: Final = 4096
+"""So many bytes of a manifest hold the members that are the same in every version."""
+
+Content: TypeAlias = Literal["undelivered", "all"]
+Harm: TypeAlias = Literal["missing", "damaged"]
+
+_HEAD: Final = re.compile(
+    r'\{\n "journaltrack_bundle": (\d{1,9}),\n "required_version": "([\w.+-]{0,40})",\n "journal_id": ("(?:[^"\\]|\\.){1,2400}"),\n'
+)
+_VERSION: Final = re.compile(r"\d{1,4}(\.\d{1,6}){1,3}[\w.+-]{0,40}", re.ASCII)
+_HOST: Final = re.compile(r"[\w.-]{0,255}", re.ASCII)
+_NUMBER_MAX: Final = 2**63 - 1
+_SIZE_OCTAL_MAX: Final = 8**11 - 1  # eleven octal digits
+_TYPES: Final = {
+    b"1": "a hard link",
+    b"2": "a symbolic link",
+    b"3": "a device",
+    b"4": "a device",
+    b"5": "a folder",
+    b"6": "a FIFO",
+    b"S": "a sparse file",
+    b"x": "an extended header",
+    b"g": "an extended header",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a bundle is and holds.
+
+    Attributes:
+        journal_id: Of the journal.
+        created_at_ns: When the snapshot was made.
+        package_version, host: By which journaltrack, and on which machine.
+        last_seq: The newest entry in the snapshot.
+        content: Whether blobs that were delivered already are in it.
+        database_bytes, database_sha256: The snapshot.
+        blobs: Digest and size of each blob in the bundle, sorted.
+        left_out: Digests of blobs that are delivered, or that no entry names yet, and left out for that reason, sorted.
+        damaged: Digests of blobs that should be in it and were missing from the spool, or damaged there, sorted.
+    """
+
+    journal_id: str
+    created_at_ns: int
+    package_version: str
+    host: str
+    last_seq: int
+    content: Content
+    database_bytes: int
+    database_sha256: str
+    blobs: Mapping[str, int]
+    left_out: tuple[str, ...] = ()
+    damaged: Mapping[str, Harm] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of the archive: ``offset`` is its header's place; ``sha256`` is its content's."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    offset: int
+
+    @property
+    def content_offset(self) -> int:
+        """Where its bytes begin."""
+        return self.offset + BLOCK_BYTES
+
+    @property
+    def content_end(self) -> int:
+        """Where its padding begins."""
+        return self.content_offset + self.size_bytes
+
+    @property
+    def end(self) -> int:
+        """Where the next member begins."""
+        return self.content_end + len(self.padding)
+
+    @property
+    def padding(self) -> bytes:
+        """The zeros that fill its last block."""
+        return bytes(-self.size_bytes % BLOCK_BYTES)
+
+
+class Layout:
+    """Every byte of a bundle that is not a blob's or the database's.
+
+    Args:
+        manifest: Of the bundle.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.manifest_bytes = encode(manifest)
+        self.manifest_sha256 = hashlib.sha256(self.manifest_bytes).hexdigest()
+        self.database = Member(paths.DATABASE, manifest.database_bytes, manifest.database_sha256, self._first().end)
+        self.sums_bytes = "".join(f"{m.sha256}  {m.name}\n" for m in (self._first(), self.database, *self.blobs())).encode("ascii")
+        last = self.database
+        for last in self.blobs():  # noqa: B007 - the last one is wanted
+            pass
+        self.sums = Member(SUMS, len(self.sums_bytes), hashlib.sha256(self.sums_bytes).hexdigest(), last.end)
+        self.size_bytes = self.sums.end + len(END)
+
+    def _first(self) -> Member:
+        return Member(MANIFEST, len(self.manifest_bytes), self.manifest_sha256, 0)
+
+    def blobs(self) -> Iterator[Member]:
+        """The members under ``spool/``, in order."""
+        offset = self.database.end
+        for sha256, size_bytes in self.manifest.blobs.items():
+            member = Member(f"{paths.SPOOL}/{sha256[:2]}/{sha256}", size_bytes, sha256, offset)
+            yield member
+            offset = member.end
+
+    def members(self) -> Iterator[Member]:
+        """All of them, in order."""
+        yield self._first()
+        yield self.database
+        yield from self.blobs()
+        yield self.sums
+
+    def header(self, member: Member) -> bytes:
+        """The block before its content."""
+        return header(member.name, member.size_bytes, self.manifest.created_at_ns // 1_000_000_000)
+
+
+def header(name: str, size_bytes: int, modified_s: int) -> bytes:
+    """A tar header of a regular file that its owner alone may read (POSIX.1-1988, "ustar").
+
+    Sizes from 8 GiB on are binary, as GNU tar, bsdtar, busybox and Python read them: the octal field has no room.
+    """
+    block = bytearray(BLOCK_BYTES)
+
+    def put(at: int, value: bytes) -> None:
+        block[at : at + len(value)] = value
+
+    put(0, name.encode("ascii"))
+    put(100, b"0000600\0")
+    put(108, b"0000000\0" * 2)  # user and group
+    put(124, b"%011o\0" % size_bytes if size_bytes <= _SIZE_OCTAL_MAX else b"\x80" + size_bytes.to_bytes(11, "big"))
+    put(136, b"%011o\0" % min(modified_s, _SIZE_OCTAL_MAX))
+    put(148, b" " * 8)
+    put(156, b"0")
+    put(257, b"ustar\00000")
+    put(329, b"0000000\0" * 2)  # device
+    put(148, b"%06o\0 " % sum(block))
+    return bytes(block)
+
+
+def manifest_size(block: bytes) -> int | None:
+    """How long the manifest is, from the first header of a file; None when that is not a bundle's."""
+    if len(block) < BLOCK_BYTES or not re.fullmatch(rb"[0-7]{11}\0", block[124:136]):
+        return None
+    size_bytes = int(block[124:135], 8)
+    return size_bytes if is_first(block) and 0 < size_bytes <= MANIFEST_BYTES_MAX else None
+
+
+def is_first(data: bytes) -> bool:
+    """Whether bytes, perhaps cut short, begin as a bundle does."""
+    name = MANIFEST.encode("ascii") + b"\0"
+    return data[: len(name)] == name[: len(data)]
+
+
+def described(block: bytes) -> str:
+    """What a header says that stands where another one should: for messages."""
+    if not any(block):
+        return "zeros"
+    if block[257:262] != b"ustar":
+        return "no header of an archive"
+    name = block[:100].partition(b"\0")[0].decode("utf-8", "replace")
+    kind = _TYPES.get(block[156:157])
+    return shown(name) + (f", {kind}" if kind else "")
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as it is in the bundle. The first three members are the same in all versions, and their place too."""
+    members = {
+        "journaltrack_bundle": FORMAT_VERSION,
+        "required_version": REQUIRED_VERSION,
+        "journal_id": manifest.journal_id,
+        "created_at_ns": manifest.created_at_ns,
+        "created_by": {"version": manifest.package_version, "host": manifest.host},
+        "last_seq": manifest.last_seq,
+        "content": manifest.content,
+        "database": {"size_bytes": manifest.database_bytes, "sha256": manifest.database_sha256},
+        "blobs": dict(manifest.blobs),
+        "left_out": list(manifest.left_out),
+        "damaged": dict(manifest.damaged or {}),
+    }
+    return json.dumps(members, indent=1).encode("ascii") + b"\n"
+
+
+def journal_id_in(data: bytes) -> str | None:
+    """The journal's id, from the first ``HEAD_BYTES`` of any version's manifest; None when it is not there."""
+    found = _HEAD.match(data[:HEAD_BYTES].decode("ascii", "replace"))
+    if found is None:
+        return None
+    try:
+        text = json.loads(found[3])
+    except ValueError:
+        return None
+    return str(text)
+
+
+def decode(data: bytes, *, reader_version: str) -> Manifest:
+    """The manifest, strictly: exactly what ``encode`` makes.
+
+    Args:
+        data: Its bytes, at most ``MANIFEST_BYTES_MAX``.
+        reader_version: Of this journaltrack.
+
+    Raises:
+        BundleTooNewError: Its format is newer than this code; the version needed is named.
+        BundleDamagedError: It is nothing that a journaltrack wrote.
+    """
+    head = _HEAD.match(data[:HEAD_BYTES].decode("ascii", "replace"))
+    if head is None:
+        _damaged("does not begin as one")
+    if int(head[1]) > FORMAT_VERSION or versions.is_newer(head[2], reader_version):
+        needed = versions.needed(head[2], reader=reader_version)
+        raise BundleTooNewError(
+            f"the bundle has format {head[1]}, this version ({reader_version}) reads {FORMAT_VERSION} at most; nothing was taken from it",
+            hint=f"install {needed}: pip install -U journaltrack",
+        )
+    # What is written has few objects, and a digest for every comma else: anything else could take far more memory than its text.
+    text = data.decode("ascii", "replace")
+    if text.count("{") + text.count("[") > 16 or text.count(",") * 64 > len(text) + 16 * 64:  # noqa: PLR2004
+        _damaged("has another structure")
+    try:
+        manifest = _manifest(json.loads(text, parse_int=_integer, parse_float=_damaged, parse_constant=_damaged))
+        exact = encode(manifest) == data
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleDamagedError("its manifest can't be read", hint=DAMAGED_HINT) from error
+    if not exact:
+        _damaged("is not as journaltrack writes it")
+    return manifest
+
+
+DAMAGED_HINT: Final = "carry it over once more, or make it anew with `journaltrack bundle`; if you did not make it, do not trust it"
+
+
+def _manifest(members: dict[str, Any]) -> Manifest:
+    """From what was parsed.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: It is no manifest.
+    """
+    made_by, database, blobs, left_out, damaged = (members[n] for n in ("created_by", "database", "blobs", "left_out", "damaged"))
+    manifest = Manifest(
+        members["journal_id"],
+        members["created_at_ns"],
+        made_by["version"],
+        made_by["host"],
+        members["last_seq"],
+        members["content"],
+        database["size_bytes"],
+        database["sha256"],
+        blobs,
+        tuple(left_out),
+        damaged,
+    )
+    numbers = (manifest.created_at_ns, manifest.database_bytes, *blobs.values())
+    lists = (list(blobs), left_out, list(damaged))
+    sound = (
+        isinstance(manifest.journal_id, str)
+        and type(manifest.last_seq) is int  # as the database says: negative in a journal that somebody crafted
+        and abs(manifest.last_seq) <= _NUMBER_MAX + 1
+        and all(type(number) is int and 0 <= number <= _NUMBER_MAX for number in numbers)
+        and _VERSION.fullmatch(manifest.package_version) is not None
+        and _HOST.fullmatch(manifest.host) is not None
+        and manifest.content in {"undelivered", "all"}
+        and is_digest(manifest.database_sha256)
+        and all(map(is_digest, (digest for each in lists for digest in each)))
+        and all(each == sorted(set(each)) for each in lists)
+        and sum(map(len, lists)) == len({digest for each in lists for digest in each})
+        and set(damaged.values()) <= {"missing", "damaged"}
+    )
+    if not sound:
+        msg = "values that no journaltrack writes"
+        raise ValueError(msg)
+    return manifest
+
+
+def host_of(name: str) -> str:
+    """A host's name as it goes into a manifest."""
+    return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:255]
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20:  # noqa: PLR2004 - a sign and the digits of 2^63; Python takes long for very long ones
+        _damaged("has a number that is too large")
+    return int(text)
+
+
+def _damaged(what: str) -> NoReturn:
+    raise BundleDamagedError(f"its manifest {what}", hint=DAMAGED_HINT)

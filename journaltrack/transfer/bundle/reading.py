@@ -1,0 +1,356 @@
+"""A bundle from somebody else: is it whole, what does it hold, and a journal's folder made of it.
+
+    with open_bundle("run-7.bundle") as bundle:
+        print(bundle.manifest.journal_id)
+        journal = bundle.extract("journals/run-7")
+
+Must not know a remote, or the tracker. Invariants: no name in the archive is ever used as a path; where a file goes follows from a
+digest, and a digest is 64 hexadecimal digits. Nothing is replaced: a folder gets its name when everything in it is proved and on the disk.
+The database is data from somebody else as any journal is: nothing but ``Journal.open`` and its checks reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from journaltrack._version import __version__
+from journaltrack.errors import BundleDamagedError, BundleError, BundleTooNewError, InvalidInputError, JournalOutdatedError
+from journaltrack.journal import view as report
+from journaltrack.journal.spool.copy import Copier, write_all
+from journaltrack.replay.pass_report import Progress
+from journaltrack.reports.proof.check import needed_contents
+from journaltrack.transfer.bundle import layout as layouts
+from journaltrack.transfer.bundle.layout import BLOCK_BYTES, DAMAGED_HINT, Layout, Manifest, Member
+from journaltrack.transfer.bundle.partial import SUFFIX
+from journaltrack.util import paths
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from journaltrack.journal.sqlite.connection import Database
+
+_NAMED_MAX: Final = 3
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _quiet(_: Progress) -> None:
+    """Nobody wants to know."""
+
+
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Open a bundle whose structure is proved: every header, all padding, and that nothing is missing or too much.
+
+    What the members hold is proved by ``verify``, and again by ``extract``. Close it, or use it as a context manager.
+
+    Raises:
+        InvalidInputError: There is no such file.
+        BundleTooNewError: It has a newer format; the version needed is named.
+        BundleDamagedError: It is cut short, altered, or no bundle; the message says where.
+    """
+    file = paths.expanded(path).absolute()
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would be waited for
+    except OSError as error:
+        raise InvalidInputError(f"{file} can't be read: {error.strerror}", hint="check the path") from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InvalidInputError(  # noqa: TRY301 - the descriptor is closed below
+                f"{file} is not a file", hint="name the bundle: a file that `journaltrack bundle` made"
+            )
+        return Bundle(file, descriptor)
+    except OSError as error:
+        os.close(descriptor)
+        raise BundleDamagedError(
+            f"{file} can't be read: {error.strerror}", hint="check the disk (dmesg), or carry it over once more"
+        ) from error
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+class Bundle:
+    """An open bundle.
+
+    Attributes:
+        path: The file.
+        manifest: What it says that it holds.
+        manifest_sha256: Two bundles with the same one are the same.
+        size_bytes: Of the file.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        """Use ``open_bundle``."""
+        self.path = path
+        self._descriptor = descriptor
+        self.size_bytes = os.fstat(descriptor).st_size
+        self._layout = self._read_layout()
+        self.manifest: Manifest = self._layout.manifest
+        self.manifest_sha256 = self._layout.manifest_sha256
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def verify(self, on_progress: Callable[[Progress], None] = _quiet) -> None:
+        """Prove what the database and every blob hold; reads all of the file.
+
+        Args:
+            on_progress: Called now and then with how many bytes are done, of how many.
+
+        Raises:
+            BundleDamagedError: Something has other bytes than were bundled; the message names it.
+        """
+        tell = self._counting(on_progress)
+        with Copier() as copier:
+            for member in (self._layout.database, *self._layout.blobs()):
+                os.lseek(self._descriptor, member.content_offset, os.SEEK_SET)
+                self._compare(member, copier.digest(self._descriptor, member.size_bytes, lambda view: tell(len(view))))
+
+    def extract(self, into: str | os.PathLike[str], on_progress: Callable[[Progress], None] = _quiet) -> Path:
+        """Make a journal's folder of it. Everything is proved while it is copied.
+
+        The folder is hidden (``.NAME.partial``) until all of it is on the disk; after any failure it is gone. ``journaltrack-bundle.json``
+        in it says what was left out on purpose.
+
+        Args:
+            into: The folder. It must not exist, or be empty.
+            on_progress: As for ``verify``.
+
+        Returns:
+            The folder's path.
+
+        Raises:
+            InvalidInputError: There is something at ``into``. It was left as it is.
+            BundleDamagedError: As for ``verify``.
+            BundleError: The folder can't be written.
+            JournalError: What is in the bundle is no journal that this version opens.
+        """
+        folder = paths.expanded(into).absolute()
+        tell = self._counting(on_progress)
+        with _explained(folder), _new_folder(folder, self._layout.size_bytes) as partial, Copier() as copier:
+            spool = partial / paths.SPOOL
+            _make_folder(spool)
+            for member in self._layout.blobs():
+                place = spool / member.sha256[:2]
+                if not place.exists():
+                    _make_folder(place)
+                self._write(copier, member, place / member.sha256, tell)
+            for place in sorted(spool.iterdir()):
+                paths.fsync(place)
+            paths.fsync(spool)
+            with _created(partial / layouts.MANIFEST) as file:
+                write_all(file, self._layout.manifest_bytes)
+            # The database comes last: what watches folders takes one that has it for a journal.
+            self._write(copier, self._layout.database, partial / paths.DATABASE, tell)
+            self._check_journal(partial)
+            paths.fsync(partial)
+        return folder
+
+    def _check_journal(self, folder: Path) -> None:
+        """The database is a journal's, and that of the journal that the manifest names."""
+        try:
+            with report.opened(folder) as journal:
+                if (journal.journal_id, journal.last_seq()) != (self.manifest.journal_id, self.manifest.last_seq):
+                    _damaged(self.path, "the database in it is not the one that its manifest describes")
+                self.check_contents(journal.database)
+        except JournalOutdatedError:
+            return  # opening it for writing upgrades it
+
+    def check_contents(self, database: Database) -> None:
+        """See that the bundle has, or names as damaged, every content that something undelivered of its journal needs.
+
+        Raises:
+            BundleDamagedError: It does not: what is pending could never be delivered from it.
+        """
+        known = {str(sha256) for (sha256,) in database.read("SELECT sha256 FROM blob")}
+        missing = (needed_contents(database) & known) - self.manifest.blobs.keys() - (self.manifest.damaged or {}).keys()
+        if missing:
+            named = ", ".join(sorted(missing)[:_NAMED_MAX])
+            _damaged(self.path, f"it leaves out {len(missing)} contents of artifacts that are not delivered ({named})")
+
+    def _write(self, copier: Copier, member: Member, path: Path, tell: Callable[[int], object]) -> None:
+        with _created(path) as file:
+
+            def write(view: memoryview) -> None:
+                write_all(file, view)
+                tell(len(view))
+
+            os.lseek(self._descriptor, member.content_offset, os.SEEK_SET)
+            self._compare(member, copier.copy(self._descriptor, member.size_bytes, write))
+
+    def _compare(self, member: Member, sha256: str) -> None:
+        if sha256 != member.sha256:
+            _damaged(self.path, f"the bytes of {member.name} are not those that were bundled")
+
+    def _counting(self, on_progress: Callable[[Progress], None]) -> Callable[[int], None]:
+        total = self._layout.database.size_bytes + sum(self.manifest.blobs.values())
+        done = 0
+
+        def tell(count: int) -> None:
+            nonlocal done
+            done += count
+            on_progress(Progress(done, total, 0))
+
+        on_progress(Progress(0, total, 0))
+        return tell
+
+    def _read_layout(self) -> Layout:
+        """The manifest, and that the file is built as it says.
+
+        Raises:
+            BundleDamagedError, BundleTooNewError: It is not.
+        """
+        begin = self._read(0, BLOCK_BYTES)
+        size_bytes = layouts.manifest_size(begin)
+        if size_bytes is None:
+            cut = layouts.is_first(begin) and len(begin) < BLOCK_BYTES
+            _damaged(self.path, f"it ends after {len(begin)} bytes, in its first header" if cut else "it is no bundle")
+        data = self._read(BLOCK_BYTES, size_bytes)
+        if len(data) < size_bytes and self.size_bytes < BLOCK_BYTES + size_bytes:
+            _damaged(self.path, f"it ends after {self.size_bytes} bytes, in its manifest")
+        try:
+            layout = Layout(layouts.decode(data, reader_version=__version__))
+        except BundleDamagedError as error:
+            raise BundleDamagedError(
+                f"{self.path} is not a whole bundle: {error.message}; nothing was taken from it", hint=error.hint
+            ) from error
+        except BundleTooNewError as error:
+            raise BundleTooNewError(f"{self.path}: {error.message}", hint=error.hint) from error
+        if self.size_bytes < layout.size_bytes:
+            self._cut_short(layout)
+        if self.size_bytes > layout.size_bytes:
+            _damaged(self.path, f"{self.size_bytes - layout.size_bytes} bytes come after its end")
+        self._check_structure(layout)
+        return layout
+
+    def _check_structure(self, layout: Layout) -> None:
+        """Everything but the contents of database and blobs is as the manifest has it."""
+        for member in layout.members():
+            found = self._read(member.offset, BLOCK_BYTES)
+            if found != layout.header(member):
+                _damaged(self.path, f"where {member.name} should be (byte {member.offset}) it holds {layouts.described(found)}")
+            if self._read(member.content_end, len(member.padding)) != member.padding:
+                _damaged(self.path, f"after {member.name} there are bytes that belong to nothing")
+        if self._read(layout.sums.content_offset, layout.sums.size_bytes) != layout.sums_bytes:
+            _damaged(self.path, f"{layouts.MANIFEST} does not have the digest that {layouts.SUMS} says")
+        if self._read(layout.sums.end, len(layouts.END)) != layouts.END:
+            _damaged(self.path, "its last blocks are not those that end an archive")
+
+    def _cut_short(self, layout: Layout) -> NoReturn:
+        first = next((m for m in layout.members() if m.end > self.size_bytes), None)
+        where = f"; {first.name} is the first that is not whole" if first else ""
+        hint = (
+            "run the command that made it again: it goes on where it was interrupted" if self.path.name.endswith(SUFFIX) else DAMAGED_HINT
+        )
+        raise BundleDamagedError(
+            f"{self.path} is cut short: it has {self.size_bytes} of {layout.size_bytes} bytes{where}; nothing was taken from it", hint=hint
+        )
+
+    def _read(self, offset: int, size_bytes: int) -> bytes:
+        return os.pread(self._descriptor, size_bytes, offset)
+
+
+def _damaged(path: Path, what: str) -> NoReturn:
+    raise BundleDamagedError(f"{path} is not a whole bundle: {what}; nothing was taken from it", hint=DAMAGED_HINT)
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        hint = "free space on that disk" if full else "check the path, its permissions, and the disk (dmesg)"
+        raise BundleError(f"the bundle could not be extracted to {folder}: {error.strerror}; nothing was left there", hint=hint) from error
+
+
+@contextlib.contextmanager
+def _new_folder(folder: Path, size_bytes: int) -> Iterator[Path]:
+    """A hidden folder that gets the name when the block is left, and is gone after any exception.
+
+    One that a killed run has left is removed: its name is of our making, and nobody holds its lock.
+
+    Raises:
+        InvalidInputError: Something is there, or there is no folder to make it in.
+        BundleError: There is no room, or another process does the same.
+    """
+    taken = InvalidInputError(f"{folder} exists and is not an empty folder; it was left as it is", hint="name a new folder")
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
+        raise taken
+    if not folder.parent.is_dir():
+        raise InvalidInputError(f"there is no folder {folder.parent}", hint="make it first, or name another one")
+    free = shutil.disk_usage(folder.parent).free
+    if free < size_bytes:
+        raise BundleError(
+            f"the bundle takes {size_bytes} bytes, and in {folder.parent} {free} are free; nothing was written", hint="free space there"
+        )
+    partial = folder.with_name(f".{folder.name[:200]}.partial")
+    with contextlib.suppress(FileExistsError):
+        partial.mkdir(mode=0o700)
+    lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BundleError(f"another process extracts to {folder} now", hint="wait for it, or name another folder") from error
+        if os.fstat(lock).st_uid != os.geteuid():
+            raise BundleError(f"{partial} belongs to another user; nothing was written there", hint="name a folder in a place of your own")
+        os.fchmod(lock, 0o700)
+        try:
+            _empty(partial)
+            yield partial
+            try:
+                partial.rename(folder)  # also onto an empty folder, in one step
+            except OSError as error:
+                if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                    raise taken from error
+                raise
+            paths.fsync(folder.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    finally:
+        os.close(lock)
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in it; links are not followed."""
+    for child in folder.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+
+
+@contextlib.contextmanager
+def _created(path: Path) -> Iterator[int]:
+    """A new file that its owner alone may read; on the disk when the block is left."""
+    descriptor = os.open(path, _CREATE, 0o600)
+    try:
+        yield descriptor
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

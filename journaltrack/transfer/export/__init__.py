@@ -1,0 +1,1 @@
+"""A journal's metrics or entries as a file for other programs."""

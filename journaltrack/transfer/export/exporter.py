@@ -1,0 +1,307 @@
+"""``journaltrack.export``: a journal's metrics or entries as a file for pandas, DuckDB, Athena or Spark. Changes no journal.
+
+Must not know a remote. Invariants: a file has its name only once it is whole and on the disk; what was there is replaced at
+that moment or not at all; memory does not grow with the journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
+
+from journaltrack.errors import InvalidInputError, InvalidTypeError, NothingMatchesError
+from journaltrack.journal import removed, view
+from journaltrack.replay.pass_report import Progress
+from journaltrack.transfer.export.pages import Reader, Selection
+from journaltrack.transfer.export.tables import TABLES, Page, Table, TableName
+from journaltrack.util import paths
+
+if TYPE_CHECKING:
+    from journaltrack.journal.journal import Journal
+
+Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
+FORMATS: Final[tuple[Format, ...]] = ("jsonl", "csv", "parquet")
+_FORMAT_OF: Final[dict[str, Format]] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+
+
+_AnyJournal: TypeAlias = "Journal | str | os.PathLike[str] | None"
+
+
+class _Writer(Protocol):
+    def write(self, page: Page) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was exported.
+
+    Attributes:
+        journal, journal_id: From where.
+        output: The file; None for a stream.
+        table, format: What, and how.
+        rows: How many.
+        unsound: In how many of them a cell was left out, because it is nothing that a journaltrack recorded.
+        last_seq: The newest entry that was looked at. Later ones were recorded meanwhile.
+        removed: Entries that were removed from the journal on the record: an export has what is there.
+    """
+
+    journal: str
+    journal_id: str
+    output: str | None
+    table: TableName
+    format: Format
+    rows: int
+    unsound: int
+    last_seq: int
+    removed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``json.dumps`` takes."""
+        members: dict[str, Any] = view.to_json(self)
+        return members
+
+
+def export(
+    journal: Journal | str | os.PathLike[str] | None = None,
+    *,
+    to: str | os.PathLike[str] | IO[bytes],
+    table: TableName = "metrics",
+    format: Format | None = None,  # noqa: A002 - what everybody calls it
+    component: str | None = None,
+    since: dt.datetime | int | None = None,
+    until: dt.datetime | int | None = None,
+    force: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ExportReport:
+    """Write a journal's metrics or entries to a file. docs/export.md has the columns.
+
+    What is recorded after the start is left out. The state of an entry is as of when it is read.
+
+    Args:
+        journal: An open journal, a path, or None for the default journal.
+        to: The file, which gets its name when it is whole; or a binary stream, which is not closed.
+        table: ``"metrics"``: the points of metrics; ``"entries"``: everything recorded, with what became of it.
+        format: ``"jsonl"``, ``"csv"`` or ``"parquet"`` (which needs pyarrow); None: as the file's name says.
+        component: Shell pattern of component names (case does not matter); None: all.
+        since: Only what was recorded then or later: an aware datetime, or nanoseconds since the epoch.
+        until: Only what was recorded before.
+        force: Replace the file if it exists.
+        on_progress: Called now and then with how many entries were looked at, of how many.
+
+    Raises:
+        InvalidInputError: The file exists, its name says no format, or pyarrow is missing. Nothing was written.
+        JournalError: The journal can't be read. No file is left.
+        OSError: The file can't be written. No file is left.
+    """
+    chosen = _format(to, format)
+    if table not in TABLES:
+        raise InvalidInputError(f"there is no table {table!r}", hint=f"it is one of {', '.join(TABLES)}")
+    selection = Selection(component, _nanoseconds("since", since), _nanoseconds("until", until))
+    return export_selection([journal], selection, to=to, table=table, format=chosen, force=force, on_progress=on_progress)[0]
+
+
+def export_selection(
+    journals: Sequence[_AnyJournal],
+    selection: Selection,
+    *,
+    to: str | os.PathLike[str] | IO[bytes],
+    table: TableName,
+    format: Format | None = None,  # noqa: A002
+    force: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> list[ExportReport]:
+    """``export`` of any selection of entries of any journals into one file: of all of them, or no file.
+
+    The journals are read one after the other. One without a component that the selection names is left out.
+    The other arguments are those of ``export``.
+
+    Returns:
+        What was exported, by journal.
+
+    Raises:
+        NothingMatchesError: No journal has a component that the selection names.
+        JournalError, InvalidInputError, OSError: As of ``export``.
+    """
+    chosen = _format(to, format)
+    if chosen == "parquet":
+        from journaltrack.transfer.export import parquet  # noqa: PLC0415 - pyarrow
+
+        parquet.load()
+    tell = on_progress or (lambda _: None)
+    named = _named(journals, selection.component)
+    made = []
+    with contextlib.ExitStack() as stack:
+        target: Path | None = None
+        if isinstance(to, (str, os.PathLike)):
+            folders = [folder for folder, _ in named]
+            target, stream = stack.enter_context(whole_file(to, *folders, force=force))
+        else:
+            stream = to
+        writer = _writer(chosen, stream, TABLES[table])
+        try:
+            for _, journal in named:
+                with view.opened(journal) as own:
+                    rows, unsound, last_seq = _copy(Reader(own, TABLES[table], selection), writer, tell)
+                    output = None if target is None else str(target)
+                    gone = removed.entries(own.database)
+                    about = (str(own.path), own.journal_id, output, table, chosen)
+                    made.append(ExportReport(*about, rows, unsound, last_seq, gone))
+            writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
+    return made
+
+
+def _named(journals: Sequence[_AnyJournal], component: str | None) -> list[tuple[Path, _AnyJournal]]:
+    """The journals that have such a component, and their folders; all can be read, before a byte is written."""
+    found: list[tuple[Path, _AnyJournal]] = []
+    unnamed = []
+    for journal in journals:
+        with view.opened(journal) as own:
+            try:
+                view.matching(own, component)
+            except NothingMatchesError as error:
+                unnamed.append(error)
+            else:
+                found.append((own.path, journal))
+    if not found and unnamed:
+        raise unnamed[0]
+    return found
+
+
+def _copy(reader: Reader, writer: _Writer, tell: Callable[[Progress], None]) -> tuple[int, int, int]:
+    """Rows written, those of them in which something was left out, and the last entry."""
+    rows = unsound = 0
+    tell(Progress(0, reader.last_seq, 0))
+    for page in reader.pages():
+        writer.write(page)
+        rows += page.rows
+        unsound += page.unsound
+        tell(Progress(page.last_seq, reader.last_seq, 0))
+    return rows, unsound, reader.last_seq
+
+
+def _writer(chosen: Format, stream: IO[bytes], table: Table) -> _Writer:
+    if chosen == "parquet":
+        from journaltrack.transfer.export.parquet import Parquet  # noqa: PLC0415 - pyarrow
+
+        return Parquet(stream, table)
+    from journaltrack.transfer.export.text import Csv, JsonLines  # noqa: PLC0415 - one of the three is used
+
+    return JsonLines(stream, table) if chosen == "jsonl" else Csv(stream, table)
+
+
+def _format(to: object, chosen: str | None) -> Format:
+    """The format that was asked for, or that the file's name says."""
+    for known in FORMATS:
+        if chosen == known:
+            return known
+    if chosen is not None:
+        raise InvalidInputError(f"there is no format {chosen!r}", hint=f"it is one of {', '.join(FORMATS)}")
+    suffix = Path(to).suffix.lower() if isinstance(to, (str, os.PathLike)) else ""
+    if suffix not in _FORMAT_OF:
+        what = f"the name {Path(to).name}" if isinstance(to, (str, os.PathLike)) else "a stream"
+        raise InvalidInputError(
+            f"{what} says no format", hint=f"name one of {', '.join(FORMATS)}, or end the name in {', '.join(_FORMAT_OF)}"
+        )
+    return _FORMAT_OF[suffix]
+
+
+def _nanoseconds(name: str, moment: dt.datetime | int | None) -> int | None:
+    if moment is None or type(moment) is int:
+        return moment
+    if not isinstance(moment, dt.datetime):
+        raise InvalidTypeError(f"{name} is {type(moment).__name__}, not a datetime")
+    if moment.tzinfo is None:
+        raise InvalidInputError(f"{name} has no time zone", hint="say datetime.now(timezone.utc), or moment.astimezone() for local time")
+    whole = moment - dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+    return (whole.days * 86_400 + whole.seconds) * 1_000_000_000 + whole.microseconds * 1000
+
+
+def check_target(to: str | os.PathLike[str], journal: Path) -> None:
+    """Whether a new file of that name can be an export of the journal in that folder; nothing is made.
+
+    Raises:
+        InvalidInputError: Something is there already, no file can be there, or its name is of no known format.
+    """
+    _format(to, None)
+    _target(to, journal, force=False)
+
+
+def _target(to: str | os.PathLike[str], journal: Path, *, force: bool) -> Path:
+    """Where the file goes, links followed; nothing but a regular file is ever replaced, and nothing inside of the journal."""
+    target = paths.expanded(to).resolve()
+    if target.is_relative_to(journal.resolve()):
+        raise InvalidInputError(f"{target} is inside of the journal", hint="a journal's folder is its own: name a file elsewhere")
+    if target.is_dir() or (target.exists() and not target.is_file()):
+        raise InvalidInputError(f"{target} is not a file", hint="name a file; - is standard output")
+    if target.exists() and not force:
+        raise _exists(target)
+    if not target.parent.is_dir():
+        raise InvalidInputError(f"there is no folder {target.parent}", hint="make it first, or name another one")
+    return target
+
+
+def _exists(target: Path) -> InvalidInputError:
+    return InvalidInputError(
+        f"{target} exists; it was left as it is", hint="name another file; an export replaces it with --force (force=True)"
+    )
+
+
+@contextlib.contextmanager
+def whole_file(to: str | os.PathLike[str], *journals: Path, force: bool) -> Iterator[tuple[Path, IO[bytes]]]:
+    """A file, links followed, that takes its place when the block is left, and is gone after any exception.
+
+    Raises:
+        InvalidInputError: Something is there already, or no file can be there, or it would be inside of a journal's folder.
+    """
+    target = {_target(to, journal, force=force) for journal in journals}.pop()
+    partial = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
+    try:
+        # 0600 whatever the umask, as all that holds recorded values: a mask takes rights away, and a default ACL gives some.
+        with open(partial, "xb", opener=_for_owner) as stream:
+            os.fchmod(stream.fileno(), 0o600)
+            yield target, stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        if force:
+            partial.replace(target)
+        else:
+            _put(partial, target)
+        paths.fsync(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _for_owner(path: str, flags: int) -> int:
+    """A new file that its owner alone may read from its first moment on."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _put(partial: Path, target: Path) -> None:
+    """Name the file, unless somebody has made one of that name meanwhile."""
+    try:
+        os.link(partial, target)
+    except FileExistsError as error:
+        raise _exists(target) from error
+    except OSError:  # a file system without links
+        if target.exists():
+            raise _exists(target) from None
+        partial.rename(target)

@@ -1,0 +1,1 @@
+"""Several journals, or copies of one, brought into one."""

@@ -1,0 +1,423 @@
+"""``journaltrack merge``: the entries and the evidence of several journals, or copies of one, brought into another.
+
+An entry is the same wherever it is if its process (``writer.uuid``) and its place in the process's chain are the same; the row
+where it happens to be says nothing. Sources are read as of one moment each, and never changed. Must not know a remote.
+
+Everything is looked at before anything is written: a source that contradicts itself or the target changes nothing. Then it is written
+in many short transactions, since trackers may append to the target meanwhile: first the entries, then what became of them.
+
+Invariants: entries are taken over as they are, each process's in order and without gaps, after their digests are seen to fit; doing it
+again changes nothing, and completes what was killed. What may have been sent is never pending, after whichever transaction the merge
+ends: until what became of it is here, it is in doubt.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import json
+import os
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack import limits
+from journaltrack.errors import InvalidInputError, LeaseHeldError
+from journaltrack.journal import view
+from journaltrack.journal.journal import Journal
+from journaltrack.journal.schema import schema
+from journaltrack.journal.spool.spool import Spool, is_digest
+from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence import statements
+from journaltrack.replay.evidence.attestations import Attestor, Settled
+from journaltrack.replay.evidence.outcomes import Settlement
+from journaltrack.replay.evidence.statements import Named
+from journaltrack.replay.pass_report import Progress
+from journaltrack.transfer.apply.applier import HELD, MERGE, Ahead, Applied, Applier
+from journaltrack.transfer.apply.checks import Checker
+from journaltrack.transfer.apply.source import forged, joined
+from journaltrack.transfer.merge.heads import Heads, Runs
+from journaltrack.transfer.merge.source import Found, JournalSource
+from journaltrack.transfer.merge.staging import ENTRY, REFUSED, SETTLED, Staged, Staging
+from journaltrack.util import paths
+from journaltrack.util.intervals import SEQ_MAX, as_intervals
+
+if TYPE_CHECKING:
+    import sqlite3
+
+IN_FLIGHT: Final = "a request that carried it had no answer yet when the journal was merged: it may have been sent"
+_INSERT_ENTRY: Final = schema.insert_sql("entry").replace("(writer_id", "(seq, writer_id", 1).replace("VALUES (", "VALUES (?, ", 1)
+_INSERT_REFUSED: Final = "INSERT OR IGNORE INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, 'quarantined', ?, ?)"
+_SETTLEMENT: Final = (
+    "SELECT e.component_id, CASE WHEN r.action = ? AND r.outcome = ? THEN NULL ELSE d.outcome END FROM entry e "
+    "LEFT JOIN delivery d ON d.seq = e.seq LEFT JOIN receipt r ON r.id = d.receipt_id WHERE e.seq = ?"
+)
+"""Of an entry: nothing if it waits for what became of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MergedSource:
+    """What came from one source.
+
+    Attributes:
+        journal, journal_id: Which.
+        entries: Those that are new.
+        known: Those that were here already.
+        attestations: New ones; the source's other ``known_attestations`` were here already.
+        blobs, blob_bytes: Contents of artifacts copied.
+        blobs_missing: Contents that are not, or not whole, in the source's spool.
+        taken_as_found: Entries settled there without an attestation (by format 0001, or in flight), and so here.
+        kept: Entries that stay in doubt or quarantined here although the source released them: it did not know why they are so here.
+    """
+
+    journal: str
+    journal_id: str
+    entries: int
+    known: int
+    attestations: int
+    known_attestations: int
+    blobs: int
+    blob_bytes: int
+    blobs_missing: tuple[str, ...]
+    taken_as_found: int
+    kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """What a merge did.
+
+    Attributes:
+        journal, journal_id: Into which.
+        created: Whether it was made.
+        sources: In the order in which they were named.
+        entries: That it has now.
+        pending: Of those, how many are pending.
+    """
+
+    journal: str
+    journal_id: str | None
+    created: bool
+    sources: tuple[MergedSource, ...]
+    entries: int
+    pending: int
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was new."""
+        return any(source.entries or source.attestations or source.blobs or source.taken_as_found for source in self.sources)
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``json.dumps`` takes."""
+        members: dict[str, Any] = view.to_json(self)
+        members["changed"] = self.changed
+        return members
+
+
+def merge(
+    sources: Sequence[str | os.PathLike[str]],
+    *,
+    into: str | os.PathLike[str],
+    on_progress: Callable[[Progress], None] | None = None,
+) -> MergeReport:
+    """Bring the entries, evidence and artifacts of journals, or of copies of one, into another journal.
+
+    New entries come in the order in which they were recorded, each process's in its own. Trackers may go on in the target: no call of
+    theirs waits longer than for one of many short transactions. After a kill merge again: that completes it.
+
+    Args:
+        sources: Their folders. They may be appended to meanwhile: merging again brings the rest.
+        into: The folder of the journal that gets all; made if there is none.
+        on_progress: Called now and then with how many entries were brought, of how many.
+
+    Raises:
+        InvalidInputError: No source, or one of them is the target itself.
+        EvidenceError: A source contradicts itself or the target: a chain is broken, or goes on otherwise there. Nothing was changed.
+        LeaseHeldError: A source or the target is being reconciled.
+        JournalError: A source can't be read, or the target can't be written.
+    """
+    folders = [_folder(source) for source in sources]
+    target = _folder(into)
+    if not folders:
+        raise InvalidInputError("no journal was named to merge from", hint="name one or more, then --into and the journal that gets all")
+    _refuse_itself(folders, target)
+    with contextlib.ExitStack() as stack:
+        opened = [_opened_source(folder, stack) for folder in folders]
+        created = not (target / paths.DATABASE).exists()
+        journal = Journal.open(target, create=True)
+        stack.callback(journal.close)
+        held = leases.acquire(journal.database)
+        stack.callback(held.release)
+        merger = _Merger(journal, held, opened, on_progress or (lambda _: None))
+        stack.callback(merger.close)
+        results = merger.run()
+        ((entries, pending),) = journal.database.read(
+            "SELECT (SELECT count(*) FROM entry), (SELECT count(*) FROM entry) - (SELECT count(*) FROM delivery)"
+        )
+        return MergeReport(str(journal.path), journal.journal_id, created, results, entries, pending)
+
+
+def bring(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], *, on_progress: Callable[[Progress], None] | None = None
+) -> MergeReport:
+    """Bring what is new in another copy into an existing journal: ``merge`` of one.
+
+    Raises:
+        JournalNotFoundError: There is no target.
+        JournalError, InvalidInputError: As ``merge``.
+    """
+    Journal.open(target, create=False, read_only=True).close()
+    return merge([source], into=target, on_progress=on_progress)
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    return paths.expanded(path).absolute()
+
+
+def _refuse_itself(folders: Sequence[Path], target: Path) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            if (folder / paths.DATABASE).samefile(target / paths.DATABASE):
+                raise InvalidInputError(
+                    f"{folder} can't be merged into itself", hint="name another folder with --into; it is made if it is not there"
+                )
+
+
+def _opened_source(folder: Path, stack: contextlib.ExitStack) -> JournalSource:
+    """A source as of now.
+
+    Raises:
+        LeaseHeldError: Somebody reconciles it: what it sends now would be pending in the merge.
+    """
+    journal = stack.enter_context(view.opened(str(folder)))
+    ((owner, host, expires_at_ns),) = journal.database.read("SELECT owner, host, expires_at_ns FROM lease")
+    elsewhere = owner is not None and host != socket.gethostname() and isinstance(expires_at_ns, int)
+    now_ns = time.time_ns()
+    away = elsewhere and now_ns < expires_at_ns <= now_ns + 2 * int(leases.TTL_S * 1e9)
+    if away or leases.lock_holder(folder) is not None:
+        raise LeaseHeldError(
+            f"the journal at {folder} is being reconciled: what is sent meanwhile would be pending in the merge",
+            hint="merge when that process is done; `journaltrack status` says which it is",
+        )
+    stack.enter_context(view.snapshot(journal.database))
+    return JournalSource(journal)
+
+
+@dataclass(slots=True)
+class _Counts:
+    """Of one source."""
+
+    applied: Applied = field(default_factory=Applied)
+    blobs: int = 0
+    blob_bytes: int = 0
+    blobs_missing: list[str] = field(default_factory=list)
+    taken_as_found: int = 0
+
+
+class _Merger:
+    """One merge, its sources opened and the target's lease held."""
+
+    def __init__(self, journal: Journal, lease: leases.Lease, sources: Sequence[JournalSource], tell: Callable[[Progress], None]) -> None:
+        self._journal = journal
+        self._lease = lease
+        self._sources = sources
+        self._tell = tell
+        self._counts = [_Counts() for _ in sources]
+        self._seen_seq = journal.database.read("SELECT coalesce(max(seq), 0) FROM entry")[0][0]  # what came later is looked at again
+        self._applier = Applier(Attestor(journal.database, lease))
+        self._staging = Staging(sources, self._applier)
+        self._checker = Checker(self._applier, journal.database, self._components_of)
+
+    def close(self) -> None:
+        """Drop what is there for the merge alone."""
+        self._checker.close()
+        self._staging.close()
+        self._applier.close()
+
+    def run(self) -> tuple[MergedSource, ...]:
+        """Look at everything; then blobs first, since an entry must not be there before what it names."""
+        database = self._journal.database
+        self._staging.fill(Heads(database, self._applier), self._lease.renew)
+        checked = [self._checker.check(source) for source in self._sources]
+        for source, counts in zip(self._sources, self._counts, strict=True):
+            self._copy_blobs(source, counts)
+            self._copy_blob_rows(source)
+        self._copy_entries(self._applier.look_ahead(self._staging.beyond))
+        for source, counts, each in zip(self._sources, self._counts, checked, strict=True):
+            self._applier.take_over(each)
+            counts.applied = self._applier.applied
+            counts.taken_as_found = self._take_as_found(source)
+        Settlement(database, self._lease).advance_mark()
+        return tuple(self._result(*each) for each in zip(self._sources, self._counts, self._staging.counts, strict=True))
+
+    def _components_of(self, named: Named) -> Iterator[tuple[str, str]]:
+        yield from self._applier.components_of(named)
+        yield from self._staging.components_of(named)
+
+    @staticmethod
+    def _result(source: JournalSource, counts: _Counts, entries: int) -> MergedSource:
+        return MergedSource(
+            journal=source.name,
+            journal_id=source.journal.journal_id,
+            entries=entries,
+            known=source.entries - entries,
+            attestations=counts.applied.attestations,
+            known_attestations=counts.applied.known,
+            blobs=counts.blobs,
+            blob_bytes=counts.blob_bytes,
+            blobs_missing=tuple(counts.blobs_missing),
+            taken_as_found=counts.taken_as_found,
+            kept=counts.applied.kept,
+        )
+
+    # -- artifacts ----------------------------------------------------------------------------------------------
+
+    def _copy_blobs(self, source: JournalSource, counts: _Counts) -> None:
+        ours = Spool(self._journal.path / paths.SPOOL)
+        for sha256, size_bytes, _ in source.blobs():
+            if not is_digest(sha256) or (ours.has(sha256) and ours.path_of(sha256).lstat().st_size == size_bytes):
+                continue
+            blob = ours.take_over(source.journal.path / paths.SPOOL, sha256, size_bytes)
+            if blob is None:
+                counts.blobs_missing.append(sha256)
+            else:
+                counts.blobs += 1
+                counts.blob_bytes += blob.size_bytes
+
+    def _copy_blob_rows(self, source: JournalSource) -> None:
+        for page in self._applier.turns.pages(source.blobs()):
+            with self._applier.transaction() as connection:
+                connection.executemany("INSERT OR IGNORE INTO blob VALUES (?, ?, ?)", page)
+
+    # -- entries ------------------------------------------------------------------------------------------------
+
+    def _copy_entries(self, ahead: Ahead) -> None:
+        """Those that wait, with what is known of them here; what became of the others in their sources is in doubt until it comes."""
+        total, done = sum(self._staging.counts), 0
+        self._tell(Progress(0, total, 0))
+        while page := self._staging.page(done, self._applier.turns.size):
+            with self._applier.transaction() as connection:
+                above = self._see_others(connection)
+                brought = self._insert(connection, page, above)
+                self._applier.follow_known(ahead, brought, above)
+                self._hold(connection, page, above)
+            self._seen_seq = above + len(page)
+            done = page[-1][0]
+            self._tell(Progress(done, total, 0))
+
+    def _see_others(self, connection: sqlite3.Connection) -> int:
+        """The last entry; what others have appended since the last look is of processes that nothing waits of.
+
+        Raises:
+            EvidenceError: A process goes on in the target that has gone on in a source, too.
+        """
+        (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM entry").fetchone()
+        if last != self._seen_seq:
+            sql = "SELECT DISTINCT w.uuid FROM entry e JOIN writer w ON w.id = e.writer_id WHERE e.seq > ?"
+            for (uuid,) in connection.execute(sql, (self._seen_seq,)):
+                if uuid in self._staging.writers:
+                    where = self._staging.where(uuid)
+                    raise forged(
+                        where, f"the process {limits.shown(uuid)} goes on in {self._journal.path} now, and went on there otherwise"
+                    )
+        return int(last)
+
+    def _insert(self, connection: sqlite3.Connection, page: Sequence[Staged], above: int) -> dict[str, tuple[int, int]]:
+        """Returns: by their process's uuid, the first and the last place."""
+        staging, applier = self._staging, self._applier
+        writers = {number: applier.add_writer(staging.writers[staging.uuids[number]]) for number in {row[2] for row in page}}
+        components = {number: applier.add_component(staging.components[number]) for number in dict.fromkeys(row[4] for row in page)}
+        rows = [(seq, writers[row[2]], row[3], components[row[4]], *row[ENTRY]) for seq, row in enumerate(page, above + 1)]
+        connection.executemany(_INSERT_ENTRY, rows)
+        refused = [(seq, row[REFUSED], row[12]) for seq, row in enumerate(page, above + 1) if row[REFUSED] is not None]
+        connection.executemany(_INSERT_REFUSED, refused)
+        (_, _, number, first, *_), (_, _, _, last, *_) = page[0], page[-1]
+        if len(writers) == 1 and last - first == len(page) - 1:  # nearly always
+            applier.add_run(writers[number], first, last, above + 1 - first)
+            return {staging.uuids[number]: (first, last)}
+        run = Runs(applier)
+        brought: dict[int, tuple[int, int]] = {}
+        for seq, (_, _, number, place, *_) in enumerate(page, above + 1):
+            run.add(writers[number], place, seq)
+            brought[number] = (brought[number][0] if number in brought else place, place)
+        run.end()
+        return {staging.uuids[number]: places for number, places in brought.items()}
+
+    def _hold(self, connection: sqlite3.Connection, page: Sequence[Staged], above: int) -> None:
+        """Those of which it is not known yet what became of them."""
+        known = {seq for (seq,) in connection.execute("SELECT seq FROM delivery WHERE seq > ?", (above,))}
+        found: dict[int, list[int]] = defaultdict(list)
+        for seq, row in enumerate(page, above + 1):
+            if row[SETTLED] and seq not in known:
+                found[row[4]].append(seq)
+        self._applier.hold({self._applier.add_component(self._staging.components[number]): seqs for number, seqs in found.items()})
+
+    # -- what nobody attests ------------------------------------------------------------------------------------
+
+    def _take_as_found(self, source: JournalSource) -> int:
+        """Settle what is settled in the source without an attestation, or in flight there, and not here; this process attests it."""
+        already = self._taken_before(source)
+        found = (
+            (seq, each)
+            for each in source.unattested(IN_FLIGHT)
+            for first, last in self._applier.places({each.uuid: ((each.first, each.last),)})
+            for seq in range(first, last + 1)
+        )
+        count = 0
+        for page in self._applier.turns.pages(found):
+            with self._applier.transaction() as connection:
+                count += self._settle_as_found(connection, page, already, source)
+        return count
+
+    def _settle_as_found(
+        self, connection: sqlite3.Connection, page: Sequence[tuple[int, Found]], already: Callable[[int, int], bool], source: JournalSource
+    ) -> int:
+        """Returns: how many of them."""
+        groups: dict[int, dict[tuple[str, str | None, int], list[int]]] = defaultdict(lambda: defaultdict(list))
+        rows = []
+        for seq, each in page:
+            row = connection.execute(_SETTLEMENT, (MERGE, HELD, seq)).fetchone()
+            if row is None:  # removed here on the record, between others: it had been delivered
+                continue
+            component_id, outcome = row
+            arrived = each.outcome in {"delivered", "superseded"}
+            if (outcome is None and (arrived or not already(seq, each.at_ns))) or (arrived and outcome in {"quarantined", "in doubt"}):
+                groups[component_id][each.outcome, each.reason, each.at_ns].append(seq)
+                rows.append((seq, each.outcome, each.reason, each.at_ns))
+        connection.executemany("INSERT OR REPLACE INTO delivery VALUES (?, NULL, ?, ?, ?)", rows)
+        settled = {
+            component_id: [Settled(outcome, reason, as_intervals(seqs), at_ns) for (outcome, reason, at_ns), seqs in by_kind.items()]
+            for component_id, by_kind in groups.items()
+        }
+        if rows:
+            self._applier.tell_origin(source, {})
+        self._applier.attest("found", settled, {"from": source.journal.journal_id})
+        self._applier.note(as_intervals(row[0] for row in rows))
+        return len(rows)
+
+    def _taken_before(self, source: JournalSource) -> Callable[[int, int], bool]:
+        """Whether an earlier merge of the same journal found an entry so, since the same time: who released it since then wants it pending.
+
+        A later request that carried it has another time, and counts.
+        """
+        named: dict[int, list[tuple[int, int]]] = defaultdict(list)  # of few merges that found something
+        rows = self._journal.database.read(
+            "SELECT body FROM attestation WHERE instr(body, '\"found\"') AND instr(body, ?)", (source.journal.journal_id,)
+        )
+        for (body,) in rows:
+            members = json.loads(body)
+            if (members.get("action"), members.get("outcome"), members.get("from")) == (MERGE, "found", source.journal.journal_id):
+                for group in statements.read(body).settled:
+                    named[group.at_ns] += self._applier.places(group.entries)
+        places = {at_ns: joined(sorted(intervals)) for at_ns, intervals in named.items()}
+
+        def already(seq: int, at_ns: int) -> bool:
+            intervals = places.get(at_ns, [])
+            place = bisect.bisect_right(intervals, (seq, SEQ_MAX)) - 1
+            return place >= 0 and seq <= intervals[place][1]
+
+        return already

@@ -1,0 +1,1 @@
+"""What a journal delivered, against what the remote holds now."""

@@ -1,0 +1,109 @@
+"""Whether the remote holds what a prune is about to remove the only other copy of: ``verifying``'s questions, asked for it.
+
+Reads the journal and the remote, changes neither; must not know how anything is removed, nor boto3.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.journal.entries import BlobRef
+from journaltrack.verification.diff import Claims, Difference, ObjectClaim, compare_object
+from journaltrack.verification.verifier import Verifier, VerifyOptions
+
+if TYPE_CHECKING:
+    from journaltrack.journal.journal import Journal
+    from journaltrack.replay.remote import Remote
+    from journaltrack.util.deadline import Deadline
+
+_AT_A_TIME: Final = 200
+"""Components that one report is about: what it can't list, it says of all of them."""
+_HARMLESS: Final = frozenset({"status", "display name"})
+"""What may differ although everything that a prune removes has arrived: its entries stay whatever is removed."""
+_LOCATIONS: Final = (
+    "SELECT l.sha256, l.component_id, c.name, l.bucket, l.prefix, l.uri, b.size_bytes FROM location l JOIN component c ON c.id = l.component_id "
+    "JOIN blob b ON b.sha256 = l.sha256 WHERE l.sha256 IN (SELECT value FROM json_each(?)) AND typeof(l.uri) = 'text' ORDER BY l.sha256, l.uri"
+)
+
+
+class Confirmation:
+    """Asks one remote about one journal.
+
+    Args:
+        journal: Opened for reading alone.
+        remote: Retries what is worth it, paces itself, and raises ``RemoteError`` alone.
+        options: As a verification has them; components are named by each question.
+        deadline: Ends the asking.
+    """
+
+    def __init__(self, journal: Journal, remote: Remote, options: VerifyOptions, deadline: Deadline) -> None:
+        self._journal = journal
+        self._remote = remote
+        self._options = options
+        self._deadline = deadline
+
+    def components(self, names: Sequence[str], on_progress: Callable[[], None]) -> dict[str, str]:
+        """Ask for what was delivered of these components.
+
+        Args:
+            names: Of the components.
+            on_progress: Called now and then.
+
+        Returns:
+            Those of which not all is there, or it can't be told, and why.
+
+        Raises:
+            RemoteError: The remote can't be asked.
+        """
+        kept: dict[str, str] = {}
+        for start in range(0, len(names), _AT_A_TIME):
+            some = frozenset(names[start : start + _AT_A_TIME])
+            options = self._options.of(some)
+            verifier = Verifier(self._journal, self._remote, options=options, deadline=self._deadline, on_progress=lambda _: on_progress())
+            found = verifier.run()
+            if found.halted is not None:
+                raise found.halted
+            self._refuse_if_over()
+            if sum(found.counts.values()) > len(found.differences):
+                kept.update(dict.fromkeys(some, "there is more that differs than can be listed"))
+            for difference in found.differences:
+                if difference.kind != "extra" and difference.what not in _HARMLESS:
+                    kept.setdefault(difference.component, _told(difference))
+        return kept
+
+    def contents(self, sha256s: Sequence[str], on_progress: Callable[[], None]) -> dict[str, str]:
+        """Ask for these contents wherever they were uploaded to; the same of them."""
+        kept: dict[str, str] = {}
+        for sha256, claims, claim in self._uploaded(sha256s):
+            self._refuse_if_over()
+            on_progress()
+            try:
+                difference = compare_object(claims, claim, self._remote.find_object(claim.uri))
+            except RemoteError as error:
+                if error.unreachable or error.everywhere:
+                    raise
+                kept.setdefault(sha256, f"{claim.uri}: {error.message}")
+                continue
+            if difference is not None:
+                kept.setdefault(sha256, _told(difference))
+        return kept
+
+    def _uploaded(self, sha256s: Sequence[str]) -> Iterator[tuple[str, Claims, ObjectClaim]]:
+        for sha256, component_id, name, bucket, prefix, uri, size_bytes in self._journal.database.read(_LOCATIONS, (json.dumps(sha256s),)):
+            blob = BlobRef(sha256, bucket or None, prefix or None)
+            size = size_bytes if isinstance(size_bytes, int) else None
+            yield sha256, Claims(component_id, str(name), 0), ObjectClaim(uri, blob, size, in_spool=True)
+
+    def _refuse_if_over(self) -> None:
+        if self._deadline.over:
+            raise RemoteError("the time was over before everything was asked for", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
+
+
+def _told(difference: Difference) -> str:
+    """In a line."""
+    which = f" {difference.name}" if difference.name is not None and difference.name != difference.component else ""
+    told = {"missing": "is not there", "different": "is not what was delivered"}.get(difference.kind, "could not be told")
+    return f"{difference.what}{which} {told}" + (f" ({difference.note})" if difference.note else "")

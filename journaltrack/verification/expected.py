@@ -1,0 +1,349 @@
+"""What a journal has delivered, read from its tables as claims that ``comparing`` holds against the remote. Changes nothing.
+
+The remote holds, per key, the value of the entry that ``field`` names; status calls merge in the order in which they were
+sent; blobs are where ``location`` says. Metrics are summed up for many components in one scan of the journal.
+
+What a journal holds is data from somebody else: columns may be of any type, and what can't be read is named, not claimed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack import limits
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import queries, removed, view
+from journaltrack.journal.entries import BlobRef, Entry
+from journaltrack.journal.fold import (
+    MAP_OF_KIND,
+    Artifact,
+    FieldMap,
+    FieldValue,
+    Part,
+    PendingArtifact,
+    Place,
+    Status,
+    merge_status,
+    parts_in_order,
+    value_of,
+)
+from journaltrack.journal.queries import origins
+from journaltrack.journal.spool.spool import is_digest
+from journaltrack.journal.sqlite import access
+from journaltrack.util import paths
+from journaltrack.verification.diff import Claims, FieldClaim, MetricClaim, ObjectClaim, StatusClaim
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from journaltrack.journal.journal import ComponentRow, Journal
+    from journaltrack.journal.removed import RemovedMetric
+    from journaltrack.journal.sqlite.connection import Database
+
+STEPS_MAX: Final = 100_000
+"""Ours: steps of one metric that are compared one by one; bounds memory."""
+_STATUS: Final = ("status", "")
+_COLUMNS: Final = (
+    "e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
+    "e.recorded_at_ns, e.digest"
+)
+_IS_POINT: Final = (  # typeof and abs: SQLite keeps any type in any column, and infinity
+    "e.stream = 'metric' AND e.kind = 'metric' AND typeof(e.name) = 'text' AND typeof(e.value) = 'real' AND abs(e.value) < 9e999"
+)
+_POINTS: Final = f"FROM entry e JOIN delivery d ON d.seq = e.seq WHERE {_IS_POINT}"
+_MAYBE_POINTS: Final = f"FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE {_IS_POINT}"
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """Entries that nothing is claimed of. ``pending`` includes those in flight."""
+
+    pending: int = 0
+    in_doubt: int = 0
+    quarantined: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether there are any."""
+        return bool(self.pending or self.in_doubt or self.quarantined)
+
+
+def undelivered(database: Database, component_ids: str | None) -> Undelivered:
+    """Entries of these components (a JSON array; None: of all) that are not delivered."""
+    wanted = "(? IS NULL OR e.component_id IN (SELECT value FROM json_each(?)))"
+    of_these = (component_ids, component_ids)
+    ((pending,),) = database.read(
+        f"SELECT count(*) {queries.PENDING} AND {wanted}",
+        of_these,
+    )
+    problems = dict(
+        database.read(
+            "SELECT d.outcome, count(*) FROM delivery d JOIN entry e ON e.seq = d.seq WHERE d.outcome IN ('quarantined', 'in doubt') "
+            f"AND {wanted} GROUP BY d.outcome",
+            of_these,
+        )
+    )
+    return Undelivered(pending, problems.get("in doubt", 0), problems.get("quarantined", 0))
+
+
+def read(journal: Journal, rows: Sequence[ComponentRow]) -> list[Claims]:
+    """What was delivered of these components; those of which nothing was are left out."""
+    database = journal.database
+    with view.snapshot(database):
+        metrics = _metrics(database, rows)
+        found = [_claims(journal, row, metrics.get(row.id, {})) for row in rows]
+    return [claims for claims in found if claims is not None]
+
+
+def logged(database: Database, claims: Claims) -> Callable[[str, float], bool]:
+    """Whether a value was logged for a metric of the component. Read backwards: what was sent side by side was logged together."""
+
+    def is_logged(name: str, value: float) -> bool:
+        margin = abs(value) * 1e-6
+        found = database.read(
+            f"SELECT 1 {_MAYBE_POINTS} AND (d.outcome IS NULL OR d.outcome IN ('delivered', 'in doubt')) AND e.component_id = ? AND e.name = ? AND e.seq <= ? "
+            "AND e.value BETWEEN ? AND ? ORDER BY e.seq DESC LIMIT 1",
+            (claims.component_id, name, claims.metrics[name].last_seq, value - margin, value + margin),
+        )
+        return bool(found)
+
+    return is_logged
+
+
+def steps_of(database: Database, component_id: int, name: str) -> dict[int, int] | None:
+    """Points of a metric that were delivered, by step; None if some have no step, or there are too many steps."""
+    rows = database.read(
+        f"SELECT e.step, count(*) {_POINTS} AND d.outcome = 'delivered' AND e.component_id = ? AND e.name = ? GROUP BY e.step LIMIT ?",
+        (component_id, name, STEPS_MAX + 1),
+    )
+    sound = all(isinstance(step, int) and 0 <= step <= limits.STEP_MAX for step, _ in rows)
+    return dict(rows) if sound and 0 < len(rows) <= STEPS_MAX else None
+
+
+def last_receipt(database: Database, component_id: int) -> int:
+    """The newest receipt about the component: whether anything was sent meanwhile."""
+    return int(database.read("SELECT coalesce(max(id), 0) FROM receipt WHERE component_id = ?", (component_id,))[0][0])
+
+
+def _claims(journal: Journal, row: ComponentRow, metrics: Mapping[str, MetricClaim]) -> Claims | None:
+    database = journal.database
+    claims = Claims(row.id, row.name, last_receipt(database, row.id), metrics=metrics)
+    locations = {
+        BlobRef(sha256, bucket or None, prefix or None): (uri, size_bytes)
+        for sha256, bucket, prefix, uri, size_bytes in database.read(
+            "SELECT l.sha256, l.bucket, l.prefix, l.uri, b.size_bytes FROM location l LEFT JOIN blob b ON b.sha256 = l.sha256 "
+            "WHERE l.component_id = ? AND typeof(l.sha256) = 'text' AND typeof(l.uri) = 'text'",
+            (row.id,),
+        )
+    }
+    reading = _Reading({blob: uri for blob, (uri, _) in locations.items()}, origins(database.read))
+    held = {seq for (seq,) in database.read("SELECT seq FROM field WHERE component_id = ?", (row.id,))}
+    for *columns, outcome, receipt_id in _state_rows(database, row.id):
+        entry = vocabulary.entry_of(tuple(columns))
+        reading.add(entry, outcome, receipt_id, is_held=entry.seq in held)
+    objects = tuple(
+        ObjectClaim(uri, blob, size if isinstance(size, int) else None, _in_spool(journal.path / paths.SPOOL, blob.sha256, size))
+        for blob, (uri, size) in locations.items()
+    )
+    found = replace(reading.result(claims), objects=objects)
+    delivered = bool(found.fields or found.status or reading.there or any(metric.points for metric in metrics.values()))
+    return found if delivered or objects else None
+
+
+def _state_rows(database: Database, component_id: int) -> Iterator[tuple[Any, ...]]:
+    """Its entries but metrics, uploads and values that later ones override, with outcome and receipt; a page at a time."""
+    after_seq = 0
+    while True:
+        rows = database.read_page(
+            f"SELECT {_COLUMNS}, d.outcome, d.receipt_id FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? "
+            "AND e.stream <> 'metric' AND e.kind <> 'upload' AND e.seq > ? "
+            "AND (d.outcome IS NOT 'superseded' OR e.kind IN ('status', 'create', 'load')) ORDER BY e.seq LIMIT 10000",
+            (component_id, after_seq),
+        )
+        if not rows:
+            return
+        yield from rows
+        after_seq = rows[-1][0]
+
+
+class _Reading:
+    """What one component's entries add up to."""
+
+    def __init__(self, locations: Mapping[BlobRef, str], known_origins: Mapping[int, int]) -> None:
+        self.there = False  # whether the remote confirmed the component
+        self._locations = locations
+        self._origins = known_origins
+        self._owner: str | None = None
+        self._owners: set[str] = set()
+        self._display_name: str | None = None
+        self._shared = False
+        self._fields: dict[tuple[FieldMap, str], FieldClaim] = {}
+        self._later: dict[tuple[FieldMap, str], list[str | float | Artifact]] = defaultdict(list)
+        self._statuses: dict[int, list[tuple[Part, bool]]] = defaultdict(list)  # by receipt, with whether it was the last of its request
+        self._later_status: list[Status] = []
+        self._named: set[tuple[FieldMap, str]] = set()
+        self._unreadable: list[int] = []
+
+    def add(self, entry: Entry, outcome: object, receipt_id: object, *, is_held: bool) -> None:
+        """One more, in order of ``seq``; ``is_held``: the table ``field`` names it."""
+        try:
+            if entry.unsound:
+                raise ValueError(entry.unsound)  # noqa: TRY301 - as what can't be decoded
+            if entry.kind in MAP_OF_KIND:
+                self._add_field(entry, outcome, receipt_id, is_held=is_held)
+            elif entry.kind in {vocabulary.CREATE, vocabulary.LOAD} and outcome in {"delivered", "superseded"}:
+                self._add_origin(entry, outcome)
+        except ValueError:
+            if outcome == "delivered":
+                self._unreadable.append(entry.seq)
+
+    def _add_origin(self, entry: Entry, outcome: object) -> None:
+        detail = entry.detail
+        self.there = True
+        self._shared |= entry.kind == vocabulary.LOAD or bool(detail.get("resume"))
+        if entry.kind == vocabulary.CREATE and outcome == "delivered":
+            owner = _text(detail.get("owner"))
+            self._owner = self._owner or owner
+            self._owners |= {owner} if owner is not None else set()
+            self._display_name = _text(detail.get("display_name")) or self._display_name
+
+    def _add_field(self, entry: Entry, outcome: object, receipt_id: object, *, is_held: bool) -> None:
+        field_map = MAP_OF_KIND[entry.kind]
+        place = (field_map, entry.name or "")
+        value = value_of(entry) if outcome != "quarantined" else None
+        if isinstance(value, Status):
+            if outcome is None:
+                self._later_status.append(value)
+            elif outcome in {"delivered", "superseded"} and isinstance(receipt_id, int):
+                part = Part(Place(entry.seq, entry.recorded_at_ns, self._origins.get(entry.writer_id, 0)), value)
+                self._statuses[receipt_id].append((part, outcome == "delivered"))
+            return
+        if outcome != "delivered":
+            self._named.add(place)
+        held = self._resolved(value)
+        if held is None:
+            return
+        if outcome == "delivered" and is_held:
+            self._fields[place] = FieldClaim(held, entry.seq)
+        elif outcome is None:
+            self._later[place].append(held)
+
+    def _resolved(self, value: FieldValue | None) -> str | float | Artifact | None:
+        if isinstance(value, PendingArtifact):
+            uri = self._locations.get(value.blob)
+            return None if uri is None else Artifact(uri, value.media_type)
+        return None if isinstance(value, Status) else value
+
+    def result(self, claims: Claims) -> Claims:
+        """The claims with what was added."""
+        fields = {place: replace(claim, also=tuple(self._later.get(place, ()))) for place, claim in self._fields.items()}
+        return replace(
+            claims,
+            owner=self._owner,
+            owners=frozenset(self._owners),
+            exclusive=self._owner is not None and not self._shared,
+            display_name=self._display_name,
+            fields=fields,
+            status=self._status(),
+            named=frozenset(self._named),
+            unreadable=tuple(self._unreadable),
+        )
+
+    def _status(self) -> StatusClaim | None:
+        """In the order in which they were recorded; a request that ended in quarantine has no entry that was delivered."""
+        sent = [[part for part, _ in group] for group in self._statuses.values() if any(was_last for _, was_last in group)]
+        merged: Status | None = None
+        last_seq = 0
+        for part in parts_in_order(part for group in sent for part in group):
+            if isinstance(part.value, Status):
+                # SageMaker takes no message alone
+                value = part.value if part.value.primary is not None else replace(part.value, message=None)
+                merged, last_seq = _merged(merged, value), part.place.seq
+        if merged is None:
+            return None
+        also = []
+        later = merged
+        for value in self._later_status:
+            later = _merged(later, value)
+            also.append(later)
+        return StatusClaim(merged, last_seq, tuple(also))
+
+
+def _merged(earlier: Status | None, later: Status) -> Status:
+    merged = merge_status(earlier, later)
+    return merged if isinstance(merged, Status) else later
+
+
+def _metrics(database: Database, rows: Sequence[ComponentRow]) -> dict[int, dict[str, MetricClaim]]:
+    """By component and metric, in one scan. Points in flight may be there as those in doubt may."""
+    ids = json.dumps([row.id for row in rows])
+    summed = (
+        "count(*), min(e.value), max(e.value), max(CASE WHEN typeof(d.settled_at_ns) = 'integer' THEN d.settled_at_ns ELSE 0 END), "
+        "max(e.seq) AS last_seq"
+    )
+    of_these = "e.component_id IN (SELECT value FROM json_each(?)) GROUP BY 1, 2, 3"
+    found = database.read(
+        f"SELECT m.*, (SELECT e.value FROM entry e WHERE e.seq = m.last_seq) FROM (SELECT e.component_id, e.name, d.outcome, {summed} "
+        f"{_POINTS} AND d.outcome IN ('delivered', 'in doubt') AND {of_these}) m",
+        (ids,),
+    )
+    flying = view.in_flight(database)
+    if flying.intervals:
+        # From the intervals to the entries: a crafted journal may have as many of either.
+        found += database.read(
+            f"SELECT m.*, NULL FROM (SELECT e.component_id, e.name, NULL, {summed} FROM json_each(?) i CROSS JOIN entry e ON e.seq BETWEEN "
+            "json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') LEFT JOIN delivery d ON d.seq = e.seq "
+            f"WHERE {_IS_POINT} AND d.seq IS NULL AND {of_these}) m",
+            (flying.json, ids),
+        )
+    claims: dict[int, dict[str, MetricClaim]] = defaultdict(dict)
+    for component_id, name, outcome, points, least, most, settled_at_ns, last_seq, last in found:
+        known = claims[component_id].get(name, MetricClaim())
+        known = replace(known, last_seq=max(known.last_seq, last_seq))
+        if outcome == "delivered":
+            known = replace(known, points=points, minimum=least, maximum=most, last=last, settled_at_ns=settled_at_ns)
+        else:
+            known = replace(
+                known,
+                in_doubt=known.in_doubt + points,
+                doubt_minimum=least if known.doubt_minimum is None else min(least, known.doubt_minimum),
+                doubt_maximum=most if known.doubt_maximum is None else max(most, known.doubt_maximum),
+            )
+        claims[component_id][name] = known
+    ids_of = {str(row.name).lower(): row.id for row in rows}
+    for (component, name), gone in removed.metrics(database).items():
+        if component in ids_of:
+            of_component = claims[ids_of[component]]
+            of_component[name] = _with_removed(of_component.get(name, MetricClaim()), gone)
+    return claims
+
+
+def _with_removed(claim: MetricClaim, gone: RemovedMetric) -> MetricClaim:
+    """What was delivered, with what is no longer in the journal."""
+    return replace(
+        claim,
+        points=claim.points + gone.points,
+        minimum=gone.minimum if claim.minimum is None else min(claim.minimum, gone.minimum),
+        maximum=gone.maximum if claim.maximum is None else max(claim.maximum, gone.maximum),
+        removed=gone.points,
+    )
+
+
+def _in_spool(spool: Path, sha256: str, size_bytes: object) -> bool:
+    """Whether the blob is there with its size; an upload sees to its bytes."""
+    if not is_digest(sha256):
+        return False
+    try:
+        with access.opened_blob(spool / sha256[:2] / sha256) as file:
+            return size_bytes is None or os.fstat(file).st_size == size_bytes
+    except (OSError, ValueError):
+        return False
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,96 @@
+"""What a verification found missing becomes pending again, so that the next pass sends it. The reconciling side: needs the lease.
+
+Points of metrics are sent again only where it is proven that nothing is there, since the service takes a point twice: those
+of a metric of which it shows none, or of steps at which it shows none, that were delivered before anybody looked. Nothing is
+removed from the remote, and no object is overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from journaltrack.journal import entries as vocabulary
+from journaltrack.replay.evidence.outcomes import Settlement
+from journaltrack.util.intervals import contains
+from journaltrack.verification.diff import Difference
+
+if TYPE_CHECKING:
+    from journaltrack.journal.entries import BlobRef
+    from journaltrack.journal.sqlite.connection import Database
+    from journaltrack.replay.lease import Lease
+
+_DELIVERED: Final = "FROM entry e JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND d.outcome IN ('delivered', 'superseded')"
+_FIELDS: Final = {"parameter", "input", "output"}
+
+
+def reopen(database: Database, lease: Lease, differences: Sequence[Difference], *, read_at_ns: int, receipt_id: int) -> int:
+    """Make the entries behind what is repairable pending again.
+
+    Args:
+        database: Of the journal, for writing.
+        lease: Held by the caller.
+        differences: As a verification found them.
+        read_at_ns: When it began, nanoseconds since the epoch: what was delivered later is not what it has seen to be missing.
+        receipt_id: The journal's newest receipt at that time; the same, whatever clocks do.
+
+    Returns:
+        How many entries are pending now that were not.
+    """
+    settlement = Settlement(database, lease)
+    reopened = 0
+    for difference in differences:
+        if not difference.repairable:
+            continue
+        component_id, why, absent = difference.component_id, difference.kind, False
+        if difference.what == "component":
+            seqs, absent = _all_of(database, component_id), True
+        elif difference.what == "metric":
+            seqs = _points(database, difference, read_at_ns, receipt_id)
+        elif difference.what == "status":
+            seqs = _of_kind(database, component_id, vocabulary.STATUS)
+        elif difference.what in _FIELDS and difference.seq is not None:
+            seqs = [difference.seq]
+        elif difference.what == "object" and difference.blob is not None:
+            seqs = _of_blob(database, component_id, difference.blob)
+        else:
+            continue
+        reopened += settlement.reopen(component_id, seqs, why, blob=difference.blob, absent=absent)
+    return reopened
+
+
+def _all_of(database: Database, component_id: int) -> list[int]:
+    """What makes the component and its state; not its blobs, which are elsewhere, nor its metrics: the new one shows what it has."""
+    held = database.read("SELECT seq FROM field WHERE component_id = ?", (component_id,))
+    making = (vocabulary.CREATE, vocabulary.LOAD, vocabulary.ASSOCIATE, vocabulary.STATUS)
+    return sorted({*_of_kind(database, component_id, *making), *(seq for (seq,) in held)})
+
+
+def _of_kind(database: Database, component_id: int, *kinds: str) -> list[int]:
+    rows = database.read(
+        f"SELECT e.seq {_DELIVERED} AND e.stream <> 'metric' AND e.kind IN (SELECT value FROM json_each(?)) ORDER BY e.seq",
+        (component_id, json.dumps(kinds)),
+    )
+    return [seq for (seq,) in rows]
+
+
+def _of_blob(database: Database, component_id: int, blob: BlobRef) -> list[int]:
+    """Its uploads, and the references that the component holds now: the content may get another name."""
+    rows = database.read(
+        f"SELECT e.seq {_DELIVERED} AND e.stream <> 'metric' AND (e.kind = 'upload' OR EXISTS (SELECT 1 FROM field f WHERE "
+        "f.component_id = e.component_id AND f.seq = e.seq)) AND CASE WHEN json_valid(e.payload) THEN "
+        "json_extract(e.payload, '$.sha256') = ? AND coalesce(json_extract(e.payload, '$.bucket'), '') = ? "
+        "AND coalesce(json_extract(e.payload, '$.prefix'), '') = ? ELSE 0 END ORDER BY e.seq",
+        (component_id, blob.sha256, blob.bucket or "", blob.prefix or ""),
+    )
+    return [seq for (seq,) in rows]
+
+
+def _points(database: Database, difference: Difference, read_at_ns: int, receipt_id: int) -> list[int]:
+    rows = database.read(
+        f"SELECT e.seq, e.step {_DELIVERED} AND d.outcome = 'delivered' AND e.stream = 'metric' AND e.name = ? AND d.settled_at_ns <= ? "
+        "AND d.receipt_id <= ? ORDER BY e.seq",
+        (difference.component_id, difference.name, read_at_ns, receipt_id),
+    )
+    return [seq for seq, step in rows if not difference.steps or (isinstance(step, int) and contains(difference.steps, step))]

@@ -1,0 +1,371 @@
+"""Whether the remote holds what a journal delivered: journal + remote → report. Reads both, changes neither.
+
+Components are asked for a few at a time, on threads that touch the remote alone; how often, is the remote's rate limit's
+affair. Claims are read before the remote is asked, so that what a pass sends meanwhile is more than was claimed and not
+less; a component about which something was sent meanwhile is looked at again before it is said to differ.
+
+Invariant: memory does not grow with the journal. Must not know boto3 or the tracker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.journal import view
+from journaltrack.journal.queries import last_receipt_id
+from journaltrack.replay.evidence import readback
+from journaltrack.replay.pass_report import PassReport, error_to_json
+from journaltrack.util import patterns
+from journaltrack.util.daemon_pool import DaemonPool
+from journaltrack.util.deadline import Deadline
+from journaltrack.verification import expected as claiming
+from journaltrack.verification.anchors import AnchorsReport, compare_with_anchors
+from journaltrack.verification.diff import Claims, Difference, Kind, compare, compare_object, empty_steps
+from journaltrack.verification.expected import Undelivered
+
+if TYPE_CHECKING:
+    from journaltrack.journal.journal import ComponentRow, Journal
+    from journaltrack.replay.remote import Remote, RemoteComponent, RemoteObject
+
+REQUESTS_PER_S: Final = 10.0
+"""Ours: requests per second unless something else is configured: a check is in no hurry, and training's passes come first."""
+CONCURRENCY: Final = 4
+"""Requests in flight."""
+DIFFERENCES_MAX: Final = 10_000
+"""Ours: differences that a report lists; the others are counted."""
+_GROUP_COMPONENTS: Final = 200  # whose metrics are summed up in one scan of the journal
+_PASSING_MAX: Final = 3  # failures in a row after retries: the remote is not well
+_BUSY: Final = "a sync is sending to this component now: verify again after it"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyOptions:
+    """What to verify.
+
+    Attributes:
+        component: Shell pattern of component names (case does not matter); None: all.
+        deep: Read the content of objects of which the store has no digest.
+        visible_after_s: How long after their delivery points may not be shown yet.
+        timestamps: Of a repair, see ``reconciler.Options``.
+        names: Of these components alone, and nothing but them; None: of all that the pattern matches.
+        anchor: Where passes put anchors, see ``reconciler.Options``; they are looked at when all components are.
+    """
+
+    component: str | None = None
+    deep: bool = False
+    visible_after_s: float = readback.VISIBLE_AFTER_S
+    timestamps: str = "keep"
+    anchor: str = "artifacts"
+    names: frozenset[str] | None = None
+
+    def of(self, names: frozenset[str]) -> VerifyOptions:
+        """The same of these components."""
+        return replace(self, component=None, names=names)
+
+    def wants(self, name: str) -> bool:
+        """Whether the component is to be verified."""
+        if self.names is not None:
+            return name in self.names
+        return patterns.fits(name, self.component)
+
+
+@dataclass(slots=True)
+class Checked:
+    """What was compared. Objects: by the store's digest of the whole, by reading them, or by size and our note of the digest alone."""
+
+    components: int = 0
+    parameters: int = 0
+    artifacts: int = 0
+    metrics: int = 0
+    points: int = 0
+    objects_by_checksum: int = 0
+    objects_by_content: int = 0
+    objects_by_size: int = 0
+
+
+@dataclass(slots=True)
+class Repair:
+    """What a repair did: entries made pending again, and the passes that sent them."""
+
+    reopened: int = 0
+    passes: list[PassReport] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """How the remote compares with the journal.
+
+    Attributes:
+        journal, journal_id: Which journal.
+        at_ns: When it was begun, nanoseconds since the epoch.
+        receipt_id: The journal's newest receipt then.
+        checked: What was compared.
+        counts: Differences by kind.
+        differences: The first ``DIFFERENCES_MAX`` of them.
+        undelivered: Entries of the components that nothing is claimed of yet.
+        unverified: Components of which nothing was delivered.
+        halted: Why it ended early, if it did.
+        out_of_time: The deadline ended it.
+        repair: What was repaired before this; None: nothing was to be.
+        anchors: How the journal compares with its anchors; None: not looked.
+    """
+
+    journal: str
+    journal_id: str
+    at_ns: int
+    receipt_id: int
+    checked: Checked = field(default_factory=Checked)
+    counts: dict[Kind, int] = field(default_factory=lambda: {"missing": 0, "different": 0, "extra": 0, "unknown": 0})
+    differences: list[Difference] = field(default_factory=list)
+    undelivered: Undelivered = field(default_factory=Undelivered)
+    unverified: int = 0
+    halted: RemoteError | None = None
+    out_of_time: bool = False
+    duration_s: float = 0.0
+    repair: Repair | None = None
+    anchors: AnchorsReport | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was delivered was looked at, and could be told."""
+        return self.halted is None and not self.out_of_time and not self.counts["unknown"]
+
+    @property
+    def verified(self) -> bool:
+        """Whether everything that was delivered is there as it was sent."""
+        anchored = self.anchors is None or not self.anchors.problems
+        return self.complete and anchored and not self.counts["missing"] and not self.counts["different"]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as ``json.dumps`` takes it, see ``journaltrack.journal.view.to_json``."""
+        converted: dict[str, Any] = view.to_json(replace(self, halted=None, repair=None))
+        for difference, told in zip(self.differences, converted["differences"], strict=True):
+            for internal in ("component_id", "blob", "steps"):
+                del told[internal]
+            told["sha256"] = difference.blob.sha256 if difference.blob else None
+            told["missing_steps"] = [list(interval) for interval in difference.steps]
+            if difference.what == "status" and difference.name in {"start", "end"}:
+                told["expected"], told["found"] = view.iso(difference.expected), view.iso(difference.found)
+        converted["verified"] = self.verified
+        converted["halted"] = error_to_json(self.halted)
+        if self.repair is not None:
+            converted["repair"] = {"reopened": self.repair.reopened, "passes": [each.to_json() for each in self.repair.passes]}
+        return converted
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyProgress:
+    """Components looked at, of how many."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the remote answered about one component."""
+
+    component: RemoteComponent | None
+    objects: Sequence[RemoteObject | RemoteError | None] = ()
+    objects_read: int = 0
+
+
+class Verifier:
+    """Compares one journal with one remote.
+
+    Args:
+        journal: Opened for reading alone.
+        remote: Retries what is worth it, paces itself, and raises ``RemoteError`` alone.
+        options: What to verify.
+        deadline: Ends it.
+        on_progress: Called from the calling thread after every component.
+        clock_ns: Nanoseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        remote: Remote,
+        *,
+        options: VerifyOptions | None = None,
+        deadline: Deadline | None = None,
+        on_progress: Callable[[VerifyProgress], None] | None = None,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._journal = journal
+        self._remote = remote
+        self._options = options or VerifyOptions()
+        self._deadline = deadline or Deadline()
+        self._on_progress = on_progress
+        self._clock_ns = clock_ns
+        self._report = VerifyReport(str(journal.path), journal.journal_id, clock_ns(), last_receipt_id(journal.database))
+        self._failures = 0
+
+    def run(self) -> VerifyReport:
+        """Look at every component of which something was delivered.
+
+        Returns:
+            What was found; failures of requests are in it, they are not raised.
+
+        Raises:
+            NothingMatchesError: There is no such component; nothing was asked.
+            JournalError: The journal can't be read.
+        """
+        started = time.monotonic()
+        ids = view.matching(self._journal, self._options.component)
+        rows = [row for row in self._journal.components() if self._options.wants(str(row.name))]
+        self._report.undelivered = claiming.undelivered(self._journal.database, ids)
+        pool = DaemonPool(CONCURRENCY, "journaltrack-verify")
+        try:
+            self._look_at(rows, pool)
+            if not self._ended() and self._options.component is None and self._options.names is None:
+                by_default = self._options.anchor == "s3"
+                self._report.anchors = compare_with_anchors(self._journal, self._remote, default_place=by_default)
+        finally:
+            pool.shutdown(wait=not self._deadline.over, cancel_futures=True)
+        self._report.out_of_time = self._deadline.over and self._report.halted is None
+        self._report.duration_s = time.monotonic() - started
+        return self._report
+
+    def _look_at(self, rows: Sequence[ComponentRow], pool: DaemonPool) -> None:
+        running: dict[Future[_Found], Claims] = {}
+        waiting = deque[Claims]()
+        groups = self._groups(rows)
+        judged = 0
+        while not self._ended():
+            if not waiting and (group := next(groups, None)) is not None:
+                waiting += group
+            while waiting and len(running) < CONCURRENCY:
+                claims = waiting.popleft()
+                running[pool.submit(self._ask, claims)] = claims
+            if not running:
+                return
+            finished, _ = wait(running, timeout=min(1.0, self._deadline.remaining_s()), return_when=FIRST_COMPLETED)
+            for future in finished:
+                self._judge(running.pop(future), future)
+                judged += 1
+            if self._on_progress is not None and finished:
+                self._on_progress(VerifyProgress(judged + self._report.unverified, len(rows)))
+
+    def _groups(self, rows: Sequence[ComponentRow]) -> Iterator[list[Claims]]:
+        for start in range(0, len(rows), _GROUP_COMPONENTS):
+            group = rows[start : start + _GROUP_COMPONENTS]
+            found = claiming.read(self._journal, group)
+            self._report.unverified += len(group) - len(found)
+            if found:
+                yield found
+
+    def _ask(self, claims: Claims) -> _Found:
+        """On a worker's thread."""
+        component = self._remote.describe(claims.name)
+        objects: list[RemoteObject | RemoteError | None] = []
+        objects_read = 0
+        for claim in claims.objects:
+            if self._deadline.over:
+                raise RemoteError("the time was over", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
+            try:
+                found = self._remote.find_object(claim.uri)
+                if self._options.deep and found is not None and found.sha256 is None and found.size_bytes == claim.size_bytes:
+                    found = self._remote.find_object(claim.uri, read=True)
+                    objects_read += 1
+            except RemoteError as error:
+                if error.unreachable or error.everywhere:
+                    raise
+                objects.append(error)
+            else:
+                objects.append(found)
+        return _Found(component, objects, objects_read)
+
+    def _judge(self, claims: Claims, future: Future[_Found]) -> None:
+        try:
+            found = future.result()
+            differences = self._differences(claims, found)
+            for _ in range(2):
+                if not differences or claiming.last_receipt(self._journal.database, claims.component_id) == claims.receipt_id:
+                    break
+                claims = self._again(claims)
+                found = self._ask(claims)
+                differences = self._differences(claims, found)
+            else:
+                differences = [replace(each, kind="unknown", repairable=False, steps=(), note=_BUSY) for each in differences]
+        except RemoteError as error:
+            self._failed(claims, error)
+            return
+        self._failures = 0
+        self._count(claims, found)
+        self._add(differences)
+
+    def _again(self, claims: Claims) -> Claims:
+        rows = [row for row in self._journal.components() if row.id == claims.component_id]
+        return next(iter(claiming.read(self._journal, rows)), claims)
+
+    def _differences(self, claims: Claims, found: _Found) -> list[Difference]:
+        database = self._journal.database
+        until_ns = self._clock_ns() - int(self._options.visible_after_s * 1e9)
+        told = compare(claims, found.component, shown_until_ns=until_ns, logged=claiming.logged(database, claims))
+        differences = [self._with_steps(claims, found.component, each) for each in told]
+        for claim, there in zip(claims.objects, found.objects, strict=True):
+            if isinstance(there, RemoteError):
+                note = f"{there.code}: {there.message}"
+                differences.append(Difference(claims.component_id, claims.name, "unknown", "object", claim.uri, note=note, blob=claim.blob))
+            elif (difference := compare_object(claims, claim, there)) is not None:
+                differences.append(difference)
+        return differences
+
+    def _with_steps(self, claims: Claims, component: RemoteComponent | None, difference: Difference) -> Difference:
+        """Of a metric with fewer points than were delivered: the steps at which provably nothing is there, so that they can be sent."""
+        name = difference.name or ""
+        if difference.what != "metric" or difference.kind != "different" or name not in claims.metrics or component is None:
+            return difference
+        if claims.metrics[name].removed:
+            return difference
+        if claims.exclusive and component.owner != claims.owner:
+            return difference
+        delivered = claiming.steps_of(self._journal.database, claims.component_id, name)
+        if delivered is None:
+            return difference
+        shown = self._remote.read_metrics(claims.name, {name: (min(delivered), max(delivered))})
+        if shown is None or name not in shown.by_step or name not in shown.totals:
+            return difference
+        by_step: Mapping[int, int] = {step: each.points for (metric, step), each in shown.steps.items() if metric == name}
+        steps = empty_steps(delivered, by_step, shown.totals[name].points)
+        return replace(difference, repairable=True, steps=steps, note=None) if steps else difference
+
+    def _failed(self, claims: Claims, error: RemoteError) -> None:
+        if self._deadline.over:
+            return
+        self._failures += 1
+        halts = error.kind is ErrorKind.HALT and not error.uploads_only
+        if error.unreachable or error.everywhere or halts or self._failures >= _PASSING_MAX:
+            self._report.halted = self._report.halted or error
+        note = f"{error.code}: {error.message}"
+        self._add([Difference(claims.component_id, claims.name, "unknown", "component", claims.name, note=note)])
+
+    def _add(self, differences: Sequence[Difference]) -> None:
+        for difference in differences:
+            self._report.counts[difference.kind] += 1
+        room = DIFFERENCES_MAX - len(self._report.differences)
+        self._report.differences += differences[: max(room, 0)]
+
+    def _count(self, claims: Claims, found: _Found) -> None:
+        checked = self._report.checked
+        checked.components += 1
+        parameters = sum(field_map == "parameters" for field_map, _ in claims.fields)
+        checked.parameters += parameters
+        checked.artifacts += len(claims.fields) - parameters
+        checked.metrics += len(claims.metrics)
+        checked.points += sum(metric.points for metric in claims.metrics.values())
+        there = [each for each in found.objects if each is not None and not isinstance(each, RemoteError)]
+        by_size = sum(each.sha256 is None for each in there)
+        checked.objects_by_size += by_size
+        checked.objects_by_content += found.objects_read
+        checked.objects_by_checksum += len(there) - by_size - found.objects_read
+
+    def _ended(self) -> bool:
+        return self._report.halted is not None or self._deadline.over

@@ -1,0 +1,207 @@
+"""What a watcher tells others: a health file (JSON) that monitors and ``journaltrack status`` read, and Prometheus's text format.
+
+Both are written whole and renamed into place. The health file's ``at`` is renewed every ``watcher.TELL_EVERY_S`` while the
+watcher lives: an older one means that it does not. Neither holds parameters, metrics or credentials.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack._version import __version__
+from journaltrack.util import paths
+
+if TYPE_CHECKING:
+    from journaltrack.watch.journal import WatchedJournal
+    from journaltrack.watch.watcher import Watcher
+
+logger = logging.getLogger(__name__)
+
+FORMAT: Final = 1
+STALE_S: Final = 60.0
+"""A health file that was not renewed for so long belongs to a watcher that is gone, or on a machine that is."""
+_FILE_BYTES_MAX: Final = 64 * 1024 * 1024
+
+
+def default_folder() -> Path:
+    """Where health files are when none is named: ``watchers`` in ``paths.home()``, one file a process."""
+    return paths.home() / "watchers"
+
+
+class Health:
+    """Writes what a watcher tells.
+
+    Args:
+        health_file: Beside a file of this process in ``default_folder``, where ``status`` looks; None: that alone.
+        metrics_file: Prometheus's text file, for node_exporter's textfile collector; None: none.
+        clock_ns: Nanoseconds since the epoch.
+        clock: Monotonic seconds, the watcher's.
+    """
+
+    def __init__(
+        self,
+        health_file: Path | None = None,
+        metrics_file: Path | None = None,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._own = default_folder() / f"{socket.gethostname()}-{os.getpid()}.json"
+        self.health_file = health_file or self._own
+        self.metrics_file = metrics_file
+        self._clock_ns = clock_ns
+        self._clock = clock
+        self._started_ns = clock_ns()
+        self._complained: set[Path] = set()
+
+    def __call__(self, watcher: Watcher) -> None:
+        """Tell how it is now; a file that can't be written is logged once and ends nothing."""
+        state = self.state_of(watcher)
+        for path in {self.health_file, self._own}:
+            self._write(path, json.dumps(state, indent=1))
+        if self.metrics_file is not None:
+            self._write(self.metrics_file, prometheus(state))
+
+    def close(self) -> None:
+        """Take back what only a living watcher should have: its own health file. A named one stays, with ``stopped``."""
+        with contextlib.suppress(OSError):
+            self._own.unlink()
+        if self.health_file != self._own and (told := _read(self.health_file)) is not None:
+            self._write(self.health_file, json.dumps({**told, "state": "stopped", "at": self._clock_ns() / 1e9}, indent=1))
+
+    def state_of(self, watcher: Watcher) -> dict[str, Any]:
+        """As JSON: times are seconds since the epoch, ``next_attempt`` too."""
+        now_ns, now = self._clock_ns(), self._clock()
+
+        def moment(at: float | None) -> float | None:
+            return None if at is None else round(now_ns / 1e9 + at - now, 3)
+
+        gate = watcher.gate
+        error = gate.error
+        journals = [self._journal(journal, moment, moment(gate.probe_at)) for journal in watcher.journals.values()]
+        troubled = any(j["state"] == "waiting" or j["reason"] for j in journals)
+        return {
+            "format": FORMAT,
+            "state": "down" if error is not None else "waiting" if troubled else "ok",
+            "at": round(now_ns / 1e9, 3),
+            "started_at": round(self._started_ns / 1e9, 3),
+            "version": __version__,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "endpoint": {
+                "up": gate.up,
+                "since": moment(gate.since),
+                "next_probe": moment(gate.probe_at),
+                "error": None if error is None else {"code": error.code, "message": error.message, "hint": error.hint},
+            },
+            "journals": journals,
+        }
+
+    @staticmethod
+    def _journal(journal: WatchedJournal, moment: Callable[[float | None], float | None], next_probe: float | None) -> dict[str, Any]:
+        times = [t for t in (journal.due_at, journal.retry_at) if t is not None]
+        totals = journal.totals
+        return {
+            "journal": str(journal.path),
+            "state": journal.state,
+            "reason": journal.reason,
+            "pending": journal.pending,
+            "next_attempt": max(next_probe or 0, moment(min(times)) or 0) if times else None,
+            "last_success": None if journal.last_success_at_ns is None else round(journal.last_success_at_ns / 1e9, 3),
+            "rate_per_s": None if journal.rate_per_s is None else round(journal.rate_per_s, 1),
+            "last_error": journal.error_text,
+            "passes": totals.passes,
+            "requests": totals.requests,
+            "delivered": totals.delivered,
+            "quarantined": totals.quarantined,
+            "in_doubt": totals.in_doubt,
+        }
+
+    def _write(self, path: Path, text: str) -> None:
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            try:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    file.write(text)
+                os.chmod(name, 0o644)  # a monitor runs as somebody else # noqa: PTH101
+                os.replace(name, path)  # noqa: PTH105
+            except BaseException:
+                os.unlink(name)  # noqa: PTH108
+                raise
+        except OSError as error:
+            if path not in self._complained:
+                self._complained.add(path)
+                logger.warning("%s can't be written: %s", path, error)
+
+
+def living(named: Iterable[Path] = (), *, clock_ns: Callable[[], int] = time.time_ns) -> Iterator[Mapping[str, Any]]:
+    """What the watchers of this user tell, and those whose health files are named, as far as they live.
+
+    Args:
+        named: Further health files.
+        clock_ns: Nanoseconds since the epoch.
+    """
+    files = [*named]
+    with contextlib.suppress(OSError):
+        files += sorted(default_folder().glob("*.json"))
+    for file in files:
+        state = _read(file)
+        if state is None or state.get("state") == "stopped":
+            continue
+        at = state.get("at")
+        if isinstance(at, (int, float)) and abs(clock_ns() / 1e9 - at) < STALE_S:
+            yield state
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        if file.stat().st_size > _FILE_BYTES_MAX:
+            return None
+        state = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) and state.get("format") == FORMAT and isinstance(state.get("journals"), list) else None
+
+
+_METRICS: Final = (
+    ("pending", "gauge", "journaltrack_pending_entries", "Entries that wait for delivery."),
+    ("delivered", "counter", "journaltrack_delivered_entries_total", "Entries delivered since the watcher started."),
+    ("quarantined", "counter", "journaltrack_quarantined_entries_total", "Entries quarantined since the watcher started."),
+    ("in_doubt", "counter", "journaltrack_in_doubt_entries_total", "Entries put in doubt since the watcher started."),
+    ("requests", "counter", "journaltrack_requests_total", "Requests made since the watcher started."),
+    ("passes", "counter", "journaltrack_passes_total", "Passes made since the watcher started."),
+    ("last_success", "gauge", "journaltrack_last_success_timestamp_seconds", "When something was last delivered."),
+    ("next_attempt", "gauge", "journaltrack_next_attempt_timestamp_seconds", "When what waits is tried again."),
+)
+
+
+def prometheus(state: Mapping[str, Any]) -> str:
+    """The state in Prometheus's text exposition format, version 0.0.4 (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
+    lines = [
+        "# HELP journaltrack_endpoint_up Whether the endpoint answers and takes the credentials.",
+        "# TYPE journaltrack_endpoint_up gauge",
+        f"journaltrack_endpoint_up {int(state['endpoint']['up'])}",
+        "# HELP journaltrack_watcher_timestamp_seconds When the watcher wrote this.",
+        "# TYPE journaltrack_watcher_timestamp_seconds gauge",
+        f"journaltrack_watcher_timestamp_seconds {state['at']}",
+    ]
+    for key, kind, name, text in _METRICS:
+        samples = [(j["journal"], j[key]) for j in state["journals"] if j[key] is not None]
+        if samples:
+            lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+            lines += [f'{name}{{journal="{_label(journal)}"}} {value}' for journal, value in samples]
+    return "\n".join(lines) + "\n"
+
+
+def _label(text: str) -> str:
+    return text.encode(errors="replace").decode().replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,0 +1,396 @@
+"""The watcher: notices what is written into journals and has it delivered, at its own pace, for as long as it runs.
+
+events and polls → changed journals → (debounce) → passes, several journals side by side, at most one pass a journal.
+Everything that needs a network or a database is a callable handed in; this module decides *when*. One thread calls ``run``,
+passes run on a pool, signals and others call ``stop`` and ``reconfigure``.
+
+Invariants: nothing is read from a journal while its files do not change; while the endpoint is down there are no passes, only
+probes with growing, jittered delays; a journal that can't go on delays no other.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from journaltrack.errors import ErrorKind, JournalError, JournaltrackError, LeaseHeldError, RemoteError
+from journaltrack.util.daemon_pool import DaemonPool
+from journaltrack.util.deadline import Deadline
+from journaltrack.util.log_line import logfmt
+from journaltrack.watch import folders
+from journaltrack.watch.breaker import Backoff, Gate
+from journaltrack.watch.journal import Delivery, DeliveryRequest, WatchedJournal, code_of
+
+if TYPE_CHECKING:
+    from journaltrack.replay.pass_report import PassReport
+    from journaltrack.util.config import WatchConfiguration
+
+logger = logging.getLogger(__name__)
+
+PREFLIGHT_S: Final = 10.0
+"""After so long without an answer, a pass begins with a probe: a lost answer to one costs nothing, one to metrics leaves them in doubt."""
+TELL_EVERY_S: Final = 15.0
+"""The state is told at least so often, so that a monitor sees that the watcher lives, ..."""
+TELL_AT_MOST_S: Final = 1.0
+"""... and at most so often."""
+_BUG: Final = "this is a bug in journaltrack; nothing is lost: run `journaltrack sync -v` and report the traceback"
+
+
+class Events(Protocol):
+    """Which folders something happened in; see ``watcher_events``."""
+
+    def watch(self, folder: Path) -> bool: ...  # noqa: D102
+    def forget(self, folder: Path) -> None: ...  # noqa: D102
+    def taken(self) -> set[Path]: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+class Watcher:
+    """Delivers what is written into journals below some folders.
+
+    Args:
+        roots: Folders of journals, or journals. One that is missing is waited for.
+        deliver: Looks at a journal and makes a pass if that is due; raises ``JournalError`` alone. Runs on several threads.
+        probe: One cheap request: None if the endpoint answers and takes the credentials, else why not.
+        settings: Delays and bounds.
+        events: Makes the source of events, given what to call when there are some.
+        tell: Called with this watcher when its state changed, and every ``TELL_EVERY_S``.
+        arrivals: Whether journals may be copies under way, and are left alone until they are whole.
+        clock: Monotonic seconds.
+        clock_ns: Nanoseconds since the epoch, for what is told.
+        chance: A number from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        deliver: Callable[[DeliveryRequest], Delivery],
+        probe: Callable[[], RemoteError | None],
+        settings: WatchConfiguration,
+        *,
+        events: Callable[[Callable[[], None]], Events],
+        tell: Callable[[Watcher], None] = lambda _: None,
+        arrivals: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        clock_ns: Callable[[], int] = time.time_ns,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.journals: dict[Path, WatchedJournal] = {}
+        self.gate = Gate(settings.probe_first_s, settings.probe_max_s, chance)
+        self.settings = settings
+        self._roots = list(roots)
+        self._deliver = deliver
+        self._probe = probe
+        self._tell = tell
+        self._arrivals = arrivals
+        self._clock = clock
+        self._clock_ns = clock_ns
+        self._chance = chance
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._events = events(self._wake.set)
+        self._pool = DaemonPool(settings.journals_at_a_time + 1, "journaltrack-watch")
+        self._probing: Future[RemoteError | None] | None = None
+        self._next: tuple[Sequence[Path], WatchConfiguration] | None = None
+        self._parents: set[Path] = set()
+        self._poll_at = float("-inf")
+        self._told: tuple[float, object] = (float("-inf"), None)
+        self.unfinished = 0
+
+    # -- from other threads -----------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """End ``run`` soon: what is in flight is finished and recorded, within ``stop_deadline_s``."""
+        self._stopping.set()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Look at everything now."""
+        self._poll_at = float("-inf")
+        self._wake.set()
+
+    def reconfigure(self, roots: Sequence[Path], settings: WatchConfiguration) -> None:
+        """Go on with other folders and settings (the number of journals at a time stays)."""
+        self._next = (roots, settings)
+        self.wake()
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Watch until ``stop``."""
+        try:
+            while not self._stopping.is_set():
+                pause_s = self.step()
+                self._wake.wait(pause_s)
+                self._wake.clear()
+        finally:
+            self._shut_down()
+
+    def step(self) -> float:
+        """Do what is due; seconds until the next step (sooner if woken)."""
+        now = self._clock()
+        if self._next is not None:
+            self._adopt(*self._next)
+        self._collect(now)
+        happened = self._events.taken()
+        if happened - self.journals.keys():
+            self._poll_at = min(self._poll_at, now + self.settings.debounce_s)  # something came or went beside the journals
+        if now >= self._poll_at:
+            self._poll(now)
+        else:
+            for journal in list(self.journals.values()):
+                if journal.path in happened or now <= journal.hot_until:
+                    self._examine(journal, now)
+        self._launch(now)
+        self._tell_if_due(now)
+        return max(0.0, self._next_step(now) - now)
+
+    def _poll(self, now: float) -> None:
+        """Look at everything, whether or not there were events."""
+        found: set[Path] = set()
+        for root in self._roots:
+            found.update(folders.journals_in(root))
+        for path in sorted(found - self.journals.keys()):
+            backoff = Backoff(self.settings.retry_first_s, self.settings.retry_max_s, self._chance)
+            arrivals = self._arrivals
+            self.journals[path] = WatchedJournal(path, backoff, arrivals, arriving=arrivals, unchecked=arrivals, quiet_since=now)
+            logger.info(logfmt("journal-found", journal=path))
+        for journal in list(self.journals.values()):
+            if journal.running is None and not any(journal.path.is_relative_to(root) for root in self._roots):
+                del self.journals[journal.path]  # of a folder that is watched no more
+                self._events.forget(journal.path)
+            else:
+                self._examine(journal, now)
+        parents = {path for root in self._roots for path in (root, *(p.parent for p in found if p != root and p.is_relative_to(root)))}
+        for parent in self._parents - parents:
+            self._events.forget(parent)
+        self._parents = parents
+        for parent in parents - self.journals.keys():
+            self._events.watch(parent)
+        self._poll_at = now + self.settings.poll_s
+
+    def _examine(self, journal: WatchedJournal, now: float) -> None:
+        """See whether its files changed."""
+        if journal.running is not None:
+            return
+        try:
+            files = folders.files_of(journal.path)
+            changed = files is not None and journal.seen(files, now, self.settings.debounce_s)
+            if not changed and now > journal.hot_until and self._events.watch(journal.path):
+                # Written to between the look and the watch? Then there was no event.
+                files = folders.files_of(journal.path)
+                changed = files is not None and journal.seen(files, now, self.settings.debounce_s)
+        except OSError as error:
+            self._fail(journal, JournalError(f"{journal.path} can't be looked at: {error.strerror}", hint="check its permissions"), now)
+            return
+        if files is None:
+            del self.journals[journal.path]
+            self._events.forget(journal.path)
+            logger.warning(
+                logfmt("journal-gone", journal=journal.path, hint="nothing more of it is delivered; it is found again if it comes back")
+            )
+            return
+        if changed:
+            self._events.forget(journal.path)
+        reason = journal.reason
+        if journal.arriving and journal.settle(now, self.settings.settle_s):
+            journal.due_at = now
+            logger.info(logfmt("journal-whole", journal=journal.path))
+        elif journal.arriving and journal.reason != reason:
+            logger.info(logfmt("journal-arriving", journal=journal.path, reason=journal.reason))
+
+    def _launch(self, now: float) -> None:
+        """Begin what is due, the journal that waited longest first."""
+        if not self.gate.up and self._probing is None and now >= (self.gate.probe_at or now):
+            self._probing = self._submit(self._probe)
+        free = self._free()
+        for journal in sorted(self.journals.values(), key=lambda each: each.started_at):
+            if free <= 0:
+                return
+            if journal.running is None and not journal.arriving and self._is_due(journal, now):
+                self._start(journal, now)
+                free -= 1
+
+    def _free(self) -> int:
+        """How many more passes may be made now."""
+        return max(0, self.settings.journals_at_a_time - sum(j.running is not None for j in self.journals.values()))
+
+    def _is_due(self, journal: WatchedJournal, now: float) -> bool:
+        if not self.gate.up:  # only to tell how much waits
+            return journal.due_at is not None and now >= max(journal.due_at, journal.looked_at + self.settings.poll_s)
+        return (journal.due_at is not None and now >= journal.due_at) or (journal.retry_at is not None and now >= journal.retry_at)
+
+    def _start(self, journal: WatchedJournal, now: float) -> None:
+        try:
+            files = folders.files_of(journal.path) or journal.files
+        except OSError:
+            files = journal.files  # the pass finds out
+        if files is not None and self._arrivals and journal.files is not None and journal.files.replaced_by(files):
+            journal.seen(files, now, self.settings.debounce_s)  # another one came in its place just now: it has to settle
+            return
+        journal.files = files  # before the look: what comes later is a change
+        retrying = journal.retry_at is not None and now >= journal.retry_at
+        journal.due_at = None
+        journal.started_at = journal.looked_at = now
+        journal.deadline = Deadline()
+        request = DeliveryRequest(
+            journal.path,
+            journal.deadline,
+            unless=None if retrying else journal.position,
+            arriving=journal.unchecked,
+            preflight=self.gate.contact_at is None or now - self.gate.contact_at > PREFLIGHT_S,
+            look_only=not self.gate.up,
+        )
+        if retrying and self.gate.up:
+            journal.retry_at = None
+        journal.running = self._submit(lambda: self._deliver(request))
+
+    def _collect(self, now: float) -> None:
+        """Take what ended on the pool."""
+        if self._probing is not None and self._probing.done():
+            probed, self._probing = self._probing, None
+            bug = probed.exception()
+            error = (
+                probed.result() if bug is None else RemoteError(_unexpected(bug), kind=ErrorKind.TRANSIENT, code="Unexpected", hint=_BUG)
+            )
+            if error is None:
+                self._up(now)
+            else:
+                self._down(error, now)
+        for journal in self.journals.values():
+            if journal.running is not None and journal.running.done():
+                future, journal.running, journal.deadline = journal.running, None, None
+                try:
+                    delivery = future.result()
+                except JournaltrackError as error:
+                    self._fail(journal, error, now)
+                except Exception as bug:
+                    logger.debug("a pass failed", exc_info=bug)
+                    self._fail(journal, JournalError(_unexpected(bug), hint=_BUG), now)
+                else:
+                    self._take(journal, delivery, now)
+
+    def _take(self, journal: WatchedJournal, delivery: Delivery, now: float) -> None:
+        reason = journal.reason
+        journal.take(delivery, now, self._clock_ns(), self.settings.debounce_s)
+        report = delivery.report
+        if report is None:
+            if journal.reason is not None and journal.reason != reason:
+                hint = "waiting for them; if they are lost, `journaltrack sync` of this journal sets them aside and delivers the rest"
+                logger.warning(logfmt("journal-incomplete", journal=journal.path, reason=journal.reason, hint=hint))
+            return
+        if report.settled or report.problem is not None:
+            logger.log(logging.INFO if report.problem is None else logging.WARNING, _pass_line(journal, report))
+        if report.delivered > report.superseded:  # something was answered
+            self.gate.delivered(now)
+            if not self.gate.up and report.halted is None:
+                self._up(now)
+        halted = report.halted
+        if halted is not None and (halted.unreachable or halted.everywhere or halted.kind is ErrorKind.TRANSIENT):
+            journal.retry_at = now  # owed as soon as the endpoint is back
+            if self.gate.up:  # passes that ran side by side fail side by side: one outage, not several
+                self._down(halted, now)
+
+    def _fail(self, journal: WatchedJournal, error: JournaltrackError, now: float) -> None:
+        news = journal.last_error is None or journal.last_error.message != error.message
+        journal.fail(error, now)
+        if news:
+            level = logging.INFO if isinstance(error, LeaseHeldError) else logging.WARNING
+            logger.log(level, logfmt("journal-waits", journal=journal.path, error=error.message, hint=error.hint))
+
+    def _up(self, now: float) -> None:
+        since = self.gate.since
+        if self.gate.answered(now):
+            logger.info(logfmt("endpoint-up", after_s=round(now - since, 3) if since is not None else None))
+            for journal in self.journals.values():
+                if journal.retry_at is not None or journal.pending:
+                    journal.retry_at = now
+
+    def _down(self, error: RemoteError, now: float) -> None:
+        if self.gate.fail(error, now):
+            logger.warning(logfmt("endpoint-down", code=error.code, error=error.message, hint=error.hint))
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _submit(self, work: Callable[[], Any]) -> Future[Any]:
+        future = self._pool.submit(work)
+        future.add_done_callback(lambda _: self._wake.set())
+        return future
+
+    def _adopt(self, roots: Sequence[Path], settings: WatchConfiguration) -> None:
+        self._next = None
+        self.settings = settings
+        self.gate.pace(settings.probe_first_s, settings.probe_max_s)
+        for journal in self.journals.values():
+            journal.retry.pace(settings.retry_first_s, settings.retry_max_s)
+        self._roots = list(roots)
+
+    def _next_step(self, now: float) -> float:
+        """When something is due that no event announces."""
+        times = [self._poll_at, self._told[0] + TELL_EVERY_S]
+        if not self.gate.up and self._probing is None and self.gate.probe_at is not None:
+            times.append(self.gate.probe_at)
+        free = self._free()
+        for journal in self.journals.values():
+            if journal.running is not None:
+                continue
+            if now <= journal.hot_until:
+                times.append(now + self.settings.debounce_s)
+            if self.gate.up and free and not journal.arriving:  # the end of a pass wakes by itself
+                times += [t for t in (journal.due_at, journal.retry_at) if t is not None]
+        return min(times)
+
+    def _tell_if_due(self, now: float) -> None:
+        told_at, told = self._told
+        state = (
+            self.gate.error,
+            [(j.path, j.state, j.pending, j.last_error, j.last_success_at_ns, j.reason) for j in self.journals.values()],
+        )
+        if now - told_at >= TELL_EVERY_S or (state != told and now - told_at >= TELL_AT_MOST_S):
+            self._told = (now, state)
+            self._tell(self)
+
+    def _shut_down(self) -> None:
+        """Finish what is in flight; what does not end in time is settled by the next pass, wherever that is made."""
+        grace_s = self.settings.stop_deadline_s
+        running = [j for j in self.journals.values() if j.running is not None]
+        for journal in running:
+            if journal.deadline is not None:
+                journal.deadline.cancel(grace_s=grace_s)
+        self._events.close()
+        futures: list[Future[Any]] = [j.running for j in running if j.running is not None]
+        wait(futures, timeout=grace_s + 1)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._collect(self._clock())
+        self._tell(self)
+        self.unfinished = sum(not future.done() for future in futures)
+        logger.info(logfmt("stopped", unfinished=self.unfinished))
+
+
+def _unexpected(bug: BaseException) -> str:
+    return f"unexpected: {type(bug).__name__}: {bug}"
+
+
+def _pass_line(journal: WatchedJournal, report: PassReport) -> str:
+    problem = report.problem
+    return logfmt(
+        "pass",
+        journal=journal.path,
+        delivered=report.delivered,
+        superseded=report.superseded,
+        quarantined=report.quarantined,
+        in_doubt=report.in_doubt,
+        pending=report.pending,
+        requests=report.requests,
+        duration_s=round(report.duration_s, 3),
+        held=len(report.held) or None,
+        code=code_of(problem) if problem else None,
+        error=problem.message if problem else None,
+        hint=problem.hint if problem else None,
+    )
