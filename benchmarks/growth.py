@@ -60,6 +60,7 @@ def _status(options: Run) -> list[Result]:
 def status(folder: str) -> Values:
     """What ``journaltrack status`` asks, and what a sync plans before its first request; imports are paid before."""
     from journaltrack.journal.journal import Journal
+    from journaltrack.replay.evidence.proof import Proof
     from journaltrack.replay.reconciler import Options, dry_run
     from journaltrack.reports.status import status as ask
 
@@ -67,7 +68,7 @@ def status(folder: str) -> Values:
     ask(Path(folder))
     asked = time.perf_counter()
     journal = Journal.open(Path(folder), create=False)
-    planned = sum(1 for _ in dry_run(journal, Options()))
+    planned = sum(1 for _ in dry_run(journal, Options(), Proof(journal.database)))
     values = {"status_ms": (asked - started) * 1e3, "plan_ms": (time.perf_counter() - asked) * 1e3}
     journal.close()
     if not planned:

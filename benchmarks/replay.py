@@ -249,11 +249,11 @@ def request_parts(endpoint_url: str) -> Values:
 def sync(folder: str, endpoint_url: str, metrics: int) -> Values:
     """``journaltrack.sync`` of a journal with so many pending points; imports are paid before, as in the floor."""
     import boto3  # noqa: F401 - the floor's clock starts after this, too
-    import journaltrack.reconciler
-    import journaltrack.remotes.retrying
 
     import journaltrack
-    import journaltrack.remotes.aws
+    import journaltrack.remotes.aws.remote
+    import journaltrack.remotes.retry
+    import journaltrack.replay.reconciler
 
     replay = journaltrack.sync
     own = own_use()
@@ -307,12 +307,13 @@ def reconcile_nothing(folder: str, metrics: int) -> Values:
 def plan_only(folder: str, metrics: int) -> Values:
     """Reading what is pending and planning it, nothing else."""
     from journaltrack.journal.journal import Journal
+    from journaltrack.replay.evidence.proof import Proof
     from journaltrack.replay.reconciler import Options, dry_run
 
     journal = Journal.open(Path(folder), create=False)
     own = own_use()
     started = time.perf_counter()
-    requests = sum(1 for _ in dry_run(journal, Options()))
+    requests = sum(1 for _ in dry_run(journal, Options(), Proof(journal.database)))
     _check_count(requests - 1, metrics, "plan")
     return _work(own, started, -(-metrics // POINTS))
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.journals import make
 from benchmarks.measure import ROOT, Result, Run, Side, Values, child, compare, environment, say, take_turns
 from benchmarks.static_server import StaticServer, static_server
 
@@ -52,8 +53,7 @@ def run_idle(options: Run) -> list[Result]:
     for number in range(options.rounds):
         say(f"  round {number + 1} of {options.rounds}")
         folder = options.folder / f"idle-{next(_counter)}"
-        for n in range(journals):
-            child("benchmarks.journals:make", folder=str(folder / f"journal-{n}"), metrics=20) if n == 0 else _copy(folder, n)
+        child("benchmarks.watch:quiet", folder=str(folder), journals=journals)
         with static_server() as server, watching(folder, server.endpoint_url, "--settle", "0.5", "--poll", "0.5") as process:
             for n in range(journals):
                 _await_delivery(folder / f"journal-{n}")
@@ -184,6 +184,13 @@ def one_by_one(folder: str, entries: int) -> Values:
     return {"p50_ms": statistics.median(taken), "p95_ms": taken[int(len(taken) * 0.95)], "max_ms": taken[-1]}
 
 
+def quiet(folder: str, journals: int) -> Values:
+    """Make journals of their own; of copies of one, a watcher delivers one."""
+    for n in range(journals):
+        make(str(Path(folder) / f"journal-{n}"), 20)
+    return {"journals": float(journals)}
+
+
 def touch(folder: str) -> Values:
     """Log one point."""
     from journaltrack import Tracker
@@ -242,12 +249,6 @@ def watching(folder: Path, endpoint_url: str, *arguments: str, until: str = "eve
             process.send_signal(signal.SIGTERM)
             process.wait(60)
     log.unlink()
-
-
-def _copy(folder: Path, n: int) -> None:
-    import shutil
-
-    shutil.copytree(folder / "journal-0", folder / f"journal-{n}")
 
 
 def _reading(journal: Path) -> sqlite3.Connection:

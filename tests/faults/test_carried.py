@@ -118,7 +118,7 @@ def test_a_killed_arrival_is_repeated(tmp_path, aws):
     run("bundle", tmp_path / "node", "-o", tmp_path / "b.bundle")
     with closing(sqlite3.connect(tmp_path / "node" / "journal.db")) as connection:
         (journal_id,) = connection.execute("SELECT journal_id FROM meta").fetchone()
-    import journaltrack.bundling_reading as reading
+    from journaltrack.transfer.bundle import reading
 
     with reading.open_bundle(tmp_path / "b.bundle") as bundle:
         left = arrived.folder.with_name(f"{journal_id}.{bundle.manifest_sha256[:16]}")

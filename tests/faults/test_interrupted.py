@@ -12,6 +12,8 @@ import sys
 import pytest
 
 import journaltrack
+import journaltrack.journal.entries
+import journaltrack.journal.view
 from journaltrack import Journal, Tracker, audit
 from journaltrack.journal import interruption, writer_life
 from journaltrack.reports.component import show
@@ -80,7 +82,7 @@ def last_entry(folder, component="run"):
     journal = Journal.open(folder, create=False, read_only=True)
     at_ns = max(entry.recorded_at_ns for entry in journal.entries() if entry.component == component)
     journal.close()
-    return journaltrack.report.iso_seconds(at_ns), at_ns
+    return journaltrack.journal.view.iso_seconds(at_ns), at_ns
 
 
 def test_a_killed_run_is_told_to_be_interrupted_by_every_command(folder, training):
@@ -276,7 +278,7 @@ def test_a_run_that_is_resumed_in_the_middle_of_a_sync_is_not_ended(folder, trai
     journal = Journal.open(folder)
     ((component_id, found),) = interruption.interrupted(journal).items()
     process = training().ready()
-    drafts = [journaltrack.entries.status(primary="Stopped")]
+    drafts = [journaltrack.journal.entries.status(primary="Stopped")]
     assert not journal.append_if(lambda: interruption.is_interrupted(journal, component_id, found), component_id, drafts)
     journal.close()
     assert [primary for primary, _ in statuses(folder)] == ["InProgress", "InProgress"]
