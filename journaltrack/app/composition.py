@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from journaltrack.remotes.rate_limit import RateLimit
     from journaltrack.remotes.retry import RetryingRemote
     from journaltrack.replay.pass_report import PassReport, Progress
+    from journaltrack.replay.pending_work import Work
     from journaltrack.replay.reconciler import Options
-    from journaltrack.replay.work import Work
     from journaltrack.retention.prune import PruneReport
     from journaltrack.util.config import Storage
     from journaltrack.verification.diff import Difference
@@ -422,7 +422,7 @@ def deliver(
     Raises:
         JournalError: The journal can't be read or written, somebody else reconciles it, or another copy of it is ahead.
     """
-    from journaltrack.replay import work as pending_work  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.replay import pending_work  # noqa: PLC0415 - the tracker's start does not pay for it
     from journaltrack.watch.journal import Delivery  # noqa: PLC0415
 
     _check_size(request.journal, connection.allow)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from journaltrack.errors import JournalBehindError, JournalError, JournalNotFoundError, NotAJournalError
-from journaltrack.replay import work as pending_work
+from journaltrack.replay import pending_work
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
-    from journaltrack.replay.work import Work
+    from journaltrack.replay.pending_work import Work
 
 
 @dataclass(slots=True)

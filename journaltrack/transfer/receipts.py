@@ -22,7 +22,7 @@ from journaltrack.errors import InvalidInputError
 from journaltrack.journal import view
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
-from journaltrack.journal.sqlite import copy as database_copy
+from journaltrack.journal.sqlite import database_copy
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.replay import lease as leases

@@ -10,7 +10,7 @@ import pytest
 from journaltrack import Tracker
 from journaltrack.app.one_place import OnePlace
 from journaltrack.errors import JournalBehindError
-from journaltrack.replay import work as pending_work
+from journaltrack.replay import pending_work
 
 
 def record(folder, points=1):

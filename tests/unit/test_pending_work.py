@@ -15,8 +15,8 @@ from journaltrack.journal.journal import Journal
 from journaltrack.replay import lease
 from journaltrack.replay.evidence.outcomes import Intent, Settlement
 from journaltrack.replay.pass_report import PassReport, Position
+from journaltrack.replay.pending_work import look
 from journaltrack.replay.plan.actions import Settle
-from journaltrack.replay.work import look
 
 
 @pytest.fixture

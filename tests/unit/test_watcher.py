@@ -15,8 +15,8 @@ from journaltrack.errors import ErrorKind, LeaseHeldError, RemoteError
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.pass_report import PassReport
+from journaltrack.replay.pending_work import look
 from journaltrack.replay.reconciler import Reconciler
-from journaltrack.replay.work import look
 from journaltrack.util.config import WatchConfiguration
 from journaltrack.util.deadline import Deadline
 from journaltrack.watch.journal import Delivery

@@ -26,7 +26,7 @@ from sqlalchemy.pool import NullPool
 
 from journaltrack.errors import JournalAlteredError, JournalFullError, JournalWriteError
 from journaltrack.journal.schema import check, schema
-from journaltrack.journal.sqlite import copy as database_copy
+from journaltrack.journal.sqlite import database_copy
 from journaltrack.util import paths
 
 if TYPE_CHECKING:

@@ -28,8 +28,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from journaltrack.errors import JournalError, JournalLockedError, JournalReadOnlyError, JournalWriteError
-from journaltrack.journal.sqlite import access, log_modes
-from journaltrack.journal.sqlite import copy as database_copy
+from journaltrack.journal.sqlite import access, database_copy, log_modes
 from journaltrack.journal.sqlite.admission import Admission
 from journaltrack.journal.sqlite.errors import OUT_OF_DESCRIPTORS, is_lock, translated, unusable
 from journaltrack.journal.sqlite.standing_locks import StandingLocks
