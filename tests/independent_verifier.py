@@ -330,14 +330,19 @@ class Verifier:
         held = {(c, m, k): seq for c, m, k, seq in self.rows("SELECT component_id, map, key, seq FROM field")}
         wanted = {}
         sql = (
-            "SELECT e.component_id, e.kind, coalesce(e.name, ''), e.seq, d.receipt_id FROM entry e JOIN delivery d ON d.seq = e.seq "
+            "SELECT e.component_id, e.kind, coalesce(e.name, ''), e.seq, d.receipt_id, e.recorded_at_ns, w.journal_id, w.host "
+            "FROM entry e JOIN delivery d ON d.seq = e.seq JOIN writer w ON w.id = e.writer_id "
             "WHERE e.stream <> 'metric' AND d.outcome = 'delivered' ORDER BY e.seq"
         )
-        for component, kind, name, seq, receipt in self.rows(sql):
+        places = {}
+        for component, kind, name, seq, receipt, recorded, *origin in self.rows(sql):
             if kind in MAPS:
                 key = (component, MAPS[kind], name)
                 if key in held or not isinstance(receipt, int) or receipt > self.bound:
-                    wanted[key] = seq
+                    before = places.get(key)
+                    if before is None or before[2] == origin or (before[1], before[0]) < (recorded, seq):
+                        places[key] = (seq, recorded, origin)
+                        wanted[key] = seq
         superseded = {seq for (seq,) in self.rows("SELECT seq FROM delivery WHERE outcome = 'superseded'")}
         for key in {*held, *wanted}:
             if held.get(key) != wanted.get(key) and not (key in held and held[key] in superseded):

@@ -153,6 +153,7 @@ def run(*arguments):
     if "--json" in arguments:
         in_lines = {"--entries", "--timeline", "--history"}.intersection(map(str, arguments))
         for document in done.stdout.splitlines() if in_lines else [done.stdout]:
+            assert document, (arguments, done.exit_code, done.output)
             json.loads(document)
     return done.exit_code, done.stdout, done.stderr
 
@@ -178,13 +179,13 @@ def every_command(journal, endpoint_url, component="run", *, as_json):
         ("show", component, "-j", journal),
         ("sync", journal, "--dry-run"),
         ("retry", journal, "--dry-run", "--in-doubt"),
-        ("prune", journal, "--delivered-before", "0s", "--blobs-delivered-before", "0s", "--dry-run"),
+        ("prune", journal, "--unasked", "--delivered-before", "0s", "--blobs-delivered-before", "0s", "--dry-run"),
         ("settle", journal, "--set-aside", "--component", "next"),
         ("sync", journal, *aws, "--deadline", "10"),
         ("verify", journal, *aws, "--deep", "--rate", "1000"),
         ("verify", journal, *aws, "--repair", "--rate", "1000"),
         ("retry", journal, "--in-doubt"),
-        ("prune", journal, "--delivered-before", "0s", "--blobs-delivered-before", "0s"),
+        ("prune", journal, "--unasked", "--delivered-before", "0s", "--blobs-delivered-before", "0s"),
         ("audit", journal),
     ]
     return "".join("".join(run(*command, *tail)[1:]) for command in commands)

@@ -42,7 +42,7 @@ def run(code, *arguments):
 
 INTERRUPTED = """
 import random, signal, sqlite3, sys, warnings
-from journaltrack.journal.journal import entries
+from journaltrack.journal import entries
 from journaltrack.journal.journal import Journal
 warnings.simplefilter("ignore")
 class Interruption(BaseException): pass

@@ -390,7 +390,7 @@ def test_the_command_prints_repairs_and_says_so_with_its_exit_code(delivered, aw
     tracker.log_metric("loss", 1.0, iteration_number=95)
     tracker.close()
     assert run().exit_code == 3
-    assert run("--component", "other-*").exit_code == 0
+    assert run("--component", "other-*").exit_code == 2
     assert run(endpoint=closed_port).exit_code == 6
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")

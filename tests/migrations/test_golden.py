@@ -34,7 +34,7 @@ KILLS = int(12 * float(os.environ.get("JOURNALTRACK_SOAK", "1")))
 WHY_NOT = supported()
 UPGRADE = """
 import pathlib, sys
-from journaltrack.journal.journal.schema import migrate as upgrading
+from journaltrack.journal.schema import migrate as upgrading
 upgrading.upgrade(pathlib.Path(sys.argv[1]), "{head}", now_ns=1, migrations=pathlib.Path(sys.argv[2]), head="{next}")
 """
 FORK = multiprocessing.get_context("fork")

@@ -359,6 +359,9 @@ class EverythingMachine(RuleBasedStateMachine):
         folder = self.of(which)
         self.now_ns += LATER_NS
         now_ns = max(self.now_ns, 3 * 10**18)
+        with contextlib.closing(Journal.open(folder, create=False, read_only=True)) as journal:
+            if component is not None and journal.find(component) is None:
+                return
         prune(
             folder,
             ask=None,
@@ -510,7 +513,8 @@ class EverythingMachine(RuleBasedStateMachine):
             for table in ("metrics", "entries"):
                 export(journal, to=io.BytesIO(), table=table, format="jsonl")
             for name in "ab":
-                show(journal, name)
+                if journal.find(name) is not None:
+                    show(journal, name)
         finally:
             journal.close()
 

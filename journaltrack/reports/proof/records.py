@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from journaltrack import limits
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.chain import ChainProblem, read_body, told
+from journaltrack.journal.queries import IS_BEFORE
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.reports.proof.attestations import Claim, Coverage, Evidence
 from journaltrack.util.intervals import ranges_in
@@ -40,16 +41,18 @@ _MAP: Final = (
     "CASE e.kind WHEN 'parameter' THEN 'parameters' WHEN 'input' THEN 'input_artifacts' WHEN 'output' THEN 'output_artifacts' "
     "WHEN 'status' THEN 'status' END"
 )
-_LATEST: Final = (  # of each key: in one pass, and not one for each field
+_LATEST: Final = (  # of each key and each journal and host that recorded: in one pass, and not one for each field
     f"(SELECT e.component_id AS component_id, {_MAP} AS map, coalesce(e.name, '') AS key, max(e.seq) AS seq, "
-    "max(coalesce(d.receipt_id, 0)) AS receipt_id FROM entry e CROSS JOIN delivery d ON d.seq = e.seq WHERE e.stream <> 'metric' "
-    "AND e.kind IN ('parameter', 'input', 'output', 'status') AND d.outcome = 'delivered' GROUP BY 1, 2, 3)"
+    "max(coalesce(d.receipt_id, 0)) AS receipt_id FROM entry e CROSS JOIN delivery d ON d.seq = e.seq LEFT JOIN writer w ON w.id = e.writer_id "
+    "WHERE e.stream <> 'metric' AND e.kind IN ('parameter', 'input', 'output', 'status') AND d.outcome = 'delivered' "
+    "GROUP BY 1, 2, 3, w.journal_id, w.host)"
 )
 _FIELDS: Final = (
-    "SELECT f.component_id, f.map, f.key, f.seq FROM field f LEFT JOIN entry e ON e.seq = f.seq LEFT JOIN delivery d ON d.seq = f.seq "
-    f"LEFT JOIN {_LATEST} l ON l.component_id = f.component_id AND l.map = f.map AND l.key = f.key "
+    "SELECT DISTINCT f.component_id, f.map, f.key, f.seq FROM field f LEFT JOIN entry e ON e.seq = f.seq LEFT JOIN delivery d ON d.seq = f.seq "
+    f"LEFT JOIN {_LATEST} l ON l.component_id = f.component_id AND l.map = f.map AND l.key = f.key LEFT JOIN entry o ON o.seq = l.seq "
     "WHERE e.seq IS NULL OR e.component_id IS NOT f.component_id OR e.stream = 'metric' OR coalesce(e.name, '') <> f.key "
-    f"OR f.map IS NOT {_MAP} OR coalesce(d.outcome, '') IN ('quarantined', 'in doubt') OR l.seq > f.seq LIMIT ?"
+    f"OR f.map IS NOT {_MAP} OR coalesce(d.outcome, '') IN ('quarantined', 'in doubt') "
+    f"OR (o.seq <> e.seq AND {IS_BEFORE.replace('n.', 'e.')}) LIMIT ?"
 )
 _FIELDS_LOST: Final = (
     f"SELECT l.component_id, l.map, l.key, l.seq FROM {_LATEST} l LEFT JOIN field f ON f.component_id = l.component_id AND f.map = l.map "
