@@ -270,7 +270,9 @@ class EverythingMachine(RuleBasedStateMachine):
         journal = Journal(database)
         report = None
         try:
-            report = Reconciler(journal, self.world, options=Options(concurrency=3, even_if_behind=True), clock_ns=lambda: self.now_ns).run()
+            report = Reconciler(
+                journal, self.world, options=Options(concurrency=3, even_if_behind=True), clock_ns=lambda: self.now_ns
+            ).run()
         except KilledError:
             self.flying[folder] |= sent
         else:
