@@ -224,7 +224,8 @@ def _retrying(connection: Connection, deadline: Deadline, concurrency: int) -> I
 
     aws = connection.remote(deadline, concurrency)
     try:
-        yield RetryingRemote(AllowingRemote(aws, connection.allow), deadline=deadline)
+        instead = {} if connection.storage is None else connection.storage.instead
+        yield RetryingRemote(AllowingRemote(aws, connection.allow, instead), deadline=deadline)
     finally:
         aws.close()
 

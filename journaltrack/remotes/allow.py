@@ -30,11 +30,13 @@ class AllowingRemote:
     Args:
         inner: The remote to wrap.
         allow: What is allowed.
+        instead: Buckets that the operator replaces, see ``Storage.instead``: the one that is used has to be allowed.
     """
 
-    def __init__(self, inner: Remote, allow: AllowConfiguration) -> None:
+    def __init__(self, inner: Remote, allow: AllowConfiguration, instead: Mapping[str, str]) -> None:
         self._inner = inner
         self._allow = allow
+        self._instead = instead
 
     def describe(self, component: str) -> RemoteComponent | None:
         """See ``Remote.describe``."""
@@ -111,8 +113,9 @@ class AllowingRemote:
 
     def _check_place(self, bucket: str | None, prefix: str | None) -> None:
         """That of an object. The default bucket is the operator's own; of a prefix any folder that it is in may be named."""
-        if bucket is not None and not _fits(bucket, self._allow.buckets):
-            raise _refused("bucket", bucket, "buckets", ErrorKind.HALT)
+        used = None if bucket is None else self._instead.get(bucket, bucket)
+        if used is not None and not _fits(used, self._allow.buckets):
+            raise _refused("bucket", used, "buckets", ErrorKind.HALT)
         folder = prefix_name(prefix)
         parts = folder.split("/")
         if not any(_fits("/".join(parts[: count + 1]), self._allow.prefixes, lambda each: each.strip("/")) for count in range(len(parts))):

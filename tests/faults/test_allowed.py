@@ -79,6 +79,15 @@ def test_a_component_that_is_not_allowed_is_held_and_no_other(tmp_path, sim, syn
     assert states(journal)["pending"] == 0
 
 
+def test_of_a_bucket_that_is_replaced_the_new_one_has_to_be_allowed(tmp_path, sim, sync):
+    """What the operator puts in its place is what is used, and looked at."""
+    journal = record(tmp_path / "j", artifact=b"1", artifact_bucket="misspelt")
+    output = sync(journal, 'buckets = ["team-*"]', code=HALTED, options=("--bucket", "misspelt=prod-data"))
+    assert "the bucket 'prod-data' is not allowed" in output
+    sync(journal, 'buckets = ["team-*"]', options=("--bucket", "misspelt=team-a"))
+    assert {bucket for bucket, key in sim.objects if "artifact.bin" in key} == {"team-a"}
+
+
 def test_a_bucket_that_is_not_allowed_takes_nothing(tmp_path, sim, sync):
     """Neither it nor an anchor is made; parameters and metrics go out, artifacts wait, exit code 5; other buckets and the default one go on."""
     journal = record(tmp_path / "j", "run-1", artifact=b"1", artifact_bucket="prod-data")
