@@ -314,7 +314,7 @@ class CopyAheadError(RemoteError):
 
     def __init__(self, component: str, *, request_id: str | None = None) -> None:
         super().__init__(
-            f"another copy of this journal was delivered already: it made the trial component {component}, and this copy knows nothing of that",
+            f"another copy of this journal made the trial component {component} already, and this copy knows nothing of that; nothing was sent to it",
             kind=ErrorKind.HALT,
             code="CopyAhead",
             hint=COPY_AHEAD_HINT,

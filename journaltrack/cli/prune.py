@@ -65,7 +65,7 @@ def command(
 ) -> ExitCode:
     """Remove from JOURNAL what was delivered before a time; what is not delivered stays, whatever is asked for.
 
-    SageMaker and S3 are asked first, as `verify` does: of a component of which something is missing or different nothing goes, nor does an
+    SageMaker and S3 are asked first, as `verify` does: of a component of which something but its status is missing or different nothing goes, nor does an
     artifact that S3 does not have. If they can't be asked, nothing goes at all (exit code 5 or 6).
 
     Of a component stays what it is continued and shown from: how it came to be, its status, the last value of each name, the sums of its
