@@ -101,7 +101,7 @@ def _print(done: ReceiptsImported) -> None:
     if done.kept:
         output.say(f"{output.plural(done.kept, 'entry')} stay as they are here: the copy that released them did not know why")
     if done.elsewhere:
-        output.say(f"{output.plural(done.elsewhere, 'receipt')} are about entries that are not here; they are kept for when those come")
+        output.say(f"{output.plural(done.elsewhere, 'receipt')} about entries that are not here: kept for when those come")
 
 
 def _processes(count: int) -> str:

@@ -139,7 +139,7 @@ def _judge(action: Request, receipt_id: int, result: Answer | RemoteError, attem
         error_code=result.code,
         error_text=result.message[:REASON_CHARS_MAX],
         missing=isinstance(result, ComponentMissingError),
-        more=NO_EFFECT if isinstance(action, Ensure) and not result.maybe_applied else NOTHING_MORE,
+        more=NO_EFFECT if isinstance(action, Ensure) and _is_without_effect(result) else NOTHING_MORE,
     )
     if result.maybe_applied and not action.idempotent:
         return _in_doubt(action, outcome, result)
@@ -269,6 +269,11 @@ def _of_uploads_only(error: RemoteError) -> RemoteError:
     return RemoteError(
         error.message, kind=error.kind, code=error.code, hint=error.hint, request_id=error.request_id, unreachable=True, uploads_only=True
     )
+
+
+def _is_without_effect(error: RemoteError) -> bool:
+    """Whether it is certain: a refusal that bears no id of the service's may be a proxy's, which passed the request on."""
+    return not error.maybe_applied and (error.request_id is not None or isinstance(error, NotSentError) or error.unreachable)
 
 
 def _in_doubt(action: Request, outcome: Outcome, error: RemoteError) -> Verdict:

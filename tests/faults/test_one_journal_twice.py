@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -12,7 +14,7 @@ from journaltrack import Tracker
 from journaltrack.cli import main
 from tests.faults.test_sync_killed import states
 from tests.faults.test_watch import arrived, points_of, record
-from tests.simulator import HttpError, simulator
+from tests.simulator import BlackHole, HttpError, Instead, simulator
 
 BEHIND = 8
 
@@ -74,7 +76,7 @@ def test_a_restored_backup_stops_and_says_what_to_do(tmp_path, sim):
     output = run("sync", journal, code=BEHIND)
     assert "nothing was sent" in output
     assert "--even-if-behind" in output
-    assert {call.operation for call in sim.requests[asked:]} <= {"ListObjectsV2", "GetObject"}
+    assert {call.operation for call in sim.requests[asked:]} <= {"GetCallerIdentity", "ListObjectsV2", "GetObject"}
     assert points_of(sim)[5.0] == 1
     run("sync", journal, "--even-if-behind")
     assert points_of(sim)[5.0] == 2
@@ -157,3 +159,66 @@ def test_two_dated_copies_in_an_inbox(tmp_path, sim, watch):
     assert arrived(sim, 7)
     assert watching.end() == 0
     assert points_of(sim) == dict.fromkeys(map(float, range(7)), 1)
+
+
+@pytest.mark.parametrize("elsewhere", [{"artifact_prefix": "later"}, {"artifact_bucket": "later-bucket"}], ids=["prefix", "bucket"])
+def test_a_backup_is_seen_to_be_behind_wherever_later_artifacts_went(tmp_path, sim, elsewhere):
+    """A journal's anchors stay in one place: that of the last one that a copy can know of."""
+    (tmp_path / "model").write_bytes(b"model")
+    journal = record(tmp_path / "journal", artifact=tmp_path / "model")
+    run("sync", journal)
+    continued(journal, 5)
+    backup = shutil.copytree(journal, tmp_path / "backup")
+    (tmp_path / "other").write_bytes(b"other")
+    with Tracker.create(trial_component_name="run", journal=journal, resume=True, sync="off", **elsewhere) as tracker:
+        tracker.log_artifact(tmp_path / "other")
+    run("sync", journal)
+    run("sync", backup, code=BEHIND)
+    assert points_of(sim)[5.0] == 1
+
+
+def test_anchors_of_another_journal_hide_nothing(tmp_path, sim):
+    """Their numbers are their own: a copy that took receipts of a merged journal over still sees that it is behind, and the node verifies."""
+    (tmp_path / "model").write_bytes(b"model")
+    node = record(tmp_path / "node", artifact=tmp_path / "model")
+    run("sync", node)
+    continued(node, 5)
+    backup = shutil.copytree(node, tmp_path / "backup")
+    run("merge", backup, "--into", tmp_path / "all")
+    for number in range(3):
+        run("merge", record(tmp_path / f"other-{number}", f"other-{number}"), "--into", tmp_path / "all")
+        run("sync", tmp_path / "all", "--component", f"other-{number}")
+    run("receipts", "export", tmp_path / "all", "-o", tmp_path / "receipts")
+    run("sync", node)
+    for folder in (node, backup):
+        run("receipts", "import", tmp_path / "receipts", folder)
+    run("sync", backup, code=BEHIND)
+    assert points_of(sim)[5.0] == 1
+    continued(node, 6)
+    run("sync", node)
+    assert "an anchor is missing" not in CliRunner().invoke(main, ["verify", str(node)]).output
+
+
+def test_a_journal_whose_creating_request_was_killed_can_be_merged_and_sent(tmp_path, sim):
+    """What it made before its answer came bears its mark: in a merged journal that is no sign of another copy."""
+    node = record(tmp_path / "node")
+    sim.fail("CreateTrialComponent", BlackHole(applied=True))
+    command = [sys.executable, "-m", "journaltrack", "sync", str(node)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as syncing:
+        assert sim.wait_until(lambda sim: "run" in sim.components)
+        syncing.kill()
+    sim.release()
+    run("merge", node, "--into", tmp_path / "all")
+    run("sync", tmp_path / "all")
+    assert points_of(sim) == dict.fromkeys(map(float, range(5)), 1)
+
+
+@pytest.mark.parametrize("status", [302, 403, 404, 407, 413])
+def test_a_proxy_that_answers_instead_of_a_creation_makes_no_other_copy(tmp_path, sim, status):
+    """It passed the request on, and answered by itself: the journal goes on with the component that it made."""
+    journal = record(tmp_path / "journal")
+    sim.fail("CreateTrialComponent", Instead(status, b"<html>", {"Content-Type": "text/html"}, applied=True), times=20)
+    CliRunner().invoke(main, ["sync", str(journal)])
+    sim.clear_faults()
+    run("sync", journal)
+    assert points_of(sim) == dict.fromkeys(map(float, range(5)), 1)

@@ -37,7 +37,6 @@ ASK_S: Final = 3.0
 _FETCHED_MAX: Final = 8
 """Ours: of the anchors that others made, the newest are looked at."""
 _NAME: Final = re.compile(r"(\d{8,18})-([0-9a-f]{64})\.json")
-_KNOWN: Final = "SELECT a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id WHERE r.component_id IS NULL AND r.action = ? AND r.outcome = 'delivered'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +101,7 @@ def ask(database: Database, remote: Remote, places: str, gate: Gate, now_ns: int
 
 def _own_names(database: Database) -> set[str]:
     """Of all anchors that this copy knows of: one that was synced elsewhere may have brought its receipts."""
-    names = set()
-    for (body,) in database.read(_KNOWN, (anchoring.ACTION,)):
-        anchor = anchoring.anchor_of(body)
-        if anchor is not None:
-            names.add(f"{anchor.number:08d}-{anchor.sha256}.json")
-    return names
+    return {f"{anchor.number:08d}-{anchor.sha256}.json" for anchor in anchoring.own(database)}
 
 
 def _is_known(database: Database, document: anchors.Document) -> bool:

@@ -37,10 +37,12 @@ logger = logging.getLogger(__name__)
 ACTION: Final = "anchor"
 PARAMETER: Final = "journaltrack.anchor"
 """The parameter of a component that names the last anchor: ``<number> <sha256>``."""
-_LAST: Final = (
-    "SELECT a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id "
-    "WHERE r.component_id IS NULL AND r.action = ? AND r.outcome = 'delivered' ORDER BY r.id DESC LIMIT 1"
+_OWN: Final = (
+    "SELECT a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id JOIN writer w ON w.id = a.writer_id "
+    "WHERE r.component_id IS NULL AND r.action = ? AND r.outcome = 'delivered' "
+    "AND (w.journal_id IS NULL OR w.journal_id = (SELECT journal_id FROM meta)) ORDER BY r.id DESC LIMIT ?"
 )
+"""Those of other journals came with a merge or with receipts: they have numbers and a place of their own."""
 _HEADS: Final[
     dict[anchors.Kind, str]
 ] = {  # the bare columns are those of the row with the maximum: https://sqlite.org/lang_select.html#bareagg
@@ -76,9 +78,14 @@ class Anchor:
 
 
 def last(database: Database) -> Anchor | None:
-    """The newest that this journal knows of."""
-    rows = database.read(_LAST, (ACTION,))
-    return anchor_of(rows[0][0]) if rows else None
+    """The newest of this journal that it knows of."""
+    return next(iter(own(database, 1)), None)
+
+
+def own(database: Database, most: int = -1) -> list[Anchor]:
+    """Return this journal's anchors that it knows of, the newest first; at most ``most``, -1: all."""
+    found = (anchor_of(body) for (body,) in database.read(_OWN, (ACTION, most)))
+    return [anchor for anchor in found if anchor is not None]
 
 
 def anchor_of(body: object) -> Anchor | None:
@@ -109,7 +116,7 @@ def make(
         database: Of the journal.
         settlement: Of the pass; its lease is held.
         remote: Where to.
-        places: "artifacts": into S3 beside the artifacts, once there are some; "s3": also before, into the default bucket;
+        places: "artifacts": into S3 where the first artifacts went, once there are some; "s3": also before, into the default bucket;
             "parameter": into a parameter of each component; "both": "artifacts" and "parameter"; "off".
         proof: What the pass has seen of the chains. Writers whose chains do not hold since the last anchor are left out of this one.
         is_over: Whether there is no more time.
@@ -120,7 +127,7 @@ def make(
     Returns:
         The anchor, None if there is none: nothing new, nowhere to put it, too early or too late, or it failed (there is a receipt then).
     """
-    place = None if places == "parameter" else _place(database) or ((None, None) if places == "s3" else None)
+    place = None if places == "parameter" else newest_place(database) or ((None, None) if places == "s3" else None)
     named = places in {"parameter", "both"}
     if places == "off" or (place is None and not named):
         return None
@@ -215,7 +222,8 @@ def newest_place(database: Database) -> tuple[str | None, str | None] | None:
     known = last(database)
     bucket, _, key = ((known and known.uri) or "").removeprefix("s3://").partition("/")
     prefix, marked, _ = key.rpartition(f"/{anchors.folder_of('')}")
-    return (bucket, prefix) if bucket and marked else _place(database)
+    # All in one place: a copy of the journal looks for them where the last one is that it knows of.
+    return (_bucket("", bucket), prefix) if bucket and marked else _place(database)
 
 
 def _place(database: Database) -> tuple[str | None, str | None] | None:

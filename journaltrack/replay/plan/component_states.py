@@ -23,6 +23,11 @@ _MAY_HAVE_MADE_IT: Final = (
     "AND r.outcome IS NOT 'not sent' AND NOT coalesce(CASE WHEN json_valid(a.body) THEN json_extract(a.body, '$.no_effect') END, 0)"
 )
 
+_OTHERS_TOLD: Final = (
+    "(EXISTS (SELECT 1 FROM writer WHERE journal_id <> (SELECT journal_id FROM meta)) "
+    "OR EXISTS (SELECT 1 FROM receipt WHERE action IN ('merge', 'taken')))"
+)
+"""Whether anything came from other journals, or copies of this one: a request of theirs whose answer is not known may have made a component."""
 _FIRST_RECEIPTS: Final = 100  # of a component: whatever the length of its history, the request that made it is among these
 
 _COLUMNS: Final = (
@@ -38,7 +43,8 @@ def states(database: Database, component_ids: Iterable[int]) -> dict[int, Compon
     for component_id in component_ids:
         known = database.read(
             # CASE, not AND: SQLite computes both sides of one, and the receipts of a long run are many.
-            f"SELECT confirmed_at_ns IS NOT NULL, CASE WHEN confirmed_at_ns IS NULL THEN EXISTS ({_MAY_HAVE_MADE_IT}) ELSE 0 END "
+            f"SELECT confirmed_at_ns IS NOT NULL, CASE WHEN confirmed_at_ns IS NOT NULL THEN 0 WHEN EXISTS ({_MAY_HAVE_MADE_IT}) THEN 1 "
+            f"ELSE {_OTHERS_TOLD} END "
             "FROM component c WHERE id = ?",
             (component_id,),
         )

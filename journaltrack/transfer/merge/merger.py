@@ -36,6 +36,7 @@ from journaltrack.replay.evidence import statements
 from journaltrack.replay.evidence.attestations import Attestor, Settled
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.statements import Named
+from journaltrack.replay.evidence.taken import TAKEN
 from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.apply.applier import HELD, MERGE, Ahead, Applied, Applier
 from journaltrack.transfer.apply.checks import Checker
@@ -360,6 +361,9 @@ class _Merger:
 
     def _take_as_found(self, source: JournalSource) -> int:
         """Settle what is settled in the source without an attestation, or in flight there, and not here; this process attests it."""
+        if source.may_have_made and not self._journal.database.read("SELECT 1 FROM receipt WHERE action = ? LIMIT 1", (TAKEN,)):
+            with self._applier.transaction():  # a component that is there with this journal's mark is no sign of another copy
+                self._applier.tell_origin(source, {})
         already = self._taken_before(source)
         found = (
             (seq, each)

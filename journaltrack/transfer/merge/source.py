@@ -16,7 +16,7 @@ from journaltrack.journal.chain import read_body, take_gaps
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.outcomes import DeliveryOutcome
-from journaltrack.replay.plan.actions import PutMetrics
+from journaltrack.replay.plan.actions import Ensure, PutMetrics
 from journaltrack.transfer.apply.source import Attested, WriterRow, forged
 from journaltrack.util.intervals import SEQ_MAX, ranges_in
 
@@ -227,6 +227,12 @@ class JournalSource:
             except ValueError:
                 intervals = [(1, SEQ_MAX)]  # whatever it carried
             yield intervals, _moment(started_at_ns)
+
+    @property
+    def may_have_made(self) -> bool:
+        """Whether the answer to a creating request is not known."""
+        sql = "SELECT 1 FROM receipt WHERE finished_at_ns IS NULL AND action = ? LIMIT 1"
+        return bool(self.journal.database.read(sql, (Ensure.action,)))
 
     def unattested(self, in_flight: str) -> Iterator[Found]:
         """Entries that are settled without an attestation (by format 0001), or were in flight when a pass was killed, in runs.
