@@ -9,13 +9,16 @@ and so is no test of anything but time.
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
+import hashlib
 import json
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,10 +30,11 @@ _HEAD_END = b"\r\n\r\n"
 _SPACE = b'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 _PLACE = b"<Bucket>b</Bucket><Key>k</Key>"
 _STARTED = b"<InitiateMultipartUploadResult " + _SPACE + b">" + _PLACE + b"<UploadId>1</UploadId></InitiateMultipartUploadResult>"
-_COMPLETE = b"<CompleteMultipartUploadResult " + _SPACE + b">" + _PLACE + b'<ETag>"e"</ETag></CompleteMultipartUploadResult>'
-_UPLOADS = b"<ListMultipartUploadsResult " + _SPACE + b"><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>"
+_COMPLETE = b"<CompleteMultipartUploadResult " + _SPACE + b">" + _PLACE + b'<ETag>"e"</ETag>%s</CompleteMultipartUploadResult>'
+_UPLOADS = b"<ListMultipartUploadsResult " + _SPACE + b"><Bucket>%s</Bucket><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>"
 
 _counted = 0
+_parts: dict[bytes, dict[int, bytes]] = {}  # by path: the SHA-256 of each part, where one was told
 _lock = threading.Lock()
 
 
@@ -45,16 +49,29 @@ def _value(head: bytes, name: bytes) -> bytes:
     return head[place + len(name) + 3 :].partition(b"\r\n")[0].strip() if place >= 0 else b""
 
 
+def _composite(path: bytes) -> bytes:
+    """The checksum of an object in parts, as S3 tells it: of the parts' checksums, and how many there are."""
+    with _lock:
+        parts = _parts.pop(path, {})
+    digest = base64.b64encode(hashlib.sha256(b"".join(parts[number] for number in sorted(parts))).digest())
+    return b"<ChecksumSHA256>%s-%d</ChecksumSHA256>" % (digest, len(parts)) if parts else b""
+
+
 def _reply(method: bytes, target: bytes, checksum: bytes) -> bytes:
     if method == b"GET" and target == b"/counted":
         return _answer(b"200 OK", b"%d" % _counted)
     if method == b"HEAD" and target.count(b"/") > 1 and not target.endswith(b"/"):
         return _answer(b"404 Not Found")
+    path, _, query = target.partition(b"?")
     if method == b"POST":
-        return _answer(b"200 OK", _COMPLETE if b"uploadId=" in target else _STARTED)
+        return _answer(b"200 OK", _COMPLETE % _composite(path) if b"uploadId=" in query else _STARTED)
     if method == b"PUT":
+        asked = urllib.parse.parse_qs(query.decode())
+        if checksum and "partNumber" in asked:
+            with _lock:
+                _parts.setdefault(path, {})[int(asked["partNumber"][0])] = base64.b64decode(checksum)
         return _answer(b"200 OK", checksum=checksum)
-    return _answer(b"200 OK", _UPLOADS if method == b"GET" else b"")
+    return _answer(b"200 OK", _UPLOADS % path.lstrip(b"/").partition(b"/")[0] if method == b"GET" else b"")
 
 
 def _serve(connection: socket.socket) -> None:
