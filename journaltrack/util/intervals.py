@@ -27,7 +27,7 @@ def as_intervals(seqs: Iterable[int]) -> list[tuple[int, int]]:
     return [(first, last) for first, last in runs]
 
 
-def merged(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def merged(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """The same entries as intervals that are sorted and do not touch."""
     found: list[tuple[int, int]] = []
     for first, last in sorted(intervals):

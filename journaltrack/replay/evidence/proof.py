@@ -33,7 +33,7 @@ from journaltrack.journal.chain import (
 )
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.errors import translated
-from journaltrack.util.intervals import as_intervals
+from journaltrack.util.intervals import as_intervals, merged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +103,7 @@ class Proof:
             return
         ((first, last),) = intervals
         self.problems += follow(rows, self._chain_of, self._name_of, self._across)
-        self._seen = _merged([*self._seen, (first, last)])
+        self._seen = merged([*self._seen, (first, last)])
         self._follow([(last + 1, last + _AHEAD)])
 
     @property
@@ -152,11 +152,11 @@ class Proof:
         return broken
 
     def _follow(self, intervals: Intervals) -> None:
-        wanted = _merged(intervals)
+        wanted = merged(intervals)
         with self._database.lock, translated(self._database.path):
             rows = self._database.connection.execute(_ENTRIES, (json.dumps(wanted),))
             self.problems += follow(rows, self._chain_of, self._name_of, self._across)
-        self._seen = _merged([*self._seen, *wanted])
+        self._seen = merged([*self._seen, *wanted])
 
     def _unseen(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """The intervals of these that nobody has looked at."""
@@ -240,14 +240,3 @@ class Proof:
             return vocabulary.attestation_start(begin_of(chain.uuid, described))
         rows = self._database.read(_ATTESTATION_BEFORE, (writer_id, writer_seq - 1))
         return rows[0][0] if rows and isinstance(rows[0][0], bytes) else None
-
-
-def _merged(intervals: Intervals) -> list[tuple[int, int]]:
-    """The same in order, those that touch as one."""
-    merged: list[tuple[int, int]] = []
-    for first, last in sorted(intervals):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
-        else:
-            merged.append((first, last))
-    return merged

@@ -12,13 +12,14 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal.chain import read_body
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.taken import Taken
 from journaltrack.reports.proof.attestations import Evidence, take
+from journaltrack.util.intervals import merged
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
@@ -89,7 +90,7 @@ def told(database: Database) -> list[Told]:
             places = [(1, 2**63 - 1)]
         settled = _settled(database, _without(places, seen))
         contents = {sha256 for _, sha256, _, _ in others[origin].objects} - sent_contents
-        seen = _merged([*seen, *settled])
+        seen = merged([*seen, *settled])
         entries = sum(last - first + 1 for first, last in settled)
         if entries or contents:
             last = takings[-1]
@@ -162,12 +163,12 @@ def _seqs(runs: Mapping[str, list[tuple[int, int, int]]], evidence: Evidence) ->
                     if begin > last:
                         break
                     found.append((max(first, begin) + shift, min(last, end) + shift))
-    return _merged(found)
+    return merged(found)
 
 
 def _settled(database: Database, places: _Ranges) -> _Ranges:
     """Those of these entries that count as delivered."""
-    return _merged((seq, seq) for (seq,) in database.read(_SETTLED, (json.dumps(places),)))
+    return merged((seq, seq) for (seq,) in database.read(_SETTLED, (json.dumps(places),)))
 
 
 def _without(places: _Ranges, others: _Ranges) -> _Ranges:
@@ -191,13 +192,3 @@ def _apart(places: _Ranges, others: _Ranges) -> Iterator[tuple[int, int]]:
 
 def _last(interval: tuple[int, int]) -> int:
     return interval[1]
-
-
-def _merged(intervals: Iterable[tuple[Any, Any]]) -> _Ranges:
-    merged: _Ranges = []
-    for first, last in sorted(intervals):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
-        else:
-            merged.append((first, last))
-    return merged
