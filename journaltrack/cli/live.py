@@ -36,7 +36,7 @@ class Row:
         journal: Its folder.
         status: None when it can't be read: ``error`` says why.
         rate_per_s: Entries settled per second over the last looks; None at the first.
-        watcher: What a living watcher tells of it, see ``watcher_health``; None when none watches it.
+        watcher: What a living watcher tells of it, see ``health``; None when none watches it.
         endpoint: The same of the endpoint.
         error: What is wrong with it, with what to do about it; what is wrong with the endpoint is in ``endpoint``.
     """

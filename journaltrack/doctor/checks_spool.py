@@ -32,7 +32,7 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
     bad: dict[str, str] = {}
     for sha256, size_bytes in recorded:
         if sha256 in removed and is_absent(folder / paths.SPOOL, sha256):
-            continue  # on the record: see ``pruning``
+            continue  # on the record: see ``prune``
         message = blob_problem(folder / paths.SPOOL, sha256, size_bytes)
         if message is not None:
             bad[str(sha256)] = message

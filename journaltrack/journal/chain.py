@@ -2,7 +2,7 @@
 
 A writer's entries are chained by their digests (``entries.chain_next``). Who follows a chain says where it begins, what the
 components are called, and how to go across a place where an entry is not the next one: an audit goes from the first entry to the
-last (``report_chains``), a pass looks at what it is about to send (``proving``). What was removed on the record (``pruning``) is a
+last (``chains``), a pass looks at what it is about to send (``proof``). What was removed on the record (``prune``) is a
 gap that may be gone across.
 """
 

@@ -1,7 +1,7 @@
 """The journal: an append-only log of calls in one SQLite file, with the artifact bytes beside it.
 
-This module opens one, and reads it plainly; how entries get in is in ``appending``, what a replay records in
-``settlement``. Must not know AWS, boto3, the tracker or the reconciler.
+This module opens one, and reads it plainly; how entries get in is in ``append``, what a replay records in
+``outcomes``. Must not know AWS, boto3, the tracker or the reconciler.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a journal stands: what is pending, how far it is settled, and what is known of its components. Reads alone.
 
-What a pass plans from; what it records is in ``settlement``.
+What a pass plans from; what it records is in ``outcomes``.
 """
 
 from __future__ import annotations

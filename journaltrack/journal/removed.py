@@ -1,9 +1,9 @@
 """What was removed from a journal on the record: when, by whom, and what its metrics add up to. Reads attestations; changes nothing.
 
-Whoever compares a journal with a service (``doubts``) or shows sums (``show``, ``audit``) adds what is here to what is still in
+Whoever compares a journal with a service (``in_doubt``) or shows sums (``show``, ``audit``) adds what is here to what is still in
 the tables. Costs the attestations of prunes, and of other decisions without a request: few and small.
 
-A journal is data from somebody else: what can't be read counts as nothing here, and ``report_attestations`` tells of it.
+A journal is data from somebody else: what can't be read counts as nothing here, and ``attestations`` tells of it.
 """
 
 from __future__ import annotations

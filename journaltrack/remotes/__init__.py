@@ -1,1 +1,1 @@
-"""What the reconciler delivers to: AWS (``aws``), a fake in memory (``memory``), and retries around either (``retry``)."""
+"""What the reconciler delivers to: AWS (``remote``), a fake in memory (``memory``), and retries around either (``retry``)."""

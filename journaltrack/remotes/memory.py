@@ -1,7 +1,7 @@
 """A remote in memory, for tests of code that uses journaltrack and for trying things out; it needs no network.
 
 It merges per key, enforces the limits of ``limits.py`` and keeps metric points as a list, so that duplicates show.
-It passes the same contract tests as ``aws``.
+It passes the same contract tests as ``remote``.
 """
 
 from __future__ import annotations

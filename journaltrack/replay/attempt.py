@@ -57,7 +57,7 @@ class Attempts:
 
     Args:
         remote: Retries what is worth it, and should raise ``RemoteError`` alone.
-        context: For ``perform``.
+        context: For ``requests``.
         gate: Of the pass.
         pace: Told how long answers take.
         count: Tells, on the worker's thread, how often the remote sent the last request.

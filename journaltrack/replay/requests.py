@@ -1,6 +1,6 @@
 """One action on one remote, and what its result means: the two halves of a request, without threads or storage.
 
-``perform`` runs on a worker thread and touches only the remote. ``judge`` is pure: from a result to what is recorded
+``requests`` runs on a worker thread and touches only the remote. ``judge`` is pure: from a result to what is recorded
 and what follows. Must not know SQLite or any particular remote.
 """
 

@@ -115,7 +115,7 @@ def _naming(database: Database, component_id: object, seq: int) -> tuple[tuple[R
 
 
 def _superseded_by(found: AuditedEntry) -> int | None:
-    """As the settlement's reason says; the reconciler writes it, see ``perform``."""
+    """As the settlement's reason says; the reconciler writes it, see ``requests``."""
     said = re.fullmatch(r"entry (\d{1,19}) overrides it", found.reason) if found.superseded and isinstance(found.reason, str) else None
     return int(said[1]) if said else None
 

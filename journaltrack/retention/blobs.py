@@ -1,6 +1,6 @@
 """Contents that are delivered leave the spool, on the record: for ``prune``, and for a spool that has a limit.
 
-The reconciling side of the journal, as ``settlement``: it needs the lease, and must not know remotes, reconciler or tracker.
+The reconciling side of the journal, as ``outcomes``: it needs the lease, and must not know remotes, reconciler or tracker.
 
 Invariant: no content goes that something undelivered needs, or that a tracker has just spooled and not recorded yet. A tracker
 renews ``blob.spooled_at_ns`` before a file gets its name in the spool (``Journal.renew_blob``), and in the transaction that records

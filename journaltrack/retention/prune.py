@@ -1,7 +1,7 @@
 """``prune``: removes what was delivered before a time, on the record, and gives the space back.
 
-The reconciling side of the journal, as ``settlement``: it holds the lease, and must not know remotes, reconciler or tracker.
-``pruning_plan`` decides what goes, ``pruning_blobs`` empties the spool; docs/retention.md is the policy.
+The reconciling side of the journal, as ``outcomes``: it holds the lease, and must not know remotes, reconciler or tracker.
+``plan`` decides what goes, ``blobs`` empties the spool; docs/retention.md is the policy.
 
 Invariants: nothing is removed of a journal that does not verify, or before its archive is on the disk; entries go in the same
 transaction as the attestation of them, and as the trigger that forbids it is taken away and put back, so that nobody ever sees a
@@ -71,7 +71,7 @@ class PruneReport:
         dry_run: Nothing was changed.
         delivered_before_ns, blobs_before_ns: The times that were given.
         entries: How many entries went; ``by_component`` and ``by_kind`` are the same in parts.
-        stays: How many entries stay of the components that were asked for, by reason (``pruning_plan.REASONS``).
+        stays: How many entries stay of the components that were asked for, by reason (``plan.REASONS``).
         blobs, blob_bytes: Contents that left the spool.
         blobs_kept: Contents that stay because their bytes are not what was recorded: evidence.
         asked: Whether the remote was asked for what goes.
@@ -147,7 +147,7 @@ def prune(
         delivered_before_ns: Entries whose delivery was recorded before then go, nanoseconds since the epoch; None: none.
         blobs_before_ns: Contents of the spool whose uploads all were delivered before then go; None: none.
         component: Shell pattern: entries of these components only (case does not matter). Contents belong to no component.
-        archive: A file for what goes (the format is that of its name, see ``exporting``); it is on the disk before anything goes.
+        archive: A file for what goes (the format is that of its name, see ``exporter``); it is on the disk before anything goes.
         dry_run: Change nothing.
         compact: Rewrite the file afterwards, if nobody else has it open.
         on_progress: Called now and then with how many entries are gone, of how many.

@@ -147,7 +147,7 @@ class JournalArtifactUploader:
 
     Args:
         trial_component: Of which the files are.
-        make_room: For ``spool_limit``: called with the journal's folder and the bytes that are needed.
+        make_room: For ``limit``: called with the journal's folder and the bytes that are needed.
         spool_max_bytes: How large the spool may grow; 0: no limit.
     """
 

@@ -37,7 +37,7 @@ _EVERY: Final = 1_000
 
 @dataclass(slots=True)
 class ReceiptsFile:
-    """A file of receipts; ``opened`` verifies it. Implements ``applying.Source``."""
+    """A file of receipts; ``opened`` verifies it. Implements ``applier.Source``."""
 
     path: Path
     name: str = ""
@@ -69,11 +69,11 @@ class ReceiptsFile:
 
     @property
     def origin(self) -> Origin:
-        """See ``applying.Source``."""
+        """See ``applier.Source``."""
         return Origin("receipts", self.sha256)
 
     def attestations(self) -> Iterator[Attested]:
-        """See ``applying.Source``. The file is the one that was verified."""
+        """See ``applier.Source``. The file is the one that was verified."""
         with self.path.open("rb") as stream:
             if _identity(stream) != self._identity:
                 raise forged(self.name, "the file was changed while it was read")

@@ -1,4 +1,4 @@
-"""Whether the remote holds what a prune is about to remove the only other copy of: ``verifying``'s questions, asked for it.
+"""Whether the remote holds what a prune is about to remove the only other copy of: ``verifier``'s questions, asked for it.
 
 Reads the journal and the remote, changes neither; must not know how anything is removed, nor boto3.
 """

@@ -1,4 +1,4 @@
-"""What a journal has delivered, read from its tables as claims that ``comparing`` holds against the remote. Changes nothing.
+"""What a journal has delivered, read from its tables as claims that ``diff`` holds against the remote. Changes nothing.
 
 The remote holds, per key, the value of the entry that ``field`` names; status calls merge in the order in which they were
 sent; blobs are where ``location`` says. Metrics are summed up for many components in one scan of the journal.

@@ -43,7 +43,7 @@ _BUG: Final = "this is a bug in journaltrack; nothing is lost: run `journaltrack
 
 
 class Events(Protocol):
-    """Which folders something happened in; see ``watcher_events``."""
+    """Which folders something happened in; see ``events``."""
 
     def watch(self, folder: Path) -> bool: ...  # noqa: D102
     def forget(self, folder: Path) -> None: ...  # noqa: D102

@@ -1,6 +1,6 @@
 """The journal's tables, in SQLAlchemy Core: the one truth, shared with Alembic.
 
-``python -m journaltrack.journal.schema.tables`` writes what the rest of the package needs of it, as plain text, into ``schema_text.py``: importing
+``python -m journaltrack.journal.schema.tables`` writes what the rest of the package needs of it, as plain text, into ``text.py``: importing
 SQLAlchemy takes longer (0.15 s) than everything else between the start of a training script and its first recorded call. A test
 compares the two, and ``tests/migrations`` compares what ``schema.create`` makes with what the revisions in ``migrations/`` make.
 
@@ -225,7 +225,7 @@ def value_kinds(table: Table) -> tuple[tuple[type, ...], ...]:
 
 
 def rendered() -> str:
-    """The text of ``schema_text.py``."""
+    """The text of ``text.py``."""
     columns = {table.name: tuple(column.name for column in table.columns) for table in metadata.sorted_tables}
     inserts = {table.name: insert_sql(table) for table in metadata.sorted_tables}
     parts = [_HEADER]

@@ -5,7 +5,7 @@ temporary files (of processes that add or remove, of uploads under way) is in th
 for a digest.
 Must not know the journal's tables or any remote.
 
-Bytes are hashed and written side by side (``copying``). A content that is there already is not written again: the file is compared
+Bytes are hashed and written side by side (``copy``). A content that is there already is not written again: the file is compared
 with the blob byte by byte while it is hashed, which proves the blob, too.
 """
 

@@ -1,7 +1,7 @@
 """boto3 sessions and clients: where region, endpoint and credentials come from, and how long a request may take.
 
 Clients are made at first use, once, and are shared by threads (botocore's clients are thread-safe, sessions are not).
-botocore's own retries are off: ``retrying`` is the only retry layer.
+botocore's own retries are off: ``retry`` is the only retry layer.
 """
 
 from __future__ import annotations

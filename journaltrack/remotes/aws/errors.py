@@ -130,7 +130,7 @@ _NOT_AWS: Final = (
     f"with a browser, see HTTPS_PROXY and NO_PROXY, or check --endpoint-url; {_SAFE}"
 )
 NOT_AN_ANSWER: Final = "NotAnAnswer"
-"""The code of an answer that does not prove itself, see ``aws_proof``."""
+"""The code of an answer that does not prove itself, see ``proof``."""
 _WORDS_CHARS_MAX: Final = 200
 """Ours: of an answer that is quoted."""
 _CERTIFICATE: Final = f"the server's certificate is not trusted: behind an intercepting proxy set AWS_CA_BUNDLE; {_SAFE}"

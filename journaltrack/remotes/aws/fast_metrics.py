@@ -2,7 +2,7 @@
 
 boto3 spends 0.8 ms of CPU, under the interpreter's lock, to build, check, sign and send a request whose shape never changes. Here
 the first request goes out through boto3 and is looked at just before it is sent: if the same request, made here, is equal
-byte for byte, the next ones are made here and written to the connections that boto3 opened (``aws_wire``).
+byte for byte, the next ones are made here and written to the connections that boto3 opened (``wire``).
 
 boto3 makes the request itself, start to end, when
 
@@ -13,7 +13,7 @@ boto3 makes the request itself, start to end, when
 
 Endpoint, region, service name, User-Agent and credentials are those of the client; credentials are asked for at every request, and
 refreshed as for boto3. Answers that are not plain successes are parsed by botocore, and every failure is raised as botocore
-raises it, so that ``aws_errors.classified`` stays the one door. See docs/adr/0020-direct-metrics.md.
+raises it, so that ``errors.classified`` stays the one door. See docs/adr/0020-direct-metrics.md.
 """
 
 from __future__ import annotations

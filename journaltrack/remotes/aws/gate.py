@@ -1,7 +1,7 @@
 """Where a request of boto3's leaves: the look at the gate of a pass right before its first byte.
 
 botocore's ``before-send`` comes after waiting, credentials and signing, but before a connection is made, which may take long: names,
-TCP, TLS, proxies. So connections look, too, once they are made. The route without boto3 looks by itself (``aws_direct``).
+TCP, TLS, proxies. So connections look, too, once they are made. The route without boto3 looks by itself (``fast_metrics``).
 
 And a connection that nobody used for seconds is not used again: a firewall or a NAT may have forgotten it without a word, and a
 request that leaves over it is never answered.

@@ -1,7 +1,7 @@
 """What is hooked into boto3's clients: every answer is looked at before anybody uses it.
 
-The one place where answers that boto3 reads are told from those of proxies (``aws_proof``), from those
-that were cut, and where errors lose the credentials that they quote. ``aws_direct`` calls the same
+The one place where answers that boto3 reads are told from those of proxies (``proof``), from those
+that were cut, and where errors lose the credentials that they quote. ``fast_metrics`` calls the same
 functions for the answers that it reads itself.
 """
 

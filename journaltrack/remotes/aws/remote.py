@@ -190,14 +190,14 @@ class AwsRemote:
         return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
 
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
-        """See ``Remote.put_metrics``: BatchPutMetrics (see ``aws_direct``), which takes lower-case names alone (names ignore case elsewhere)."""
+        """See ``Remote.put_metrics``: BatchPutMetrics (see ``fast_metrics``), which takes lower-case names alone (names ignore case elsewhere)."""
         with _classifying(component):
             answer = self._metrics.put(component.lower(), points)
         errors = answer.get("Errors")
         return Answer(_request_id(answer), refused=_refused(errors, len(points), _request_id(answer)) if errors else {})
 
     def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
-        """See ``Remote.read_metrics``: see ``aws_metrics``."""
+        """See ``Remote.read_metrics``: see ``metrics``."""
         with _classifying(component):
             return read_back(self._clients, component, steps)
 

@@ -2,7 +2,7 @@
 
 What it is: botocore's ``SigV4Auth`` with everything done once that is the same in every request (the key of the day, the
 canonical request but for date, token and digest): 8 µs a request in place of 100. It must not know clients, connections or what
-is in the body. Invariant: byte for byte what botocore makes of the same request; ``aws_direct`` compares before the first use,
+is in the body. Invariant: byte for byte what botocore makes of the same request; ``fast_metrics`` compares before the first use,
 ``tests/unit/test_aws_direct.py`` for arbitrary requests.
 
 Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html, botocore 1.44.5 auth.py.

@@ -3,7 +3,7 @@
 A chain proves its own past, but not that it once went further. So at the end of a pass the newest digest of every writer is
 put into a small document outside: in S3 beside the artifacts, under a name that tells the document's SHA-256, never over
 another one; and, if wanted, that SHA-256 into a parameter of each component. ``anchors`` has the
-document, ``report_anchors`` holds a journal against it.
+document, ``anchors`` holds a journal against it.
 
 A failing anchor ends no pass and loses nothing: the next pass makes another. Must not know any particular remote.
 """

@@ -1,6 +1,6 @@
 """Entries in doubt: which there are, what reading back told of them, and what a person decides.
 
-The reconciling side of the journal, as ``settlement``: every write checks the lease in the same transaction, and leaves a
+The reconciling side of the journal, as ``outcomes``: every write checks the lease in the same transaction, and leaves a
 receipt. Must not know how a remote is asked.
 """
 

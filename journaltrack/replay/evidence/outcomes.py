@@ -1,7 +1,7 @@
 """What a replay records: intents before sending, outcomes after, and what can be derived from them.
 
 The reconciling side of the journal. Every write checks the lease in the same transaction, so that a holder that lost
-it can settle nothing, and is attested in it (``attesting``). Must not know what an action does or where it goes.
+it can settle nothing, and is attested in it (``attestations``). Must not know what an action does or where it goes.
 
 Invariants: a receipt exists before its request is sent; an entry has at most one row in ``delivery``; a finished
 receipt never changes (a trigger sees to it). What a killed pass left unfinished is settled by ``recover``: requests

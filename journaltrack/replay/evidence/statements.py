@@ -1,6 +1,6 @@
 """The body of an attestation that comes from elsewhere, read with suspicion: everything has a type and a bound, or it is refused.
 
-Pure: no I/O. What a body means is in ``attesting`` (who writes it) and ``applying`` (who follows it).
+Pure: no I/O. What a body means is in ``attestations`` (who writes it) and ``applier`` (who follows it).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TEXT_CHARS_MAX: Final = 1 << 20
 UUID_CHARS_MAX: Final = 200
 """Ours: of a writer's id; ours have 36."""
 GENERATION_MAX: Final = 2**61
-"""Ours: of a lease, well below what makes a journal unusable (``schema_check``)."""
+"""Ours: of a lease, well below what makes a journal unusable (``check``)."""
 WRITERS_MAX: Final = 100_000
 """Ours: whose entries one attestation names."""
 _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
@@ -46,7 +46,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a body says; the names are those of ``attesting.Statement``. ``started_at_ns`` is None where there was no request."""
+    """What a body says; the names are those of ``attestations.Statement``. ``started_at_ns`` is None where there was no request."""
 
     action: str
     outcome: str

@@ -109,7 +109,7 @@ class Chunk:
         return sorted([*points, *(entry.seq for entry in self.entries)]) if self.entries else points
 
     def rows(self) -> Iterable[tuple[Any, ...]]:
-        """The entries as ``chain_links.follow`` takes them."""
+        """The entries as ``chain.follow`` takes them."""
         seqs, component_ids, writer_ids, writer_seqs, *content = self.columns
         points = zip(seqs, writer_ids, writer_seqs, component_ids, repeat("metric"), repeat("metric"), *content, strict=False)
         if not self.entries:

@@ -30,7 +30,7 @@ def anchor_problems(database: Database, documents: Mapping[str, bytes], gaps: Ga
     """Where a journal is behind its anchors, or is not what they say.
 
     Args:
-        database: Of the journal, in a snapshot; that its chains hold is for ``report_integrity`` to say.
+        database: Of the journal, in a snapshot; that its chains hold is for ``proof.check`` to say.
         documents: By name. One that is named as ``anchors.name_of`` does is held against the SHA-256 in it, too.
         gaps: What was removed on the record.
     """

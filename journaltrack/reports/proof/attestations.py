@@ -1,7 +1,7 @@
 """The evidence: every attestation is in its chain, and together they say what became of every entry. Changes nothing.
 
 Reads attestations alone, in the order in which they were recorded or applied here. What they amount to is in ``Evidence``, which
-``report_records`` holds against the journal's own tables. Memory grows with requests (about 300 bytes each), not with entries.
+``records`` holds against the journal's own tables. Memory grows with requests (about 300 bytes each), not with entries.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Evidence:
         objects: By (component in lower case, sha256, bucket, prefix): the URI and the receipt of the last upload.
         uploads: By receipt: what it uploaded, as in ``objects``.
         generation: The highest of a lease.
-        gaps: See ``report_chains.Gaps``.
+        gaps: See ``chains.Gaps``.
         blobs_removed: Contents that were removed from the spool on the record.
         waiting: By receipt and the writer's uuid: entries whose settlement was still to come, in a merge. That is no claim.
     """
@@ -207,7 +207,7 @@ def _released(evidence: Evidence, named: Mapping[str, str], reopened_ns: int | N
 def _after(earlier: Claim, claim: Claim | None) -> Claim | None:
     """What holds of entries with a claim when another one comes; of two copies that delivered the same, the one that did first.
 
-    ``applying`` says the same in SQL.
+    ``applier`` says the same in SQL.
     """
     if earlier.outcome in _ARRIVED:  # whatever somebody thinks who did not know it
         return claim if claim is not None and claim.outcome in _ARRIVED and claim.at_ns < earlier.at_ns else earlier

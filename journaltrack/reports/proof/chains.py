@@ -1,6 +1,6 @@
 """The chains of digests: every writer is as it described itself, every entry as its writer recorded it. Changes nothing.
 
-One pass over all entries in order of ``seq``; memory grows with writers, not with entries. ``chain_links`` follows them.
+One pass over all entries in order of ``seq``; memory grows with writers, not with entries. ``chain`` follows them.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainPr
 
     Args:
         database: Of the journal.
-        gaps: Entries that were removed on the record (``pruning``), from attestations whose own chain holds.
+        gaps: Entries that were removed on the record (``prune``), from attestations whose own chain holds.
     """
     started = chains(database)
     names = dict(database.read("SELECT id, name FROM component"))

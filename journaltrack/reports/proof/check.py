@@ -61,7 +61,7 @@ def verify_chains(
 
     Args:
         journal: An open journal, its folder, or None for the default journal.
-        anchors: Documents by name that the journal is held against too, see ``report_anchors``.
+        anchors: Documents by name that the journal is held against too, see ``anchors``.
 
     Returns:
         What is wrong; per chain only the first broken link, since all later ones depend on it. Empty when all is well.

@@ -1,6 +1,6 @@
 """Attestations of another copy, applied to this journal: both copies' evidence is kept, and what became of entries converges.
 
-The reconciling side of the journal, as ``settlement``: the caller holds the lease. Must not know where the attestations come
+The reconciling side of the journal, as ``outcomes``: the caller holds the lease. Must not know where the attestations come
 from, nor a remote.
 
 Invariants: a source is looked at to its end before anything is taken over; then it is taken over in many transactions, since
@@ -56,7 +56,7 @@ _STILL_IN_DOUBT: Final = (
     "outcome = 'in doubt' AND excluded.outcome = 'in doubt' AND NOT EXISTS "
     f"(SELECT 1 FROM receipt r WHERE r.id = delivery.receipt_id AND {_TO_COME})"
 )
-# ``report_attestations`` says the same of claims: what arrived is final, and the earlier of two arrivals holds; still in doubt is
+# ``attestations`` says the same of claims: what arrived is final, and the earlier of two arrivals holds; still in doubt is
 # in doubt since when, and by which request, it was.
 _SETTLE: Final = (
     "INSERT INTO delivery (seq, receipt_id, outcome, reason, settled_at_ns) SELECT e.seq, ?1, ?2, ?3, ?4 FROM entry e "

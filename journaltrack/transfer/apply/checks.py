@@ -76,7 +76,7 @@ class Checker:
             )
         }
         self._heads = dict(self._here)  # with those of the sources before
-        self._brought = sqlite3.connect("", isolation_level=None)  # by these, as in ``applying_places``
+        self._brought = sqlite3.connect("", isolation_level=None)  # by these, as in ``places``
         self._brought.execute("CREATE TABLE attestation (uuid, writer_seq, digest, PRIMARY KEY (uuid, writer_seq)) WITHOUT ROWID")
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """Where attestations come from when they come from elsewhere: what a source offers, and how each is seen to be in its chain.
 
-Must not know SQLite. Nothing here follows an attestation: that is ``applying``.
+Must not know SQLite. Nothing here follows an attestation: that is ``applier``.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class Found(NamedTuple):
 
 
 class JournalSource:
-    """A journal, in a snapshot that the caller holds. Implements ``applying.Source``.
+    """A journal, in a snapshot that the caller holds. Implements ``applier.Source``.
 
     Attributes:
         journal: Opened for reading alone.
@@ -142,7 +142,7 @@ class JournalSource:
         self._flying = list(self._in_flight())
 
     def attestations(self) -> Iterator[Attested]:
-        """See ``applying.Source``."""
+        """See ``applier.Source``."""
         rows = self.journal.database.connection.execute("SELECT id, writer_id, writer_seq, body, digest FROM attestation ORDER BY id")
         for number, writer_id, writer_seq, body, digest in rows:
             uuid = self._uuids.get(writer_id)

@@ -7,7 +7,7 @@ the journal recorded. A part that the store has is not sent again if number, siz
 One thread at a time reads and hashes, both digests of a piece while it is in its core's cache, and the others send: buffers of a whole
 part, hashed by all threads at once, took up to 1.7 times the CPU (ADR 0022).
 
-Must not know which uploads there are, or how one is begun and ended: see ``aws_multipart``.
+Must not know which uploads there are, or how one is begun and ended: see ``multipart``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An object that is there is never overwritten: the same content under a name is success, other content gets a name that
 tells its digest. Small files go in one conditional request that carries our SHA-256, so that S3 compares what arrived
-with what was logged (BadDigest otherwise); large ones go in parts that S3 verifies one by one (``aws_multipart``).
+with what was logged (BadDigest otherwise); large ones go in parts that S3 verifies one by one (``multipart``).
 """
 
 from __future__ import annotations
