@@ -126,7 +126,11 @@ def test_a_working_folder_that_was_removed_is_no_reason_to_fail(tmp_path):
     """Training whose working folder is gone records and delivers into a named journal."""
     gone = tmp_path / "gone"
     gone.mkdir()
-    code = "import os; os.rmdir(os.getcwd())\n" + TRAINING
+    leaving = "import os; os.rmdir(os.getcwd())\n"
+    if homeless(leaving + "import socket", str(tmp_path / "j"), cwd=gone).returncode != 0:
+        pytest.skip("this Python can't import its own socket module there (CPython 3.13.0: SystemError)")
+    gone.mkdir()
+    code = leaving + TRAINING
     with simulator() as sim:
         env = {**ENVIRONMENT, "AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_HOME": str(tmp_path / "home")}
         done = homeless(code, str(tmp_path / "j"), cwd=gone, **env)
