@@ -19,7 +19,7 @@ from journaltrack.errors import ErrorKind, JournalError, JournalOutdatedError, R
 from journaltrack.journal.journal import Journal
 from journaltrack.tracking.services import ReplayRequest, Services
 from journaltrack.util import paths
-from journaltrack.util.config import AllowConfiguration
+from journaltrack.util.config import AllowConfiguration, Storage
 from journaltrack.util.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from journaltrack.replay.pending_work import Work
     from journaltrack.replay.reconciler import Options
     from journaltrack.retention.prune import PruneReport
-    from journaltrack.util.config import Storage
     from journaltrack.verification.diff import Difference
     from journaltrack.verification.verifier import VerifyOptions, VerifyProgress, VerifyReport
     from journaltrack.watch.journal import Delivery, DeliveryRequest
@@ -72,7 +71,7 @@ class Connection:
     endpoint_url: str | None = None
     rate_limit: RateLimit | None = None
     attended: bool = False
-    storage: Storage | None = None
+    storage: Storage = field(default_factory=Storage)
     allow: AllowConfiguration = field(default_factory=AllowConfiguration)
 
     @classmethod
@@ -171,7 +170,7 @@ def sync(
         JournalError: It can't be read or written.
     """
     given = (boto3_session, sagemaker_boto_client, profile, region, endpoint_url, rate_limit)
-    connection = Connection(*given, attended=_is_attended(), storage=storage, allow=allow or AllowConfiguration())
+    connection = Connection(*given, attended=_is_attended(), storage=storage or Storage(), allow=allow or AllowConfiguration())
     return _pass(journal, connection, options, deadline or Deadline(), on_progress)
 
 
@@ -192,7 +191,7 @@ def _pass(
     opened = Journal.open(journal, create=False)
     try:
         matching(opened, options.component)
-        if connection.storage is not None and connection.storage.instead:
+        if connection.storage.instead:
             check_buckets(opened, connection.storage.instead)
         gate = Gate(deadline)
         with _retrying(connection, gate, options.concurrency) as remote:
@@ -224,8 +223,7 @@ def _retrying(connection: Connection, deadline: Deadline, concurrency: int) -> I
 
     aws = connection.remote(deadline, concurrency)
     try:
-        instead = {} if connection.storage is None else connection.storage.instead
-        yield RetryingRemote(AllowingRemote(aws, connection.allow, instead), deadline=deadline)
+        yield RetryingRemote(AllowingRemote(aws, connection.allow, connection.storage.instead), deadline=deadline)
     finally:
         aws.close()
 
@@ -286,7 +284,7 @@ def verify(
 
     limit = rate_limit or RateLimit(REQUESTS_PER_S)
     given = (boto3_session, sagemaker_boto_client, profile, region, endpoint_url, limit)
-    connection = Connection(*given, attended=_is_attended(), storage=storage, allow=allow or AllowConfiguration())
+    connection = Connection(*given, attended=_is_attended(), storage=storage or Storage(), allow=allow or AllowConfiguration())
     options, deadline = options or VerifyOptions(), deadline or Deadline()
     if repair:
         _refuse_altered(journal)

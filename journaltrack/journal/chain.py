@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from journaltrack import limits
 from journaltrack.journal import entries as vocabulary
+from journaltrack.util.intervals import merged
 
 ProblemKind: TypeAlias = Literal[
     "database", "meta", "writer", "chain", "gap", "attestation", "receipt", "delivery", "record", "blob", "anchor"
@@ -63,12 +64,7 @@ class Removed:
         if last not in self._by_last:
             return None
         if self._joined is None:
-            self._joined = []
-            for begin, end in sorted(self.runs()):
-                if self._joined and begin <= self._joined[-1][1] + 1:
-                    self._joined[-1] = (self._joined[-1][0], max(self._joined[-1][1], end))
-                else:
-                    self._joined.append((begin, end))
+            self._joined = merged(self.runs())
         place = bisect.bisect_right(self._joined, (first, last)) - 1
         at = max(place, 0)
         return self._by_last[last][1] if any(begin <= first and last <= end for begin, end in self._joined[at : at + 2]) else None

@@ -27,7 +27,7 @@ from journaltrack.replay.evidence import in_doubt
 from journaltrack.replay.evidence.statements import REOPEN
 from journaltrack.reports import receipts
 from journaltrack.reports.receipts import RELEASE, ranges_of
-from journaltrack.util.intervals import SEQ_MAX, merged
+from journaltrack.util.intervals import SEQ_MAX, contains, merged, without
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
@@ -178,7 +178,7 @@ def _past(journal: Journal, at_ns: int, component: str | None, after_seq: int = 
         else:
             (flying if begun else decided).extend(ranges)
     within = _common(merged(decided), [(after_seq + 1, SEQ_MAX)])
-    return _Past(at_ns, ids, within, _gaps(within, after_seq), merged(flying), tuple(unreadable))
+    return _Past(at_ns, ids, within, without([(after_seq + 1, SEQ_MAX)], within), merged(flying), tuple(unreadable))
 
 
 def _events(database: Database, ids: str | None, *, at_ns: int | None = None) -> Iterator[tuple[int, object, _Event, object, object]]:
@@ -315,23 +315,11 @@ def _entry(row: tuple[Any, ...], names: dict[int, str], then: StateThen) -> Pend
 
 
 def _then(seq: int, flying: Intervals) -> StateThen:
-    place = bisect_right(flying, (seq, SEQ_MAX)) - 1
-    return "in flight" if place >= 0 and seq <= flying[place][1] else "pending"
+    return "in flight" if contains(flying, seq) else "pending"
 
 
 def _is_by(time_ns: object, at_ns: int) -> bool:
     return isinstance(time_ns, int) and time_ns <= at_ns
-
-
-def _gaps(intervals: Intervals, after_seq: int) -> list[tuple[int, int]]:
-    """What lies between intervals that are sorted and do not touch."""
-    found = []
-    first = after_seq + 1
-    for begin, end in intervals:
-        if first < begin:
-            found.append((first, begin - 1))
-        first = end + 1
-    return [*found, (first, SEQ_MAX)] if first <= SEQ_MAX else found
 
 
 def _common(these: Intervals, those: Intervals) -> list[tuple[int, int]]:

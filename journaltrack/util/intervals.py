@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Final
 
 from journaltrack import limits
@@ -42,6 +43,23 @@ def contains(intervals: Sequence[tuple[int, int]], number: int) -> bool:
     """Return whether one of these intervals, which are sorted and do not touch, holds the number."""
     place = bisect.bisect_right(intervals, (number, math.inf)) - 1
     return place >= 0 and number <= intervals[place][1]
+
+
+def without(intervals: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return what of these is in none of the others; both are sorted and do not touch."""
+    found = []
+    for begin, last in intervals:
+        first = begin
+        for at in range(bisect.bisect_left(others, first, key=itemgetter(1)), len(others)):
+            low, high = others[at]
+            if low > last:
+                break
+            if low > first:
+                found.append((first, low - 1))
+            first = high + 1
+        if first <= last:
+            found.append((first, last))
+    return found
 
 
 def ranges(seqs: Iterable[int]) -> str:

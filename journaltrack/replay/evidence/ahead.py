@@ -85,7 +85,7 @@ def ask(database: Database, remote: Remote, places: str, gate: Gate, now_ns: int
 
     try:
         listed = answer(lambda: remote.document_names(*where, f"{known.number if known else 0:08d}"))
-        own = known and f"{known.number:08d}-{known.sha256}.json"
+        own = known and anchors.name_of(known.number, known.sha256)
         others = {name for name in listed if name != own and _NAME.fullmatch(name)}
         names = sorted(others - _own_names(database)) if others else []
         for name in reversed(names[-_FETCHED_MAX:]):
@@ -101,7 +101,7 @@ def ask(database: Database, remote: Remote, places: str, gate: Gate, now_ns: int
 
 def _own_names(database: Database) -> set[str]:
     """Of all anchors that this copy knows of: one that was synced elsewhere may have brought its receipts."""
-    return {f"{anchor.number:08d}-{anchor.sha256}.json" for anchor in anchoring.own(database)}
+    return {anchors.name_of(anchor.number, anchor.sha256) for anchor in anchoring.own(database)}
 
 
 def _is_known(database: Database, document: anchors.Document) -> bool:

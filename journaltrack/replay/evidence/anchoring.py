@@ -149,7 +149,7 @@ def make(
     answer: Answer | None = None
     try:
         if place is not None:
-            stored = Document(*place, anchors.folder_of(document.journal_id), anchors.name_of(number, content), content)
+            stored = Document(*place, anchors.folder_of(document.journal_id), anchors.name_of(number, sha256), content)
             answer = remote.put_document(stored)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the anchor's alone
         failure = error if isinstance(error, RemoteError) else UnexpectedError(error, maybe_applied=True)

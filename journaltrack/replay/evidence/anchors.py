@@ -6,7 +6,6 @@ recorded something since the document before, and that one's SHA-256. docs/journ
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,9 +55,9 @@ def folder_of(journal_id: str) -> str:
     return f"journaltrack-anchors/{journal_id}"
 
 
-def name_of(number: int, content: bytes) -> str:
+def name_of(number: int, sha256: str) -> str:
     """The name of a document: its number, and its SHA-256."""
-    return f"{number:08d}-{hashlib.sha256(content).hexdigest()}.json"
+    return f"{number:08d}-{sha256}.json"
 
 
 def decode(content: bytes) -> Document | None:

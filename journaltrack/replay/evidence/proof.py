@@ -33,7 +33,7 @@ from journaltrack.journal.chain import (
 )
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.errors import translated
-from journaltrack.util.intervals import as_intervals, merged
+from journaltrack.util.intervals import as_intervals, merged, without
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,7 +135,7 @@ class Proof:
             The uuids of writers whose chain, of entries or of attestations, does not hold; None if the time was over before.
         """
         ((newest,),) = self._database.read("SELECT coalesce(max(seq), 0) FROM entry")
-        for begin, last in [*self._unseen(seq + 1, newest)]:
+        for begin, last in without([(seq + 1, newest)], self._seen):
             first: int | None = begin
             while first is not None and first <= last:
                 if is_over():
@@ -157,18 +157,6 @@ class Proof:
             rows = self._database.connection.execute(_ENTRIES, (json.dumps(wanted),))
             self.problems += follow(rows, self._chain_of, self._name_of, self._across)
         self._seen = merged([*self._seen, *wanted])
-
-    def _unseen(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """The intervals of these that nobody has looked at."""
-        for begin, end in self._seen:
-            if begin > last:
-                break
-            if end >= first:
-                if begin > first:
-                    yield first, begin - 1
-                first = end + 1
-        if first <= last:
-            yield first, last
 
     def _chain_of(self, writer_id: Any) -> Chain | None:  # noqa: ANN401 - whatever SQLite holds
         if writer_id not in self._chains:

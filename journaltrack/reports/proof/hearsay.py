@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +19,7 @@ from journaltrack.journal.chain import read_body
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.taken import Taken
 from journaltrack.reports.proof.attestations import Evidence, take
-from journaltrack.util.intervals import merged
+from journaltrack.util.intervals import merged, without
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
@@ -88,7 +88,7 @@ def told(database: Database) -> list[Told]:
         places = _seqs(runs, others[origin])
         if any(each.whole for each in takings):  # also what nobody attests
             places = [(1, 2**63 - 1)]
-        settled = _settled(database, _without(places, seen))
+        settled = _settled(database, without(places, seen))
         contents = {sha256 for _, sha256, _, _ in others[origin].objects} - sent_contents
         seen = merged([*seen, *settled])
         entries = sum(last - first + 1 for first, last in settled)
@@ -169,26 +169,3 @@ def _seqs(runs: Mapping[str, list[tuple[int, int, int]]], evidence: Evidence) ->
 def _settled(database: Database, places: _Ranges) -> _Ranges:
     """Those of these entries that count as delivered."""
     return merged((seq, seq) for (seq,) in database.read(_SETTLED, (json.dumps(places),)))
-
-
-def _without(places: _Ranges, others: _Ranges) -> _Ranges:
-    """Those of the first that are not in the second; both are in order and apart."""
-    return list(_apart(places, others))
-
-
-def _apart(places: _Ranges, others: _Ranges) -> Iterator[tuple[int, int]]:
-    for begin, last in places:
-        first = begin
-        for at in range(bisect.bisect_left(others, first, key=_last), len(others)):
-            low, high = others[at]
-            if low > last:
-                break
-            if low > first:
-                yield first, low - 1
-            first = high + 1
-        if first <= last:
-            yield first, last
-
-
-def _last(interval: tuple[int, int]) -> int:
-    return interval[1]

@@ -35,8 +35,8 @@ from journaltrack.replay.plan.actions import PutMetrics
 from journaltrack.transfer.apply import checks
 from journaltrack.transfer.apply.checks import Checked
 from journaltrack.transfer.apply.places import Places
-from journaltrack.transfer.apply.source import Attested, Source, WriterRow, check_writer, forged, joined, text_of
-from journaltrack.util.intervals import as_intervals, as_text
+from journaltrack.transfer.apply.source import Attested, Source, WriterRow, check_writer, forged, text_of
+from journaltrack.util.intervals import as_intervals, as_text, merged
 
 if TYPE_CHECKING:
     import sqlite3
@@ -532,7 +532,7 @@ class Applier:
         generation = self._attestor.lease.generation
         made = []
         for component_id, settled in groups.items():
-            entries = joined(sorted(interval for each in settled for interval in each.entries))
+            entries = merged(interval for each in settled for interval in each.entries)
             columns = (MERGE, component_id, text_of(entries), generation, now_ns, now_ns, outcome, 0, None, None, None)
             receipt_id = int(self._connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
             statement = Statement(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from journaltrack import limits
 from journaltrack.errors import EvidenceError
 from journaltrack.journal import entries as vocabulary
+from journaltrack.util.intervals import as_text
 
 if TYPE_CHECKING:
     from journaltrack.replay.evidence.taken import Origin
@@ -121,5 +122,5 @@ def joined(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def text_of(places: Iterable[tuple[int, int]]) -> str:
-    """As ``actions.ranges`` writes it."""
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in joined(places))
+    """Runs as text, neighbours joined."""
+    return as_text(joined(places))

@@ -13,7 +13,6 @@ ends: until what became of it is here, it is in doubt.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import json
 import os
@@ -40,12 +39,12 @@ from journaltrack.replay.evidence.taken import TAKEN
 from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.apply.applier import HELD, MERGE, Ahead, Applied, Applier
 from journaltrack.transfer.apply.checks import Checker
-from journaltrack.transfer.apply.source import forged, joined
+from journaltrack.transfer.apply.source import forged
 from journaltrack.transfer.merge.heads import Heads, Runs
 from journaltrack.transfer.merge.source import Found, JournalSource
 from journaltrack.transfer.merge.staging import ENTRY, REFUSED, SETTLED, Staged, Staging
 from journaltrack.util import paths
-from journaltrack.util.intervals import SEQ_MAX, as_intervals
+from journaltrack.util.intervals import as_intervals, contains, merged
 
 if TYPE_CHECKING:
     import sqlite3
@@ -417,11 +416,9 @@ class _Merger:
             if (members.get("action"), members.get("outcome"), members.get("from")) == (MERGE, "found", source.journal.journal_id):
                 for group in statements.read(body).settled:
                     named[group.at_ns] += self._applier.places(group.entries)
-        places = {at_ns: joined(sorted(intervals)) for at_ns, intervals in named.items()}
+        places = {at_ns: merged(intervals) for at_ns, intervals in named.items()}
 
         def already(seq: int, at_ns: int) -> bool:
-            intervals = places.get(at_ns, [])
-            place = bisect.bisect_right(intervals, (seq, SEQ_MAX)) - 1
-            return place >= 0 and seq <= intervals[place][1]
+            return contains(places.get(at_ns, []), seq)
 
         return already
