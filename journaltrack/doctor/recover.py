@@ -28,8 +28,9 @@ from journaltrack.journal.entries import description_digest
 from journaltrack.journal.schema import check, schema, tables
 from journaltrack.replay.evidence.attestations import Scribe, Settled, Statement
 from journaltrack.replay.evidence.outcomes import DeliveryOutcome
-from journaltrack.util import paths, versions
+from journaltrack.util import paths
 from journaltrack.util.intervals import as_intervals, ranges_in
+from journaltrack.util.text import is_newer_version, version_needed
 
 LOST_NAME: Final = "lost-name-of-component"
 """Begins the names of components whose own row could not be read."""
@@ -200,10 +201,10 @@ def _copy(connection: sqlite3.Connection, rows: Iterable[Row], found: Salvaged) 
 
 
 def _refuse_newer(required: object) -> None:
-    if versions.is_newer(required):
+    if is_newer_version(required):
         raise JournalTooNewError(
             "a newer journaltrack wrote the journal: this version would lose what it does not know; it was left as it is",
-            hint=f"repair it with {versions.needed(required)}: pip install -U journaltrack",
+            hint=f"repair it with {version_needed(required)}: pip install -U journaltrack",
         )
 
 

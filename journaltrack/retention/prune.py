@@ -33,7 +33,7 @@ from journaltrack.replay.evidence.turns import Turns
 from journaltrack.replay.pass_report import Progress
 from journaltrack.reports.proof import hearsay
 from journaltrack.reports.proof.check import blob_problem, database_problems, record_evidence
-from journaltrack.retention import blobs as pruning_blobs
+from journaltrack.retention import plan as pruning_blobs
 from journaltrack.retention.plan import Doomed, Plan, Survey, runs_of
 from journaltrack.transfer.export.exporter import check_target, export_selection
 from journaltrack.transfer.export.pages import Selection
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from journaltrack.journal.sqlite.connection import Database
     from journaltrack.reports.proof.hearsay import Hearsay
-    from journaltrack.retention.blobs import Content
+    from journaltrack.retention.plan import Content
 
 _PROBLEMS_SHOWN: Final = 3
 _GUARD: Final = "entry_no_delete"

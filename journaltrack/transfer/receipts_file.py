@@ -21,7 +21,8 @@ from journaltrack.replay.evidence import statements
 from journaltrack.replay.evidence.taken import Origin
 from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.apply.source import Attested, WriterRow, check_link, check_writer, forged
-from journaltrack.util import paths, versions
+from journaltrack.util import paths
+from journaltrack.util.text import is_newer_version, version_needed
 
 FORMAT: Final = "journaltrack receipts"
 VERSION: Final = 1
@@ -119,10 +120,10 @@ class ReceiptsFile:
         if members.get("format") != FORMAT:
             raise _none(self.name)
         version, required = members.get("version"), members.get("required_version")
-        if (type(version) is int and version > VERSION) or versions.is_newer(required):
+        if (type(version) is int and version > VERSION) or is_newer_version(required):
             raise JournalTooNewError(
                 f"{self.name} was made by a newer journaltrack; nothing was taken over",
-                hint=f"install {versions.needed(required)}: pip install -U journaltrack",
+                hint=f"install {version_needed(required)}: pip install -U journaltrack",
             )
         if version != VERSION:
             raise forged(self.name, "it does not say which format it has")

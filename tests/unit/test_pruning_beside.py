@@ -18,7 +18,7 @@ from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.reconciler import Reconciler
-from journaltrack.retention.blobs import GRACE_S, removable, remove
+from journaltrack.retention.plan import GRACE_S, removable, remove
 
 
 @pytest.mark.parametrize("again", [True, False])

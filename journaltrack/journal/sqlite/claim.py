@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from journaltrack.errors import JournalLockedError
-from journaltrack.util import process_life
+from journaltrack.util import process
 
 FILE: Final = "journal.claim"
 _TOUCH_EVERY_S: Final = 10.0
@@ -49,7 +49,7 @@ class Claim:
         """
         if self._held is not None:
             return
-        mine = json.dumps({"host": socket.gethostname(), "boot": _boot(), "pid": os.getpid(), "began": process_life.started(os.getpid())})
+        mine = json.dumps({"host": socket.gethostname(), "boot": _boot(), "pid": os.getpid(), "began": process.started(os.getpid())})
         for _ in range(_TRIES):
             with contextlib.suppress(FileExistsError):
                 descriptor = os.open(self._file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -126,9 +126,9 @@ def _parsed(text: bytes) -> dict[str, Any]:
 def _is_dead(holder: dict[str, Any], age_s: float) -> bool:
     pid = holder.get("pid")
     if holder.get("boot") == _boot() and holder.get("host") == socket.gethostname() and isinstance(pid, int):
-        return not process_life.runs(pid, holder.get("began"))
+        return not process.runs(pid, holder.get("began"))
     return age_s > _STALE_S
 
 
 def _boot() -> str:
-    return process_life.boot() or f"{uuid.getnode():x}"
+    return process.boot() or f"{uuid.getnode():x}"

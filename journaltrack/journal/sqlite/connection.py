@@ -33,7 +33,7 @@ from journaltrack.journal.sqlite.admission import Admission
 from journaltrack.journal.sqlite.errors import OUT_OF_DESCRIPTORS, is_lock, translated, unusable
 from journaltrack.journal.sqlite.standing_locks import StandingLocks
 from journaltrack.journal.sqlite.write_queue import URGENT_BEHIND_DISK_S, URGENT_S, WriteQueue
-from journaltrack.util import paths, reentry
+from journaltrack.util import paths, process
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class Database:
     def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self.lock, translated(self.path):
             connection = self.connection
-            if connection.in_transaction and (self._in_block or reentry.depth(self, _TRANSACTIONS) > 1):
+            if connection.in_transaction and (self._in_block or process.depth(self, _TRANSACTIONS) > 1):
                 return work(connection)
             try:
                 self.roll_back()
@@ -782,7 +782,7 @@ def _each(method: Callable[[Database], None]) -> Callable[[], None]:
     return call
 
 
-_TRANSACTIONS: Final = reentry.codes_of(Database._write)  # noqa: SLF001 - this module's own
+_TRANSACTIONS: Final = process.codes_of(Database._write)  # noqa: SLF001 - this module's own
 
 os.register_at_fork(
     before=_each(Database._before_fork),  # noqa: SLF001 - this module's own

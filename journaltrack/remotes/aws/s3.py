@@ -21,14 +21,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 from journaltrack import limits
 from journaltrack.errors import DEADLINE_OVER, NOT_ALLOWED, ErrorKind, RemoteError, os_hint
 from journaltrack.journal.sqlite import access
+from journaltrack.remotes.aws import parts as aws_storage
 from journaltrack.remotes.aws.errors import NOT_AN_ANSWER, code_of, is_of_service, is_taken, not_an_answer, status_of
+from journaltrack.remotes.aws.multipart import Multipart
+from journaltrack.remotes.aws.parts import Body, DamagedError, digest_at
 from journaltrack.remotes.aws.proof import is_md5, is_ours
-from journaltrack.remotes.aws.s3 import storage as aws_storage
-from journaltrack.remotes.aws.s3.bodies import Body
-from journaltrack.remotes.aws.s3.multipart import Multipart
-from journaltrack.remotes.aws.s3.parts import DamagedError, digest_at
-from journaltrack.remotes.object_names import object_name, prefix_name
-from journaltrack.remotes.upload_notes import Place, UploadNotes
+from journaltrack.remotes.upload_notes import Place, UploadNotes, object_name, prefix_name
 from journaltrack.replay.remote import Answer, BlobUpload, Document, RemoteObject
 from journaltrack.util.config import Storage
 
