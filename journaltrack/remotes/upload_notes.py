@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from journaltrack.journal.spool.spool import TEMPORARY
-from journaltrack.journal.sqlite import access
+from journaltrack.journal.sqlite import files
 
 DEFAULT_PREFIX: Final = "trial-component-artifacts"
 """As the original library names it."""
@@ -124,7 +124,7 @@ class UploadNotes:
         text = json.dumps({**place._asdict(), **asdict(note)}).encode()
         try:
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            access.hand_over(descriptor, path.parent.parent)
+            files.hand_over(descriptor, path.parent.parent)
             try:
                 os.write(descriptor, text)
             finally:

@@ -31,8 +31,7 @@ from journaltrack.errors import LeaseHeldError
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal import view
 from journaltrack.journal.removed import PRUNE
-from journaltrack.journal.spool import use
-from journaltrack.journal.spool.spool import TEMPORARY, is_digest
+from journaltrack.journal.spool.spool import TEMPORARY, is_digest, needed_blobs
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.replay import lease as leases
@@ -67,7 +66,7 @@ class Content(NamedTuple):
 
 def removable(database: Database, before_ns: int, now_ns: int) -> list[Content]:
     """Contents whose uploads all were delivered before then, and whose file is there; the oldest first."""
-    wanted = use.needed(database)
+    wanted = needed_blobs(database)
     spool = database.path.parent / paths.SPOOL
     rows = database.read(_DELIVERED, (before_ns, now_ns - int(GRACE_S * 1e9)))
     found = (Content(*row) for row in rows if is_digest(row[0]) and row[0] not in wanted)

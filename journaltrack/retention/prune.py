@@ -26,7 +26,7 @@ from journaltrack.journal import view
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.removed import PRUNE, LastPoint, RemovedMetric
 from journaltrack.journal.schema import schema
-from journaltrack.journal.sqlite.compact import Footprint, compact_file, footprint
+from journaltrack.journal.sqlite.copies import Footprint, compact_file, footprint
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.attestations import Attestor, Statement
 from journaltrack.replay.evidence.turns import Turns

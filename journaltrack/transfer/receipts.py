@@ -22,7 +22,7 @@ from journaltrack.errors import InvalidInputError
 from journaltrack.journal import view
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
-from journaltrack.journal.sqlite import database_copy
+from journaltrack.journal.sqlite import copies
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.replay import lease as leases
@@ -224,9 +224,9 @@ def apply(database: Database, lease: leases.Lease, source: Source, *, dry_run: b
     if dry_run:  # on a copy: others may append to the journal, and would wait for a transaction as long as it takes
         generation = lease.generation
         try:
-            with database_copy.place_for_copy(database.path) as file:
+            with copies.place_for_copy(database.path) as file:
                 with database.lock, translated(database.path):
-                    database_copy.write_copy(database.connection, file)
+                    copies.write_copy(database.connection, file)
                 with contextlib.closing(Database(file)) as copy:
                     return apply(copy, lease, source)
         finally:

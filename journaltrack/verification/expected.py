@@ -34,7 +34,7 @@ from journaltrack.journal.fold import (
 )
 from journaltrack.journal.queries import origins
 from journaltrack.journal.spool.spool import is_digest
-from journaltrack.journal.sqlite import access
+from journaltrack.journal.sqlite import files
 from journaltrack.util import paths
 from journaltrack.verification.diff import Claims, FieldClaim, MetricClaim, ObjectClaim, StatusClaim
 
@@ -339,7 +339,7 @@ def _in_spool(spool: Path, sha256: str, size_bytes: object) -> bool:
     if not is_digest(sha256):
         return False
     try:
-        with access.opened_blob(spool / sha256[:2] / sha256) as file:
+        with files.opened_blob(spool / sha256[:2] / sha256) as file:
             return size_bytes is None or os.fstat(file).st_size == size_bytes
     except (OSError, ValueError):
         return False

@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack import limits
 from journaltrack.errors import DEADLINE_OVER, NOT_ALLOWED, ErrorKind, RemoteError, os_hint
-from journaltrack.journal.sqlite import access
+from journaltrack.journal.sqlite import files
 from journaltrack.remotes.aws import parts as aws_storage
 from journaltrack.remotes.aws.errors import NOT_AN_ANSWER, code_of, is_of_service, is_taken, not_an_answer, status_of
 from journaltrack.remotes.aws.multipart import Multipart
@@ -93,7 +93,7 @@ class Uploader:
         with contextlib.ExitStack() as stack:
             try:
                 # Opened once, following no link: whatever the name leads to meanwhile, what was checked is what is sent.
-                descriptor = stack.enter_context(access.opened_blob(blob.path))
+                descriptor = stack.enter_context(files.opened_blob(blob.path))
                 content = stack.enter_context(open(descriptor, "rb", closefd=False))
             except (OSError, ValueError) as error:
                 if isinstance(error, OSError) and error.errno not in _MISSING:
