@@ -45,8 +45,8 @@ IN_DOUBT_AFTER_KILL: Final = "the process that sent it ended before the answer a
 
 NOTHING_MORE: Final[Mapping[str, Any]] = MappingProxyType({})
 _UNFINISHED_PAGE: Final = (
-    "SELECT id, action, component_id, CASE WHEN typeof(entries) = 'text' AND length(entries) <= ?2 THEN entries END, generation, started_at_ns "
-    "FROM receipt WHERE finished_at_ns IS NULL AND id > ?1 ORDER BY id LIMIT 100"
+    "SELECT id, action, component_id, CASE WHEN typeof(entries) = 'text' AND length(entries) <= :most THEN entries END, generation, started_at_ns "
+    "FROM receipt WHERE finished_at_ns IS NULL AND id > :after ORDER BY id LIMIT 100"
 )
 """A journal from elsewhere may have any number of them, of any size; ours are as many as were in flight, and name 20,000 entries at most."""
 _INSERT_RECEIPT: Final = schema.insert_sql("receipt")
@@ -155,7 +155,7 @@ class Settlement:
         total = after = 0
         with self.attestor.transaction() as connection:
             now_ns = self._clock_ns()
-            while page := connection.execute(_UNFINISHED_PAGE, (after, limits.PAYLOAD_CHARS_MAX)).fetchall():
+            while page := connection.execute(_UNFINISHED_PAGE, {"after": after, "most": limits.PAYLOAD_CHARS_MAX}).fetchall():
                 after = page[-1][0]
                 statements = [self._recovered(connection, row, now_ns) for row in page]
                 total += sum(last - first + 1 for s in statements for each in s.settled for first, last in each.entries)
@@ -504,10 +504,10 @@ def _derive(connection: sqlite3.Connection, outcome: Outcome, now_ns: int) -> No
     if outcome.fields:
         # Of a status, something may be sent that a later one left open: the later one stays the last.
         connection.executemany(
-            "INSERT OR REPLACE INTO field (component_id, map, key, seq) SELECT ?1, ?2, ?3, ?4 WHERE ?2 <> 'status' OR NOT EXISTS "
-            "(SELECT 1 FROM field f JOIN delivery d ON d.seq = f.seq JOIN entry o ON o.seq = f.seq JOIN entry n ON n.seq = ?4 "
-            f"WHERE f.component_id = ?1 AND f.map = ?2 AND f.key = ?3 AND d.outcome = 'delivered' AND {IS_BEFORE})",
-            [(outcome.component_id, *field) for field in outcome.fields],
+            "INSERT OR REPLACE INTO field (component_id, map, key, seq) SELECT :component, :map, :key, :seq WHERE :map <> 'status' OR NOT EXISTS "
+            "(SELECT 1 FROM field f JOIN delivery d ON d.seq = f.seq JOIN entry o ON o.seq = f.seq JOIN entry n ON n.seq = :seq "
+            f"WHERE f.component_id = :component AND f.map = :map AND f.key = :key AND d.outcome = 'delivered' AND {IS_BEFORE})",
+            [{"component": outcome.component_id, "map": kind, "key": key, "seq": seq} for kind, key, seq in outcome.fields],
         )
     if outcome.location is not None:
         blob, uri = outcome.location
