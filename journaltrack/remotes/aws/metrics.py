@@ -171,6 +171,7 @@ def _steps(counts: dict[str, Any], means: dict[str, Any], bounds: tuple[int, int
 
 
 OPERATION: Final = "BatchPutMetrics"
+_quoted: Final = json.encoder.encode_basestring_ascii  # of a text, what ``json.dumps`` gives
 _EVENT: Final = f"sagemaker-metrics.{OPERATION}"
 _OUR_HOOK: Final = "journaltrack-direct"
 _EVENTS: Final = (
@@ -431,7 +432,8 @@ class _Route:
 def serialized(component: str, points: Sequence[MetricPoint]) -> bytes | None:
     """The request's body as botocore's serializer writes it; None for what botocore should look at itself.
 
-    botocore's own checks are types, a name of at least one character, a step of at least 0.
+    By hand it takes two thirds of the encoder's time. botocore's own checks are types, a name of at
+    least one character, a step of at least 0.
     """
     if not component or not points:
         return None
@@ -443,16 +445,14 @@ def serialized(component: str, points: Sequence[MetricPoint]) -> bytes | None:
             or type(value) is not float
             or not math.isfinite(value)
             or not 0 <= timestamp_ns <= _TIME_MAX_NS
+            or not (step is None or (type(step) is int and step >= 0))
         ):
             return None
         at_us = timestamp_ns // 1000  # microseconds are what a datetime keeps
-        metric = {"MetricName": name, "Timestamp": at_us / 10**6 if at_us % 10**6 else at_us // 10**6, "Value": value}
-        if step is not None:
-            if type(step) is not int or step < 0:
-                return None
-            metric["Step"] = step
-        data.append(metric)
-    return json.dumps({"TrialComponentName": component, "MetricData": data}).encode()
+        at = at_us / 10**6 if at_us % 10**6 else at_us // 10**6
+        at_step = "" if step is None else f', "Step": {step}'
+        data.append(f'{{"MetricName": {_quoted(name)}, "Timestamp": {at}, "Value": {value!r}{at_step}}}')
+    return f'{{"TrialComponentName": {_quoted(component)}, "MetricData": [{", ".join(data)}]}}'.encode()
 
 
 def _by_boto3(client: Any, component: str, points: Sequence[MetricPoint]) -> Mapping[str, Any]:  # noqa: ANN401
