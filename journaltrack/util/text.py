@@ -15,7 +15,6 @@ What is stated is somebody else's text: it is shown only if it can be nothing bu
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Iterable
@@ -52,6 +51,8 @@ _RULES: Final = (
 
 def first_words(answer: str | bytes) -> str:
     """What a page or document begins with, for a person who has to find out whose it is: without tags and secrets, on one line."""
+    import html  # noqa: PLC0415 - its table of entities is a third of `import journaltrack`, and only strange answers need it
+
     begin = answer[:_LOOKED_AT_MAX]
     text = begin.decode(errors="replace") if isinstance(begin, bytes) else begin
     words = " ".join(html.unescape(_MARKUP.sub(" ", text)).split())
