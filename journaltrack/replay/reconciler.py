@@ -33,7 +33,6 @@ from journaltrack.replay.evidence import in_doubt as doubting
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.proof import Proof
 from journaltrack.replay.gate import Gate
-from journaltrack.replay.pace import Pace
 from journaltrack.replay.pass_report import PassReport, Position, Progress
 from journaltrack.replay.plan import component_states
 from journaltrack.replay.plan import planner as planning
@@ -153,7 +152,6 @@ class Reconciler:
                 attempts,
             ),
             self._gate,
-            Pace(),
             count=attempts,
             shift=self._options.timestamps == "shift",
             displaced=journal.database.displaced,
