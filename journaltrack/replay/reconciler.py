@@ -14,7 +14,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
 
@@ -106,7 +106,7 @@ class Options:
     @property
     def wanted(self) -> Wanted:
         """The same for reading."""
-        return Wanted(self.wants_component, self.wants, self.since_ns, self.component is None)
+        return Wanted(self.wants_component, self.wants, self.since_ns)
 
 
 class Reconciler:
@@ -302,7 +302,7 @@ class Reconciler:
 
     def _replay(self, settlement: Settlement, dispatch: Dispatch, uploads: Uploads) -> None:
         """Chunk after chunk; and as long as uploads take, what is logged meanwhile."""
-        chunks = PendingChunks(self._journal, self._options.wanted)
+        chunks = PendingChunks(self._journal, replace(self._options.wanted, is_closed=self._course.is_closed))
         while True:
             for chunk in map(self._proved, chunks):
                 self._seen_seq = max(self._seen_seq, chunk.upto_seq)
