@@ -310,6 +310,7 @@ class Reconciler:
                 if self._course.ended or self._report.out_of_time:
                     break
                 settlement.advance_mark(chunk.upto_seq)
+                del chunk  # before the next one is read
             looked_at = time.monotonic()
             while dispatch.go_on(_FRESH_S):
                 if time.monotonic() - looked_at >= _FRESH_S:
@@ -332,7 +333,8 @@ class Reconciler:
     def _proved(self, chunk: Chunk) -> Chunk:
         """Without what was recorded by processes whose chain does not hold: somebody altered it, and which of it can't be told."""
         self._proof.look_at(chunk.seqs, chunk.rows())
-        return chunk if self._options.unproved else chunk.without(self._proof.broken)
+        left = chunk if self._options.unproved else chunk.without(self._proof.broken)
+        return replace(left, columns=[])  # of which only the proof had need
 
     def _resolved(self, settlement: Settlement, uploads: Uploads, requests: Sequence[Request]) -> list[Request]:
         """With the places of what was uploaded before; references that wait for an upload are put off with it."""

@@ -148,11 +148,15 @@ class PendingChunks:
         self._names: dict[int, object] = {}
 
     def __iter__(self) -> Iterator[Chunk]:
+        return iter(self._next, None)  # which, other than a generator, keeps no chunk while it reads the next one
+
+    def _next(self) -> Chunk | None:
         while (last_seq := self._journal.last_seq()) > self._after_seq:
             chunk = _read(self._journal, self._wanted, self._names, self._after_seq, last_seq)
             self._after_seq = chunk.upto_seq
             if chunk.entries or chunk.points:
-                yield chunk
+                return chunk
+        return None
 
 
 def pending_chunks(journal: Journal, wanted: Wanted) -> Iterator[Chunk]:
