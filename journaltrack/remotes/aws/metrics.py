@@ -212,8 +212,6 @@ _HEADERS: Final = (
 _TOKEN: Final = "X-Amz-Security-Token"  # noqa: S105 - a header's name
 _PLAIN_PATH: Final = re.compile(r"(?:/[A-Za-z0-9_~-]+)+")
 _SCOPE: Final = re.compile(rf"{ALGORITHM} Credential=[^/,]+/\d{{8}}/([^/,]+)/([^/,]+)/aws4_request,")
-_SWEEP_S: Final = 0.5
-"""Ours: how often idle connections are looked for."""
 _TIME_MAX_NS: Final = 253_402_300_799_000_000_000
 """The last second that a datetime has."""
 _PROBE: Final = (
@@ -238,8 +236,6 @@ class MetricsSender:
         self._client: Any = None  # the one that the route belongs to
         self._route: _Route | None = None
         self._learning = False
-        self._pool: Any = None  # its connections
-        self._swept_at = float("-inf")
 
     def put(self, component: str, points: Sequence[MetricPoint]) -> Mapping[str, Any]:
         """One request; the answer as boto3 gives it.
@@ -255,9 +251,6 @@ class MetricsSender:
         client = self._clients.metrics
         if client is not self._client:
             self._begin_with(client)
-        if self._pool is not None and time.monotonic() - self._swept_at >= _SWEEP_S:
-            self._swept_at = time.monotonic()
-            wire.close_idle(self._pool)
         body = serialized(component, points)
         if body is not None and self._learning:
             self._local.body = body
@@ -316,7 +309,6 @@ class MetricsSender:
             if client is self._client:
                 return
             self._route, self._learning = None, False
-            self._pool = _pool_of(client, str(client.meta.endpoint_url))
             if not _is_untouched(client):
                 logger.debug("metrics are sent by boto3: somebody hooked into it")
             else:
