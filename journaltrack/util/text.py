@@ -15,7 +15,6 @@ What is stated is somebody else's text: it is shown only if it can be nothing bu
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -81,6 +80,8 @@ _PLAIN = re.compile(r"[^\s\"=\\]+")
 
 def logfmt(event: str, **fields: object) -> str:
     """One line; fields that are None are left out, values with spaces or quotes become JSON strings (control characters escaped)."""
+    import json  # noqa: PLC0415 - `import journaltrack` would load it for this alone
+
     parts = [f"event={event}"]
     for key, value in fields.items():
         if value is not None:
