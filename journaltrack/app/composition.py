@@ -479,22 +479,21 @@ def probe(connection: Connection, deadline: Deadline | None = None) -> RemoteErr
     return None
 
 
-def _replay(request: ReplayRequest) -> None:
-    """Replay on close: what the tracker's component has pending, within the deadline."""
+def replay(request: ReplayRequest) -> None:
+    """Deliver on close what the tracker's component has pending, within the deadline."""
     from journaltrack.replay.reconciler import Options  # noqa: PLC0415
 
     options = Options(request.component, wait_for_lease=True, **request.configuration.of_a_pass())
-    report_on_close(request, _pass(request.journal, Connection.of(request), options, request.deadline))
-
-
-def report_on_close(request: ReplayRequest, report: PassReport | None) -> None:
-    """Log why the pass at the end of a tracker did not deliver everything, if it did not."""
-    if report is None:
-        return
+    report = _pass(request.journal, Connection.of(request), options, request.deadline)
     problem = report.halted or report.uploads_halted or report.altered or report.held.get(request.component) or report.failed
     if problem is not None or report.out_of_time:
         why = str(problem) if problem is not None else f"the deadline of {request.deadline_s:g} s was over"
-        logger.warning("%s was not delivered completely on close; `journaltrack sync` delivers the rest: %s", request.component, why)
+        logger.warning(
+            "%s was not delivered completely on close, %d entries of its journal are pending; `journaltrack sync` delivers the rest: %s",
+            request.component,
+            report.pending,
+            why,
+        )
 
 
 def _background(request: ReplayRequest) -> Background:
@@ -518,5 +517,5 @@ def _make_room(journal: Path, wanted_bytes: int) -> int:
     return make_room(journal, wanted_bytes)
 
 
-SERVICES: Final = Services(replay=_replay, lookup=_lookup, background=_background, make_room=_make_room)
+SERVICES: Final = Services(replay=replay, lookup=_lookup, background=_background, make_room=_make_room)
 """What trackers ask for."""

@@ -32,8 +32,8 @@ from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.apply.applier import Applied, Applier
 from journaltrack.transfer.apply.checks import Checker
 from journaltrack.transfer.apply.source import Source
-from journaltrack.transfer.export import exporter
 from journaltrack.transfer.receipts_file import FORMAT, REQUIRED_VERSION, VERSION, ReceiptsFile
+from journaltrack.util import paths
 
 _EVERY: Final = 1_000
 _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -120,7 +120,7 @@ def export_receipts(
     """
     with view.opened(journal) as own:
         if isinstance(to, (str, os.PathLike)):
-            with exporter.whole_file(to, own.path, force=force) as (target, stream):
+            with paths.whole_file(to, own.path, force=force) as (target, stream):
                 counts = _write(own, stream, on_progress)
             return ReceiptsExported(str(own.path), own.journal_id, str(target), *counts)
         return ReceiptsExported(str(own.path), own.journal_id, None, *_write(own, to, on_progress))

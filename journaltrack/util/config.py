@@ -342,6 +342,12 @@ def current() -> Configuration:
     return known
 
 
+def as_overrides(configuration: Configuration) -> dict[str, Any]:
+    """Return every value by key, as ``load`` takes them as ``overrides``: for another process, which may find another file."""
+    values = {key: value_of(configuration, key) for key in _FIELDS}
+    return {key: "" if value is None else value for key, value in values.items()}
+
+
 def example() -> str:
     """A file with all defaults, commented."""
     lines: list[str] = ["# journaltrack's configuration. Every line is the default; take away the # to change it."]
