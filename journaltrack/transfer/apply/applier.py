@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from journaltrack import limits
 from journaltrack.errors import JournalAlteredError
 from journaltrack.journal.fold import MAP_OF_KIND, Place
-from journaltrack.journal.queries import origins
+from journaltrack.journal.queries import Places, origins
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.connection import bound
 from journaltrack.replay.evidence import statements, taken
@@ -34,7 +34,6 @@ from journaltrack.replay.evidence.turns import Turns
 from journaltrack.replay.plan.actions import PutMetrics
 from journaltrack.transfer.apply import checks
 from journaltrack.transfer.apply.checks import Checked
-from journaltrack.transfer.apply.places import Places
 from journaltrack.transfer.apply.source import Attested, Source, WriterRow, check_writer, forged, text_of
 from journaltrack.util.intervals import as_intervals, as_text, merged
 
