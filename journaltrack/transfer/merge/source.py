@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 from journaltrack import limits
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.chain import read_body, take_gaps
+from journaltrack.journal.removed import IS_PRUNE
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.outcomes import DeliveryOutcome
@@ -52,7 +53,7 @@ class EntryRow(NamedTuple):
     """An entry on its way; ``columns`` are those from ``stream`` to ``recorded_at_ns``.
 
     ``refused`` is why AWS could never accept it, if it was quarantined when it was recorded; ``gap`` is the digest before it if
-    what was before it was removed on the record. ``settled``: it is settled there otherwise, or may have been sent.
+    what was before it was removed on the record.
     """
 
     uuid: str
@@ -62,7 +63,6 @@ class EntryRow(NamedTuple):
     digest: bytes
     refused: str | None
     gap: bytes | None
-    settled: bool
 
     @property
     def recorded_at_ns(self) -> int:
@@ -112,6 +112,7 @@ class JournalSource:
     Attributes:
         journal: Opened for reading alone.
         recorders: The processes that recorded entries: how many.
+        unfinished: What it is still taking over itself: it does not know all that its entries' other journals know.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -119,6 +120,7 @@ class JournalSource:
         self.name = str(journal.path)
         self.origin = taken.bundle(journal.path) or taken.journal(journal.journal_id)
         database = journal.database
+        self.unfinished = taken.unfinished(database)
         self._uuids: dict[Any, str] = {}
         self.writers: dict[str, WriterRow] = {}
         for writer_id, *columns, digest in database.read(f"SELECT id, {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer ORDER BY id"):
@@ -174,22 +176,16 @@ class JournalSource:
     def _row(self, writer_id: int, columns: tuple[Any, ...], before: int | None) -> EntryRow:
         """An entry, if it can be one; ``before`` is the place of the one before it."""
         writer_seq, component_id, kept = columns[1], columns[2], columns[3:11]
-        digest, seq, outcome, reason, at_ns, receipt_id = columns[11:]
+        digest, _, outcome, reason, at_ns, receipt_id = columns[11:]
         uuid, component = self._uuids[writer_id], self._components.get(component_id)
         sound = type(writer_seq) is int and isinstance(digest, bytes) and type(kept[-1]) is int
         if not sound or not isinstance(component, str):
             raise forged(self.name, f"an entry of the process {limits.shown(uuid)} is none that journaltrack recorded")
         gap = None if before is None or writer_seq == before + 1 else self._gap(uuid, before + 1, writer_seq - 1)
-        if outcome is None:
-            flying = self._flying and kept[0] == vocabulary.METRIC and self._is_in_flight(seq)
-            return EntryRow(uuid, writer_seq, component, kept, digest, None, gap, bool(flying))
-        if outcome == "quarantined" and receipt_id is None and at_ns == kept[-1]:
-            row = EntryRow(uuid, writer_seq, component, kept, digest, reason, gap, settled=False)
-            return row if self._refusal(row) == reason else row._replace(refused=None)
-        return EntryRow(uuid, writer_seq, component, kept, digest, None, gap, settled=True)
-
-    def _is_in_flight(self, seq: int) -> bool:
-        return any(first <= seq <= last for intervals, _ in self._flying for first, last in intervals)
+        row = EntryRow(uuid, writer_seq, component, kept, digest, None, gap)
+        if outcome == "quarantined" and receipt_id is None and at_ns == kept[-1] and self._refusal(row) == reason:
+            return row._replace(refused=reason)
+        return row
 
     @staticmethod
     def _refusal(row: EntryRow) -> str | None:
@@ -200,15 +196,17 @@ class JournalSource:
         except ValueError:
             return None
 
+    def gaps_above(self, places: Mapping[str, int]) -> list[tuple[str, int, int, str]]:
+        """What was removed on the record of these processes' entries above these places, as attestations name it."""
+        return [gap for uuid, place in places.items() if uuid in self._gaps for gap in self._gaps[uuid].members(uuid, place)]
+
     def _gap(self, uuid: str, first: int, last: int) -> bytes | None:
         return self._gaps[uuid].across(first, last) if uuid in self._gaps else None
 
     def _removed(self) -> dict[str, Removed]:
         """Runs of entries that were removed on the record, with the digest of the last."""
-        gaps: dict[str, Removed] = {}
-        for (body,) in self.journal.database.connection.execute(
-            "SELECT body FROM attestation WHERE instr(body, '\"removed\"') ORDER BY id"
-        ):
+        gaps = taken.gaps_to_come(self.journal.database)
+        for (body,) in self.journal.database.connection.execute(f"SELECT a.body FROM attestation a WHERE {IS_PRUNE} ORDER BY a.id"):
             members = read_body(body) if isinstance(body, str) else None
             try:
                 take_gaps(gaps, members or {})

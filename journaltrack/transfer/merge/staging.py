@@ -25,18 +25,17 @@ if TYPE_CHECKING:
     from journaltrack.transfer.merge.source import EntryRow, JournalSource
 
 _PAGE: Final = 500  # fewer than the 700 new objects after which the garbage collector looks at them
-_COLUMNS: Final = 16
+_COLUMNS: Final = 15
 _TABLE: Final = (
     "CREATE TABLE staged (number INTEGER PRIMARY KEY, source, writer, writer_seq, component, stream, kind, name, value, step, timestamp_ns, "
-    "payload, recorded_at_ns, digest, refused, settled)"
+    "payload, recorded_at_ns, digest, refused)"
 )
 
 Staged: TypeAlias = tuple[Any, ...]
 """An entry as it waits: number, place in ``sources``, in ``uuids``, ``writer_seq``, place in ``components``, the entry's columns from
-``stream`` to ``digest``, why AWS could never accept it (or None), and whether what became of it comes later."""
+``stream`` to ``digest``, and why AWS could never accept it (or None)."""
 ENTRY: Final = slice(5, 14)
 REFUSED: Final = 14
-SETTLED: Final = 15
 
 
 class Staging:
@@ -117,7 +116,7 @@ class Staging:
             if self._only.setdefault(writer, component) != component:
                 self._only[writer] = None
             self.counts[number] += 1
-            yield (number, writer, row.writer_seq, component, *row.columns, row.digest, row.refused, row.settled)
+            yield (number, writer, row.writer_seq, component, *row.columns, row.digest, row.refused)
 
     def _together(self, heads: Heads) -> Iterator[tuple[int, EntryRow]]:
         """The sources' entries from those on that may be new, in the order in which they were recorded, each process's in its own."""
