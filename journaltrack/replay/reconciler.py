@@ -28,7 +28,7 @@ from journaltrack.replay.attempt import Attempts
 from journaltrack.replay.course import Course
 from journaltrack.replay.dispatch import QUICK, UPLOADS, Crew, Dispatch
 from journaltrack.replay.ending import Ending
-from journaltrack.replay.evidence import ahead, anchoring, readback
+from journaltrack.replay.evidence import ahead, anchoring, readback, taken
 from journaltrack.replay.evidence import in_doubt as doubting
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.proof import Proof
@@ -170,7 +170,7 @@ class Reconciler:
 
         Raises:
             LeaseHeldError: Somebody else reconciles this journal.
-            JournalBehindError: Another copy of it was delivered further; nothing was sent.
+            JournalBehindError: Another copy of it was delivered further, or a merge into it was killed; nothing was sent.
             LeaseLostError: Somebody else took the lease over in mid-pass.
             JournalNotFoundError: It was deleted, replaced or moved in mid-pass.
             JournalError: The journal can't be read or written.
@@ -190,6 +190,7 @@ class Reconciler:
             return
         try:
             settlement = Settlement(self._journal.database, lease, self._clock_ns)
+            self._look_for_unfinished(settlement)
             if self._options.end_interrupted:
                 self._report.ended = interrupted_runs.end_interrupted(self._journal, self._options.wants_component)
             self._deliver(settlement)
@@ -254,6 +255,15 @@ class Reconciler:
         self._ending.end(dispatch, crew, settlement)
         if isinstance(self._report.halted, CopyAheadError):
             raise JournalBehindError(self._report.halted.message, hint=self._report.halted.hint)
+
+    def _look_for_unfinished(self, settlement: Settlement) -> None:
+        """Raise ``JournalBehindError`` if a merge was killed; give it up if what is pending is to be sent even then."""
+        database = self._journal.database
+        if not self._options.even_if_behind:
+            taken.refuse_unfinished(database)
+        elif given_up := taken.unfinished(database):
+            with settlement.attestor.transaction() as connection:
+                taken.end(connection, settlement.attestor, given_up)
 
     def _look_for_copies(self) -> None:
         """Raise ``JournalBehindError`` if another copy of the journal was delivered further."""

@@ -234,8 +234,12 @@ def apply(database: Database, lease: leases.Lease, source: Source, *, dry_run: b
     with contextlib.ExitStack() as stack:
         applier = stack.enter_context(contextlib.closing(Applier(Attestor(database, lease))))
         checker = stack.enter_context(contextlib.closing(Checker(applier, database, applier.components_of)))
-        applier.take_over(checker.check(source))
-    Settlement(database, lease).advance_mark()
+        checked = checker.check(source)
+        if checked.taken:
+            applier.begin(checked)
+        applier.take_over(checked)
+        Settlement(database, lease).advance_mark()
+        applier.end({source.origin})
     return applier.applied
 
 

@@ -111,7 +111,7 @@ class Storage:
         bucket_owner: Account that every named bucket must belong to; None: any. A default bucket
             must be the caller's in any case.
         requester_pays: Whether requests are on the caller's account.
-        instead: Buckets that turned out wrong, and which to use in their place.
+        instead: Buckets that turned out wrong ('' is the default one, whatever its name), and which to use in their place.
     """
 
     encryption: str | None = None
