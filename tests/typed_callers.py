@@ -33,6 +33,8 @@ def train(tracker: Tracker) -> None:
     tracker.log_metric("a", np.int64(5), np.datetime64("now"))
     tracker.log_metric("a", np.array([0.5]), 1_700_000_000)
     tracker.log_metrics({"a": np.float32(0.5), "b": 1}, 3, 1.7e9)
+    tracker.log_metric("a", 0.5, step=np.int64(3))
+    tracker.log_metrics({"a": 0.5}, step=3)
     tracker.log_parameters(argparse.Namespace(lr=0.1))
     tracker.log_parameters(Settings())
     tracker.log_parameters([("lr", 0.1)])
@@ -41,4 +43,5 @@ def train(tracker: Tracker) -> None:
     Tracker.create(sync=False)
     tracker.log_metric("a", "0.5")  # type: ignore[arg-type]
     tracker.log_metric("a", 0.5, iteration_number="3")  # type: ignore[arg-type]
+    tracker.log_metric("a", 0.5, step="3")  # type: ignore[arg-type]
     tracker.log_parameters(None)  # type: ignore[arg-type]
