@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from journaltrack.doctor import examine
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.sqlite import locks as standing
 from journaltrack.journal.sqlite.checkpoint import write_back
 from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.status import status
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="OFD locks")
 
@@ -310,3 +313,25 @@ def test_a_transaction_that_was_cut_short_is_rolled_back(tmp_path):
     with closing(Journal.open(tmp_path / "cut", busy_timeout_s=0.0)) as journal:
         journal.append_metric(journal.component("run"), "first", 1.0, 0, 1)
     assert found(tmp_path / "cut") == {"first": 2}
+
+
+def test_a_report_drops_no_lock_and_leaves_none(tmp_path):
+    """A process may examine and ask for the journal that it appends to: its locks are then those that it had, and so are its files."""
+    journal = Journal.open(tmp_path / "j", on_journal_error="raise")
+    component = journal.component("run")
+    journal.append_metric(component, "loss", 0.5, 1, 1)
+
+    def locks():
+        lines = Path("/proc/locks").read_text().splitlines()
+        return sorted(line.partition(":")[2].strip() for line in lines if f" {os.getpid()} " in line)
+
+    assert status(tmp_path / "j").pending == 1  # which leaves the lock of its question whether there are locks
+    before, descriptors = locks(), len(os.listdir("/proc/self/fd"))
+    assert any("POSIX" in line for line in before)
+    for _ in range(5):
+        assert examine(tmp_path / "j").healthy
+        assert status(tmp_path / "j").pending == 1
+    assert locks() == before
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 3  # one of each file waits for its next use
+    journal.close()
+    assert standing._pool == []
