@@ -54,12 +54,14 @@ class Examination:
         journal_id: None when it can't be read.
         checked: The checks that could be made; the others need what is damaged.
         findings: In the order of the checks.
+        repaired: What was done about those of an examination before this one.
     """
 
     path: str
     journal_id: str | None
     checked: tuple[Check, ...]
     findings: tuple[Finding, ...]
+    repaired: tuple[Repaired, ...] = ()
 
     @property
     def healthy(self) -> bool:
