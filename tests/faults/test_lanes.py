@@ -12,6 +12,7 @@ from contextlib import closing
 import pytest
 
 from journaltrack import Tracker, sync
+from journaltrack.app.composition import Connection, run_pass
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite.connection import Database
@@ -129,7 +130,7 @@ def test_an_upload_that_is_never_answered_keeps_nothing_else_back(tmp_path, jour
             return run is not None and len(run.metrics) == 95 and (run.status or {}).get("PrimaryStatus") == "Completed"
 
         threading.Thread(target=lambda: sim.wait_until(arrived, FOREVER_S) and deadline.cancel(), daemon=True).start()
-        report = sync(journal, endpoint_url=sim.endpoint_url, deadline=deadline)
+        report = run_pass(journal, Connection(endpoint_url=sim.endpoint_url), deadline=deadline)
         assert arrived(sim)
         assert set(sim.components["run"].parameters) == {"lr", "optimizer"}
         assert report.halted is None
@@ -283,7 +284,7 @@ def test_no_permission_at_all_halts(journal, credentials):
         Tracker.create(trial_component_name=f"run-{n}", journal=journal, sync="off").close()
     with simulator() as sim:
         sim.fail("CreateTrialComponent", HttpError(403, "AccessDeniedException", "not authorized"), times=99)
-        report = sync(journal, endpoint_url=sim.endpoint_url, options=Options(concurrency=1))
+        report = sync(journal, endpoint_url=sim.endpoint_url, concurrency=1)
         assert report.halted.kind is ErrorKind.HALT
         assert 3 <= len(sim.calls("CreateTrialComponent")) <= 5, "three, and what was in hand"
 

@@ -55,11 +55,11 @@ def test_progress_is_told_from_the_first_entry_to_the_last(journal):
     report = Reconciler(journal, FailingRemote(), options=Options(concurrency=2), on_progress=told.append).run()
     assert {progress.total for progress in told} == {3 * RUNS}
     for earlier, later in itertools.pairwise(told):
-        assert earlier.settled <= later.settled
+        assert earlier.done <= later.done
         assert earlier.requests <= later.requests
-    assert (told[0].settled, told[0].requests) == (0, 0)
-    assert (told[-1].settled, told[-1].requests) == (3 * RUNS, report.requests)
-    assert len({progress.settled for progress in told}) > 2
+    assert (told[0].done, told[0].requests) == (0, 0)
+    assert (told[-1].done, told[-1].requests) == (3 * RUNS, report.requests)
+    assert len({progress.done for progress in told}) > 2
 
 
 def test_what_is_under_way_at_the_end_has_its_grace(tmp_path):
