@@ -1,6 +1,6 @@
 """What journaltrack's functions take and return, for annotations: reports, protocols and aliases. You make none of them.
 
-Every report has ``to_json()`` where its command has ``--json``; times are nanoseconds since the epoch (``*_ns``).
+Every report that a function returns has ``to_json()``; times in reports are nanoseconds since the epoch (``*_ns``).
 """
 
 from __future__ import annotations

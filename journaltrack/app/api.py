@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from journaltrack.retention.prune import PruneReport
     from journaltrack.util.config import Configuration
 
+AnyPaths: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 Resolution: TypeAlias = Literal["delivered", "quarantined"]
 
 
@@ -58,6 +59,11 @@ class Retried:
     in_doubt: int
     released: int
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``json.dumps`` takes."""
+        members: dict[str, Any] = view.to_json(self)
+        return members
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -75,6 +81,11 @@ class Resolved:
     dry_run: bool
     in_doubt: int
     resolved: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``json.dumps`` takes."""
+        members: dict[str, Any] = view.to_json(self)
+        return members
 
 
 def sync(
@@ -216,7 +227,7 @@ def prune(
     compact: bool = True,
     dry_run: bool = False,
     unasked: bool = False,
-    trust: Collection[str] = (),
+    trust: str | Collection[str] = (),
     deadline_s: float | None = None,
     requests_per_s: float | None = None,
     profile: str | None = None,
@@ -265,7 +276,7 @@ def prune(
         "archive": archive,
         "compact": compact,
         "dry_run": dry_run,
-        "trust": trust,
+        "trust": (trust,) if isinstance(trust, str) else trust,
         "on_progress": on_progress,
     }
     deadline = _deadline(deadline_s)
@@ -279,8 +290,8 @@ def check(
     journal: str | os.PathLike[str] | None = None,
     *,
     repair: bool = False,
-    restore_from: Sequence[str | os.PathLike[str]] = (),
-    anchors: Sequence[str | os.PathLike[str]] = (),
+    restore_from: AnyPaths = (),
+    anchors: AnyPaths = (),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Examination:
     """Check that a journal is whole: its files, database, records, chains of digests and artifacts. Ask nobody.
@@ -289,8 +300,8 @@ def check(
         journal: As for ``sync``.
         repair: Repair what can be repaired, and check once more. Nothing is deleted: what is replaced goes to
             ``damaged/`` in the journal's folder.
-        restore_from: With ``repair``: folders to look for artifacts in that the spool lacks, by their content.
-        anchors: Files with anchors that were kept elsewhere; what was cut off from the journal's end is found.
+        restore_from: With ``repair``: a folder, or some, to look for artifacts in that the spool lacks, by content.
+        anchors: A file, or some, with anchors that were kept elsewhere: what was cut off from the end is found.
         on_progress: As for ``sync``; it counts checks.
 
     Returns:
@@ -305,7 +316,7 @@ def check(
     """
     if restore_from and not repair:
         raise InvalidInputError("restore_from is for repair=True; nothing was changed")
-    documents = {os.fspath(anchor): Path(anchor).read_bytes() for anchor in anchors}
+    documents = {str(path): path.read_bytes() for path in _paths(anchors)}
     tell = on_progress or (lambda _: None)
 
     def examined() -> Examination:
@@ -320,7 +331,7 @@ def check(
     found = examined()
     if not repair:
         return found
-    repaired = doctor.mend(found, restore_from=[Path(folder) for folder in restore_from])
+    repaired = doctor.mend(found, restore_from=_paths(restore_from))
     return replace(examined() if repaired else found, repaired=tuple(repaired))
 
 
@@ -421,6 +432,10 @@ def _reach(
     rate_limit = composition.limit_of(per_s) if per_s else RateLimit(0)
     attended = composition.is_attended()
     return known, Connection(session, client, rate_limit=rate_limit, attended=attended, **of_a_connection)
+
+
+def _paths(given: AnyPaths) -> list[Path]:
+    return [Path(each) for each in ([given] if isinstance(given, (str, os.PathLike)) else given)]
 
 
 def _deadline(deadline_s: float | None) -> Deadline:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
+
+from journaltrack.journal import view
 
 Check: TypeAlias = Literal["files", "medium", "locks", "database", "schema", "records", "chains", "spool", "clock"]
 CHECKS: Final[tuple[Check, ...]] = ("files", "medium", "locks", "database", "schema", "records", "chains", "spool", "clock")
@@ -67,3 +69,8 @@ class Examination:
     def healthy(self) -> bool:
         """Whether there is no problem; warnings and notes may be."""
         return not any(f.severity == "problem" for f in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``json.dumps`` takes."""
+        members: dict[str, Any] = view.to_json(self)
+        return {**members, "healthy": self.healthy}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import inspect
 import itertools
+import json
 import math
 import pkgutil
 import re
@@ -133,6 +134,7 @@ def test_a_journal_is_named_in_any_way(folder, tmp_path, name):
     try:
         for journal in (str(folder), folder, opened, OfflineJournal(folder), None):
             report = CALLS[name](journal, tmp_path)
+            assert json.loads(json.dumps(report.to_json()))
             where = getattr(report, "journal", getattr(report, "path", str(folder)))
             assert Path(where) == folder
             opened.append(opened.component("run"), [])
@@ -145,8 +147,9 @@ def test_a_journal_is_named_in_any_way(folder, tmp_path, name):
 def test_open_journals_are_merged(folder, tmp_path):
     """``merge`` takes open journals, too, as sources and as the target."""
     with closing(Journal.open(folder)) as source, closing(Journal.open(tmp_path / "all")) as target:
-        merged = journaltrack.merge([source], into=target)
+        merged = journaltrack.merge(source, into=target)
         assert Path(merged.journal) == tmp_path / "all"
+        assert not journaltrack.merge([source, folder], into=target).changed
         assert merged.entries == source.last_seq() == target.last_seq()
 
 
@@ -263,6 +266,7 @@ def test_progress_is_told_by_all_in_one_form(folder, tmp_path):
         lambda tell: journaltrack.verify(on_progress=tell),
         lambda tell: journaltrack.export(to=tmp_path / "a.csv", on_progress=tell),
         lambda tell: journaltrack.bundle(to=tmp_path / "a.bundle", on_progress=tell),
+        lambda tell: journaltrack.open_bundle(tmp_path / "a.bundle").extract(tmp_path / "extracted", tell),
         lambda tell: journaltrack.merge([journaltrack.status().path], into=tmp_path / "all", on_progress=tell),
         lambda tell: journaltrack.prune(delivered_before=dt.timedelta(0), on_progress=tell),
     ):
@@ -319,7 +323,7 @@ def test_check_finds_what_was_cut_off_by_an_anchor(folder, offline_journal, tmp_
     for place, content in (("good", document), ("bad", b"{}")):
         (tmp_path / place).mkdir()
         (tmp_path / place / "anchor.json").write_bytes(content)
-    assert journaltrack.check(anchors=[tmp_path / "good" / "anchor.json"]).healthy
+    assert journaltrack.check(anchors=str(tmp_path / "good" / "anchor.json")).healthy
     found = journaltrack.check(anchors=[tmp_path / "bad" / "anchor.json", tmp_path / "good" / "anchor.json"])
     assert len([finding for finding in found.findings if finding.severity == "problem"]) == 1
     change(folder, "DELETE FROM entry WHERE seq = (SELECT max(seq) FROM entry)")
@@ -351,4 +355,4 @@ def test_prune_takes_plain_arguments(folder, offline_journal, tmp_path):
     assert would.entries == done.entries > 0
     assert done.asked
     assert done.archive.rows == done.entries
-    assert journaltrack.prune(delivered_before=dt.timedelta(0), unasked=True).asked is False
+    assert journaltrack.prune(delivered_before=dt.timedelta(0), unasked=True, trust="all").asked is False
