@@ -1,7 +1,7 @@
-"""journaltrack: an offline-first experiment tracker with the API of the SageMaker Experiments ``Tracker``.
+"""Track experiments offline first, with the API of SageMaker Experiments' ``Tracker``.
 
-Every call is committed to a local SQLite journal before it returns; a reconciler replays what is pending to SageMaker
-and S3, and an audit says what was recorded and what arrived.
+Every call is committed to a local SQLite journal before it returns; a reconciler replays what is
+pending to SageMaker and S3, and an audit says what was recorded and what arrived.
 
     from journaltrack import Tracker
 
@@ -9,9 +9,10 @@ and S3, and an audit says what was recorded and what arrived.
         tracker.log_parameter("learning_rate", 0.01)
         tracker.log_metric("train:loss", 0.25, step=1)
 
-Public are the names in ``__all__``, and the modules ``journaltrack.errors``, ``journaltrack.types`` (what the functions
-return, for annotations) and ``journaltrack.testing`` (for your own tests). Everything else is internal: it may
-change in any release. docs/python-api.md describes what is public.
+Public are the names in ``__all__``, and the modules ``journaltrack.errors``,
+``journaltrack.types`` (what the functions return, for annotations) and ``journaltrack.testing``
+(for your own tests). Everything else is internal: it may change in any release.
+docs/python-api.md describes what is public.
 
 Nothing heavy is imported until it is used: boto3 comes with the first replay.
 """

@@ -1,4 +1,4 @@
-"""For tests of your own code that uses journaltrack: no AWS, no network, no file outside of a temporary folder.
+"""Test your own code that uses journaltrack: no AWS, no file outside of one folder.
 
 In ``conftest.py``, for pytest:
 
@@ -45,7 +45,7 @@ from journaltrack.tracking.trial_component import TrialComponent, TrialComponent
 __all__ = ["LoggedRun", "MemoryComponent", "MemoryRemote", "MetricPoint", "OfflineJournal", "offline"]
 
 _NOWHERE: Final = "http://127.0.0.1:9"
-"""Nothing listens there (RFC 863's port): a process that the test starts reaches no AWS either."""
+"""Nothing listens there (RFC 863's port): processes that a test starts reach no AWS either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ class LoggedRun:
         name, display_name: Of its trial component.
         parameters: The last value of each; one that is no finite number is its text.
         metrics: The points of each, in the order in which they were logged.
-        inputs, outputs: The last of each; the ``value`` of a logged file is the path of its bytes in the journal.
+        inputs, outputs: The last of each; the ``value`` of a logged file is the path of its bytes
+            in the journal.
         status: InProgress, Completed, Failed, Stopping or Stopped; None if none was set.
         message: Of the status.
     """
@@ -126,22 +127,24 @@ class OfflineJournal:
             )
 
     def deliver(self) -> PassReport:
-        """Deliver what is pending to ``remote``, as ``journaltrack sync`` does to AWS; inside of ``offline`` only."""
+        """Deliver what is pending to ``remote``; inside of ``offline`` only."""
         return api.sync(self.path)
 
 
 @contextlib.contextmanager
 def offline(folder: str | os.PathLike[str] | None = None) -> Iterator[OfflineJournal]:
-    """Let nothing in this process reach AWS, and have trackers log to a journal of their own, until the block is left.
+    """Keep journaltrack from AWS and from your journals until the block is left.
 
-    Inside, the journal is the default one. Whatever delivers or asks (``close``, ``sync``, ``verify``, ``Tracker.load``)
-    gets ``remote`` instead of AWS. Trackers deliver at ``close`` only if your code says ``sync=``. No configuration of
-    the machine counts. Processes that your code starts log to the same journal, and can't deliver.
+    Inside, the journal that it gives is the default one. Whatever delivers or asks (``close``,
+    ``sync``, ``verify``, ``Tracker.load``) gets ``remote`` instead of AWS. Trackers deliver at
+    ``close`` only if your code says ``sync=``. No configuration of the machine counts. Processes
+    that your code starts log to the same journal, and can't deliver.
 
     The environment is the process's: run no two of these at a time in threads.
 
     Args:
-        folder: For the journal and everything else that journaltrack writes; None: a temporary one, which is removed.
+        folder: For the journal and everything else that journaltrack writes; None: a temporary
+            one, which is removed.
     """
     with contextlib.ExitStack() as stack:
         home = tempfile.TemporaryDirectory(prefix="journaltrack-") if folder is None else contextlib.nullcontext(folder)
@@ -161,13 +164,13 @@ def offline(folder: str | os.PathLike[str] | None = None) -> Iterator[OfflineJou
             JOURNALTRACK_ENDPOINT_URL=_NOWHERE,
         )
         stack.enter_context(mock.patch.object(Connection, "remote", side_effect=lambda *_, **__: journal.remote))
-        # What sync="background" starts is another process, which knows nothing of this remote: its trackers deliver at close.
+        # Another process, as of sync="background", knows nothing of this remote: deliver at close.
         stack.enter_context(mock.patch.object(Tracker, "services", replace(WIRED, background=None)))
         yield journal
 
 
 def _let_go(folder: Path) -> None:
-    """Have trackers that were left open use nothing in the folder any more: what is deleted under them they write again."""
+    """Have trackers that were left open give up the folder: what is deleted they write again."""
     for journal in appending_in(folder):
         if isinstance(journal, Journal):
             journal.flush()

@@ -1,6 +1,7 @@
-"""What journaltrack's functions take and return, for annotations: reports, protocols and aliases. You make none of them.
+"""Annotate what journaltrack's functions take and return.
 
-Every report that a function returns has ``to_json()``; times in reports are nanoseconds since the epoch (``*_ns``).
+Reports, protocols and aliases. Every report that a function returns has ``to_json()``; times in
+reports are nanoseconds since the epoch (``*_ns``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The public functions that need more than one package, with plain arguments; ``journaltrack`` exports them.
+"""The public functions that need more than one package.
 
-Their arguments mean the same in all of them. ``journal`` is a path, an open ``Journal``, or None for the configured one. What
-says how to reach AWS is described at ``sync``; what is not given there comes from the configuration, as it does for the
-command line. Here arguments become the objects that the wiring takes, and nothing else is done.
+Their arguments mean the same in all of them. ``journal`` is a path, an open ``Journal``, or None
+for the configured one. What says how to reach AWS is described at ``sync``; what is not given
+there comes from the configuration, as it does for the command line. Here arguments become the
+objects that the wiring takes, and nothing else is done.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, TypeAlias
 
 from journaltrack import doctor, limits
 from journaltrack.app import composition
@@ -112,28 +113,35 @@ def sync(
     Args:
         journal: Its folder, or an open one; None: the configured one.
         component: Shell pattern of component names (case does not matter); None: all.
-        since: Only what was recorded then or later, and what makes its components: an aware datetime, a
-            timedelta (so long ago), or nanoseconds since the epoch.
-        create_or_attach: Create loaded components that are missing, attach to foreign ones that exist.
+        since: Only what was recorded then or later, and what makes its components: an aware
+            datetime, a timedelta (so long ago), or nanoseconds since the epoch.
+        create_or_attach: Create loaded components that are missing, attach to foreign ones that
+            exist.
         buckets: Buckets that turned out wrong, and which to upload to in their place.
-        even_if_behind: Send what is pending even if another copy of the journal was delivered further.
+        even_if_behind: Send what is pending even if another copy of the journal was delivered
+            further.
         unproved: Send also what was recorded by processes whose chain of digests does not hold.
         concurrency: Requests in flight.
         deadline_s: Seconds after which no more is sent; None: it takes as long as it takes.
-        requests_per_s: Requests per second at most, for all of this process with the same bound; 0: no bound.
+        requests_per_s: Requests per second at most, for all of this process with the same bound;
+            0: no bound.
         profile: Of the AWS configuration.
         region: AWS region.
         endpoint_url: One endpoint for all services (a local stand-in).
-        boto3_session: Used instead of a new session; profile, region and endpoint are then only what you pass.
-        sagemaker_boto_client: Used for SageMaker calls; its region, endpoint and credentials serve the others too.
+        boto3_session: Used instead of a new session; profile, region and endpoint are then only
+            what you pass.
+        sagemaker_boto_client: Used for SageMaker calls; its region, endpoint and credentials
+            serve the others too.
         on_progress: Called now and then, in the calling thread.
 
     Returns:
-        What was done. A failing remote does not raise: see ``halted``, ``held`` and ``pending`` of the report.
+        What was done. A failing remote does not raise: see ``halted``, ``held`` and ``pending``
+        of the report.
 
     Raises:
         InvalidInputError: An argument that can't be right. Nothing was sent.
-        NothingMatchesError: (an InvalidInputError) The journal has no such component or bucket. Nothing was sent.
+        NothingMatchesError: (an InvalidInputError) The journal has no such component or bucket.
+            Nothing was sent.
         JournalNotFoundError: There is no journal.
         JournalBehindError: Another copy of it was delivered further; nothing was sent.
         LeaseHeldError: Another process reconciles it.
@@ -176,17 +184,19 @@ def verify(
     sagemaker_boto_client: Any = None,  # noqa: ANN401
     on_progress: Callable[[Progress], None] | None = None,
 ) -> VerifyReport:
-    """Compare what a journal delivered with what SageMaker and S3 hold now. Change neither, but with ``repair``.
+    """Compare what a journal delivered with what SageMaker and S3 hold now.
 
-    The other arguments are those of ``sync``.
+    Change neither, but with ``repair``. Ask a few times a second, since a check is in no hurry.
 
     Args:
         journal: As for ``sync``.
         component: As for ``sync``.
-        deep: Download and hash objects of which S3 has no SHA-256 of the whole (above 8 MiB); nothing is kept.
-        repair: Send again what is missing, and can be sent without being there twice; then verify once more.
+        deep: Download and hash objects of which S3 has no SHA-256 of the whole (above 8 MiB);
+            nothing is kept.
+        repair: Send again what is missing, and can be sent without being there twice; then verify
+            once more.
         deadline_s: As for ``sync``.
-        requests_per_s: As for ``sync``, but 10 if nothing is configured: a check is in no hurry.
+        requests_per_s: As for ``sync``, but 10 if nothing is configured.
         profile: As for ``sync``.
         region: As for ``sync``.
         endpoint_url: As for ``sync``.
@@ -195,13 +205,15 @@ def verify(
         on_progress: As for ``sync``.
 
     Returns:
-        What was found (after a repair: now). A failing remote does not raise: see ``halted`` of the report.
+        What was found (after a repair: now). A failing remote does not raise: see ``halted`` of
+        the report.
 
     Raises:
         InvalidInputError: An argument that can't be right, or no such component.
         JournalNotFoundError: There is no journal.
         LeaseHeldError: With ``repair``: another process reconciles it.
-        JournalAlteredError: With ``repair``: its chains or records do not hold. Nothing was sent, nor looked at.
+        JournalAlteredError: With ``repair``: its chains or records do not hold. Nothing was sent,
+            nor looked at.
         JournalError: It can't be read; with ``repair``: or written.
     """
     deadline = _deadline(deadline_s)
@@ -237,20 +249,27 @@ def prune(
     sagemaker_boto_client: Any = None,  # noqa: ANN401
     on_progress: Callable[[Progress], None] | None = None,
 ) -> PruneReport:
-    """Remove what was delivered before a time, once SageMaker and S3 have confirmed that they hold it.
+    """Remove what was delivered before a time from a journal.
 
-    What is not delivered stays, whatever you ask for. docs/retention.md has the policy.
+    SageMaker and S3 are asked first: what they do not confirm stays. What is not delivered stays,
+    whatever you ask for. docs/retention.md has the policy.
 
     Args:
         journal: As for ``sync``.
-        delivered_before: Entries go whose delivery was recorded before then, said as ``since`` of ``sync``.
-        blobs_delivered_before: Artifacts leave the spool whose uploads were all delivered before then.
-        component: As for ``sync``: entries of these components only. Artifacts belong to no component.
-        archive: A new file for the entries that go, in the format of its name; it is on the disk before they do.
-        compact: Rewrite the database afterwards without the free pages, if nobody else has it open.
+        delivered_before: Entries go whose delivery was recorded before then, said as ``since`` of
+            ``sync``.
+        blobs_delivered_before: Artifacts leave the spool whose uploads were all delivered before
+            then.
+        component: As for ``sync``: entries of these components only. Artifacts belong to no
+            component.
+        archive: A new file for the entries that go, in the format of its name; it is on the disk
+            before they do.
+        compact: Rewrite the database afterwards without the free pages, if nobody else has it
+            open.
         dry_run: Say what would go and what would stay; change nothing, ask nobody.
         unasked: Believe the journal's own record of deliveries, and ask nobody.
-        trust: Whose word about deliveries is enough: ids of bundles, files of receipts or journals, or "all".
+        trust: Whose word about deliveries is enough: ids of bundles, files of receipts or
+            journals, or "all".
         deadline_s: Seconds that the asking may take; nothing is removed if they are not enough.
         requests_per_s: As for ``verify``.
         profile: As for ``sync``.
@@ -261,8 +280,8 @@ def prune(
         on_progress: As for ``sync``.
 
     Raises:
-        InvalidInputError: No time was given, the archive can't be written there, or an argument can't be right.
-            Nothing was removed.
+        InvalidInputError: No time was given, the archive can't be written there, or an argument
+            can't be right. Nothing was removed.
         JournalCorruptError: The journal does not verify. Nothing was removed.
         RemoteError: SageMaker or S3 could not be asked. Nothing was removed.
         LeaseHeldError: Another process reconciles the journal.
@@ -294,14 +313,19 @@ def check(
     anchors: AnyPaths = (),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Examination:
-    """Check that a journal is whole: its files, database, records, chains of digests and artifacts. Ask nobody.
+    """Check that a journal is whole, and repair what can be repaired. Ask nobody.
+
+    Checked are its files, locks, database, records, chains of digests, artifacts and clock. The
+    process that asks may have it open.
 
     Args:
         journal: As for ``sync``.
-        repair: Repair what can be repaired, and check once more. Nothing is deleted: what is replaced goes to
-            ``damaged/`` in the journal's folder.
-        restore_from: With ``repair``: a folder, or some, to look for artifacts in that the spool lacks, by content.
-        anchors: A file, or some, with anchors that were kept elsewhere: what was cut off from the end is found.
+        repair: Repair what can be repaired, and check once more. Nothing is deleted: what is
+            replaced goes to ``damaged/`` in the journal's folder.
+        restore_from: With ``repair``: a folder, or some, to look for artifacts in that the spool
+            lacks, by content.
+        anchors: A file, or some, with anchors that were kept elsewhere: what was cut off from the
+            end is found.
         on_progress: As for ``sync``; it counts checks.
 
     Returns:
@@ -373,13 +397,15 @@ def resolve(
     note: str = "",
     dry_run: bool = False,
 ) -> Resolved:
-    """Decide about entries in doubt: metrics that were sent, and whose answer was lost. Nothing is sent.
+    """Decide about entries in doubt. Send nothing.
 
-    The decision is recorded with your name. To send the entries again, use ``retry(in_doubt=True)``.
+    Those are metrics that were sent, and whose answer was lost. The decision is recorded with
+    your name. To send the entries again, use ``retry(in_doubt=True)``.
 
     Args:
         journal: As for ``sync``.
-        outcome: "delivered": they are in SageMaker; "quarantined": leave them as they are, ``retry`` releases them.
+        outcome: "delivered": they are in SageMaker; "quarantined": leave them as they are,
+            ``retry`` releases them.
         component: As for ``sync``.
         note: Why, for the audit.
         dry_run: Count them; change nothing.
@@ -439,11 +465,13 @@ def _paths(given: AnyPaths) -> list[Path]:
 
 
 def _deadline(deadline_s: float | None) -> Deadline:
-    if deadline_s is not None and (isinstance(deadline_s, bool) or not isinstance(deadline_s, (int, float))):
+    if deadline_s is None:
+        return Deadline()
+    if isinstance(deadline_s, bool) or not isinstance(deadline_s, SupportsFloat):
         raise InvalidTypeError(f"deadline_s must be a number of seconds, not {type(deadline_s).__name__}")
-    if deadline_s is not None and not deadline_s > 0:
+    if not deadline_s > 0:
         raise InvalidInputError(f"deadline_s is {deadline_s}; it must be more than 0", hint="None: no deadline")
-    return Deadline(deadline_s)
+    return Deadline(float(deadline_s))
 
 
 def _check_buckets(buckets: Mapping[str, str]) -> None:
