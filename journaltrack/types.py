@@ -16,6 +16,7 @@ from journaltrack.journal.sqlite.copies import Footprint
 from journaltrack.journal.view import ErrorRecord, State, When
 from journaltrack.journal.writers import WriterRecord
 from journaltrack.replay.evidence.anchoring import Anchor
+from journaltrack.replay.evidence.taken import Unfinished
 from journaltrack.replay.pass_report import PassReport, Position, Progress
 from journaltrack.reports.proof.hearsay import Hearsay
 from journaltrack.reports.reconcilers import ReconcilerRecord
@@ -95,6 +96,7 @@ __all__ = [
     "TrialComponentArtifact",
     "TrialComponentStatus",
     "Undelivered",
+    "Unfinished",
     "VerifyReport",
     "When",
     "WriterRecord",

@@ -214,6 +214,7 @@ def verify(
         LeaseHeldError: With ``repair``: another process reconciles it.
         JournalAlteredError: With ``repair``: its chains or records do not hold. Nothing was sent,
             nor looked at.
+        JournalBehindError: With ``repair``: a merge into it was killed. Nothing was sent.
         JournalError: It can't be read; with ``repair``: or written.
     """
     deadline = _deadline(deadline_s)
