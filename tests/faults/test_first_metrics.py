@@ -12,11 +12,11 @@ from journaltrack.remotes.retry import RetryingRemote
 from journaltrack.util.deadline import Deadline
 from tests.contract.conftest import aws
 from tests.faults.test_ending import outcomes, replay
+from tests.patience import FOREVER_S
 from tests.simulator import BlackHole, HttpError, Instead, simulator
 
 REQUESTS = 40
 """Of ten points each."""
-FOREVER_S = 120
 
 
 @pytest.fixture

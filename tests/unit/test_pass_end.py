@@ -14,6 +14,7 @@ from journaltrack.journal.journal import Journal
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.util.deadline import Deadline
 from tests.failing_remote import FailingRemote, passing
+from tests.patience import FOREVER_S
 
 RUNS = 30
 
@@ -70,7 +71,7 @@ def test_what_is_under_way_at_the_end_has_its_grace(tmp_path):
         given_up = threading.Event()
 
         def end_and_wait_for_a_renewal():
-            with closing(sqlite3.connect(journal.path / "journal.db", timeout=60)) as other:
+            with closing(sqlite3.connect(journal.path / "journal.db", timeout=FOREVER_S)) as other:
 
                 def expires():
                     return other.execute("SELECT expires_at_ns FROM lease").fetchone()
