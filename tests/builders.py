@@ -11,7 +11,7 @@ from journaltrack import Tracker
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.journal import Journal
 
-CREATE = vocabulary.create(owner="me")
+CREATION = vocabulary.create(owner="me")
 
 
 def points(count: int, name: str = "loss") -> list[Any]:

@@ -13,6 +13,7 @@ from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.util.deadline import Deadline
+from tests.builders import CREATION, opened, points
 from tests.failing_remote import FailingRemote, passing
 from tests.patience import FOREVER_S
 
@@ -22,11 +23,8 @@ RUNS = 30
 @pytest.fixture
 def journal(tmp_path):
     """An open journal with thirty components, each with two points."""
-    with closing(Journal.open(tmp_path / "journal")) as opened:
-        for number in range(RUNS):
-            drafts = [vocabulary.create(owner="me"), *(vocabulary.metric("loss", float(step), step, 1) for step in range(2))]
-            opened.append(opened.component(f"run-{number}"), drafts)
-        yield opened
+    with opened(tmp_path, {f"run-{number}": [CREATION, *points(2)] for number in range(RUNS)}) as journal:
+        yield journal
 
 
 def test_three_failures_in_a_row_end_a_pass(journal):
