@@ -19,6 +19,7 @@ from journaltrack import Tracker
 from tests.faults.conftest import ENVIRONMENT, QUICK
 from tests.faults.test_sync_killed import states
 from tests.faults.test_watch import arrived, points_of
+from tests.patience import FOREVER_S
 from tests.simulator import BlackHole, HttpError, simulator
 
 LIMIT_S = 300.0  # half of the deadline of close, and far less than the hour of `patient`
@@ -137,7 +138,7 @@ def test_a_helper_that_is_asked_to_end_records_every_answer(tmp_path, quick, mon
                 os.kill(child, signal.SIGTERM)
 
         sim.on_request = terminate
-        with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background", close_deadline_s=60) as tracker:
+        with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background", close_deadline_s=3_600) as tracker:
             for step in range(3_000):
                 tracker.log_metric("loss", float(step), iteration_number=step)
             assert arrived(sim, 400)
@@ -191,7 +192,7 @@ def test_a_silent_server_keeps_no_interpreter_from_exiting(tmp_path, patient):
         sim.on_request = lambda _: asked.set()
         training = script(UNCLOSED, sim, tmp_path / "journal")
         assert training.stdout.readline() == "logged\n"
-        assert asked.wait(120)
+        assert asked.wait(FOREVER_S)
         training.communicate("\n", timeout=LIMIT_S)
         assert training.returncode == 0
         sim.release()

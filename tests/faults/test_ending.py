@@ -31,9 +31,9 @@ from journaltrack.replay.gate import Gate
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.util.deadline import Deadline
 from tests.faults.conftest import ENVIRONMENT
+from tests.patience import FOREVER_S
 from tests.simulator import BlackHole, simulator
 
-FOREVER_S = 60.0  # a test that waits so long has failed
 POINTS = 2_000
 
 
@@ -96,7 +96,7 @@ def replay(folder, remote, database=None, **options):
 INTERRUPTED = """
 import sys
 from journaltrack import Tracker
-tracker = Tracker.load("run", journal=sys.argv[1], sync="close", close_deadline_s=60)
+tracker = Tracker.load("run", journal=sys.argv[1], sync="close", close_deadline_s=3_600)
 tracker.log_parameter("last", 1)
 try:
     tracker.close()

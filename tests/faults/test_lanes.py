@@ -21,9 +21,8 @@ from journaltrack.replay import lease as leases
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.util.deadline import Deadline
 from tests.faults.conftest import ENVIRONMENT
+from tests.patience import FOREVER_S
 from tests.simulator import BlackHole, HttpError, simulator
-
-FOREVER_S = 60.0  # a test that waits so long has failed
 
 
 def replay(folder, remote, **options):
@@ -41,7 +40,7 @@ def receipts(folder, action):
 ENDS_WITH_OTHERS = """
 import sys
 from journaltrack import Tracker
-with Tracker.create(trial_component_name=sys.argv[2], journal=sys.argv[1], sync="close", close_deadline_s=60) as tracker:
+with Tracker.create(trial_component_name=sys.argv[2], journal=sys.argv[1], sync="close", close_deadline_s=3_600) as tracker:
     for step in range(200):
         tracker.log_metric("loss", float(step), iteration_number=step)
     print("ready", flush=True)
@@ -69,7 +68,7 @@ def test_runs_that_end_together_in_one_journal_are_all_delivered(tmp_path):
         for process in running:
             process.stdin.write("\n")
             process.stdin.flush()
-        assert [process.communicate(timeout=2 * FOREVER_S)[1] for process in running] == [""] * 6
+        assert [process.communicate(timeout=FOREVER_S)[1] for process in running] == [""] * 6
         for n in range(6):
             run = sim.components[f"run-{n}"]
             assert len(run.metrics) == 200

@@ -19,6 +19,7 @@ from journaltrack.journal.sqlite import locks as standing
 from journaltrack.journal.sqlite.checkpoint import write_back
 from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.status import status
+from tests.patience import FOREVER_S
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="OFD locks")
 
@@ -78,7 +79,7 @@ journal.close()
 
 def log_in_another_process(folder, number=0):
     """A process that opens the journal, logs one point, closes it and ends."""
-    subprocess.run([sys.executable, "-c", ONE, folder, str(number)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", ONE, folder, str(number)], check=True, timeout=FOREVER_S)
 
 
 def found(folder):
@@ -105,10 +106,10 @@ def test_a_trainer_that_copies_its_own_journal_loses_nothing(tmp_path, how):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as trainer:
         assert trainer.stdout.readline() == "ready\n"
         others = [subprocess.Popen([sys.executable, "-c", SHORT, folder, "40", name], stderr=subprocess.PIPE) for name in "ab"]
-        problems = [other.communicate(timeout=240)[1].decode() for other in others]
+        problems = [other.communicate(timeout=FOREVER_S)[1].decode() for other in others]
         assert not any(other.returncode for other in others), problems
         assert trainer.poll() is None, trainer.stderr.read()
-        _, problem = trainer.communicate("stop", timeout=240)
+        _, problem = trainer.communicate("stop", timeout=FOREVER_S)
     assert trainer.returncode == 0, problem
     counts = found(folder)
     assert counts["trainer"] == int(acks.read_text()) > 0
@@ -250,7 +251,7 @@ def test_who_drops_locks_takes_turns_with_the_others(tmp_path, caplog):
             drop_locks(folder)
             journal.flush()  # looks
         second = journal.database.write(write)
-        second.communicate("\n", timeout=120)
+        second.communicate("\n", timeout=FOREVER_S)
         assert second.returncode == 0
         assert journal.database.read("SELECT created_at_ns FROM component") == [(7,)]
     assert [record.getMessage().split()[0] for record in caplog.records].count("event=careless") == 1
@@ -282,7 +283,7 @@ def test_one_process_at_a_time_writes_the_log_back(tmp_path):
             command = [sys.executable, "-c", CHECKPOINTING, folder]
             second = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             assert second.stdout.readline() == "False\n"
-        assert second.communicate("\n", timeout=120)[0] == "True\n"
+        assert second.communicate("\n", timeout=FOREVER_S)[0] == "True\n"
         assert write_back(journal.database)
     assert found(folder) == {"first": 1, "second": 1}
 
