@@ -39,9 +39,19 @@ def at(sim, monkeypatch):
 
 
 def watchers_of(pid):
-    """Its children that watch, by pid, whichever of its threads made them; a test process may have servers of other tests as children."""
-    children = [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
-    return [child for child in children if b"watch\0--child" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    """Its children that watch, by pid; a test process may have servers of other tests as children.
+
+    Each process is asked for its parent: the kernel's list of a thread's children leaves out what changes threads meanwhile.
+    """
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and b"watch\0--child" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except (FileNotFoundError, ProcessLookupError):  # noqa: PERF203 - it has ended
+            pass
+    return found
 
 
 def ends(pidfd):
