@@ -140,6 +140,27 @@ def test_without_a_region_the_pass_halts():
     assert "--region" in error.hint
 
 
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda remote: remote.describe("run"),
+        lambda remote: remote.create(ComponentSpec("run", "owner")),
+        lambda remote: remote.associate("run", "experiment", "trial"),
+        lambda remote: remote.associate("run", None, "trial"),
+        lambda remote: remote.update("run", FIELDS),
+        lambda remote: remote.read_metrics("run", {"loss": (1, 2)}),
+        lambda remote: remote.documents("bucket", None, "folder"),
+        lambda remote: remote.find_object("s3://bucket/key"),
+    ],
+    ids=["describe", "create", "associate", "associate-trial", "update", "read_metrics", "documents", "find_object"],
+)
+def test_every_request_classifies_what_making_its_client_raises(request_of):
+    """No exception of botocore's gets out of the remote, whichever request is the first to need a client."""
+    with pytest.raises(RemoteError) as caught:
+        request_of(AwsRemote(session=boto3.Session(**KEYS)))
+    assert (caught.value.kind, caught.value.code) == (ErrorKind.HALT, "NoRegionError")
+
+
 def test_an_unknown_profile_halts():
     """A profile that does not exist: a hint, no quarantine."""
     error = failure(AwsRemote(profile="nobody", region=REGION))

@@ -1,8 +1,9 @@
-"""SageMaker and S3 through boto3: single requests, errors classified, nothing decided and nothing retried.
+"""Send single requests to SageMaker and S3 through boto3, and classify their errors.
 
-The limits and merge rules that this relies on are AWS's own (botocore's service models; UpdateTrialComponent: "existing
-parameters are kept, those with an identical key are replaced"). An endpoint that is not AWS's need not merge per key
-(moto replaces whole maps): there, an update is read, merged here, and written whole.
+This module decides nothing and retries nothing. The limits and merge rules that it relies on are
+AWS's own (botocore's service models; UpdateTrialComponent: "existing parameters are kept, those
+with an identical key are replaced"). Another endpoint need not merge per key: moto replaces whole
+maps. There, an update reads the component, merges here, and writes the whole.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from journaltrack.replay.remote import RemoteObject
 
 UPLOADS_IN_FLIGHT: Final = 16
-"""However many requests are: uploads are bound by bandwidth and memory, not by latency."""
+"""Ours: uploads at a time. They are bound by bandwidth and memory, other requests by latency."""
 _PERMANENT_CODES: Final = frozenset({"METRIC_LIMIT_EXCEEDED", "VALIDATION_ERROR"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -46,19 +47,19 @@ class AwsRemote:
     Args:
         session: A ``boto3.Session`` to use.
         sagemaker_client: A client to use for SageMaker.
-        profile: Of the AWS configuration.
+        profile: Profile of the AWS configuration.
         region: AWS region.
         endpoint_url: One endpoint for all services.
         deadline: Bounds the time-outs and cuts an upload short.
         concurrency: Requests that will be in flight.
-        merges_per_key: Whether updates are merged by the service; None: if it is AWS's own endpoint.
+        merges_per_key: Whether the service merges updates. None: only AWS's own endpoint does.
         connect_timeout_s: Seconds to establish a connection.
         read_timeout_s: Seconds that a server may be silent.
-        rate_limit: Bounds requests per second, those of other remotes that share it included.
-        attended: A person may be asked for an MFA code.
-        storage: How buckets are to keep uploads.
-        create_buckets: Whether a bucket that is missing is made.
-        create_experiments: Whether experiments and trials that are missing are made.
+        rate_limit: Bounds requests per second, together with all remotes that share it.
+        attended: Whether a person can be asked for an MFA code.
+        storage: Storage options of uploads.
+        create_buckets: Whether to create a bucket that is missing.
+        create_experiments: Whether to create experiments and trials that are missing.
     """
 
     def __init__(
@@ -98,13 +99,15 @@ class AwsRemote:
         self._uploader = Uploader(self._clients, deadline, storage or Storage(), create_buckets=create_buckets)
         self._create_experiments = create_experiments
         self._merges_per_key = merges_per_key
-        self._created: set[str] = set()  # made here and not updated since: nothing to merge with
-        self._grouped: set[tuple[str, str]] = set()  # experiments and trials known to be there
+        # Components created here and not updated since: nothing to merge with.
+        self._created: set[str] = set()
+        # Experiments and trials that are known to exist.
+        self._grouped: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._uploading = threading.BoundedSemaphore(UPLOADS_IN_FLIGHT)
 
     def close(self) -> None:
-        """Close its connections; what is under way ends by itself."""
+        """Close the connections. Requests under way end by themselves."""
         self._metrics.close()
         self._clients.close()
 
@@ -140,15 +143,15 @@ class AwsRemote:
         if trial is None and experiment is None:
             return Answer()
         if trial is None:
-            # As the newer SageMaker SDK names the trial of a run that was given an experiment alone.
+            # The newer SageMaker SDK names the trial of a run with an experiment alone like this.
             trial = f"Default-Run-Group-{experiment}"[: limits.NAME_CHARS_MAX].rstrip("-")
         if experiment is not None and self._create_experiments:
-            sagemaker = self._clients.sagemaker
-            self._ensure("experiment", experiment, lambda: sagemaker.create_experiment(ExperimentName=experiment))
-            self._ensure("trial", trial, lambda: sagemaker.create_trial(TrialName=trial, ExperimentName=experiment))
+            self._ensure("experiment", experiment, ExperimentName=experiment)
+            self._ensure("trial", trial, TrialName=trial, ExperimentName=experiment)
         with _classifying(None):
             try:
-                answer = self._clients.sagemaker.associate_trial_component(TrialComponentName=component, TrialName=trial)
+                sagemaker = self._clients.sagemaker
+                answer = sagemaker.associate_trial_component(TrialComponentName=component, TrialName=trial)
             except ClientError as error:
                 if not_found(error):
                     raise self._what_is_missing(component, trial, error) from error
@@ -156,7 +159,7 @@ class AwsRemote:
         return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
 
     def upload(self, blob: BlobUpload) -> Answer:
-        """See ``Remote.upload``: see ``aws_s3``."""
+        """See ``Remote.upload`` and the module ``s3``."""
         with self._uploading, _classifying(None):
             return self._uploader.upload(blob)
 
@@ -189,26 +192,34 @@ class AwsRemote:
         return Answer(_request_id(answer), arn=answer.get("TrialComponentArn"))
 
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
-        """See ``Remote.put_metrics``: BatchPutMetrics (see ``fast_metrics``), which takes lower-case names alone (names ignore case elsewhere)."""
+        """See ``Remote.put_metrics``: BatchPutMetrics, see the module ``metrics``.
+
+        BatchPutMetrics takes only lower-case component names. Other operations ignore case.
+        """
         with _classifying(component):
             answer = self._metrics.put(component.lower(), points)
-        errors = answer.get("Errors")
-        return Answer(_request_id(answer), refused=_refused(errors, len(points), _request_id(answer)) if errors else {})
+        request_id = _request_id(answer)
+        refused = _refused(answer.get("Errors") or (), len(points), request_id)
+        return Answer(request_id, refused=refused)
 
     def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
-        """See ``Remote.read_metrics``: see ``metrics``."""
+        """See ``Remote.read_metrics`` and the module ``metrics``."""
         with _classifying(component):
             return read_back(self._clients, component, steps)
 
     def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:
-        """See ``Remote.find_object``: HeadObject, and GetObject to read it; see ``aws_s3``."""
+        """See ``Remote.find_object``: HeadObject, and GetObject to read it."""
         with _classifying(None):
             return self._uploader.find(uri, read=read)
 
     def _what_is_missing(self, component: str, trial: str, error: ClientError) -> RemoteError:
-        """Whether it was the trial or the component that AssociateTrialComponent did not find: it says ResourceNotFound of both."""
+        """Return the error that names what AssociateTrialComponent did not find.
+
+        AWS answers ResourceNotFound for a trial and for a component.
+        """
+        # If the trial was deleted meanwhile, the next attempt creates it again.
         with self._lock:
-            self._grouped.discard(("trial", trial.lower()))  # deleted meanwhile: made again the next time
+            self._grouped.discard(("trial", trial.lower()))
         try:
             self._clients.sagemaker.describe_trial(TrialName=trial)
         except ClientError as trial_error:
@@ -216,29 +227,29 @@ class AwsRemote:
                 return classified(trial_error)
             if not self._create_experiments:
                 return RemoteError(
-                    f"the trial {trial} does not exist, and the configuration has allow.create_experiments = false",
+                    f"the trial {trial} does not exist, and allow.create_experiments is false",
                     kind=ErrorKind.HALT,
                     code=NOT_ALLOWED,
                     request_id=_request_id(error.response),
-                    hint="create it and sync again; it waits in the journal",
+                    hint="create it and sync again; everything waits in the journal",
                 )
             return RemoteError(
                 f"the trial {trial} does not exist: {error}",
                 kind=ErrorKind.PERMANENT,
                 code="ResourceNotFound",
                 request_id=_request_id(error.response),
-                hint="a trial without an experiment_name must exist; create it, then `journaltrack retry`",
+                hint="create it (no experiment_name= was given), then `journaltrack retry`",
             )
         return classified(error, component)
 
-    def _ensure(self, kind: str, name: str, make: Any) -> None:  # noqa: ANN401
-        """Create an experiment or trial once per pass; that it exists already is as good."""
+    def _ensure(self, kind: str, name: str, **request: str) -> None:
+        """Create an experiment or trial, once per pass, unless it exists."""
         with self._lock:
             if (kind, name.lower()) in self._grouped:
                 return
         with _classifying(None):
             try:
-                make()
+                getattr(self._clients.sagemaker, f"create_{kind}")(**request)
             except ClientError as error:
                 if not already_exists(error):
                     raise
@@ -256,18 +267,27 @@ class AwsRemote:
 
     def _merged(self, component: str, fields: Fields) -> Fields:
         held = self.describe(component)
+        # If the component is missing, the update fails with AWS's own words.
         if held is None:
-            return fields  # the update says so too, and in AWS's words
+            return fields
+
+        def both(name: str) -> dict[str, Any]:
+            new = getattr(fields, name)
+            return {**getattr(held, name), **new} if new else {}
+
         return Fields(
-            parameters={**held.parameters, **fields.parameters} if fields.parameters else {},
-            input_artifacts={**held.input_artifacts, **fields.input_artifacts} if fields.input_artifacts else {},
-            output_artifacts={**held.output_artifacts, **fields.output_artifacts} if fields.output_artifacts else {},
+            parameters=both("parameters"),
+            input_artifacts=both("input_artifacts"),
+            output_artifacts=both("output_artifacts"),
             status=fields.status,
         )
 
 
 class _classifying:  # noqa: N801 - reads as a verb in `with`
-    """Turn whatever boto3 raises inside the block into a ``RemoteError``; a class, since a generator costs 2 µs more."""
+    """Turn whatever boto3 raises inside the block into a ``RemoteError``.
+
+    A class, since a generator costs 2 µs more.
+    """
 
     __slots__ = ("_component",)
 
@@ -286,10 +306,16 @@ class _classifying:  # noqa: N801 - reads as a verb in `with`
 
 
 def _refused(errors: Sequence[dict[str, Any]], count: int, request_id: str | None) -> dict[int, Refusal]:
-    """Which points of a partial success were not taken (``BatchPutMetricsError``: Code and MetricIndex, counted from 0).
+    """Return the points of a partial success that the service refused, by index.
+
+    Args:
+        errors: ``BatchPutMetricsError`` members: Code and MetricIndex, counted from 0.
+        count: Points in the request.
+        request_id: The answer's.
 
     Raises:
-        RemoteError: An index is missing or out of range: some points were taken, and which ones is not known.
+        RemoteError: An index is missing or out of range. Some points were taken, and it is not
+            known which.
     """
     refused = {}
     for error in errors:
@@ -297,7 +323,7 @@ def _refused(errors: Sequence[dict[str, Any]], count: int, request_id: str | Non
         index = error.get("MetricIndex", 0 if count == 1 else None)
         if not isinstance(index, int) or not 0 <= index < count:
             raise RemoteError(
-                f"BatchPutMetrics refused a point ({code}) but did not say which of the {count} (index {index})",
+                f"BatchPutMetrics refused a point of {count} ({code}): invalid index {index}",
                 kind=ErrorKind.TRANSIENT,
                 code=code,
                 request_id=request_id,
@@ -305,7 +331,8 @@ def _refused(errors: Sequence[dict[str, Any]], count: int, request_id: str | Non
             )
         permanent = code in _PERMANENT_CODES
         doubtful = not permanent and code not in SAFE_TO_REPEAT
-        refused[index] = Refusal(code, "refused by BatchPutMetrics", permanent=permanent, maybe_applied=doubtful)
+        text = "refused by BatchPutMetrics"
+        refused[index] = Refusal(code, text, permanent=permanent, maybe_applied=doubtful)
     return refused
 
 
@@ -320,7 +347,7 @@ def _update_request(fields: Fields) -> dict[str, Any]:
     request: dict[str, Any] = {}
     if fields.parameters:
         request["Parameters"] = {
-            name: {"StringValue": value} if isinstance(value, str) else {"NumberValue": value} for name, value in fields.parameters.items()
+            name: {"StringValue" if isinstance(value, str) else "NumberValue": value} for name, value in fields.parameters.items()
         }
     if fields.input_artifacts:
         request["InputArtifacts"] = {name: _artifact(artifact) for name, artifact in fields.input_artifacts.items()}
@@ -339,24 +366,29 @@ def _update_request(fields: Fields) -> dict[str, Any]:
 
 
 def _artifact(artifact: Artifact) -> dict[str, str]:
-    return {"Value": artifact.value, **({"MediaType": artifact.media_type} if artifact.media_type else {})}
+    media_type = {"MediaType": artifact.media_type} if artifact.media_type else {}
+    return {"Value": artifact.value, **media_type}
+
+
+def _artifacts(members: Mapping[str, Any]) -> dict[str, Artifact]:
+    return {name: Artifact(held["Value"], held.get("MediaType")) for name, held in members.items()}
 
 
 def _component(name: str, answer: Mapping[str, Any]) -> RemoteComponent:
     status = answer.get("Status") or {}
+    times = (_nanoseconds(answer.get("StartTime")), _nanoseconds(answer.get("EndTime")))
     return RemoteComponent(
         name=answer.get("TrialComponentName", name),
         arn=answer.get("TrialComponentArn", ""),
         owner=owner_of(answer),
         display_name=answer.get("DisplayName"),
         parameters={
-            k: v["StringValue"] if "StringValue" in v else v.get("NumberValue", 0.0) for k, v in answer.get("Parameters", {}).items()
+            name: held["StringValue"] if "StringValue" in held else held.get("NumberValue", 0.0)
+            for name, held in answer.get("Parameters", {}).items()
         },
-        input_artifacts={k: Artifact(v["Value"], v.get("MediaType")) for k, v in answer.get("InputArtifacts", {}).items()},
-        output_artifacts={k: Artifact(v["Value"], v.get("MediaType")) for k, v in answer.get("OutputArtifacts", {}).items()},
-        status=Status(
-            status.get("PrimaryStatus"), status.get("Message"), _nanoseconds(answer.get("StartTime")), _nanoseconds(answer.get("EndTime"))
-        ),
+        input_artifacts=_artifacts(answer.get("InputArtifacts", {})),
+        output_artifacts=_artifacts(answer.get("OutputArtifacts", {})),
+        status=Status(status.get("PrimaryStatus"), status.get("Message"), *times),
         request_id=_request_id(answer),
         metrics=summaries(answer),
     )
