@@ -1,1 +1,4 @@
-"""What the reconciler delivers to: AWS (``remote``), a fake in memory (``memory``), and retries around either (``retry``)."""
+"""Remotes that the reconciler delivers to.
+
+``aws`` is SageMaker and S3, ``memory`` a fake. ``retry`` and ``allow`` wrap either.
+"""

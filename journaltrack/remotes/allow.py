@@ -1,8 +1,14 @@
-"""Keeps journals to what the operator allows: a remote around another one, which refuses before anything is sent.
+"""Limit journals to what the operator allows: a remote that wraps another and refuses first.
 
-A journal in an inbox names buckets, folders, components and experiments, and all of it is done with the credentials of whoever syncs
-it. What the table ``[allow]`` of the configuration does not name is refused with a reason, and nothing is lost: a component is held, a
-place in the store takes no uploads, an artifact that is too large is quarantined. Reading what a component holds needs no leave.
+A journal in an inbox names buckets, folders, components and experiments. Whoever syncs it uses
+their own credentials for all of these. This remote refuses what the configuration's table
+``[allow]`` does not name. It gives a reason, and sends nothing. Nothing is lost:
+
+- a component is held,
+- a bucket or prefix takes no uploads,
+- an artifact that is too large is quarantined.
+
+Reading what a component holds needs no permission.
 """
 
 from __future__ import annotations
@@ -21,15 +27,16 @@ if TYPE_CHECKING:
     from journaltrack.replay.remote import Answer, BlobUpload, Document, Remote, RemoteComponent, RemoteObject
     from journaltrack.util.config import AllowConfiguration
 
-_HINT: Final = "it waits in the journal: allow it in the configuration (`journaltrack config`) and sync again, or take the journal away"
+_HINT: Final = "it waits in the journal: allow it (`journaltrack config`), or remove the journal"
 
 
 class Rules:
-    """What is allowed; each method raises ``RemoteError`` for what is not.
+    """What is allowed. Each method raises ``RemoteError`` for what is not.
 
     Args:
         allow: The table of the configuration.
-        instead: Buckets that the operator replaces, see ``Storage.instead``: the one that is used has to be allowed.
+        instead: Buckets that the operator replaces, see ``Storage.instead``. The replacement must
+            be allowed, not the bucket that it replaces.
     """
 
     def __init__(self, allow: AllowConfiguration, instead: Mapping[str, str]) -> None:
@@ -37,35 +44,46 @@ class Rules:
         self._instead = instead
 
     def component(self, name: str) -> None:
-        """Look at a trial component that is to be written to."""
+        """Check a trial component that is to be written to."""
         if not _fits(name.lower(), self._allow.components, str.lower):
             raise _refused("trial component", name, "components", ErrorKind.HOLD)
 
     def association(self, experiment: str | None, trial: str | None) -> None:
-        """Look at an experiment and a trial; the latter has to fit, too: it may be one of another experiment."""
+        """Check an experiment and a trial.
+
+        The trial's name must fit as well: it may belong to another experiment.
+        """
         for kind, name in (("experiment", experiment), ("trial", trial)):
             if name is not None and not _fits(name.lower(), self._allow.experiments, str.lower):
                 raise _refused(kind, name, "experiments", ErrorKind.HALT)
 
     def artifact(self, name: str, size_bytes: int) -> None:
-        """Look at the size of an artifact."""
+        """Check the size of an artifact."""
         most = self._allow.artifact_bytes_max
-        if most and size_bytes > most:  # more bytes than recorded are refused as they are opened
+        # The recorded size is enough: ``upload`` refuses a file with more bytes than were recorded.
+        if most and size_bytes > most:
+            size = f"has {size_bytes} bytes, allow.artifact_bytes_max is {most}"
             raise RemoteError(
-                f"the artifact {limits.shown(name)} has {size_bytes} bytes, and allow.artifact_bytes_max is {most}; nothing of it was sent",
+                f"the artifact {limits.shown(name)} {size}: nothing was sent",
                 kind=ErrorKind.PERMANENT,
                 code=NOT_ALLOWED,
-                hint="raise allow.artifact_bytes_max in the configuration, then `journaltrack retry`",
+                hint="raise allow.artifact_bytes_max, then `journaltrack retry`",
             )
 
     def place(self, bucket: str | None, prefix: str | None) -> None:
-        """Look at that of an object. The default bucket is the operator's own; of a prefix any folder that it is in may be named."""
+        """Check an object's bucket and prefix.
+
+        The default bucket (None) is the operator's own. A pattern may name any parent folder of
+        the prefix.
+        """
         used = self._instead.get(bucket or "", bucket)
         if used is not None and not _fits(used, self._allow.buckets):
             raise _refused("bucket", used, "buckets", ErrorKind.HALT)
         folder = prefix_name(prefix)
         parts = folder.split("/")
-        if not any(_fits("/".join(parts[: count + 1]), self._allow.prefixes, lambda each: each.strip("/")) for count in range(len(parts))):
+        parents = ["/".join(parts[: count + 1]) for count in range(len(parts))]
+        allowed = self._allow.prefixes
+        if not any(_fits(parent, allowed, lambda each: each.strip("/")) for parent in parents):
             raise _refused("prefix", folder, "prefixes", ErrorKind.HALT)
 
 
@@ -148,7 +166,7 @@ def _fits(name: str, patterns: Sequence[str], spelt: Callable[[str], str] = str)
 
 def _refused(what: str, name: str, key: str, kind: ErrorKind) -> RemoteError:
     return RemoteError(
-        f"the {what} {limits.shown(name)} is not allowed: nothing in allow.{key} fits it; nothing was sent",
+        f"the {what} {limits.shown(name)} is not allowed by allow.{key}: nothing was sent",
         kind=kind,
         code=NOT_ALLOWED,
         hint=_HINT,

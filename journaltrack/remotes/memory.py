@@ -1,7 +1,7 @@
-"""A remote in memory, for tests of code that uses journaltrack and for trying things out; it needs no network.
+"""A remote in memory, for tests of code that uses journaltrack and for experiments.
 
-It merges per key, enforces the limits of ``limits.py`` and keeps metric points as a list, so that duplicates show.
-It passes the same contract tests as ``remote``.
+It needs no network, merges per key and enforces the limits of ``limits.py``. It keeps metric points
+as a list, so that duplicates show. It passes the same contract tests as ``aws.remote``.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from journaltrack import limits
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
 from journaltrack.journal.fold import Artifact, Status, merge_status
 from journaltrack.journal.sqlite import files
+from journaltrack.remotes.upload_notes import DEFAULT_PREFIX
 from journaltrack.replay.evidence.readback import ReadBack, Shown
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.replay.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent, RemoteMetric, RemoteObject
 
 DEFAULT_BUCKET = "memory"
-DEFAULT_PREFIX = "trial-component-artifacts"
 
 
 @dataclass(slots=True)
 class MemoryComponent:
-    """A component and all that was recorded of it."""
+    """A component and everything that it received."""
 
     spec: ComponentSpec
     parameters: dict[str, str | float] = field(default_factory=dict)
@@ -46,9 +46,9 @@ class MemoryRemote:
 
     Attributes:
         components: By lower-case name.
-        objects: SHA-256 of what was uploaded, by URI.
-        stored: Documents, by URI.
-        sizes: Its size in bytes, by URI.
+        objects: SHA-256 of uploaded blobs, by URI.
+        stored: Contents of documents, by URI.
+        sizes: Sizes of uploaded blobs in bytes, by URI.
     """
 
     def __init__(self) -> None:
@@ -113,8 +113,9 @@ class MemoryRemote:
                 text = f"{blob.path} is not there: {error}"
                 raise RemoteError(text, kind=ErrorKind.PERMANENT, code="BlobMissing", request_id=request_id) from error
             if found != blob.sha256 or len(content) > blob.size_bytes:
-                raise RemoteError(f"{blob.path} is damaged", kind=ErrorKind.PERMANENT, code="BlobDamaged", request_id=request_id)
-            uri = f"s3://{blob.bucket or DEFAULT_BUCKET}/{blob.prefix or DEFAULT_PREFIX}/{blob.component}/{blob.name}"
+                text = f"{blob.path} is damaged"
+                raise RemoteError(text, kind=ErrorKind.PERMANENT, code="BlobDamaged", request_id=request_id)
+            uri = _folder_uri(blob.bucket, blob.prefix, blob.component) + blob.name
             if self.objects.get(uri, blob.sha256) != blob.sha256:
                 stem, extension = posixpath.splitext(uri)
                 uri = f"{stem}.{blob.sha256[:12]}{extension}"
@@ -126,7 +127,7 @@ class MemoryRemote:
         """See ``Remote.put_document``."""
         with self._lock:
             request_id = self._request_id()
-            uri = f"s3://{document.bucket or DEFAULT_BUCKET}/{document.prefix or DEFAULT_PREFIX}/{document.folder}/{document.name}"
+            uri = _folder_uri(document.bucket, document.prefix, document.folder) + document.name
             self.stored.setdefault(uri, document.content)
             return Answer(request_id, uri=uri)
 
@@ -134,7 +135,7 @@ class MemoryRemote:
         """See ``Remote.documents``."""
         with self._lock:
             self._request_id()
-            begin = f"s3://{bucket or DEFAULT_BUCKET}/{prefix or DEFAULT_PREFIX}/{folder}/"
+            begin = _folder_uri(bucket, prefix, folder)
             return {uri.removeprefix(begin): content for uri, content in self.stored.items() if uri.startswith(begin)}
 
     def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
@@ -166,8 +167,9 @@ class MemoryRemote:
         with self._lock:
             request_id = self._request_id()
             held = self._held(component, request_id)
-            if not 1 <= len(points) <= limits.METRICS_PER_REQUEST_MAX:
-                raise _refused(f"a request takes 1 to {limits.METRICS_PER_REQUEST_MAX} points, not {len(points)}", request_id)
+            most = limits.METRICS_PER_REQUEST_MAX
+            if not 1 <= len(points) <= most:
+                raise _refused(f"a request takes 1 to {most} points, not {len(points)}", request_id)
             refused = {}
             for index, point in enumerate(points):
                 finite = point.value if math.isfinite(point.value) else None
@@ -226,7 +228,7 @@ class MemoryRemote:
 
 
 def _fields_problem(held: MemoryComponent, fields: Fields) -> str | None:
-    """Why SageMaker would refuse the update, or None."""
+    """Return why SageMaker would refuse the update, or None."""
     if len(held.parameters.keys() | fields.parameters.keys()) > limits.PARAMETERS_MAX:
         return f"a component has at most {limits.PARAMETERS_MAX} parameters"
     for name, value in fields.parameters.items():
@@ -237,17 +239,25 @@ def _fields_problem(held: MemoryComponent, fields: Fields) -> str | None:
             problem = problem or limits.number_problem(value if math.isfinite(value) else None, "the value")
         if problem:
             return problem
-    both = ((held.input_artifacts, fields.input_artifacts), (held.output_artifacts, fields.output_artifacts))
+    both = (
+        (held.input_artifacts, fields.input_artifacts),
+        (held.output_artifacts, fields.output_artifacts),
+    )
     for there, new in both:
         if len(there.keys() | new.keys()) > limits.ARTIFACTS_MAX:
             return f"a component has at most {limits.ARTIFACTS_MAX} artifacts each way"
         for name, artifact in new.items():
             problem = limits.text_problem(name, "artifact name", limits.ARTIFACT_KEY_CHARS_MAX)
             problem = problem or limits.text_problem(artifact.value, "value", limits.ARTIFACT_VALUE_CHARS_MAX)
-            problem = problem or (limits.media_type_problem(artifact.media_type) if artifact.media_type else None)
+            if not problem and artifact.media_type:
+                problem = limits.media_type_problem(artifact.media_type)
             if problem:
                 return problem
     return None
+
+
+def _folder_uri(bucket: str | None, prefix: str | None, folder: str) -> str:
+    return f"s3://{bucket or DEFAULT_BUCKET}/{prefix or DEFAULT_PREFIX}/{folder}/"
 
 
 def _summaries(points: Sequence[MetricPoint]) -> dict[str, RemoteMetric]:

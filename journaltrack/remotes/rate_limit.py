@@ -1,14 +1,14 @@
-"""Bounds on requests per second: one that is configured, and one for each API that throttles.
+"""Bound requests per second: one configured bound, and one for each API that throttles.
 
-A service that throttles tells nobody what it allows; AWS fills a bucket of tokens at some rate, for
-each API its own, and refuses whoever finds it empty
-(https://docs.aws.amazon.com/AWSEC2/latest/APIReference/throttling.html). So what was taken until a
-refusal, per second, is what is allowed, whatever was sent: a refusal cuts the rate to a little less.
-Every answer raises it: by little until a refusal would be due again, then ever faster.
+A service that throttles does not tell its limit. AWS fills a token bucket for each API at some
+rate, and refuses requests while the bucket is empty
+(https://docs.aws.amazon.com/AWSEC2/latest/APIReference/throttling.html). So the limit is the
+number of requests per second that the service accepted until a refusal. A refusal cuts the rate to
+a little less. Every answer raises it: slowly until another refusal would be due, then ever faster.
 
-Measured on a virtual clock (tests/unit/test_rate_limit.py): 2 to 4 % refused and all of what is
-allowed used, for 20 to 200 requests per second and up to 96 threads; ten refusals among the first 70
-of 600 requests make them take 1.1 to 2.5 times as long.
+Measured on a virtual clock (tests/unit/test_rate_limit.py), for limits of 20 to 200 requests per
+second and up to 96 threads: 2 to 4 % are refused, and the limit is fully used. Ten refusals among
+the first 70 of 600 requests make the 600 take 1.1 to 2.5 times as long.
 """
 
 from __future__ import annotations
@@ -22,39 +22,46 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FIRST_PER_S: Final = 120.0
-"""The rate after a first refusal, which tells nothing: a full bucket was emptied before it. From here both ways are short."""
+"""Requests per second after a first refusal.
+
+That refusal does not tell the limit, since requests emptied a full bucket before it. From this
+rate, limits above and below are found quickly.
+"""
 CUT: Final = 0.95
-"""After a refusal: so much of what was taken, so that the service's bucket fills a little."""
+"""A refusal cuts the rate to this share of the accepted rate, so that the bucket fills a little."""
 CUT_MIN: Final = 0.5
-"""... and not less than that: some refusals in a row say little."""
+"""A refusal cuts the rate to this share of itself at most: a few refusals in a row prove little."""
 LEARN: Final = 8
 FEW: Final = 3
 MANY: Final = 24
-"""What is taken is not told from fewer requests than ``LEARN``, with fewer refusals than ``FEW`` not from fewer than ``MANY``."""
+"""Requests needed to measure the accepted rate: ``LEARN``, or ``MANY`` before ``FEW`` refusals."""
 GROW: Final = 0.003
-"""Every answer raises the rate by so much of it; some forty answers lie between two refusals then."""
+"""Every answer raises the rate by this share: about 40 answers lie between two refusals then."""
 GROW_MAX: Final = 0.05
 CALM: Final = 30
 DOUBLE: Final = 10
-"""After so many answers without a refusal that doubles, again with each ten more, up to ``GROW_MAX``,"""
+"""After ``CALM`` answers without a refusal, the growth doubles with every ``DOUBLE`` answers more.
+
+It stops at ``GROW_MAX``.
+"""
 CALM_S: Final = 4.0
 DOUBLE_S: Final = 0.5
-"""... or after so many seconds, and again with each of those: a rate that is far too low finds few answers."""
+"""The same in seconds, since a rate that is far too low gets few answers."""
 FLYING: Final = 9
-"""With more requests than these under way a refusal is heard of later: all of this takes longer."""
+"""With more requests in flight, the news of a refusal comes later: growth slows down."""
 AFRESH: Final = 1.5
-"""At so many times the rate, what was taken before says nothing of what is allowed now."""
+"""At this multiple of the measured rate, the measurement is outdated: begin another."""
 FORGET: Final = 20.0
-"""At so many times the rate of the last cut, there is no bound."""
+"""At this multiple of the last cut's rate, remove the bound."""
 BURST_S: Final = 0.02
-"""What was not used for so long may be sent at once: clocks of operating systems are coarse."""
+"""Seconds of unused rate that can be sent at once: clocks of operating systems are coarse."""
 _RATE_MIN: Final = 0.5
 _ROUNDING: Final = 1e-6
 _LOOK_S: Final = 0.1
 
 
 class _Turn(NamedTuple):
-    """When a request was sent, and as which one of a measurement."""
+    """A request's place in a measurement, and when it was sent."""
 
     measurement: int
     number: int
@@ -62,13 +69,13 @@ class _Turn(NamedTuple):
 
 
 class Throttle:
-    """What one API allows. Threads may share it.
+    """The rate that one API allows. Threads may share it.
 
     Args:
         clock: Monotonic seconds.
 
     Attributes:
-        per_s: The rate that refusals showed; None without any.
+        per_s: Requests per second, as learned from refusals. None without any.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -80,13 +87,15 @@ class Throttle:
         self._tokens, self._filled_at = 0.0, clock()
         self._cut_at = self._since = clock()
         self._measurement = self._calm = 0
-        self._sent = self._taken = self._refused = 0  # of this measurement
+        # Counts of this measurement.
+        self._sent = self._taken = self._refused = 0
 
     def take(self, wait: Callable[[float], object]) -> bool:
-        """Wait for a turn; False if ``wait`` said so."""
+        """Wait for a turn. Return False if ``wait`` did."""
         if self.per_s is None and self.ask() <= 0:
             return True
-        while not self._front.acquire(timeout=_LOOK_S):  # one thread waits for a token, the others for that one
+        # One thread waits for a token, the others wait for that thread.
+        while not self._front.acquire(timeout=_LOOK_S):
             if wait(0.0) is False:
                 return False
         try:
@@ -98,11 +107,12 @@ class Throttle:
         return True
 
     def ask(self) -> float:
-        """Begin the calling thread's turn: 0.0, or in how many seconds to ask again."""
+        """Begin the calling thread's turn. Return 0.0, or the seconds until to ask again."""
         with self._lock:
             now = self._clock()
             if self.per_s is not None:
-                self._tokens = min(max(1.0, self.per_s * BURST_S), self._tokens + self.per_s * (now - self._filled_at))
+                most = max(1.0, self.per_s * BURST_S)
+                self._tokens = min(most, self._tokens + self.per_s * (now - self._filled_at))
                 self._filled_at = now
                 if self._tokens < 1 - _ROUNDING:
                     return (1 - self._tokens) / self.per_s
@@ -112,7 +122,7 @@ class Throttle:
             return 0.0
 
     def taken(self) -> None:
-        """The calling thread's request was taken."""
+        """Take note that the service accepted the calling thread's request."""
         turn: _Turn | None = getattr(self._local, "turn", None)
         with self._lock:
             if turn is None or turn.measurement != self._measurement:
@@ -132,16 +142,18 @@ class Throttle:
                 self._measure()
 
     def refused(self) -> None:
-        """The service asked to slow down in answer to the calling thread's request."""
+        """Take note that the service refused the calling thread's request, and slow down."""
         turn: _Turn | None = getattr(self._local, "turn", None)
         with self._lock:
+            # A cut since then has answered this refusal already.
             if turn is None or turn.measurement != self._measurement:
-                return  # of an excess that was answered already
+                return
             self._refused += 1
             if self.per_s is None:
                 self._cut(FIRST_PER_S)
                 return
-            if turn.number >= (LEARN if self._refused >= FEW else MANY) and turn.at > self._since:
+            needed = LEARN if self._refused >= FEW else MANY
+            if turn.number >= needed and turn.at > self._since:
                 taken_per_s = (turn.number - self._refused + 1) / (turn.at - self._since)
                 self._cut(min(self.per_s, max(CUT * taken_per_s, CUT_MIN * self.per_s)))
 
@@ -159,10 +171,10 @@ class Throttle:
 
 
 class RateLimit:
-    """Hands out turns: first of an API's, then of the bound over all. Threads may share it.
+    """Hands out turns: first of the API's bound, then of the total bound. Threads may share it.
 
     Args:
-        requests_per_s: At most so many on average, and a second's worth at once; 0: no bound over all.
+        requests_per_s: Total bound on average; one second's worth can go at once. 0: no bound.
         clock: Monotonic seconds.
     """
 
@@ -177,26 +189,29 @@ class RateLimit:
         self._throttles: dict[str, Throttle] = {}
 
     def change(self, requests_per_s: float) -> None:
-        """Another bound over all from the next request on."""
+        """Change the total bound, from the next request on."""
         with self._lock:
             self._limit = requests_per_s
 
     def of(self, api: str) -> Throttle:
-        """What an API allows."""
-        if self._pid != os.getpid():  # forked: perhaps while another thread held a lock
+        """Return the throttle of an API."""
+        # Another thread may have held a lock when this process was forked.
+        if self._pid != os.getpid():
             self._begin()
         throttle = self._throttles.get(api)
-        return throttle if throttle is not None else self._throttles.setdefault(api, Throttle(self._clock))
+        if throttle is None:
+            throttle = self._throttles.setdefault(api, Throttle(self._clock))
+        return throttle
 
     def take(self, wait: Callable[[float], object], api: str = "") -> bool:
         """Wait for a turn.
 
         Args:
-            wait: Waits so many seconds, or shorter and returns False when there is a reason to give up.
-            api: Of the request.
+            wait: Waits for a number of seconds. Returns False, perhaps earlier, to give up.
+            api: The request's API.
 
         Returns:
-            Whether it came.
+            Whether the turn came.
         """
         if not self.of(api).take(wait):
             return False
@@ -204,7 +219,7 @@ class RateLimit:
         return wait_s <= 0 or wait(wait_s) is not False
 
     def reserve(self) -> float:
-        """The next turn of the bound over all; how many seconds to wait for it."""
+        """Take the next turn of the total bound. Return the seconds until then."""
         with self._lock:
             if not self._limit:
                 return 0.0

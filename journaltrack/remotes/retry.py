@@ -1,8 +1,9 @@
-"""Retries: the only retry layer, and the only place that knows tenacity.
+"""Retry requests: the only retry layer, and the only module that imports tenacity.
 
-Wraps a remote. What is ``TRANSIENT`` is tried again with exponential back-off and full jitter
-(https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), a bounded number of times and never past the
-deadline. A metric request whose answer was lost is not tried again: it may have taken effect, and nothing would tell.
+Wraps a remote. A ``TRANSIENT`` failure is retried with exponential backoff and full jitter
+(https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). The number of attempts
+is bounded, and none starts after the deadline. A metric request whose answer was lost is not
+retried: it may have taken effect, and nothing would show a duplicate.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ATTEMPTS_MAX: Final = 8
-"""Times one request is sent: about 30 s of back-off on average."""
+"""Attempts of one request: about 30 s of backoff on average."""
 UNREACHABLE_ATTEMPTS_MAX: Final = 3
-"""... when no conversation takes place at all: an unreachable endpoint is noticed in a second or two."""
+"""Attempts if the endpoint is unreachable. A pass notices that in one or two seconds."""
 UNREACHABLE_S: Final = 2.0
-"""... and no more attempts when those after the first took this long: time-outs of connections are 3 s each."""
+"""No more attempts if those after the first took this long. A connection times out after 3 s."""
 WAIT_FIRST_S: Final = 0.2
 WAIT_MAX_S: Final = 20.0
 WAIT_THROTTLED_MAX_S: Final = 1.0
-"""A throttled request waits for its turn besides (``rate_limit``), which is as long as it has to be."""
+"""A throttled request also waits for its turn (``rate_limit``), for as long as necessary."""
 _WAIT: Final = wait_random_exponential(multiplier=WAIT_FIRST_S, max=WAIT_MAX_S)
 _WAIT_THROTTLED: Final = wait_random_exponential(multiplier=WAIT_FIRST_S, max=WAIT_THROTTLED_MAX_S)
 
 
 class RetryingRemote:
-    """A remote that tries again what may succeed; implements ``journaltrack.replay.remote.Remote``.
+    """A remote that retries what may succeed; implements ``journaltrack.replay.remote.Remote``.
 
     Args:
         inner: The remote to wrap.
-        deadline: No attempt starts after it; cancelling it ends a wait at once.
-        attempts_max: Times one request is sent at most.
-        sleep: Waits so many seconds; default: ``deadline.wait``.
+        deadline: No attempt starts after it. Cancelling it ends a wait at once.
+        attempts_max: Most attempts of one request.
+        sleep: Waits for a number of seconds. None uses ``deadline.wait``.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class RetryingRemote:
         self._metrics = self._policy(_is_transient_and_not_applied)
 
     def attempts_of_last_call(self) -> int:
-        """How often the calling thread's last request was sent."""
+        """Return how often the calling thread's last request was sent."""
         return getattr(self._local, "attempts", 1)
 
     def describe(self, component: str) -> RemoteComponent | None:
@@ -73,7 +74,10 @@ class RetryingRemote:
         return self._call(self._idempotent, lambda: self._inner.describe(component))
 
     def create(self, spec: ComponentSpec) -> Answer:
-        """See ``Remote.create``; an earlier attempt of our own may be what exists already, the caller looks."""
+        """See ``Remote.create``.
+
+        If the component exists already, an earlier attempt may have made it: the caller checks.
+        """
         return self._call(self._idempotent, lambda: self._inner.create(spec))
 
     def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
@@ -85,7 +89,7 @@ class RetryingRemote:
         return self._call(self._idempotent, lambda: self._inner.upload(blob))
 
     def put_document(self, document: Document) -> Answer:
-        """See ``Remote.put_document``; tried once: nobody waits for it, and the next pass makes another."""
+        """See ``Remote.put_document``. Tried once: the next pass writes another document."""
         return self._call(self._once, lambda: self._inner.put_document(document))
 
     def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
@@ -93,11 +97,11 @@ class RetryingRemote:
         return self._call(self._idempotent, lambda: self._inner.documents(bucket, prefix, folder))
 
     def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
-        """See ``Remote.document_names``; tried once: a pass waits for it."""
+        """See ``Remote.document_names``. Tried once: a pass waits for it."""
         return self._call(self._once, lambda: self._inner.document_names(bucket, prefix, folder, after))
 
     def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
-        """See ``Remote.document``; tried once: a pass waits for it."""
+        """See ``Remote.document``. Tried once: a pass waits for it."""
         return self._call(self._once, lambda: self._inner.document(bucket, prefix, folder, name))
 
     def update(self, component: str, fields: Fields) -> Answer:
@@ -105,7 +109,7 @@ class RetryingRemote:
         return self._call(self._idempotent, lambda: self._inner.update(component, fields))
 
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
-        """See ``Remote.put_metrics``; tried again only when it certainly had no effect."""
+        """See ``Remote.put_metrics``. Retried only if it certainly had no effect."""
         return self._call(self._metrics, lambda: self._inner.put_metrics(component, points))
 
     def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
@@ -118,8 +122,9 @@ class RetryingRemote:
 
     def _call(self, policy: Retrying, request: Callable[[], T]) -> T:
         self._local.attempts = 1
+        # The fast path, taken nearly always: tenacity costs more than the rest of this class.
         try:
-            return request()  # nearly always: tenacity's machinery costs more than the rest of this class
+            return request()
         except RemoteError as error:
             first: RemoteError = error
         last: list[RemoteError] = [first]
@@ -127,21 +132,30 @@ class RetryingRemote:
 
         def attempt() -> T:
             nonlocal known
-            if known or self._deadline.over:  # the first failure, or the wait was cut short: nothing is sent
+            # tenacity's first attempt stands for the request above. If the wait was cut short,
+            # nothing is sent.
+            if known or self._deadline.over:
                 known = False
                 raise last[0]
             self._local.attempts += 1
             try:
                 return request()
             except RemoteError as error:
-                error.maybe_applied |= last[0].maybe_applied  # that of any attempt
+                # Any attempt may have been the one that took effect.
+                error.maybe_applied |= last[0].maybe_applied
                 last[0] = error
                 raise
 
         return policy(attempt)
 
     def _policy(self, retryable: Callable[[BaseException], bool]) -> Retrying:
-        return Retrying(retry=retry_if_exception(retryable), stop=self._has_to_stop, wait=_wait_s, sleep=self._pause, reraise=True)
+        return Retrying(
+            retry=retry_if_exception(retryable),
+            stop=self._has_to_stop,
+            wait=_wait_s,
+            sleep=self._pause,
+            reraise=True,
+        )
 
     def _pause(self, seconds: float) -> None:
         self._sleep(seconds)
@@ -149,19 +163,25 @@ class RetryingRemote:
     def _has_to_stop(self, state: RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome is not None else None
         unreachable = isinstance(error, RemoteError) and error.unreachable
-        attempts_max = min(self._attempts_max, UNREACHABLE_ATTEMPTS_MAX) if unreachable else self._attempts_max
-        if unreachable and state.seconds_since_start is not None and state.seconds_since_start > UNREACHABLE_S:
-            return True  # silence, not refusals: one time-out more says enough
+        attempts_max = self._attempts_max
+        if unreachable:
+            # The endpoint is silent and does not refuse: another time-out would show nothing new.
+            if (state.seconds_since_start or 0.0) > UNREACHABLE_S:
+                return True
+            attempts_max = min(attempts_max, UNREACHABLE_ATTEMPTS_MAX)
         return state.attempt_number >= attempts_max or self._deadline.remaining_s() <= state.upcoming_sleep
 
 
 def _wait_s(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome is not None else None
-    return (_WAIT_THROTTLED if isinstance(error, RemoteError) and error.throttled else _WAIT)(state)
+    throttled = isinstance(error, RemoteError) and error.throttled
+    return (_WAIT_THROTTLED if throttled else _WAIT)(state)
 
 
 def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, RemoteError) and error.kind is ErrorKind.TRANSIENT and error.code != DEADLINE_OVER
+    if not isinstance(error, RemoteError) or error.code == DEADLINE_OVER:
+        return False
+    return error.kind is ErrorKind.TRANSIENT
 
 
 def _is_transient_and_not_applied(error: BaseException) -> bool:

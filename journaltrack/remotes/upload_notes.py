@@ -1,10 +1,12 @@
-"""Notes about uploads under way, small files in the spool, so that a killed one is found again.
+"""Name artifacts in an object store, and note uploads under way so that they survive a kill.
 
-An intent is written before an upload is begun at the store, and its id after: whatever moment a kill takes, one of both is there.
-A note is a hint: a journal may come from somebody else, or its notes may be lost. Nothing is sent, skipped or put together because of
-one; the store's own answers decide.
+Notes are small files in the spool. An intent is written before an upload begins at the store, its
+id afterwards. So after a kill at any moment, one of both is there.
 
-How artifacts are named in an object store. Pure; knows no store.
+A note is only a hint: a journal may come from somebody else, or may have lost its notes. No note
+decides what is sent, skipped or completed; the store's own answers do.
+
+Must not know any store.
 """
 
 from __future__ import annotations
@@ -24,32 +26,38 @@ from typing import Final, NamedTuple
 from journaltrack.journal.spool.spool import TEMPORARY
 from journaltrack.journal.sqlite import files
 
-DEFAULT_PREFIX: Final = "trial-component-artifacts"
-"""As the original library names it."""
-
-
-def object_name(name: str) -> str:
-    """An artifact's name as the last part of a key; it can't leave its component's folder, whatever the name says."""
-    text = name.encode(errors="replace").decode()  # a file name that is not UTF-8
-    printable = "".join(char if char.isprintable() else "_" for char in text)
-    return "/".join(part for part in printable.split("/") if part not in {"", "..", "."}) or "artifact"
-
-
-def prefix_name(prefix: str | None) -> str:
-    """The folder of a bucket that a prefix stands for; None: the default one."""
-    return object_name(prefix or DEFAULT_PREFIX)
-
-
 logger = logging.getLogger(__name__)
 
+DEFAULT_PREFIX: Final = "trial-component-artifacts"
+"""The original library's prefix."""
 PREFIX: Final = f"{TEMPORARY}upload-"
-"""A temporary file's name: it is in no bundle, and is removed when nobody has touched it for long."""
+"""Start of a note's file name, which is a temporary file's.
+
+No bundle contains it, and it is removed if nobody touches it for long.
+"""
 _BYTES_MAX: Final = 8192
 _ID_CHARS_MAX: Final = 2048
 
 
+def object_name(name: str) -> str:
+    """Return an artifact's name as the last part of a key.
+
+    No name leads out of its component's folder.
+    """
+    # A file name need not be UTF-8.
+    text = name.encode(errors="replace").decode()
+    printable = "".join(char if char.isprintable() else "_" for char in text)
+    parts = [part for part in printable.split("/") if part not in {"", "..", "."}]
+    return "/".join(parts) or "artifact"
+
+
+def prefix_name(prefix: str | None) -> str:
+    """Return the folder of a bucket for a prefix; None stands for the default prefix."""
+    return object_name(prefix or DEFAULT_PREFIX)
+
+
 class Place(NamedTuple):
-    """Where a content goes."""
+    """Bucket and key for a content, with its digest in hexadecimal."""
 
     bucket: str
     key: str
@@ -63,7 +71,7 @@ class Note:
     Attributes:
         part_bytes: Size of its parts.
         intended_at_s: Seconds since the epoch, by this machine's clock.
-        upload_id: As the store calls it; None if the process died before it knew.
+        upload_id: The store's id. None if the process died before it knew.
     """
 
     part_bytes: int
@@ -72,10 +80,10 @@ class Note:
 
 
 class UploadNotes:
-    """The notes in a folder; without one, none are kept.
+    """The notes in a spool.
 
     Args:
-        folder: The spool.
+        folder: The spool. None keeps no notes.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -86,15 +94,16 @@ class UploadNotes:
         return self._write(place, Note(part_bytes, time.time()))
 
     def begun(self, place: Place, note: Note, upload_id: str) -> Note:
-        """Note what it is called."""
+        """Note the upload's id."""
         return self._write(place, Note(note.part_bytes, note.intended_at_s, upload_id))
 
     def read(self, place: Place) -> Note | None:
-        """What was noted; None also if it can't be read."""
+        """Return the note, or None if there is none or it can't be read."""
         if self._folder is None:
             return None
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            descriptor = os.open(self._path(self._folder, place), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(self._path(self._folder, place), flags)
         except OSError:
             return None
         try:
@@ -107,7 +116,7 @@ class UploadNotes:
             os.close(descriptor)
 
     def any(self) -> bool:
-        """Whether there are notes at all."""
+        """Return whether there are any notes."""
         return self._folder is not None and any(self._folder.glob(f"{PREFIX}*"))
 
     def forget(self, place: Place) -> None:
@@ -130,7 +139,8 @@ class UploadNotes:
             finally:
                 os.close(descriptor)
             partial.replace(path)
-        except OSError as error:  # the upload goes on; what a kill leaves is found by what S3 tells of it
+        # The upload goes on. After a kill, S3's list of uploads is enough to find it again.
+        except OSError as error:
             logger.debug("no note of the upload could be kept in %s: %s", self._folder, error)
             with contextlib.suppress(OSError):
                 partial.unlink()
@@ -147,11 +157,18 @@ def _parsed(text: bytes, place: Place) -> Note | None:
         held = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(held, dict) or any(held.get(name) != value for name, value in place._asdict().items()):
+    if not isinstance(held, dict):
         return None
-    part_bytes, intended_at_s, upload_id = held.get("part_bytes"), held.get("intended_at_s"), held.get("upload_id")
+    if any(held.get(name) != value for name, value in place._asdict().items()):
+        return None
+    part_bytes, intended_at_s = held.get("part_bytes"), held.get("intended_at_s")
     if type(part_bytes) is not int or type(intended_at_s) is not float:
         return None
-    if upload_id is not None and not (isinstance(upload_id, str) and 0 < len(upload_id) <= _ID_CHARS_MAX and upload_id.isprintable()):
+    upload_id = held.get("upload_id")
+    if upload_id is not None and not _is_upload_id(upload_id):
         return None
     return Note(part_bytes, intended_at_s, upload_id)
+
+
+def _is_upload_id(held: object) -> bool:
+    return isinstance(held, str) and 0 < len(held) <= _ID_CHARS_MAX and held.isprintable()

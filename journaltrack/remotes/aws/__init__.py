@@ -1,1 +1,1 @@
-"""SageMaker and S3 through boto3: the one package that knows it."""
+"""SageMaker and S3 through boto3. No other package may import boto3."""

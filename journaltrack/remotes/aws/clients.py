@@ -1,7 +1,7 @@
-"""boto3 sessions and clients: where region, endpoint and credentials come from, and how long a request may take.
+"""Make boto3 sessions and clients: region, endpoint, credentials and time-outs.
 
-Clients are made at first use, once, and are shared by threads (botocore's clients are thread-safe, sessions are not).
-botocore's own retries are off: ``retry`` is the only retry layer.
+A client is made once, at first use. Threads share it: botocore's clients are thread-safe, its
+sessions are not. botocore's own retries are off: ``retry`` is the only retry layer.
 """
 
 from __future__ import annotations
@@ -28,20 +28,34 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S: Final = 3.0
 READ_TIMEOUT_S: Final = 30.0
-"""Longest silence of a server. A pass with a deadline waits for half of its time at most."""
+"""Longest silence of a server. A pass with a deadline waits for at most half of its time."""
 _READ_TIMEOUT_MIN_S: Final = 1.0
 _ONCE: Final = frozenset({"BatchPutMetrics"})
-"""Requests that are not sent again when their answer is lost: none begins that may not be answered in time."""
+"""Requests that are not sent again when their answer is lost.
+
+None begins that may not be answered in time.
+"""
 _OUR_HOOK: Final = "journaltrack-before-call"
 _LOADER: Final[list[Any]] = []
-"""botocore's service models, read once a process: a session of its own for every pass costs 44 ms of CPU with it, 300 ms without."""
-_making = threading.Lock()  # sessions, and the models that they share, are not for several threads at a time
-_EVENTS: Final = ("provide-client-params", "before-parameter-build", "before-call", "request-created", "before-sign", "before-send")
+"""botocore's service models, read once per process.
+
+A new session costs 44 ms of CPU with them, 300 ms without. Every pass makes one.
+"""
+# Sessions, and the models that they share, are not thread-safe.
+_making = threading.Lock()
+_EVENTS: Final = (
+    "provide-client-params",
+    "before-parameter-build",
+    "before-call",
+    "request-created",
+    "before-sign",
+    "before-send",
+)
 
 
 def _forked() -> None:
-    """In a child: a thread of the parent may have held the lock, and is not here to let go of it."""
-    global _making  # noqa: PLW0603 - a lock that is held can't be made free
+    """Replace the lock in a child process: a thread of the parent may have held it."""
+    global _making  # noqa: PLW0603 - a held lock can't be freed by another process
     _making = threading.Lock()
 
 
@@ -52,17 +66,18 @@ class Clients:
     """The boto3 clients of one remote.
 
     Args:
-        session: A ``boto3.Session`` to use; None: a new one.
-        sagemaker_client: A client to use for SageMaker; its region, endpoint and credentials serve the others too.
-        profile: Of the AWS configuration, for a new session.
-        region: AWS region; None: of the client, the session, or the environment.
-        endpoint_url: For all services; None: botocore's rules, AWS_ENDPOINT_URL among them.
+        session: A ``boto3.Session`` to use. None makes a new one.
+        sagemaker_client: A client to use for SageMaker. The other clients take its region, endpoint
+            and credentials.
+        profile: Profile of the AWS configuration, for a new session.
+        region: AWS region. None takes the client's, the session's, or the environment's.
+        endpoint_url: Endpoint for all services. None follows botocore's rules (AWS_ENDPOINT_URL).
         deadline: Bounds the time-outs.
         connections: Size of each client's connection pool.
         connect_timeout_s: Seconds to establish a connection.
         read_timeout_s: Seconds that a server may be silent.
-        rate_limit: Bounds requests per second, those of other remotes that share it included.
-        attended: A person may be asked for an MFA code.
+        rate_limit: Bounds requests per second, together with all remotes that share it.
+        attended: Whether a person can be asked for an MFA code.
     """
 
     def __init__(
@@ -94,40 +109,43 @@ class Clients:
         self._read_timeout_s = read_timeout_s
         self._clients: dict[str, Any] = {}
         self._lock, self._pid = threading.Lock(), os.getpid()
-        deadline.guarded = sagemaker_client is None  # one that somebody hooked into is used as it is
+        # A client that somebody hooked into is used as it is, without our look at the gate.
+        deadline.guarded = sagemaker_client is None
 
     @property
     def sagemaker(self) -> Any:  # noqa: ANN401
-        """For trial components.
+        """Return the client for trial components.
 
-        A client that was passed in as botocore made it is replaced by one of the same region, endpoint and credentials:
-        its own retries and time-outs (botocore's: five times 60 s) would outlive every deadline. One that somebody hooked
-        into (botocore's ``Stubber``, own handlers), or that is no botocore client at all, is used as it is.
+        An unchanged botocore client that was passed in is replaced by one with the same region,
+        endpoint and credentials. Its own retries and time-outs (botocore's: five times 60 s) would
+        outlive every deadline. Other clients are used as they are: those that somebody hooked into
+        (botocore's ``Stubber``, own handlers), and those of other libraries.
         """
         return self._client("sagemaker")
 
     @property
     def metrics(self) -> Any:  # noqa: ANN401
-        """For BatchPutMetrics."""
+        """Return the client for BatchPutMetrics."""
         return self._client("sagemaker-metrics")
 
     @property
     def s3(self) -> Any:  # noqa: ANN401
-        """For artifacts."""
+        """Return the client for artifacts."""
         return self._client("s3")
 
     @property
     def sts(self) -> Any:  # noqa: ANN401
-        """For the account's number."""
+        """Return the client that tells the account's number."""
         return self._client("sts")
 
     @property
     def is_aws(self) -> bool:
-        """Whether trial components are kept by AWS itself, not by a stand-in at some other address."""
+        """Return whether AWS itself keeps the trial components, not a stand-in elsewhere."""
         return is_aws(str(self.sagemaker.meta.endpoint_url))
 
     def _client(self, service: str) -> Any:  # noqa: ANN401
-        if self._pid != os.getpid():  # forked: the parent's connections are the parent's, and its threads hold no locks here
+        # After a fork, the connections are the parent's, and one of its threads may hold the lock.
+        if self._pid != os.getpid():
             self._clients, self._lock, self._pid = {}, threading.Lock(), os.getpid()
         client = self._clients.get(service)
         if client is None:
@@ -140,19 +158,22 @@ class Clients:
     def close(self) -> None:
         """Close the connections of the clients made here. Requests under way end by themselves."""
         for client in list(self._clients.values()):
-            if client is not self._given and hasattr(client, "close"):  # a caller's session may make clients of any kind
+            # A caller's session may make clients of any kind.
+            if client is not self._given and hasattr(client, "close"):
                 client.close()
 
     def _made(self, service: str) -> Any:  # noqa: ANN401
-        if self._session is None:  # without the lock that all passes share: credentials may take their time
+        # Not under the lock that all passes share: looking up credentials may take long.
+        if self._session is None:
             given = self._given_session
-            self._session = self._patience.session(self._session_like_given if given is None else lambda: given, ours=given is None)
+            make = self._session_like_given if given is None else lambda: given
+            self._session = self._patience.session(make, ours=given is None)
         with _making:
             client = self._make(service)
         if service == "sagemaker" and self._given is not None and _hooks(self._given) != _hooks(client):
             client.close()
             return hooks.Checked(self._given)
-        # A client of ours; botocore has no public way to hand in credentials that it asks again and again.
+        # botocore has no public way to give a client our own source of credentials.
         signer: Any = getattr(client, "_request_signer", None)
         if getattr(signer, "_credentials", None) is not None:
             signer._credentials = Bounded(signer._credentials, self._patience)  # noqa: SLF001
@@ -167,7 +188,7 @@ class Clients:
             max_pool_connections=self._connections,
             connect_timeout=min(self._connect_timeout_s, read_timeout_s),
             read_timeout=read_timeout_s,
-            # A stand-in has no names like bucket.host.
+            # A stand-in has no host names such as BUCKET.HOST.
             s3={"addressing_style": "path"} if self._is_custom(endpoint_url, service) else None,
         )
         client = self._session.client(service, region_name=self._region_name(), endpoint_url=endpoint_url, config=config)
@@ -182,13 +203,14 @@ class Clients:
         """Wait for a request's turn.
 
         Args:
-            operation: As botocore names it.
+            operation: botocore's name of it.
 
         Returns:
-            Near the deadline, for how long (seconds) the server may be silent; None for the client's own time-out.
+            Seconds that the server may be silent, near the deadline. None for the client's own
+            time-out.
 
         Raises:
-            RemoteError: The time was over before, or is too short for a request that can't be sent twice.
+            RemoteError: The deadline passed, or is too near for a request that can't be sent twice.
         """
         if not self._rate_limit.take(self._deadline.wait, operation):
             raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
@@ -198,7 +220,13 @@ class Clients:
         return max(_READ_TIMEOUT_MIN_S, left) if left < self._read_timeout_s else None
 
     def answered(self, operation: str, took_s: float, *, throttled: bool) -> None:
-        """An answer came, after so many seconds, on the thread that waited for its turn; ``throttled``: it asks for fewer requests."""
+        """Take note of an answer, on the thread that waited for the request's turn.
+
+        Args:
+            operation: botocore's name of it.
+            took_s: Seconds until the answer came.
+            throttled: Whether it asks for fewer requests.
+        """
         throttle = self._rate_limit.of(operation)
         (throttle.refused if throttled else throttle.taken)()
         if operation in _ONCE:
@@ -209,24 +237,26 @@ class Clients:
         self._deadline.departing()
 
     def _before_call(self, *, model: Any, context: dict[str, Any], **_: object) -> None:  # noqa: ANN401
-        """Wait for the request's turn; its own time-out is for botocore >= 1.43."""
+        """Wait for the request's turn. botocore >= 1.43 honours a time-out of its own."""
         read_timeout_s = self.turn(model.name)
         if read_timeout_s is not None:
             context["read_timeout"] = read_timeout_s
 
     def _session_like_given(self) -> Any:  # noqa: ANN401
-        """A new session; with the credentials of the client that was passed in, if one was."""
+        """Make a session, with the credentials of the client that was passed in, if any."""
         bare = botocore.session.get_session()
-        data_path = bare.get_config_variable("data_path")  # reads the user's file: not under the lock
+        # Reads the user's file, so not under the lock.
+        data_path = bare.get_config_variable("data_path")
         with _making:
             if not _LOADER:
                 _LOADER.append(create_loader(data_path))
             bare.register_component("data_loader", _LOADER[0])
             session: Any = boto3.Session(botocore_session=bare, profile_name=self._profile, region_name=self._region)
+            # Every boto3 session adds its own folder: remove the duplicates.
             paths = _LOADER[0].search_paths
-            paths[:] = dict.fromkeys(paths)  # every boto3 session adds its own folder
+            paths[:] = dict.fromkeys(paths)
         if self._given is not None:
-            # The resolved credentials of a client are not public; its request signer holds them (botocore.signers).
+            # A client's resolved credentials are not public. Its request signer holds them.
             credentials = getattr(getattr(self._given, "_request_signer", None), "_credentials", None)
             if credentials is not None:
                 session._session._credentials = credentials  # noqa: SLF001
@@ -237,16 +267,18 @@ class Clients:
             return self._region
         if self._given is not None:
             return str(self._given.meta.region_name)
-        # The original honours AWS_REGION, which botocore itself does not read.
+        # The original library honours AWS_REGION, which botocore does not read.
         region: str | None = self._session.region_name or os.environ.get("AWS_REGION")
-        if not region:  # S3's client would be made without one, for us-east-1
+        # Without a region, botocore would make an S3 client for us-east-1.
+        if not region:
             raise NoRegionError
         return region
 
     def _endpoint_of(self, service: str) -> str | None:
         if self._endpoint_url:
             return self._endpoint_url
-        if service == "sagemaker" and os.environ.get("SAGEMAKER_ENDPOINT"):  # honoured by the original
+        # The original library honours SAGEMAKER_ENDPOINT.
+        if service == "sagemaker" and os.environ.get("SAGEMAKER_ENDPOINT"):
             return os.environ["SAGEMAKER_ENDPOINT"]
         of_given = str(self._given.meta.endpoint_url) if self._given is not None else ""
         if of_given and (service == "sagemaker" or not is_aws(of_given)):
@@ -257,11 +289,12 @@ class Clients:
     def _is_custom(endpoint_url: str | None, service: str) -> bool:
         if service != "s3":
             return False
-        return bool(endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+        variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+        return bool(endpoint_url) or any(os.environ.get(name) for name in variables)
 
 
 def _hooks(client: Any) -> list[str] | None:  # noqa: ANN401
-    """What is hooked into a client's requests, by name; None if it does not tell."""
+    """Return the names of what is hooked into a client's requests; None if it does not tell."""
     try:
         names = {
             f"{event} {getattr(handler, '__qualname__', handler)}"

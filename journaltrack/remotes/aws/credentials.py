@@ -1,11 +1,15 @@
-"""Credentials for requests that nobody attends: had in time, or not at all, and never by asking a person.
+"""Look up credentials for unattended requests: in time or not at all, and without asking a person.
 
-Where credentials come from is botocore's affair, and the user's: files, a program (``credential_process``), STS, a session
-with providers of its own. Any of these may take for ever, raise anything, or want to ask for an MFA code on the terminal,
-which would stop a training process. So a look-up is made on a thread of its own and given up after ``WAIT_S``, or when the
-pass has no time left; a code is never asked for; and all that is raised is a ``RemoteError``, or botocore's own.
+The user chooses where credentials come from: files, a program (``credential_process``), STS, or a
+session with its own providers. Any of these may never return, or raise anything. They may also ask
+for an MFA code on the terminal, which would stop a training process. Therefore
 
-With a person at the terminal (``journaltrack sync``), botocore does as it likes.
+- a look-up runs on a thread of its own,
+- it is given up after ``WAIT_S``, or when the pass has no time left,
+- nobody is asked for a code,
+- only a ``RemoteError`` or one of botocore's own exceptions comes out.
+
+With a person at the terminal (``journaltrack sync``), botocore works as usual.
 """
 
 from __future__ import annotations
@@ -28,19 +32,17 @@ T = TypeVar("T")
 
 WAIT_S: Final = 30.0
 """Ours: the longest wait for credentials, as long as for a server's answer."""
-_RENEW: Final = "renew them (for example `aws sso login`), or mend what provides them"
-_CONFIGURE: Final = (
-    "configure credentials (`aws configure`, AWS_PROFILE, or --profile), or put the file or program there that the profile names"
-)
-"""Where a file or program can't be opened: renewing would not help."""
+_RENEW: Final = "renew them (for example `aws sso login`), or repair what provides them"
+_CONFIGURE: Final = "run `aws configure`, or restore the file or program that the profile names"
+"""If a file or program can't be opened: renewing would not help."""
 
 
 class Patience:
-    """How long one pass waits for credentials.
+    """Look up the credentials of one pass, within its time.
 
     Args:
-        deadline: Of the pass.
-        attended: A person may be asked, who takes the time that it takes.
+        deadline: The pass's deadline.
+        attended: Whether a person can be asked. Then nothing bounds the wait.
     """
 
     def __init__(self, deadline: Deadline, *, attended: bool) -> None:
@@ -50,24 +52,27 @@ class Patience:
         self._programs: list[subprocess.Popen[bytes]] = []
 
     def session(self, make: Callable[[], Any], *, ours: bool) -> Any:  # noqa: ANN401 - boto3 has no types of its own
-        """A session that has its credentials, and keeps them.
+        """Return a session that has resolved its credentials.
 
         Args:
-            make: Makes or returns the session of boto3.
-            ours: It is nobody else's: what it asks and runs may be replaced.
+            make: Makes or returns the boto3 session.
+            ours: Whether the session is ours alone. Then its prompts and programs can be replaced.
 
         Raises:
             BotoCoreError, ClientError: botocore can't get them.
-            RemoteError: They can't be had in time, or not without a person, or what provides them failed in another way.
+            RemoteError: They did not come in time, need a person, or what provides them failed.
         """
 
         def look_up() -> tuple[Any, Any]:
             session = make()
             if ours and not self.attended:
-                for provider in session._session.get_component("credential_provider").providers:  # noqa: SLF001 - boto3 shows no way to it
+                # boto3 has no public way to the providers.
+                resolver = session._session.get_component("credential_provider")  # noqa: SLF001
+                for provider in resolver.providers:
                     self._quiet(provider)
+            # A caller may pass anything that makes clients, without the rest of a boto3 session.
             look = getattr(session, "get_credentials", None)
-            if look is None:  # no session of boto3's, but something that makes clients
+            if look is None:
                 return session, None
             found = look()
             if found is None:
@@ -80,19 +85,23 @@ class Patience:
         return session
 
     def within(self, look_up: Callable[[], T]) -> T:
-        """What a look-up returns.
+        """Return the result of a look-up.
 
         Raises:
             BotoCoreError, ClientError, RemoteError: As ``session``.
-            NotSentError: The time was over before, or somebody cut it short: the credentials are not to blame.
+            NotSentError: The pass's time is over, or somebody cut it short. The credentials are not
+                to blame.
         """
-        if self._failure is not None:  # the next request of the pass would wait for the same in vain
+        # Every later request of the pass would wait in vain.
+        if self._failure is not None:
             raise self._failure
-        if self._deadline.over and not self.attended:  # says nothing of the credentials
+        if self._deadline.over and not self.attended:
             raise NotSentError
-        own = Deadline(WAIT_S)
+        own, deadline = Deadline(WAIT_S), self._deadline
         try:
-            return look_up() if self.attended else bounded(look_up, lambda: min(own.remaining_s(), self._deadline.remaining_s()))
+            if self.attended:
+                return look_up()
+            return bounded(look_up, lambda: min(own.remaining_s(), deadline.remaining_s()))
         except OutOfTimeError:
             self._failure = NotSentError() if self._deadline.cut_short else _late()
             self._end_programs()
@@ -103,32 +112,40 @@ class Patience:
             raise
         except Exception as error:
             cause = (error.__cause__ or error) if isinstance(error, CallError) else error
+            names_file = isinstance(cause, OSError) and cause.filename is not None
             self._failure = _halt(
                 f"the credentials can't be looked up: {described(cause)}",
                 type(cause).__name__,
-                _CONFIGURE if isinstance(cause, OSError) and cause.filename is not None else _RENEW,
+                _CONFIGURE if names_file else _RENEW,
             )
             raise self._failure from error
 
-    # -- our own sessions -------------------------------------------------------------------------------------------
+    # -- our own sessions --
 
     def _quiet(self, provider: Any) -> Any:  # noqa: ANN401
-        """Replace what asks and what runs programs; the names are those of botocore's own parameters."""
+        """Replace what prompts and what runs programs. botocore's parameters have these names."""
         if hasattr(provider, "_prompter"):
             provider._prompter = _refuse  # noqa: SLF001
         if hasattr(provider, "_popen"):
             provider._popen = self._run  # noqa: SLF001
+        # The builder makes the providers of a role's source profile.
         builder = getattr(provider, "_profile_provider_builder", None)
-        if builder is not None:  # makes the providers of a role's source profile
+        if builder is not None:
             make = builder.providers
-            builder.providers = lambda *args, **kwargs: [self._quiet(each) for each in make(*args, **kwargs)]
+            builder.providers = lambda *args, **kwargs: [*map(self._quiet, make(*args, **kwargs))]
         return provider
 
     def _run(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 - as Popen
-        """Run a ``credential_process``: without a terminal to ask on, and in a session of its own to be ended with."""
-        program = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)  # noqa: S603 - the user's
+        """Run a ``credential_process`` without a terminal to prompt on.
+
+        It gets a session of its own, so that it can be ended with all its children.
+        """
+        program = subprocess.Popen(  # noqa: S603 - the user configured it
+            command, stdin=subprocess.DEVNULL, start_new_session=True, **options
+        )
         self._programs.append(program)
-        if self._failure is not None:  # given up meanwhile
+        # The look-up was given up meanwhile.
+        if self._failure is not None:
             self._end_programs()
         return program
 
@@ -140,11 +157,11 @@ class Patience:
 
 
 class Bounded:
-    """Credentials to sign with, that are refreshed in time or not at all.
+    """Credentials to sign with, refreshed in time or not at all.
 
     Args:
-        inner: botocore's, or the caller's.
-        patience: Of the pass.
+        inner: botocore's credentials, or the caller's.
+        patience: Looks them up within the pass's time.
     """
 
     def __init__(self, inner: Any, patience: Patience) -> None:  # noqa: ANN401
@@ -152,9 +169,10 @@ class Bounded:
         self._patience = patience
 
     def get_frozen_credentials(self) -> Any:  # noqa: ANN401
-        """Those of now; see ``Patience.session`` for what is raised."""
+        """Return the current credentials; raises as ``Patience.session``."""
         is_old = getattr(self._inner, "refresh_needed", None)
-        if type(self._inner) is Credentials or (is_old is not None and not is_old()):  # nearly always
+        # The fast path, taken nearly always: nothing to refresh.
+        if type(self._inner) is Credentials or (is_old is not None and not is_old()):
             return self._inner.get_frozen_credentials()
         if not self._patience.attended and _would_ask(self._inner):
             _refuse()
@@ -166,9 +184,9 @@ class Bounded:
 
 def _refuse(*_: object) -> NoReturn:
     raise _halt(
-        "the profile wants an MFA code, and nobody is there to be asked",
+        "the profile needs an MFA code, and nobody is there to be asked",
         "MfaRequired",
-        "run `journaltrack sync` in a terminal, or put temporary credentials into the environment (`aws sts get-session-token`)",
+        "run `journaltrack sync` in a terminal, or use `aws sts get-session-token`",
     )
 
 
@@ -176,18 +194,20 @@ def _late() -> RemoteError:
     return _halt(
         "the credentials did not come in time",
         "CredentialsTimeout",
-        "see why credential_process, or whatever else AWS_PROFILE names, does not answer",
+        "check why credential_process, or what else AWS_PROFILE names, does not answer",
     )
 
 
 def _halt(message: str, code: str, hint: str) -> RemoteError:
-    return RemoteError(message, kind=ErrorKind.HALT, code=code, hint=f"{hint}; nothing was lost", everywhere=True)
+    hint = f"{hint}; nothing was lost"
+    return RemoteError(message, kind=ErrorKind.HALT, code=code, hint=hint, everywhere=True)
 
 
 def _would_ask(credentials: Any) -> bool:  # noqa: ANN401
-    """Whether the next look at a caller's credentials asks for an MFA code; trying would use up the one time that botocore asks.
+    """Return whether the next look at a caller's credentials would ask for an MFA code.
 
-    botocore keeps the answer in closures of ``AssumeRoleProvider`` (credentials.py); where it does not look like that, nobody is asked.
+    Trying is no option: botocore asks only once. It keeps the answer in closures of
+    ``AssumeRoleProvider`` (credentials.py). Credentials without these closures do not ask.
     """
     refresh = getattr(credentials, "_refresh_using", None)
     asks = getattr(refresh, "_has_been_called", None) is False

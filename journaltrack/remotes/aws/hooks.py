@@ -1,16 +1,15 @@
-"""What is hooked into boto3's clients: every answer is looked at before anybody uses it.
+"""Hook into boto3's clients: check each request before it leaves, and each answer before its use.
 
-The one place where answers that boto3 reads are told from those of proxies (``proof``), from those
-that were cut, and where errors lose the credentials that they quote. ``fast_metrics`` calls the same
+Answers: this module tells the service's answers from those of proxies (``proof``) and from those
+that were cut short. It removes credentials from errors that quote them. ``metrics`` calls the same
 functions for the answers that it reads itself.
 
-Where a request of boto3's leaves: the look at the gate of a pass right before its first byte.
+Requests: each looks at the gate of its pass right before its first byte. botocore's ``before-send``
+comes after waiting, credentials and signing, but before connecting, which may take long (DNS, TCP,
+TLS, proxies). So a connection looks again once it is made. ``metrics`` looks by itself.
 
-botocore's ``before-send`` comes after waiting, credentials and signing, but before a connection is made, which may take long: names,
-TCP, TLS, proxies. So connections look, too, once they are made. The route without boto3 looks by itself (``fast_metrics``).
-
-And a connection that nobody used for seconds is not used again: a firewall or a NAT may have forgotten it without a word, and a
-request that leaves over it is never answered.
+Connections: one that was idle for ``IDLE_MAX_S`` is not used again. A firewall or a NAT may have
+dropped it silently, and a request over it is never answered.
 """
 
 from __future__ import annotations
@@ -30,26 +29,26 @@ if TYPE_CHECKING:
     from journaltrack.util.deadline import Deadline
 
 IDLE_MAX_S: Final = 4.0
-"""Ours: what is forgotten sooner than this is none that requests could follow each other on."""
+"""Ours. A network that drops idle connections sooner than this could keep none at all."""
 _GATE_HOOK: Final = "journaltrack-gate"
 
 
 class _Gated:
-    """A connection that looks at the gate once it is made; nothing was sent until then."""
+    """A connection that looks at the gate once it is made, before anything is sent."""
 
     gate: Deadline
     idle_since = float("inf")
 
     @property
     def was_idle(self) -> bool:
-        """Whether nobody has used it for long."""
+        """Return whether the connection was idle for ``IDLE_MAX_S``."""
         return self.gate.now() - self.idle_since > IDLE_MAX_S
 
     def connect(self) -> None:
         """See ``http.client.HTTPConnection.connect``.
 
         Raises:
-            NotSentError: It took too long.
+            NotSentError: Connecting took too long.
         """
         self.gate.connecting()
         super().connect()  # type: ignore[misc]
@@ -57,22 +56,23 @@ class _Gated:
 
 
 class GatedConnection(_Gated, AWSHTTPConnection):  # type: ignore[misc]
-    """... over TCP alone."""
+    """A gated connection over TCP alone."""
 
 
 class GatedTlsConnection(_Gated, AWSHTTPSConnection):  # type: ignore[misc]
-    """... with TLS."""
+    """A gated connection with TLS."""
 
 
 class _FreshPool:
-    """A pool that lends no connection which was idle for long."""
+    """A pool that does not lend connections that were idle for long."""
 
     gate: Deadline
 
     def _get_conn(self, timeout: float | None = None) -> Any:  # noqa: ANN401 - urllib3's connections, whichever version
         connection = super()._get_conn(timeout)  # type: ignore[misc]
+        # A closed connection connects again when it is used.
         if getattr(connection, "was_idle", False):
-            connection.close()  # it connects anew when it is used
+            connection.close()
         return connection
 
     def _put_conn(self, connection: Any) -> None:  # noqa: ANN401 - as above
@@ -82,19 +82,27 @@ class _FreshPool:
 
 
 def guard(client: Any, gate: Deadline) -> None:  # noqa: ANN401 - boto3 has no types of its own
-    """Have every request of a client, which nobody has used yet, look at the gate right before its first byte."""
+    """Make every request of a client look at the gate right before its first byte.
+
+    Args:
+        client: A client that nobody has used yet.
+        gate: The deadline of the pass.
+    """
 
     def look_at_gate(**_: object) -> None:
         gate.departing()
 
     client.meta.events.register("before-send", look_at_gate, unique_id=_GATE_HOOK)
-    session = getattr(client._endpoint, "http_session", None)  # noqa: SLF001 - as all private names of botocore's here: read, and tried by tests
+    # This module only reads botocore's private names. Tests try each of them.
+    session = getattr(client._endpoint, "http_session", None)  # noqa: SLF001
     pools = getattr(session, "_pool_classes_by_scheme", {})
+    gated = {AWSHTTPConnection: GatedConnection, AWSHTTPSConnection: GatedTlsConnection}
     for scheme, pool in list(pools.items()):
-        of = {AWSHTTPConnection: GatedConnection, AWSHTTPSConnection: GatedTlsConnection}.get(getattr(pool, "ConnectionCls", None))
+        of = gated.get(getattr(pool, "ConnectionCls", None))
         if of is not None:
             connections = type(of.__name__, (of,), {"gate": gate})
-            pools[scheme] = type(pool.__name__, (_FreshPool, pool), {"ConnectionCls": connections, "gate": gate})
+            members = {"ConnectionCls": connections, "gate": gate}
+            pools[scheme] = type(pool.__name__, (_FreshPool, pool), members)
 
 
 _ASKED: Final = "journaltrack-asked"
@@ -104,44 +112,55 @@ _OWN: Final = "journaltrack."
 
 
 class Answered(Protocol):
-    """Is told of every answer."""
+    """A callable that takes note of every answer, see ``Clients.answered``."""
 
     def __call__(self, operation: str, took_s: float, *, throttled: bool) -> None:
-        """Take note of it."""
+        """Take note of an answer."""
 
 
 def look_at_answers(client: Any, answered: Answered) -> None:  # noqa: ANN401 - boto3 has no types of its own
-    """Have the client raise where an answer does not prove itself, and tell no secrets.
+    """Make a client raise if an answer does not prove itself, and remove secrets from errors.
 
     Args:
-        client: One of our own.
-        answered: Called for every answer, with how long it took (seconds) and whether it asks for fewer requests.
+        client: A client that this package made.
+        answered: Called for every answer.
     """
 
-    def after_call(*, http_response: Any, parsed: dict[str, Any], model: Any, context: dict[str, Any], **_: object) -> None:  # noqa: ANN401
-        answered(model.name, time.monotonic() - context.get(_BEGAN, float("inf")), throttled=is_throttled(parsed))
-        if http_response.status_code >= 300:  # noqa: PLR2004 - as botocore
+    def after_call(
+        *,
+        http_response: Any,  # noqa: ANN401
+        parsed: dict[str, Any],
+        model: Any,  # noqa: ANN401
+        context: dict[str, Any],
+        **_: object,
+    ) -> None:
+        took_s = time.monotonic() - context.get(_BEGAN, float("inf"))
+        answered(model.name, took_s, throttled=is_throttled(parsed))
+        status = http_response.status_code
+        if status >= 300:  # noqa: PLR2004 - as botocore
             scrubbed(parsed, client)
             return
-        if http_response.raw is None:  # no connection gave it, but ``Stubber`` or another mock in this process
+        # The answer came from a mock in this process (``Stubber``), not over a connection.
+        if http_response.raw is None:
             return
         body = None if model.has_streaming_output else http_response.content
         headers = parsed["ResponseMetadata"]["HTTPHeaders"]
         if body is not None and model.http.get("method") != "HEAD":
             _check_whole(headers, len(body))
-        expected = int(model.http.get("responseCode", 200))
-        prove(Said(model.name, http_response.status_code, headers, body, parsed, context.get(_ASKED, {}), expected))
+        asked, expected = context.get(_ASKED, {}), int(model.http.get("responseCode", 200))
+        prove(Said(model.name, status, headers, body, parsed, asked, expected))
 
-    client.meta.events.register_last("before-parameter-build", _note, unique_id=f"{_OUR_HOOK}-asked")
-    client.meta.events.register_last("before-call", _begin, unique_id=f"{_OUR_HOOK}-began")
-    client.meta.events.register("after-call", after_call, unique_id=_OUR_HOOK)
+    events = client.meta.events
+    events.register_last("before-parameter-build", _note, unique_id=f"{_OUR_HOOK}-asked")
+    events.register_last("before-call", _begin, unique_id=f"{_OUR_HOOK}-began")
+    events.register("after-call", after_call, unique_id=_OUR_HOOK)
 
 
 def prove(said: Said) -> None:
-    """Let an answer pass that proves itself.
+    """Check that an answer proves itself.
 
     Raises:
-        RemoteError: It does not; what was sent may have had an effect.
+        RemoteError: It does not. The request may have taken effect.
     """
     problem = flaw(said)
     if problem is not None:
@@ -149,38 +168,42 @@ def prove(said: Said) -> None:
 
 
 def scrubbed(parsed: dict[str, Any], client: Any) -> None:  # noqa: ANN401
-    """Take the credentials out of an error's text before anybody keeps or prints it.
+    """Remove the client's credentials from an error's text before anybody keeps or prints it.
 
-    SignatureDoesNotMatch quotes the canonical request, which has the session token in it
+    SignatureDoesNotMatch quotes the canonical request, which contains the session token
     (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).
     """
     error = parsed.get("Error")
     credentials = getattr(getattr(client, "_request_signer", None), "_credentials", None)
-    if isinstance(error, dict) and isinstance(error.get("Message"), str) and credentials is not None:
+    if not isinstance(error, dict) or credentials is None:
+        return
+    message = error.get("Message")
+    if isinstance(message, str):
         frozen = credentials.get_frozen_credentials()
-        error["Message"] = without_secrets(error["Message"], filter(None, (frozen.secret_key, frozen.token)))
+        error["Message"] = without_secrets(message, filter(None, (frozen.secret_key, frozen.token)))
 
 
 def handlers_of(client: Any, event: str) -> list[Any]:  # noqa: ANN401
-    """What is called for an event of a client (botocore has no public way to ask).
+    """Return the handlers of a client's event. botocore has no public way to ask.
 
     Raises:
         AttributeError: The client does not tell.
     """
     emitter = client.meta.events
-    return list(getattr(emitter, "_emitter", emitter)._handlers.prefix_search(event))  # noqa: SLF001
+    handlers = getattr(emitter, "_emitter", emitter)._handlers  # noqa: SLF001
+    return list(handlers.prefix_search(event))
 
 
 def is_our_hook(handler: object) -> bool:
-    """Whether a handler is one of this package's."""
+    """Return whether a handler belongs to this package."""
     return str(getattr(handler, "__module__", "")).startswith(_OWN)
 
 
 class Checked:
-    """A client that somebody passed in and hooked into: used as it is, and what it answers is looked at.
+    """A client that somebody passed in and hooked into; this wrapper checks its answers.
 
-    Nothing is hooked into it: its owner goes on using it. An answer that did not come over HTTP (of
-    ``Stubber``, or of a fake) is its owner's own.
+    It adds no hooks, since the owner goes on using the client. It does not check an answer that did
+    not come over HTTP (from ``Stubber`` or a fake).
     """
 
     def __init__(self, client: Any) -> None:  # noqa: ANN401
@@ -198,7 +221,8 @@ class Checked:
             metadata = answer.get("ResponseMetadata", {})
             headers = metadata.get("HTTPHeaders")
             if headers:
-                prove(Said(operation, int(metadata.get("HTTPStatusCode", 0)), headers, None, answer, parameters))
+                status = int(metadata.get("HTTPStatusCode", 0))
+                prove(Said(operation, status, headers, None, answer, parameters))
             return answer
 
         return call
@@ -213,12 +237,13 @@ def _begin(*, context: dict[str, Any], **_: object) -> None:
 
 
 def _check_whole(headers: Mapping[str, str], actual: int) -> None:
-    """A success that is shorter than it says is none. What is missing may be refusals.
+    """Refuse a success that is shorter than its length says: the missing part may hold refusals.
 
-    botocore does not look (httpsession.py: ``enforce_content_length=False``), and takes half an object of JSON for an empty one.
+    botocore does not check (httpsession.py: ``enforce_content_length=False``), and parses half a
+    JSON object as an empty one.
 
     Raises:
-        IncompleteReadError: It is.
+        IncompleteReadError: The answer is shorter.
     """
     length = str(headers.get("content-length", ""))
     if length.isdigit() and actual < int(length):

@@ -1,24 +1,31 @@
-"""Reading metrics back from SageMaker: summaries from DescribeTrialComponent, single steps from BatchGetMetrics.
+"""Send metrics to SageMaker, and read them back.
 
-Both are aggregates (counts and means), and documented nowhere to be complete at once; ``journaltrack.replay.evidence.readback`` says what
-they prove. Endpoints or permissions without BatchGetMetrics give the summaries alone.
+Sending: a replay makes thousands of BatchPutMetrics requests. boto3 spends 0.8 ms of CPU on each,
+under the interpreter's lock, though the request's shape never changes. This module needs a tenth of
+that. It sends the first request through boto3, and compares it with the same request made here. If
+both are equal byte for byte, this module makes the next requests. It writes them to the connections
+that boto3 opened (``wire``).
 
-BatchPutMetrics, the request of which a replay makes thousands, at a tenth of boto3's CPU; by boto3 wherever in doubt.
+boto3 makes a whole request itself if
 
-boto3 spends 0.8 ms of CPU, under the interpreter's lock, to build, check, sign and send a request whose shape never changes. Here
-the first request goes out through boto3 and is looked at just before it is sent: if the same request, made here, is equal
-byte for byte, the next ones are made here and written to the connections that boto3 opened (``wire``).
+- no connection is idle: botocore alone handles connecting, proxies, TLS and their failures,
+- a point is unusual (NaN, a time before 1970): botocore says what is wrong with it.
 
-boto3 makes the request itself, start to end, when
+boto3 makes all requests if
 
-- no idle connection is there: connecting, proxies, TLS and what can go wrong with them are botocore's alone,
-- somebody hooked into the client or the session, or patched botocore (tracing, mocks, recorders), or signs otherwise than with
-  signature version 4, or the request goes to a proxy as a whole (plain HTTP): the route is not taken at all,
-- a point is out of the ordinary (NaN, a time before 1970, ...): botocore says what is wrong with it.
+- somebody hooked into the client or the session, or patched botocore (tracing, mocks, recorders),
+- requests are signed with anything but signature version 4,
+- a proxy gets requests as a whole (plain HTTP).
 
-Endpoint, region, service name, User-Agent and credentials are those of the client; credentials are asked for at every request, and
-refreshed as for boto3. Answers that are not plain successes are parsed by botocore, and every failure is raised as botocore
-raises it, so that ``errors.classified`` stays the one door. See docs/adr/0020-direct-metrics.md.
+Endpoint, region, service name, User-Agent and credentials are the client's. Each request asks for
+credentials, which are refreshed as for boto3. botocore parses every answer that is not a plain
+success. Failures are botocore's own exceptions, so that ``errors.classified`` handles all of them.
+See docs/adr/0020-direct-metrics.md.
+
+Reading back: summaries come from DescribeTrialComponent, single steps from BatchGetMetrics. Both
+are aggregates (counts and means). AWS does not document that they are complete at once; the module
+``journaltrack.replay.evidence.readback`` says what they prove. Endpoints or permissions without
+BatchGetMetrics give only the summaries.
 """
 
 from __future__ import annotations
@@ -59,9 +66,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OWNER_PREFIX: Final = "journaltrack:"
-"""How MetadataProperties.GeneratedBy says whose a component is."""
+"""Prefix of the owner in a component's MetadataProperties.GeneratedBy."""
 QUERIES_MAX: Final = 100
-"""Queries in one BatchGetMetrics request (``MetricQueryList``); a metric takes two: counts and means."""
+"""Queries in one BatchGetMetrics request (``MetricQueryList``).
+
+A metric takes two: counts and means.
+"""
 
 
 def read_back(clients: Clients, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
@@ -100,13 +110,16 @@ def read_back(clients: Clients, component: str, steps: Mapping[str, tuple[int, i
 
 
 def owner_of(answer: Mapping[str, Any]) -> str | None:
-    """``ComponentSpec.owner`` of a component, from a DescribeTrialComponent answer; None if it was not made by us."""
+    """Return ``ComponentSpec.owner`` from a DescribeTrialComponent answer.
+
+    None if journaltrack did not create the component.
+    """
     generated_by = str((answer.get("MetadataProperties") or {}).get("GeneratedBy", ""))
-    return generated_by[len(OWNER_PREFIX) :] if generated_by.startswith(OWNER_PREFIX) else None
+    return generated_by.removeprefix(OWNER_PREFIX) if generated_by.startswith(OWNER_PREFIX) else None
 
 
 def _date_ns(headers: Mapping[str, str] | None) -> int | None:
-    """When the service says that it answered (RFC 9110, ``Date``), to the second."""
+    """Return the answer's time from its header ``Date`` (RFC 9110), precise to the second."""
     try:
         return int(parsedate_to_datetime((headers or {})["date"]).timestamp()) * 10**9
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -114,26 +127,34 @@ def _date_ns(headers: Mapping[str, str] | None) -> int | None:
 
 
 def summaries(answer: Mapping[str, Any]) -> dict[str, RemoteMetric]:
-    """The metrics of a DescribeTrialComponent answer (``TrialComponentMetricSummary``: no member is required), by name."""
+    """Return the metrics of a DescribeTrialComponent answer, by name.
+
+    No member of ``TrialComponentMetricSummary`` is required.
+    """
     found: dict[str, RemoteMetric] = {}
     for each in answer.get("Metrics", []):
         if "MetricName" in each and "Count" in each and "Avg" in each:
             mean = each["Avg"]
-            found[each["MetricName"]] = RemoteMetric(
-                each["Count"], each.get("Min", mean), each.get("Max", mean), each.get("Last", mean), mean
-            )
+            least, most, last = (each.get(name, mean) for name in ("Min", "Max", "Last"))
+            found[each["MetricName"]] = RemoteMetric(each["Count"], least, most, last, mean)
     return found
 
 
 def _queried(clients: Clients, arn: str, steps: Mapping[str, tuple[int, int]]) -> list[dict[int, Shown] | None] | None:
-    """By metric, in order: its steps, or None where they can't be told; None for all if the request is not to be had."""
+    """Read the steps of some metrics.
+
+    Returns:
+        One element per metric, in order: its steps, or None if they are incomplete. None instead of
+        the list if the endpoint or the permissions lack BatchGetMetrics.
+    """
     queries = [_query(arn, name, statistic, *bounds) for name, bounds in steps.items() for statistic in ("Count", "Avg")]
     try:
         answer = clients.metrics.batch_get_metrics(MetricQueries=queries)
     except ClientError as error:
-        if classified(error).kind is ErrorKind.TRANSIENT:
+        failure = classified(error)
+        if failure.kind is ErrorKind.TRANSIENT:
             raise
-        logger.info("single steps can't be read back, sums alone are compared: %s", classified(error).message)
+        logger.info("can't read single steps back, only sums are compared: %s", failure.message)
         return None
     results = answer.get("MetricQueryResults", [])
     if len(results) != len(queries):
@@ -159,7 +180,7 @@ def _pairs(results: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], 
 
 
 def _steps(counts: dict[str, Any], means: dict[str, Any], bounds: tuple[int, int]) -> dict[int, Shown] | None:
-    """One metric's steps; None unless both answers are complete and about the same steps."""
+    """Return one metric's steps; None unless both answers are complete and about the same steps."""
     if counts.get("Status") != "Complete" or means.get("Status") != "Complete":
         return None
     count_of = dict(zip(counts["XAxisValues"], counts["MetricValues"], strict=False))
@@ -199,7 +220,7 @@ _KNOWN_HANDLERS: Final = frozenset(
         __name__,
     }
 )
-"""Where handlers come from that do nothing to this request but what is compared (botocore 1.44.5), or are ours."""
+"""Modules of handlers that change only what is compared (botocore 1.44.5), or are ours."""
 _HEADERS: Final = (
     "Content-Type",
     "User-Agent",
@@ -213,39 +234,43 @@ _TOKEN: Final = "X-Amz-Security-Token"  # noqa: S105 - a header's name
 _PLAIN_PATH: Final = re.compile(r"(?:/[A-Za-z0-9_~-]+)+")
 _SCOPE: Final = re.compile(rf"{ALGORITHM} Credential=[^/,]+/\d{{8}}/([^/,]+)/([^/,]+)/aws4_request,")
 _TIME_MAX_NS: Final = 253_402_300_799_000_000_000
-"""The last second that a datetime has."""
+"""The last second that a datetime can hold."""
 _PROBE: Final = (
     MetricPoint('a "name" \\ é\u2028', 0.1, 0, 1_700_000_000_123_456_789),
     MetricPoint("n", -1e-300, None, 1_700_000_000_000_000_999),
     MetricPoint("n", 1e16, 2**53, 1_600_000_001_000_001_000),
 )
-"""Points by which botocore's serializer is compared beside the first request's: what versions of it write differently."""
+"""Points that versions of botocore serialize differently.
+
+They are compared in addition to the first request's points.
+"""
 
 
 class MetricsSender:
     """Sends BatchPutMetrics requests. Threads may share it.
 
     Args:
-        clients: Where the client comes from.
+        clients: Gives the client.
     """
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
         self._lock, self._pid = threading.Lock(), os.getpid()
         self._local = threading.local()
-        self._client: Any = None  # the one that the route belongs to
+        # The client that the route belongs to.
+        self._client: Any = None
         self._route: _Route | None = None
         self._learning = False
 
     def put(self, component: str, points: Sequence[MetricPoint]) -> Mapping[str, Any]:
-        """One request; the answer as boto3 gives it.
+        """Send one request, and return the answer as boto3 does.
 
         Args:
-            component: Its name, in lower case.
-            points: One to ten.
+            component: The component's name, in lower case.
+            points: One to ten points.
 
         Raises:
-            BotoCoreError, ClientError, ...: What boto3 raises.
+            BotoCoreError, ClientError, ...: As boto3.
             RemoteError: The time was over before the request's turn came.
         """
         client = self._clients.metrics
@@ -266,13 +291,18 @@ class MetricsSender:
         return _by_boto3(client, component, points)
 
     def close(self) -> None:
-        """Close the idle connections. The route holds their pool, which would be closed only with the last reference to it."""
+        """Close the idle connections."""
+        # urllib3 closes a pool with its last reference, and the route holds one.
         route, self._route = self._route, None
         if route is not None:
             route.pool.close()
 
     def _directly(self, route: _Route, body: bytes) -> Mapping[str, Any] | None:
-        """The answer; None if boto3 has to make the request, of which nothing was sent."""
+        """Send a request without boto3.
+
+        Returns:
+            The answer. None if boto3 must make the request: nothing was sent.
+        """
         credentials = route.credentials()
         if credentials is None:
             return None
@@ -282,12 +312,14 @@ class MetricsSender:
         reusable = True
         try:
             read_timeout_s = self._clients.turn(OPERATION)
-            if wire.is_stale(connection):  # waiting for the turn took long
+            # Waiting for the turn may have taken long.
+            if wire.is_stale(connection):
                 reusable = False
                 return None
             self._clients.departing()
             reusable = False
-            connection.sock.settimeout(route.read_timeout_s if read_timeout_s is None else read_timeout_s)
+            timeout_s = route.read_timeout_s if read_timeout_s is None else read_timeout_s
+            connection.sock.settimeout(timeout_s)
             began = time.monotonic()
             reply = wire.exchange(connection.sock, route.request(credentials, body), route.url)
             took_s = time.monotonic() - began
@@ -297,13 +329,15 @@ class MetricsSender:
         try:
             answer = route.answer(reply)
         except ClientError as error:
-            self._clients.answered(OPERATION, took_s, throttled=is_throttled(error.response))
+            throttled = is_throttled(error.response)
+            self._clients.answered(OPERATION, took_s, throttled=throttled)
             raise
         self._clients.answered(OPERATION, took_s, throttled=False)
         return answer
 
     def _begin_with(self, client: Any) -> None:  # noqa: ANN401
-        if self._pid != os.getpid():  # forked: perhaps while another thread held the lock
+        # Another thread may have held the lock when this process was forked.
+        if self._pid != os.getpid():
             self._lock, self._pid = threading.Lock(), os.getpid()
         with self._lock:
             if client is self._client:
@@ -312,29 +346,35 @@ class MetricsSender:
             if not _is_untouched(client):
                 logger.debug("metrics are sent by boto3: somebody hooked into it")
             else:
-                client.meta.events.register(f"before-send.{_EVENT}", self._look, unique_id=_OUR_HOOK)
+                event = f"before-send.{_EVENT}"
+                client.meta.events.register(event, self._look, unique_id=_OUR_HOOK)
                 self._learning = True
             self._client = client
 
     def _look(self, request: Any, **_: object) -> None:  # noqa: ANN401
-        """On the thread that sends a first request: compare what botocore made of it with what is made here."""
+        """Compare a first request as botocore made it with the same request made here.
+
+        botocore calls this on the thread that sends the request.
+        """
         body = getattr(self._local, "body", None)
         if body is None:
             return
         with self._lock:
             if not self._learning:
                 return
+            # Another version of botocore may differ in any way. Then boto3 sends everything.
             try:
                 self._route = _Route.like(request, body, self._client)
-            except Exception:  # whatever another version of botocore does otherwise: boto3 is there
+            except Exception:
                 logger.debug("the request could not be compared", exc_info=True)
             self._learning = False
-        logger.debug("metrics are sent %s", "directly" if self._route else "by boto3: its request is another one than is made here")
+        how = "directly" if self._route else "by boto3: its request differs from ours"
+        logger.debug("metrics are sent %s", how)
 
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """How requests get to the service without boto3."""
+    """Everything needed to send requests to the service without boto3."""
 
     client: Any
     pool: Any
@@ -348,13 +388,19 @@ class _Route:
 
     @classmethod
     def like(cls, request: Any, body: bytes, client: Any) -> _Route | None:  # noqa: ANN401
-        """The route that makes this request, which botocore is about to send; None if there is none."""
+        """Return the route that makes a request which botocore is about to send.
+
+        None if requests made here would differ from botocore's.
+        """
         headers = {name: value.decode() if isinstance(value, bytes) else str(value) for name, value in request.headers.items()}
         url = urlsplit(request.url)
         scope = _SCOPE.match(headers.get("Authorization", ""))
         pool = None if _goes_to_a_proxy(client, request.url) else _pool_of(client, request.url)
-        model = client._service_model.operation_model(OPERATION)  # noqa: SLF001 - as all private names here: read, and tried by tests
-        if scope is None or pool is None or url.query or not _PLAIN_PATH.fullmatch(url.path) or not _serializes_alike(client, model):
+        # This module only reads botocore's private names. Tests try each of them.
+        model = client._service_model.operation_model(OPERATION)  # noqa: SLF001
+        if scope is None or pool is None or url.query or not _PLAIN_PATH.fullmatch(url.path):
+            return None
+        if not _serializes_alike(client, model):
             return None
         host = _host(url.scheme, url.hostname, url.port)
         start = f"PUT {url.path} HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: identity\r\n"
@@ -365,7 +411,13 @@ class _Route:
             request.url,
             start.encode("ascii"),
             headers["amz-sdk-request"].encode("ascii"),
-            Signer(host=host, path=url.path, content_type=headers["Content-Type"], region=scope[1], service=scope[2]),
+            Signer(
+                host=host,
+                path=url.path,
+                content_type=headers["Content-Type"],
+                region=scope[1],
+                service=scope[2],
+            ),
             float(client.meta.config.read_timeout),
             model.output_shape,
             model.service_model.resolved_protocol,
@@ -373,17 +425,21 @@ class _Route:
         credentials = route.credentials()
         if credentials is None or request.method != "PUT" or request.body != body:
             return None
-        ours = route.request(credentials, body, headers["X-Amz-Date"], headers["amz-sdk-invocation-id"])
+        given = (headers["X-Amz-Date"], headers["amz-sdk-invocation-id"])
+        ours = route.request(credentials, body, *given)
         theirs = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
         return route if ours.partition(b"identity\r\n")[2] == theirs + b"\r\n" + body else None
 
     def credentials(self) -> Credentials | None:
-        """Those of now, refreshed if it is time; None if there are none, or not for here.
+        """Return the current credentials, refreshed if necessary.
+
+        Returns:
+            None if there are none, or if they do not fit into a header.
 
         Raises:
             BotoCoreError: They can't be had.
         """
-        held = self.client._request_signer._credentials  # noqa: SLF001 - as in aws_clients
+        held = self.client._request_signer._credentials  # noqa: SLF001
         if held is None:
             return None
         frozen = held.get_frozen_credentials()
@@ -391,28 +447,43 @@ class _Route:
         return credentials if credentials.fit_for_headers else None
 
     def request(self, credentials: Credentials, body: bytes, timestamp: str | None = None, invocation_id: str | None = None) -> bytes:
-        """A signed request, as it goes over the wire."""
+        """Return a signed request, as it goes over the wire."""
         timestamp = timestamp or time.strftime(DATE_FORMAT, time.gmtime())
         token = f"{_TOKEN}: {credentials.token}\r\n" if credentials.token else ""
+        authorization = self.signer.authorization(credentials, timestamp, body)
         varying = (
-            f"X-Amz-Date: {timestamp}\r\n{token}Authorization: {self.signer.authorization(credentials, timestamp, body)}\r\n"
+            f"X-Amz-Date: {timestamp}\r\n"
+            f"{token}"
+            f"Authorization: {authorization}\r\n"
             f"amz-sdk-invocation-id: {invocation_id or uuid.uuid4()}\r\n"
         )
         end = b"amz-sdk-request: %b\r\nContent-Length: %d\r\n\r\n" % (self.sdk_request, len(body))
         return b"".join((self.start, varying.encode("ascii"), end, body))
 
     def answer(self, reply: wire.Reply) -> Mapping[str, Any]:
-        """What boto3 makes of a reply.
+        """Parse a reply into an answer as boto3 does.
 
         Raises:
-            ClientError: It is a refusal.
-            RemoteError: It does not prove that the service gave it.
-            ResponseParserError, ...: It is nothing that a service says; what botocore's parser raises.
+            ClientError: The service refused the request.
+            RemoteError: The reply does not prove that the service gave it.
+            ResponseParserError, ...: botocore's parser failed: the reply is not a service's.
         """
         request_id = reply.headers.get("x-amzn-requestid")
-        if reply.status == 200 and reply.body == b"{}" and request_id:  # noqa: PLR2004 - nearly always
-            return {"ResponseMetadata": {"RequestId": request_id, "HTTPStatusCode": 200, "HTTPHeaders": reply.headers, "RetryAttempts": 0}}
-        response = {"headers": HeadersDict(reply.headers), "status_code": reply.status, "body": reply.body, "context": {}}
+        # The fast path, taken nearly always.
+        if reply.status == 200 and reply.body == b"{}" and request_id:  # noqa: PLR2004
+            metadata = {
+                "RequestId": request_id,
+                "HTTPStatusCode": 200,
+                "HTTPHeaders": reply.headers,
+                "RetryAttempts": 0,
+            }
+            return {"ResponseMetadata": metadata}
+        response = {
+            "headers": HeadersDict(reply.headers),
+            "status_code": reply.status,
+            "body": reply.body,
+            "context": {},
+        }
         parsed: dict[str, Any] = create_parser(self.protocol).parse(response, self.output_shape)
         if reply.status >= 300:  # noqa: PLR2004 - as botocore
             hooks.scrubbed(parsed, self.client)
@@ -422,10 +493,13 @@ class _Route:
 
 
 def serialized(component: str, points: Sequence[MetricPoint]) -> bytes | None:
-    """The request's body as botocore's serializer writes it; None for what botocore should look at itself.
+    """Serialize a request's body as botocore does.
 
-    By hand it takes two thirds of the encoder's time. botocore's own checks are types, a name of at
-    least one character, a step of at least 0.
+    Doing so by hand takes two thirds of the encoder's time.
+
+    Returns:
+        The body. None for points that botocore should check itself. Its checks are: types, a name
+        of at least one character, a step of at least 0.
     """
     if not component or not points:
         return None
@@ -440,11 +514,14 @@ def serialized(component: str, points: Sequence[MetricPoint]) -> bytes | None:
             or not (step is None or (type(step) is int and step >= 0))
         ):
             return None
-        at_us = timestamp_ns // 1000  # microseconds are what a datetime keeps
-        at = at_us / 10**6 if at_us % 10**6 else at_us // 10**6
+        # A datetime keeps microseconds.
+        at_us = timestamp_ns // 1000
+        at_s = at_us / 10**6 if at_us % 10**6 else at_us // 10**6
         at_step = "" if step is None else f', "Step": {step}'
-        data.append(f'{{"MetricName": {_quoted(name)}, "Timestamp": {at}, "Value": {value!r}{at_step}}}')
-    return f'{{"TrialComponentName": {_quoted(component)}, "MetricData": [{", ".join(data)}]}}'.encode()
+        point = f'"MetricName": {_quoted(name)}, "Timestamp": {at_s}, "Value": {value!r}{at_step}'
+        data.append(f"{{{point}}}")
+    points_text = ", ".join(data)
+    return f'{{"TrialComponentName": {_quoted(component)}, "MetricData": [{points_text}]}}'.encode()
 
 
 def _by_boto3(client: Any, component: str, points: Sequence[MetricPoint]) -> Mapping[str, Any]:  # noqa: ANN401
@@ -463,7 +540,7 @@ def _parameters(component: str, points: Sequence[MetricPoint]) -> dict[str, Any]
 
 
 def utc(timestamp_ns: int) -> datetime:
-    """A time for boto3: microseconds are what a datetime and botocore's serializer keep."""
+    """Convert a time for boto3: a datetime and botocore's serializer keep microseconds."""
     seconds, rest = divmod(timestamp_ns, 1_000_000_000)
     return datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=rest // 1000)
 
@@ -474,37 +551,43 @@ def _serializes_alike(client: Any, model: Any) -> bool:  # noqa: ANN401
 
 
 def _host(scheme: str, name: str | None, port: int | None) -> str:
-    """The Host header, as http.client writes it and botocore signs it: without the scheme's own port."""
+    """Return the Host header without the scheme's own port, as http.client and botocore do."""
     host = f"[{name}]" if ":" in (name or "") else str(name)
-    return host if port in {None, {"http": 80, "https": 443}.get(scheme)} else f"{host}:{port}"
+    usual_port = {"http": 80, "https": 443}.get(scheme)
+    return host if port in {None, usual_port} else f"{host}:{port}"
 
 
 def _goes_to_a_proxy(client: Any, url: str) -> bool:  # noqa: ANN401
-    """Whether a proxy gets requests as a whole."""
-    settings = client._endpoint.http_session._proxy_config  # noqa: SLF001
-    return settings.proxy_url_for(url) is not None and (
-        not url.startswith("https:") or bool(settings.settings.get("proxy_use_forwarding_for_https"))
-    )
+    """Return whether a proxy gets requests as a whole, without a tunnel."""
+    proxies = client._endpoint.http_session._proxy_config  # noqa: SLF001
+    if proxies.proxy_url_for(url) is None:
+        return False
+    forwards = bool(proxies.settings.get("proxy_use_forwarding_for_https"))
+    return forwards or not url.startswith("https:")
 
 
 def _pool_of(client: Any, url: str) -> Any:  # noqa: ANN401
-    """The pool of connections that botocore sends to this URL with; None if it is not to be had."""
+    """Return botocore's pool of connections for a URL, or None if it can't be found."""
+    # Another version of botocore may have other names.
     try:
         session = client._endpoint.http_session  # noqa: SLF001
         proxy_url = session._proxy_config.proxy_url_for(url)  # noqa: SLF001
-        return session._get_connection_manager(url, proxy_url).connection_from_url(url)  # noqa: SLF001
-    except Exception:  # whatever another version of botocore calls them
-        logger.debug("the connections of boto3 can't be looked at", exc_info=True)
+        manager = session._get_connection_manager(url, proxy_url)  # noqa: SLF001
+        return manager.connection_from_url(url)
+    except Exception:
+        logger.debug("boto3's connections can't be found", exc_info=True)
         return None
 
 
 def _is_untouched(client: Any) -> bool:  # noqa: ANN401
-    """Whether nobody but botocore and ourselves takes part in the client's requests.
+    """Return whether only botocore and journaltrack take part in the client's requests.
 
-    Tracers (X-Ray, OpenTelemetry, Datadog) wrap ``_make_api_call``, mocks hook into ``before-send`` or ``before-call``.
+    Tracers (X-Ray, OpenTelemetry, Datadog) wrap ``_make_api_call``. Mocks hook into
+    ``before-send`` or ``before-call``.
     """
     try:
-        found = [handler for event in _EVENTS for handler in hooks.handlers_of(client, f"{event}.{_EVENT}")]
+        names = [f"{event}.{_EVENT}" for event in _EVENTS]
+        found = [handler for name in names for handler in hooks.handlers_of(client, name)]
         session = client._endpoint.http_session  # noqa: SLF001
         functions: list[Callable[..., Any]] = [
             client._make_api_call,  # noqa: SLF001
@@ -515,7 +598,9 @@ def _is_untouched(client: Any) -> bool:  # noqa: ANN401
         ]
     except AttributeError:
         return False
-    home = os.path.dirname(botocore.__file__) + os.sep  # noqa: PTH120 - compared with what code objects hold
+    # Code objects hold file names as plain strings.
+    home = os.path.dirname(botocore.__file__) + os.sep  # noqa: PTH120
+    codes = [getattr(function, "__code__", None) for function in functions]
     return all(getattr(handler, "__module__", None) in _KNOWN_HANDLERS for handler in found) and all(
-        str(getattr(getattr(function, "__code__", None), "co_filename", "")).startswith(home) for function in functions
+        str(getattr(code, "co_filename", "")).startswith(home) for code in codes
     )

@@ -1,13 +1,19 @@
-"""Multipart uploads that outlive a kill: begun, found again, put together, or aborted.
+"""Begin, find again, complete and abort multipart uploads, so that an upload survives a kill.
 
-S3 verifies the SHA-256 of every part as it comes, and again when the object is put together; the digest of the whole is computed from
-the same bytes, and without it there is no object. What S3 has of an interrupted upload is not sent again.
+S3 verifies the SHA-256 of every part when it arrives, and again when it completes the object. The
+digest of the whole is computed from the same bytes; no object is completed unless it is the
+recorded one. Parts that S3 holds of an interrupted upload are not sent again.
 
-Whose an upload is: ours, if its id was noted (``upload_notes``), if it is empty and was begun after a noted intent, or if it has parts
-and every one of them is, by number, size and SHA-256, a part of our content. All others at the same key are somebody else's: never
-continued, never aborted. Two copies of a journal may continue one upload at the same time: they send the same parts.
+An upload is ours if
 
-Must not know object names, or what becomes of an artifact whose key is taken.
+- its id was noted (``upload_notes``), or
+- it is empty, and was begun after a noted intent, or
+- it has parts, and every one is a part of our content by number, size and SHA-256.
+
+All other uploads at the same key belong to somebody else: they are never continued or aborted. Two
+copies of a journal may continue one upload at the same time, since both send the same parts.
+
+Must not know object names, or what happens to an artifact whose key is taken.
 """
 
 from __future__ import annotations
@@ -23,9 +29,8 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack.errors import ErrorKind, RemoteError
-from journaltrack.remotes.aws import parts as aws_parts
 from journaltrack.remotes.aws.errors import classified, code_of, is_of_service, is_taken, not_an_answer, status_of
-from journaltrack.remotes.aws.parts import Body, Held, Part, Parts, Plan
+from journaltrack.remotes.aws.parts import Body, DamagedError, Held, Part, Parts, Plan, digest_at
 from journaltrack.remotes.aws.proof import is_ours
 
 if TYPE_CHECKING:
@@ -36,23 +41,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CLOCKS_DIFFER_S: Final = 900.0
-"""S3 refuses requests whose time is further from its own (RequestTimeTooSkewed)."""
+"""S3 refuses requests from clocks that differ more (RequestTimeTooSkewed)."""
 _UPLOADS_MAX: Final = 50
-"""Ours: uploads at one key that are looked at."""
+"""Ours: uploads at one key that are examined."""
 _GONE: Final = "NoSuchUpload"
 
 
 class _GoneError(Exception):
-    """There is no such upload (any more)."""
+    """The upload does not exist, or no longer."""
 
 
 class _NotToldError(Exception):
-    """The store does not say."""
+    """The store does not tell."""
 
 
 @dataclass(slots=True)
 class _Upload:
-    """One that is under way; ``others`` are such of ours at the same key that will not be needed."""
+    """An upload under way. ``others`` are more uploads of ours at the same key, not needed."""
 
     upload_id: str
     parts: Parts
@@ -64,32 +69,33 @@ class Multipart:
 
     Args:
         client: Gives boto3's client for S3.
-        check_time: Raises when no request may be begun any more; what was sent until then stays, to be continued.
-        check_grace: Raises when also what is being sent has to end.
+        check_time: Raises if no request may begin any more. What was sent stays, to be continued.
+        check_grace: Raises if a request that is being sent must end too.
     """
 
     def __init__(self, client: Callable[[], Any], check_time: Callable[[], None], check_grace: Callable[[], None]) -> None:
         self._client = client
         self._check_time = check_time
         self._check_grace = check_grace
-        self._interrupted: dict[Place, _Upload] = {}  # to be sent on by the next attempt of this pass
+        # The pass's next attempt continues these.
+        self._interrupted: dict[Place, _Upload] = {}
         self._lock = threading.Lock()
 
     def put(self, place: Place, descriptor: int, described: dict[str, Any], notes: UploadNotes) -> str | None:
-        """Make the object of these bytes, unless its key is taken: then None, and nothing is left of them.
+        """Upload a file as an object, unless its key is taken.
 
         Args:
-            place: Where it goes.
-            descriptor: Of the file.
-            described: What CreateMultipartUpload is told of the object.
-            notes: Where uploads of the journal are noted.
+            place: Bucket and key of the object.
+            descriptor: Descriptor of the file.
+            described: The object's members for CreateMultipartUpload.
+            notes: Notes of the journal's uploads.
 
         Returns:
-            The id of the last request.
+            The id of the last request. None if the key is taken: the upload is aborted then.
 
         Raises:
-            DamagedError: The file is not what was recorded; nothing is left of the upload.
-            RemoteError: Of a kind that is worth another attempt, the upload goes on then.
+            DamagedError: The file is not what was recorded. The upload is aborted.
+            RemoteError: A request failed. After a transient failure, the next call continues.
         """
         with self._lock:
             upload = self._interrupted.pop(place, None)
@@ -109,28 +115,33 @@ class Multipart:
         return str(answer.get("ResponseMetadata", {}).get("RequestId") or "")
 
     def discard(self, place: Place, notes: UploadNotes) -> None:
-        """Abort what is known of an upload that is not needed any more."""
+        """Abort an upload that is no longer needed, if one is known."""
         note = notes.read(place)
         with self._lock:
             upload = self._interrupted.pop(place, None)
-        if upload is not None or (note is not None and note.upload_id is not None):
-            self.abort(place, upload.upload_id if upload is not None else str(note and note.upload_id), notes)
+        noted_id = note.upload_id if note is not None else None
+        upload_id = upload.upload_id if upload is not None else noted_id
+        if upload_id is not None:
+            self.abort(place, upload_id, notes)
 
     def abort(self, place: Place, upload_id: str, notes: UploadNotes) -> None:
-        """Abort an upload of ours; if that does not succeed it is still noted, and tried again the next time."""
+        """Abort an upload of ours. If that fails, its note stays for another try."""
         if self._abort(place, upload_id):
             notes.forget(place)
 
     def _interrupt(self, place: Place, upload: _Upload, notes: UploadNotes, error: Exception) -> None:
-        """What becomes of the upload after an error."""
+        """Keep the upload for another attempt after an error, or abort it."""
+        # botocore's HTTP layer wraps what a body raises: raise the deadline's error instead.
         if isinstance(error, BotoCoreError):
-            self._check_time()  # botocore's HTTP layer wraps what a body raises: say what it was
+            self._check_time()
         if isinstance(error, ClientError) and code_of(error) == _GONE:
             notes.forget(place)
-            raise _again(error, "the upload is gone, aborted by somebody or by a rule of the bucket: it is begun anew") from error
+            message = "somebody, or a rule of the bucket, aborted the upload: it begins again"
+            raise _again(error, message) from error
         if isinstance(error, ClientError) and code_of(error) == "InvalidPart":
-            raise _again(error, "a part was replaced meanwhile: S3 is asked which ones it has") from error
-        if isinstance(error, aws_parts.DamagedError) or classified(error).kind is ErrorKind.PERMANENT:
+            message = "a part was replaced meanwhile: S3 is asked which parts it holds"
+            raise _again(error, message) from error
+        if isinstance(error, DamagedError) or classified(error).kind is ErrorKind.PERMANENT:
             self.abort(place, upload.upload_id, notes)
             return
         with self._lock:
@@ -144,7 +155,8 @@ class Multipart:
         if note is not None and note.upload_id is not None:
             try:
                 return _Upload(note.upload_id, Parts(plan, place.sha256, self._held(place, note.upload_id)))
-            except _NotToldError:  # all of them are sent again, into the same upload
+            except _NotToldError:
+                # Send all parts again, into the same upload.
                 return _Upload(note.upload_id, Parts(plan, place.sha256, {}))
             except _GoneError:
                 notes.forget(place)
@@ -153,17 +165,19 @@ class Multipart:
         if found:
             upload_id, held = found[0]
             notes.begun(place, note or notes.intend(place, plan.part_bytes), upload_id)
-            return _Upload(upload_id, Parts(plan, place.sha256, held), tuple(other for other, _ in found[1:]))
+            others = tuple(other for other, _ in found[1:])
+            return _Upload(upload_id, Parts(plan, place.sha256, held), others)
         note = notes.intend(place, plan.part_bytes)
         answer = self._client().create_multipart_upload(Bucket=place.bucket, Key=place.key, ChecksumAlgorithm="SHA256", **described)
         notes.begun(place, note, answer["UploadId"])
         return _Upload(answer["UploadId"], Parts(plan, place.sha256, {}))
 
     def _found(self, place: Place, plan: Plan, descriptor: int, note: Note | None) -> list[tuple[str, dict[int, Held]]]:
-        """Uploads of ours at the key that nobody noted, the furthest first."""
+        """Return our uploads at the key that have no note, the one with most parts first."""
         found = []
+        since_s = float("inf") if note is None else note.intended_at_s - _CLOCKS_DIFFER_S
         for upload_id, initiated in self._listed(place):
-            intended = note is not None and initiated is not None and initiated.timestamp() >= note.intended_at_s - _CLOCKS_DIFFER_S
+            intended = initiated is not None and initiated.timestamp() >= since_s
             with contextlib.suppress(_GoneError, _NotToldError):
                 held = self._held(place, upload_id)
                 if self._are_ours(held, plan, descriptor) if held else intended:
@@ -175,53 +189,63 @@ class Multipart:
             return False
         for number, part in held.items():
             self._check_time()
-            if part.sha256 != aws_parts.digest_at(descriptor, plan.place(number), part.size_bytes):
+            if part.sha256 != digest_at(descriptor, plan.place(number), part.size_bytes):
                 return False
         return True
 
     def _listed(self, place: Place) -> Iterator[tuple[str, datetime | None]]:
-        """Uploads at exactly this key that carry SHA-256 checksums, as far as it may be known."""
+        """Yield id and time of uploads at exactly this key with SHA-256 checksums.
+
+        Yields nothing if listing is not permitted.
+        """
         count = 0
         with contextlib.suppress(_GoneError, _NotToldError), self._optional("ListMultipartUploads"):
-            for page in self._client().get_paginator("list_multipart_uploads").paginate(Bucket=place.bucket, Prefix=place.key):
+            paginator = self._client().get_paginator("list_multipart_uploads")
+            for page in paginator.paginate(Bucket=place.bucket, Prefix=place.key):
                 for each in page.get("Uploads", ()):
-                    if each.get("Key") == place.key and each.get("ChecksumAlgorithm", "SHA256") == "SHA256" and count < _UPLOADS_MAX:
+                    checked = each.get("ChecksumAlgorithm", "SHA256") == "SHA256"
+                    if each.get("Key") == place.key and checked and count < _UPLOADS_MAX:
                         count += 1
                         yield each["UploadId"], each.get("Initiated")
+                # S3 lists uploads in the order of their keys.
                 if any(each.get("Key", "") > place.key for each in page.get("Uploads", ())):
-                    return  # they come in the order of their keys
+                    return
 
     def _held(self, place: Place, upload_id: str) -> dict[int, Held]:
-        """The parts that S3 has.
+        """Return the parts that S3 holds, by number.
 
         Raises:
-            _GoneError: There is no such upload.
-            _NotToldError: It may not be known.
+            _GoneError: The upload does not exist.
+            _NotToldError: Listing is not permitted.
         """
         held = {}
+        at = {"Bucket": place.bucket, "Key": place.key, "UploadId": upload_id}
         with self._optional("ListParts"):
-            pages = self._client().get_paginator("list_parts").paginate(Bucket=place.bucket, Key=place.key, UploadId=upload_id)
-            for page in pages:
+            for page in self._client().get_paginator("list_parts").paginate(**at):
                 for part in page.get("Parts", ()):
-                    held[int(part["PartNumber"])] = Held(int(part["Size"]), part.get("ChecksumSHA256"), part["ETag"])
+                    size_bytes, sha256 = int(part["Size"]), part.get("ChecksumSHA256")
+                    held[int(part["PartNumber"])] = Held(size_bytes, sha256, part["ETag"])
         return held
 
     @contextlib.contextmanager
     def _optional(self, operation: str) -> Iterator[None]:
-        """A request without whose answer an upload succeeds as well; what is passing is raised as it is.
+        """Wrap a request that an upload can do without. Transient failures are raised as they are.
 
         Raises:
-            _GoneError: There is no such upload.
-            _NotToldError: It is not permitted, or not known there. If the cause is another one, the next request says so, too.
+            _GoneError: The upload does not exist.
+            _NotToldError: The request is not permitted, or the store does not know it. If there is
+                another cause, the next request fails as well and says so.
         """
         try:
             yield
         except ClientError as error:
             if status_of(error) == 404 and is_of_service(error):  # noqa: PLR2004
                 raise _GoneError from error
-            if status_of(error) not in {400, 403, 405, 501} or classified(error).kind is ErrorKind.TRANSIENT:
+            failure = classified(error)
+            refused = status_of(error) in {400, 403, 405, 501}
+            if not refused or failure.kind is ErrorKind.TRANSIENT:
                 raise
-            logger.debug("uploads are continued without %s: %s", operation, classified(error).message)
+            logger.debug("uploads are continued without %s: %s", operation, failure.message)
             raise _NotToldError from error
 
     # -- sending and ending
@@ -239,7 +263,7 @@ class Multipart:
         return str(answer["ETag"])
 
     def _complete(self, place: Place, upload: _Upload) -> dict[str, Any] | None:
-        """Put the object together; None if its key is taken."""
+        """Complete the object. Return the answer, or None if the key is taken."""
         self._check_time()
         parts = [{"PartNumber": number, "ETag": etag, "ChecksumSHA256": digest} for number, etag, digest in upload.parts.sent()]
         try:
@@ -260,18 +284,18 @@ class Multipart:
             self._confirm(place, upload)
         elif told != upload.parts.composite():
             raise RemoteError(
-                f"s3://{place.bucket}/{place.key} was put together to something else: its checksum is {told}",
+                f"s3://{place.bucket}/{place.key} is not what was sent: its checksum is {told}",
                 kind=ErrorKind.PERMANENT,
                 code="ObjectDiffers",
-                hint="look at the object with `journaltrack verify --deep`, remove it, then `journaltrack retry`",
+                hint="check it (`journaltrack verify --deep`), delete it, `journaltrack retry`",
             )
         return answer
 
     def _confirm(self, place: Place, upload: _Upload) -> None:
-        """Ask for an object of which the store told no checksum when it put it together.
+        """Ask for an object that the store completed without telling its checksum.
 
         Raises:
-            RemoteError: It is not there, or is something else.
+            RemoteError: The object is missing, or another one is there.
         """
         try:
             held = self._client().head_object(Bucket=place.bucket, Key=place.key)
@@ -283,15 +307,14 @@ class Multipart:
             raise not_an_answer("CompleteMultipartUpload", "a success, and the object is not there")
 
     def _abort(self, place: Place, upload_id: str) -> bool:
-        """Whether there is no such upload any more, or nothing can be done about it."""
+        """Abort an upload. Return whether it is gone, or may not be aborted."""
+        at = {"Bucket": place.bucket, "Key": place.key, "UploadId": upload_id}
+        # A RemoteError means that the request's turn would come after the deadline.
         try:
-            self._client().abort_multipart_upload(Bucket=place.bucket, Key=place.key, UploadId=upload_id)
-        except ClientError as error:
+            self._client().abort_multipart_upload(**at)
+        except (ClientError, BotoCoreError, RemoteError) as error:
             logger.debug("an upload was not aborted: %s", classified(error).message)
-            return status_of(error) in {403, 404}
-        except (BotoCoreError, RemoteError) as error:  # no network, or its turn would come after the deadline
-            logger.debug("an upload was not aborted: %s", classified(error).message)
-            return False
+            return isinstance(error, ClientError) and status_of(error) in {403, 404}
         return True
 
 

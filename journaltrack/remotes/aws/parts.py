@@ -1,30 +1,30 @@
-"""The parts of one upload: their sizes, their digests, and threads that send them.
+"""Send bytes to S3: storage options, request bodies, signatures, and the parts of one upload.
 
-Invariants: what is hashed for a part and what is hashed for the whole are the same bytes in memory; what is sent is read once more, and
-the store compares it with the part's digest. The whole is hashed in order, and nothing is complete unless its digest is the one that
-the journal recorded. A part that the store has is not sent again if number, size and SHA-256 are those of ours.
+Storage options (encryption, bucket owner, requester pays) are members of every request that has
+them. One hook adds them: botocore's model says which operations take which member.
 
-One thread at a time reads and hashes, both digests of a piece while it is in its core's cache, and the others send: buffers of a whole
-part, hashed by all threads at once, took up to 1.7 times the CPU (ADR 0022).
+A body is read while it is sent, in pieces that fit into a core's cache. So no whole part is ever in
+memory. A deadline can end a transfer in the middle, and a time-out bounds one piece.
 
-Must not know which uploads there are, or how one is begun and ended: see ``multipart``.
+Invariants of an upload in parts:
 
-How S3 is to keep what is uploaded, and on whose account: members of every request that has them.
+- The digest of a part and the digest of the whole are computed from the same bytes in memory.
+- The bytes are read a second time to send them. S3 compares them with the part's digest.
+- The whole is hashed in order. No upload completes unless its digest is the recorded one.
+- A part that the store holds is not sent again if its number, size and SHA-256 match.
 
-One hook, not a parameter at each call: which operations take which member, botocore's model says.
+One thread at a time reads and hashes. It computes both digests of a piece while the piece is in the
+cache. The other threads send. Buffers of a whole part, hashed by all threads at once, took up to
+1.7 times the CPU (ADR 0022).
 
-What is sent to S3, in pieces, and signed by the digest that is known already.
-
-The bytes of a request are read when they are sent, a piece at a time that stays in a core's cache: a deadline ends a transfer in its
-middle, a slow connection's time-out is one of a piece, and no part is ever in memory.
-
-Must not know which request it is.
+Must not know which uploads exist, or how one begins and ends: see ``multipart``.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import errno
 import hashlib
 import os
@@ -42,6 +42,33 @@ if TYPE_CHECKING:
 
 _OUR_HOOK: Final = "journaltrack-storage"
 _EVENT: Final = "before-parameter-build.s3"
+CHUNK_BYTES: Final = 256 * 1024
+"""Bytes that are read, hashed or sent at a time. They fit into a core's cache.
+
+http.client would send 16 KiB at a time, which costs 10 % more CPU for a transfer.
+"""
+_SIGNER: Final = "journaltrack-s3v4"
+_CHECKSUM: Final = "x-amz-checksum-sha256"
+_BODIES: Final = ("PutObject", "UploadPart")
+"""Operations whose checksum header is that of the body.
+
+In CompleteMultipartUpload the header is the checksum of the object.
+"""
+PART_BYTES: Final = 8 << 20
+"""boto3's part size. A kill loses at most one part of each connection."""
+_PART_BYTES_MIN: Final = 5 << 20
+_RESUMED_PART_BYTES_MAX: Final = 64 << 20
+"""Ours: largest part of a resumed upload, unless S3's limit of parts needs larger ones.
+
+The size comes from a note in the journal, which may hold any number.
+"""
+_PARTS_MAX: Final = 10_000
+"""S3's limits: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html.
+
+The largest object, 48.8 TiB, has 10,000 parts of 5 GiB.
+"""
+CONNECTIONS: Final = 4
+"""Ours: connections of one upload."""
 
 
 def ask_for(
@@ -49,12 +76,12 @@ def ask_for(
     storage: Storage,
     owner_of: Callable[[str], str | None],
 ) -> None:
-    """Have an S3 client ask for this storage.
+    """Make an S3 client add the storage options to its requests.
 
     Args:
-        client: One of our own.
-        storage: What is configured.
-        owner_of: The account that a bucket must belong to; None: any.
+        client: A client that this package made.
+        storage: The configured options.
+        owner_of: Returns the account that a bucket must belong to, or None for any.
     """
     wanted = {
         "ServerSideEncryption": storage.encryption or ("aws:kms" if storage.kms_key else None),
@@ -72,22 +99,16 @@ def ask_for(
     client.meta.events.register_first(_EVENT, add, unique_id=_OUR_HOOK)
 
 
-CHUNK_BYTES: Final = 256 * 1024
-"""http.client would send 16 KiB at a time, which costs a tenth of a transfer's CPU more."""
-_SIGNER: Final = "journaltrack-s3v4"
-_CHECKSUM: Final = "x-amz-checksum-sha256"
-_BODIES: Final = ("PutObject", "UploadPart")
-"""Where that header is the digest of the body; with CompleteMultipartUpload it speaks of the object."""
-
-
 class Body:
-    """A part of a file as botocore wants a body, a file of its own. Memory: one piece.
+    """A range of a file as the file object that botocore wants as a body.
+
+    Uses memory for one piece.
 
     Args:
-        descriptor: Of the file, which stays the caller's. Its position is neither used nor changed.
-        start: Where the body begins in it.
-        size_bytes: Of the body.
-        check: Called before each piece; what it raises ends the request.
+        descriptor: File descriptor. The caller closes it. Its position is not used or changed.
+        start: Offset of the body in the file, bytes.
+        size_bytes: Size of the body.
+        check: Called before each piece. An exception from it ends the request.
     """
 
     def __init__(self, descriptor: int, start: int, size_bytes: int, check: Callable[[], object]) -> None:
@@ -102,7 +123,10 @@ class Body:
         return self._size_bytes
 
     def read(self, size: int = -1) -> bytes | memoryview:
-        """The next piece, ``CHUNK_BYTES`` also where less was asked for, as http.client does; valid until the next one is read.
+        """Return the next piece; it is valid until the next call.
+
+        The piece has up to ``CHUNK_BYTES`` even if ``size`` is smaller: http.client asks for 16
+        KiB.
 
         Raises:
             OSError: The file ends before the body does.
@@ -114,27 +138,31 @@ class Body:
         wanted = left if size < 0 else min(left, max(size, CHUNK_BYTES))
         piece = self._piece[:wanted] if wanted <= len(self._piece) else memoryview(bytearray(wanted))
         count = os.preadv(self._descriptor, [piece], self._start + self._place)
+        # Without an error, the server would wait for the rest.
         if not count:
-            raise OSError(errno.EIO, "the file has become shorter")  # the server would wait for the rest
+            raise OSError(errno.EIO, "the file has become shorter")
         self._place += count
         return piece[:count]
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As of a file: a redirected request is sent again."""
+        """Seek as in a file; botocore rewinds the body to send a redirected request."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size_bytes}[whence]
         self._place = max(0, start + offset)
         return self._place
 
     def tell(self) -> int:
-        """As of a file."""
+        """Return the position, as of a file."""
         return self._place
 
 
 class _ChecksumAuth(auth.S3SigV4Auth):  # type: ignore[misc]
-    """botocore's signature, with the digest of the body taken from the checksum that the request carries; S3 verifies both."""
+    """botocore's signature with the body's digest taken from the request's checksum header.
+
+    S3 verifies both the signature and the checksum.
+    """
 
     def payload(self, request: Any) -> str:  # noqa: ANN401
-        """The body's SHA-256 in hexadecimal."""
+        """Return the body's SHA-256 in hexadecimal."""
         value = request.headers.get(_CHECKSUM)
         try:
             return base64.b64decode(value, validate=True).hex()
@@ -143,10 +171,11 @@ class _ChecksumAuth(auth.S3SigV4Auth):  # type: ignore[misc]
 
 
 def sign_by_checksum(client: Any) -> None:  # noqa: ANN401
-    """Have an S3 client not hash bodies again whose SHA-256 it is given.
+    """Keep an S3 client from hashing bodies whose SHA-256 the request already carries.
 
-    botocore signs the SHA-256 of a body, which it computes, unless the connection has TLS and it computed a checksum itself; one that
-    it was given does not count (botocore.auth.S3SigV4Auth._should_sha256_sign_payload looks for ``request_algorithm``).
+    botocore computes and signs the SHA-256 of a body, unless the connection uses TLS and botocore
+    computed a checksum itself. A checksum that the caller passed does not count:
+    ``botocore.auth.S3SigV4Auth._should_sha256_sign_payload`` looks for ``request_algorithm``.
     """
     auth.AUTH_TYPE_MAPS.setdefault(_SIGNER, _ChecksumAuth)
     for operation in _BODIES:
@@ -154,25 +183,16 @@ def sign_by_checksum(client: Any) -> None:  # noqa: ANN401
 
 
 def _chosen(*, signing_name: str, signature_version: object, context: dict[str, Any], **_: object) -> str | None:
-    """The signer, in the place of botocore's usual one; other ones (SigV4a, S3 Express, none, presigned) stay."""
+    """Choose our signer in place of botocore's usual one.
+
+    Requests with another signer (SigV4a, S3 Express, none, presigned) keep it.
+    """
     usual = context.get("auth_type") in {None, "v4"} and signature_version in {"v4", "s3v4"} and signing_name == "s3"
     return _SIGNER if usual else None
 
 
-PART_BYTES: Final = 8 << 20
-"""As boto3's: what a kill costs a connection at most."""
-_PART_BYTES_MIN: Final = 5 << 20
-_RESUMED_PART_BYTES_MAX: Final = 64 << 20
-"""Ours: of an upload that is continued, where S3 asks for no larger ones. A note may say anything."""
-_PARTS_MAX: Final = 10_000
-"""S3's limits: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html; 48.8 TiB are 10,000 parts of 5 GiB."""
-CONNECTIONS: Final = 4
-"""Ours: of one upload."""
-_PIECE_BYTES: Final = 256 << 10
-
-
 class DamagedError(Exception):
-    """The bytes are not those that were recorded."""
+    """The file does not hold the bytes that were recorded."""
 
 
 class _StoppedError(Exception):
@@ -180,7 +200,13 @@ class _StoppedError(Exception):
 
 
 class Held(NamedTuple):
-    """A part that the store has; ``sha256`` in base64, None where it tells none."""
+    """A part that the store holds.
+
+    Attributes:
+        size_bytes: Its size.
+        sha256: Its digest in base64. None if the store reports none.
+        etag: Its ETag.
+    """
 
     size_bytes: int
     sha256: str | None
@@ -188,7 +214,14 @@ class Held(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part to send: where it begins in the file, and its SHA-256 in base64."""
+    """A part to send.
+
+    Attributes:
+        number: Counted from 1.
+        place: Its offset in the file, bytes.
+        size_bytes: Its size.
+        sha256: Its digest in base64.
+    """
 
     number: int
     place: int
@@ -198,57 +231,62 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where each part of a file begins and ends. Parts are numbered from 1."""
+    """The parts of a file: where each begins and ends. Parts are numbered from 1."""
 
     size_bytes: int
     part_bytes: int
 
     @classmethod
     def of(cls, size_bytes: int, part_bytes: int | None = None) -> Plan:
-        """The plan for a file.
+        """Make the plan for a file.
 
         Args:
-            size_bytes: Of the file.
-            part_bytes: As an earlier upload of it was begun; not used if it can't be.
+            size_bytes: Size of the file.
+            part_bytes: Part size of an earlier upload of the file. Ignored if it is out of range.
         """
         least = -(-size_bytes // _PARTS_MAX)
         usual = max(PART_BYTES, -(-least // (1 << 20)) << 20)
-        fits = part_bytes is not None and max(_PART_BYTES_MIN, least) <= part_bytes <= max(_RESUMED_PART_BYTES_MAX, usual)
-        return cls(size_bytes, part_bytes if part_bytes is not None and fits else usual)
+        smallest, largest = max(_PART_BYTES_MIN, least), max(_RESUMED_PART_BYTES_MAX, usual)
+        if part_bytes is not None and smallest <= part_bytes <= largest:
+            return cls(size_bytes, part_bytes)
+        return cls(size_bytes, usual)
 
     @property
     def count(self) -> int:
-        """How many parts there are."""
+        """Return the number of parts."""
         return -(-self.size_bytes // self.part_bytes)
 
     @property
     def connections(self) -> int:
-        """How many of them are sent at a time."""
+        """Return how many parts are sent at a time."""
         return max(1, min(CONNECTIONS, self.count))
 
     def place(self, number: int) -> int:
-        """Where in the file the part begins."""
+        """Return the offset of a part in the file, bytes."""
         return (number - 1) * self.part_bytes
 
     def size(self, number: int) -> int:
-        """Bytes of the part; 0 if there is none of that number."""
-        return max(0, min(self.part_bytes, self.size_bytes - self.place(number))) if number > 0 else 0
+        """Return the size of a part in bytes, or 0 if there is no part of that number."""
+        if number <= 0:
+            return 0
+        return max(0, min(self.part_bytes, self.size_bytes - self.place(number)))
 
 
 class Parts:
-    """What is known of the parts of an upload; can be sent, and if that fails, sent on.
+    """The parts of one upload and their progress. ``send`` can be called again after a failure.
 
     Args:
-        plan: Of the file.
-        sha256: Of the whole, in hexadecimal.
-        held: Parts that the store has.
+        plan: The parts of the file.
+        sha256: Digest of the whole file, in hexadecimal.
+        held: Parts that the store holds already, by number.
     """
 
     def __init__(self, plan: Plan, sha256: str, held: Mapping[int, Held]) -> None:
         self._plan = plan
         self._sha256 = sha256
         self._held = held
-        self._digests: list[str] = []  # of the parts that were hashed for the whole, in base64
+        # In base64, of the parts that went into the digest of the whole, in order.
+        self._digests: list[str] = []
         self._etags: dict[int, str] = {}
         self._whole = hashlib.sha256()
         self._turn = threading.Condition()
@@ -256,23 +294,24 @@ class Parts:
         self._error: BaseException | None = None
 
     def send(self, descriptor: int, put: Callable[[Part], str]) -> None:
-        """Have the store hold every part.
+        """Send every part that the store does not hold yet.
 
         Args:
-            descriptor: Of the file.
-            put: Sends a part; returns the store's ETag. Called from several threads.
+            descriptor: File descriptor.
+            put: Sends a part and returns the store's ETag. Called from several threads.
 
         Raises:
-            DamagedError: The file is not what was recorded.
+            DamagedError: The file does not hold the bytes that were recorded.
         """
         self._error = None
-        self._waiting = [number for number in range(self._plan.count, 0, -1) if number not in self._etags]  # the first one last
+        # ``_next`` pops from the end: part 1 comes last here.
+        numbers = range(self._plan.count, 0, -1)
+        self._waiting = [number for number in numbers if number not in self._etags]
         pool = DaemonPool(self._plan.connections - 1, "journaltrack-part")
-        try:
+        # At the interpreter's exit no thread can start: then this thread sends every part.
+        with contextlib.suppress(RuntimeError):
             for _ in range(self._plan.connections - 1):
                 pool.submit(self._work, descriptor, put)
-        except RuntimeError:  # no new thread, on the way out: this one does it
-            pass
         self._work(descriptor, put)
         pool.shutdown()
         if self._error is not None:
@@ -280,30 +319,35 @@ class Parts:
 
     @property
     def size_bytes(self) -> int:
-        """Of all of them."""
+        """Return the size of the whole file."""
         return self._plan.size_bytes
 
     def sent(self) -> list[tuple[int, str, str]]:
-        """All parts, in order: number, ETag, SHA-256 in base64."""
-        return [(number, self._etags[number], self._digests[number - 1]) for number in range(1, self._plan.count + 1)]
+        """Return all parts in order, as number, ETag and SHA-256 in base64."""
+        numbers = range(1, self._plan.count + 1)
+        return [(number, self._etags[number], self._digests[number - 1]) for number in numbers]
 
     def composite(self) -> str:
-        """The checksum that S3 gives to the whole: of its parts' digests, with their number."""
+        """Return S3's checksum of the whole: the digest of all parts' digests, "-", their count."""
         digest = hashlib.sha256(b"".join(map(base64.b64decode, self._digests))).digest()
         return f"{base64.b64encode(digest).decode()}-{self._plan.count}"
 
     def _work(self, descriptor: int, put: Callable[[Part], str]) -> None:
-        """One connection: a part at a time, until there are no more or one failed."""
-        buffer = memoryview(bytearray(_PIECE_BYTES))
+        """Send parts on one connection, one at a time, until none is left or one failed."""
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        place, size = self._plan.place, self._plan.size
         try:
             while (number := self._next()) is not None:
-                part = Part(number, self._plan.place(number), self._plan.size(number), self._hashed(descriptor, number, buffer))
+                digest = self._hashed(descriptor, number, buffer)
+                part = Part(number, place(number), size(number), digest)
                 held = self._held.get(number)
-                has = held is not None and (held.size_bytes, held.sha256) == (part.size_bytes, part.sha256)
-                self._etags[number] = held.etag if held is not None and has else put(part)
+                if held is not None and (held.size_bytes, held.sha256) == (part.size_bytes, digest):
+                    self._etags[number] = held.etag
+                else:
+                    self._etags[number] = put(part)
         except _StoppedError:
             pass
-        except BaseException as error:  # noqa: BLE001 - it is raised by ``send``
+        except BaseException as error:  # noqa: BLE001 - ``send`` raises it
             with self._turn:
                 self._error = self._error or error
                 self._turn.notify_all()
@@ -313,19 +357,21 @@ class Parts:
             return self._waiting.pop() if self._waiting and self._error is None else None
 
     def _hashed(self, descriptor: int, number: int, buffer: memoryview) -> str:
-        """The digest of a part, which is hashed for the whole, too, when its turn has come."""
+        """Return the digest of a part, and add its bytes to the digest of the whole in order."""
         with self._turn:
             self._turn.wait_for(lambda: self._error is not None or number <= len(self._digests) + 1)
             if self._error is not None:
                 raise _StoppedError
             again = number <= len(self._digests)
         place, size_bytes = self._plan.place(number), self._plan.size(number)
-        if again:  # it was hashed before, and could not be sent then
+        # An earlier call of ``send`` hashed this part and failed to send it.
+        if again:
             digest = digest_at(descriptor, place, size_bytes, buffer)
             if self._digests[number - 1] != digest:
                 raise DamagedError
             return digest
-        digest = digest_at(descriptor, place, size_bytes, buffer, self._whole.update)  # no other turn begins before this part is counted
+        # No other thread hashes meanwhile: the next part's turn comes with the append below.
+        digest = digest_at(descriptor, place, size_bytes, buffer, self._whole.update)
         if number == self._plan.count and self._whole.hexdigest() != self._sha256:
             raise DamagedError
         with self._turn:
@@ -337,20 +383,20 @@ class Parts:
 def digest_at(
     descriptor: int, place: int, size_bytes: int, buffer: memoryview | None = None, also: Callable[[memoryview], object] = lambda _: None
 ) -> str:
-    """The SHA-256 in base64 of some bytes of a file.
+    """Return the SHA-256, in base64, of a range of a file.
 
     Args:
-        descriptor: Of the file.
-        place: Where they begin.
-        size_bytes: How many they are.
-        buffer: Memory to use.
-        also: Handed every piece of them, in order.
+        descriptor: File descriptor.
+        place: Offset of the range, bytes.
+        size_bytes: Size of the range.
+        buffer: Memory to read into. None allocates 256 KiB.
+        also: Called with every piece, in order.
 
     Raises:
-        DamagedError: The file ends before.
+        DamagedError: The file ends within the range.
     """
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_PIECE_BYTES)) if buffer is None else buffer
+    buffer = memoryview(bytearray(CHUNK_BYTES)) if buffer is None else buffer
     while size_bytes:
         count = os.preadv(descriptor, [buffer[:size_bytes]], place)
         if not count:

@@ -1,17 +1,20 @@
-"""Whether a successful answer proves that the service gave it. Pure: no requests, no decisions.
+"""Check that a successful answer proves that the service gave it.
 
-Sign-in pages of networks and intercepting proxies say 200 to whatever they are asked, with HTML, JSON,
-XML or nothing at all, and botocore takes that for an answer without members. An answer counts only if
+Captive portals and intercepting proxies answer 200 to any request, with HTML, JSON, XML or an
+empty body. botocore parses that as an answer without members. So an answer counts only if
 
-- its status is the one that the operation has,
-- it carries the service's request id, or something that nobody else can know (the MD5 of the bytes
-  that were sent, the key that was asked for in a document of S3's),
-- the members are there that the operation always gives, and where a body has no place, there is none,
-- a checksum that it tells is the one of the bytes that were sent.
+- its status is the one that the operation defines,
+- it carries the service's request id, or a value that only the service can know: the MD5 of the
+  bytes that were sent, or the requested key in an S3 document,
+- all members that the operation always returns are there,
+- an operation that returns no body has none,
+- a checksum that it reports is the one of the bytes that were sent.
 
-What stores send was looked up at AWS and tried with moto 5.2.5 and SeaweedFS 4.48: moto tells no
-checksums and calls its request id ``x-amzn-requestid`` for S3, too; SeaweedFS tells no region of a
-bucket. R2 and Google's S3 interface document no request id of S3's name.
+Sources: AWS's documentation, and tests with moto 5.2.5 and SeaweedFS 4.48. moto reports no
+checksums, and names its request id ``x-amzn-requestid`` for S3 as well. SeaweedFS reports no region
+of a bucket. R2 and Google's S3 interface document no request id under S3's name.
+
+Pure: sends no requests and decides nothing.
 """
 
 from __future__ import annotations
@@ -28,16 +31,16 @@ _CHUNK_BYTES: Final = 1 << 20
 
 
 class Said(NamedTuple):
-    """An answer, and what was asked.
+    """An answer and the request that it belongs to.
 
     Attributes:
-        operation: As botocore names it.
+        operation: botocore's name of it.
         status: HTTP status.
-        headers: By name in lower case.
-        body: Its bytes; None if they are a stream that was not read.
-        parsed: What botocore made of it.
+        headers: Values by lower-case name.
+        body: Bytes of the body. None if it is a stream that was not read.
+        parsed: The answer as botocore parsed it.
         asked: Parameters of the request.
-        status_expected: What the service model says of a success.
+        status_expected: The status of a success in botocore's service model.
     """
 
     operation: str
@@ -50,21 +53,21 @@ class Said(NamedTuple):
 
     @property
     def has_id(self) -> bool:
-        """Whether it carries a request id."""
+        """Return whether the answer carries a request id."""
         return has_request_id(self.headers)
 
 
 def has_request_id(headers: Mapping[str, str]) -> bool:
-    """Whether an answer, success or not, carries the request id of a service.
+    """Return whether an answer, success or not, carries a service's request id.
 
     Args:
-        headers: By name in lower case.
+        headers: Values by lower-case name.
     """
     return bool(headers.get("x-amzn-requestid") or headers.get("x-amz-request-id"))
 
 
 def flaw(said: Said) -> str | None:
-    """Why an answer does not prove itself; None if it does."""
+    """Return why an answer does not prove itself, or None if it does."""
     if said.status != said.status_expected and (said.status, said.operation) != (206, "GetObject"):
         return f"HTTP {said.status} is not what {said.operation} answers"
     rule = _RULES.get(said.operation)
@@ -74,7 +77,10 @@ def flaw(said: Said) -> str | None:
 
 
 def is_md5(etag: object, body: Any) -> bool:  # noqa: ANN401 - bytes, or a file of botocore's kind
-    """Whether an ETag is the MD5 of a request's body; stores that encrypt or compute otherwise give another one."""
+    """Return whether an ETag is the MD5 of a request's body.
+
+    Stores that encrypt, or compute ETags in another way, return something else.
+    """
     found = _ETAG.fullmatch(etag) if isinstance(etag, str) else None
     if found is None or len(found[1]) != hashlib.md5(usedforsecurity=False).digest_size * 2:
         return False
@@ -89,12 +95,18 @@ def is_md5(etag: object, body: Any) -> bool:  # noqa: ANN401 - bytes, or a file 
 
 
 def is_ours(held: Mapping[str, Any], size_bytes: int, sha256: str) -> bool:
-    """Whether what HeadObject tells is an object of ours: of this size, and with this digest (hexadecimal) noted beside it."""
+    """Return whether HeadObject describes an object that we uploaded.
+
+    Args:
+        held: The answer.
+        size_bytes: Size that the object must have.
+        sha256: Digest (hexadecimal) that its metadata must hold.
+    """
     return held.get("ContentLength") == size_bytes and held.get("Metadata", {}).get("sha256") == sha256
 
 
 def _arns(*names: str) -> Callable[[Said], str | None]:
-    """The rule of an operation of SageMaker that answers with these ARNs."""
+    """Make the rule for a SageMaker operation that returns these ARNs."""
 
     def rule(said: Said) -> str | None:
         if not said.headers.get("x-amzn-requestid"):
@@ -116,7 +128,10 @@ def _component(said: Said) -> str | None:
 
 
 def _metrics(said: Said) -> str | None:
-    """An empty object or one with ``Errors``; what was left out of an answer may have been refusals."""
+    """Accept an empty object, or one with ``Errors``.
+
+    Anything else may be an answer that lost its refusals.
+    """
     if not said.headers.get("x-amzn-requestid"):
         return "it has no request id"
     try:
@@ -137,7 +152,7 @@ def _identity(said: Said) -> str | None:
 
 
 def _stored(said: Said) -> str | None:
-    """Of PutObject and UploadPart: nothing but headers, which tell what has arrived."""
+    """Check PutObject and UploadPart: only headers, and those of the bytes that were sent."""
     if said.body:
         return "it has a body"
     etag = said.parsed.get("ETag")
@@ -152,7 +167,7 @@ def _stored(said: Said) -> str | None:
 
 
 def _document(*names: str) -> Callable[[Said], str | None]:
-    """The rule of an operation of S3 that answers with a document of its own, with these members."""
+    """Make the rule for an S3 operation that returns a document with these members."""
 
     def rule(said: Said) -> str | None:
         for name in names:
@@ -173,14 +188,15 @@ def _listed(said: Said) -> str | None:
 
 
 def _object(said: Said) -> str | None:
-    """Of HeadObject and GetObject: what ours are told by is the note that was put beside them."""
+    """Check HeadObject and GetObject: without a request id, our metadata identifies the object."""
     if not all(said.parsed.get(name) for name in ("ETag", "LastModified")):
         return "it has no ETag or no time"
     return None if said.has_id or said.parsed.get("Metadata", {}).get("sha256") else "it has no request id"
 
 
 def _bucket_made(said: Said) -> str | None:
-    return None if said.has_id or str(said.parsed.get("Location", "")).strip("/") == said.asked.get("Bucket") else "it has no request id"
+    location = str(said.parsed.get("Location", "")).strip("/")
+    return None if said.has_id or location == said.asked.get("Bucket") else "it has no request id"
 
 
 _RULES: Final[Mapping[str, Callable[[Said], str | None]]] = {

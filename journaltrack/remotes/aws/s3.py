@@ -1,8 +1,11 @@
-"""Artifacts in S3: default bucket, object names, uploads that S3 itself verifies.
+"""Store artifacts in S3: default bucket, object names, and uploads that S3 itself verifies.
 
-An object that is there is never overwritten: the same content under a name is success, other content gets a name that
-tells its digest. Small files go in one conditional request that carries our SHA-256, so that S3 compares what arrived
-with what was logged (BadDigest otherwise); large ones go in parts that S3 verifies one by one (``multipart``).
+No object is ever overwritten. If the same content is there under a name, the upload succeeds. Other
+content gets a name that contains its digest.
+
+A small file goes in one conditional request with our SHA-256: S3 compares what arrived with what
+was logged (BadDigest otherwise). A large file goes in parts that S3 verifies one by one
+(``multipart``).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import errno
 import hashlib
 import os
 import threading
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -21,10 +24,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from journaltrack import limits
 from journaltrack.errors import DEADLINE_OVER, NOT_ALLOWED, ErrorKind, RemoteError, os_hint
 from journaltrack.journal.sqlite import files
-from journaltrack.remotes.aws import parts as aws_storage
 from journaltrack.remotes.aws.errors import NOT_AN_ANSWER, code_of, is_of_service, is_taken, not_an_answer, status_of
 from journaltrack.remotes.aws.multipart import Multipart
-from journaltrack.remotes.aws.parts import Body, DamagedError, digest_at
+from journaltrack.remotes.aws.parts import Body, DamagedError, ask_for, digest_at
 from journaltrack.remotes.aws.proof import is_md5, is_ours
 from journaltrack.remotes.upload_notes import Place, UploadNotes, object_name, prefix_name
 from journaltrack.replay.remote import Answer, BlobUpload, Document, RemoteObject
@@ -35,16 +37,23 @@ if TYPE_CHECKING:
     from journaltrack.util.deadline import Deadline
 
 SINGLE_PUT_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Up to here one PutObject: S3 verifies and keeps the SHA-256 of the whole, and it is as fast as parts, which need two requests more (ADR 0022)."""
+"""Ours: largest file that goes in one PutObject.
+
+S3 verifies and keeps the SHA-256 of the whole. Parts are not faster at this size, and need two
+more requests (ADR 0022).
+"""
 DOCUMENT_BYTES_MAX: Final = 64 << 20
-"""Ours: of a document that is read."""
+"""Ours: largest document that is read."""
 LARGE_UPLOADS_MAX: Final = 2
-"""Ours: multipart uploads at a time, of 4 connections each."""
+"""Ours: multipart uploads at a time, with 4 connections each."""
 _READ_BYTES: Final = 1024 * 1024
 _MEDIA_TYPE_CHARS_MAX: Final = 255
-"""Ours: of the Content-Type header; RFC 6838 allows 127 characters on either side of the slash."""
+"""Ours: of the Content-Type header. RFC 6838 allows 127 characters on either side of the slash."""
 _SAYS_NOTHING: Final = frozenset({301, 400, 403, 404})
-"""Refusals of a HEAD, which has no body: a region, an expired token, a clock or a permission look alike."""
+"""Refusals of a HEAD that do not tell why: region, expired token, clock and permission look alike.
+
+The answer to a HEAD has no body.
+"""
 _MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 _GONE: Final = frozenset({"NoSuchKey", "NoSuchBucket"})
 
@@ -53,17 +62,18 @@ class Uploader:
     """Uploads blobs. Threads may share it.
 
     Args:
-        clients: Of the remote.
+        clients: Gives the clients for S3 and STS.
         deadline: Cuts an upload short.
-        storage: How buckets are to keep what is uploaded.
-        create_buckets: Whether a bucket that is missing is made.
+        storage: Storage options of uploads.
+        create_buckets: Whether to create a bucket that is missing.
     """
 
     def __init__(self, clients: Clients, deadline: Deadline, storage: Storage, *, create_buckets: bool = True) -> None:
         self._create_buckets = create_buckets
         self._clients = clients
         self._storage = storage
-        self._asking: Any = None  # the client that asks for it
+        # The client that the storage options were added to.
+        self._asking: Any = None
         self._account: str | None = None
         self._deadline = deadline
         self._lock = threading.Lock()
@@ -76,12 +86,15 @@ class Uploader:
     def _s3(self) -> Any:  # noqa: ANN401 - boto3 has no types of its own
         client = self._clients.s3
         if client is not self._asking:
-            aws_storage.ask_for(client, self._storage, self._owner_of)
+            ask_for(client, self._storage, self._owner_of)
             self._asking = client
         return client
 
     def _owner_of(self, bucket: str) -> str | None:
-        """The default bucket's name can be guessed, and taken by somebody else before it is made."""
+        """Return the account that must own a bucket, or None for any.
+
+        For the default bucket it is the caller's: somebody else could guess the name and take it.
+        """
         return self._account if bucket == self._default_bucket else self._storage.bucket_owner
 
     def upload(self, blob: BlobUpload) -> Answer:
@@ -92,20 +105,23 @@ class Uploader:
         """
         with contextlib.ExitStack() as stack:
             try:
-                # Opened once, following no link: whatever the name leads to meanwhile, what was checked is what is sent.
+                # Open once and follow no link: then the bytes that are checked are those that are
+                # sent.
                 descriptor = stack.enter_context(files.opened_blob(blob.path))
                 content = stack.enter_context(open(descriptor, "rb", closefd=False))
             except (OSError, ValueError) as error:
                 if isinstance(error, OSError) and error.errno not in _MISSING:
                     raise _unreadable(blob, error) from error
                 self._abandon(blob)
+                why = f"{blob.path}: {getattr(error, 'strerror', error)}"
                 raise RemoteError(
-                    f"the content of {limits.shown(blob.name)} is missing from the spool: {blob.path}: {getattr(error, 'strerror', error)}",
+                    f"the content of {limits.shown(blob.name)} is missing from the spool: {why}",
                     kind=ErrorKind.PERMANENT,
                     code="BlobMissing",
                     hint="restore spool/ from a copy of the journal, then `journaltrack retry`",
                 ) from error
-            if os.fstat(descriptor).st_size > blob.size_bytes:  # before it is read, and before anything is asked of the store
+            # Before anything reads the file or asks the store.
+            if os.fstat(descriptor).st_size > blob.size_bytes:
                 raise _damage(blob)
             return self._upload(blob, content)
 
@@ -157,7 +173,8 @@ class Uploader:
             if code_of(error) == "NoSuchBucket":
                 return []
             raise
-        return [each["Key"].removeprefix(begin) for each in page.get("Contents", ()) if each["Size"] <= DOCUMENT_BYTES_MAX]
+        fitting = [each for each in page.get("Contents", ()) if each["Size"] <= DOCUMENT_BYTES_MAX]
+        return [each["Key"].removeprefix(begin) for each in fitting]
 
     def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
         """See ``Remote.document``."""
@@ -176,7 +193,8 @@ class Uploader:
         try:
             held = self._head(bucket, key, ChecksumMode="ENABLED")
         except ClientError as error:
-            if status_of(error) != 403:  # noqa: PLR2004 - with KMS, checksums need kms:Decrypt as well (S3's HeadObject reference)
+            # With KMS, checksums also need kms:Decrypt (S3's HeadObject reference): ask without.
+            if status_of(error) != 403:  # noqa: PLR2004
                 raise
             held = self._head(bucket, key)
         if held is None:
@@ -186,13 +204,15 @@ class Uploader:
             try:
                 held = self._s3.get_object(Bucket=bucket, Key=key)
             except ClientError as error:
-                if code_of(error) in _GONE:  # in between
+                # It was deleted since the HEAD.
+                if code_of(error) in _GONE:
                     return None
                 raise
             sha256 = self._digest(held["Body"])
         noted = held.get("Metadata", {}).get("sha256")
         request_id = held.get("ResponseMetadata", {}).get("RequestId")
-        return RemoteObject(int(held.get("ContentLength", 0)), sha256, noted, str(request_id) if request_id else None)
+        size_bytes = int(held.get("ContentLength", 0))
+        return RemoteObject(size_bytes, sha256, noted, str(request_id) if request_id else None)
 
     def _digest(self, body: Any) -> str:  # noqa: ANN401
         digest = hashlib.sha256()
@@ -210,10 +230,11 @@ class Uploader:
             request_id = self._put(blob, content, place)
             if request_id is not None:
                 return Answer(request_id or None, uri=f"s3://{bucket}/{place.key}")
-        raise RemoteError(f"s3://{bucket}/{second.key} holds something else", kind=ErrorKind.PERMANENT, code="ObjectConflict")
+        message = f"s3://{bucket}/{second.key} holds other content; nothing was overwritten"
+        raise RemoteError(message, kind=ErrorKind.PERMANENT, code="ObjectConflict")
 
     def _abandon(self, blob: BlobUpload) -> None:
-        """The content is gone: so shall be what an earlier pass sent of it."""
+        """Discard what an earlier pass sent of a blob whose content is gone."""
         notes = UploadNotes(blob.scratch)
         if notes.any():
             with contextlib.suppress(RemoteError, ClientError, BotoCoreError):
@@ -222,8 +243,13 @@ class Uploader:
                     self._multipart.discard(Place(bucket, key, blob.sha256), notes)
 
     def _put(self, blob: BlobUpload, content: IO[bytes], place: Place) -> str | None:
-        """Store under this key unless it is taken; the request's id, or None if other content is there."""
-        if os.fstat(content.fileno()).st_size <= SINGLE_PUT_BYTES_MAX:  # not ``size_bytes``: a crafted journal may say anything
+        """Store the content under a key unless the key is taken.
+
+        Returns:
+            The request's id. None if other content is there.
+        """
+        # The file's size, not the recorded one: a crafted journal may hold any number.
+        if os.fstat(content.fileno()).st_size <= SINGLE_PUT_BYTES_MAX:
             try:
                 return self._put_small(blob, content, place)
             except ClientError as error:
@@ -232,7 +258,8 @@ class Uploader:
         held = self._head(place.bucket, place.key)
         if held is None:
             return self._put_large(blob, content, place)
-        self._multipart.discard(place, UploadNotes(blob.scratch))  # begun by a pass that was killed, or lost an answer
+        # A pass that was killed, or lost an answer, may have begun an upload.
+        self._multipart.discard(place, UploadNotes(blob.scratch))
         return _ours(held, blob, content)
 
     def _put_small(self, blob: BlobUpload, raw: IO[bytes], place: Place) -> str:
@@ -243,7 +270,8 @@ class Uploader:
             raise _damage(blob) from error
         except OSError as error:
             raise _unreadable(blob, error) from error
-        if sha256 != base64.b64encode(bytes.fromhex(blob.sha256)).decode():  # here, so that BadDigest can only mean the way there
+        # Checked here, so that BadDigest can only mean damage on the way to S3.
+        if sha256 != base64.b64encode(bytes.fromhex(blob.sha256)).decode():
             raise _damage(blob)
         try:
             answer = self._s3.put_object(
@@ -255,16 +283,18 @@ class Uploader:
                 **_described(blob),
             )
         except BotoCoreError:
-            self._check_grace()  # botocore's HTTP layer wraps what a body raises: say what it was
+            # botocore's HTTP layer wraps what a body raises: raise the deadline's error instead.
+            self._check_grace()
             raise
-        self._confirm(answer, Body(raw.fileno(), 0, size_bytes, self._check_grace), place, size_bytes)
+        body = Body(raw.fileno(), 0, size_bytes, self._check_grace)
+        self._confirm(answer, body, place, size_bytes)
         return str(answer["ResponseMetadata"].get("RequestId") or "")
 
     def _confirm(self, answer: dict[str, Any], body: Body | bytes, place: Place, size_bytes: int) -> None:
-        """Ask for an object of which the store told neither checksum nor MD5 when it took it.
+        """Ask for an object if the store confirmed it with neither checksum nor MD5.
 
         Raises:
-            RemoteError: It is not there, or is something else.
+            RemoteError: The object is missing, or another one is there.
         """
         if "ChecksumSHA256" in answer or is_md5(answer["ETag"], body):
             return
@@ -274,15 +304,18 @@ class Uploader:
 
     def _put_large(self, blob: BlobUpload, raw: IO[bytes], place: Place) -> str | None:
         with self._large:
+            notes = UploadNotes(blob.scratch)
             try:
-                request_id = self._multipart.put(place, raw.fileno(), _described(blob), UploadNotes(blob.scratch))
+                request_id = self._multipart.put(place, raw.fileno(), _described(blob), notes)
             except DamagedError as error:
                 raise _damage(blob) from error
-            except OSError as error:  # of the file: botocore wraps those of the network
+            # The file's error: botocore wraps those of the network.
+            except OSError as error:
                 raise _unreadable(blob, error) from error
         if request_id is not None:
             return request_id
-        held = self._head(place.bucket, place.key)  # it was taken meanwhile: perhaps by another copy of this journal
+        # The key was taken meanwhile, perhaps by another copy of this journal.
+        held = self._head(place.bucket, place.key)
         return _ours(held, blob, raw) if held is not None else None
 
     def _head(self, bucket: str, key: str, **options: str) -> dict[str, Any] | None:
@@ -293,8 +326,9 @@ class Uploader:
                 return None
             if status_of(error) not in _SAYS_NOTHING:
                 raise
+            # A GET tells why in words. The body is not read.
             try:
-                self._s3.get_object(Bucket=bucket, Key=key)["Body"].close()  # nothing of it is read
+                self._s3.get_object(Bucket=bucket, Key=key)["Body"].close()
             except ClientError as in_words:
                 if code_of(in_words) in _GONE:
                     return None
@@ -303,12 +337,12 @@ class Uploader:
         return answer
 
     def _where(self, bucket: str | None) -> str:
-        """The bucket to use for one that was recorded."""
+        """Return the bucket to use in place of the recorded one."""
         named = bucket or self._bucket()
         return self._storage.instead.get(bucket or "", self._storage.instead.get(named, named))
 
     def _bucket(self) -> str:
-        """``sagemaker-<region>-<account>``, as the original library and the SageMaker SDK name it."""
+        """Return the default bucket: ``sagemaker-<region>-<account>``, as in the SageMaker SDK."""
         with self._lock:
             if self._default_bucket is None:
                 self._account = str(self._clients.sts.get_caller_identity()["Account"])
@@ -316,7 +350,7 @@ class Uploader:
             return self._default_bucket
 
     def _ensure(self, bucket: str) -> None:
-        """See once that the bucket is there; create it when missing."""
+        """Check once that the bucket exists, and create it if it does not."""
         with self._lock:
             if bucket in self._ensured:
                 return
@@ -325,7 +359,10 @@ class Uploader:
             self._ensured.add(bucket)
 
     def _is_there(self, bucket: str) -> bool:
-        """Whether there is such a bucket. A HEAD has no body to say why not, or who answers: then it is asked by GET."""
+        """Return whether the bucket exists.
+
+        The answer to a HEAD has no body that says why not, or who answers. Then ask with a GET.
+        """
         try:
             self._s3.head_bucket(Bucket=bucket)
         except ClientError as error:
@@ -345,13 +382,14 @@ class Uploader:
         return True
 
     def _create(self, bucket: str) -> None:
+        other = f"`journaltrack sync --bucket {bucket}=OTHER`"
         if not self._create_buckets:
             raise RemoteError(
-                f"the bucket {bucket} does not exist, and the configuration has allow.create_buckets = false; nothing was sent to it",
+                f"the bucket {bucket} does not exist, and allow.create_buckets is false",
                 kind=ErrorKind.HALT,
                 code=NOT_ALLOWED,
                 uploads_only=True,
-                hint=f"create it and sync again, or `journaltrack sync --bucket {bucket}=OTHER`; artifacts wait in the journal's spool",
+                hint=f"create it, or {other}; artifacts wait in the journal",
             )
         region = self._s3.meta.region_name
         # us-east-1 is the one region that must not be named (S3's CreateBucket reference).
@@ -369,18 +407,19 @@ class Uploader:
                     code=code,
                     request_id=error.response.get("ResponseMetadata", {}).get("RequestId"),
                     uploads_only=True,
-                    hint=f"create it, ask for s3:CreateBucket, or `journaltrack sync --bucket {bucket}=OTHER`; artifacts wait in the journal's spool",
+                    hint=f"create it, allow s3:CreateBucket, or {other}; artifacts wait here",
                 ) from error
             raise
 
     def _check_grace(self) -> None:
-        """As ``_check_time``, of a request that is being sent."""
+        """Raise if a request that is being sent must end, see ``_check_time``."""
         if self._deadline.grace_remaining_s() <= 0:
             self._check_time()
 
     def _check_time(self, what: str = "the upload") -> None:
         if self._deadline.over:
-            raise RemoteError(f"{what} was cut short by the deadline", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
+            message = f"{what} was cut short by the deadline"
+            raise RemoteError(message, kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
 
 
 def _folder(prefix: str | None, folder: str) -> str:
@@ -388,24 +427,27 @@ def _folder(prefix: str | None, folder: str) -> str:
 
 
 def _place(uri: str) -> tuple[str, str]:
-    """Bucket and key of a URI of ours.
+    """Return bucket and key of an S3 URI.
 
     Raises:
-        RemoteError: It is none: a journal may hold any text there.
+        RemoteError: It is none. A journal may hold any text there.
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket or not key:
-        raise RemoteError(f"{limits.shown(uri)} is no object in S3", kind=ErrorKind.PERMANENT, code="NotAnObject")
+        message = f"{limits.shown(uri)} is no object in S3"
+        raise RemoteError(message, kind=ErrorKind.PERMANENT, code="NotAnObject")
     return bucket, key
 
 
 def _whole_sha256(held: dict[str, Any]) -> str | None:
-    """The SHA-256 that S3 has of the whole object; of a multipart upload it has one of its parts' digests ("COMPOSITE", "…-3").
+    """Return S3's SHA-256 of a whole object, in hexadecimal.
 
-    moto does not say which of the two it is: an ETag "…-3" tells a multipart upload there too.
+    None for a multipart upload, whose checksum is one of its parts' digests ("COMPOSITE", "…-3").
+    moto does not tell the type of a checksum, but its ETag ends in "-3" as well.
     """
     value = held.get("ChecksumSHA256")
-    of_parts = held.get("ChecksumType", "FULL_OBJECT") != "FULL_OBJECT" or "-" in str(held.get("ETag", ""))
+    is_whole = held.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
+    of_parts = not is_whole or "-" in str(held.get("ETag", ""))
     if not isinstance(value, str) or of_parts:
         return None
     try:
@@ -416,7 +458,7 @@ def _whole_sha256(held: dict[str, Any]) -> str | None:
 
 
 def _keys(blob: BlobUpload) -> tuple[str, str]:
-    """Where a content goes: under its name or, if that is taken, under one that tells its digest."""
+    """Return the keys for a content: its name and, if that is taken, a name with its digest."""
     name = object_name(blob.name)
     folder = f"{prefix_name(blob.prefix)}/{object_name(blob.component)}"
     path = PurePosixPath(name)
@@ -425,21 +467,26 @@ def _keys(blob: BlobUpload) -> tuple[str, str]:
 
 
 def _ours(held: dict[str, Any], blob: BlobUpload, content: IO[bytes]) -> str | None:
-    """The id of the request that showed an object, if that is this content; None if it is another one."""
-    if is_ours(held, os.fstat(content.fileno()).st_size, blob.sha256):  # by size, too: it may be replaced, and its note kept
+    """Return the id of the request that described an object, or None if it is other content."""
+    # Compare the size as well: somebody may have replaced the bytes and kept the metadata.
+    if is_ours(held, os.fstat(content.fileno()).st_size, blob.sha256):
         return str(held.get("ResponseMetadata", {}).get("RequestId") or "")
     return None
 
 
 def _described(blob: BlobUpload) -> dict[str, Any]:
     described: dict[str, Any] = {"Metadata": {"sha256": blob.sha256}}
-    if blob.media_type and len(blob.media_type) <= _MEDIA_TYPE_CHARS_MAX and blob.media_type.isascii() and blob.media_type.isprintable():
-        described["ContentType"] = blob.media_type
+    media_type = blob.media_type
+    if media_type and len(media_type) <= _MEDIA_TYPE_CHARS_MAX and media_type.isascii() and media_type.isprintable():
+        described["ContentType"] = media_type
     return described
 
 
 def _unreadable(blob: BlobUpload, error: OSError) -> RemoteError:
-    """That a file may not be read, or its disk fails, says nothing of its bytes: the entry stays pending."""
+    """Make the error for a blob that can't be read.
+
+    A missing permission or a failing disk says nothing about the bytes, so the entry stays pending.
+    """
     return RemoteError(
         f"the content of {limits.shown(blob.name)} can't be read: {blob.path}: {error.strerror}",
         kind=ErrorKind.HALT,
@@ -450,8 +497,9 @@ def _unreadable(blob: BlobUpload, error: OSError) -> RemoteError:
 
 
 def _damage(blob: BlobUpload) -> RemoteError:
+    name = limits.shown(blob.name)
     return RemoteError(
-        f"the content of {limits.shown(blob.name)} in the spool is not what was logged: {Path(blob.path).name} has another SHA-256 or size",
+        f"the spool's content of {name} is not what was logged: SHA-256 or size differ",
         kind=ErrorKind.PERMANENT,
         code="BlobDamaged",
         hint="restore spool/ from a copy of the journal, then `journaltrack retry`",

@@ -1,20 +1,23 @@
-"""One HTTP/1.1 request and its answer over a connection that botocore made and keeps in its pool.
+"""Sign one kind of request, and exchange it for an answer over botocore's pooled connections.
 
-What it is: the cheap half of an HTTP client (30 µs of CPU, urllib3 and http.client: 200). It never connects: names, proxies,
-TLS, certificates and everything that can go wrong with them stay botocore's. Answers with a plain frame (a length, no
-chunks) are read here, all others by http.client. Must not know AWS, credentials, or what a status means.
+``Signer``: signature version 4 for a JSON body, one path and one host. It computes once what is
+the same in every request (the key of the day, most of the canonical request). A request costs 8 µs
+of CPU, with botocore's ``SigV4Auth`` 100. Invariant: it signs byte for byte as botocore does.
+``metrics`` compares both before the first use, ``tests/unit/test_aws_direct.py`` for arbitrary
+requests. Sources:
+https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html and
+auth.py of botocore 1.44.5.
 
-Invariants: a failure once the first byte may have left is told as one of botocore's errors that do *not* prove that the request
-had no effect; a connection goes back to the pool only if exactly one whole answer was read from it.
+``exchange``: one HTTP/1.1 request and its answer. It costs 30 µs of CPU, with urllib3 and
+http.client 200. It never connects: DNS, proxies, TLS and certificates, with all their failures,
+stay botocore's. It reads answers with a length and without chunks itself, and leaves all others to
+http.client. Invariants:
 
-Signature version 4 for one kind of request: a JSON body, one path, one host. Pure but for the random invocation id.
+- Once the first byte may have left, a failure is an error that leaves open whether the request took
+  effect.
+- A connection returns to the pool only if exactly one whole answer was read from it.
 
-What it is: botocore's ``SigV4Auth`` with everything done once that is the same in every request (the key of the day, the
-canonical request but for date, token and digest): 8 µs a request in place of 100. It must not know clients, connections or what
-is in the body. Invariant: byte for byte what botocore makes of the same request; ``fast_metrics`` compares before the first use,
-``tests/unit/test_aws_direct.py`` for arbitrary requests.
-
-Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html, botocore 1.44.5 auth.py.
+Must not know clients, what is in a body, or what a status means.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ DATE_FORMAT: Final = "%Y%m%dT%H%M%SZ"
 
 
 class Credentials(NamedTuple):
-    """What signs; ``token`` None for credentials that do not expire."""
+    """Keys to sign with. ``token`` is None for credentials that do not expire."""
 
     access_key: str
     secret_key: str
@@ -48,13 +51,17 @@ class Credentials(NamedTuple):
 
     @property
     def fit_for_headers(self) -> bool:
-        """Whether they can be put into headers as they are; http.client refuses what it can't send (line breaks)."""
-        return all(text.isascii() and text.isprintable() and text == " ".join(text.split()) for text in (self.access_key, self.token or ""))
+        """Return whether headers can hold them as they are.
+
+        http.client refuses what it can't send, such as line breaks.
+        """
+        texts = (self.access_key, self.token or "")
+        return all(text.isascii() and text.isprintable() and text == " ".join(text.split()) for text in texts)
 
 
 @dataclass(frozen=True, slots=True)
 class _Day:
-    """What is the same in all requests that some credentials sign on one day (UTC)."""
+    """The parts that all requests share which the same credentials sign on one day (UTC)."""
 
     credentials: Credentials
     date: str
@@ -66,11 +73,11 @@ class Signer:
     """Makes Authorization headers. Threads may share it.
 
     Args:
-        host: As in the Host header.
-        path: Of the URL; nothing in it needs encoding, and there is no query.
-        content_type: Of the body.
-        region: That credentials are scoped to.
-        service: ... and the service's signing name.
+        host: The Host header.
+        path: The URL's path. Nothing in it needs encoding, and there is no query.
+        content_type: The body's media type.
+        region: Region of the credential scope.
+        service: The service's signing name, for the credential scope.
     """
 
     def __init__(self, *, host: str, path: str, content_type: str, region: str, service: str) -> None:
@@ -79,23 +86,25 @@ class Signer:
         self._day: _Day | None = None
 
     def authorization(self, credentials: Credentials, timestamp: str, body: bytes) -> str:
-        """The Authorization header.
+        """Return the Authorization header.
 
         Args:
-            credentials: To sign with.
-            timestamp: Now, as ``DATE_FORMAT``: the request's X-Amz-Date.
-            body: Of the request.
+            credentials: Keys to sign with.
+            timestamp: Now, in ``DATE_FORMAT``: the request's X-Amz-Date.
+            body: The request's body.
         """
         day = self._day
         if day is None or day.date != timestamp[:8] or day.credentials != credentials:
             day = self._day = self._day_of(credentials, timestamp[:8])
         token, signed = "", "content-type;host;x-amz-date"
         if credentials.token:
-            token, signed = f"x-amz-security-token:{credentials.token}\n", "content-type;host;x-amz-date;x-amz-security-token"
+            token = f"x-amz-security-token:{credentials.token}\n"
+            signed += ";x-amz-security-token"
         canonical = f"{self._start}{timestamp}\n{token}\n{signed}\n{sha256(body).hexdigest()}"
         text = f"{ALGORITHM}\n{timestamp}\n{day.scope}\n{sha256(canonical.encode()).hexdigest()}"
         signature = hmac.digest(day.key, text.encode(), "sha256").hex()
-        return f"{ALGORITHM} Credential={credentials.access_key}/{day.scope}, SignedHeaders={signed}, Signature={signature}"
+        credential = f"{credentials.access_key}/{day.scope}"
+        return f"{ALGORITHM} Credential={credential}, SignedHeaders={signed}, Signature={signature}"
 
     def _day_of(self, credentials: Credentials, date: str) -> _Day:
         key = f"AWS4{credentials.secret_key}".encode()
@@ -105,14 +114,15 @@ class Signer:
 
 
 _CONNECTIONS: Final = (AWSHTTPConnection, AWSHTTPSConnection)
-_GATED: Final = (GatedConnection, GatedTlsConnection)  # ours: each client's are of a class of their own
+# Each client has its own subclass of these.
+_GATED: Final = (GatedConnection, GatedTlsConnection)
 _RECEIVE_BYTES: Final = 65_536
 _HEAD_BYTES_MAX: Final = 65_536
-"""Longer heads are http.client's to refuse (its own limit is 64 KiB a line, and 100 lines)."""
+"""http.client handles longer heads (it refuses lines over 64 KiB, and more than 100 lines)."""
 _STATUS: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2})(?: [^\r\n]*)?\r\n")
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*?)[ \t]*\r\n")
 _FIELDS_MAX: Final = 98
-"""... as are more fields than that."""
+"""http.client handles more header fields than this."""
 _WITHOUT_BODY: Final = (204, 304)
 
 
@@ -120,10 +130,10 @@ class Reply(NamedTuple):
     """An answer.
 
     Attributes:
-        status: Its status.
-        headers: By name in lower case; what came several times is joined with commas, as urllib3 does.
-        body: As it came: nothing is decompressed.
-        reusable: Whether the connection may carry another request.
+        status: HTTP status.
+        headers: Values by lower-case name. Repeated headers are joined with commas, as in urllib3.
+        body: The bytes as they came, not decompressed.
+        reusable: Whether the connection can carry another request.
     """
 
     status: int
@@ -133,39 +143,48 @@ class Reply(NamedTuple):
 
 
 def take(pool: Any) -> Any:  # noqa: ANN401 - urllib3's connections, whichever version
-    """An idle connection of the pool that the server has not closed; None if there is none, and a new one has to be made.
+    """Take an idle connection from the pool.
 
-    Which connections are stale is urllib3's own judgement (a closed one is readable), as it is for botocore's requests.
+    urllib3 decides which connections are stale (a closed one is readable), as for botocore's own
+    requests.
+
+    Returns:
+        A connection that the server has not closed. None if there is none: a new one is needed.
     """
+    # The pool has no public way to lend a connection.
     try:
-        connection = pool._get_conn(timeout=0)  # noqa: SLF001 - the pool has no public way to lend a connection
+        connection = pool._get_conn(timeout=0)  # noqa: SLF001
     except (ClosedPoolError, EmptyPoolError):
         return None
-    if (type(connection) in _CONNECTIONS or isinstance(connection, _GATED)) and getattr(connection, "sock", None) is not None:
+    known = type(connection) in _CONNECTIONS or isinstance(connection, _GATED)
+    if known and getattr(connection, "sock", None) is not None:
         return connection
     give_back(pool, connection)
     return None
 
 
 def give_back(pool: Any, connection: Any, *, reusable: bool = True) -> None:  # noqa: ANN401
-    """Put a connection back, closed if it can't carry another request."""
+    """Return a connection to the pool, closed if it can't carry another request."""
     if not reusable:
         connection.close()
     pool._put_conn(connection)  # noqa: SLF001 - as above
 
 
 def is_stale(connection: Any) -> bool:  # noqa: ANN401
-    """Whether the server closed the connection, or sent what nobody asked for; or nobody has used it for long."""
+    """Return whether a connection must not be used.
+
+    The server closed it or sent unrequested bytes, or it was idle for long (``hooks``).
+    """
     return bool(is_connection_dropped(connection)) or getattr(connection, "was_idle", False)
 
 
 def exchange(connection: socket.socket, request: bytes, url: str) -> Reply:
-    """Send a request and read its answer; the socket's time-out bounds each silence.
+    """Send a request and read its answer. The socket's time-out bounds each silence.
 
     Args:
-        connection: Connected, with TLS if that is called for.
-        request: All of it, as it goes over the wire.
-        url: To tell in errors.
+        connection: A connected socket, with TLS for an https URL.
+        request: The whole request, as it goes over the wire.
+        url: Address to name in errors.
 
     Raises:
         ReadTimeoutError: No answer in time.
@@ -175,15 +194,18 @@ def exchange(connection: socket.socket, request: bytes, url: str) -> Reply:
     try:
         connection.sendall(request)
     except (BrokenPipeError, ConnectionResetError):
-        pass  # the server may have answered before it closed; urllib3 looks for an answer, too
+        # The server may have answered before it closed. urllib3 also looks for an answer.
+        pass
     except OSError as error:
         raise ConnectionClosedError(endpoint_url=url, error=error, request=None) from error
     try:
         return _reply(connection, url)
     except TimeoutError as error:
         raise ReadTimeoutError(endpoint_url=url, error=error) from error
-    except (http.client.HTTPException, OSError, ValueError) as error:  # also TLS that broke: the request was out by then
-        if isinstance(error, http.client.IncompleteRead) and error.expected is not None:  # how much is missing
+    # Also broken TLS (an OSError): the request was out by then.
+    except (http.client.HTTPException, OSError, ValueError) as error:
+        # ``expected`` is how many bytes are missing.
+        if isinstance(error, http.client.IncompleteRead) and error.expected is not None:
             raise _incomplete(len(error.partial), len(error.partial) + error.expected) from error
         raise ConnectionClosedError(endpoint_url=url, error=error, request=None) from error
 
@@ -192,8 +214,10 @@ def _reply(connection: socket.socket, url: str) -> Reply:
     data = connection.recv(_RECEIVE_BYTES)
     while (end := data.find(b"\r\n\r\n")) < 0 and len(data) <= _HEAD_BYTES_MAX:
         more = connection.recv(_RECEIVE_BYTES)
-        if not more:  # http.client would take half a head for a whole one
-            raise ConnectionClosedError(endpoint_url=url, error="the answer ends in its head", request=None)
+        # http.client would take half a head for a whole one.
+        if not more:
+            why = "the answer ends in its head"
+            raise ConnectionClosedError(endpoint_url=url, error=why, request=None)
         data += more
     plain = None if end < 0 else _plain_head(data[: end + 2])
     if plain is None:
@@ -211,7 +235,12 @@ def _reply(connection: socket.socket, url: str) -> Reply:
 
 
 def _plain_head(head: bytes) -> tuple[int, dict[str, str], int, bool] | None:
-    """Status, headers, length of the body, whether the connection stays; None for anything out of the ordinary."""
+    """Parse a plain head.
+
+    Returns:
+        Status, headers, length of the body in bytes, and whether the connection stays open. None
+        for anything out of the ordinary.
+    """
     found = _STATUS.match(head)
     if found is None:
         return None
@@ -230,12 +259,14 @@ def _plain_head(head: bytes) -> tuple[int, dict[str, str], int, bool] | None:
         or status in _WITHOUT_BODY
     ):
         return None
-    return status, headers, int(length), headers.get("connection", "keep-alive").lower() == "keep-alive"
+    keeps = headers.get("connection", "keep-alive").lower() == "keep-alive"
+    return status, headers, int(length), keeps
 
 
 def _by_http_client(connection: socket.socket, data: bytes) -> Reply:
     source = _Again(connection, data)
-    response = http.client.HTTPResponse(cast("socket.socket", source), method="PUT")  # all it asks of a socket is makefile
+    # http.client calls only a socket's ``makefile``.
+    response = http.client.HTTPResponse(cast("socket.socket", source), method="PUT")
     try:
         response.begin()
         body = response.read()
@@ -254,14 +285,17 @@ def _incomplete(actual: int, expected: int) -> Exception:
 
 
 class _Again(io.RawIOBase):
-    """A socket to read from, beginning with what was read from it already."""
+    """A readable socket that first returns the bytes that were read from it already."""
 
     def __init__(self, connection: socket.socket, data: bytes) -> None:
         self._connection = connection
         self.unread = memoryview(data)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """What http.client asks of a socket. The buffer of one byte: nothing is taken that belongs to the next answer."""
+        """Return the file that http.client reads.
+
+        Its buffer has one byte, so that it takes nothing that belongs to the next answer.
+        """
         return io.BufferedReader(self, 1)
 
     def readable(self) -> bool:
