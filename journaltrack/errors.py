@@ -1,41 +1,41 @@
-"""Every exception that journaltrack raises, and what each means for the data.
+"""Define every exception that journaltrack raises, and what each means for the data.
 
 ::
 
-    JournaltrackError                      all of ours; carries a ``hint``: what to do next
-    ├── InvalidInputError  (ValueError)    a call that can never be right; nothing was journaled
-    │   ├── ArtifactError                  the file is missing, not a file, or changed while it was copied
-    │   ├── ComponentNotFoundError         ``Tracker.load``: SageMaker says that there is no such trial component
-    │   ├── NothingMatchesError            a filter names nothing that the journal has
-    │   └── UndeliverableError             ``strict=True`` only: AWS could never accept the value
-    ├── InvalidTypeError   (TypeError)     an argument of the wrong type; nothing was journaled
-    ├── JournalError                       the journal itself
-    │   ├── JournalNotFoundError           no such folder, or no ``journal.db`` in it
-    │   ├── NotAJournalError               something else lives there; it was left alone
-    │   ├── JournalOutdatedError           written by an older journaltrack, and opened for reading alone
-    │   ├── JournalTooNewError             written by a newer journaltrack; nothing was changed
-    │   ├── JournalCorruptError            SQLite says that the file is damaged; nothing was changed
-    │   ├── JournalAlteredError            its schema or own records are not what journaltrack makes; nothing was changed
-    │   ├── EvidenceError                  receipts or entries of another copy contradict themselves or this one; nothing was taken over
-    │   ├── JournalWriteError              the journal does not take entries now (``unwritten`` says how many wait)
-    │   │   ├── JournalLockedError         another process held it for longer than the time allowed
-    │   │   ├── JournalFullError           no space left on the device
-    │   │   └── JournalReadOnlyError       the folder, file or file system is read-only
-    │   ├── JournalBehindError             another copy of it was delivered further; nothing was sent
-    │   ├── BundleError                    a bundle can't be written, or read; the journal is as it was
-    │   │   ├── BundleSpoolError           blobs that belong into the bundle are missing from the spool, or damaged
-    │   │   ├── BundleDamagedError         the bundle is cut short, altered, or none; nothing was taken from it
-    │   │   └── BundleTooNewError          a newer journaltrack wrote the bundle; nothing was taken from it
-    │   ├── LeaseHeldError                 somebody else reconciles this journal right now
-    │   └── LeaseLostError                 our lease was taken over in mid-pass; the pass stopped
-    └── RemoteError                        an answer (or none) from the remote, classified; see ``ErrorKind``
-        ├── NotSentError                   it was held back before its first byte: the pass was over
-        ├── UnexpectedError                something that no remote should raise; one request is concerned
-        ├── CopyAheadError                 another copy of this journal made the component
-        ├── AlreadyExistsError             create: the name is taken
-        └── ComponentMissingError          update or metrics: the component is not there
+    JournaltrackError                     base class; carries a ``hint``: what to do next
+    ├── InvalidInputError (ValueError)    an invalid argument; nothing was journaled
+    │   ├── ArtifactError                 the file is missing, no file, or changed during the copy
+    │   ├── ComponentNotFoundError        ``Tracker.load``: no such trial component
+    │   ├── NothingMatchesError           a filter matches nothing in the journal
+    │   └── UndeliverableError            ``strict=True``: AWS could never accept the value
+    ├── InvalidTypeError (TypeError)      an argument of the wrong type; nothing was journaled
+    ├── JournalError                      the journal itself
+    │   ├── JournalNotFoundError          no such folder, or no ``journal.db`` in it
+    │   ├── NotAJournalError              something else is there; it was not changed
+    │   ├── JournalOutdatedError          an older version wrote it; open for reading only
+    │   ├── JournalTooNewError            a newer version wrote it; nothing was changed
+    │   ├── JournalCorruptError           SQLite reports a damaged file; nothing was changed
+    │   ├── JournalAlteredError           foreign schema or records; nothing was changed
+    │   ├── EvidenceError                 another copy's evidence contradicts; nothing was imported
+    │   ├── JournalWriteError             the journal takes no entries (``unwritten`` wait)
+    │   │   ├── JournalLockedError        another process held the lock for too long
+    │   │   ├── JournalFullError          no space left on the device
+    │   │   └── JournalReadOnlyError      folder, file or file system is read-only
+    │   ├── JournalBehindError            another copy was delivered further; nothing was sent
+    │   ├── BundleError                   can't write or read a bundle; the journal is unchanged
+    │   │   ├── BundleSpoolError          the spool's blobs for a bundle are missing or damaged
+    │   │   ├── BundleDamagedError        the bundle is cut short, altered, or none
+    │   │   └── BundleTooNewError         a newer version wrote the bundle
+    │   ├── LeaseHeldError                another process reconciles the journal now
+    │   └── LeaseLostError                another process took our lease; the pass stopped
+    └── RemoteError                       a failed request, classified; see ``ErrorKind``
+        ├── NotSentError                  held back before its first byte: the pass was over
+        ├── UnexpectedError               one request failed in an unknown way
+        ├── CopyAheadError                another copy of this journal created the component
+        ├── AlreadyExistsError            create: the name is taken
+        └── ComponentMissingError         update or metrics: the component does not exist
 
-This module knows nothing of SQLite, boto3 or the command line.
+Must not know SQLite, boto3 or the command line.
 """
 
 from __future__ import annotations
@@ -48,9 +48,15 @@ from typing import Final, Literal
 from journaltrack.util.text import without_secrets
 
 _OS_HINTS: Final = {
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "check owner and permissions (ls -ln), or run it as the user who owns the journal"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM),
+        "check owner and permissions (ls -ln), or run it as the journal's owner",
+    ),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space on that device"),
-    **dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENODEV), "the file system went away: mount it again"),
+    **dict.fromkeys(
+        (errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENODEV),
+        "the file system went away: mount it again",
+    ),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "too many files are open: raise the limit (ulimit -n)"),
     errno.ENAMETOOLONG: "name a folder with a shorter path",
     errno.EIO: "the disk fails: see dmesg, and copy the folder to another one",
@@ -59,10 +65,10 @@ _OS_HINTS: Final = {
 
 
 def printable(text: str) -> str:
-    """Text on one line that can do nothing to a terminal or a log.
+    """Escape a text so that it is safe on one line of a terminal or a log.
 
-    Everything that is not printable is escaped: control characters (with ESC), line breaks, bidirectional overrides, zero-width
-    characters, lone surrogates.
+    Escapes everything unprintable: control characters (with ESC), line breaks, bidirectional
+    overrides, zero-width characters, lone surrogates.
     """
     if text.isprintable():
         return text
@@ -70,29 +76,30 @@ def printable(text: str) -> str:
 
 
 def described(error: BaseException) -> str:
-    """A foreign exception in words; those of plug-ins may have none."""
+    """Return a foreign exception's type and words."""
+    # A plug-in's exception may raise anything instead of telling its words.
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 - whatever it raises
+    except Exception:  # noqa: BLE001
         text = ""
     name = type(error).__name__
     return printable(f"{name}: {text}" if text else name)
 
 
 def os_hint(error: OSError) -> str:
-    """What to do about a file that can't be used."""
-    return _OS_HINTS.get(error.errno or 0, "see what the system says of this file (ls -l, mount, dmesg)")
+    """Return what to do about a file that can't be used."""
+    return _OS_HINTS.get(error.errno or 0, "check this file with the system (ls -l, mount, dmesg)")
 
 
 class JournaltrackError(Exception):
     """Base of all errors of this package.
 
-    Errors quote journals and remotes, and are printed by whoever catches them: what they quote is made ``printable`` here, and loses
-    what is secret in it (``foreign_text``).
+    Errors quote journals and remotes, and whoever catches them prints them. So this class removes
+    secrets from the message (``util.text``), and makes it ``printable``.
 
     Args:
-        message: What happened and what it means for the data.
-        hint: What to do about it, one or two sentences; empty when there is nothing to do.
+        message: What happened, and what it means for the data.
+        hint: What to do about it, in one or two sentences. Empty if there is nothing to do.
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
@@ -101,12 +108,12 @@ class JournaltrackError(Exception):
         super().__init__(self.message)
 
     def __str__(self) -> str:
-        """The message and, on a line of its own, the hint."""
+        """Return the message and, on a line of its own, the hint."""
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
 
 
 class InvalidInputError(JournaltrackError, ValueError):
-    """An argument that can never be right. Nothing was journaled."""
+    """An argument is invalid. Nothing was journaled."""
 
 
 class ArtifactError(InvalidInputError):
@@ -118,7 +125,7 @@ class ComponentNotFoundError(InvalidInputError):
 
 
 class NothingMatchesError(InvalidInputError):
-    """A filter names nothing that the journal has; nothing was read, sent or changed by it."""
+    """A filter matches nothing in the journal. Nothing was read, sent or changed."""
 
 
 class UndeliverableError(InvalidInputError):
@@ -126,11 +133,11 @@ class UndeliverableError(InvalidInputError):
 
 
 class InvalidTypeError(JournaltrackError, TypeError):
-    """An argument of the wrong type. Nothing was journaled."""
+    """An argument has the wrong type. Nothing was journaled."""
 
 
 class JournalError(JournaltrackError):
-    """Something about a journal."""
+    """Base of errors about a journal."""
 
 
 class JournalNotFoundError(JournalError):
@@ -138,40 +145,47 @@ class JournalNotFoundError(JournalError):
 
 
 class NotAJournalError(JournalError):
-    """What is at the path is not a journal. It was left as it is."""
+    """What is at the path is not a journal. No changes were made."""
 
 
 class JournalTooNewError(JournalError):
-    """The journal was written by a newer journaltrack than this one. It was left as it is."""
+    """A newer journaltrack wrote the journal. No changes were made."""
 
 
 class JournalOutdatedError(JournalError):
-    """The journal has an older schema, and was opened for reading alone: it is upgraded when it is opened for writing."""
+    """The journal has an older schema, and is open for reading only.
+
+    Opening it for writing upgrades it.
+    """
 
 
 class JournalCorruptError(JournalError):
-    """SQLite reports the journal's file as damaged. It was left as it is."""
+    """SQLite reports the journal's file as damaged. No changes were made."""
 
 
 class JournalAlteredError(JournalError):
-    """The journal's schema or its own records are not what any journaltrack makes. It was left as it is."""
+    """No journaltrack makes this journal's schema or records. No changes were made."""
 
 
 class EvidenceError(JournalError):
-    """Receipts or entries from another copy contradict themselves, or what is here. Nothing of them was taken over."""
+    """Receipts or entries of another copy contradict themselves or this copy.
+
+    None of them were imported.
+    """
 
 
 class JournalBehindError(JournalError):
-    """Another copy of the journal was delivered further than this one knows. Nothing of this one was sent."""
+    """Another copy of the journal was delivered further. This copy sent nothing."""
 
 
 class JournalWriteError(JournalError):
-    """The journal does not take entries.
+    """The journal takes no entries now.
 
     Args:
         message: What happened.
         hint: What to do.
-        unwritten: Entries that wait in memory and are lost if the process ends before they are written.
+        unwritten: Number of entries that wait in memory. They are lost if the process ends before
+            they are written.
     """
 
     def __init__(self, message: str, *, hint: str = "", unwritten: int = 0) -> None:
@@ -192,16 +206,16 @@ class JournalReadOnlyError(JournalWriteError):
 
 
 class BundleError(JournalError):
-    """A bundle can't be written, or read. The journal was left as it is."""
+    """A bundle can't be written or read. The journal was not changed."""
 
 
 class BundleSpoolError(BundleError):
-    """Blobs that belong into the bundle are missing from the journal's spool, or damaged there.
+    """Blobs for the bundle are missing from the journal's spool, or damaged.
 
     Args:
-        message: What happened, naming some of them.
+        message: What happened, naming some of the blobs.
         hint: What to do.
-        blobs: All of them, by digest: ``"missing"`` or ``"damaged"``.
+        blobs: ``"missing"`` or ``"damaged"`` for each of the blobs, by digest.
     """
 
     def __init__(self, message: str, *, hint: str = "", blobs: Mapping[str, Literal["missing", "damaged"]] | None = None) -> None:
@@ -210,58 +224,62 @@ class BundleSpoolError(BundleError):
 
 
 class BundleDamagedError(BundleError):
-    """A bundle is cut short or altered, or the file is no bundle. Nothing was taken from it."""
+    """A bundle is cut short or altered, or the file is no bundle. Nothing was imported."""
 
 
 class BundleTooNewError(BundleError):
-    """The bundle was written by a newer journaltrack than this one. Nothing was taken from it."""
+    """A newer journaltrack wrote the bundle. Nothing was imported."""
 
 
 class LeaseHeldError(JournalError):
-    """Another process reconciles this journal now; the message names it."""
+    """Another process reconciles this journal now. The message names it."""
 
 
 class LeaseLostError(JournalError):
-    """The lease was taken over by somebody else in mid-pass (a stopped machine, a suspended laptop)."""
+    """Another process took over the lease during the pass (after a suspended laptop, say)."""
 
 
 class ErrorKind(enum.Enum):
-    """What a remote's failure means; the remote classifies, the reconciler decides."""
+    """What a remote's failure means. The remote classifies, the reconciler decides."""
 
     TRANSIENT = "transient"
-    """The same request may succeed later: retried with back-off, then left pending."""
+    """The same request may succeed later. It is retried with backoff, then stays pending."""
     PERMANENT = "permanent"
-    """The remote will never accept this request: what it carries is quarantined, after isolating the culprit."""
+    """The remote will never accept the request. The entry at fault is isolated and quarantined."""
     HOLD = "hold"
-    """This component can't go on until a person acts; it stays pending, the others go on."""
+    """This component can't go on until a person acts. It stays pending, the others go on."""
     HALT = "halt"
-    """Nobody's fault and nothing can go on (credentials, permission, region): the pass stops, all stays pending."""
+    """Every request would fail (credentials, region). The pass stops, all stays pending."""
 
 
 COPY_AHEAD_HINT: Final = (
-    "sync the other copy, or bring its receipts here (`journaltrack receipts export` there, `journaltrack receipts import` here); if it is lost, "
-    "`journaltrack sync --even-if-behind` sends what is pending here, also points that are there already"
+    "sync the other copy, or bring its receipts here (`journaltrack receipts export` there, "
+    "`journaltrack receipts import` here); if it is lost, `journaltrack sync --even-if-behind` "
+    "sends what is pending here, also points that are there already"
 )
 NOT_ALLOWED: Final = "NotAllowed"
-"""The code of a request that the table ``[allow]`` of the configuration forbids: nothing was sent."""
+"""The code of a request that the configuration's table ``[allow]`` forbids. Nothing was sent."""
 DEADLINE_OVER: Final = "DeadlineOver"
-"""The code of a request that was not begun, or was ended, since its time was over."""
+"""The code of a request that did not begin, or was ended, since its time was over."""
 
 
 class RemoteError(JournaltrackError):
     """A request that the remote refused, or that got no answer.
 
     Args:
-        message: The remote's own words where there are any.
+        message: The remote's own words, if any.
         kind: What the failure means, see ``ErrorKind``.
-        code: The remote's error code (``ThrottlingException``) or the transport's (``ConnectTimeout``).
+        code: The error code of the remote (``ThrottlingException``) or of the transport
+            (``ConnectTimeout``).
         hint: What to do.
-        request_id: The remote's id of the request, when it answered.
+        request_id: The remote's id of the request, if it answered.
         maybe_applied: The request may have taken effect although no answer arrived.
-        unreachable: No conversation took place at all (DNS, refused, no answer within the time-out).
-        uploads_only: With ``HALT``: only uploads are halted (no permission on the bucket), other streams go on.
-        everywhere: With ``HALT``: no request of any journal can succeed (credentials, region, clock, certificate).
-        throttled: With ``TRANSIENT``: the remote asks for fewer requests a second.
+        unreachable: The remote did not answer at all (DNS, connection refused, time-out).
+        uploads_only: With ``HALT``: only uploads halt (no permission on the bucket). Other streams
+            go on.
+        everywhere: With ``HALT``: no request of any journal can succeed (credentials, region,
+            clock, certificate).
+        throttled: With ``TRANSIENT``: the remote asks for fewer requests per second.
     """
 
     def __init__(
@@ -290,31 +308,31 @@ class RemoteError(JournaltrackError):
 
 
 class NotSentError(RemoteError):
-    """The request was held back before its first byte: it certainly had no effect."""
+    """The request was held back before its first byte. It certainly had no effect."""
 
     def __init__(self, message: str = "the time was over before the request was sent") -> None:
         super().__init__(message, kind=ErrorKind.TRANSIENT, code="NotSent")
 
 
 class UnexpectedError(RemoteError):
-    """Something failed that nobody expected to fail, for one request."""
+    """One request failed in a way that the remote did not classify."""
 
     def __init__(self, error: BaseException, *, maybe_applied: bool) -> None:
         super().__init__(
-            f"a request failed in a way that nobody expected: {type(error).__name__}: {error}",
+            f"a request failed unexpectedly: {type(error).__name__}: {error}",
             kind=ErrorKind.TRANSIENT,
             code=type(error).__name__,
-            hint="its entries stay in the journal and the next sync tries again; if that fails, too, report it with the output of `-v`",
+            hint="nothing was lost, sync again; if that fails too, report the output of `-v`",
             maybe_applied=maybe_applied,
         )
 
 
 class CopyAheadError(RemoteError):
-    """The component was made with this journal's own mark, and not by this copy of the journal."""
+    """Another copy of this journal created the component, as the journal's mark on it shows."""
 
     def __init__(self, component: str, *, request_id: str | None = None) -> None:
         super().__init__(
-            f"another copy of this journal made the trial component {component} already, and this copy knows nothing of that; nothing was sent to it",
+            f"another copy of this journal created the component {component}: nothing was sent",
             kind=ErrorKind.HALT,
             code="CopyAhead",
             hint=COPY_AHEAD_HINT,
@@ -324,7 +342,7 @@ class CopyAheadError(RemoteError):
 
 
 class AlreadyExistsError(RemoteError):
-    """``create``: a component of that name exists already."""
+    """``create``: a component with that name exists already."""
 
 
 class ComponentMissingError(RemoteError):

@@ -1,1 +1,1 @@
-"""Support that knows no journal: configuration, paths, deadlines, threads, intervals, texts without secrets."""
+"""Support that knows no journal: configuration, paths, deadlines, threads, intervals, texts."""

@@ -1,17 +1,19 @@
-"""Read the configuration: defaults, file, environment, arguments; hide what is secret in what is recorded.
+"""Read the configuration, and redact values that must not be recorded.
 
-Values that must not be kept: names that match a pattern have theirs replaced before anything is journaled.
+The configuration is one small TOML file. Environment variables override it, the command line
+overrides both. Every key is a field of ``Configuration`` or, in the tables ``[watch]`` and
+``[allow]``, of a class of their own. A field's metadata holds type, bounds and meaning. Reading,
+``journaltrack config`` and the documentation's table use them.
 
-Pure. One way: what is replaced is nowhere, neither in the journal nor in its log, and can't be had back.
+The file is the one that ``JOURNALTRACK_CONFIG`` names, else ``config.toml`` in the platform's
+folder for a user's configuration. A key's variable is ``JOURNALTRACK_<KEY>``, or
+``JOURNALTRACK_<TABLE>_<KEY>`` in a table. An empty variable counts as unset. Paths in a variable
+are separated as in ``PATH``, patterns by commas.
 
-Configuration: one small TOML file, environment variables over it, the command line over both.
+Redaction (``Redaction``) replaces the values of names that match a pattern, before anything is
+journaled. It can't be undone: neither the journal nor its log holds a replaced value.
 
-Every key is a field of ``Configuration`` or, in the tables ``[watch]`` and ``[allow]``, of a class of their own; its type, bounds and meaning
-are in the field's metadata, from which reading, ``journaltrack config`` and the documentation's table are made.
-
-The file is the one that ``JOURNALTRACK_CONFIG`` names, else ``config.toml`` in the platform's folder for a user's
-configuration. The variable of a key is ``JOURNALTRACK_<KEY>``, of one in a table ``JOURNALTRACK_<TABLE>_<KEY>``; an empty one
-counts as unset; paths in one are separated as in ``PATH``, patterns by commas. Standard library alone: training processes import this.
+Training processes import this module, so at import it needs only the standard library.
 """
 
 from __future__ import annotations
@@ -31,19 +33,31 @@ from journaltrack.errors import InvalidInputError, InvalidTypeError
 from journaltrack.util import paths
 
 REDACTED: Final = "[redacted]"
-"""What stands in the place of a value."""
+"""The text that replaces a value."""
+WATCHING_ANCHOR_EVERY_S: Final = 60.0
+"""Ours: how often a watcher anchors a journal while it is written to.
+
+A journal whose run has ended is anchored at once.
+"""
+_ACCOUNT: Final = re.compile("[0-9]{12}")
+_KMS_KEY: Final = re.compile("[!-~]+")
+CONFIG_VARIABLE: Final = "JOURNALTRACK_CONFIG"
+_PREFIX: Final = "JOURNALTRACK_"
+_current: dict[str, Any] = {}
 
 
 def patterns(given: object) -> tuple[str, ...]:
-    """What a caller passed as ``redact``, checked.
+    """Check what a caller passed as ``redact``.
 
     Raises:
-        InvalidTypeError: Not a list of text; a single text is refused, since its characters would be taken for patterns.
+        InvalidTypeError: It is not a list of text. A single text is refused, since each of its
+            characters would count as a pattern.
     """
     if given is None:
         return ()
     if isinstance(given, str) or not isinstance(given, Iterable):
-        raise InvalidTypeError(f'redact must be a list of patterns such as ["*token*"], not {type(given).__name__}')
+        kind = type(given).__name__
+        raise InvalidTypeError(f'redact must be a list of patterns such as ["*token*"], not {kind}')
     found = tuple(given)
     if not all(isinstance(each, str) for each in found):
         raise InvalidTypeError("redact must be a list of str")
@@ -51,10 +65,10 @@ def patterns(given: object) -> tuple[str, ...]:
 
 
 class Redaction:
-    """Whether a value is to be replaced, by its name.
+    """Decides by its name whether to replace a value.
 
     Args:
-        wanted: Shell patterns; case does not matter.
+        wanted: Shell patterns. Case does not matter.
     """
 
     def __init__(self, wanted: Iterable[str] = ()) -> None:
@@ -62,35 +76,31 @@ class Redaction:
         self._told: set[tuple[str, str]] = set()
 
     def matches(self, name: str) -> bool:
-        """Whether the value of that name is to be replaced."""
+        """Return whether to replace the value of this name."""
         lower = name.lower()
         return any(fnmatch.fnmatchcase(lower, pattern) for pattern in self._patterns)
 
     def is_news(self, kind: str, name: str) -> bool:
-        """Whether it was not asked for this name before: it is logged once."""
+        """Return whether this is the first question for the name, which is logged once."""
         if (kind, name) in self._told:
             return False
         self._told.add((kind, name))
         return True
 
 
-WATCHING_ANCHOR_EVERY_S: Final = 60.0
-"""Ours: a watcher anchors a journal that is written to no more often; one whose run ended at once."""
-_ACCOUNT: Final = re.compile("[0-9]{12}")
-_KMS_KEY: Final = re.compile("[!-~]+")
-CONFIG_VARIABLE: Final = "JOURNALTRACK_CONFIG"
-_PREFIX: Final = "JOURNALTRACK_"
-
-
-def _text(default: str | None, meaning: str, *, choices: tuple[str, ...] = (), path: bool = False) -> Any:  # noqa: ANN401 - as dataclasses.field
-    return field(default=default, metadata={"kind": "text", "meaning": meaning, "choices": choices, "path": path, "unit": ""})
+# As ``dataclasses.field``, these return Any.
+def _text(default: str | None, meaning: str, *, choices: tuple[str, ...] = (), path: bool = False) -> Any:  # noqa: ANN401
+    metadata = {"kind": "text", "meaning": meaning, "choices": choices, "path": path, "unit": ""}
+    return field(default=default, metadata=metadata)
 
 
 def _number(
     default: float, meaning: str, *, unit: str = "seconds", least: float = 0.0, most: float = float("inf"), zero: bool = False
 ) -> Any:  # noqa: ANN401
     kind = "integer" if isinstance(default, int) else "number"
-    return field(default=default, metadata={"kind": kind, "meaning": meaning, "unit": unit, "least": least, "most": most, "zero": zero})
+    bounds = {"least": least, "most": most, "zero": zero}
+    metadata = {"kind": kind, "meaning": meaning, "unit": unit, **bounds}
+    return field(default=default, metadata=metadata)
 
 
 def _patterns(meaning: str) -> Any:  # noqa: ANN401
@@ -98,20 +108,22 @@ def _patterns(meaning: str) -> Any:  # noqa: ANN401
 
 
 def _switch(meaning: str, *, default: bool) -> Any:  # noqa: ANN401
-    return field(default=default, metadata={"kind": "switch", "meaning": meaning, "unit": "", "choices": ("true", "false")})
+    metadata = {"kind": "switch", "meaning": meaning, "unit": "", "choices": ("true", "false")}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """How a store is to keep objects, and on whose account.
+    """Storage options of objects in S3.
 
     Attributes:
-        encryption: ``"AES256"``, ``"aws:kms"`` or ``"aws:kms:dsse"``; None: as the bucket has it.
-        kms_key: Id, ARN or alias of the key; without an encryption that is ``"aws:kms"``.
-        bucket_owner: Account that every named bucket must belong to; None: any. A default bucket
-            must be the caller's in any case.
-        requester_pays: Whether requests are on the caller's account.
-        instead: Buckets that turned out wrong ('' is the default one, whatever its name), and which to use in their place.
+        encryption: ``"AES256"``, ``"aws:kms"`` or ``"aws:kms:dsse"``. None: the bucket's default.
+        kms_key: Id, ARN or alias of the key. Without ``encryption`` it implies ``"aws:kms"``.
+        bucket_owner: Account that must own every named bucket. None: any. The default bucket must
+            always be the caller's.
+        requester_pays: Whether the caller pays for requests.
+        instead: Replacements of recorded buckets, by name. '' stands for the default bucket,
+            whatever its name.
     """
 
     encryption: str | None = None
@@ -123,117 +135,109 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class WatchConfiguration:
-    """The table ``[watch]``: how ``journaltrack watch`` and ``sync="background"`` go about it."""
+    """The table ``[watch]``, for ``journaltrack watch`` and ``sync="background"``."""
 
     folders: tuple[str, ...] = field(
         default=(), metadata={"kind": "paths", "meaning": "journals, or folders of journals; none: the default journal", "unit": ""}
     )
-    debounce_s: float = _number(0.3, "after a write, how long to wait for more before a pass")
-    poll_s: float = _number(5.0, "how often to look where no event tells (network file systems), and beside the events")
+    debounce_s: float = _number(0.3, "how long to wait after a write for more before a pass")
+    poll_s: float = _number(5.0, "how often to look for changes without events (network file systems)")
     settle_s: float = _number(5.0, "how long a journal that appears must stay unchanged to count as whole")
-    journals_at_a_time: int = _number(4, "passes side by side", unit="journals", least=1, most=64)
+    journals_at_a_time: int = _number(4, "passes at a time", unit="journals", least=1, most=64)
     probe_first_s: float = _number(1.0, "first delay to a probe after the endpoint was found down; doubles")
-    probe_max_s: float = _number(30.0, "longest delay between probes: what waits goes out within it after the endpoint is back")
-    retry_first_s: float = _number(
-        5.0, "first delay after a journal's own trouble (a held component, a bucket without permission); doubles"
-    )
-    retry_max_s: float = _number(300.0, "longest of these delays")
-    stop_deadline_s: float = _number(20.0, "after SIGTERM: how long answers to requests in flight are awaited")
-    health_file: str | None = _text(None, "where the state is written as JSON; none: watchers/ in JOURNALTRACK_HOME", path=True)
-    metrics_file: str | None = _text(None, "where the state is written for Prometheus's textfile collector; none: nowhere", path=True)
+    probe_max_s: float = _number(30.0, "longest delay between probes, and so before delivery goes on")
+    retry_first_s: float = _number(5.0, "first delay after a failure of one journal (a held component); doubles")
+    retry_max_s: float = _number(300.0, "longest delay after a failure of one journal")
+    stop_deadline_s: float = _number(20.0, "how long to wait after SIGTERM for answers to requests in flight")
+    health_file: str | None = _text(None, "file for the state as JSON; none: watchers/ in JOURNALTRACK_HOME", path=True)
+    metrics_file: str | None = _text(None, "file for the state in Prometheus's text format; none: no file", path=True)
 
 
 @dataclass(frozen=True, slots=True)
 class AllowConfiguration:
-    """The table ``[allow]``: what journals may have delivered with the credentials of whoever syncs them. By default everything."""
+    """The table ``[allow]``: what journals may use with the credentials of whoever syncs them.
 
-    buckets: tuple[str, ...] = _patterns("buckets that artifacts may go to, beside the default one; none named: any")
-    prefixes: tuple[str, ...] = _patterns("folders in them, with all that is below; none named: any")
-    components: tuple[str, ...] = _patterns("trial components that may be made or written to; none named: any")
-    experiments: tuple[str, ...] = _patterns("experiments and trials that components may be put into; none named: any")
-    create_buckets: bool = _switch("whether a bucket that is missing is made", default=True)
-    create_experiments: bool = _switch("whether an experiment or trial that is missing is made", default=True)
-    artifact_bytes_max: int = _number(0, "how large an artifact may be; a larger one is quarantined; 0: no limit", unit="bytes", zero=True)
-    journal_bytes_max: int = _number(
-        0, "how large a journal's database may be; a larger one is not delivered; 0: no limit", unit="bytes", zero=True
-    )
+    By default everything.
+    """
+
+    buckets: tuple[str, ...] = _patterns("buckets that artifacts may go to, besides the default one; none: any")
+    prefixes: tuple[str, ...] = _patterns("prefixes that artifacts may go to, with all below; none: any")
+    components: tuple[str, ...] = _patterns("trial components that may be created or written to; none: any")
+    experiments: tuple[str, ...] = _patterns("experiments and trials that components may be added to; none: any")
+    create_buckets: bool = _switch("whether to create a missing bucket", default=True)
+    create_experiments: bool = _switch("whether to create a missing experiment or trial", default=True)
+    artifact_bytes_max: int = _number(0, "largest artifact; a larger one is quarantined; 0: no limit", unit="bytes", zero=True)
+    journal_bytes_max: int = _number(0, "largest journal database; a larger one is not delivered; 0: no limit", unit="bytes", zero=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """All that can be configured."""
+    """All settings."""
 
-    journal: str | None = _text(
-        None, "the default journal's folder; none: journal in JOURNALTRACK_HOME or the user's data folder", path=True
-    )
+    journal: str | None = _text(None, "the default journal's folder; none: journal in JOURNALTRACK_HOME, see below", path=True)
     sync: str = _text("close", "when a tracker replays", choices=("close", "background", "off"))
-    durability: str = _text("process", "what a returned call survives: a kill, or also loss of power", choices=("process", "power"))
+    durability: str = _text("process", "what a returned call survives: a kill, or also a loss of power", choices=("process", "power"))
     close_deadline_s: float = _number(10.0, "how long a tracker's close may replay")
-    lookup_deadline_s: float = _number(3.0, "how long Tracker.load may ask for a name that the journal does not know")
+    lookup_deadline_s: float = _number(3.0, "how long Tracker.load may ask AWS for a name unknown to the journal")
     concurrency: int = _number(96, "requests in flight for one journal", unit="requests", least=1, most=256)
-    requests_per_s: float = _number(
-        0.0, "requests at most, for all journals of a process together; 0: no limit", unit="per second", zero=True
-    )
+    requests_per_s: float = _number(0.0, "most requests of all journals of a process; 0: no limit", unit="per second", zero=True)
     timestamps: str = _text(
         "keep",
-        "metrics older than 14 days or over 2 hours ahead: send as they are, or with the time of delivery (the journal keeps the original)",
+        "metrics over 14 days old or 2 hours ahead: send their time or the delivery's",
         choices=("keep", "shift"),
     )
-    visible_after_s: float = _number(
-        900.0, "how long after a first reading metrics without an answer count as not arrived, when a second one does not show them either"
-    )
+    visible_after_s: float = _number(900.0, "how long until missing metrics in doubt count as not arrived")
     anchor: str = _text(
         "artifacts",
-        "where a sync puts the heads of the journal's chains, so that a cut off end is found: into S3 beside the artifacts, once there are some; "
-        "into S3 always; into a parameter of each component; both of the first and that; nowhere",
+        "where a sync puts the heads of the journal's chains, see below",
         choices=("artifacts", "s3", "parameter", "both", "off"),
     )
-    end_interrupted: bool = _switch(
-        "whether a sync ends runs whose processes are proven dead, as Stopped with the time of their last entry", default=True
-    )
+    end_interrupted: bool = _switch("whether a sync marks runs of dead processes as Stopped", default=True)
     sigterm: str = _text(
         "default",
-        "what SIGTERM does inside a tracker's `with` block: what it does without one, or end the block, and the run as Stopped",
+        "what SIGTERM does in a tracker's `with` block: the usual, or end the run",
         choices=("default", "stop"),
     )
-    redact: tuple[str, ...] = _patterns(
-        "names of parameters, inputs and outputs whose values are never recorded: shell patterns such as *token*"
-    )
+    redact: tuple[str, ...] = _patterns("shell patterns (*token*) of names whose values are never recorded")
     spool_max_bytes: int = _number(
         0,
-        "how large the spool may grow: beyond it delivered artifacts leave it, the oldest first, then log_artifact raises; 0: no limit",
+        "largest spool: delivered artifacts leave it first; 0: no limit",
         unit="bytes",
         zero=True,
     )
     profile: str | None = _text(None, "profile of the AWS configuration")
     region: str | None = _text(None, "AWS region")
-    endpoint_url: str | None = _text(None, "one endpoint for all services, instead of AWS's")
+    endpoint_url: str | None = _text(None, "endpoint for all services, instead of AWS's")
     s3_encryption: str | None = _text(
         None,
-        "server-side encryption of uploads; none: as the bucket has it, or with s3_kms_key aws:kms",
+        "server-side encryption; none: the bucket's, or aws:kms with s3_kms_key",
         choices=("AES256", "aws:kms", "aws:kms:dsse"),
     )
     s3_kms_key: str | None = _text(None, "id, ARN or alias of the KMS key for uploads")
-    s3_bucket_owner: str | None = _text(
-        None, "account (12 digits) that the buckets must belong to; the default bucket must be the caller's in any case"
-    )
+    s3_bucket_owner: str | None = _text(None, "account (12 digits) that must own the buckets; the default bucket is always the caller's")
     s3_requests_paid_by: str = _text("owner", "who pays for requests to the buckets", choices=("owner", "requester"))
     watch: WatchConfiguration = field(default_factory=WatchConfiguration)
     allow: AllowConfiguration = field(default_factory=AllowConfiguration)
 
     def storage(self) -> Storage:
-        """What is configured of buckets."""
+        """Return the storage options."""
         requester_pays = self.s3_requests_paid_by == "requester"
         return Storage(self.s3_encryption, self.s3_kms_key, self.s3_bucket_owner, requester_pays)
 
     def of_a_connection(self) -> dict[str, Any]:
-        """What is configured of ``composition.Connection``, by its names, but for the rate."""
+        """Return the arguments for ``composition.Connection``, except the rate."""
         known = {name: getattr(self, name) for name in ("profile", "region", "endpoint_url")}
         return {**known, "storage": self.storage(), "allow": self.allow}
 
     def of_a_pass(self, *, watching: bool = False) -> dict[str, Any]:
-        """What is configured of ``reconciler.Options``, by its names; a watcher makes a pass whenever something is written."""
-        options = {name: getattr(self, name) for name in ("concurrency", "timestamps", "visible_after_s", "anchor", "end_interrupted")}
+        """Return the arguments for ``reconciler.Options``.
+
+        Args:
+            watching: Whether a watcher makes the pass. Watchers anchor less often, since they make
+                a pass after every write.
+        """
+        names = ("concurrency", "timestamps", "visible_after_s", "anchor", "end_interrupted")
+        options = {name: getattr(self, name) for name in names}
         return {**options, "anchor_every_s": WATCHING_ANCHOR_EVERY_S if watching else 0.0}
 
 
@@ -242,9 +246,10 @@ class Loaded:
     """A configuration, and where each value comes from.
 
     Attributes:
-        configuration: In force.
-        origins: By key ("watch.debounce_s"): "default", a file's path, a variable's name, or "command line".
-        path: The file that was read; None: there is none.
+        configuration: The values in force.
+        origins: "default", a file's path, a variable's name, or "command line", by key
+            ("watch.debounce_s").
+        path: The file that was read. None if there is none.
     """
 
     configuration: Configuration
@@ -265,21 +270,28 @@ class Setting:
 
 
 def settings() -> list[Setting]:
-    """All keys, in the order of the file."""
+    """Return all keys, in the order of the file."""
     return [
-        Setting(key, _variable(key), each.default, each.metadata["unit"], each.metadata["meaning"], each.metadata.get("choices", ()))
+        Setting(
+            key,
+            _variable(key),
+            each.default,
+            each.metadata["unit"],
+            each.metadata["meaning"],
+            each.metadata.get("choices", ()),
+        )
         for key, each in _FIELDS.items()
     ]
 
 
 def value_of(configuration: Configuration, key: str) -> Any:  # noqa: ANN401 - of the key's type
-    """The value of a key such as "watch.debounce_s"."""
+    """Return the value of a key such as "watch.debounce_s"."""
     table, _, name = key.rpartition(".")
     return getattr(getattr(configuration, table) if table else configuration, name)
 
 
 def default_file() -> Path | None:
-    """Where the file is when none is named; None: nowhere, since there is no home folder."""
+    """Return the file to read if none is named, or None without a home folder."""
     if not paths.has_home("XDG_CONFIG_HOME"):
         return None
     import platformdirs  # noqa: PLC0415 - only when nothing is named
@@ -294,16 +306,18 @@ def load(
     overrides: Mapping[str, object] | None = None,
     origin: str = "command line",
 ) -> Loaded:
-    """The configuration in force.
+    """Read the configuration.
 
     Args:
-        path: The file; None: see the module. A file that is named, here or by the variable, must exist.
-        environ: Environment variables; None: the process's.
-        overrides: Values by key, which come before all others; None as a value counts as not given.
-        origin: Where those were given.
+        path: The file. None: see the module. A file that is named, here or by the variable, must
+            exist.
+        environ: Environment variables. None: the process's.
+        overrides: Values by key, which override all others. None as a value counts as not given.
+        origin: Where the overrides were given.
 
     Raises:
-        InvalidInputError: A file that can't be read, an unknown key, or a value that can't be right; the message says where.
+        InvalidInputError: A file can't be read, a key is unknown, or a value is invalid. The
+            message says where.
     """
     environ = os.environ if environ is None else environ
     file, values = _from_file(path, environ)
@@ -329,7 +343,7 @@ def load(
 
 
 def current() -> Configuration:
-    """The configuration in force, read again only when the file or the environment changed.
+    """Return the configuration, read again only if the file or the environment has changed.
 
     Raises:
         InvalidInputError: See ``load``.
@@ -340,7 +354,8 @@ def current() -> Configuration:
     with contextlib.suppress(OSError):
         found = None if file is None else file.stat()
         stamp = found and (found.st_mtime_ns, found.st_size, found.st_ino)
-    key = (str(file), stamp, tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(_PREFIX))))
+    variables = sorted(item for item in os.environ.items() if item[0].startswith(_PREFIX))
+    key = (str(file), stamp, tuple(variables))
     if _current.get("key") != key:
         _current.update(configuration=load().configuration, key=key)
     known: Configuration = _current["configuration"]
@@ -348,14 +363,17 @@ def current() -> Configuration:
 
 
 def as_overrides(configuration: Configuration) -> dict[str, Any]:
-    """Return every value by key, as ``load`` takes them as ``overrides``: for another process, which may find another file."""
+    """Return every value by key, as ``overrides`` for ``load``.
+
+    They are for another process, which may find another file.
+    """
     values = {key: value_of(configuration, key) for key in _FIELDS}
     return {key: "" if value is None else value for key, value in values.items()}
 
 
 def example() -> str:
-    """A file with all defaults, commented."""
-    lines: list[str] = ["# journaltrack's configuration. Every line is the default; take away the # to change it."]
+    """Return a file with all defaults and their meanings as comments."""
+    lines: list[str] = ["# journaltrack's configuration with all defaults. Remove the # to set a key."]
     table = ""
     for setting in settings():
         of, _, name = setting.key.rpartition(".")
@@ -364,26 +382,27 @@ def example() -> str:
             table = of
         unit = f" ({setting.unit})" if setting.unit else ""
         choices = f" [{', '.join(setting.choices)}]" if setting.choices else ""
-        shown = _toml(setting.default)
-        lines += ["", f"# {setting.meaning}{unit}{choices}", f"#{name} = {shown}" if setting.default is None else f"{name} = {shown}"]
+        mark = "#" if setting.default is None else ""
+        lines += ["", f"# {setting.meaning}{unit}{choices}"]
+        lines += [f"{mark}{name} = {_toml(setting.default)}"]
     return "\n".join(lines) + "\n"
 
 
-# -- inside -----------------------------------------------------------------------------------------------------------
+# -- inside --
 
 _TABLES: Final[Mapping[str, Any]] = {"watch": WatchConfiguration, "allow": AllowConfiguration}
 _FIELDS: Final[Mapping[str, Field[Any]]] = {
     **{each.name: each for each in fields(Configuration) if each.name not in _TABLES},
     **{f"{table}.{each.name}": each for table, made in _TABLES.items() for each in fields(made)},
 }
-_current: dict[str, Any] = {}
 
 
 def _check_storage(made: Configuration, origins: Mapping[str, str]) -> None:
-    """Refuse what S3 would refuse of every upload."""
+    """Refuse values with which S3 would refuse every upload."""
     owner = made.s3_bucket_owner
     if owner is not None and not _ACCOUNT.fullmatch(owner):
-        raise _wrong("s3_bucket_owner", owner, origins["s3_bucket_owner"], "an account's number of 12 digits")
+        wanted = "an account's number of 12 digits"
+        raise _wrong("s3_bucket_owner", owner, origins["s3_bucket_owner"], wanted)
     if made.s3_kms_key is not None and not _KMS_KEY.fullmatch(made.s3_kms_key):
         wanted = "a key's id, ARN or alias: ASCII without spaces"
         raise _wrong("s3_kms_key", made.s3_kms_key, origins["s3_kms_key"], wanted)
@@ -427,19 +446,21 @@ def _from_file(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) 
     except FileNotFoundError:
         if named is None:
             return None, {}
-        raise InvalidInputError(f"there is no configuration file {file}", hint=f"check --config or {CONFIG_VARIABLE}") from None
+        message = f"there is no configuration file {file}"
+        raise InvalidInputError(message, hint=f"check --config or {CONFIG_VARIABLE}") from None
     except OSError as error:
-        raise InvalidInputError(f"the configuration {file} can't be read: {error.strerror}", hint="check its permissions") from error
+        message = f"the configuration {file} can't be read: {error.strerror}"
+        raise InvalidInputError(message, hint="check its permissions") from error
     if sys.version_info >= (3, 11):
         import tomllib  # noqa: PLC0415 - only when there is a file
     else:
         import tomli as tomllib  # noqa: PLC0415
     try:
         tree = tomllib.loads(content.decode())
-    except ValueError as error:  # also bytes that are not UTF-8
-        raise InvalidInputError(
-            f"{file} is not TOML: {error}", hint="`journaltrack config --example` prints a file to start from"
-        ) from error
+    # Also bytes that are not UTF-8.
+    except ValueError as error:
+        hint = "`journaltrack config --example` prints a file to start from"
+        raise InvalidInputError(f"{file} is not TOML: {error}", hint=hint) from error
     values: dict[str, Any] = {}
     for key, value in _flat(tree, file):
         values[key] = _checked(key, _field(key, str(file)), value, str(file), base=file.parent)
@@ -451,14 +472,16 @@ def _flat(tree: Mapping[str, Any], file: Path) -> list[tuple[str, Any]]:
     for name, value in tree.items():
         if name in _TABLES:
             if not isinstance(value, dict):
-                raise InvalidInputError(f"{name} in {file} must be a table", hint=f"write [{name}] on a line of its own")
+                hint = f"write [{name}] on a line of its own"
+                raise InvalidInputError(f"{name} in {file} must be a table", hint=hint)
             flat += [(f"{name}.{inner}", each) for inner, each in value.items()]
         else:
             flat.append((name, value))
     return flat
 
 
-def _parsed(each: Field[Any], text: str) -> Any:  # noqa: ANN401 - what TOML would have made of it
+def _parsed(each: Field[Any], text: str) -> Any:  # noqa: ANN401
+    """Convert a variable's text to what TOML would have given."""
     kind = each.metadata["kind"]
     parsers: dict[str, Callable[[str], Any]] = {
         "integer": int,
@@ -467,10 +490,11 @@ def _parsed(each: Field[Any], text: str) -> Any:  # noqa: ANN401 - what TOML wou
         "patterns": lambda t: t.split(","),
         "switch": lambda t: {"true": True, "false": False}.get(t.lower(), t),
     }
+    # The check refuses other text, and says why.
     try:
         return parsers.get(kind, str)(text)
     except ValueError:
-        return text  # refused with the right words by the check
+        return text
 
 
 def _checked(key: str, each: Field[Any], value: Any, where: str, *, base: Path | None = None) -> Any:  # noqa: ANN401
@@ -485,11 +509,14 @@ def _checked(key: str, each: Field[Any], value: Any, where: str, *, base: Path |
         return _checked_text(key, each, value, where, base)
     whole = metadata["kind"] == "integer"
     wanted = "a whole number" if whole else "a number"
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or value != value:  # noqa: PLR0124 - NaN
+    is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not is_number or value != value:  # noqa: PLR0124 - NaN
         raise _wrong(key, value, where, wanted)
     least, most, unit = metadata["least"], metadata["most"], metadata["unit"]
-    if value < least or value > most or value == float("inf") or (value == 0 and not metadata["zero"]):
-        bounds = f"from {least} to {most}" if most != float("inf") else "0 or more" if metadata["zero"] else "more than 0"
+    zero = value == 0 and not metadata["zero"]
+    if value < least or value > most or value == float("inf") or zero:
+        bounds = "0 or more" if metadata["zero"] else "more than 0"
+        bounds = bounds if most == float("inf") else f"from {least} to {most}"
         raise _wrong(key, value, where, f"{wanted} of {unit}, {bounds}")
     return value if whole else float(value)
 
@@ -519,4 +546,5 @@ def _absolute(path: str, base: Path | None) -> str:
 
 
 def _wrong(key: str, value: object, where: str, wanted: str) -> InvalidInputError:
-    return InvalidInputError(f"{key} in {where} is {value!r}; it must be {wanted}", hint="`journaltrack config --example` shows all keys")
+    message = f"{key} in {where} is {value!r}; it must be {wanted}"
+    return InvalidInputError(message, hint="`journaltrack config --example` shows all keys")

@@ -1,4 +1,4 @@
-"""A bound on time that several threads share and anyone may cut short."""
+"""A time limit that threads share and anyone can end early."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 INTERRUPTED_GRACE_S: Final = 5.0
-"""How long answers are waited for after Ctrl-C in a program that has no handler of its own."""
+"""How long to wait for answers after Ctrl-C in a program without a handler of its own."""
 _RECENT: Final = 64
 _TIMES: Final = 2.0
-"""A request that can't be sent twice begins with so many times the slowest of the recent answers left,"""
+"""A request that can't be sent twice needs this multiple of the slowest recent answer's time."""
 _ANSWER_MIN_S: Final = 0.1
-"""... which is taken for at least this, and for this as long as there was none."""
+"""Least time assumed for an answer, also before the first answer."""
 
 
 class Deadline:
-    """Time left for a pass, and the last look before a request of it leaves.
+    """The time left for a pass, and the last check before a request of it leaves.
 
     Args:
-        seconds: From now; None for no bound.
+        seconds: Time from now. None for no limit.
         clock: Monotonic seconds.
-        outer: One that this ends with at the latest; ``seconds`` and ``clock`` are its own then.
+        outer: A deadline that also ends this one. Then its time and clock replace ``seconds`` and
+            ``clock``.
     """
 
     guarded = False
-    """Whether whoever sends calls ``departing`` right before the first byte of every request, and ``connecting`` before a connection."""
+    """Whether the sender calls ``departing`` before each request, and ``connecting``."""
 
     def __init__(self, seconds: float | None = None, *, clock: Callable[[], float] = time.monotonic, outer: Deadline | None = None) -> None:
         self._clock = clock
@@ -45,40 +46,41 @@ class Deadline:
             outer.take_in(self)
 
     def now(self) -> float:
-        """Monotonic seconds."""
+        """Return monotonic seconds."""
         return self._clock()
 
     def remaining_s(self) -> float:
-        """Seconds left: 0.0 when over or cancelled, infinity when there is no bound."""
+        """Return the seconds left: 0.0 if it is over or cancelled, infinity without a limit."""
         if self._cancelled.is_set():
             return 0.0
         return float("inf") if self._ends is None else max(0.0, self._ends - self._clock())
 
     @property
     def over(self) -> bool:
-        """Whether no new request may be started."""
+        """Return whether no new request may start."""
         return self.remaining_s() <= 0
 
     @property
     def is_late(self) -> bool:
-        """Whether the answer to a request that begins now may not come in time."""
+        """Return whether the answer to a request that begins now may come too late."""
         left_s = self.remaining_s()
-        return left_s != float("inf") and left_s < _TIMES * max((_ANSWER_MIN_S, *self._took_s.copy()))
+        slowest_s = max((_ANSWER_MIN_S, *self._took_s.copy()))
+        return left_s != float("inf") and left_s < _TIMES * slowest_s
 
     def answered(self, took_s: float) -> None:
-        """Note that an answer came after so many seconds."""
+        """Take note of the seconds until an answer came."""
         self._took_s.append(took_s)
 
     @property
     def cut_short(self) -> bool:
-        """Whether somebody cancelled it while there was time left."""
+        """Return whether somebody cancelled it while time was left."""
         return self._cancelled.is_set() and (self._ends is None or self._clock() < self._ends)
 
     def cancel(self, *, grace_s: float = 0.0) -> None:
-        """End it now; wakes every ``wait``. A later call may only shorten the grace.
+        """End it now, and wake every ``wait``. A later call can only shorten the grace.
 
         Args:
-            grace_s: For so long, requests in flight are still waited for (``grace_remaining_s``).
+            grace_s: How long to wait for requests in flight (``grace_remaining_s``).
         """
         ends = self._clock() + grace_s
         if self._cancelled.is_set() and self._grace_ends is not None:
@@ -89,16 +91,18 @@ class Deadline:
             inner.cancel(grace_s=grace_s)
 
     def grace_remaining_s(self) -> float:
-        """Seconds for which an answer to what is in flight is still worth waiting for."""
-        return float("inf") if self._grace_ends is None else max(0.0, self._grace_ends - self._clock())
+        """Return the seconds left to wait for answers to requests in flight."""
+        if self._grace_ends is None:
+            return float("inf")
+        return max(0.0, self._grace_ends - self._clock())
 
     def wait(self, seconds: float) -> bool:
-        """Let ``seconds`` pass, or less if the deadline comes first or it is cancelled; False if it is over."""
+        """Wait for ``seconds``, or until the deadline ends. Return False if it has ended."""
         self._cancelled.wait(min(seconds, self.remaining_s()))
         return not self.over
 
     def departing(self) -> None:
-        """Call right before the first byte of a request: none leaves once the time is over.
+        """Check the time right before the first byte of a request.
 
         Raises:
             NotSentError: The time is over.
@@ -107,10 +111,10 @@ class Deadline:
             raise NotSentError
 
     def connecting(self) -> None:
-        """Call before a connection is made: whatever departed on this thread did not leave."""
+        """Take note that a connection is made: this thread's last request has not left."""
 
     def take_in(self, inner: Deadline) -> None:
-        """Have another one end with this one."""
+        """End another deadline together with this one."""
         inner._clock, inner._ends, inner._grace_ends = self._clock, self._ends, self._grace_ends
         self._inner.add(inner)
         if self._cancelled.is_set():

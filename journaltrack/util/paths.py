@@ -1,4 +1,8 @@
-"""Where journals live, what kind of file system that is, and how a file gets its name: whole, on the disk, or not at all."""
+"""Find where journals live and what their file system can do, and create files whole.
+
+A new file gets its name only when its bytes are on the disk, or not at all. Must not know what a
+journal contains.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +29,15 @@ SPOOL: Final = "spool"
 MOUNTS: Final = Path("/proc/self/mountinfo")
 WRITERS: Final = "writers"
 BUNDLE_MANIFEST: Final = "journaltrack-bundle.json"
-"""First in a bundle, and beside the journal that came in one."""
+"""The first file in a bundle. It stays beside the journal that came in one."""
 
-_told: set[Path] = set()  # places of which it was told that they are only temporary
+# Temporary default folders that a warning was logged for.
+_told: set[Path] = set()
 
-# File systems of one machine: every process that gets at them shares memory through a mapped file, which SQLite's index of
-# the write-ahead log needs (https://sqlite.org/wal.html). What is not here may be shared between machines, or may not map
-# files: NFS, fuse.*, virtiofs, 9p, ... A list of what is unsafe would never be complete.
+# File systems of one machine. All their processes share memory through a mapped file, which
+# SQLite's index of the write-ahead log needs (https://sqlite.org/wal.html). Other file systems may
+# be shared between machines, or may not map files: NFS, fuse.*, virtiofs, 9p. A list of unsafe
+# ones would never be complete.
 _LOCAL: Final = frozenset(
     [
         *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "bcachefs", "f2fs", "jfs", "nilfs2", "reiserfs", "ubifs", "ufs"),
@@ -40,25 +46,30 @@ _LOCAL: Final = frozenset(
     ]
 )
 _OVERLAY: Final = "overlay"
-_OF_CONTAINERS: Final = "ext4"  # or another that is local
-# Those that give a lock to one machine at a time, unless they were mounted with one of these options.
+# Stands for any local file system.
+_OF_CONTAINERS: Final = "ext4"
+# File systems that give a lock to one machine at a time, unless mounted with one of these options.
 _WITH_LOCKS_BETWEEN_MACHINES: Final = frozenset(["ceph", "gfs2", "gpfs", "nfs", "nfs4", "ocfs2"])
 _LOCKS_OF_ONE_MACHINE: Final = frozenset(["nolock", "local_lock=all", "local_lock=posix"])
 
-_DEVICE, _POINT = 2, 4  # fields of a line of the table of mounts
+# Fields of a line in the table of mounts.
+_DEVICE, _POINT = 2, 4
 
-# File systems that keep no permissions: what ``stat`` says there is the mount's, the same for every file.
+# File systems without permissions: ``stat`` returns the mount's, the same for every file.
 _WITHOUT_PERMISSIONS: Final = frozenset(["vfat", "msdos", "exfat", "fuse.exfat", "ntfs", "ntfs3", "fuseblk", "hfs", "iso9660", "udf"])
+# Network file systems that map owners.
+_MAPPING_OWNERS: Final = frozenset(["cifs", "smb3", "smbfs", "9p", "fuse.sshfs"])
 
 
 def home() -> Path:
-    """The folder of the default journal: ``JOURNALTRACK_HOME``, else the platform's user data folder.
+    """Return the folder of the default journal.
 
-    Where the user has no home (a container without HOME and without a name for the user's number): a folder of that number in
-    the one for temporary files, made here for its owner alone, with a warning.
+    It is ``JOURNALTRACK_HOME``, else the platform's folder for user data. A user in a container may
+    have no home: no HOME, and no name for the user's number. Then it is a temporary folder, made
+    here for its owner alone, and a warning is logged.
 
     Raises:
-        InvalidInputError: There is no such place either.
+        InvalidInputError: There is no place for temporary files either.
     """
     named = os.environ.get("JOURNALTRACK_HOME")
     if named:
@@ -71,51 +82,55 @@ def home() -> Path:
 
 
 def has_home(instead: str) -> bool:
-    """Whether there is a folder of the user's, or the variable ``instead`` names the one in it that is wanted."""
+    """Return whether the user has a home folder, or the variable ``instead`` replaces it."""
     if any(Path(os.environ.get(variable, "")).is_absolute() for variable in (instead, "HOME")):
         return True
+    # A user's number need not have a name.
     try:
         return Path(pwd.getpwuid(os.getuid()).pw_dir).is_absolute()
-    except KeyError:  # a number without a name
+    except KeyError:
         return False
 
 
 def _temporary_home() -> Path:
-    hint = "set JOURNALTRACK_HOME, HOME, or journal= to a folder that you can write"
+    hint = "set JOURNALTRACK_HOME, HOME or journal= to a folder that you can write"
     try:
         folder = Path(tempfile.gettempdir()) / f"journaltrack-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        raise InvalidInputError(f"there is no home folder, and none can be made in its place: {error}", hint=hint) from error
+        message = f"there is no home folder, and none can be made in its place: {error}"
+        raise InvalidInputError(message, hint=hint) from error
+    # Everybody can create files in the parent, also under our name and before us.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        # Everybody may make files there, also in our name before us.
-        raise InvalidInputError(f"there is no home folder, and {folder} is not a folder of yours alone", hint=hint)
+        message = f"there is no home folder, and {folder} is not a folder of yours alone"
+        raise InvalidInputError(message, hint=hint)
     if folder not in _told:
         _told.add(folder)
-        logger.warning("there is no home folder: the default journal is in %s, which may be emptied at the next start; %s", folder, hint)
+        logger.warning("there is no home folder: the default journal is in %s, which a restart may empty; %s", folder, hint)
     return folder
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path, with the home folder in the place of a leading ``~``.
+    """Return the path with the home folder in place of a leading ``~``.
 
     Raises:
-        InvalidInputError: There is no such folder.
+        InvalidInputError: There is no home folder.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise InvalidInputError(
-            f"{os.fspath(path)} can't be told: there is no home folder", hint="write the whole path, or set HOME"
-        ) from error
+        message = f"{os.fspath(path)} can't be expanded: there is no home folder"
+        raise InvalidInputError(message, hint="write the whole path, or set HOME") from error
 
 
 def default_journal() -> Path:
-    """The journal used when none is named: that of the configuration (``JOURNALTRACK_JOURNAL``), else ``journal`` in ``home()``.
+    """Return the journal to use when none is named.
+
+    It is the configured one (``JOURNALTRACK_JOURNAL``), else ``journal`` in ``home()``.
 
     Raises:
-        InvalidInputError: The configuration file can't be right, or see ``home``.
+        InvalidInputError: The configuration is invalid, or see ``home``.
     """
     from journaltrack.util import config  # noqa: PLC0415 - only when none is named
 
@@ -124,9 +139,10 @@ def default_journal() -> Path:
 
 
 def network_file_system(folder: Path, mounts: Path = MOUNTS) -> str | None:
-    """Return the type of the file system of ``folder`` if other machines may share it; None if it is local.
+    """Return the type of ``folder``'s file system if machines may share it, or None if it is local.
 
-    Whatever is not known to be local counts as shared. Where a system never has such a table (macOS), all counts as local.
+    A file system that is not known to be local counts as shared. On systems without a table of
+    mounts (macOS), all count as local.
 
     Args:
         folder: An existing folder.
@@ -155,18 +171,20 @@ def locks_reach_other_machines(folder: Path, mounts: Path = MOUNTS) -> bool:
 
 
 def has_no_permissions(folder: Path, mounts: Path = MOUNTS) -> bool:
-    """Whether the permissions of files in ``folder`` say nothing: FAT and its like, and network file systems that map owners.
+    """Return whether file permissions in ``folder`` are meaningless.
+
+    They are on FAT and similar file systems, and on network file systems that map owners.
 
     Args:
         folder: An existing folder.
         mounts: The kernel's table of mounts (proc(5)).
     """
     kind = _file_system(folder, mounts)
-    return kind in _WITHOUT_PERMISSIONS or kind in {"cifs", "smb3", "smbfs", "9p", "fuse.sshfs"}
+    return kind in _WITHOUT_PERMISSIONS or kind in _MAPPING_OWNERS
 
 
 def file_bytes_max(folder: Path, mounts: Path = MOUNTS) -> int | None:
-    """The largest file that the file system of ``folder`` takes; None when that is far away, or can't be told.
+    """Return the largest file size on ``folder``'s file system; None if it is unknown or huge.
 
     Args:
         folder: An existing folder.
@@ -185,33 +203,41 @@ class _Mount(NamedTuple):
 
 
 def _file_system(folder: Path, mounts: Path) -> str:
-    """Its type; for an overlay that of its upper layer, where what is written goes. Empty if that can't be told."""
+    """Return the type of ``folder``'s file system, or "" if it is unknown.
+
+    For an overlay, return the type of its upper layer, which receives the writes.
+    """
     mount = _mount_of(folder, mounts)
     if mount is None:
         return ""
     if mount.kind != _OVERLAY:
         return mount.kind
     upper = re.search(r"(?:^|,)upperdir=([^,]+)", mount.options)
-    below = _deepest([other for other in _table(mounts) if other.kind != _OVERLAY], upper[1]) if upper else None
-    # Not seen, it is a container's, which its machine made for it alone.
+    others = [other for other in _table(mounts) if other.kind != _OVERLAY]
+    below = _deepest(others, upper[1]) if upper else None
+    # An unseen upper layer is a container's, which its machine made for it alone.
     return below.kind if below is not None else _OF_CONTAINERS
 
 
 def _mount_of(folder: Path, mounts: Path) -> _Mount | None:
-    """The mount that ``folder`` is in. Several can have one point (an automounter's and, over it, what it mounted)."""
+    """Return the mount that contains ``folder``.
+
+    Several mounts can have one mount point: an automounter's and, over it, what it mounted.
+    """
     table = _table(mounts)
     try:
         device = os.stat(folder).st_dev  # noqa: PTH116 - on the path of every opening
     except OSError:
         device = 0
     number = f"{os.major(device)}:{os.minor(device)}"
-    # Some file systems (btrfs) tell another device in the table than by stat.
+    # Some file systems (btrfs) report another device in the table than by stat.
     of_device = [mount for mount in table if mount.device == number]
-    return _deepest(of_device or table, os.path.realpath(folder)) or (of_device[-1] if of_device else None)
+    found = _deepest(of_device or table, os.path.realpath(folder))
+    return found or (of_device[-1] if of_device else None)
 
 
 def _deepest(table: list[_Mount], path: str) -> _Mount | None:
-    """The one that ``path`` is in: of several with the same point the last, which hides the others."""
+    """Return the mount that contains ``path``; at one point, the last hides the others."""
     found = None
     for mount in table:
         inside = path == mount.point or path.startswith(mount.point.rstrip("/") + "/")
@@ -221,21 +247,24 @@ def _deepest(table: list[_Mount], path: str) -> _Mount | None:
 
 
 def _table(mounts: Path) -> list[_Mount]:
+    # Without a table, or without permission to read it, the mounts are unknown. Other errors are
+    # temporary.
     try:
         lines = os.fsdecode(mounts.read_bytes()).splitlines()
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return []  # there is none, or none for us; other errors are those of a moment
+        return []
     table = []
     for line in lines:
         left, _, right = line.partition(" - ")
         fields, tail = left.split(" "), right.split(" ")
         if len(fields) > _POINT and tail[0]:
-            table.append(_Mount(fields[_DEVICE], _unescaped(fields[_POINT]), tail[0], _unescaped(tail[-1])))
+            point, options = _unescaped(fields[_POINT]), _unescaped(tail[-1])
+            table.append(_Mount(fields[_DEVICE], point, tail[0], options))
     return table
 
 
 def _unescaped(text: str) -> str:
-    """Without the octal escapes for blanks and backslashes."""
+    """Decode the octal escapes for blanks and backslashes."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
@@ -243,7 +272,7 @@ def fsync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's names, are on the disk.
 
     Raises:
-        OSError: They can't be opened, or the disk refuses.
+        OSError: The file can't be opened, or the disk fails.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -253,38 +282,41 @@ def fsync(path: Path) -> None:
 
 
 def file_target(to: str | os.PathLike[str], journal: Path, *, force: bool) -> Path:
-    """Return where a file goes that is made of a journal, links followed.
+    """Check where to write a file made of a journal, and return that path with links followed.
 
     Raises:
-        InvalidInputError: Something is there already that ``force`` does not replace, it would be inside of the journal, or no
-            file can be there.
+        InvalidInputError: Something is there that ``force`` does not replace, the path is inside
+            the journal, or no file can be there.
     """
     target = expanded(to).resolve()
     if target.is_relative_to(journal.resolve()):
-        raise InvalidInputError(f"{target} is inside of the journal", hint="a journal's folder is its own: name a file elsewhere")
+        hint = "a journal's folder is its own: name a file elsewhere"
+        raise InvalidInputError(f"{target} is inside of the journal", hint=hint)
     if target.is_dir() or (target.exists() and not target.is_file()):
         raise InvalidInputError(f"{target} is not a file", hint="name a file; - is standard output")
     if target.exists() and not force:
         raise _exists(target)
     if not target.parent.is_dir():
-        raise InvalidInputError(f"there is no folder {target.parent}", hint="make it first, or name another one")
+        hint = "make it first, or name another one"
+        raise InvalidInputError(f"there is no folder {target.parent}", hint=hint)
     return target
 
 
 def _exists(target: Path) -> InvalidInputError:
-    return InvalidInputError(f"{target} exists; it was left as it is", hint="name another file, or replace it with --force (force=True)")
+    hint = "name another file, or replace it with --force (force=True)"
+    return InvalidInputError(f"{target} exists; it was left as it is", hint=hint)
 
 
 @contextlib.contextmanager
 def whole_file(to: str | os.PathLike[str], *journals: Path, force: bool) -> Iterator[tuple[Path, IO[bytes]]]:
-    """Make a file that takes its place when the block is left, whole and on the disk, and is gone after any exception.
+    """Write a file that appears when the block ends, whole and on the disk.
 
-    What runs that were killed have left of it goes first.
+    After an exception no file is there. Unfinished files of killed runs are removed first.
 
     Args:
         to: See ``file_target``.
-        journals: Of which it is made.
-        force: Replace a file that is there, at the end and in one step.
+        journals: The journals that the file is made of.
+        force: Replace an existing file, at the end and in one step.
 
     Raises:
         InvalidInputError: See ``file_target``.
@@ -307,21 +339,25 @@ def whole_file(to: str | os.PathLike[str], *journals: Path, force: bool) -> Iter
 
 
 def _new_partial(target: Path) -> tuple[Path, int]:
-    """Make the unfinished file, locked: that tells it from what a killed run has left."""
+    """Make the unfinished file. Its lock tells it from files of killed runs."""
     while True:
         partial = target.with_name(f".{target.name[:200]}.{os.urandom(4).hex()}.partial")
-        # 0600 whatever the umask, as all that holds recorded values: a mask takes rights away, and a default ACL gives some.
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        # 0600 like every file with recorded values. A umask would only remove rights, and a default
+        # ACL may add some.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(partial, flags, 0o600)
         os.fchmod(descriptor, 0o600)
-        with contextlib.suppress(OSError):  # a file system without locks
+        # Some file systems have no locks.
+        with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
             return partial, descriptor
-        os.close(descriptor)  # another process took it for one that was left
+        # Another process removed it as an unfinished file of a killed run.
+        os.close(descriptor)
 
 
 def _remove_left(target: Path) -> None:
-    """Remove the unfinished files of that target which no process has locked."""
+    """Remove a target's unfinished files that no process has locked."""
     for left in target.parent.glob(f".{glob.escape(target.name[:200])}.{'[0-9a-f]' * 8}.partial"):
         with contextlib.suppress(OSError):
             descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -333,12 +369,13 @@ def _remove_left(target: Path) -> None:
 
 
 def _put(partial: Path, target: Path) -> None:
-    """Name the file, unless somebody has made one of that name meanwhile."""
+    """Give the file its name, unless another file has taken it meanwhile."""
     try:
         os.link(partial, target)
     except FileExistsError as error:
         raise _exists(target) from error
-    except OSError:  # a file system without links
+    except OSError:
+        # The file system has no links.
         if os.path.lexists(target):
             raise _exists(target) from None
         partial.rename(target)

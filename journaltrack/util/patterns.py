@@ -1,4 +1,7 @@
-"""Names, and shell patterns of them: which fit, and which are near to one that fits nothing. Pure."""
+"""Match names with shell patterns, and suggest names that are similar to one that does not match.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,23 @@ from difflib import SequenceMatcher
 from typing import Final
 
 PERHAPS: Final = "perhaps "
-"""How a hint begins that knows something near."""
+"""Start of a hint that suggests a similar name."""
 _NEAR: Final = 0.6
 _NEAR_MAX: Final = 3
 _SHOWN_MAX: Final = 5
 _SHOWN_CHARS_MAX: Final = 80
 _LOOKED_AT_MAX: Final = 10_000
-"""Ours: of the names, the newest so many are compared: each costs some microseconds."""
+"""Ours: how many of the newest names are compared. Each costs a few microseconds."""
 _WILD: Final = re.compile(r"\[[^]]*\]|[*?]")
 
 
 def fits(name: object, pattern: str | None) -> bool:
-    """Whether a shell pattern names it; case does not matter. None names everything."""
+    """Return whether a shell pattern matches a name, ignoring case. None matches everything."""
     return pattern is None or fnmatch.fnmatchcase(str(name).lower(), pattern.lower())
 
 
 def hint(wanted: str, names: Sequence[str]) -> str:
-    """What may have been meant by a name or pattern that fits none of ``names`` (the newest last)."""
+    """Return a hint for a name or pattern that matches none of ``names`` (the newest last)."""
     if not names:
         return "it has none at all"
     meant = near(wanted, names)
@@ -37,7 +40,7 @@ def hint(wanted: str, names: Sequence[str]) -> str:
 
 
 def near(wanted: str, names: Sequence[str]) -> list[str]:
-    """Those of the names that are spelt most like it, the nearest first."""
+    """Return the names that are spelled most like ``wanted``, the most similar first."""
     literal = _WILD.sub("", wanted).lower()
     scores = ((_score(literal, name.lower()), name) for name in names[-_LOOKED_AT_MAX:])
     found = heapq.nlargest(_NEAR_MAX, (each for each in scores if each[0] >= _NEAR))
@@ -45,7 +48,10 @@ def near(wanted: str, names: Sequence[str]) -> list[str]:
 
 
 def _score(literal: str, name: str) -> float:
-    """How alike they are: all of the name or, since patterns are of parts, its beginning or end."""
+    """Return how similar a name is to a pattern's literal text, from 0 to 1.
+
+    Compare the whole name, its start and its end, since patterns often name a part.
+    """
     if not literal:
         return 0.0
     parts = {name, name[: len(literal)], name[max(0, len(name) - len(literal)) :]}

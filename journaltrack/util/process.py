@@ -1,16 +1,14 @@
-"""Tell which process this is, whether another one lives, and whether a call is made inside another.
+"""Identify processes, and detect calls that are made inside other calls.
 
-Which process this is, and whether one that said so lives: by its number, and by when it was started, which tells apart who had it before.
+Processes: a process is identified by its number and by its start time, since numbers are reused.
+Linux tells the start time. On other systems the number alone must do.
 
-Linux tells when; elsewhere a number alone has to do. Must not know what is locked or claimed.
+Calls: code can call into an object while the same thread runs one of its methods. Signal handlers,
+``__del__`` and logging handlers do that. A flag alone can't show it: an exception from a signal
+handler may leave the flag set. The thread's stack can. Callers look at the stack only if the flag
+is set, so that it may cost microseconds.
 
-Tell a call that is made inside another one from a call that comes after one that an exception ended.
-
-A signal handler, a ``__del__`` that the garbage collector runs, or a logging handler can call into an object while the
-same thread is in the middle of one of its methods. A flag alone can't say so: an exception that a signal handler raises
-may leave the flag set. The thread's stack can. It is looked at only when the flag is set, so it may cost microseconds.
-
-Must not know what the calls do.
+Must not know what is locked or claimed, or what the calls do.
 """
 
 from __future__ import annotations
@@ -22,28 +20,35 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final
 
-_STATE_FIELD, _STARTED_FIELD = 0, 19  # of /proc/<pid>/stat behind the command, see proc(5)
-_ENDED: Final = frozenset({"Z", "X"})  # its parent has not asked yet how it ended
+# Fields of /proc/<pid>/stat after the command, see proc(5).
+_STATE_FIELD, _STARTED_FIELD = 0, 19
+# The process has ended, and its parent has not asked yet how.
+_ENDED: Final = frozenset({"Z", "X"})
 
 
 def boot() -> str | None:
-    """What tells this machine's life since it was started from every other; None where the system does not tell."""
+    """Return an id of this machine's boot, or None if the system has none."""
     return text_of("/proc/sys/kernel/random/boot_id")
 
 
 def started(pid: int) -> str | None:
-    """When a process started, as the kernel counts; None when it ended, or the system does not tell."""
+    """Return a process's start time in the kernel's unit.
+
+    None if the process has ended, or if the system does not tell.
+    """
     text = text_of(f"/proc/{pid}/stat")
     fields = text.rpartition(")")[2].split() if text else []
-    return fields[_STARTED_FIELD] if len(fields) > _STARTED_FIELD and fields[_STATE_FIELD] not in _ENDED else None
+    if len(fields) <= _STARTED_FIELD or fields[_STATE_FIELD] in _ENDED:
+        return None
+    return fields[_STARTED_FIELD]
 
 
 def runs(pid: object, begun: object) -> bool:
-    """Whether the process that was started then is there.
+    """Return whether a process is alive.
 
     Args:
-        pid: Its number, as a file told it.
-        begun: What ``started`` said of it.
+        pid: The process's number, as read from a file.
+        begun: The start time that ``started`` returned for it.
     """
     if not isinstance(pid, int) or pid <= 0:
         return False
@@ -53,13 +58,14 @@ def runs(pid: object, begun: object) -> bool:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it is another user's
+    except OSError:
+        # It belongs to another user.
         return True
     return True
 
 
 def text_of(path: str) -> str | None:
-    """Of a file that the system makes; None if there is none, or nothing in it."""
+    """Return the text of a system's file, or None if it is missing or empty."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip() or None
     except OSError:
@@ -72,9 +78,10 @@ def codes_of(*functions: Callable[..., Any]) -> frozenset[CodeType]:
 
 
 def depth(owner: object, codes: frozenset[CodeType]) -> int:
-    """Count the calls of ``owner``'s methods with these codes that this thread is inside of."""
+    """Count this thread's unfinished calls of ``owner``'s methods with these codes."""
     count = 0
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the one way to a thread's own stack
+    # The only way to a thread's own stack.
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
     while frame is not None:
         if frame.f_code in codes and frame.f_locals.get("self") is owner:
             count += 1

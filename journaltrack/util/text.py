@@ -1,16 +1,16 @@
-"""Texts of other people without their secrets, log lines, and versions as they are stated. Pure.
+"""Remove secrets from foreign texts, write log lines, and compare stated versions.
 
-Texts that somebody else wrote (errors of services and libraries), without what is secret in them. Pure.
+Secrets: services and libraries write errors that may quote secrets. All our errors
+(``errors.JournaltrackError``) pass through here, and so do foreign logs and tracebacks that the
+command line prints. What a script records does not: see ``config.Redaction``.
 
-Applied where such texts come in: to every error of ours (``errors.JournaltrackError``), which is what
-receipts, logs and the command line show, and to what the command line prints of other people's logs
-and tracebacks. What a script records is not looked at here: ``redaction`` is for that.
+Log lines have the form logfmt, one event a line, so that grep finds them:
+``event=pass journal=/data/run-1 delivered=20``.
 
-Log lines that can be grepped: ``event=pass journal=/data/run-1 delivered=20``, one event a line (logfmt).
+Versions: journals, bundles and receipts state the version that wrote them. That text is foreign,
+and is shown only if it has the form of a version.
 
-Versions of journaltrack, as journals, bundles and files of receipts state them: is one newer, and which is needed.
-
-What is stated is somebody else's text: it is shown only if it can be nothing but a version. Pure.
+Pure.
 """
 
 from __future__ import annotations
@@ -24,33 +24,46 @@ from journaltrack._version import __version__
 
 REMOVED: Final = "[removed]"
 SECRET_CHARS_MIN: Final = 8
-"""Ours: shorter ones are left alone: replacing "a" eats the letters of every message, and hides nothing."""
+"""Ours: shorter secrets are not replaced. Replacing "a" would destroy every message."""
 _LOOKED_AT_MAX: Final = 16_384
 _WORDS_CHARS_MAX: Final = 120
 _MARKUP: Final = re.compile(r"(?is)<(style|script)\b.*?(?:</\1\s*>|\Z)|<!--.*?-->|<[^>]*>?")
 _URL: Final = r"[a-zA-Z][a-zA-Z0-9+.-]*://"
 _END: Final = r"\s\"'<>`"
-_NAMES: Final = (
-    r"x-amz-security-token|x-amz-signature|x-amz-credential|(?:aws_?)?session_?token|(?:aws_?)?secret_?access_?key|"
-    r"(?:access|refresh|id|auth|web_?identity|bearer)_?token|client_?secret|api_?key|authorization|proxy-authorization|passwo?r?d|signature"
+_KINDS_OF_NAMES: Final = (
+    r"x-amz-security-token|x-amz-signature|x-amz-credential",
+    r"(?:aws_?)?session_?token|(?:aws_?)?secret_?access_?key",
+    r"(?:access|refresh|id|auth|web_?identity|bearer)_?token|client_?secret|api_?key",
+    r"authorization|proxy-authorization|passwo?r?d|signature",
 )
+_NAMES: Final = "|".join(_KINDS_OF_NAMES)
 _RULES: Final = (
-    # User info of a URL; a password may have any character but a slash.
+    # User info of a URL. A password can contain any character but a slash.
     (re.compile(rf"({_URL})[^/{_END}]*@"), rf"\1{REMOVED}@"),
     # Query and fragment of a URL, or of the path that urllib3 names without its host.
     (re.compile(rf"((?:{_URL}|(?<![\w.])/)[^?#{_END}]*[?])[^{_END}]+"), rf"\1{REMOVED}"),
     (re.compile(rf"({_URL}[^#{_END}]*#)[^{_END}]+"), rf"\1{REMOVED}"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {REMOVED}"),
-    (re.compile(rf"(?i)\b({_NAMES})([\"']?\s*[:=]\s*[\"']?)(?!\[)[^,;&)}}\]{_END}]+"), rf"\1\2{REMOVED}"),
-    # What STS calls a session token, and tokens of OpenID Connect, wherever they stand.
+    (
+        re.compile(rf"(?i)\b({_NAMES})([\"']?\s*[:=]\s*[\"']?)(?!\[)[^,;&)}}\]{_END}]+"),
+        rf"\1\2{REMOVED}",
+    ),
+    # Session tokens of STS and tokens of OpenID Connect, wherever they stand.
     (re.compile(r"\b(?:IQoJb3|FwoGZX|FQoGZX)[A-Za-z0-9+/=%_-]{16,}"), REMOVED),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), REMOVED),
 )
 
+_PLAIN = re.compile(r"[^\s\"=\\]+")
+_VERSION: Final = re.compile(r"(\d{1,4}(?:\.\d{1,6}){1,3})(?:[.-]?(?:a|b|rc|dev|post)\d{0,9}){0,2}", re.ASCII)
+
 
 def first_words(answer: str | bytes) -> str:
-    """What a page or document begins with, for a person who has to find out whose it is: without tags and secrets, on one line."""
-    import html  # noqa: PLC0415 - its table of entities is a third of `import journaltrack`, and only strange answers need it
+    """Return the first words of a page, on one line and without tags and secrets.
+
+    They help a person to find out who sent the page.
+    """
+    # Its table of entities is a third of `import journaltrack`, and only strange answers need it.
+    import html  # noqa: PLC0415
 
     begin = answer[:_LOOKED_AT_MAX]
     text = begin.decode(errors="replace") if isinstance(begin, bytes) else begin
@@ -60,11 +73,11 @@ def first_words(answer: str | bytes) -> str:
 
 
 def without_secrets(text: str, known: Iterable[str] = ()) -> str:
-    """The text without user info and queries of URLs, tokens, signatures and passwords.
+    """Remove user info and queries of URLs, tokens, signatures and passwords from a text.
 
     Args:
-        text: As it came.
-        known: Secrets in use, which are replaced wherever they stand, also where they are quoted for a URL.
+        text: The text.
+        known: Secrets in use. They are replaced everywhere, also in their URL-quoted form.
     """
     for secret in known:
         if len(secret) >= SECRET_CHARS_MIN:
@@ -75,34 +88,34 @@ def without_secrets(text: str, known: Iterable[str] = ()) -> str:
     return text
 
 
-_PLAIN = re.compile(r"[^\s\"=\\]+")
-
-
 def logfmt(event: str, **fields: object) -> str:
-    """One line; fields that are None are left out, values with spaces or quotes become JSON strings (control characters escaped)."""
-    import json  # noqa: PLC0415 - `import journaltrack` would load it for this alone
+    """Return a log line.
+
+    Fields that are None are left out. Values with spaces, quotes or control characters become JSON
+    strings.
+    """
+    # `import journaltrack` would load it only for this.
+    import json  # noqa: PLC0415
 
     parts = [f"event={event}"]
     for key, value in fields.items():
         if value is not None:
             text = without_secrets(str(value))
-            parts.append(f"{key}={text if text.isprintable() and _PLAIN.fullmatch(text) else json.dumps(text)}")
+            is_plain = text.isprintable() and _PLAIN.fullmatch(text)
+            parts.append(f"{key}={text if is_plain else json.dumps(text)}")
     return " ".join(parts)
 
 
-_VERSION: Final = re.compile(r"(\d{1,4}(?:\.\d{1,6}){1,3})(?:[.-]?(?:a|b|rc|dev|post)\d{0,9}){0,2}", re.ASCII)
-
-
 def is_newer_version(stated: object, than: str = __version__) -> bool:
-    """Return whether a stated version has a higher release number; what is no version has none."""
+    """Return whether a stated version has a higher release number. Other texts have none."""
     return _release(stated) > _release(than)
 
 
 def version_needed(*stated: object, reader: str = __version__) -> str:
-    """Name the version that reads what a newer journaltrack wrote, from what it states.
+    """Name the version that can read what a newer journaltrack wrote.
 
     Args:
-        stated: Versions that would do, the best one first; those that are not newer are passed over.
+        stated: Versions that would do, the best one first. Those that are not newer are skipped.
         reader: This version.
     """
     for version in stated:
@@ -114,6 +127,7 @@ def version_needed(*stated: object, reader: str = __version__) -> str:
 def _release(stated: object) -> tuple[int, ...]:
     found = _VERSION.fullmatch(stated) if isinstance(stated, str) else None
     numbers = [int(number) for number in found[1].split(".")] if found else []
-    while numbers and not numbers[-1]:  # 1.0 is 1.0.0
+    # 1.0 equals 1.0.0.
+    while numbers and not numbers[-1]:
         numbers.pop()
     return tuple(numbers)

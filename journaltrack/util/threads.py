@@ -1,32 +1,28 @@
-"""Daemon threads: one call apart or bounded in time, a pool, and workers with lanes.
+"""Run calls on daemon threads, which never keep the interpreter from exiting.
 
-A call on a thread of its own, where no signal handler raises.
+``Apart``: one call that no signal handler interrupts. Ctrl-C raises on the main thread between any
+two of its steps, also between an answer and its record. So the call runs on another thread and the
+caller waits. If the caller is interrupted, it asks for an orderly end, waits for it, and then
+raises the interruption.
 
-Ctrl-C raises on the main thread between any two of its steps: also between an answer and its record. So what must not be cut there
-runs elsewhere, and the caller waits: interrupted, it asks for an orderly end, and passes the interruption on once that has come.
+``outcome`` and ``bounded``: one call that may never return. Looking up credentials runs the user's
+programs, and looking up a name asks a resolver; neither takes a time-out. A call that is given up
+runs on until it ends by itself, and its result is dropped. A ``SystemExit`` or
+``KeyboardInterrupt`` from the call arrives as an ordinary exception. If a signal handler raises in
+the waiting thread, that is raised at once, or after an orderly end of the call.
 
-Calls that may never return, made on a daemon thread and waited for only as long as there is time.
+``DaemonPool``: an executor. ``concurrent.futures.ThreadPoolExecutor`` joins its threads at exit.
+So a request to a silent server would keep a finished training script alive for the whole time-out.
 
-A look-up of credentials runs programs of the user, a look-up of a name asks a resolver: neither takes a time-out. A call
-that is given up goes on until it ends by itself; its result is dropped, and its thread keeps no interpreter from exiting.
+``Workers``: one kind of work in lanes, with results in groups, at a fifth of ``DaemonPool``'s cost
+(benchmarks/settle.py). An ``Executor`` makes a future with a condition for every call, and waiting
+for several futures locks each. ``Workers`` uses queues for jobs and results. Each lane has its own
+threads, so that slow work in one lane does not delay another. Invariants:
 
-What such a call raises stays the call's: a ``SystemExit`` or ``KeyboardInterrupt`` of its own arrives as an ordinary
-exception. What a signal handler raises in the waiting thread passes, as everywhere: at once, or when the call has come to the
-orderly end that the interruption asks of it. Must not know what is called.
+- Every job comes back once: as a result, as an exception, or taken back.
+- A result stays until ``done_with_first``. So no exception in the code that takes it loses one.
 
-A pool of daemon threads: what it runs never keeps the interpreter from exiting.
-
-``concurrent.futures.ThreadPoolExecutor`` joins its threads at exit, so that a request to a server that accepts and never
-answers would keep a finished training script alive for the whole time-out.
-
-Daemon threads that do one kind of work in lanes, and the results of it in groups. Must not know what the work is.
-
-What ``daemon_pool`` does for any calls, at a fifth of its cost (benchmarks/settle.py): an ``Executor`` makes a future with a
-condition for every call, and whoever waits for some of them locks each. Here, jobs go in and results come out of queues. Each lane has
-threads of its own: whatever takes long in one keeps nothing back in another.
-
-Invariants: every job comes back once, as a result, as what its work raised, or taken back; a result stays here until it is
-said to be done with, so that no exception of whoever takes it loses one.
+Must not know what the calls and the work do.
 """
 
 from __future__ import annotations
@@ -45,18 +41,23 @@ from journaltrack.errors import described
 
 T = TypeVar("T")
 M = TypeVar("M")
+J = TypeVar("J")
+R = TypeVar("R")
 
 INTERRUPTIONS_MAX: Final = 3
-"""Whoever interrupts so often is not made to wait any longer."""
+"""After this many interruptions, the caller does not wait any longer."""
+_LOOK_EVERY_S: Final = 0.1
+"""A cancelled deadline is noticed within this time."""
 
 
 class Apart(Generic[T, M]):
-    """One call of ``work``, to be made with ``result``.
+    """One call of ``work`` that no signal handler interrupts; ``result`` makes it.
 
     Args:
-        work: What to do; ``tell`` is for it.
-        on_message: Called on the calling thread with what ``work`` tells.
-        on_interrupt: Called on the calling thread when it is interrupted, with how often it was: ``work`` shall come to an end.
+        work: The call. It can use ``tell``.
+        on_message: Called on the calling thread with each message of ``work``.
+        on_interrupt: Called on the calling thread with the number of interruptions so far. It asks
+            ``work`` to end.
     """
 
     def __init__(self, work: Callable[[], T], *, on_message: Callable[[M], None] | None, on_interrupt: Callable[[int], None]) -> None:
@@ -69,7 +70,7 @@ class Apart(Generic[T, M]):
         self._error: BaseException | None = None
 
     def tell(self, message: M) -> None:
-        """For ``work``: have the caller told."""
+        """Send a message from ``work`` to the caller."""
         if self._on_message is not None:
             self._messages.put((message,))
 
@@ -77,24 +78,27 @@ class Apart(Generic[T, M]):
         """Make the call and wait for its end.
 
         Args:
-            name: Of the thread.
+            name: Name of the thread.
 
         Raises:
-            BaseException: What ``work`` raised; or, after its end, what interrupted the caller.
+            BaseException: What ``work`` raised or, after its end, what interrupted the caller.
         """
         thread = threading.Thread(target=self._run, name=name, daemon=True)
+        # No thread can start at the interpreter's exit, or at the limit of threads.
         try:
             thread.start()
-        except RuntimeError:  # no thread to be had: on the way out of the interpreter, or there are as many as there may be
+        except RuntimeError:
             self._run()
         interruptions: list[BaseException] = []
         while True:
             try:
                 self._wait()
                 break
-            except BaseException as error:  # noqa: BLE001 - a signal handler raises what it likes; it is raised again below
+            # A signal handler can raise anything. It is raised again below.
+            except BaseException as error:  # noqa: BLE001
                 interruptions.append(error)
-                self._on_message = None  # which may be what raises
+                # Perhaps ``on_message`` raised it.
+                self._on_message = None
                 self._on_interrupt(len(interruptions))
                 if self._ended.is_set() or len(interruptions) >= INTERRUPTIONS_MAX:
                     break
@@ -112,15 +116,11 @@ class Apart(Generic[T, M]):
     def _run(self) -> None:
         try:
             self._result.append(self._work())
-        except BaseException as error:  # noqa: BLE001 - it is the caller's
+        except BaseException as error:  # noqa: BLE001 - ``result`` raises it
             self._error = error
         finally:
             self._ended.set()
             self._messages.put(None)
-
-
-_LOOK_EVERY_S: Final = 0.1
-"""A deadline that is cancelled is noticed within this, seconds."""
 
 
 class OutOfTimeError(Exception):
@@ -128,28 +128,32 @@ class OutOfTimeError(Exception):
 
 
 class CallError(Exception):
-    """The call ended with something that would end the interpreter."""
+    """The call raised an exception that would end the interpreter."""
 
 
 def outcome(call: Callable[[], T], time_left_s: Callable[[], float], on_interrupt: Callable[[int], None] | None = None) -> T | Exception:
-    """What a call returned or raised, or an ``OutOfTimeError``. Raises nothing but what signal handlers do.
+    """Return a call's result, its exception, or an ``OutOfTimeError``.
+
+    Raises only what signal handlers raise in the waiting thread.
 
     Args:
-        call: Made on a thread of its own.
-        time_left_s: For how long to go on waiting, seconds; asked again and again.
-        on_interrupt: Called when the waiting thread is interrupted, with how often it was: the call shall come to an end, which is
-            waited for as long as there is time, and the interruption raised then. None: it is raised at once.
+        call: The call, made on a thread of its own.
+        time_left_s: Returns the seconds to go on waiting. Called repeatedly.
+        on_interrupt: Called with the number of interruptions of the waiting thread so far. It asks
+            the call to end. The interruption is raised after that end, or when the time is over.
+            None: it is raised at once.
     """
     answers: queue.SimpleQueue[T | Exception] = queue.SimpleQueue()
     context = contextvars.copy_context()
-    once = threading.Lock()  # whoever takes it: the thread begins the call, or the caller was interrupted before and it is never made
+    # Taken once: by the thread that begins the call, or by an interrupted caller, to prevent it.
+    once = threading.Lock()
 
     def run() -> None:
         if not once.acquire(blocking=False):
             return
         try:
             answers.put(context.run(call))
-        except Exception as error:  # noqa: BLE001 - it is the caller's
+        except Exception as error:  # noqa: BLE001 - the caller gets it
             answers.put(error)
         except BaseException as error:  # noqa: BLE001
             ended = CallError(described(error))
@@ -162,8 +166,10 @@ def outcome(call: Callable[[], T], time_left_s: Callable[[], float], on_interrup
         try:
             found = _answer(to_start, answers, time_left_s)
             break
-        except BaseException as error:  # a signal handler raises what it likes
-            if on_interrupt is None or len(interruptions) + 1 >= INTERRUPTIONS_MAX or once.acquire(blocking=False):
+        # A signal handler can raise anything.
+        except BaseException as error:
+            too_often = len(interruptions) + 1 >= INTERRUPTIONS_MAX
+            if on_interrupt is None or too_often or once.acquire(blocking=False):
                 raise
             interruptions.append(error)
             on_interrupt(len(interruptions))
@@ -174,9 +180,10 @@ def outcome(call: Callable[[], T], time_left_s: Callable[[], float], on_interrup
 
 def _answer(to_start: list[threading.Thread], answers: queue.SimpleQueue[T | Exception], time_left_s: Callable[[], float]) -> T | Exception:
     if to_start:
+        # The process may have reached its limit of threads.
         try:
             to_start.pop().start()
-        except RuntimeError as error:  # no more threads here
+        except RuntimeError as error:
             return error
     while True:
         left_s = time_left_s()
@@ -188,12 +195,12 @@ def _answer(to_start: list[threading.Thread], answers: queue.SimpleQueue[T | Exc
 
 
 def bounded(call: Callable[[], T], time_left_s: Callable[[], float]) -> T:
-    """What a call returned; see ``outcome``.
+    """Return a call's result; see ``outcome``.
 
     Raises:
-        Exception: What it raised.
-        CallError: It raised what is no ``Exception``.
-        OutOfTimeError: It did not return in time.
+        Exception: What the call raised.
+        CallError: The call raised something that is no ``Exception``.
+        OutOfTimeError: The call did not return in time.
     """
     found = outcome(call, time_left_s)
     if isinstance(found, Exception):
@@ -202,11 +209,11 @@ def bounded(call: Callable[[], T], time_left_s: Callable[[], float]) -> T:
 
 
 class DaemonPool(Executor):
-    """Runs calls on at most ``threads_max`` daemon threads, made as they are needed.
+    """Runs calls on at most ``threads_max`` daemon threads, made as needed.
 
     Args:
         threads_max: Calls at a time.
-        name: Of the threads.
+        name: Start of the threads' names.
     """
 
     def __init__(self, threads_max: int, name: str) -> None:
@@ -227,7 +234,8 @@ class DaemonPool(Executor):
                 raise RuntimeError(msg)
             self._waiting.put((future, lambda: fn(*args, **kwargs)))
             if not self._idle.acquire(blocking=False) and len(self._threads) < self._threads_max:
-                thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+                name = f"{self._name}-{len(self._threads)}"
+                thread = threading.Thread(target=self._work, name=name, daemon=True)
                 self._threads.append(thread)
                 thread.start()
         return future
@@ -253,11 +261,12 @@ class DaemonPool(Executor):
             if future.set_running_or_notify_cancel():
                 try:
                     result = call()
-                except BaseException as error:  # noqa: BLE001 - it is the future's
+                except BaseException as error:  # noqa: BLE001 - the future raises it
                     future.set_exception(error)
                 else:
                     future.set_result(result)
-            del future, call, item  # what a result holds is not kept alive by an idle thread
+            # An idle thread must not keep a result alive.
+            del future, call, item
 
     def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
         try:
@@ -267,12 +276,8 @@ class DaemonPool(Executor):
             return self._waiting.get()
 
 
-J = TypeVar("J")
-R = TypeVar("R")
-
-
 class Done(NamedTuple):
-    """A job that is done: its result, or what its work raised."""
+    """A finished job with its result, or the exception that its work raised."""
 
     lane: str
     job: Any
@@ -281,7 +286,7 @@ class Done(NamedTuple):
 
 
 class _Lane(Generic[J]):
-    """Jobs of one lane, and the threads that do them."""
+    """The jobs and threads of one lane."""
 
     def __init__(self, name: str, threads_max: int) -> None:
         self.name = name
@@ -292,12 +297,12 @@ class _Lane(Generic[J]):
 
 
 class Workers(Generic[J, R]):
-    """Does the work for some jobs at a time. One thread gives jobs and takes results.
+    """Does one kind of work on several threads. One thread gives jobs and takes results.
 
     Args:
-        work: Called on a worker's thread, once a job.
-        lanes: How many threads each lane has at most; they are made as they are needed.
-        name: Of the threads.
+        work: Called on a worker's thread, once per job.
+        lanes: Most threads of each lane. They are made as needed.
+        name: Start of the threads' names.
     """
 
     def __init__(self, work: Callable[[J], R], lanes: Mapping[str, int], name: str) -> None:
@@ -305,47 +310,53 @@ class Workers(Generic[J, R]):
         self._name = name
         self._lanes: dict[str, _Lane[J]] = {lane: _Lane(lane, threads_max) for lane, threads_max in lanes.items()}
         self._results: deque[Done] = deque()
-        self._wanted = 1  # a bell rings when there are so many results
+        # The bell rings at this number of results.
+        self._wanted = 1
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def unfinished(self, lane: str | None = None) -> int:
-        """Jobs that were given and not done with yet, of a lane or of all."""
-        return sum(each.unfinished for each in self._lanes.values()) if lane is None else self._lanes[lane].unfinished
+        """Return the number of jobs given and not done with yet, of a lane or of all."""
+        if lane is not None:
+            return self._lanes[lane].unfinished
+        return sum(each.unfinished for each in self._lanes.values())
 
     def give(self, lane: str, jobs: Iterable[J]) -> None:
-        """Have these done, in this order as far as there are threads.
+        """Give jobs to a lane. Its threads begin them in this order.
 
         Raises:
-            RuntimeError: Not one thread can be started; the jobs can be taken back.
+            RuntimeError: No thread can start. ``take_back`` returns the jobs.
         """
         mine = self._lanes[lane]
         for job in jobs:
             mine.unfinished += 1
             mine.jobs.put((job,))
         while len(mine.threads) < min(mine.threads_max, mine.unfinished):
-            thread = threading.Thread(target=self._run, args=(mine,), name=f"{self._name}-{lane}-{len(mine.threads)}", daemon=True)
+            name = f"{self._name}-{lane}-{len(mine.threads)}"
+            thread = threading.Thread(target=self._run, args=(mine,), name=name, daemon=True)
+            # At the process's limit of threads, fewer threads do the work.
             try:
                 thread.start()
-            except RuntimeError:  # the process has as many as it may have: fewer do it, too
+            except RuntimeError:
                 if mine.threads:
                     break
                 raise
             mine.threads.append(thread)
 
     def wait(self, timeout_s: float, group_s: float = 0.0) -> bool:
-        """Wait for results; whether there are.
+        """Wait for results. Return whether there are any.
 
         Args:
-            timeout_s: How long the first is waited for at most, seconds.
-            group_s: How long then for all others of its lane.
+            timeout_s: Longest wait for the first result, seconds.
+            group_s: Longest wait afterwards for all others of its lane, seconds.
         """
         if not self._have(1, timeout_s):
             return False
-        self._have(max(1, self._lanes[self._results[0].lane].unfinished), group_s)
+        lane = self._lanes[self._results[0].lane]
+        self._have(max(1, lane.unfinished), group_s)
         return True
 
     def first(self) -> Done | None:
-        """The result that came first; it stays the first until ``done_with_first``. None: there is none now."""
+        """Return the oldest result, or None. It stays the first until ``done_with_first``."""
         return self._results[0] if self._results else None
 
     def done_with_first(self) -> None:
@@ -353,7 +364,7 @@ class Workers(Generic[J, R]):
         self._lanes[self._results.popleft().lane].unfinished -= 1
 
     def take_back(self) -> list[J]:
-        """Jobs that no worker has begun; none ever will."""
+        """Cancel and return the jobs that no worker has begun."""
         found: list[J] = []
         for lane in self._lanes.values():
             with contextlib.suppress(queue.Empty):
@@ -363,7 +374,11 @@ class Workers(Generic[J, R]):
         return found
 
     def close(self, *, wait: bool) -> None:
-        """Let the threads end when what they have begun is done; jobs that were not begun are dropped. ``wait``: until then."""
+        """Drop jobs that no worker has begun, and end each thread after its current job.
+
+        Args:
+            wait: Whether to wait until the threads have ended.
+        """
         self.take_back()
         threads = [thread for lane in self._lanes.values() for thread in lane.threads]
         for lane in self._lanes.values():
@@ -374,8 +389,9 @@ class Workers(Generic[J, R]):
                 thread.join()
 
     def _have(self, count: int, timeout_s: float) -> bool:
-        """Wait for so many results; whether there are."""
-        self._wanted = count  # before looking: a result that comes after the look rings
+        """Wait for ``count`` results. Return whether there are as many."""
+        # Set before looking: a result that comes after the look rings the bell.
+        self._wanted = count
         ends = time.monotonic() + timeout_s
         with contextlib.suppress(queue.Empty):
             while len(self._results) < count:
@@ -388,8 +404,9 @@ class Workers(Generic[J, R]):
             (job,) = item
             try:
                 results.append(Done(name, job, work(job)))
-            except BaseException as error:  # noqa: BLE001 - it is told to whoever takes the result
+            except BaseException as error:  # noqa: BLE001 - it is the job's result
                 results.append(Done(name, job, None, error))
-            del job, item  # what a job holds is not kept alive by an idle thread
+            # An idle thread must not keep a job alive.
+            del job, item
             if len(results) >= self._wanted:
                 self._bell.put(None)
