@@ -1,1 +1,1 @@
-"""What is removed from a journal, on the record."""
+"""Remove delivered entries and contents from a journal, on the record."""

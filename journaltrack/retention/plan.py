@@ -1,18 +1,22 @@
-"""What a prune removes, what stays, and why: decided once, in temporary tables of one connection. Changes no journal.
+"""Decide what a prune removes from a journal, and remove delivered contents from its spool.
 
-What goes was delivered before the cutoff. What stays is everything that is not, and of what was delivered that on which a
-component lives: ``docs/retention.md`` has the list, ``_KEEP`` the SQL. Must not know how entries are removed.
+Entries (``Plan``): a prune removes entries that were delivered before the cutoff, except those
+that a component still needs: ``docs/retention.md`` has the list, ``_KEEP`` the SQL. The decision
+is made once, in temporary tables of one connection, and changes no journal. Invariant: later
+entries make nothing removable, so the decision holds while the caller has the lease. Must not know
+how entries are removed.
 
-Invariant: entries that come later make nothing removable, so that the decision holds for as long as the caller has the lease.
+Contents (``removable``, ``remove``, ``make_room``): delivered contents leave the spool, for
+``prune`` and for a spool with a limit. Like ``outcomes``, this writes for the reconciling side: it
+needs the lease, and must not know remotes, reconciler or tracker. Invariant: no content goes that
+an undelivered entry needs, or that a tracker has just spooled and not recorded yet:
 
-Contents that are delivered leave the spool, on the record: for ``prune``, and for a spool that has a limit.
-
-The reconciling side of the journal, as ``outcomes``: it needs the lease, and must not know remotes, reconciler or tracker.
-
-Invariant: no content goes that something undelivered needs, or that a tracker has just spooled and not recorded yet. A tracker
-renews ``blob.spooled_at_ns`` before a file gets its name in the spool (``Journal.renew_blob``), and in the transaction that records
-the upload. A removal is attested first, then looks again at that time inside a write transaction, and takes the file's name in it:
-what was recorded before is too young, and what is recorded later is looked for then (``JournalArtifactUploader.confirm``).
+- A tracker renews ``blob.spooled_at_ns`` (``Journal.renew_blob``) before a file gets its name in
+  the spool. It does so again in the transaction that records the upload.
+- A removal is attested first. Then one write transaction checks that time again, and takes the
+  file's name away.
+- So an upload recorded before is too young to remove. An upload recorded later notices that the
+  file is gone (``JournalArtifactUploader.confirm``).
 """
 
 from __future__ import annotations
@@ -45,14 +49,88 @@ if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
 
 GRACE_S: Final = 600.0
-"""Ours: so long after it was spooled a content stays, whatever is known of it: its call may not be recorded yet."""
-_AT_A_TIME: Final = 100  # names taken in one transaction: a few milliseconds
+"""Ours: how long a spooled content always stays, since its call may not be recorded yet."""
+_AT_A_TIME: Final = 100
+"""Ours: names removed in one transaction, which takes a few milliseconds."""
 _BUSY_S: Final = 1.0
 _DELIVERED: Final = (
-    "SELECT b.sha256, b.size_bytes, b.spooled_at_ns FROM (SELECT l.sha256, max(r.finished_at_ns) AS at_ns FROM location l "
-    "JOIN receipt r ON r.id = l.receipt_id WHERE r.outcome = 'delivered' GROUP BY l.sha256) u JOIN blob b ON b.sha256 = u.sha256 "
-    "WHERE u.at_ns < ? AND typeof(b.size_bytes) = 'integer' AND typeof(b.spooled_at_ns) = 'integer' AND b.spooled_at_ns < ? "
+    "SELECT b.sha256, b.size_bytes, b.spooled_at_ns "
+    "FROM (SELECT l.sha256, max(r.finished_at_ns) AS at_ns FROM location l "
+    "JOIN receipt r ON r.id = l.receipt_id WHERE r.outcome = 'delivered' GROUP BY l.sha256) u "
+    "JOIN blob b ON b.sha256 = u.sha256 WHERE u.at_ns < ? AND typeof(b.size_bytes) = 'integer' "
+    "AND typeof(b.spooled_at_ns) = 'integer' AND b.spooled_at_ns < ? "
     "ORDER BY b.spooled_at_ns, b.sha256"
+)
+
+Reason: TypeAlias = Literal[
+    "pending",
+    "in flight",
+    "in doubt",
+    "quarantined",
+    "delivered later",
+    "in use",
+    "counted",
+    "end of a chain",
+    "not confirmed",
+    "hearsay",
+    "of another version",
+]
+REASONS: Final[dict[Reason, str]] = {
+    "pending": "not sent yet",
+    "in flight": "sent, and the answer is not recorded",
+    "in doubt": "sent, and the answer was lost",
+    "quarantined": "refused: `journaltrack retry` can release them",
+    "delivered later": "delivered, but not before the given time",
+    "in use": "delivered, and needed to continue and show the component",
+    "counted": "delivered points of metrics with others in doubt: reading back needs them",
+    "end of a chain": "delivered, and the last entry of a process: its chain continues there",
+    "not confirmed": "delivered, but the remote lacks part of it now, see `journaltrack verify`",
+    "hearsay": "only others say that they delivered them: `--trust` names whom you believe",
+    "of another version": "of kinds or outcomes that this version does not know",
+}
+"""Why entries stay, for a person."""
+_REMOVABLE: Final = (
+    "(e.stream = 'metric' AND e.kind = 'metric' AND typeof(e.value) = 'real' "
+    "AND typeof(e.name) = 'text' "
+    "OR e.stream = 'component' AND e.kind IN ('parameter', 'input', 'output') "
+    "OR e.stream = 'upload' AND e.kind = 'upload')"
+)
+_COUNTED: Final = (
+    "(e.stream = 'metric' AND EXISTS (SELECT 1 FROM temp.prune_doubt q WHERE q.component_id = e.component_id AND q.name = e.name))"
+)
+_UNCONFIRMED: Final = "e.component_id IN (SELECT id FROM temp.prune_unconfirmed)"
+_FLYING: Final = "EXISTS (SELECT 1 FROM temp.prune_flying f WHERE e.seq BETWEEN f.first AND f.last)"
+_TABLES: Final = (
+    "prune_keep (seq INTEGER PRIMARY KEY, reason TEXT NOT NULL)",
+    "prune_component (id INTEGER PRIMARY KEY)",
+    "prune_doubt (component_id INTEGER, name TEXT, PRIMARY KEY (component_id, name)) WITHOUT ROWID",
+    "prune_unconfirmed (id INTEGER PRIMARY KEY)",
+    "prune_flying (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
+    "prune_content (component_id INTEGER, sha256 TEXT, PRIMARY KEY (component_id, sha256)) WITHOUT ROWID",
+)
+_LAST_OF_KEY: Final = (
+    "SELECT max(e.seq), 'in use' FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+    "WHERE e.stream <> 'metric' AND e.kind IN ('parameter', 'input', 'output') {0} "
+    "GROUP BY e.component_id, e.kind, e.name"
+)
+_KEEP: Final = (
+    # A component's creation and associations; every status, since each may tell only a part.
+    "SELECT seq, 'in use' FROM entry WHERE stream <> 'metric' AND kind IN ('create', 'load', 'associate', 'status')",
+    # The remote's values, then the last recorded ones, which may be refused or pending. A person
+    # sees the latter, and a tracker continues from them.
+    "SELECT seq, 'in use' FROM field",
+    _LAST_OF_KEY.format(""),
+    _LAST_OF_KEY.format("AND d.outcome IN ('delivered', 'superseded')"),
+    # An append continues its process's chain. SQLite never reuses a rowid if the highest one stays.
+    "SELECT max(seq), 'end of a chain' FROM entry GROUP BY writer_id",
+    # max() picks the row of the bare columns: https://sqlite.org/lang_select.html#bareagg
+    "SELECT seq, 'end of a chain' FROM (SELECT seq, max(writer_seq) FROM entry GROUP BY writer_id)",
+)
+_DOUBTFUL: Final = (
+    "SELECT e.component_id, e.name FROM delivery d JOIN entry e ON e.seq = d.seq "
+    "WHERE d.outcome = 'in doubt' AND e.stream = 'metric' UNION SELECT e.component_id, e.name "
+    "FROM temp.prune_flying f CROSS JOIN entry e ON e.seq BETWEEN f.first AND f.last "
+    "WHERE e.stream = 'metric' AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
 )
 
 
@@ -65,21 +143,27 @@ class Content(NamedTuple):
 
 
 def removable(database: Database, before_ns: int, now_ns: int) -> list[Content]:
-    """Contents whose uploads all were delivered before then, and whose file is there; the oldest first."""
+    """Return contents that can leave the spool, the oldest first.
+
+    Args:
+        database: The journal's.
+        before_ns: All uploads of a content must be delivered before this time.
+        now_ns: The current time.
+    """
     wanted = needed_blobs(database)
     spool = database.path.parent / paths.SPOOL
     rows = database.read(_DELIVERED, (before_ns, now_ns - int(GRACE_S * 1e9)))
-    found = (Content(*row) for row in rows if is_digest(row[0]) and row[0] not in wanted)
-    return [content for content in found if os.path.lexists(spool / content.sha256[:2] / content.sha256)]
+    found = [Content(*row) for row in rows if is_digest(row[0]) and row[0] not in wanted]
+    return [each for each in found if os.path.lexists(spool / each.sha256[:2] / each.sha256)]
 
 
 def remove(attestor: Attestor, contents: Sequence[Content], started_at_ns: int) -> list[Content]:
-    """Take these out of the spool; returns those that are gone.
+    """Remove contents from the spool. Return those that are gone.
 
     Args:
         attestor: Holds the lease.
-        contents: From ``removable``.
-        started_at_ns: When the prune began, which its attestations share.
+        contents: Contents from ``removable``.
+        started_at_ns: When the prune began. All its attestations share this time.
     """
     gone = []
     for start in range(0, len(contents), _AT_A_TIME):
@@ -87,7 +171,8 @@ def remove(attestor: Attestor, contents: Sequence[Content], started_at_ns: int) 
         with attestor.transaction() as connection:
             chosen = _still_removable(connection, some)
             attestor.attest(connection, [_statement(attestor, chosen, started_at_ns)] if chosen else [])
-        attestor.database.sync()  # after a loss of power no file is gone without the record of it
+        # After a loss of power, no file may be gone without its record.
+        attestor.database.sync()
         with _folder(attestor.database.path.parent / paths.SPOOL) as spool:
             aside = []
             with attestor.transaction() as connection:
@@ -96,18 +181,20 @@ def remove(attestor: Attestor, contents: Sequence[Content], started_at_ns: int) 
                     if name is not None:
                         aside.append(name)
                         gone.append(content)
-            for name in aside:  # a file of many gigabytes takes its time, and nobody waits for the database meanwhile
+            # Outside the transaction: unlinking a file of many gigabytes takes long.
+            for name in aside:
                 os.unlink(name, dir_fd=spool)
     return gone
 
 
 def make_room(folder: Path, wanted_bytes: int, *, clock_ns: Callable[[], int] = time.time_ns) -> int:
-    """Take delivered contents out of a journal's spool, the oldest first, until so many bytes are free.
+    """Remove delivered contents from a journal's spool, the oldest first, to free some bytes.
 
-    What others alone say was uploaded stays. Waits for nobody: while another process reconciles the journal, nothing is removed.
+    Contents stay if only other copies say that they were uploaded. Does not wait: while another
+    process reconciles the journal, nothing is removed.
 
     Returns:
-        How many bytes were freed.
+        The number of freed bytes.
     """
     with contextlib.closing(Database(folder / paths.DATABASE, busy_timeout_s=_BUSY_S)) as database:
         try:
@@ -131,7 +218,7 @@ def make_room(folder: Path, wanted_bytes: int, *, clock_ns: Callable[[], int] = 
 
 
 def _still_removable(connection: sqlite3.Connection, contents: Sequence[Content]) -> list[Content]:
-    """Those that no tracker has spooled again since."""
+    """Return the contents that no tracker has spooled again since."""
     rows = connection.execute(
         "SELECT b.sha256, b.spooled_at_ns FROM blob b WHERE b.sha256 IN (SELECT value FROM json_each(?))",
         (json.dumps([content.sha256 for content in contents]),),
@@ -149,13 +236,16 @@ def _statement(attestor: Attestor, contents: Sequence[Content], started_at_ns: i
         finished_at_ns=attestor.clock_ns(),
         generation=attestor.lease.generation,
         started_at_ns=started_at_ns,
-        more={"blobs": [content.sha256 for content in contents], "blob_bytes": sum(content.size_bytes for content in contents)},
+        more={
+            "blobs": [content.sha256 for content in contents],
+            "blob_bytes": sum(content.size_bytes for content in contents),
+        },
     )
 
 
 @contextlib.contextmanager
 def _folder(spool: Path) -> Iterator[int | None]:
-    """A descriptor of the spool; None if it is not a folder."""
+    """Open the spool and yield its descriptor, or None if it is not a folder."""
     try:
         descriptor = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -168,10 +258,15 @@ def _folder(spool: Path) -> Iterator[int | None]:
 
 
 def _taken(spool: int, sha256: str) -> str | None:
-    """Give the blob a temporary file's name, which a kill may leave; None if it is not there, or behind a link."""
+    """Rename a blob to a temporary file, which a kill may leave behind.
+
+    Returns:
+        The new name. None if the blob is missing, or behind a link.
+    """
     name = f"{TEMPORARY}{uuid.uuid4().hex}"
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        parent = os.open(sha256[:2], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=spool)
+        parent = os.open(sha256[:2], flags, dir_fd=spool)
         try:
             os.rename(sha256, name, src_dir_fd=parent, dst_dir_fd=spool)
         finally:
@@ -181,76 +276,8 @@ def _taken(spool: int, sha256: str) -> str | None:
     return name
 
 
-Reason: TypeAlias = Literal[
-    "pending",
-    "in flight",
-    "in doubt",
-    "quarantined",
-    "delivered later",
-    "in use",
-    "counted",
-    "end of a chain",
-    "not confirmed",
-    "hearsay",
-    "of another version",
-]
-REASONS: Final[dict[Reason, str]] = {
-    "pending": "not sent yet",
-    "in flight": "sent, and the answer is not recorded",
-    "in doubt": "sent, and the answer was lost",
-    "quarantined": "refused: `journaltrack retry` can release them",
-    "delivered later": "delivered, but not before the time that was given",
-    "in use": "delivered; the component is continued and shown from them: how it came to be, its status, its last values",
-    "counted": "delivered points of metrics that have others in doubt: reading back needs them",
-    "end of a chain": "delivered; the last entry of each process stays, so that its chain goes on",
-    "not confirmed": "delivered, and not all of the component is there now: `journaltrack verify` says what",
-    "hearsay": "others say that they delivered them: `--trust` names whom you believe",
-    "of another version": "of kinds or outcomes that this version does not know",
-}
-"""Why entries stay, as a person reads it."""
-
-_REMOVABLE: Final = (
-    "(e.stream = 'metric' AND e.kind = 'metric' AND typeof(e.value) = 'real' AND typeof(e.name) = 'text' "
-    "OR e.stream = 'component' AND e.kind IN ('parameter', 'input', 'output') OR e.stream = 'upload' AND e.kind = 'upload')"
-)
-_COUNTED: Final = (
-    "(e.stream = 'metric' AND EXISTS (SELECT 1 FROM temp.prune_doubt q WHERE q.component_id = e.component_id AND q.name = e.name))"
-)
-_UNCONFIRMED: Final = "e.component_id IN (SELECT id FROM temp.prune_unconfirmed)"
-_FLYING: Final = "EXISTS (SELECT 1 FROM temp.prune_flying f WHERE e.seq BETWEEN f.first AND f.last)"
-_TABLES: Final = (
-    "prune_keep (seq INTEGER PRIMARY KEY, reason TEXT NOT NULL)",
-    "prune_component (id INTEGER PRIMARY KEY)",
-    "prune_doubt (component_id INTEGER, name TEXT, PRIMARY KEY (component_id, name)) WITHOUT ROWID",
-    "prune_unconfirmed (id INTEGER PRIMARY KEY)",
-    "prune_flying (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
-    "prune_content (component_id INTEGER, sha256 TEXT, PRIMARY KEY (component_id, sha256)) WITHOUT ROWID",
-)
-_LAST_OF_KEY: Final = (
-    "SELECT max(e.seq), 'in use' FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE e.stream <> 'metric' "
-    "AND e.kind IN ('parameter', 'input', 'output') {0} GROUP BY e.component_id, e.kind, e.name"
-)
-_KEEP: Final = (
-    # How a component came to be and what it belongs to; every status, since each may have said only a part.
-    "SELECT seq, 'in use' FROM entry WHERE stream <> 'metric' AND kind IN ('create', 'load', 'associate', 'status')",
-    # What the remote holds; then what a person sees and a tracker goes on with, which may be refused or not be sent yet.
-    "SELECT seq, 'in use' FROM field",
-    _LAST_OF_KEY.format(""),
-    _LAST_OF_KEY.format("AND d.outcome IN ('delivered', 'superseded')"),
-    # An append continues its process's chain; and no rowid is ever given twice only if the highest one stays.
-    "SELECT max(seq), 'end of a chain' FROM entry GROUP BY writer_id",
-    # max() picks the row of the bare columns: https://sqlite.org/lang_select.html#bareagg
-    "SELECT seq, 'end of a chain' FROM (SELECT seq, max(writer_seq) FROM entry GROUP BY writer_id)",
-)
-_DOUBTFUL: Final = (
-    "SELECT e.component_id, e.name FROM delivery d JOIN entry e ON e.seq = d.seq WHERE d.outcome = 'in doubt' AND e.stream = 'metric' "
-    "UNION SELECT e.component_id, e.name FROM temp.prune_flying f CROSS JOIN entry e ON e.seq BETWEEN f.first AND f.last "
-    "WHERE e.stream = 'metric' AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
-)
-
-
 class Doomed(NamedTuple):
-    """An entry that goes."""
+    """An entry to remove."""
 
     seq: int
     writer_id: int
@@ -266,24 +293,30 @@ class Doomed(NamedTuple):
 
 @dataclass(slots=True)
 class Survey:
-    """How many entries go, by component and kind, and how many stay, by reason; of the components that were asked for."""
+    """How many entries of the chosen components go, and how many stay.
+
+    Attributes:
+        goes: By component and kind.
+        stays: By reason.
+    """
 
     goes: dict[tuple[str, str], int] = field(default_factory=dict)
     stays: dict[Reason, int] = field(default_factory=dict)
 
     @property
     def entries(self) -> int:
-        """How many go."""
+        """Return how many entries go."""
         return sum(self.goes.values())
 
 
 class Plan:
-    """What goes.
+    """The entries to remove.
 
     Args:
-        journal: Open for reading alone; the decision is in temporary tables of its connection.
-        before_ns: What was delivered before then goes, nanoseconds since the epoch.
-        component: Shell pattern of component names (case does not matter); None: all.
+        journal: A journal open for reading only. Temporary tables of its connection hold the
+            decision.
+        before_ns: Entries delivered before this time go, nanoseconds since the epoch.
+        component: Shell pattern of component names (case does not matter). None: all.
     """
 
     def __init__(self, journal: Journal, before_ns: int, component: str | None = None) -> None:
@@ -291,7 +324,7 @@ class Plan:
         self._last_seq = journal.last_seq()
         self._before_ns = before_ns
         ids = view.matching(journal, component)
-        flying = view.in_flight(database).json
+        in_flight = view.in_flight(database).json
         goes = f"{_REMOVABLE} AND d.outcome IN ('delivered', 'superseded') AND {self._early}"
         with database.lock, translated(database.path):
             execute = database.connection.execute
@@ -303,20 +336,26 @@ class Plan:
             else:
                 execute("INSERT INTO temp.prune_component SELECT value FROM json_each(?)", (ids,))
             execute(
-                "INSERT INTO temp.prune_flying SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)", (flying,)
+                "INSERT INTO temp.prune_flying SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)",
+                (in_flight,),
             )
             execute(f"INSERT OR IGNORE INTO temp.prune_doubt {_DOUBTFUL}")
             for query in _KEEP:
                 execute(f"INSERT OR IGNORE INTO temp.prune_keep {query}")
-            # Uploads of what a reference that stays names: ``show`` has the size from them.
+            # Uploads that a remaining reference names: ``show`` takes the size from them.
             execute(
-                "INSERT OR IGNORE INTO temp.prune_content SELECT e.component_id, json_extract(e.payload, '$.sha256') FROM entry e "
-                "LEFT JOIN delivery d ON d.seq = e.seq WHERE e.stream <> 'metric' AND e.kind IN ('input', 'output') AND json_valid(e.payload) "
-                f"AND (NOT coalesce({goes}, 0) OR e.seq IN (SELECT seq FROM temp.prune_keep)) AND json_extract(e.payload, '$.sha256') IS NOT NULL"
+                "INSERT OR IGNORE INTO temp.prune_content "
+                "SELECT e.component_id, json_extract(e.payload, '$.sha256') FROM entry e "
+                "LEFT JOIN delivery d ON d.seq = e.seq WHERE e.stream <> 'metric' "
+                "AND e.kind IN ('input', 'output') AND json_valid(e.payload) "
+                f"AND (NOT coalesce({goes}, 0) OR e.seq IN (SELECT seq FROM temp.prune_keep)) "
+                "AND json_extract(e.payload, '$.sha256') IS NOT NULL"
             )
             execute(
-                "INSERT OR IGNORE INTO temp.prune_keep SELECT e.seq, 'in use' FROM entry e WHERE e.stream <> 'metric' AND e.kind = 'upload' "
-                "AND json_valid(e.payload) AND EXISTS (SELECT 1 FROM temp.prune_content c WHERE c.component_id = e.component_id "
+                "INSERT OR IGNORE INTO temp.prune_keep SELECT e.seq, 'in use' FROM entry e "
+                "WHERE e.stream <> 'metric' AND e.kind = 'upload' AND json_valid(e.payload) "
+                "AND EXISTS (SELECT 1 FROM temp.prune_content c "
+                "WHERE c.component_id = e.component_id "
                 "AND c.sha256 = json_extract(e.payload, '$.sha256'))"
             )
 
@@ -326,42 +365,50 @@ class Plan:
 
     @property
     def condition(self) -> str:
-        """What goes, as SQL about ``e`` and ``d`` for this connection."""
+        """Return which entries to remove, as SQL about ``e`` and ``d`` on this connection."""
         return (
-            f"e.seq <= {int(self._last_seq)} AND d.outcome IN ('delivered', 'superseded') AND {self._early} AND {_REMOVABLE} "
-            f"AND NOT {_COUNTED} AND e.component_id IN (SELECT id FROM temp.prune_component) AND NOT {_UNCONFIRMED} "
+            f"e.seq <= {int(self._last_seq)} AND d.outcome IN ('delivered', 'superseded') "
+            f"AND {self._early} AND {_REMOVABLE} AND NOT {_COUNTED} "
+            f"AND e.component_id IN (SELECT id FROM temp.prune_component) AND NOT {_UNCONFIRMED} "
             "AND NOT EXISTS (SELECT 1 FROM temp.prune_keep k WHERE k.seq = e.seq)"
         )
 
     def keep(self, components: Collection[str]) -> None:
-        """Nothing of these goes."""
+        """Keep all entries of these components."""
         with self._database.lock, translated(self._database.path):
             names = json.dumps(list(components))
             sql = "INSERT INTO temp.prune_unconfirmed SELECT id FROM component WHERE name IN (SELECT value FROM json_each(?))"
             self._database.connection.execute(sql, (names,))
 
     def withhold(self, seqs: Iterable[tuple[int, int]]) -> None:
-        """These stay: (first, last) of entries by ``seq``, of which only others say that they were delivered."""
+        """Keep entries that only others say were delivered.
+
+        Args:
+            seqs: Intervals (first, last) of ``seq``.
+        """
         with self._database.lock, translated(self._database.path):
             self._database.connection.execute(
-                "INSERT OR IGNORE INTO temp.prune_keep SELECT e.seq, 'hearsay' FROM json_each(?) i CROSS JOIN entry e "
-                "ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]')",
+                "INSERT OR IGNORE INTO temp.prune_keep SELECT e.seq, 'hearsay' "
+                "FROM json_each(?) i CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, "
+                "'$[0]') AND json_extract(i.value, '$[1]')",
                 (json.dumps(list(seqs)),),
             )
 
     def survey(self) -> Survey:
-        """One pass over the components' entries."""
+        """Count what goes and what stays, in one scan of the components' entries."""
         rows = self._database.read(
             "SELECT g.reason, c.name, g.kind, g.entries FROM (SELECT CASE "
             f"WHEN d.seq IS NULL THEN CASE WHEN {_FLYING} THEN 'in flight' ELSE 'pending' END "
             "WHEN d.outcome IN ('quarantined', 'in doubt') THEN d.outcome "
-            f"WHEN coalesce(d.outcome NOT IN ('delivered', 'superseded') OR e.kind NOT IN ({_kinds()}), 1) THEN 'of another version' "
+            "WHEN coalesce(d.outcome NOT IN ('delivered', 'superseded') "
+            f"OR e.kind NOT IN ({_kinds()}), 1) THEN 'of another version' "
             f"WHEN NOT ({self._early}) THEN 'delivered later' "
             "WHEN k.reason IS NOT NULL THEN k.reason "
-            f"WHEN NOT {_REMOVABLE} THEN 'of another version' "
-            f"WHEN {_COUNTED} THEN 'counted' WHEN {_UNCONFIRMED} THEN 'not confirmed' END AS reason, e.component_id, e.kind, count(*) AS entries "
-            "FROM entry e LEFT JOIN delivery d ON d.seq = e.seq LEFT JOIN temp.prune_keep k ON k.seq = e.seq "
-            "WHERE e.seq <= ? AND e.component_id IN (SELECT id FROM temp.prune_component) GROUP BY 1, 2, 3) g "
+            f"WHEN NOT {_REMOVABLE} THEN 'of another version' WHEN {_COUNTED} THEN 'counted' "
+            f"WHEN {_UNCONFIRMED} THEN 'not confirmed' END AS reason, e.component_id, e.kind, "
+            "count(*) AS entries FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+            "LEFT JOIN temp.prune_keep k ON k.seq = e.seq WHERE e.seq <= ? "
+            "AND e.component_id IN (SELECT id FROM temp.prune_component) GROUP BY 1, 2, 3) g "
             "JOIN component c ON c.id = g.component_id",
             (self._last_seq,),
         )
@@ -375,18 +422,22 @@ class Plan:
         return survey
 
     def page(self, after_seq: int, limit: int) -> list[Doomed]:
-        """The next entries that go, in order of ``seq``; an empty page is the end."""
+        """Return the next entries to remove, in order of ``seq``. An empty page is the end."""
         rows = self._database.read_page(
-            "SELECT e.seq, e.writer_id, e.writer_seq, e.component_id, e.kind, e.name, e.value, e.step, "
-            "coalesce(e.timestamp_ns, e.recorded_at_ns), e.digest FROM entry e JOIN delivery d ON d.seq = e.seq "
-            f"WHERE e.seq > ? AND {self.condition} ORDER BY e.seq LIMIT ?",
+            "SELECT e.seq, e.writer_id, e.writer_seq, e.component_id, e.kind, e.name, e.value, "
+            "e.step, coalesce(e.timestamp_ns, e.recorded_at_ns), e.digest FROM entry e "
+            f"JOIN delivery d ON d.seq = e.seq WHERE e.seq > ? AND {self.condition} "
+            "ORDER BY e.seq LIMIT ?",
             (after_seq, limit),
         )
         return [Doomed(*row) for row in rows]
 
 
 def runs_of(page: list[Doomed]) -> Iterator[tuple[int, int, int, bytes]]:
-    """(writer id, first place, last place, digest of the last entry) of each run of neighbours in a writer's chain."""
+    """Yield each run of neighbours in a writer's chain.
+
+    A run is: writer id, first place, last place, digest of the last entry.
+    """
     open_runs: dict[int, tuple[int, int, bytes]] = {}
     for entry in page:
         run = open_runs.get(entry.writer_id)

@@ -1,11 +1,13 @@
-"""``prune``: removes what was delivered before a time, on the record, and gives the space back.
+"""Remove what was delivered before a time, on the record, and free the space.
 
-The reconciling side of the journal, as ``outcomes``: it holds the lease, and must not know remotes, reconciler or tracker.
-``plan`` decides what goes, ``blobs`` empties the spool; docs/retention.md is the policy.
+Like ``outcomes``, this writes for the reconciling side of the journal: it holds the lease, and
+must not know remotes, reconciler or tracker. ``plan`` decides what goes, and empties the spool.
+docs/retention.md is the policy. Invariants:
 
-Invariants: nothing is removed of a journal that does not verify, or before its archive is on the disk; entries go in the same
-transaction as the attestation of them, and as the trigger that forbids it is taken away and put back, so that nobody ever sees a
-journal that lacks one of the three; a transaction takes some milliseconds, however much goes, so that appending goes on.
+- Nothing is removed from a journal that does not verify, or before its archive is on the disk.
+- One transaction removes entries, records their attestation, and drops and restores the trigger
+  that forbids it. So nobody ever sees a journal that lacks one of the three.
+- A transaction takes a few milliseconds, however much goes, so that appends go on.
 """
 
 from __future__ import annotations
@@ -33,8 +35,7 @@ from journaltrack.replay.evidence.turns import Turns
 from journaltrack.replay.pass_report import Progress
 from journaltrack.reports.proof import hearsay
 from journaltrack.reports.proof.check import blob_problem, database_problems, record_evidence
-from journaltrack.retention import plan as pruning_blobs
-from journaltrack.retention.plan import Doomed, Plan, Survey, runs_of
+from journaltrack.retention.plan import Doomed, Plan, Survey, removable, remove, runs_of
 from journaltrack.transfer.export.exporter import check_target, export_selection
 from journaltrack.transfer.export.pages import Selection
 from journaltrack.util import paths
@@ -54,7 +55,7 @@ _MAKE_GUARD: Final = next(trigger for trigger in schema.TRIGGERS if f" {_GUARD} 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """The export of what was removed, as its attestation names it."""
+    """The export of the removed entries, as the attestation names it."""
 
     name: str
     sha256: str
@@ -67,21 +68,28 @@ class PruneReport:
     """What a prune removed, or (``dry_run``) would remove.
 
     Attributes:
-        journal, journal_id: Which journal.
+        journal: Path of the journal.
+        journal_id: Its id.
         dry_run: Nothing was changed.
-        delivered_before_ns, blobs_before_ns: The times that were given.
-        entries: How many entries went; ``by_component`` and ``by_kind`` are the same in parts.
-        stays: How many entries stay of the components that were asked for, by reason (``plan.REASONS``).
-        blobs, blob_bytes: Contents that left the spool.
-        blobs_kept: Contents that stay because their bytes are not what was recorded: evidence.
+        delivered_before_ns: The given time for entries, or None.
+        blobs_before_ns: The given time for contents, or None.
+        entries: Number of entries that went. ``by_component`` and ``by_kind`` are parts of it.
+        stays: Number of entries of the chosen components that stay, by reason (``plan.REASONS``).
+        blobs: Number of contents that left the spool.
+        blob_bytes: Their size.
+        blobs_kept: Contents that stay as evidence: their bytes are not what was recorded.
         asked: Whether the remote was asked for what goes.
-        unconfirmed: Components of which nothing goes, since not all that was delivered of them is there (or it can't be told), and why;
-            ``blobs_unconfirmed`` is the same of contents, by SHA-256.
-        hearsay: What counts as delivered because others say so, and stays for that; ``blobs_hearsay`` contents stay so.
+        unconfirmed: Why nothing of a component goes, by name. The remote lacks a part of what was
+            delivered of it, or could not tell.
+        blobs_unconfirmed: The same for contents, by SHA-256.
+        hearsay: What stays because only others say that it was delivered.
+        blobs_hearsay: Number of contents that stay for that reason.
         archive: The export that was written first.
-        before, after: On the disk.
-        compacted: Whether the file was rewritten without the free pages; ``not_compacted`` says why not.
-        duration_s: How long it took.
+        before: Space on disk before the prune.
+        after: Space on disk after the prune.
+        compacted: Whether the file was rewritten without its free pages.
+        not_compacted: Why not.
+        duration_s: Duration of the prune.
     """
 
     journal: str
@@ -109,19 +117,22 @@ class PruneReport:
     duration_s: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """What ``json.dumps`` takes, see ``journaltrack.journal.view.to_json``."""
+        """Return the report for ``json.dumps``, see ``journaltrack.journal.view.to_json``."""
         members: dict[str, Any] = view.to_json(self)
         return members
 
 
 class Ask(Protocol):
-    """Asks the remote for what is to be removed; each answer names what is not there, or not certainly, and why."""
+    """Asks the remote for what a prune would remove.
+
+    Each answer names what the remote lacks, or can't confirm, and why.
+    """
 
     def components(self, names: Sequence[str], on_progress: Callable[[], None]) -> Mapping[str, str]:
-        """For what was delivered of these components."""
+        """Ask for what was delivered of these components."""
 
     def contents(self, sha256s: Sequence[str], on_progress: Callable[[], None]) -> Mapping[str, str]:
-        """For these contents."""
+        """Ask for these contents."""
 
 
 def prune(
@@ -141,57 +152,74 @@ def prune(
     """Remove what was delivered before a time.
 
     Args:
-        journal: Its folder; None: the default journal.
-        ask: Asked for all that would go, before anything does; None: the journal's own record of deliveries is believed. A dry run asks nobody.
-        trust: Whose word about deliveries is enough, as ``hearsay.untrusted`` takes it. What others alone say was delivered stays.
-        delivered_before_ns: Entries whose delivery was recorded before then go, nanoseconds since the epoch; None: none.
-        blobs_before_ns: Contents of the spool whose uploads all were delivered before then go; None: none.
-        component: Shell pattern: entries of these components only (case does not matter). Contents belong to no component.
-        archive: A file for what goes (the format is that of its name, see ``exporter``); it is on the disk before anything goes.
+        journal: The journal's folder. None: the default journal.
+        ask: Asks the remote for everything that would go, before anything goes. None: believe the
+            journal's own record of deliveries. A dry run asks nobody.
+        trust: Whose word about deliveries is enough, see ``hearsay.untrusted``. Without it, what
+            only others say was delivered stays.
+        delivered_before_ns: Entries whose delivery was recorded before this time go, nanoseconds
+            since the epoch. None: no entries.
+        blobs_before_ns: Contents of the spool whose uploads were all delivered before this time go.
+            None: no contents.
+        component: Shell pattern: only entries of these components go (case does not matter).
+            Contents belong to no component.
+        archive: A file for the removed entries, on the disk before anything goes. Its name says the
+            format, see ``exporter``.
         dry_run: Change nothing.
-        compact: Rewrite the file afterwards, if nobody else has it open.
-        on_progress: Called now and then with how many entries are gone, of how many.
+        compact: Rewrite the file afterwards, if no other process has it open.
+        on_progress: Called now and then with the numbers of entries gone and to go.
         clock_ns: Nanoseconds since the epoch.
 
     Raises:
-        InvalidInputError: Neither time was given, nobody said what is to be trusted, the archive can't be written there, or there is no such
-            component. Nothing was removed.
+        InvalidInputError: No time was given, nobody said whom to trust, the archive can't be
+            written there, or the component does not exist. Nothing was removed.
         JournalCorruptError: The journal does not verify. Nothing was removed.
         RemoteError: The remote could not be asked. Nothing was removed.
-        LeaseHeldError: Somebody else reconciles it.
-        JournalError: It can't be read or written. What was removed until then is on the record.
+        LeaseHeldError: Another process reconciles the journal.
+        JournalError: The journal can't be read or written. What was removed until then is on the
+            record.
         OSError: The archive can't be written. Nothing was removed.
     """
-    if delivered_before_ns is None and blobs_before_ns is None:
-        raise InvalidInputError(
-            "a prune needs a time: what was delivered before it goes",
-            hint="say delivered_before, or blobs_delivered_before for the spool alone",
-        )
-    if archive is not None and delivered_before_ns is None:
-        raise InvalidInputError("an archive is of entries, and none were asked for", hint="say delivered_before too")
+    _check_times(delivered_before_ns, blobs_before_ns, has_archive=archive is not None)
     began = time.monotonic()
     with contextlib.closing(Journal.open(journal, create=False, read_only=dry_run)) as own:
         view.matching(own, component)
-        found = PruneReport(str(own.path), own.journal_id, dry_run, delivered_before_ns, blobs_before_ns, before=footprint(own.database))
+        times = (delivered_before_ns, blobs_before_ns)
+        before = footprint(own.database)
+        found = PruneReport(str(own.path), own.journal_id, dry_run, *times, before=before)
         with contextlib.ExitStack() as stack:
             attestor = None
             if not dry_run:
                 lease = leases.acquire(own.database, clock_ns=clock_ns)
                 stack.callback(lease.release)
                 attestor = Attestor(own.database, lease, clock_ns)
-            found.asked = ask is not None and not dry_run
+            asks = None if dry_run else ask
+            found.asked = asks is not None
             tell = on_progress or (lambda _: None)
-            _Prune(own, attestor, None if dry_run else ask, found, component, tell, clock_ns).run(archive, trust)
+            _Prune(own, attestor, asks, found, component, tell, clock_ns).run(archive, trust)
         if not dry_run:
-            found.not_compacted = compact_file(own.database) if compact else "it was not asked for"
+            found.not_compacted = compact_file(own.database) if compact else "not requested"
             found.compacted = found.not_compacted is None
             found.after = footprint(own.database)
     found.duration_s = round(time.monotonic() - began, 3)
     return found
 
 
+def _check_times(delivered_before_ns: int | None, blobs_before_ns: int | None, *, has_archive: bool) -> None:
+    if delivered_before_ns is None and blobs_before_ns is None:
+        raise InvalidInputError(
+            "a prune needs a time: it removes what was delivered before",
+            hint="set delivered_before, or blobs_delivered_before for the spool alone",
+        )
+    if has_archive and delivered_before_ns is None:
+        raise InvalidInputError(
+            "an archive holds removed entries, and no time for entries was given",
+            hint="set delivered_before as well",
+        )
+
+
 class _Prune:
-    """One prune, under way; without an attestor it removes nothing."""
+    """One prune under way. Without an attestor it removes nothing."""
 
     def __init__(
         self,
@@ -216,7 +244,7 @@ class _Prune:
 
     def run(self, archive: str | os.PathLike[str] | None, trust: Collection[str]) -> None:
         """Verify, decide, ask, archive, remove."""
-        # Reads go through a connection of their own, whose temporary tables hold the decision.
+        # A connection of its own reads. Its temporary tables hold the decision.
         with contextlib.closing(Journal.open(self._journal.path, create=False, read_only=True)) as reader:
             _refuse_unless_whole(reader)
             if self._attestor is not None:
@@ -232,7 +260,7 @@ class _Prune:
             contents = self._contents(reader.database, {sha256 for each in told for sha256 in each.sha256s})
             if survey.stays.get("hearsay") or self._found.blobs_hearsay:
                 self._found.hearsay = tuple(each.hearsay for each in told)
-            # Everything was asked for: now what goes may go.
+            # All questions are answered. Only now may anything go.
             if plan is not None:
                 self._tell(survey)
                 if self._attestor is None:
@@ -245,7 +273,7 @@ class _Prune:
             self._remove_blobs(contents)
 
     def _surveyed(self, plan: Plan) -> Survey:
-        """What goes, of components that the remote has as they were delivered."""
+        """Count what goes, of components that the remote holds as they were delivered."""
         survey = plan.survey()
         if self._ask is not None and survey.entries:
             names = list(dict.fromkeys(component for component, _ in survey.goes))
@@ -264,18 +292,33 @@ class _Prune:
         self._on_progress(Progress(0, survey.entries, 0))
 
     def _count(self, counts: dict[tuple[str, str], int]) -> None:
+        by_component, by_kind = self._found.by_component, self._found.by_kind
         for (component, kind), entries in counts.items():
-            self._found.by_component[component] = self._found.by_component.get(component, 0) + entries
-            self._found.by_kind[kind] = self._found.by_kind.get(kind, 0) + entries
+            by_component[component] = by_component.get(component, 0) + entries
+            by_kind[kind] = by_kind.get(kind, 0) + entries
 
-    def _archived(self, reader: Journal, plan: Plan, target: str | os.PathLike[str], entries: int, attestor: Attestor) -> Archive:
-        """Write what goes; on the disk, with its name, when this returns."""
+    def _archived(
+        self,
+        reader: Journal,
+        plan: Plan,
+        target: str | os.PathLike[str],
+        entries: int,
+        attestor: Attestor,
+    ) -> Archive:
+        """Export what goes. The file, with its name, is on the disk when this returns."""
         selection = Selection(condition=plan.condition)
-        made = export_selection([reader], selection, to=target, table="entries", on_progress=lambda _: attestor.lease.renew())[0]
+        made = export_selection(
+            [reader],
+            selection,
+            to=target,
+            table="entries",
+            on_progress=lambda _: attestor.lease.renew(),
+        )[0]
         path = Path(str(made.output))
         if made.rows != entries or made.unsound:
+            has = f"{made.rows} of {entries} entries, {made.unsound} of them damaged"
             raise JournalCorruptError(
-                f"the archive {path} has {made.rows} of {entries} entries, {made.unsound} of them not whole; nothing was removed",
+                f"the archive {path} has {has}: nothing was removed",
                 hint="`journaltrack audit --verify` says what is wrong with the journal",
             )
         digest = hashlib.sha256()
@@ -285,7 +328,7 @@ class _Prune:
         return Archive(path.name, digest.hexdigest(), path.stat().st_size, made.rows)
 
     def _remove(self, plan: Plan, total: int, attestor: Attestor) -> None:
-        """In transactions of bounded time."""
+        """Remove what goes, in transactions of bounded time."""
         after_seq, turns = 0, Turns(attestor)
         while page := plan.page(after_seq, turns.size):
             members = self._members(page)
@@ -299,7 +342,7 @@ class _Prune:
             self._on_progress(Progress(self._found.entries, total, 0))
 
     def _members(self, page: list[Doomed]) -> dict[str, Any]:
-        """What the attestation says of them."""
+        """Return what the attestation says of some removed entries."""
         counts: dict[tuple[str, str], int] = defaultdict(int)
         metrics: dict[tuple[str, str], RemovedMetric] = {}
         for entry in page:
@@ -312,11 +355,17 @@ class _Prune:
         archive = self._found.archive
         return {
             "before_ns": self._found.delivered_before_ns,
-            "removed": [[self._uuids[w], first, last, digest.hex()] for w, first, last, digest in runs_of(page)],
+            "removed": [[self._uuids[writer], first, last, digest.hex()] for writer, first, last, digest in runs_of(page)],
             "counts": [[component, kind, entries] for (component, kind), entries in counts.items()],
             "metrics": [metric.to_member(*key) for key, metric in metrics.items()] or None,
             "archive": archive
-            and {"name": archive.name, "sha256": archive.sha256, "bytes": archive.size_bytes, "rows": archive.rows, "table": "entries"},
+            and {
+                "name": archive.name,
+                "sha256": archive.sha256,
+                "bytes": archive.size_bytes,
+                "rows": archive.rows,
+                "table": "entries",
+            },
         }
 
     def _statement(self, attestor: Attestor, members: dict[str, Any]) -> Statement:
@@ -332,12 +381,15 @@ class _Prune:
         )
 
     def _contents(self, reader: Database, others_say: Collection[str]) -> list[Content]:
-        """Contents of the spool that go: those whose bytes are what was recorded, and that the remote has."""
+        """Return the contents that go.
+
+        Their bytes are what was recorded, and the remote has them.
+        """
         if self._found.blobs_before_ns is None:
             return []
         spool = self._journal.path / paths.SPOOL
         whole: list[Content] = []
-        for content in pruning_blobs.removable(reader, self._found.blobs_before_ns, self._clock_ns()):
+        for content in removable(reader, self._found.blobs_before_ns, self._clock_ns()):
             if content.sha256 in others_say:
                 self._found.blobs_hearsay += 1
             elif blob_problem(spool, content.sha256, content.size_bytes) is None:
@@ -346,19 +398,23 @@ class _Prune:
                 self._found.blobs_kept += 1
             self._renew()
         if self._ask is not None and whole:
-            self._found.blobs_unconfirmed = dict(self._ask.contents([content.sha256 for content in whole], self._renew))
+            sha256s = [content.sha256 for content in whole]
+            self._found.blobs_unconfirmed = dict(self._ask.contents(sha256s, self._renew))
         return [content for content in whole if content.sha256 not in self._found.blobs_unconfirmed]
 
     def _remove_blobs(self, contents: Sequence[Content]) -> None:
-        gone = contents if self._attestor is None else pruning_blobs.remove(self._attestor, contents, self._started_ns)
-        self._found.blobs, self._found.blob_bytes = len(gone), sum(content.size_bytes for content in gone)
+        gone = contents
+        if self._attestor is not None:
+            gone = remove(self._attestor, contents, self._started_ns)
+        self._found.blobs = len(gone)
+        self._found.blob_bytes = sum(content.size_bytes for content in gone)
 
 
 def _refuse_unless_whole(reader: Journal) -> None:
-    """Removing entries destroys evidence of what was done to them: only of a journal that verifies.
+    """Refuse a journal that does not verify: removing its entries would destroy evidence.
 
     Raises:
-        JournalCorruptError: It does not.
+        JournalCorruptError: The journal does not verify.
     """
     with view.snapshot(reader.database):
         problems = [*database_problems(reader.database), *record_evidence(reader.database)[0]]
@@ -366,24 +422,25 @@ def _refuse_unless_whole(reader: Journal) -> None:
         shown = "; ".join(limits.shown(problem.message) for problem in problems[:_PROBLEMS_SHOWN])
         more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
         raise JournalCorruptError(
-            f"the journal at {reader.path} does not verify, and nothing was removed, since it may be evidence: {shown}{more}",
-            hint="`journaltrack audit --verify` names all of it, `journaltrack doctor` says what it means",
+            f"the journal at {reader.path} does not verify; nothing was removed: {shown}{more}",
+            hint="`journaltrack audit --verify` lists all, `journaltrack doctor` explains them",
         )
 
 
 def _delete(connection: sqlite3.Connection, seqs: list[tuple[int, int]], entries: int) -> None:
-    """Inside of a transaction; all of them or an exception."""
+    """Delete entries inside a transaction: all of them, or raise."""
     connection.execute(f"DROP TRIGGER {_GUARD}")
     deleted = connection.executemany("DELETE FROM entry WHERE seq BETWEEN ? AND ?", seqs).rowcount
     settled = connection.executemany("DELETE FROM delivery WHERE seq BETWEEN ? AND ?", seqs).rowcount
     connection.execute(_MAKE_GUARD)
     if (deleted, settled) != (entries, entries):
         raise JournalCorruptError(
-            f"{deleted} entries with {settled} settlements were where {entries} had been read; the journal was changed meanwhile",
-            hint="somebody changes it without the lease: `journaltrack audit --verify`",
+            f"{deleted} entries and {settled} settlements, not {entries}: nothing was removed now",
+            hint="something changes the journal without the lease: `journaltrack audit --verify`",
         )
 
 
 def _as_metric(entry: Doomed, value: float) -> RemovedMetric:
     last = LastPoint(entry.seq, value, entry.step, entry.timestamp_ns)
-    return RemovedMetric(1, value, abs(value), value, value, last, None if entry.step is None else (entry.step, entry.step))
+    steps = None if entry.step is None else (entry.step, entry.step)
+    return RemovedMetric(1, value, abs(value), value, value, last, steps)
