@@ -1,1 +1,1 @@
-"""Journals that are delivered as they are written. Decides when; knows neither SQLite nor a network."""
+"""Deliver journals while they are written. Decides when; must not know SQLite or a network."""

@@ -1,7 +1,9 @@
-"""When to try again: back-off, and the gate that keeps passes from an endpoint that is down. Pure: time and chance are handed in.
+"""Decide when to try again: backoff, and the gate (circuit breaker) of an endpoint that is down.
 
-Delays double from ``first_s`` to ``max_s`` and are spread over their upper half (equal jitter), so that a hundred nodes that
-lost the same endpoint do not come back in the same second, and none waits for longer than ``max_s``.
+Delays double from ``first_s`` to ``max_s``, with equal jitter over their upper half. So a hundred
+nodes that lost the same endpoint do not come back in the same second. No delay exceeds ``max_s``.
+
+Pure: time and chance are handed in.
 """
 
 from __future__ import annotations
@@ -13,16 +15,17 @@ if TYPE_CHECKING:
 
     from journaltrack.errors import RemoteError
 
-_DOUBLINGS_MAX: Final = 60  # beyond, 2.0**n serves nobody
+# Far beyond any ``max_s``; without it, 2.0**n would overflow.
+_DOUBLINGS_MAX: Final = 60
 
 
 class Backoff:
     """Growing delays.
 
     Args:
-        first_s: The first one, at most.
-        max_s: No delay is longer.
-        chance: A number from 0 to 1, another one at each call.
+        first_s: Longest first delay.
+        max_s: Longest delay.
+        chance: Returns a random number from 0 to 1.
     """
 
     def __init__(self, first_s: float, max_s: float, chance: Callable[[], float]) -> None:
@@ -32,31 +35,31 @@ class Backoff:
         self._failures = 0
 
     def pace(self, first_s: float, max_s: float) -> None:
-        """Other bounds from now on."""
+        """Change the bounds."""
         self.first_s = first_s
         self.max_s = max_s
 
     def next_s(self) -> float:
-        """The delay after one failure more."""
+        """Return the delay after one more failure."""
         whole = min(self.max_s, self.first_s * 2.0 ** min(self._failures, _DOUBLINGS_MAX))
         self._failures += 1
         return whole * (0.5 + self._chance() / 2)
 
     def reset(self) -> None:
-        """All is well again."""
+        """Start again with the first delay."""
         self._failures = 0
 
 
 class Gate:
-    """Whether the endpoint is believed to take requests.
+    """A circuit breaker: whether the endpoint is believed to take requests.
 
-    Down after a failure that is not one journal's own; then it is probed, and every failing probe doubles the delay to the
-    next. It is *up* as soon as a probe succeeds, but the delays start from the beginning only after something was delivered:
-    an endpoint that answers probes and nothing else stays under growing delays.
+    It is *down* after a failure that concerns more than one journal. Then probes begin, and every
+    failed probe doubles the delay to the next. It is *up* as soon as a probe succeeds. But only a
+    delivery resets the delays: an endpoint that answers nothing but probes keeps growing delays.
 
     Args:
-        first_s: Before the first probe.
-        max_s: Between probes at most.
+        first_s: Longest delay before the first probe.
+        max_s: Longest delay between probes.
         chance: See ``Backoff``.
     """
 
@@ -69,15 +72,15 @@ class Gate:
 
     @property
     def up(self) -> bool:
-        """Whether passes may be made."""
+        """Return whether passes may begin."""
         return self.error is None
 
     def pace(self, first_s: float, max_s: float) -> None:
-        """Other bounds from now on."""
+        """Change the bounds of the delays."""
         self._backoff.pace(first_s, max_s)
 
     def fail(self, error: RemoteError, now: float) -> bool:
-        """A pass or a probe found that nothing goes through; whether that is news."""
+        """Take note that a pass or a probe failed. Return whether that is news."""
         news = self.error is None
         if news:
             self.since = now
@@ -86,13 +89,13 @@ class Gate:
         return news
 
     def answered(self, now: float) -> bool:
-        """A probe got an answer; whether that is news."""
+        """Take note that a probe was answered. Return whether that is news."""
         news = self.error is not None
         self.error = self.since = self.probe_at = None
         self.contact_at = now
         return news
 
     def delivered(self, now: float) -> None:
-        """A pass delivered something."""
+        """Take note that a pass delivered something."""
         self.contact_at = now
         self._backoff.reset()

@@ -1,7 +1,8 @@
-"""What a watcher tells others: a health file (JSON) that monitors and ``journaltrack status`` read, and Prometheus's text format.
+"""Report a watcher's state: a health file (JSON), and a file in Prometheus's text format.
 
-Both are written whole and renamed into place. The health file's ``at`` is renewed every ``watcher.TELL_EVERY_S`` while the
-watcher lives: an older one means that it does not. Neither holds parameters, metrics or credentials.
+Monitors and ``journaltrack status`` read the health file. Both files are written whole and renamed
+into place. The watcher renews the health file's ``at`` every ``watcher.TELL_EVERY_S`` while it
+lives: an older time means that it is dead. Neither file holds parameters, metrics or credentials.
 """
 
 from __future__ import annotations
@@ -28,21 +29,25 @@ logger = logging.getLogger(__name__)
 
 FORMAT: Final = 1
 STALE_S: Final = 60.0
-"""A health file that was not renewed for so long belongs to a watcher that is gone, or on a machine that is."""
+"""A health file that is older belongs to a dead watcher, or comes from a machine that is gone."""
 _FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
 def default_folder() -> Path:
-    """Where health files are when none is named: ``watchers`` in ``paths.home()``, one file a process."""
+    """Return the default folder of health files: ``watchers`` in ``paths.home()``.
+
+    It holds one file per process.
+    """
     return paths.home() / "watchers"
 
 
 class Health:
-    """Writes what a watcher tells.
+    """Writes a watcher's state.
 
     Args:
-        health_file: Beside a file of this process in ``default_folder``, where ``status`` looks; None: that alone.
-        metrics_file: Prometheus's text file, for node_exporter's textfile collector; None: none.
+        health_file: A health file in addition to this process's own in ``default_folder``, which
+            ``status`` reads. None: only that one.
+        metrics_file: File for node_exporter's textfile collector (Prometheus). None: no file.
         clock_ns: Nanoseconds since the epoch.
         clock: Monotonic seconds, the watcher's.
     """
@@ -64,7 +69,7 @@ class Health:
         self._complained: set[Path] = set()
 
     def __call__(self, watcher: Watcher) -> None:
-        """Tell how it is now; a file that can't be written is logged once and ends nothing."""
+        """Write the state now. A file that can't be written is logged once, and stops nothing."""
         state = self.state_of(watcher)
         for path in {self.health_file, self._own}:
             self._write(path, json.dumps(state, indent=1))
@@ -72,14 +77,15 @@ class Health:
             self._write(self.metrics_file, prometheus(state))
 
     def close(self) -> None:
-        """Take back what only a living watcher should have: its own health file. A named one stays, with ``stopped``."""
+        """Remove this process's own health file. A named one stays, with the state ``stopped``."""
         with contextlib.suppress(OSError):
             self._own.unlink()
         if self.health_file != self._own and (told := _read(self.health_file)) is not None:
-            self._write(self.health_file, json.dumps({**told, "state": "stopped", "at": self._clock_ns() / 1e9}, indent=1))
+            state = {**told, "state": "stopped", "at": self._clock_ns() / 1e9}
+            self._write(self.health_file, json.dumps(state, indent=1))
 
     def state_of(self, watcher: Watcher) -> dict[str, Any]:
-        """As JSON: times are seconds since the epoch, ``next_attempt`` too."""
+        """Return the state for JSON. Times are seconds since the epoch, also ``next_attempt``."""
         now_ns, now = self._clock_ns(), self._clock()
 
         def moment(at: float | None) -> float | None:
@@ -87,7 +93,8 @@ class Health:
 
         gate = watcher.gate
         error = gate.error
-        journals = [self._journal(journal, moment, moment(gate.probe_at)) for journal in watcher.journals.values()]
+        next_probe = moment(gate.probe_at)
+        journals = [self._journal(each, moment, next_probe) for each in watcher.journals.values()]
         troubled = any(j["state"] == "waiting" or j["reason"] for j in journals)
         return {
             "format": FORMAT,
@@ -100,8 +107,8 @@ class Health:
             "endpoint": {
                 "up": gate.up,
                 "since": moment(gate.since),
-                "next_probe": moment(gate.probe_at),
-                "error": None if error is None else {"code": error.code, "message": error.message, "hint": error.hint},
+                "next_probe": next_probe,
+                "error": error and {"code": error.code, "message": error.message, "hint": error.hint},
             },
             "journals": journals,
         }
@@ -110,14 +117,15 @@ class Health:
     def _journal(journal: WatchedJournal, moment: Callable[[float | None], float | None], next_probe: float | None) -> dict[str, Any]:
         times = [t for t in (journal.due_at, journal.retry_at) if t is not None]
         totals = journal.totals
+        success_ns, rate_per_s = journal.last_success_at_ns, journal.rate_per_s
         return {
             "journal": str(journal.path),
             "state": journal.state,
             "reason": journal.reason,
             "pending": journal.pending,
             "next_attempt": max(next_probe or 0, moment(min(times)) or 0) if times else None,
-            "last_success": None if journal.last_success_at_ns is None else round(journal.last_success_at_ns / 1e9, 3),
-            "rate_per_s": None if journal.rate_per_s is None else round(journal.rate_per_s, 1),
+            "last_success": None if success_ns is None else round(success_ns / 1e9, 3),
+            "rate_per_s": None if rate_per_s is None else round(rate_per_s, 1),
             "last_error": journal.error_text,
             "passes": totals.passes,
             "requests": totals.requests,
@@ -133,7 +141,8 @@ class Health:
             try:
                 with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                     file.write(text)
-                os.chmod(name, 0o644)  # a monitor runs as somebody else # noqa: PTH101
+                # A monitor runs as another user.
+                os.chmod(name, 0o644)  # noqa: PTH101
                 os.replace(name, path)  # noqa: PTH105
             except BaseException:
                 os.unlink(name)  # noqa: PTH108
@@ -145,7 +154,7 @@ class Health:
 
 
 def living(named: Iterable[Path] = (), *, clock_ns: Callable[[], int] = time.time_ns) -> Iterator[Mapping[str, Any]]:
-    """What the watchers of this user tell, and those whose health files are named, as far as they live.
+    """Yield the states of this user's watchers that live, and of others by their health files.
 
     Args:
         named: Further health files.
@@ -170,23 +179,29 @@ def _read(file: Path) -> dict[str, Any] | None:
         state = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return state if isinstance(state, dict) and state.get("format") == FORMAT and isinstance(state.get("journals"), list) else None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        return None
+    return state if isinstance(state.get("journals"), list) else None
 
 
 _METRICS: Final = (
-    ("pending", "gauge", "journaltrack_pending_entries", "Entries that wait for delivery."),
-    ("delivered", "counter", "journaltrack_delivered_entries_total", "Entries delivered since the watcher started."),
-    ("quarantined", "counter", "journaltrack_quarantined_entries_total", "Entries quarantined since the watcher started."),
-    ("in_doubt", "counter", "journaltrack_in_doubt_entries_total", "Entries put in doubt since the watcher started."),
-    ("requests", "counter", "journaltrack_requests_total", "Requests made since the watcher started."),
-    ("passes", "counter", "journaltrack_passes_total", "Passes made since the watcher started."),
-    ("last_success", "gauge", "journaltrack_last_success_timestamp_seconds", "When something was last delivered."),
-    ("next_attempt", "gauge", "journaltrack_next_attempt_timestamp_seconds", "When what waits is tried again."),
+    ("pending", "gauge", "pending_entries", "Entries that wait for delivery."),
+    ("delivered", "counter", "delivered_entries_total", "Entries delivered since start."),
+    ("quarantined", "counter", "quarantined_entries_total", "Entries quarantined since start."),
+    ("in_doubt", "counter", "in_doubt_entries_total", "Entries put in doubt since start."),
+    ("requests", "counter", "requests_total", "Requests made since start."),
+    ("passes", "counter", "passes_total", "Passes made since start."),
+    ("last_success", "gauge", "last_success_timestamp_seconds", "Time of the last delivery."),
+    ("next_attempt", "gauge", "next_attempt_timestamp_seconds", "Time of the next attempt."),
 )
+"""Key in the state, type, name without the prefix ``journaltrack_``, and help text."""
 
 
 def prometheus(state: Mapping[str, Any]) -> str:
-    """The state in Prometheus's text exposition format, version 0.0.4 (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
+    """Return the state in Prometheus's text exposition format, version 0.0.4.
+
+    Source: https://prometheus.io/docs/instrumenting/exposition_formats/.
+    """
     lines = [
         "# HELP journaltrack_endpoint_up Whether the endpoint answers and takes the credentials.",
         "# TYPE journaltrack_endpoint_up gauge",
@@ -195,7 +210,8 @@ def prometheus(state: Mapping[str, Any]) -> str:
         "# TYPE journaltrack_watcher_timestamp_seconds gauge",
         f"journaltrack_watcher_timestamp_seconds {state['at']}",
     ]
-    for key, kind, name, text in _METRICS:
+    for key, kind, short_name, text in _METRICS:
+        name = f"journaltrack_{short_name}"
         samples = [(j["journal"], j[key]) for j in state["journals"] if j[key] is not None]
         if samples:
             lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]

@@ -1,8 +1,14 @@
-"""One watched journal: what was seen of it, what it waits for, and what is told of it. No I/O but ``stat``, no threads.
+"""One watched journal: what was seen of it, what it waits for, and what is reported of it.
 
-States, in the words that ``status`` shows: *arriving* (it may be a copy that is not complete), *quiet* (nothing that was not
-seen), *changed* (a pass is due in a moment), *running*, *waiting* (something keeps its entries from being delivered; tried
-again at ``next_attempt``).
+States, in the words that ``status`` shows:
+
+- *arriving*: it may be an unfinished copy,
+- *quiet*: nothing has changed,
+- *changed*: a pass begins in a moment,
+- *running*: a pass is under way,
+- *waiting*: its entries can't be delivered now; the next attempt is at ``next_attempt``.
+
+No I/O but ``stat``, no threads.
 """
 
 from __future__ import annotations
@@ -26,25 +32,28 @@ if TYPE_CHECKING:
 State: TypeAlias = Literal["arriving", "quiet", "changed", "running", "waiting"]
 
 HOT_S: Final = 5.0
-"""A journal that was written to is polled for so long, instead of asking the system for an event per write."""
+"""How long to poll a journal after a write, in place of an event for each write."""
 TORN_FACTOR: Final = 12
-"""A log that ends within a frame is a copy under way or the trace of a kill: it is left alone for so much longer."""
+"""How much longer to leave a journal alone if its log ends within a frame.
+
+It is an unfinished copy, or a kill interrupted a write.
+"""
 
 
 def code_of(error: JournaltrackError) -> str:
-    """What kind of error it is, in a word: the remote's own, or ours."""
+    """Return the remote's error code, or the name of our exception."""
     return error.code if isinstance(error, RemoteError) else type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What came of a look at a journal.
+    """The result of a look at a journal.
 
     Attributes:
-        pending: Entries that wait now.
-        position: What was seen of the journal; None: not enough to skip anything.
-        report: Of the pass; None: there was nothing to do that had not been tried.
-        missing_blobs: Artifacts that have not arrived: no pass was made.
+        pending: Number of pending entries.
+        position: How far the look saw the journal. None: not far enough to skip a later look.
+        report: The pass's report. None: no pass, since nothing was new.
+        missing_blobs: Number of artifacts that have not arrived. If any, no pass was made.
     """
 
     pending: int
@@ -55,15 +64,15 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRequest:
-    """What to do about one journal.
+    """A request to deliver one journal.
 
     Attributes:
-        journal: Its folder.
+        journal: The journal's folder.
         deadline: Ends the pass.
-        unless: Make no pass if the journal is still there.
-        arriving: First see that what is to be uploaded is there.
-        preflight: First see, with one request that may be repeated, that the endpoint answers.
-        look_only: Make no pass at all.
+        unless: Make no pass if the journal is still at this position.
+        arriving: First check that all artifacts to upload have arrived.
+        preflight: First check, with one request that can be repeated, that the endpoint answers.
+        look_only: Make no pass.
     """
 
     journal: Path
@@ -76,7 +85,7 @@ class DeliveryRequest:
 
 @dataclass(slots=True)
 class Totals:
-    """What was done for a journal since the watcher started."""
+    """What the watcher did for a journal since it started."""
 
     passes: int = 0
     requests: int = 0
@@ -87,10 +96,11 @@ class Totals:
 
 @dataclass(slots=True)
 class WatchedJournal:
-    """What the watcher knows of one journal. Times are the watcher's (monotonic seconds), unless named ``_ns``.
+    """What the watcher knows of one journal.
 
-    ``arrivals`` False is for a journal that this process has open itself: it is no copy, and its files must not be opened
-    (closing them would drop SQLite's locks).
+    Times are the watcher's monotonic seconds, unless named ``_ns``. ``arrivals`` is False for a
+    journal that this process has open itself: it is no copy, and opening its files is forbidden,
+    since closing them would drop SQLite's locks.
     """
 
     path: Path
@@ -108,7 +118,7 @@ class WatchedJournal:
     looked_at: float = float("-inf")
     running: Future[Delivery] | None = None
     deadline: Deadline | None = None
-    # told
+    # Reported to monitors and ``status``.
     reason: str | None = None
     pending: int | None = None
     last_success_at_ns: int | None = None
@@ -118,7 +128,7 @@ class WatchedJournal:
 
     @property
     def state(self) -> State:
-        """In one word."""
+        """Return the state in one word."""
         if self.running is not None:
             return "running"
         if self.arriving:
@@ -129,14 +139,14 @@ class WatchedJournal:
 
     @property
     def error_text(self) -> dict[str, Any] | None:
-        """The last error as it is told."""
+        """Return the last error for a report, or None."""
         error = self.last_error
         if error is None:
             return None
         return {"code": code_of(error), "message": error.message, "hint": error.hint}
 
     def seen(self, files: folders.Files, now: float, debounce_s: float) -> bool:
-        """Take note of its files as they are now; whether they changed since the last time."""
+        """Take note of the files as they are now. Return whether they have changed."""
         if files == self.files:
             return False
         if self.files is not None and self.files.replaced_by(files):
@@ -150,7 +160,11 @@ class WatchedJournal:
         return True
 
     def settle(self, now: float, settle_s: float) -> bool:
-        """Whether it may be opened now: it is in use on this machine, or whole and left in peace for ``settle_s``."""
+        """Return whether the journal may be opened now.
+
+        It may if it is in use on this machine, or if it is whole and has not changed for
+        ``settle_s``.
+        """
         if not self.arriving or self.files is None:
             return not self.arriving
         if held_open(self.path):
@@ -160,13 +174,13 @@ class WatchedJournal:
         self.reason = folders.in_arrival(self.path, self.files)
         quiet_s = settle_s * (TORN_FACTOR if folders.log_is_torn(self.path, self.files) else 1)
         if self.reason is None and now - self.quiet_since < quiet_s:
-            self.reason = "it may still be being copied"
+            self.reason = "a copy may be under way"
             return False
         self.arriving = self.reason is not None
         return not self.arriving
 
     def take(self, delivery: Delivery, now: float, now_ns: int, debounce_s: float) -> None:
-        """What came of a look or pass; the gate's part of it is the watcher's affair."""
+        """Take note of the result of a look or a pass. The watcher handles the gate."""
         self.pending = delivery.pending
         if delivery.missing_blobs:
             self.reason = f"{delivery.missing_blobs} of its artifacts have not arrived"
@@ -182,7 +196,8 @@ class WatchedJournal:
                 self.retry_at = None
             return
         self.unchecked = False
-        self.due_at = now + debounce_s  # look again: what was written while the pass ran is not told apart from its own writes
+        # Look again: writes during the pass can't be told from the pass's own.
+        self.due_at = now + debounce_s
         self.totals.passes += 1
         self.totals.requests += report.requests
         self.totals.delivered += report.delivered
@@ -191,9 +206,8 @@ class WatchedJournal:
         if report.settled:
             self.last_success_at_ns = now_ns
             self.rate_per_s = report.settled / max(report.duration_s, 1e-3)
-        if (
-            report.problem is not None or report.settled or not report.out_of_time
-        ):  # a pass that was cut short says nothing of what kept it before
+        # A pass that was cut short does not tell whether the last error is gone.
+        if report.problem is not None or report.settled or not report.out_of_time:
             self.last_error = report.problem
         if report.problem is None and not report.pending:
             self.retry.reset()
@@ -204,6 +218,6 @@ class WatchedJournal:
             self.retry_at = now + self.retry.next_s()
 
     def fail(self, error: JournaltrackError, now: float) -> None:
-        """It can't be read or reconciled now."""
+        """Take note that the journal can't be read or reconciled now."""
         self.last_error = error
         self.retry_at = now + self.retry.next_s()

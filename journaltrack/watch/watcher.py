@@ -1,11 +1,15 @@
-"""The watcher: notices what is written into journals and has it delivered, at its own pace, for as long as it runs.
+"""Watch journals, and deliver what is written into them.
 
-events and polls → changed journals → (debounce) → passes, several journals side by side, at most one pass a journal.
-Everything that needs a network or a database is a callable handed in; this module decides *when*. One thread calls ``run``,
-passes run on a pool, signals and others call ``stop`` and ``reconfigure``.
+events and polls → changed journals → (debounce) → passes: several journals at a time, at most one
+pass per journal.
 
-Invariants: nothing is read from a journal while its files do not change; while the endpoint is down there are no passes, only
-probes with growing, jittered delays; a journal that can't go on delays no other.
+This module decides *when*. Everything that needs a network or a database is a callable handed in.
+One thread calls ``run``. Passes run on a pool. Signals and other threads call ``stop`` and
+``reconfigure``. Invariants:
+
+- Nothing is read from a journal while its files do not change.
+- While the endpoint is down there are no passes, only probes with growing, jittered delays.
+- A journal that can't go on does not delay another.
 """
 
 from __future__ import annotations
@@ -34,16 +38,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PREFLIGHT_S: Final = 10.0
-"""After so long without an answer, a pass begins with a probe: a lost answer to one costs nothing, one to metrics leaves them in doubt."""
+"""After this time without an answer, a pass begins with a probe.
+
+A lost answer to a probe costs nothing. A lost answer to metrics leaves them in doubt.
+"""
 TELL_EVERY_S: Final = 15.0
-"""The state is told at least so often, so that a monitor sees that the watcher lives, ..."""
+"""Longest time between two reports of the state. They show a monitor that the watcher lives."""
 TELL_AT_MOST_S: Final = 1.0
-"""... and at most so often."""
-_BUG: Final = "this is a bug in journaltrack; nothing is lost: run `journaltrack sync -v` and report the traceback"
+"""Shortest time between two reports of the state."""
+_BUG: Final = "a bug; no data is lost: run `journaltrack sync -v` and report the traceback"
 
 
 class Events(Protocol):
-    """Which folders something happened in; see ``events``."""
+    """Tells in which folders something happened; see ``folders.FolderEvents``."""
 
     def watch(self, folder: Path) -> bool: ...  # noqa: D102
     def forget(self, folder: Path) -> None: ...  # noqa: D102
@@ -55,16 +62,19 @@ class Watcher:
     """Delivers what is written into journals below some folders.
 
     Args:
-        roots: Folders of journals, or journals. One that is missing is waited for.
-        deliver: Looks at a journal and makes a pass if that is due; raises ``JournalError`` alone. Runs on several threads.
-        probe: One cheap request: None if the endpoint answers and takes the credentials, else why not.
+        roots: Folders of journals, or journals. A missing one may appear later.
+        deliver: Looks at a journal and makes a pass if one is due. Raises only ``JournalError``.
+            Runs on several threads.
+        probe: Sends one cheap request. Returns None if the endpoint answers and accepts the
+            credentials, else the error.
         settings: Delays and bounds.
-        events: Makes the source of events, given what to call when there are some.
-        tell: Called with this watcher when its state changed, and every ``TELL_EVERY_S``.
-        arrivals: Whether journals may be copies under way, and are left alone until they are whole.
+        events: Makes the source of events, given a function that it calls for every event.
+        tell: Called with this watcher when its state has changed, and every ``TELL_EVERY_S``.
+        arrivals: Whether a journal may be an unfinished copy. Such a journal is left alone until it
+            is whole.
         clock: Monotonic seconds.
-        clock_ns: Nanoseconds since the epoch, for what is told.
-        chance: A number from 0 to 1.
+        clock_ns: Nanoseconds since the epoch, for reports of the state.
+        chance: Returns a random number from 0 to 1.
     """
 
     def __init__(
@@ -103,24 +113,24 @@ class Watcher:
         self._told: tuple[float, object] = (float("-inf"), None)
         self.unfinished = 0
 
-    # -- from other threads -----------------------------------------------------------------------------------------
+    # -- from other threads --
 
     def stop(self) -> None:
-        """End ``run`` soon: what is in flight is finished and recorded, within ``stop_deadline_s``."""
+        """End ``run`` soon. Requests in flight end and are recorded, within ``stop_deadline_s``."""
         self._stopping.set()
         self._wake.set()
 
     def wake(self) -> None:
-        """Look at everything now."""
+        """Look at all journals now."""
         self._poll_at = float("-inf")
         self._wake.set()
 
     def reconfigure(self, roots: Sequence[Path], settings: WatchConfiguration) -> None:
-        """Go on with other folders and settings (the number of journals at a time stays)."""
+        """Change the folders and settings. The number of journals at a time stays."""
         self._next = (roots, settings)
         self.wake()
 
-    # -- the loop -----------------------------------------------------------------------------------------------------
+    # -- the loop --
 
     def run(self) -> None:
         """Watch until ``stop``."""
@@ -133,14 +143,15 @@ class Watcher:
             self._shut_down()
 
     def step(self) -> float:
-        """Do what is due; seconds until the next step (sooner if woken)."""
+        """Do what is due. Return the seconds until the next step, unless woken earlier."""
         now = self._clock()
         if self._next is not None:
             self._adopt(*self._next)
         self._collect(now)
         happened = self._events.taken()
+        # A folder or journal came or went beside the known journals.
         if happened - self.journals.keys():
-            self._poll_at = min(self._poll_at, now + self.settings.debounce_s)  # something came or went beside the journals
+            self._poll_at = min(self._poll_at, now + self.settings.debounce_s)
         if now >= self._poll_at:
             self._poll(now)
         else:
@@ -152,7 +163,7 @@ class Watcher:
         return max(0.0, self._next_step(now) - now)
 
     def _poll(self, now: float) -> None:
-        """Look at everything, whether or not there were events."""
+        """Look at all journals, with or without events."""
         found: set[Path] = set()
         for root in self._roots:
             found.update(folders.journals_in(root))
@@ -162,12 +173,16 @@ class Watcher:
             self.journals[path] = WatchedJournal(path, backoff, arrivals, arriving=arrivals, unchecked=arrivals, quiet_since=now)
             logger.info(logfmt("journal-found", journal=path))
         for journal in list(self.journals.values()):
-            if journal.running is None and not any(journal.path.is_relative_to(root) for root in self._roots):
-                del self.journals[journal.path]  # of a folder that is watched no more
+            is_watched = any(journal.path.is_relative_to(root) for root in self._roots)
+            if journal.running is None and not is_watched:
+                del self.journals[journal.path]
                 self._events.forget(journal.path)
             else:
                 self._examine(journal, now)
-        parents = {path for root in self._roots for path in (root, *(p.parent for p in found if p != root and p.is_relative_to(root)))}
+        parents = set(self._roots)
+        for root in self._roots:
+            below = (path for path in found if path != root and path.is_relative_to(root))
+            parents.update(path.parent for path in below)
         for parent in self._parents - parents:
             self._events.forget(parent)
         self._parents = parents
@@ -176,25 +191,25 @@ class Watcher:
         self._poll_at = now + self.settings.poll_s
 
     def _examine(self, journal: WatchedJournal, now: float) -> None:
-        """See whether its files changed."""
+        """Check whether a journal's files have changed."""
         if journal.running is not None:
             return
         try:
             files = folders.files_of(journal.path)
             changed = files is not None and journal.seen(files, now, self.settings.debounce_s)
             if not changed and now > journal.hot_until and self._events.watch(journal.path):
-                # Written to between the look and the watch? Then there was no event.
+                # A write between the look and the watch sent no event.
                 files = folders.files_of(journal.path)
                 changed = files is not None and journal.seen(files, now, self.settings.debounce_s)
         except OSError as error:
-            self._fail(journal, JournalError(f"{journal.path} can't be looked at: {error.strerror}", hint="check its permissions"), now)
+            message = f"{journal.path} can't be read: {error.strerror}"
+            self._fail(journal, JournalError(message, hint="check its permissions"), now)
             return
         if files is None:
             del self.journals[journal.path]
             self._events.forget(journal.path)
-            logger.warning(
-                logfmt("journal-gone", journal=journal.path, hint="nothing more of it is delivered; it is found again if it comes back")
-            )
+            hint = "it is no longer delivered, until it comes back"
+            logger.warning(logfmt("journal-gone", journal=journal.path, hint=hint))
             return
         if changed:
             self._events.forget(journal.path)
@@ -206,7 +221,7 @@ class Watcher:
             logger.info(logfmt("journal-arriving", journal=journal.path, reason=journal.reason))
 
     def _launch(self, now: float) -> None:
-        """Begin what is due, the journal that waited longest first."""
+        """Begin what is due, first the journal that has waited longest."""
         if not self.gate.up and self._probing is None and now >= (self.gate.probe_at or now):
             self._probing = self._submit(self._probe)
         free = self._free()
@@ -218,33 +233,41 @@ class Watcher:
                 free -= 1
 
     def _free(self) -> int:
-        """How many more passes may be made now."""
-        return max(0, self.settings.journals_at_a_time - sum(j.running is not None for j in self.journals.values()))
+        """Return how many more passes can begin now."""
+        running = sum(journal.running is not None for journal in self.journals.values())
+        return max(0, self.settings.journals_at_a_time - running)
 
     def _is_due(self, journal: WatchedJournal, now: float) -> bool:
-        if not self.gate.up:  # only to tell how much waits
-            return journal.due_at is not None and now >= max(journal.due_at, journal.looked_at + self.settings.poll_s)
-        return (journal.due_at is not None and now >= journal.due_at) or (journal.retry_at is not None and now >= journal.retry_at)
+        due_at, retry_at = journal.due_at, journal.retry_at
+        # While the endpoint is down, a look only counts the pending entries.
+        if not self.gate.up:
+            return due_at is not None and now >= max(due_at, journal.looked_at + self.settings.poll_s)
+        return (due_at is not None and now >= due_at) or (retry_at is not None and now >= retry_at)
 
     def _start(self, journal: WatchedJournal, now: float) -> None:
+        # If the files can't be read, the pass finds out.
         try:
             files = folders.files_of(journal.path) or journal.files
         except OSError:
-            files = journal.files  # the pass finds out
-        if files is not None and self._arrivals and journal.files is not None and journal.files.replaced_by(files):
-            journal.seen(files, now, self.settings.debounce_s)  # another one came in its place just now: it has to settle
+            files = journal.files
+        known = journal.files
+        # Another journal just came in its place: it must settle first.
+        if self._arrivals and files is not None and known is not None and known.replaced_by(files):
+            journal.seen(files, now, self.settings.debounce_s)
             return
-        journal.files = files  # before the look: what comes later is a change
+        # Noted before the look: whatever comes later is a change.
+        journal.files = files
         retrying = journal.retry_at is not None and now >= journal.retry_at
         journal.due_at = None
         journal.started_at = journal.looked_at = now
         journal.deadline = Deadline()
+        contact_at = self.gate.contact_at
         request = DeliveryRequest(
             journal.path,
             journal.deadline,
             unless=None if retrying else journal.position,
             arriving=journal.unchecked,
-            preflight=self.gate.contact_at is None or now - self.gate.contact_at > PREFLIGHT_S,
+            preflight=contact_at is None or now - contact_at > PREFLIGHT_S,
             look_only=not self.gate.up,
         )
         if retrying and self.gate.up:
@@ -252,13 +275,15 @@ class Watcher:
         journal.running = self._submit(lambda: self._deliver(request))
 
     def _collect(self, now: float) -> None:
-        """Take what ended on the pool."""
+        """Take the results of the pool's finished work."""
         if self._probing is not None and self._probing.done():
             probed, self._probing = self._probing, None
             bug = probed.exception()
-            error = (
-                probed.result() if bug is None else RemoteError(_unexpected(bug), kind=ErrorKind.TRANSIENT, code="Unexpected", hint=_BUG)
-            )
+            if bug is None:
+                error = probed.result()
+            else:
+                text, kind = _unexpected(bug), ErrorKind.TRANSIENT
+                error = RemoteError(text, kind=kind, code="Unexpected", hint=_BUG)
             if error is None:
                 self._up(now)
             else:
@@ -282,19 +307,26 @@ class Watcher:
         report = delivery.report
         if report is None:
             if journal.reason is not None and journal.reason != reason:
-                hint = "waiting for them; if they are lost, `journaltrack sync` of this journal sets them aside and delivers the rest"
-                logger.warning(logfmt("journal-incomplete", journal=journal.path, reason=journal.reason, hint=hint))
+                hint = "waiting for them; if they are lost, `journaltrack sync` delivers the rest"
+                reason = journal.reason
+                logger.warning(logfmt("journal-incomplete", journal=journal.path, reason=reason, hint=hint))
             return
         if report.settled or report.problem is not None:
-            logger.log(logging.INFO if report.problem is None else logging.WARNING, _pass_line(journal, report))
-        if report.delivered > report.superseded:  # something was answered
+            level = logging.INFO if report.problem is None else logging.WARNING
+            logger.log(level, _pass_line(journal, report))
+        # At least one request was answered.
+        if report.delivered > report.superseded:
             self.gate.delivered(now)
             if not self.gate.up and report.halted is None:
                 self._up(now)
         halted = report.halted
-        if halted is not None and (halted.unreachable or halted.everywhere or halted.kind is ErrorKind.TRANSIENT):
-            journal.retry_at = now  # owed as soon as the endpoint is back
-            if self.gate.up:  # passes that ran side by side fail side by side: one outage, not several
+        if halted is None:
+            return
+        if halted.unreachable or halted.everywhere or halted.kind is ErrorKind.TRANSIENT:
+            # Due as soon as the endpoint is back.
+            journal.retry_at = now
+            # Passes of several journals fail together: that is one outage.
+            if self.gate.up:
                 self._down(halted, now)
 
     def _fail(self, journal: WatchedJournal, error: JournaltrackError, now: float) -> None:
@@ -302,7 +334,8 @@ class Watcher:
         journal.fail(error, now)
         if news:
             level = logging.INFO if isinstance(error, LeaseHeldError) else logging.WARNING
-            logger.log(level, logfmt("journal-waits", journal=journal.path, error=error.message, hint=error.hint))
+            fields = {"journal": journal.path, "error": error.message, "hint": error.hint}
+            logger.log(level, logfmt("journal-waits", **fields))
 
     def _up(self, now: float) -> None:
         since = self.gate.since
@@ -314,9 +347,10 @@ class Watcher:
 
     def _down(self, error: RemoteError, now: float) -> None:
         if self.gate.fail(error, now):
-            logger.warning(logfmt("endpoint-down", code=error.code, error=error.message, hint=error.hint))
+            fields = {"code": error.code, "error": error.message, "hint": error.hint}
+            logger.warning(logfmt("endpoint-down", **fields))
 
-    # -- inside -------------------------------------------------------------------------------------------------------
+    # -- inside --
 
     def _submit(self, work: Callable[[], Any]) -> Future[Any]:
         future = self._pool.submit(work)
@@ -332,7 +366,7 @@ class Watcher:
         self._roots = list(roots)
 
     def _next_step(self, now: float) -> float:
-        """When something is due that no event announces."""
+        """Return when the next thing is due that no event announces."""
         times = [self._poll_at, self._told[0] + TELL_EVERY_S]
         if not self.gate.up and self._probing is None and self.gate.probe_at is not None:
             times.append(self.gate.probe_at)
@@ -342,22 +376,21 @@ class Watcher:
                 continue
             if now <= journal.hot_until:
                 times.append(now + self.settings.debounce_s)
-            if self.gate.up and free and not journal.arriving:  # the end of a pass wakes by itself
+            # With no free place, the end of a pass wakes the watcher.
+            if self.gate.up and free and not journal.arriving:
                 times += [t for t in (journal.due_at, journal.retry_at) if t is not None]
         return min(times)
 
     def _tell_if_due(self, now: float) -> None:
         told_at, told = self._told
-        state = (
-            self.gate.error,
-            [(j.path, j.state, j.pending, j.last_error, j.last_success_at_ns, j.reason) for j in self.journals.values()],
-        )
+        journals = [(j.path, j.state, j.pending, j.last_error, j.last_success_at_ns, j.reason) for j in self.journals.values()]
+        state = (self.gate.error, journals)
         if now - told_at >= TELL_EVERY_S or (state != told and now - told_at >= TELL_AT_MOST_S):
             self._told = (now, state)
             self._tell(self)
 
     def _shut_down(self) -> None:
-        """Finish what is in flight; what does not end in time is settled by the next pass, wherever that is made."""
+        """Finish requests in flight. Any later pass settles those that do not end in time."""
         grace_s = self.settings.stop_deadline_s
         running = [j for j in self.journals.values() if j.running is not None]
         for journal in running:
