@@ -9,6 +9,7 @@ import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.journals import Journals, about_journals, each
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
@@ -20,23 +21,28 @@ if TYPE_CHECKING:
     epilog="\b\nExamples:\n  journaltrack retry && journaltrack sync\n  journaltrack retry --component 'digits-*' --dry-run\n"
     "  journaltrack retry --in-doubt        # metrics may be there twice afterwards"
 )
-@common.one_journal
+@about_journals
 @common.component_option
 @click.option("--in-doubt", is_flag=True, help="Also entries whose delivery is in doubt. Metrics among them may be duplicated.")
 @click.option("--dry-run", is_flag=True, help="Say what would be released, change nothing.")
 @common.common_options
-def command(
-    journal: str | None, other_journal: str | None, *, component: str | None, in_doubt: bool, dry_run: bool, as_json: bool
-) -> ExitCode:
-    """Release the quarantined entries of JOURNAL: the next sync sends them again.
+def command(journals: Journals, *, component: str | None, in_doubt: bool, dry_run: bool, as_json: bool) -> ExitCode:
+    """Release the quarantined entries of each JOURNAL: the next sync sends them again.
 
-    Do it after the cause is gone (see `journaltrack audit`); entries that SageMaker can never accept are set aside again
-    by the next sync. A receipt records the release.
+    Do it after the cause is gone (see `journaltrack audit`). What can never be delivered, such as NaN,
+    stays quarantined. A receipt records the release.
     """
+
+    def answer(path: str | None) -> ExitCode:
+        return _retry(path, component, in_doubt=in_doubt, dry_run=dry_run, as_json=as_json)
+
+    return each(journals, answer, as_json="document" if as_json else None)
+
+
+def _retry(path: str | None, component: str | None, *, in_doubt: bool, dry_run: bool, as_json: bool) -> ExitCode:
     from journaltrack.journal.journal import Journal  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.reports.status import status  # noqa: PLC0415
 
-    path = common.chosen(journal, other_journal)
     before = status(path, component=component)
     released = 0
     if not dry_run and (before.quarantined or (in_doubt and before.in_doubt)):

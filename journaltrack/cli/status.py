@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from journaltrack.cli import common, output, several
+from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.journals import Journals, about_journals, each
 
 if TYPE_CHECKING:
     from journaltrack.reports.status import JournalStatus, Sizes
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     epilog="\b\nExamples:\n  journaltrack status\n  journaltrack status /mnt/usb/run-*/journal\n"
     "  journaltrack status --watch /data/journals\n  journaltrack status --check || echo 'not all is delivered'"
 )
-@common.many_journals
+@about_journals
 @click.option("--watch", is_flag=True, help="Go on showing it, with the rate of delivery and the watcher's next attempt, until Ctrl-C.")
 @click.option("--interval", metavar="SECONDS", type=click.FloatRange(0.1), default=2.0, help="With --watch: how often.  [default: 2]")
 @click.option("--count", metavar="N", type=click.IntRange(1), help="With --watch: end after so many times.")
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
 @click.option("--check", is_flag=True, help="Exit with 4 when entries are quarantined or in doubt, with 3 when some are pending.")
 @common.common_options
 def command(
-    journals: tuple[str, ...],
-    more_journals: tuple[str, ...],
+    journals: Journals,
     *,
     watch: bool,
     interval: float,
@@ -50,12 +50,11 @@ def command(
     """
     from journaltrack.reports.status import status  # noqa: PLC0415 - SQLAlchemy
 
-    named = several.Journals.named(journals, more_journals)
     if watch:
         from journaltrack.cli.live import show  # noqa: PLC0415
 
         files = [*map(Path, health_files), *_configured()]
-        return show(named.folders, health_files=files, interval_s=interval, count=count, as_json=as_json)
+        return show(journals.folders, health_files=files, interval_s=interval, count=count, as_json=as_json)
 
     def answer(journal: str | None) -> ExitCode:
         current = status(journal)
@@ -66,7 +65,7 @@ def command(
             print_status(current)
         return code
 
-    return several.each(named, answer, as_json="list" if as_json else None)
+    return each(journals, answer, as_json="list" if as_json else None)
 
 
 def _configured() -> list[Path]:

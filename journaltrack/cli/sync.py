@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from journaltrack.cli import common, output, several
+from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode, worst
-from journaltrack.cli.stopping import Stoppable, stopping
+from journaltrack.cli.journals import Journals, about_journals, each
 from journaltrack.errors import JournalOutdatedError, RemoteError
 from journaltrack.util.deadline import Deadline
 
@@ -45,7 +45,7 @@ class _Replacement(click.ParamType[tuple[str, str]]):
 
 
 @dataclass(slots=True, kw_only=True)
-class _Run(Stoppable):
+class _Run(common.Stoppable):
     """What all journals of one call share. ``one_place`` is None where copies do not matter."""
 
     options: Options
@@ -57,7 +57,7 @@ class _Run(Stoppable):
     epilog="\b\nExamples:\n  journaltrack sync\n  journaltrack sync /mnt/usb/*/journal --profile research --region eu-west-1\n"
     "  journaltrack sync --component 'digits-*' --since 2d --dry-run"
 )
-@common.many_journals
+@about_journals
 @common.component_option
 @click.option(
     "--since", metavar="WHEN", type=common.When(), help="Only what was recorded since: 2h, 3d (ago), 2026-11-03, 2026-11-03T12:00+01:00."
@@ -89,8 +89,7 @@ class _Run(Stoppable):
 )
 @common.common_options
 def command(
-    journals: tuple[str, ...],
-    more_journals: tuple[str, ...],
+    journals: Journals,
     *,
     component: str | None,
     since: int | None,
@@ -129,12 +128,11 @@ def command(
     )
     aws = {**known.of_a_connection(), "rate_limit": RateLimit(known.requests_per_s)}
     aws["storage"] = replace(known.storage(), instead=dict(buckets))
-    named = several.Journals.named(journals, more_journals)
-    one_place = OnePlace() if len(named.folders) > 1 and not even_if_behind else None
+    one_place = OnePlace() if len(journals.folders) > 1 and not even_if_behind else None
     run = _Run(deadline=Deadline(deadline_s), options=options, aws=aws, one_place=one_place)
-    with stopping(run), output.going_on() as lost:
-        code = several.each(
-            named,
+    with common.stopping(run), output.going_on() as lost:
+        code = each(
+            journals,
             lambda journal: _one(run, journal, dry_run=dry_run, as_json=as_json),
             as_json="list" if as_json else None,
             has_ended=lambda: run.signal,

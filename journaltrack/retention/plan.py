@@ -203,7 +203,7 @@ REASONS: Final[dict[Reason, str]] = {
     "in use": "delivered; the component is continued and shown from them: how it came to be, its status, its last values",
     "counted": "delivered points of metrics that have others in doubt: reading back needs them",
     "end of a chain": "delivered; the last entry of each process stays, so that its chain goes on",
-    "not confirmed": "delivered, and not all of the component is there now: `journaltrack verify` says what",
+    "not confirmed": "delivered, and not all of the component is there now: `journaltrack check --remote` says what",
     "hearsay": "others say that they delivered them: `--trust` names whom you believe",
     "of another version": "of kinds or outcomes that this version does not know",
 }

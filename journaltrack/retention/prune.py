@@ -275,7 +275,7 @@ class _Prune:
         if made.rows != entries or made.unsound:
             raise JournalCorruptError(
                 f"the archive {path} has {made.rows} of {entries} entries, {made.unsound} of them not whole; nothing was removed",
-                hint="`journaltrack audit --verify` says what is wrong with the journal",
+                hint="`journaltrack check` says what is wrong with the journal",
             )
         digest = hashlib.sha256()
         with path.open("rb") as file:
@@ -366,7 +366,7 @@ def _refuse_unless_whole(reader: Journal) -> None:
         more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
         raise JournalCorruptError(
             f"the journal at {reader.path} does not verify, and nothing was removed, since it may be evidence: {shown}{more}",
-            hint="`journaltrack audit --verify` names all of it, `journaltrack doctor` says what it means",
+            hint="`journaltrack check` names it, and says what it means",
         )
 
 
@@ -379,7 +379,7 @@ def _delete(connection: sqlite3.Connection, seqs: list[tuple[int, int]], entries
     if (deleted, settled) != (entries, entries):
         raise JournalCorruptError(
             f"{deleted} entries with {settled} settlements were where {entries} had been read; the journal was changed meanwhile",
-            hint="somebody changes it without the lease: `journaltrack audit --verify`",
+            hint="somebody changes it without the lease: `journaltrack check`",
         )
 
 

@@ -76,6 +76,7 @@ def without_secrets(text: str, known: Iterable[str] = ()) -> str:
 
 
 _PLAIN = re.compile(r"[^\s\"=\\]+")
+_FIELD = re.compile(r'([^\s=]+)=("(?:[^"\\]|\\.)*"|[^\s"]*)')
 
 
 def logfmt(event: str, **fields: object) -> str:
@@ -86,6 +87,11 @@ def logfmt(event: str, **fields: object) -> str:
             text = without_secrets(str(value))
             parts.append(f"{key}={text if text.isprintable() and _PLAIN.fullmatch(text) else json.dumps(text)}")
     return " ".join(parts)
+
+
+def fields_of(line: str) -> dict[str, str]:
+    """Return the fields of a line that ``logfmt`` made."""
+    return {key: str(json.loads(text)) if text.startswith('"') else text for key, text in _FIELD.findall(line)}
 
 
 _VERSION: Final = re.compile(r"(\d{1,4}(?:\.\d{1,6}){1,3})(?:[.-]?(?:a|b|rc|dev|post)\d{0,9}){0,2}", re.ASCII)

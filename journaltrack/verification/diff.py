@@ -208,7 +208,7 @@ def compare_object(claims: Claims, claim: ObjectClaim, found: RemoteObject | Non
         there = f"noted SHA-256 {found.noted_sha256}" if found.noted_sha256 else "no note of ours"
     else:
         return None
-    note = None if claim.in_spool else "the content is no longer in the spool: `journaltrack doctor --repair --restore-from FOLDER`"
+    note = None if claim.in_spool else "the content is no longer in the spool: `journaltrack check --repair --restore-from FOLDER`"
     return _difference(claims, kind, "object", claim.uri, expected, there, repairable=claim.in_spool, note=note, blob=claim.blob)
 
 

@@ -18,7 +18,7 @@ from journaltrack.errors import InvalidInputError, JournalNotFoundError, Journal
 from journaltrack.journal.journal import Journal
 from tests.faults.faulty_disk import in_child
 
-COMMANDS = (["status"], ["status", "--json"], ["audit", "--verify"], ["doctor"], ["sync", "--dry-run"])
+COMMANDS = (["status"], ["status", "--json"], ["check"], ["check"], ["sync", "--dry-run"])
 
 
 def run(command, path):

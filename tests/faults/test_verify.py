@@ -369,7 +369,7 @@ def test_the_command_prints_repairs_and_says_so_with_its_exit_code(delivered, aw
     monkeypatch.setenv("JOURNALTRACK_VISIBLE_AFTER_S", "0.001")
 
     def run(*arguments, endpoint=aws.endpoint_url):
-        return CliRunner().invoke(main, ["verify", str(delivered), "--endpoint-url", endpoint, "--rate", "1000", *arguments])
+        return CliRunner().invoke(main, ["check", "--remote", str(delivered), "--endpoint-url", endpoint, "--rate", "1000", *arguments])
 
     done = run()
     assert done.exit_code == 0, done.output
@@ -380,8 +380,9 @@ def test_the_command_prints_repairs_and_says_so_with_its_exit_code(delivered, aw
     assert done.exit_code == 4
     assert "nothing is there at step 20-29" in done.output
     assert "--repair" in done.output
-    parsed = json.loads(run("--json").stdout)
-    assert (parsed["verified"], parsed["exit_code"], parsed["counts"]["missing"]) == (False, 4, 1)
+    told = json.loads(run("--json").stdout)
+    parsed = told["remote"]
+    assert (parsed["verified"], told["exit_code"], told["healthy"], parsed["counts"]["missing"]) == (False, 4, True, 1)
     assert [d["missing_steps"] for d in parsed["differences"] if d["what"] == "metric"] == [[[20, 29]]]
     done = run("--repair")
     assert done.exit_code == 0, done.output

@@ -263,7 +263,7 @@ class Multipart:
                 f"s3://{place.bucket}/{place.key} was put together to something else: its checksum is {told}",
                 kind=ErrorKind.PERMANENT,
                 code="ObjectDiffers",
-                hint="look at the object with `journaltrack verify --deep`, remove it, then `journaltrack retry`",
+                hint="look at the object with `journaltrack check --remote --deep`, remove it, then `journaltrack retry`",
             )
         return answer
 
