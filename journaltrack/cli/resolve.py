@@ -39,14 +39,17 @@ def command(
     if delivered == set_aside:
         raise click.UsageError("say --delivered or --set-aside")
     outcome: _Outcome = "delivered" if delivered else "quarantined"
-    return each(
-        journals,
-        lambda path: _resolve(path, component, outcome, note, dry_run=dry_run, as_json=as_json),
-        as_json="document" if as_json else None,
-    )
+
+    def answer(path: str | None) -> ExitCode:
+        heading = f"{output.clean(common.path_of(path))}: " if journals.are_several else ""
+        return _resolve(path, component, outcome, note, heading, dry_run=dry_run, as_json=as_json)
+
+    return each(journals, answer, as_json="document" if as_json else None)
 
 
-def _resolve(path: str | None, component: str | None, outcome: _Outcome, note: str, *, dry_run: bool, as_json: bool) -> ExitCode:
+def _resolve(
+    path: str | None, component: str | None, outcome: _Outcome, note: str, heading: str, *, dry_run: bool, as_json: bool
+) -> ExitCode:
     from journaltrack.journal.journal import Journal  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.reports.status import status  # noqa: PLC0415
 
@@ -71,11 +74,11 @@ def _resolve(path: str | None, component: str | None, outcome: _Outcome, note: s
         )
         return ExitCode.OK
     if dry_run:
-        output.say(f"would resolve {output.plural(before.in_doubt, 'entry')} in doubt as {outcome}")
+        output.say(f"{heading}would resolve {output.plural(before.in_doubt, 'entry')} in doubt as {outcome}")
     elif resolved:
-        output.say(f"resolved {output.plural(resolved, 'entry')} as {outcome}")
+        output.say(f"{heading}resolved {output.plural(resolved, 'entry')} as {outcome}")
     else:
-        output.say("nothing is in doubt")
+        output.say(f"{heading}nothing is in doubt")
     return ExitCode.OK
 
 

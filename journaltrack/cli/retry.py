@@ -34,18 +34,22 @@ def command(journals: Journals, *, component: str | None, in_doubt: bool, dry_ru
     """
 
     def answer(path: str | None) -> ExitCode:
-        return _retry(path, component, in_doubt=in_doubt, dry_run=dry_run, as_json=as_json)
+        heading = f"{output.clean(common.path_of(path))}: " if journals.are_several else ""
+        return _retry(path, component, heading, in_doubt=in_doubt, dry_run=dry_run, as_json=as_json)
 
     return each(journals, answer, as_json="document" if as_json else None)
 
 
-def _retry(path: str | None, component: str | None, *, in_doubt: bool, dry_run: bool, as_json: bool) -> ExitCode:
+def _retry(path: str | None, component: str | None, heading: str, *, in_doubt: bool, dry_run: bool, as_json: bool) -> ExitCode:
     from journaltrack.journal.journal import Journal  # noqa: PLC0415 - SQLAlchemy
-    from journaltrack.reports.status import status  # noqa: PLC0415
+    from journaltrack.reports.status import status, undeliverable  # noqa: PLC0415
 
     before = status(path, component=component)
+    never = undeliverable(path, component=component) if before.quarantined else 0
+    quarantined = before.quarantined - never
+    would = quarantined + (before.in_doubt if in_doubt else 0)
     released = 0
-    if not dry_run and (before.quarantined or (in_doubt and before.in_doubt)):
+    if not dry_run and would:
         opened = Journal.open(path, create=False)
         try:
             released = _release(opened, component, in_doubt=in_doubt)
@@ -58,13 +62,21 @@ def _retry(path: str | None, component: str | None, *, in_doubt: bool, dry_run: 
                 "journal_id": before.journal_id,
                 "dry_run": dry_run,
                 "quarantined": before.quarantined,
+                "undeliverable": never,
                 "in_doubt": before.in_doubt,
                 "released": released,
                 "exit_code": int(ExitCode.OK),
             }
         )
+    elif dry_run:
+        in_parts = f"{quarantined} quarantined, {before.in_doubt if in_doubt else 0} in doubt"
+        output.say(f"{heading}would release {output.plural(would, 'entry')}: {in_parts}")
+    elif released:
+        output.say(f"{heading}released {output.plural(released, 'entry')}; `journaltrack sync` sends them")
     else:
-        _print(before, released, in_doubt=in_doubt, dry_run=dry_run)
+        output.say(f"{heading}nothing to release")
+    if not as_json:
+        _tell_the_rest(before, never, in_doubt=in_doubt)
     if in_doubt and before.in_doubt:
         output.problem(
             "warning",
@@ -72,6 +84,15 @@ def _retry(path: str | None, component: str | None, *, in_doubt: bool, dry_run: 
             "compare with what SageMaker shows before the next sync",
         )
     return ExitCode.OK
+
+
+def _tell_the_rest(before: JournalStatus, never: int, *, in_doubt: bool) -> None:
+    """On stderr: what stays as it is."""
+    if never:
+        what = f"{output.plural(never, 'entry')} can never be sent to SageMaker: quarantined for good, and kept in the journal"
+        output.problem("note", what, "`journaltrack audit` says why")
+    if before.in_doubt and not in_doubt:
+        output.say(f"hint: {output.plural(before.in_doubt, 'entry')} in doubt stay so; --in-doubt releases them too", err=True)
 
 
 def _release(journal: Journal, component: str | None, *, in_doubt: bool) -> int:
@@ -86,17 +107,3 @@ def _release(journal: Journal, component: str | None, *, in_doubt: bool) -> int:
         return Settlement(journal.database, lease).release(outcomes, None if ids is None else json.loads(ids))
     finally:
         lease.release()
-
-
-def _print(before: JournalStatus, released: int, *, in_doubt: bool, dry_run: bool) -> None:
-    would = before.quarantined + (before.in_doubt if in_doubt else 0)
-    if dry_run:
-        output.say(
-            f"would release {output.plural(would, 'entry')}: {before.quarantined} quarantined, {before.in_doubt if in_doubt else 0} in doubt"
-        )
-    elif released:
-        output.say(f"released {output.plural(released, 'entry')}; `journaltrack sync` sends them")
-    else:
-        output.say("nothing to release")
-    if before.in_doubt and not in_doubt:
-        output.say(f"hint: {output.plural(before.in_doubt, 'entry')} in doubt stay so; --in-doubt releases them too", err=True)

@@ -202,7 +202,7 @@ def _sync(run: _Run, journal: str | None, *, as_json: bool, bundle: str | None =
         output.print_json({**_json(report, after, code), **({} if bundle is None else {"bundle": bundle})})
     else:
         output.say(_summary(report, after))
-    _explain(report, after, stopped=bool(run.signal))
+    _explain(report, after, run.options.component, stopped=bool(run.signal))
     return code
 
 
@@ -238,7 +238,7 @@ def _summary(report: PassReport, after: JournalStatus) -> str:
     )
 
 
-def _explain(report: PassReport, after: JournalStatus, *, stopped: bool) -> None:
+def _explain(report: PassReport, after: JournalStatus, component: str | None, *, stopped: bool) -> None:
     """On stderr: why it is not all delivered, and what to do."""
     _tell_ended(report.ended)
     if report.arrived or report.not_arrived:
@@ -254,10 +254,26 @@ def _explain(report: PassReport, after: JournalStatus, *, stopped: bool) -> None
     if report.out_of_time and not stopped:
         output.problem("error", "the time was over before everything was sent", "sync again: it goes on where this one ended")
     if after.quarantined or after.in_doubt:
-        hint = "`journaltrack audit` names them and says why; `journaltrack retry` makes them pending again"
-        if after.in_doubt:
-            hint += "; a later sync reads back what is in doubt"
-        output.problem("warning", f"{output.plural(after.quarantined, 'entry')} quarantined, {after.in_doubt} in doubt", hint)
+        from journaltrack.reports.status import undeliverable  # noqa: PLC0415 - SQLAlchemy
+
+        output.problem(
+            "warning",
+            f"{output.plural(after.quarantined, 'entry')} quarantined, {after.in_doubt} in doubt",
+            _what_to_do(after, undeliverable(after.path, component=component) if after.quarantined else 0),
+        )
+
+
+def _what_to_do(after: JournalStatus, never: int) -> str:
+    """What helps entries that are quarantined or in doubt, and what nothing helps: ``never`` of them."""
+    hints = ["`journaltrack audit` names them and says why"]
+    if never:
+        which = "they" if never == after.quarantined and not after.in_doubt else f"{never} of them"
+        hints.append(f"{which} can never be sent to SageMaker, and stay in the journal")
+    if after.quarantined > never:
+        hints.append(f"`journaltrack retry` makes {'the others' if never else 'them'} pending again, when the cause is gone")
+    if after.in_doubt:
+        hints.append("a later sync reads back what is in doubt")
+    return "; ".join(hints)
 
 
 def _tell_held(report: PassReport) -> None:

@@ -110,7 +110,7 @@ def test_points_of_another_journal_keep_it_in_doubt_for_a_person(journal, tmp_pa
         assert "read back" in printed
         assert "it is not told which" in printed
         told = CliRunner().invoke(main, ["resolve", str(journal), "--delivered", "--note", "counted by hand"])
-        assert (told.exit_code, told.output) == (0, "settled 10 entries as delivered\n")
+        assert (told.exit_code, told.output) == (0, "resolved 10 entries as delivered\n")
         assert CliRunner().invoke(main, ["audit", str(journal)]).exit_code == 0
         listed = CliRunner().invoke(main, ["audit", "entries", str(journal), "--json"]).output
         assert listed.count("counted by hand") == 10
