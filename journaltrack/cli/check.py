@@ -292,6 +292,8 @@ def _print_findings(alike: Sequence[Finding]) -> None:
 
 
 def _print_report(report: VerifyReport) -> None:
+    from journaltrack.verification.diff import LATER  # noqa: PLC0415 - as above
+
     checked = report.checked
     output.say(
         f"compared {output.plural(checked.components, 'component')}, "
@@ -309,7 +311,9 @@ def _print_report(report: VerifyReport) -> None:
     if not checked.components and report.verified:
         output.say("nothing was delivered yet: there is nothing to compare")
     elif report.verified:
-        output.say("everything that was delivered is there")
+        later = any(difference.note == LATER for difference in extra)
+        but = ", but for what a later run of another journal replaced" if later else ""
+        output.say(f"everything that was delivered is there{but}")
     else:
         output.say(f"{counts['missing']} missing, {counts['different']} different, {counts['unknown']} could not be told")
     anchored = report.anchors
