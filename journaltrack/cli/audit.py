@@ -167,7 +167,7 @@ def _print(report: AuditReport) -> None:
         rows = [(r.host, r.user, r.processes, r.attestations, *times) for r, times in zip(report.reconcilers, moments, strict=True)]
         output.table("reconciled on", columns, rows)
     output.say()
-    output.table("totals", ("component", *_STATE_COLUMNS), _totals(report))
+    _table_of_states("totals", ("component",), _totals(report))
     if report.problems_omitted:
         output.say(f"{output.plural(report.problems_omitted, 'entry')} with further problems: see them with `journaltrack audit entries`")
     for removal in report.removals:
@@ -213,6 +213,15 @@ def _removal(removal: Removal) -> str:
     return output.clean(f"removed on the record: {' and '.join(parts) or 'nothing'}, {output.moment(removal.at_ns)} by {who}{kept}")
 
 
+def _table_of_states(title: str, of: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+    """A table of counts; a terminal that is narrow goes without those that are 0 in all rows."""
+    columns = (*of, *_STATE_COLUMNS)
+    zero = [name for place, name in enumerate(columns) if all(row[place] == 0 for row in rows)]
+    output.table(
+        title, columns, rows, spare=[name for name in ("in flight", "in doubt", "superseded", "quarantined", "pending") if name in zero]
+    )
+
+
 def _totals(report: AuditReport) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = [(c.name, *_counts(c.states)) for c in report.components]
     return [*rows, ("(all)", *_counts(report.totals))]
@@ -252,11 +261,12 @@ def _print_component(component: ComponentAudit) -> None:
     if component.redacted:
         rows.append(("  redacted", f"{', '.join(component.redacted)}: the values were not recorded"))
     output.fields(rows)
-    output.table("  entries", ("stream", "kind", *_STATE_COLUMNS), [(k.stream, k.kind, *_counts(k.states)) for k in component.kinds])
+    _table_of_states("  entries", ("stream", "kind"), [(k.stream, k.kind, *_counts(k.states)) for k in component.kinds])
     output.table(
         "  recorded by",
         ("host", "user", "pid", "started", "entries", "version", "python", "commit", "program"),
         [_writer(writer) for writer in component.writers],
+        spare=("commit", "python", "version"),
     )
     output.table(
         "  requests",
@@ -274,6 +284,7 @@ def _print_component(component: ComponentAudit) -> None:
             )
             for r in component.receipts
         ],
+        spare=("first request id", "first", "last"),
     )
     output.table(
         "  problems",

@@ -44,6 +44,7 @@ _ENTRY_COLUMNS = (
     "reason",
 )
 _VALUE_CHARS_MAX = 60
+_NUMBER_CHARS_MAX = 14
 
 
 _WHEN = common.When()
@@ -249,7 +250,11 @@ def _list_entries(path: str | None, choice: Choice, page: Page, after_seq: int, 
         for entry in found:
             output.print_json_line(to_json(entry))
     else:
-        output.listing(_ENTRY_COLUMNS, {"seq", "step", "sent"}, map(_entry_row, found), "no such entries")
+        texts, spare = (
+            {"component", "name", "value", "reason"},
+            ("settled", "action", "sent", "writer", "request id", "reason", "recorded", "kind"),
+        )
+        output.listing(_ENTRY_COLUMNS, {"seq", "step", "sent"}, map(_entry_row, found), "no such entries", texts=texts, spare=spare)
     page.say(as_json=as_json)
     pending, problems = unsettled(path, component=choice.component)
     if problems:
@@ -287,11 +292,14 @@ def who(entry: AuditedEntry) -> str:
 
 
 def short_value(entry: AuditedEntry) -> str:
-    """The value as recorded, or what stands for it: text, a URI, a digest, a status."""
+    """The value as recorded, or what stands for it: text, a URI, a digest, a status. On a terminal numbers have ten digits."""
     if entry.value is not None:
-        return output.cut(entry.value, _VALUE_CHARS_MAX)
-    found = next((entry.detail[key] for key in ("exact", "text", "value", "sha256", "primary") if key in entry.detail), "-")
-    return output.cut(found, _VALUE_CHARS_MAX)
+        text = str(entry.value)
+        return f"{entry.value:.10g}" if output.on_terminal() and len(text) > _NUMBER_CHARS_MAX else text
+    key = next((key for key in ("exact", "text", "value", "sha256", "primary") if key in entry.detail), None)
+    if key is None:
+        return "-"
+    return output.digest(entry.detail[key]) if key == "sha256" else output.cut(entry.detail[key], _VALUE_CHARS_MAX)
 
 
 def _show_entry(path: str | None, seq: int, *, as_json: bool) -> ExitCode:
@@ -323,7 +331,7 @@ def _print_entry(found: EntryAudit) -> None:
         ("recorded", output.instant(entry.recorded_at_ns)),
         (
             "digest",
-            f"{found.digest.hex() if isinstance(found.digest, bytes) else found.digest}, place {found.writer_seq} in its writer's chain",
+            f"{output.digest(found.digest.hex() if isinstance(found.digest, bytes) else found.digest)}, place {found.writer_seq} in its writer's chain",
         ),
         ("state", state_of(entry)),
         ("  settled", output.instant(entry.settled_at_ns)),
@@ -342,6 +350,7 @@ def _print_entry(found: EntryAudit) -> None:
         "requests and decisions that name it",
         ("receipt", "action", "outcome", "started", "finished", "sent", "request id", "code", "error"),
         [_receipt_row(receipt) for receipt in found.receipts],
+        spare=("started",),
     )
     if found.receipts_omitted:
         output.say(f"and {found.receipts_omitted} more")
@@ -396,6 +405,8 @@ def _show_history(path: str | None, name: str, kind: KeyKind | None, choice: Cho
         {"seq", "before seq"},
         map(_revision_row, found),
         f"the journal has no parameter, input, output or status {output.clean(name)}",
+        texts={"component", "value", "before"},
+        spare=("writer", "before seq", "recorded", "kind"),
     )
     return ExitCode.OK
 
@@ -441,7 +452,8 @@ def _list_timeline(path: str | None, choice: Choice, page: Page, after: str | No
             output.print_json_line(event.to_json())
     else:
         columns = ("time", "event", "component", "about", "value", "sent", "request id", "who or why")
-        output.listing(columns, {"sent"}, map(_event_row, found), "nothing happened")
+        texts, spare = {"component", "about", "value", "who or why"}, ("request id", "sent", "who or why", "value")
+        output.listing(columns, {"sent"}, map(_event_row, found), "nothing happened", texts=texts, spare=spare)
     page.say(as_json=as_json)
     return ExitCode.OK
 
@@ -460,7 +472,7 @@ def _event_row(event: Event) -> tuple[object, ...]:
             request_id, why = entry.request_id, entry.reason
     elif event.receipt is not None:
         receipt = event.receipt
-        about = f"receipt {receipt.id}: {receipt.action} of {output.cut(receipt.entries, 40)}"
+        about = f"receipt {receipt.id}: {receipt.action}{f' of {output.cut(receipt.entries, 40)}' if receipt.entries else ''}"
         if event.event != "sent":
             value, sent, request_id = receipt.outcome, receipt.attempts, receipt.request_id
             why = ": ".join(str(part) for part in (receipt.error_code, receipt.error_text) if part)

@@ -88,8 +88,9 @@ def _check(file: str, *, as_json: bool) -> ExitCode:
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.bundle.reading import open_bundle  # noqa: PLC0415 - SQLAlchemy
 
-    with open_bundle(file) as bundle, ProgressView(f"check of {file}", unit="bytes") as view:
-        bundle.verify(view)
+    with open_bundle(file) as bundle:
+        with ProgressView(f"check of {file}", unit="bytes") as view:
+            bundle.verify(view)
         return _tell(bundle, as_json=as_json)
 
 
@@ -97,8 +98,9 @@ def _extract(file: str, folder: str, *, as_json: bool) -> ExitCode:
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.bundle.reading import open_bundle  # noqa: PLC0415 - SQLAlchemy
 
-    with open_bundle(file) as bundle, ProgressView(f"extract of {file}", unit="bytes") as view:
-        made = bundle.extract(folder, view)
+    with open_bundle(file) as bundle:
+        with ProgressView(f"extract of {file}", unit="bytes") as view:
+            made = bundle.extract(folder, view)
         return _tell(bundle, as_json=as_json, journal=str(made))
 
 
@@ -122,7 +124,7 @@ def _tell(bundle: Bundle, *, as_json: bool, journal: str | None = None) -> ExitC
             ("database", output.size(manifest.database_bytes)),
             ("artifacts", f"{output.plural(len(manifest.blobs), 'content')}, {output.size(sum(manifest.blobs.values()))}"),
             ("left out, since delivered", len(manifest.left_out)),
-            ("manifest", bundle.manifest_sha256),
+            ("manifest", output.digest(bundle.manifest_sha256)),
         ],
         indent="  ",
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _STYLES: Final = {"problem": "red", "warning": "yellow"}
 _ALIKE_MAX: Final = 20
 _ROWS_MAX: Final = 50
+_TELL_AFTER_S: Final = 2.0
 _TELL_EVERY_S: Final = 5.0
 _OF_REMOTE: Final = ("component", "deep", "rate_per_s", "config_file", "profile", "region", "endpoint_url")
 
@@ -157,11 +158,11 @@ def _check(
     """Check one journal, and say what was found: all of it, also where SageMaker and S3 could not be asked."""
     from journaltrack import doctor  # noqa: PLC0415 - SQLAlchemy
 
-    examination = before = doctor.examine(journal, anchors=anchors, progress=_progress)
+    examination = before = doctor.examine(journal, anchors=anchors, progress=_progress())
     repaired: list[Repaired] = []
     if repair:
         repaired = doctor.mend(before, restore_from=restore_from)
-        examination = doctor.examine(journal, anchors=anchors, progress=_progress) if repaired else before
+        examination = doctor.examine(journal, anchors=anchors, progress=_progress()) if repaired else before
     report, failure = None, None
     if compare is not None:
         try:
@@ -227,9 +228,15 @@ def _json(
     }
 
 
-def _progress(check: str) -> None:
-    if output.on_terminal(err=True):
-        output.say(f"checking {check} ...", err=True)
+def _progress() -> Callable[[str], None]:
+    """A line on a terminal for each check, once that they take long."""
+    began = time.monotonic()
+
+    def tell(check: str) -> None:
+        if output.on_terminal(err=True) and time.monotonic() - began >= _TELL_AFTER_S:
+            output.say(f"checking {check} ...", err=True)
+
+    return tell
 
 
 def _teller() -> Callable[[VerifyProgress], None]:

@@ -40,10 +40,12 @@ DIGEST_CHARS: Final = 12
 _SEPARATOR: Final = "  "
 _CELL_CHARS_MAX: Final = 3_000
 _CELL_CHARS_MIN: Final = 8
+_TEXT_CHARS_MIN: Final = 14
 _LABEL_CHARS_MAX: Final = 100
 _LINES_AT_A_TIME: Final = 1_000
 _WIDTH_MIN: Final = 40
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
+_SMALL_STEPS: Final = re.compile(r"[^\s:]*:|[^\s:]+")
 _STEPS: Final = re.compile(r"[^\s/]*/|[^\s/]+")
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _STYLES: Final = {"quarantined": "red", "in doubt": "red", "pending": "yellow", "in flight": "yellow", "delivered": "green"}
@@ -279,25 +281,29 @@ def columns_of(text: str) -> int:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Break a text into lines of so many columns: between words, and after a slash in a word that fits no line."""
+    """Break a text into lines of so many columns: between words, and after a slash or colon in a word that fits no line."""
+    return _filled(text.split(), " ", width)
+
+
+def _filled(items: Sequence[str], between: str, width: int) -> list[str]:
+    """Lines of whole items; an item that fits no line is broken between its words, and such a word in its parts."""
     lines, line = [], ""
-    for word in text.split():
-        if line and columns_of(line) + 1 + columns_of(word) <= width:
-            line = f"{line} {word}"
+    for item in items:
+        if line and columns_of(f"{line}{between}{item}") <= width:
+            line += between + item
             continue
         if line:
-            lines.append(line)
-        *before, line = _parts(word, width)
+            lines.append((line + between).rstrip())
+        *before, line = [item] if columns_of(item) <= width else wrapped(item, width) if " " in item else _parts(item, width)
         lines += before
     return [*lines, line]
 
 
 def _parts(word: str, width: int) -> list[str]:
-    if columns_of(word) <= width:
-        return [word]
+    steps = [part for step in _STEPS.findall(word) for part in ([step] if columns_of(step) <= width else _SMALL_STEPS.findall(step))]
     parts, part = [], ""
-    for step in _STEPS.findall(word):
-        if part and columns_of(part) + columns_of(step) > width:
+    for step in steps:
+        if part and columns_of(part + step) > width:
             parts.append(part)
             part = ""
         part += step
@@ -378,7 +384,7 @@ def _fit(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence
             return
     for row in cells:
         items = [f"{name} {text}" for name, text in zip(columns, row, strict=True) if text != "-"]
-        for number, line in enumerate(wrapped(", ".join(items), room - len(_SEPARATOR))):
+        for number, line in enumerate(_filled(items, ", ", room - len(_SEPARATOR))):
             write(f"{_SEPARATOR if not number else _SEPARATOR * 2}{line}")
 
 
@@ -409,67 +415,73 @@ def _padded(text: str, width: int, *, at_right: bool, painted: bool) -> str:
     return space + shown if at_right else shown + space
 
 
-def fitted(columns: Sequence[str], cells: list[list[str]], width: int, whole: AbstractSet[str] = frozenset()) -> list[list[str]]:
-    """Cells of a table in lines of at most so many characters: those of the widest columns are cut, but for ``whole`` ones."""
+def fitted(
+    columns: Sequence[str], cells: list[list[str]], width: int, whole: AbstractSet[str] = frozenset(), least: int = _CELL_CHARS_MIN
+) -> list[list[str]]:
+    """Cells of a table in lines of at most so many characters: those of the widest columns are cut, but for ``whole`` ones.
+
+    No column is cut to less than ``least`` characters, even if the line does not fit then.
+    """
     widths = {name: max(map(len, column)) for name, *column in zip(columns, columns, *cells, strict=True)}
     room = width - len(_SEPARATOR) * len(columns) - sum(widths[name] for name in whole)
     others = [each for name, each in widths.items() if name not in whole]
-    most = max(others)
-    while most > _CELL_CHARS_MIN and sum(min(each, most) for each in others) > room:
+    most = max(others, default=0)
+    while most > least and sum(min(each, most) for each in others) > room:
         most -= 1
     return [[text if name in whole else cut(text, most) for name, text in zip(columns, row, strict=True)] for row in cells]
 
 
-def listing(columns: Sequence[str], right: AbstractSet[str], rows: Iterable[Sequence[object]], nothing: str) -> None:
-    """Rows in columns as they come, in constant memory; ``nothing`` if there are none. Cells are escaped here."""
+def listing(
+    columns: Sequence[str],
+    right: AbstractSet[str],
+    rows: Iterable[Sequence[object]],
+    nothing: str,
+    *,
+    texts: AbstractSet[str] = frozenset(),
+    spare: Sequence[str] = (),
+) -> None:
+    """Rows in columns as they come, in constant memory; on a terminal, where they are few, in lines that fit. Cells are escaped here.
+
+    Args:
+        columns: Their names.
+        right: Columns of numbers.
+        rows: A value for each column.
+        nothing: What to say when there are none.
+        texts: Columns that are cut on a terminal, where they are too long.
+        spare: Columns that a terminal too narrow for all of them goes without, the first one first.
+    """
     widths = [len(name) for name in columns]
     at_right = [name in right for name in columns]
     left = iter(rows)
     lines: list[list[str]] = [list(columns)]
     while page := list(islice(left, _LINES_AT_A_TIME)):
-        lines += [[cell(value) for value in row] for row in page]
-        write("\n".join(aligned(lines, at_right, widths)))
+        cells = [[cell(value) for value in row] for row in page]
+        if on_terminal():
+            _list_briefly(columns, right, cells, texts, spare)
+        else:
+            write("\n".join(aligned([*lines, *cells], at_right, widths)))
         lines = []
     if lines:
         say(nothing)
 
 
-def brief_listing(
-    columns: Sequence[str],
-    right: AbstractSet[str],
-    texts: AbstractSet[str],
-    spare: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    nothing: str,
+def _list_briefly(
+    columns: Sequence[str], right: AbstractSet[str], cells: Sequence[list[str]], texts: AbstractSet[str], spare: Sequence[str]
 ) -> None:
-    """The same on a terminal: a line a row, with as many columns as fit, and long ``texts`` cut; a hint says where they are whole.
-
-    Args:
-        columns: Their names.
-        right: Columns of numbers.
-        texts: Columns that may be cut.
-        spare: Columns to go without, the first one first.
-        rows: A value for each column; they are few.
-        nothing: What to say when there are none.
-    """
-    cells = [[cell(value) for value in row] for row in rows]
-    if not cells:
-        say(nothing)
-        return
+    """As many columns as fit with texts of a readable length."""
     width = line_width()
-    left_out: set[str] = set()
-    for next_out in (None, *spare):
-        left_out |= {next_out} if next_out else set()
-        kept = [place for place, name in enumerate(columns) if name not in left_out]
+    for left_out in range(len(spare) + 1):
+        kept = [place for place, name in enumerate(columns) if name not in spare[:left_out]]
         names = [columns[place] for place in kept]
-        chosen = [[row[place] for place in kept] for row in cells]
-        shown = fitted(names, chosen, width + len(_SEPARATOR), frozenset(names) - texts)
+        whole = [[row[place] for place in kept] for row in cells]
+        least = _TEXT_CHARS_MIN if left_out < len(spare) else _CELL_CHARS_MIN
+        shown = fitted(names, whole, width + len(_SEPARATOR), frozenset(names) - texts, least)
         lines = list(aligned([names, *shown], [name in right for name in names], painted=True))
         if max(map(columns_of, lines)) <= width:
             break
     write("\n".join(lines))
-    if left_out or shown != chosen:
-        say("hint: what is cut or left out is whole with --json, and in `journaltrack audit entry SEQ`", err=True)
+    if left_out or shown != whole:
+        say("hint: what is cut or left out is whole with --json, and in `journaltrack audit entry N`", err=True)
 
 
 def aligned(

@@ -160,7 +160,7 @@ def _print(done: PruneReport) -> None:
         )
     if done.archive is not None:
         archive = done.archive
-        output.say(f"archive: {output.clean(archive.name)}, {output.plural(archive.rows, 'row')}, SHA-256 {archive.sha256}")
+        output.say(f"archive: {output.clean(archive.name)}, {output.plural(archive.rows, 'row')}, SHA-256 {output.digest(archive.sha256)}")
     if done.before is not None and done.after is not None:
         output.say(
             f"database: {_size(done.before)} before, {_size(done.after)} now"

@@ -59,7 +59,7 @@ def export_command(journals: Journals, *, target: str, force: bool, as_json: boo
         output.print_json({**made.to_json(), "exit_code": int(ExitCode.OK)})
     else:
         output.say(f"{output.clean(made.output)}: {output.plural(made.attestations, 'receipt')} of {_processes(made.reconcilers)}")
-        output.say(f"sha256 {made.sha256}")
+        output.say(f"sha256 {output.digest(made.sha256)}")
     return ExitCode.OK
 
 
@@ -91,7 +91,7 @@ def import_command(file: str, journals: Journals, *, dry_run: bool, as_json: boo
 
 
 def _print(done: ReceiptsImported) -> None:
-    output.say(f"sha256 {done.sha256}")
+    output.say(f"sha256 {output.digest(done.sha256)}")
     if not done.new:
         output.say(f"nothing new: all {output.plural(done.attestations, 'receipt')} were here already")
         return

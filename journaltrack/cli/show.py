@@ -122,7 +122,7 @@ def _short(number: object) -> object:
 
 
 def _artifact(artifact: ArtifactView) -> tuple[object, ...]:
-    value = artifact.value or (f"sha256 {artifact.sha256}, not uploaded yet" if artifact.sha256 else None)
+    value = artifact.value or (f"sha256 {output.digest(artifact.sha256)}, not uploaded yet" if artifact.sha256 else None)
     size = output.size(artifact.size_bytes) if artifact.size_bytes is not None else None
     return (artifact.name, artifact.media_type, size, artifact.state, value)
 
