@@ -127,7 +127,7 @@ def _report(path: str | None, component: str | None, *, as_json: bool, apart: bo
     report = audit(path, component=component)
     code = _code(report)
     if as_json:
-        output.print_json({**report.to_json(), "exit_code": int(code)})
+        output.print_json({"journal": report.path, **report.to_json(), "exit_code": int(code)})
     else:
         if apart:
             output.say()

@@ -157,6 +157,11 @@ def cut(value: object, chars_max: int = 300) -> str:
     return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
 
 
+def end_of(text: str, chars_max: int) -> str:
+    """Of a long path its end, which tells it from others."""
+    return text if len(text) <= chars_max else "…" + text[1 - chars_max :]
+
+
 def moment(time_ns: object) -> str:
     """Nanoseconds since the epoch as UTC to the second, in one word."""
     from journaltrack.journal.view import iso_seconds  # noqa: PLC0415 - imports SQLAlchemy
