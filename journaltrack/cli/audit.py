@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from journaltrack.reports.report import AuditReport, ComponentAudit, States
 
 _STATE_COLUMNS = ("entries", "pending", "in flight", "delivered", "superseded", "in doubt", "quarantined")
-_UNCHECKED = "; `journaltrack check` proves the chains of digests"
+_UNCHECKED = "; the chains of digests were not checked (journaltrack check)"
 _OVERVIEW = "overview"
 _MOVED = {
     "--entries": "audit entries",

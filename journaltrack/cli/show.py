@@ -77,7 +77,7 @@ def _print(view: ComponentView) -> None:
             f"{output.plural(gone, 'point')} of these are removed from the journal, on the record; `journaltrack audit` says when and by whom"
         )
     if any(cut):
-        output.say("hint: what ends in … is whole with --json, and in `journaltrack audit entry SEQ`", err=True)
+        output.say("hint: what ends in … is whole with --json, and in `journaltrack audit entry N`", err=True)
     if view.unreadable:
         output.problem("warning", f"{output.plural(len(view.unreadable), 'entry')} can't be read, the first is {view.unreadable[0]}")
 

@@ -445,6 +445,6 @@ def test_events_are_json_lines_where_json_is_asked_for(tmp_path, watch):
         assert (first["event"], first["level"], first["folders"]) == ("watching", "info", str(tmp_path))
         assert first["at"].endswith("Z")
         watching.process.send_signal(signal.SIGTERM)
-        assert [json.loads(line)["event"] for line in watching.process.stdout][-1] == "stopping"
+        assert [json.loads(line)["event"] for line in watching.process.stdout][-1] == "stopped"
         assert watching.process.wait() == 0
         assert watching.lines == []
