@@ -198,7 +198,7 @@ REASONS: Final[dict[Reason, str]] = {
     "pending": "not sent yet",
     "in flight": "sent, and the answer is not recorded",
     "in doubt": "sent, and the answer was lost",
-    "quarantined": "refused: `journaltrack retry` can release them",
+    "quarantined": "refused: `journaltrack audit` says why, and whether `journaltrack retry` helps",
     "delivered later": "delivered, but not before the time that was given",
     "in use": "delivered; the component is continued and shown from them: how it came to be, its status, its last values",
     "counted": "delivered points of metrics that have others in doubt: reading back needs them",
