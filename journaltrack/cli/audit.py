@@ -17,6 +17,8 @@ from journaltrack.cli.journals import Journals, about_journals, each
 from journaltrack.util import patterns
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from journaltrack.journal.removed import Removal
     from journaltrack.journal.writers import WriterRecord
     from journaltrack.replay.evidence.anchoring import Anchor
@@ -57,10 +59,14 @@ class _Questions(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """See ``click.Group.parse_args``."""
-        first = args[0] if args else None
-        if first not in self.commands and first not in ctx.help_option_names and not ctx.resilient_parsing:
+        is_named = bool(args) and args[0] in {*self.commands, *ctx.help_option_names}
+        if not is_named and (args or not ctx.resilient_parsing):
             args = [_OVERVIEW, *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Questions, and what may stand there for the overview."""
+        return [*super().shell_complete(ctx, incomplete), *_overview.shell_complete(ctx, incomplete)]
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """In the order of their use, not of the alphabet."""

@@ -49,7 +49,7 @@ def anchors(sim):
 
 
 def test_a_repair_of_an_altered_journal_is_refused(journal, aws, cli):
-    """A parameter altered after its delivery: `verify --repair` leaves SageMaker's true value, ends with 8, and anchors nothing."""
+    """A parameter altered after its delivery: `check --remote --repair` leaves SageMaker's true value, ends with 8, and anchors nothing."""
     assert cli("sync", journal)[0] == 0
     known = anchors(aws)
     assert known

@@ -343,7 +343,7 @@ def test_nothing_that_is_quoted_can_garble_the_terminal(journal):
 
 
 def test_verify_agrees(journal):
-    """What doctor calls well, audit --verify does too."""
+    """What the examination calls well, `verify_chains` does too."""
     assert doctor.examine(journal).healthy
     assert verify_chains(journal) == []
 

@@ -1,6 +1,6 @@
 """Attacks on the proof: flipped bytes, edited, removed, inserted, reordered and forged records, swapped artifacts.
 
-Each is found and named, by ``audit --verify`` and by a verifier that knows docs/journal-format.md alone; what can't be found without
+Each is found and named, by ``check`` and by a verifier that knows docs/journal-format.md alone; what can't be found without
 a copy or a noted head is here, too. JOURNALTRACK_SOAK from 10 on flips every byte.
 """
 

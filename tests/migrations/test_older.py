@@ -136,7 +136,7 @@ def without_room_for_a_copy(folder):
     with pytest.raises(JournalOutdatedError, match="no room") as caught:
         Journal.open(journal, read_only=True)
     assert "TMPDIR" in caught.value.hint
-    assert "doctor --repair" in caught.value.hint
+    assert "check --repair" in caught.value.hint
     result = CliRunner().invoke(main, ["status", str(journal)])
     assert result.exit_code == 8
     assert list(small.iterdir()) == []

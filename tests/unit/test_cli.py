@@ -278,3 +278,25 @@ def test_check_repairs_the_journal_and_says_what_was_altered(journal):
     assert code == 8
     assert "chains" in {finding["check"] for finding in json.loads(printed)["findings"]}
     assert call("check", "--component", "run", journal)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        (["che"], ["check"]),
+        (["audit", ""], ["entries", "entry", "history", "timeline"]),
+        (["audit", "--comp"], ["--component"]),
+        (["audit", "entries", "--st"], ["--state"]),
+        (["check", "--rem"], ["--remote"]),
+    ],
+    ids=" ".join,
+)
+def test_the_shell_completes_commands_questions_and_options(line, offered):
+    """As click's scripts ask for it; a question of audit is a command, and its own options are those of the overview."""
+    environment = {
+        "_JOURNALTRACK_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(["journaltrack", *line]),
+        "COMP_CWORD": str(len(line)),
+    }
+    done = CliRunner().invoke(main, [], env=environment, prog_name="journaltrack")
+    assert [answer.removeprefix("plain,") for answer in done.output.splitlines()] == offered
