@@ -43,7 +43,7 @@ def command(
     check: bool,
     as_json: bool,
 ) -> ExitCode:
-    """What is pending in each JOURNAL and how old it is, what went wrong last, who reconciles it, and its size.
+    """Show what is pending in each JOURNAL and how old it is, what went wrong last, who reconciles it, and its size.
 
     A folder of journals stands for those in it. Changes nothing and contacts nobody; works on read-only media. Costs the
     same however much was delivered.
