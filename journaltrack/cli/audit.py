@@ -180,6 +180,8 @@ def _print(report: AuditReport) -> None:
         output.say(_removal(removal))
     for told in report.hearsay:
         output.say(hearsay_text(told))
+    for begun in report.unfinished:
+        output.problem("warning", begun.text, begun.hint)
     totals = report.totals
     if report.all_delivered:
         output.say(f"all delivered: {output.plural(totals.entries, 'entry')}{_UNCHECKED}")

@@ -17,6 +17,7 @@ from journaltrack.doctor.findings import Check, Finding
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal import removed, view
 from journaltrack.journal.schema import schema
+from journaltrack.replay.evidence import taken
 from journaltrack.replay.lease import TTL_S
 from journaltrack.reports.proof.anchors import anchor_problems
 from journaltrack.reports.proof.attestations import Evidence, attestation_problems
@@ -236,6 +237,9 @@ def check_schema(database: Database) -> Iterator[Finding]:
 def check_records(database: Database) -> Iterator[Finding]:
     """Do the tables agree with each other?"""
     read = database.read
+    for each, *_ in taken.unfinished(database):
+        effect = "nothing is altered or lost; what is pending here may have been sent there already, so that a sync sends nothing"
+        yield Finding("records", "problem", each.text, effect, each.hint)
     for table, rows in (("meta", 1), ("mark", 1), ("lease", 1), ("alembic_version", 1)):
         count = read(f"SELECT count(*) FROM {table}")[0][0]
         if count != rows:

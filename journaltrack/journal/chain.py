@@ -59,6 +59,10 @@ class Removed:
         """(first, last) of each."""
         return ((first, last) for last, (first, _) in self._by_last.items())
 
+    def members(self, uuid: str, above: int) -> Iterator[tuple[str, int, int, str]]:
+        """Those that end above a place, as attestations name them: the writer's uuid, first, last, digest."""
+        return ((uuid, first, last, digest.hex()) for last, (first, digest) in self._by_last.items() if last > above)
+
     def across(self, first: int, last: int) -> bytes | None:
         """The digest of the last of these places, if all of them were removed; else None."""
         if last not in self._by_last:
@@ -288,13 +292,13 @@ def read_body(body: str) -> dict[str, Any] | None:
     return members if isinstance(members, dict) else None
 
 
-def take_gaps(gaps: dict[str, Removed], members: Mapping[str, Any]) -> None:
-    """Add the runs of entries that an attestation says were removed, by their writers.
+def take_gaps(gaps: dict[str, Removed], members: Mapping[str, Any], member: str = "removed") -> None:
+    """Add the runs of entries that a member of an attestation says were removed, by their writers.
 
     Raises:
         ValueError, TypeError: They are none.
     """
-    for uuid, first, last, digest in members.get("removed") or ():
+    for uuid, first, last, digest in members.get(member) or ():
         if type(first) is not int or type(last) is not int or not 0 < first <= last:  # a gap that leads back would never end
             msg = "not a range of places"
             raise ValueError(msg)

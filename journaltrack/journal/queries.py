@@ -1,4 +1,4 @@
-"""How a journal stands: what is pending, how far it is settled, and what is known of its components. Reads alone.
+"""How a journal stands: what is pending, how far it is settled, where each process's entries are. Reads alone.
 
 What a pass plans from; what it records is in ``outcomes``.
 """
@@ -6,7 +6,8 @@ What a pass plans from; what it records is in ``outcomes``.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.journal import entries as vocabulary
@@ -31,6 +32,46 @@ IS_BEFORE: Final = (
 """Whether an entry ``n`` was recorded before another one, ``o``: ``Place.is_before`` in SQL."""
 _FEW: Final = 1_000
 """Ours: problems that are looked at one by one."""
+_FIND: Final = (
+    "SELECT max(first, :first) + shift, min(last, :last) + shift FROM run "
+    "WHERE writer_id = :writer_id AND last >= :first AND first <= :last ORDER BY last"
+)
+
+
+class Places:
+    """Where the entries of each process are, as runs in which ``seq`` is the place in the writer's chain plus a shift.
+
+    There is no index for it, so that an append pays for none: one scan, kept in a private database that is gone with its
+    connection, and in memory while it is small.
+
+    Args:
+        database: Of the journal. What others append later is not looked for.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._runs = sqlite3.connect("", isolation_level=None)
+        self._runs.execute("CREATE TABLE run (writer_id, first, last, shift)")
+        with database.lock:
+            rows = database.connection.execute(
+                "SELECT writer_id, min(writer_seq), max(writer_seq), seq - writer_seq FROM entry "
+                "WHERE typeof(writer_seq) = 'integer' GROUP BY writer_id, seq - writer_seq"
+            )
+            self._runs.execute("BEGIN")
+            self._runs.executemany("INSERT INTO run VALUES (?, ?, ?, ?)", rows)
+            self._runs.execute("COMMIT")
+        self._runs.execute("CREATE INDEX run_last ON run (writer_id, last)")
+
+    def add(self, writer_id: int, first: int, last: int, shift: int) -> None:
+        """Entries were added."""
+        self._runs.execute("INSERT INTO run VALUES (?, ?, ?, ?)", (writer_id, first, last, shift))
+
+    def find(self, writer_id: int, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield those of the writer's entries that are here, as (first, last) of ``seq``, in the order of their places."""
+        yield from self._runs.execute(_FIND, {"writer_id": writer_id, "first": first, "last": last})
+
+    def close(self) -> None:
+        """Drop it."""
+        self._runs.close()
 
 
 def pending_count(database: Database) -> int:

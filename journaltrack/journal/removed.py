@@ -15,8 +15,11 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from journaltrack.journal.queries import Places
 
 if TYPE_CHECKING:
     import sqlite3
@@ -28,10 +31,14 @@ PRUNE: Final = "prune"
 _TEXT_CHARS_MAX: Final = 300
 _PLACE_MAX: Final = 2**62
 _MOST: Final = sys.float_info.max  # a sum may overflow, and JSON has no infinity
-_BODIES: Final = (  # indexes lead to the few that are of no request, and to those that came from another copy of the journal
+IS_PRUNE: Final = (
+    f"(a.receipt_id IS NULL OR a.receipt_id IN (SELECT id FROM receipt WHERE component_id IS NULL AND action = '{PRUNE}')) "
+    f'AND substr(a.body, 1, 17) = \'{{"action":"{PRUNE}"\''
+)
+"""Whether an attestation ``a`` is of a prune. Indexes lead to the few that are of no request, and to those that came from another copy."""
+_BODIES: Final = (
     "SELECT a.id, w.host, w.user, w.pid, w.program, w.uuid, a.body FROM attestation a JOIN writer w ON w.id = a.writer_id "
-    f"WHERE (a.receipt_id IS NULL OR a.receipt_id IN (SELECT id FROM receipt WHERE component_id IS NULL AND action = '{PRUNE}')) "
-    f'AND substr(a.body, 1, 17) = \'{{"action":"{PRUNE}"\' ORDER BY a.id'
+    f"WHERE {IS_PRUNE} ORDER BY a.id"
 )
 
 
@@ -252,28 +259,24 @@ def _look_what_is_here(database: Database, prunes: list[_Prune]) -> None:
     """Sum up what is here of what they removed; one scan for where each process's entries are, then by ``seq``."""
     if not prunes:
         return
-    islands: dict[str, list[tuple[int, int, int, int]]] = defaultdict(list)
-    for uuid, writer_id, first, last, shift in database.read(
-        "SELECT w.uuid, r.* FROM (SELECT writer_id, min(writer_seq), max(writer_seq) AS last, seq - writer_seq FROM entry "
-        "GROUP BY writer_id, seq - writer_seq) r JOIN writer w ON w.id = r.writer_id ORDER BY r.last"
-    ):
-        islands[str(uuid)].append((last, first, shift, writer_id))
+    writers = dict(database.read("SELECT uuid, id FROM writer"))
     sql = (
         "SELECT c.name, e.kind, e.name, count(*), total(e.value), total(abs(e.value)) FROM entry e JOIN component c ON c.id = e.component_id "
         "WHERE e.seq BETWEEN ? AND ? AND e.writer_id = ? GROUP BY 1, 2, 3"
     )
-    for each in prunes:
-        for uuid, first, last in each.runs:
-            of_writer = islands.get(uuid, [])
-            for at in range(bisect.bisect_left(of_writer, (first,)), len(of_writer)):
-                end, begin, shift, writer_id = of_writer[at]
-                if begin > last:
-                    break
-                rows = database.read(sql, (max(first, begin) + shift, min(last, end) + shift, writer_id))
-                for component, kind, name, points, total, magnitude in rows:
-                    key = (str(component).lower(), str(kind), _text(name) if kind == "metric" else None)
-                    known = each.here.get(key, (0, 0.0, 0.0))
-                    each.here[key] = (known[0] + points, known[1] + total, known[2] + magnitude)
+    with closing(Places(database)) as places:
+        found = [
+            (each, *where, writers[uuid])
+            for each in prunes
+            for uuid, first, last in each.runs
+            if uuid in writers
+            for where in places.find(writers[uuid], first, last)
+        ]
+    for each, *where in found:
+        for component, kind, name, points, total, magnitude in database.read(sql, where):
+            key = (str(component).lower(), str(kind), _text(name) if kind == "metric" else None)
+            known = each.here.get(key, (0, 0.0, 0.0))
+            each.here[key] = (known[0] + points, known[1] + total, known[2] + magnitude)
 
 
 def _counts(members: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:

@@ -25,8 +25,9 @@ from journaltrack.journal.interruption import RunInProgress
 from journaltrack.journal.removed import Removal
 from journaltrack.journal.view import ErrorRecord, InFlight, State
 from journaltrack.journal.writers import WriterRecord, nobody
-from journaltrack.replay.evidence import anchoring
+from journaltrack.replay.evidence import anchoring, taken
 from journaltrack.replay.evidence.anchoring import Anchor
+from journaltrack.replay.evidence.taken import Unfinished
 from journaltrack.reports.proof.hearsay import Hearsay, told
 from journaltrack.reports.reconcilers import ReconcilerRecord, reconcilers
 
@@ -155,6 +156,7 @@ class AuditReport:
         inconsistencies: What does not add up: a damaged journal, or one that was tampered with. Empty when all is well.
         anchor: The newest that the journal knows of; None: its heads were not put anywhere else.
         hearsay: What counts as delivered only because others say so, of the whole journal.
+        unfinished: Merges and imports of receipts that were killed: until they are run again, nothing is sent from here.
         removals: What was removed on the record: delivered entries, which are in no other number here, and contents of the spool.
     """
 
@@ -171,6 +173,7 @@ class AuditReport:
     inconsistencies: tuple[str, ...]
     removals: tuple[Removal, ...] = ()
     hearsay: tuple[Hearsay, ...] = ()
+    unfinished: tuple[Unfinished, ...] = ()
     anchor: Anchor | None = None
 
     @property
@@ -256,6 +259,7 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
         inconsistencies=tuple(wrong),
         removals=tuple(removals),
         hearsay=tuple(each.hearsay for each in told(database)),
+        unfinished=tuple(each.what for each in taken.unfinished(database)),
         anchor=anchoring.last(database),
     )
 

@@ -1,7 +1,10 @@
-"""Where journals live, what kind of file system that is, and when their names are on the disk."""
+"""Where journals live, what kind of file system that is, and how a file gets its name: whole, on the disk, or not at all."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import logging
 import os
 import pwd
@@ -9,8 +12,9 @@ import re
 import stat
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from journaltrack.errors import InvalidInputError
 
@@ -246,3 +250,95 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_target(to: str | os.PathLike[str], journal: Path, *, force: bool) -> Path:
+    """Return where a file goes that is made of a journal, links followed.
+
+    Raises:
+        InvalidInputError: Something is there already that ``force`` does not replace, it would be inside of the journal, or no
+            file can be there.
+    """
+    target = expanded(to).resolve()
+    if target.is_relative_to(journal.resolve()):
+        raise InvalidInputError(f"{target} is inside of the journal", hint="a journal's folder is its own: name a file elsewhere")
+    if target.is_dir() or (target.exists() and not target.is_file()):
+        raise InvalidInputError(f"{target} is not a file", hint="name a file; - is standard output")
+    if target.exists() and not force:
+        raise _exists(target)
+    if not target.parent.is_dir():
+        raise InvalidInputError(f"there is no folder {target.parent}", hint="make it first, or name another one")
+    return target
+
+
+def _exists(target: Path) -> InvalidInputError:
+    return InvalidInputError(f"{target} exists; it was left as it is", hint="name another file, or replace it with --force (force=True)")
+
+
+@contextlib.contextmanager
+def whole_file(to: str | os.PathLike[str], *journals: Path, force: bool) -> Iterator[tuple[Path, IO[bytes]]]:
+    """Make a file that takes its place when the block is left, whole and on the disk, and is gone after any exception.
+
+    What runs that were killed have left of it goes first.
+
+    Args:
+        to: See ``file_target``.
+        journals: Of which it is made.
+        force: Replace a file that is there, at the end and in one step.
+
+    Raises:
+        InvalidInputError: See ``file_target``.
+    """
+    target = {file_target(to, journal, force=force) for journal in journals}.pop()
+    _remove_left(target)
+    partial, descriptor = _new_partial(target)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield target, stream
+            stream.flush()
+            os.fsync(stream.fileno())
+            if force:
+                partial.replace(target)
+            else:
+                _put(partial, target)
+        fsync(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _new_partial(target: Path) -> tuple[Path, int]:
+    """Make the unfinished file, locked: that tells it from what a killed run has left."""
+    while True:
+        partial = target.with_name(f".{target.name[:200]}.{os.urandom(4).hex()}.partial")
+        # 0600 whatever the umask, as all that holds recorded values: a mask takes rights away, and a default ACL gives some.
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        os.fchmod(descriptor, 0o600)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return partial, descriptor
+        os.close(descriptor)  # another process took it for one that was left
+
+
+def _remove_left(target: Path) -> None:
+    """Remove the unfinished files of that target which no process has locked."""
+    for left in target.parent.glob(f".{glob.escape(target.name[:200])}.{'[0-9a-f]' * 8}.partial"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _put(partial: Path, target: Path) -> None:
+    """Name the file, unless somebody has made one of that name meanwhile."""
+    try:
+        os.link(partial, target)
+    except FileExistsError as error:
+        raise _exists(target) from error
+    except OSError:  # a file system without links
+        if os.path.lexists(target):
+            raise _exists(target) from None
+        partial.rename(target)

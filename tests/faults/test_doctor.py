@@ -1,4 +1,4 @@
-"""`journaltrack doctor`: each kind of damage is found, explained, repaired where that is possible, and nothing is deleted."""
+"""`journaltrack check`: each kind of damage is found, explained, repaired where that is possible, and nothing is deleted."""
 
 from __future__ import annotations
 

@@ -28,7 +28,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import logging
 import math
 import os
 import random
@@ -168,8 +167,6 @@ def _after_fork_in_child() -> None:
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
-
-logger = logging.getLogger(__name__)
 
 SHARED_RANGE: Final = (0x40000002, 510)
 """What every connection with a write-ahead log has locked in the database: first byte and length (SQLite's os.h)."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.chain import ChainProblem, Removed, read_body, take_gaps, told
 from journaltrack.journal.sqlite.errors import translated
+from journaltrack.replay.evidence.taken import TAKEN
 from journaltrack.reports.proof.chains import chains
 from journaltrack.util.intervals import ranges_in
 
@@ -26,7 +27,6 @@ _ARRIVED: Final = frozenset({"delivered", "superseded"})
 _READBACK: Final = "readback"
 _REOPEN: Final = "reopen"
 _MERGE: Final = "merge"
-_HELD: Final = "held"
 _PROVES_NOTHING: Final = frozenset({"repair", _MERGE})
 """Actions that say it of other requests: a settlement may name another receipt."""
 
@@ -100,9 +100,9 @@ class Evidence:
         objects: By (component in lower case, sha256, bucket, prefix): the URI and the receipt of the last upload.
         uploads: By receipt: what it uploaded, as in ``objects``.
         generation: The highest of a lease.
-        gaps: See ``chains.Gaps``.
+        gaps: See ``chain.Gaps``; ``gaps_to_come`` were told by merges alone, before the attestations of them came.
+        pruned_to: By the writer's uuid: the last place that was removed here, and not in another copy.
         blobs_removed: Contents that were removed from the spool on the record.
-        waiting: By receipt and the writer's uuid: entries whose settlement was still to come, in a merge. That is no claim.
     """
 
     coverage: dict[str, Coverage[Claim]] = field(default_factory=lambda: defaultdict(Coverage))
@@ -111,8 +111,9 @@ class Evidence:
     uploads: dict[int, tuple[str, str, str, str]] = field(default_factory=dict)
     generation: int = 0
     gaps: dict[str, Removed] = field(default_factory=dict)
+    gaps_to_come: dict[str, Removed] = field(default_factory=dict)
+    pruned_to: dict[str, int] = field(default_factory=dict)
     blobs_removed: set[str] = field(default_factory=set)
-    waiting: dict[tuple[int, str], list[tuple[int, int]]] = field(default_factory=dict)
 
 
 def attestation_problems(database: Database, evidence: Evidence) -> list[ChainProblem]:
@@ -156,15 +157,13 @@ def take(evidence: Evidence, number: int, receipt_id: int | None, members: Mappi
         action = members.get("action")
         if outcome == _RELEASED:
             _released(evidence, named, at_ns if action == _REOPEN else None)
-        if action == _MERGE and outcome == _HELD and receipt_id is not None:
-            evidence.waiting.update({(receipt_id, uuid): list(ranges_in(text)) for uuid, text in named.items()})
         proof = None if action in _PROVES_NOTHING else receipt_id
         for settled, reason, entries, *since in members.get("settled") or ():
             claim = Claim(number, proof, settled, reason, since[0] if since else at_ns, action == _MERGE)
             looked = action == _READBACK and settled == "in doubt"
             _settle(evidence, named if entries is None else entries, claim, looked=looked)
         _take_remote(evidence, receipt_id, members, at_ns)
-        _take_removed(evidence, members)
+        _take_removed(evidence, receipt_id, members)
     except (ValueError, TypeError, KeyError, AttributeError):
         return False
     return True
@@ -237,6 +236,11 @@ def _take_remote(evidence: Evidence, receipt_id: int | None, members: Mapping[st
             evidence.uploads[receipt_id] = key
 
 
-def _take_removed(evidence: Evidence, members: Mapping[str, Any]) -> None:
+def _take_removed(evidence: Evidence, receipt_id: int | None, members: Mapping[str, Any]) -> None:
     take_gaps(evidence.gaps, members)
+    if receipt_id is None:
+        for uuid, _, last, _ in members.get("removed") or ():
+            evidence.pruned_to[uuid] = max(last, evidence.pruned_to.get(uuid, 0))
+    elif members.get("action") == TAKEN:
+        take_gaps(evidence.gaps_to_come, members, "gaps")
     evidence.blobs_removed.update(map(str, members.get("blobs") or ()))

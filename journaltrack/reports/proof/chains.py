@@ -14,7 +14,6 @@ from journaltrack.journal.chain import (
     COLUMNS,
     Chain,
     ChainProblem,
-    Gaps,
     ProblemKind,
     across_removed,
     begin_of,
@@ -28,6 +27,7 @@ from journaltrack.journal.sqlite.errors import translated
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
+    from journaltrack.reports.proof.attestations import Evidence
 
 FACTS: Final = "journal_id, created_at_ns, created_by_version, required_version, attested_after_receipt, attested_after_ns"
 """The columns of ``meta`` that its digest is of, in this order."""
@@ -70,27 +70,30 @@ def chains(database: Database, *, attestations: bool = False) -> dict[int, Chain
     return started
 
 
-def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainProblem]:
-    """The first broken link of each writer's entries.
+def chain_problems(database: Database, evidence: Evidence) -> list[ChainProblem]:
+    """Return the first broken link of each writer's entries.
 
     Args:
         database: Of the journal.
-        gaps: Entries that were removed on the record (``prune``), from attestations whose own chain holds.
+        evidence: Tells which entries were removed on the record (``prune``), from attestations whose own chain holds.
     """
     started = chains(database)
     names = dict(database.read("SELECT id, name FROM component"))
-    known = gaps or {}
+    known = (evidence.gaps, evidence.gaps_to_come)
     with database.lock, translated(database.path):
         rows = database.connection.execute(f"SELECT {COLUMNS} FROM entry e ORDER BY e.seq")
-        found = follow(rows, started.get, names.get, lambda chain, writer_seq, _: across_removed(chain, writer_seq, known))
-    return found + _cut_off(started.values(), known)
+        found = follow(rows, started.get, names.get, lambda chain, place, _: any(across_removed(chain, place, gaps) for gaps in known))
+    return found + _cut_off(started.values(), evidence.pruned_to)
 
 
-def _cut_off(followed: Iterable[Chain], gaps: Gaps) -> list[ChainProblem]:
-    """Writers of which something was removed on the record and nothing is left: the last entry of a writer never is removed so."""
+def _cut_off(followed: Iterable[Chain], pruned_to: Mapping[str, int]) -> list[ChainProblem]:
+    """Return writers of which something was removed here and nothing is left: the last entry of a writer never is removed so.
+
+    Of what another copy removed, the entries behind it may not have come yet.
+    """
     found = []
     for chain in followed:
-        last = gaps[chain.uuid].end if chain.uuid in gaps else 0
+        last = pruned_to.get(chain.uuid, 0)
         if last and last >= chain.writer_seq and not chain.broken:
             message = f"the entries of writer {limits.shown(chain.uuid)} after number {last} are gone, and nobody attests it"
             found.append(chain.problem("gap", message))

@@ -106,7 +106,7 @@ def _recomputed(database: Database) -> tuple[list[ChainProblem], Evidence]:
     evidence = Evidence()
     found = writer_problems(database)
     found += attestation_problems(database, evidence)
-    found += chain_problems(database, evidence.gaps)
+    found += chain_problems(database, evidence)
     found += record_problems(database, evidence)
     return found, evidence
 

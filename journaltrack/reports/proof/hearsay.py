@@ -7,15 +7,16 @@ Reads attestations alone, and nothing where none was ever taken over.
 
 from __future__ import annotations
 
-import bisect
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal.chain import read_body
+from journaltrack.journal.queries import Places
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.taken import Taken
 from journaltrack.reports.proof.attestations import Evidence, take
@@ -30,9 +31,12 @@ ALL: Final = "all"
 _ID_CHARS_MIN: Final = 8
 _ARRIVED: Final = frozenset({"delivered", "superseded"})
 _ATTESTATIONS: Final = "SELECT a.id, w.uuid, a.writer_seq, a.receipt_id, a.body FROM attestation a JOIN writer w ON w.id = a.writer_id WHERE a.id > ? ORDER BY a.id LIMIT 10000"
-_RUNS: Final = (
-    "SELECT w.uuid, r.first, r.last, r.shift FROM (SELECT writer_id, min(writer_seq) AS first, max(writer_seq) AS last, seq - writer_seq AS shift "
-    "FROM entry GROUP BY writer_id, seq - writer_seq) r JOIN writer w ON w.id = r.writer_id WHERE typeof(r.shift) = 'integer' ORDER BY r.last"
+_OF_COMPONENT: Final = (
+    "SELECT count(*) FROM json_each(?) i CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
+    "WHERE e.component_id = ?"
+)
+_CONTENTS_OF_COMPONENT: Final = (
+    "SELECT count(DISTINCT sha256) FROM location WHERE sha256 IN (SELECT value FROM json_each(?)) AND component_id = ?"
 )
 _SETTLED: Final = (
     "SELECT d.seq FROM json_each(?) i CROSS JOIN delivery d ON d.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
@@ -70,6 +74,17 @@ class Told:
     sha256s: frozenset[str]
 
 
+def of_component(database: Database, component_id: int) -> tuple[Hearsay, ...]:
+    """What others alone tell of a component."""
+    found = []
+    for each in told(database):
+        ((entries,),) = database.read(_OF_COMPONENT, (json.dumps(each.seqs), component_id))
+        ((contents,),) = database.read(_CONTENTS_OF_COMPONENT, (json.dumps(sorted(each.sha256s)), component_id))
+        if entries or contents:
+            found.append(replace(each.hearsay, entries=entries, contents=contents))
+    return tuple(found)
+
+
 def told(database: Database) -> list[Told]:
     """All that others alone tell of entries that are here, by who tells it, those that were taken over first before."""
     sources: dict[Origin, list[Taken]] = defaultdict(list)
@@ -80,12 +95,14 @@ def told(database: Database) -> list[Told]:
     own, others = _evidence(database, sources)
     for origin in others:
         sources.setdefault(origin, [Taken(origin, 0, "", {})])
-    runs = _runs(database)
-    own_seqs = _seqs(runs, own)
+    writers = {str(uuid): int(i) for uuid, i in database.read("SELECT uuid, id FROM writer")}
+    with closing(Places(database)) as where:
+        seen = _seqs(where, writers, own)
+        arrived = {origin: _seqs(where, writers, others[origin]) for origin in sources}
     sent_contents = {sha256 for _, sha256, _, _ in own.objects}
-    found, seen = [], own_seqs
+    found = []
     for origin, takings in sources.items():
-        places = _seqs(runs, others[origin])
+        places = arrived[origin]
         if any(each.whole for each in takings):  # also what nobody attests
             places = [(1, 2**63 - 1)]
         settled = _settled(database, without(places, seen))
@@ -143,26 +160,12 @@ def _evidence(database: Database, sources: Mapping[Origin, Iterable[Taken]]) -> 
     return own, others
 
 
-def _runs(database: Database) -> dict[str, list[tuple[int, int, int]]]:
-    """Where the entries of each process are: (last place, first place, what is added to a place), in order."""
-    found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
-    for uuid, first, last, shift in database.read(_RUNS):
-        found[uuid].append((last, first, shift))
-    return found
-
-
-def _seqs(runs: Mapping[str, list[tuple[int, int, int]]], evidence: Evidence) -> _Ranges:
+def _seqs(places: Places, writers: Mapping[str, int], evidence: Evidence) -> _Ranges:
     """Entries that are here, and of which it says that they arrived."""
-    found = []
-    for uuid, coverage in evidence.coverage.items():
-        mine = runs.get(uuid, [])
-        for first, last, claim in coverage.all():
-            if claim.outcome in _ARRIVED:
-                for at in range(bisect.bisect_left(mine, (first,)), len(mine)):
-                    end, begin, shift = mine[at]
-                    if begin > last:
-                        break
-                    found.append((max(first, begin) + shift, min(last, end) + shift))
+    found: _Ranges = []
+    for uuid in evidence.coverage.keys() & writers.keys():
+        for first, last in merged((first, last) for first, last, claim in evidence.coverage[uuid].all() if claim.outcome in _ARRIVED):
+            found += places.find(writers[uuid], first, last)
     return merged(found)
 
 

@@ -261,25 +261,19 @@ def _deliveries(database: Database, evidence: Evidence) -> Iterator[ChainProblem
         place = run.first
         coverage = evidence.coverage.get(uuid)
         for first, last, claim in coverage.of(run.first, run.last) if coverage is not None else ():
-            if place < first and not _waits(evidence, uuid, run, place, first - 1):
+            if place < first:
                 yield from _unclaimed(database, run, place, first - 1, legacy)
             fits = _fits(database, evidence, run, (first, last), claim, legacy[0])
             if not fits and not _was_before(claim, run.alike, legacy):
                 yield _told(run, first, "is not what was attested of it")
             proved += last - first + 1
             place = last + 1
-        if place <= run.last and not _waits(evidence, uuid, run, place, run.last):
+        if place <= run.last:
             yield from _unclaimed(database, run, place, run.last, legacy)
     yield from _missing(database, evidence, proved)
     if settled < database.read("SELECT count(*) FROM delivery")[0][0]:
         for (seq,) in database.read(_STRAYS):
             yield ChainProblem("delivery", f"there is a record of what became of entry {seq}, which is not there", seq=seq)
-
-
-def _waits(evidence: Evidence, uuid: str, run: _Run, first: int, last: int) -> bool:
-    """Whether these are in doubt because a merge has not brought yet what became of them."""
-    receipt_id, outcome, *_ = run.alike
-    return outcome == "in doubt" and any(begin <= first and last <= end for begin, end in evidence.waiting.get((receipt_id, uuid), ()))
 
 
 def _fits(database: Database, evidence: Evidence, run: _Run, part: tuple[int, int], claim: Claim, legacy: int) -> bool:
