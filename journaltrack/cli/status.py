@@ -113,8 +113,8 @@ def print_status(status: JournalStatus) -> None:
     if status.unfinished_receipts and status.lease is None:
         requests = output.plural(status.unfinished_receipts, "request")
         output.say(f"hint: {requests} of a sync that ended early have no recorded answer; the next sync settles them", err=True)
-    for each in status.unfinished:
-        output.problem("warning", each.text, each.hint)
+    for begun in status.unfinished:
+        output.problem("warning", begun.text, begun.hint)
     if status.exposed is not None:
         output.problem("warning", status.exposed)
     if status.quarantined or status.in_doubt:
