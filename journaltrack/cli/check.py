@@ -17,8 +17,9 @@ from journaltrack.util.deadline import Deadline
 
 if TYPE_CHECKING:
     from journaltrack.doctor import Examination, Finding, Repaired
+    from journaltrack.replay.pass_report import Progress
     from journaltrack.verification.diff import Difference
-    from journaltrack.verification.verifier import Repair, VerifyProgress, VerifyReport
+    from journaltrack.verification.verifier import Repair, VerifyReport
 
 _STYLES: Final = {"problem": "red", "warning": "yellow"}
 _ALIKE_MAX: Final = 20
@@ -123,7 +124,7 @@ def _comparison(
     **aws: Any,  # noqa: ANN401 - as above
 ) -> Callable[[str | None], VerifyReport]:
     """How a journal is compared with SageMaker and S3."""
-    from journaltrack.app.composition import verify  # noqa: PLC0415
+    from journaltrack.app.composition import Connection, is_attended, run_verify  # noqa: PLC0415
     from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
     from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
     from journaltrack.verification.verifier import REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
@@ -131,17 +132,10 @@ def _comparison(
     known = config.load(config_file, overrides=aws).configuration
     options = VerifyOptions(component, deep=deep, visible_after_s=known.visible_after_s, timestamps=known.timestamps, anchor=known.anchor)
     rate_limit = RateLimit(rate_per_s or known.requests_per_s or REQUESTS_PER_S)
+    connection = Connection(rate_limit=rate_limit, attended=is_attended(), **known.of_a_connection())
 
     def compare(journal: str | None) -> VerifyReport:
-        return verify(
-            journal,
-            options=options,
-            repair=repair,
-            deadline=run.deadline,
-            rate_limit=rate_limit,
-            on_progress=_teller(),
-            **known.of_a_connection(),
-        )
+        return run_verify(journal, connection, options, run.deadline, _teller(), repair=repair)
 
     return compare
 
@@ -239,11 +233,11 @@ def _progress() -> Callable[[str], None]:
     return tell
 
 
-def _teller() -> Callable[[VerifyProgress], None]:
+def _teller() -> Callable[[Progress], None]:
     """A line on stderr now and then: at ten requests a second a thousand components take some minutes."""
     told = time.monotonic()
 
-    def tell(progress: VerifyProgress) -> None:
+    def tell(progress: Progress) -> None:
         nonlocal told
         if time.monotonic() - told >= _TELL_EVERY_S:
             told = time.monotonic()

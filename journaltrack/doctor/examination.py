@@ -38,8 +38,6 @@ def examine(
 ) -> Examination:
     """Look at everything; change nothing.
 
-    Not in a process that has the journal open: asking for locks would drop its own.
-
     Args:
         journal: The folder; None: the default journal.
         anchors: Documents by name, kept outside, that the journal is held against too.
