@@ -1,4 +1,4 @@
-"""Verifying: ``audit --verify``'s proof of a journal against a bare loop over the same rows, pending and delivered; what the chain costs an append."""
+"""Verifying: ``check``'s proof of a journal against a bare loop over the same rows, pending and delivered; what the chain costs an append."""
 
 from __future__ import annotations
 

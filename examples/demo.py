@@ -134,7 +134,7 @@ def main() -> int:
     say("\nSummary")
     say(f"  {demo.facts} facts checked, all hold, in {time.monotonic() - started:.0f} s")
     say(f"  the run was recorded with {demo.network} and no credentials, lost nothing to SIGKILL, and is all in {endpoint} (now stopped)")
-    say(f"  look around: {demo.journaltrack} audit {demo.journal} --entries; {demo.journaltrack} show {NAME} --journal {demo.journal}")
+    say(f"  look around: {demo.journaltrack} audit entries {demo.journal}; {demo.journaltrack} show {NAME} {demo.journal}")
     return 0
 
 
@@ -308,8 +308,9 @@ def sync(demo: Demo) -> None:
 def audit(demo: Demo) -> None:
     """Exit code 0 is: all delivered."""
     title(7, "Audit")
-    command = [str(demo.folder / "online"), demo.journaltrack, "audit", str(demo.journal), "--verify"]
+    command = [str(demo.folder / "online"), demo.journaltrack, "audit", str(demo.journal)]
     demo.run(command, lines_max=60)
+    demo.run([str(demo.folder / "online"), demo.journaltrack, "check", str(demo.journal)])
     done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=WATCH_S, check=False)  # noqa: S603
     report = json.loads(done.stdout)
     totals = report["totals"]

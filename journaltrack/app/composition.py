@@ -120,6 +120,13 @@ class Connection:
         )
 
 
+def configured_region(profile: str | None = None) -> tuple[str, str] | None:
+    """See ``journaltrack.remotes.aws.clients.configured_region``."""
+    from journaltrack.remotes.aws import clients  # noqa: PLC0415 - boto3
+
+    return clients.configured_region(profile)
+
+
 @functools.cache
 def limit_of(requests_per_s: float) -> RateLimit:
     """The limit that all trackers of a process share."""

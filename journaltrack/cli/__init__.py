@@ -17,30 +17,38 @@ from journaltrack._version import __version__
 from journaltrack.cli import exit_codes
 from journaltrack.cli.common import JSON, VERBOSE, configure_logging, exit_code_of, report_error, told_unheard, verbose_option
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.output import UnheardError, error_json, is_of_click, print_json_line, unheard, with_streams
+from journaltrack.cli.output import UnheardError, clean, error_json, is_of_click, print_json_line, unheard, with_streams
+from journaltrack.util import patterns
 
 __all__ = ["ExitCode", "main"]
 
 COMMANDS = {
     "sync": "Replay what is pending to SageMaker and S3.",
     "watch": "Deliver what is written into journals, as it is written.",
-    "status": "What is pending, how old it is, and what went wrong last.",
-    "audit": "What was recorded, by whom, and what became of all of it.",
-    "verify": "Is what was delivered still there, as it was sent.",
-    "show": "A component's parameters, artifacts and metrics, offline.",
-    "export": "Metrics or entries as JSON Lines, CSV or Parquet.",
+    "status": "Show what is pending, how old it is, and what went wrong last.",
+    "audit": "Tell what was recorded, by whom, and what became of it.",
+    "check": "Check a journal, or with --remote what SageMaker and S3 hold; repair.",
+    "show": "Show a component's parameters, artifacts and metrics, offline.",
+    "export": "Export metrics or entries as JSON Lines, CSV or Parquet.",
     "bundle": "Pack a journal into one file, for a machine that has a network.",
-    "merge": "Several journals, or copies of one, into one.",
+    "merge": "Merge several journals, or copies of one, into one.",
     "receipts": "Carry acknowledgements from one copy to another.",
     "retry": "Make quarantined entries pending again.",
-    "settle": "Decide about entries in doubt.",
+    "resolve": "Decide about entries in doubt.",
     "finish": "Say how a run ended whose process is gone.",
     "prune": "Remove what was delivered long ago, on the record.",
-    "doctor": "Is the journal well, and what can be repaired.",
-    "config": "What is configured, and where each value comes from.",
-    "completion": "Shell completion for bash, zsh and fish.",
+    "config": "Show what is configured, and where each value comes from.",
+    "completion": "Print shell completion for bash, zsh or fish.",
 }
 """Each is the attribute ``command`` of the module of that name in this package."""
+_CALLED_ELSEWHERE = {
+    **dict.fromkeys(("doctor", "fsck", "repair"), "check"),
+    "verify": "check --remote",
+    "settle": "resolve",
+    **dict.fromkeys(("push", "upload", "replay"), "sync"),
+    **dict.fromkeys(("log", "history"), "audit"),
+}
+"""What other tools call a command, and what this one did, to what it is called."""
 
 
 class LazyGroup(click.Group):
@@ -56,6 +64,20 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"journaltrack.cli.{cmd_name}").command
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """See ``click.Group.resolve_command``; of a command that is not there, say what may have been meant."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            meant = [_CALLED_ELSEWHERE[name]] if name in _CALLED_ELSEWHERE else patterns.near(name, list(COMMANDS))
+            hint = f" Did you mean {' or '.join(map(repr, meant))}?" if meant else ""
+            raise click.UsageError(f"No such command {clean(name)!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See ``click.Group.parse_args``; wrong usage is told as JSON too where that is asked for."""
+        ctx.meta[JSON] = "--json" in args
+        return super().parse_args(ctx, args)
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Short help without importing anything."""
@@ -74,7 +96,7 @@ class LazyGroup(click.Group):
         except OSError as error:
             raise click.exceptions.Exit(told_unheard(unheard(sys.stdout, error))) from error
         except click.ClickException as error:
-            raise _refused(error) from error
+            raise _refused(error, as_json=False) from error
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
         """Run the command; its result is the exit code."""
@@ -82,7 +104,7 @@ class LazyGroup(click.Group):
         try:
             result = super().invoke(ctx)
         except click.ClickException as error:
-            raise _refused(error) from error
+            raise _refused(error, as_json=bool(ctx.meta.get(JSON))) from error
         except (click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
@@ -94,16 +116,18 @@ class LazyGroup(click.Group):
                 ctx.exit(int(told_unheard(unheard(sys.stdout, error))))
             result = exit_code_of(error)
             if ctx.meta.get(JSON):
-                print_json_line(error_json(error, result))  # one line: with --entries others may stand before it
+                print_json_line(error_json(error, result))  # one line: with `audit entries` others may stand before it
             report_error(error, verbose=bool(ctx.meta.get(VERBOSE)))
         if isinstance(result, ExitCode):
             ctx.exit(int(result))
         return result
 
 
-def _refused(error: click.ClickException) -> click.exceptions.Exit:
+def _refused(error: click.ClickException, *, as_json: bool) -> click.exceptions.Exit:
     """Wrong usage, told here: where stderr can't be written, the exit code tells."""
     try:
+        if as_json:
+            print_json_line({"error": {"type": "UsageError", "message": error.format_message(), "hint": ""}, "exit_code": error.exit_code})
         error.show()
     except OSError as lost:
         unheard(sys.stderr, lost)

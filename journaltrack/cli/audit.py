@@ -1,238 +1,318 @@
-"""``journaltrack audit``: what was recorded, and what became of all of it. Chooses the question; the answers are in ``audit_*``."""
+"""``journaltrack audit``: what was recorded, and what became of all of it.
+
+A group of questions: without one it gives the overview, of which the components, totals and removals
+are printed here; ``audit_entries`` has the questions about single entries.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import click
 
-from journaltrack.cli import common, output, several
+from journaltrack.cli import audit_entries, common, output
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.journals import Journals, about_journals, each
+from journaltrack.util import patterns
 
 if TYPE_CHECKING:
-    from journaltrack.reports.choice import Choice
-    from journaltrack.reports.history import KeyKind
-    from journaltrack.reports.proof.check import ChainProblem
-    from journaltrack.reports.report import AuditReport
+    from click.shell_completion import CompletionItem
 
-_STATES = ("pending", "in flight", "delivered", "in doubt", "quarantined")
-_KEY_KINDS = ("parameter", "input", "output", "status")
-_TERMINAL_LIMIT = 200
-"""Lines of a page on a terminal, where nobody reads a million."""
-_FILTERS = {
-    "--entries": {"state", "kind", "name", "since", "until", "limit", "after", "verify"},
-    "--entry": set(),
-    "--history": {"kind", "since", "until"},
-    "--timeline": {"state", "kind", "name", "since", "until", "limit", "after"},
-    "the report": {"verify"},
+    from journaltrack.journal.removed import Removal
+    from journaltrack.journal.writers import WriterRecord
+    from journaltrack.replay.evidence.anchoring import Anchor
+    from journaltrack.reports.proof.hearsay import Hearsay
+    from journaltrack.reports.report import AuditReport, ComponentAudit, States
+
+_STATE_COLUMNS = ("entries", "pending", "in flight", "delivered", "superseded", "in doubt", "quarantined")
+_UNCHECKED = "; the chains of digests were not checked (journaltrack check)"
+_OVERVIEW = "overview"
+_MOVED = {
+    "--entries": "audit entries",
+    "--entry": "audit entry",
+    "--history": "audit history",
+    "--timeline": "audit timeline",
+    "--verify": "check",
+    "--anchor": "check --anchor",
+    **dict.fromkeys(("--state", "--kind", "--name", "--since", "--until", "--limit", "--after"), "audit entries"),
 }
-"""What may stand beside each question."""
-_LINES = frozenset({"--entries", "--history", "--timeline"})
-"""Questions that ``--json`` answers with a line for each thing."""
-_WHEN = common.When()
+"""Options that are a question or command of their own, or of one."""
 
 
-@click.command(
-    epilog="\b\nExamples:\n  journaltrack audit\n  journaltrack audit /mnt/usb/journal --verify\n"
-    "  journaltrack audit --component 'digits-*' --entries --state quarantined\n"
-    "  journaltrack audit --entries --json | jq -c 'select(.kind == \"metric\")'\n"
-    "  journaltrack audit --entry 23\n  journaltrack audit --history learning_rate\n"
-    "  journaltrack audit --timeline --since 2h --limit 100"
-)
-@common.many_journals
-@common.component_option
-@click.option("--entries", is_flag=True, help="List every entry with what became of it; with --json one JSON object per line.")
-@click.option(
-    "--entry", metavar="SEQ", type=click.IntRange(min=1), help="All about one entry: who wrote it, and every request that carried it."
-)
-@click.option("--history", metavar="NAME", help="Every value of a parameter, input or output, or of the `status`.")
-@click.option("--timeline", is_flag=True, help="All that happened in order: writers, entries, requests, settlements, decisions.")
-@click.option("--state", type=click.Choice(_STATES), help="Only entries in this state.")
-@click.option("--kind", metavar="KIND", help="Only entries of this kind (parameter, metric, upload, ...).")
-@click.option("--name", metavar="GLOB", help="Only entries whose name fits the pattern, such as 'train:*' (case matters).")
-@click.option("--since", metavar="WHEN", type=_WHEN, help="Only what was recorded (or happened) since: 2h, 3d (ago), 2026-11-03.")
-@click.option("--until", metavar="WHEN", type=_WHEN, help="Only what was recorded (or happened) before.")
-@click.option(
-    "--limit", metavar="N", type=click.IntRange(min=1), help=f"A page of so many lines; {_TERMINAL_LIMIT} on a terminal, else all."
-)
-@click.option("--after", metavar="PLACE", help="The next page: what the page before said.")
-@click.option("--verify", is_flag=True, help="Recompute the chains of digests and the digests of all artifacts.")
-@click.option(
-    "--anchor",
-    metavar="FILE",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False),
-    help="With --verify: an anchor that was kept outside; what was cut off from the journal's end is found. May be repeated.",
-)
-@common.common_options
-def command(
-    journals: tuple[str, ...],
-    more_journals: tuple[str, ...],
-    *,
-    component: str | None,
-    as_json: bool,
-    **asked: Any,  # noqa: ANN401 - click's
-) -> ExitCode:
-    """What was recorded in each JOURNAL, by which process, what was delivered when and with which request id, and what was not.
+class _Overview(click.Command):
+    """The command behind ``audit`` without a question."""
 
-    A folder of journals stands for those in it.
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See ``click.Command.parse_args``."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            meant = _MOVED.get(error.option_name)
+            if meant is None:
+                raise
+            raise click.UsageError(f"No such option '{error.option_name}'. Did you mean 'journaltrack {meant}'?", ctx) from error
+
+
+class _Questions(click.Group):
+    """A group that answers with the overview where the first word is no question."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See ``click.Group.parse_args``."""
+        is_named = bool(args) and args[0] in {*self.commands, *ctx.help_option_names}
+        if not is_named and (args or not ctx.resilient_parsing):
+            args = [_OVERVIEW, *args]
+        return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Questions, and what may stand there for the overview."""
+        return [*super().shell_complete(ctx, incomplete), *_overview.shell_complete(ctx, incomplete)]
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """In the order of their use, not of the alphabet."""
+        return [name for name in self.commands if name != _OVERVIEW]
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """See ``click.Command.collect_usage_pieces``."""
+        return ["[QUESTION]", *_overview.collect_usage_pieces(ctx)]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Those of the overview, and the questions."""
+        _overview.format_options(ctx, formatter)
+        with formatter.section("Questions"):
+            formatter.write_dl([(name, self.commands[name].get_short_help_str(80)) for name in self.list_commands(ctx)])
+
+
+@click.group(
+    cls=_Questions,
+    epilog="\b\nExamples:\n  journaltrack audit\n  journaltrack audit /mnt/usb/journal --component 'digits-*'\n"
+    "  journaltrack audit entries --state quarantined\n"
+    "  journaltrack audit entries --json | jq -c 'select(.kind == \"metric\")'\n"
+    "  journaltrack audit entry 23\n  journaltrack audit history learning_rate\n"
+    "  journaltrack audit timeline --since 2h --limit 100",
+)
+def command() -> None:
+    """Tell what was recorded in each JOURNAL, what was delivered when and with which request id, and what was not.
 
     Every entry is in exactly one state, and the states add up. The exit code is 0 only if all is delivered: 3 while some
-    is pending, 4 if some is quarantined or in doubt, 8 if something does not add up (--entries does not add up). The other
-    questions end with 0 when they are answered. Changes nothing.
+    is pending, 4 if some is quarantined or in doubt, 8 if something does not add up. Changes nothing.
+
+    A QUESTION is about single entries, and has --help and options of its own.
     """
-    if asked["anchor"] and not asked["verify"]:
-        raise click.UsageError("--anchor says what --verify compares with")
-    question = _question(asked, component)
-    named = several.Journals.named(journals, more_journals)
-    if named.are_several and (strange := [f"--{name}" for name in ("entry", "after", "anchor") if asked[name]]):
-        raise click.UsageError(f"{', '.join(strange)} is about one journal: name it")
+
+
+@command.command(_OVERVIEW, cls=_Overview, hidden=True)
+@about_journals
+@common.component_option
+@common.common_options
+def _overview(journals: Journals, *, component: str | None, as_json: bool) -> ExitCode:
+    """Give the overview: components, who recorded them, requests, problems, totals."""
+    for named in journals.named:
+        meant = patterns.near(named, list(command.commands)) if not Path(named).exists() else []
+        if meant:
+            raise click.UsageError(f"There is no journal {output.clean(named)}; if it is a question: 'journaltrack audit {meant[0]}'")
 
     def answer(path: str | None) -> ExitCode:
-        if named.are_several and not as_json:
-            output.say("" if question == "the report" else output.clean(common.path_of(path)))
-        if question == "the report":
-            return _report(path, component, verify=asked["verify"], anchors=asked["anchor"], as_json=as_json)
-        return _answer(question, path, component, asked, as_json=as_json)
+        return _report(path, component, as_json=as_json, apart=journals.are_several)
 
-    form: several.Form = "lines" if question in _LINES else "document"
-    return several.each(named, answer, as_json=form if as_json else None)
+    return each(journals, answer, as_json="document" if as_json else None)
 
 
-def _question(asked: dict[str, Any], component: str | None) -> str:
-    """Which question is asked; one at a time, with the filters that belong to it."""
-    said = [option for option in ("--entries", "--entry", "--history", "--timeline") if _is_given(asked[option[2:]])]
-    if len(said) > 1:
-        raise click.UsageError(f"{' and '.join(said)} are questions of their own: ask one at a time")
-    question = said[0] if said else "the report"
-    filters = ("state", "kind", "name", "since", "until", "limit", "after", "verify")
-    strange = [f"--{name}" for name in filters if _is_given(asked[name]) and name not in _FILTERS[question]]
-    if component is not None and question == "--entry":
-        strange.append("--component")
-    if strange:
-        where = [name for name in ("--entries", "--timeline") if not {option[2:] for option in strange} - _FILTERS[name]]
-        hint = f"; {' and '.join(strange)} choose among --entries" if where and question == "the report" else ""
-        raise click.UsageError(f"{', '.join(strange)} can't be combined with {question}{hint}")
-    if question == "--history" and asked["kind"] not in {None, *_KEY_KINDS}:
-        raise click.UsageError(f"--history knows the kinds {', '.join(_KEY_KINDS)}")
-    return question
+for _question in (
+    audit_entries.entries_command,
+    audit_entries.entry_command,
+    audit_entries.history_command,
+    audit_entries.timeline_command,
+):
+    command.add_command(_question)
 
 
-def _is_given(value: object) -> bool:
-    return value is not None and value is not False
-
-
-def _answer(question: str, path: str | None, component: str | None, asked: dict[str, Any], *, as_json: bool) -> ExitCode:
-    from journaltrack.cli import audit_entries, audit_times  # noqa: PLC0415
-    from journaltrack.reports.choice import Choice  # noqa: PLC0415 - SQLAlchemy
-
-    choice = Choice(component, asked["kind"], asked["name"], asked["state"], asked["since"], asked["until"])
-    limit = asked["limit"]
-    if limit is None and output.on_terminal() and not as_json:
-        limit = _TERMINAL_LIMIT
-    page = audit_entries.Page(limit)
-    _check(path, choice, asked["history"])
-    _tell_removed(path)
-    if question == "--entry":
-        return audit_entries.show_entry(path, asked["entry"], as_json=as_json)
-    if question == "--history":
-        return audit_entries.show_history(path, asked["history"], cast("KeyKind | None", asked["kind"]), choice, as_json=as_json)
-    if question == "--timeline":
-        return audit_times.list_timeline(path, choice, page, asked["after"], as_json=as_json)
-    code = audit_entries.list_entries(path, choice, page, _seq(asked["after"]), as_json=as_json)
-    verified = _verified(path, asked["anchor"]) if asked["verify"] else None
-    _print_verified(verified, as_json=as_json)
-    return ExitCode.JOURNAL if verified else code
-
-
-def _check(path: str | None, choice: Choice, key: str | None) -> None:
-    """Whether what the filters name is there."""
-    from journaltrack.journal import view  # noqa: PLC0415 - SQLAlchemy
-    from journaltrack.reports import history  # noqa: PLC0415 - SQLAlchemy
-
-    with view.opened(path) as own:
-        choice.check(own)
-        if key is not None:
-            history.check(own, choice, key)
-
-
-def _tell_removed(path: str | None) -> None:
-    """What no answer about single entries can have."""
-    from journaltrack.journal import removed, view  # noqa: PLC0415 - SQLAlchemy
-
-    with view.opened(path) as own:
-        entries = removed.entries(own.database)
-    if entries:
-        gone = output.plural(entries, "entry")
-        output.say(
-            f"note: {gone} are removed from the journal, on the record, and not in the answer; `journaltrack audit` says more", err=True
-        )
-
-
-def _seq(after: str | None) -> int:
-    if after is None:
-        return 0
-    if not after.isascii() or not after.isdecimal() or int(after[:20]) >= 2**63 - 1:
-        raise click.BadParameter("it is the number of the last entry of the page before", param_hint="--after")
-    return int(after)
-
-
-def _report(path: str | None, component: str | None, *, verify: bool, anchors: Sequence[str], as_json: bool) -> ExitCode:
-    from journaltrack.cli.audit_report import print_report  # noqa: PLC0415
+def _report(path: str | None, component: str | None, *, as_json: bool, apart: bool) -> ExitCode:
     from journaltrack.reports.report import audit  # noqa: PLC0415 - SQLAlchemy
 
     report = audit(path, component=component)
-    verified = _verified(path, anchors) if verify else None
-    code = _code(report, verified)
+    code = _code(report)
     if as_json:
-        output.print_json({**report.to_json(), "verified": _json(verified), "exit_code": int(code)})
+        output.print_json({"journal": report.path, **report.to_json(), "exit_code": int(code)})
     else:
-        print_report(report, verified=verify)
+        if apart:
+            output.say()
+        _print(report)
     if report.inconsistencies:
         output.problem(
-            "error", f"the journal does not add up: {'; '.join(report.inconsistencies)}", "journaltrack audit --verify names the entries"
+            "error", f"the journal does not add up: {'; '.join(report.inconsistencies)}", "`journaltrack check` names the entries"
         )
-    _print_verified(verified, as_json=as_json)
     return code
 
 
-def _verified(path: str | None, anchors: Sequence[str]) -> list[ChainProblem]:
-    from journaltrack.reports.proof.check import verify_chains  # noqa: PLC0415
-
-    return verify_chains(path, anchors={Path(anchor).name: Path(anchor).read_bytes() for anchor in anchors})
-
-
-def _code(report: AuditReport, verified: Sequence[ChainProblem] | None) -> ExitCode:
-    if report.inconsistencies or verified:
+def _code(report: AuditReport) -> ExitCode:
+    if report.inconsistencies:
         return ExitCode.JOURNAL
     if report.totals.quarantined or report.totals.in_doubt:
         return ExitCode.PROBLEMS
     return ExitCode.OK if report.all_delivered else ExitCode.PENDING
 
 
-def _json(verified: Sequence[ChainProblem] | None) -> Any:  # noqa: ANN401 - JSON
-    from journaltrack.journal.view import to_json  # noqa: PLC0415
+def _print(report: AuditReport) -> None:
+    """All of it; the last line says that the chains are another command's."""
+    about: list[tuple[str, object]] = [
+        ("journal", report.path),
+        ("journal id", report.journal_id),
+        ("created", f"{output.moment(report.created_at_ns)} by journaltrack {report.created_by_version}"),
+    ]
+    if report.anchor is not None:
+        about.append(("anchored", _anchored(report.anchor)))
+    output.fields(about)
+    for component in report.components:
+        output.say()
+        _print_component(component)
+    if len({each.host for each in report.reconcilers}) > 1:  # what became of its entries is not this machine's knowledge alone
+        output.say()
+        columns = ("host", "user", "processes", "attestations", "first", "last")
+        moments = [(output.moment(r.first_started_at_ns), output.moment(r.last_started_at_ns)) for r in report.reconcilers]
+        rows = [(r.host, r.user, r.processes, r.attestations, *times) for r, times in zip(report.reconcilers, moments, strict=True)]
+        output.table("reconciled on", columns, rows)
+    output.say()
+    _table_of_states("totals", ("component",), _totals(report))
+    if report.problems_omitted:
+        output.say(f"{output.plural(report.problems_omitted, 'entry')} with further problems: see them with `journaltrack audit entries`")
+    for removal in report.removals:
+        output.say(_removal(removal))
+    for told in report.hearsay:
+        output.say(hearsay_text(told))
+    for begun in report.unfinished:
+        output.problem("warning", begun.text, begun.hint)
+    totals = report.totals
+    if report.all_delivered:
+        output.say(f"all delivered: {output.plural(totals.entries, 'entry')}{_UNCHECKED}")
+    else:
+        output.say(f"not all delivered: {totals.delivered} of {output.plural(totals.entries, 'entry')}{_UNCHECKED}")
 
-    return to_json(verified)
+
+def hearsay_text(told: Hearsay) -> str:
+    """What one bundle, file or journal alone tells, as a sentence."""
+    counts = ((told.entries, "entry"), (told.contents, "content"))
+    what = " and ".join(output.plural(count, name) for count, name in counts if count)
+    name = {"bundle": "the bundle", "receipts": "the receipts"}.get(told.kind, "the journal")
+    when = f" (taken over {output.moment(told.at_ns)} by {told.by})" if told.at_ns else ""
+    say = "say" if told.kind == "receipts" else "says"
+    return output.clean(f"hearsay: {what} count as delivered because {name} {told.id[:16]} {say} so{when}")
 
 
-def _print_verified(verified: Sequence[ChainProblem] | None, *, as_json: bool) -> None:
-    if verified is None:
-        return
-    if not verified:
-        output.say("verified: every chain of digests and every artifact is as it was recorded", err=as_json)
-        return
-    for found in verified:
-        whose = f" (writer {found.writer}, pid {found.pid} on {found.host})" if found.writer else ""
-        output.problem("error", f"{found.message}{whose}")
-    from journaltrack.reports.proof.check import ADVICE  # noqa: PLC0415
+def _anchored(anchor: Anchor) -> str:
+    """When, and where: on a terminal the bucket alone, the rest of a URI is digests."""
+    where = "in parameters" if anchor.uri is None else anchor.uri
+    if output.on_terminal() and anchor.uri is not None:
+        where = "/".join(anchor.uri.split("/")[:3])
+    return f"{output.moment(anchor.at_ns)}, sha256 {output.digest(anchor.sha256)}, {where}"
 
-    for kind in dict.fromkeys(found.kind for found in verified):
-        output.say(f"hint: {kind}: {ADVICE[kind]}", err=True)
-    output.say(
-        "hint: copy the whole journal before anything else, and compare with a backup; `sync` holds back what its chain does not prove",
-        err=True,
+
+def _removal(removal: Removal) -> str:
+    """What one prune removed, as a sentence."""
+    parts = []
+    if removal.entries:
+        before = f" that were delivered before {output.moment(removal.before_ns)}" if removal.before_ns is not None else ""
+        parts.append(f"{output.plural(removal.entries, 'entry')}{before}")
+    if removal.blobs:
+        parts.append(f"{output.plural(removal.blobs, 'content')} of the spool ({output.size(removal.blob_bytes)})")
+    archive = removal.archive
+    kept = f"; archived in {archive.get('name')}, SHA-256 {output.digest(archive.get('sha256'))}" if archive else ""
+    who = f"{removal.user}@{removal.host} (pid {removal.pid})"
+    return output.clean(f"removed on the record: {' and '.join(parts) or 'nothing'}, {output.moment(removal.at_ns)} by {who}{kept}")
+
+
+def _table_of_states(title: str, of: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+    """A table of counts; a terminal that is narrow goes without those that are 0 in all rows."""
+    columns = (*of, *_STATE_COLUMNS)
+    zero = [name for place, name in enumerate(columns) if all(row[place] == 0 for row in rows)]
+    output.table(
+        title, columns, rows, spare=[name for name in ("in flight", "in doubt", "superseded", "quarantined", "pending") if name in zero]
     )
-    output.say(f"not verified: {output.plural(len(verified), 'problem')}", err=as_json)
+
+
+def _totals(report: AuditReport) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = [(c.name, *_counts(c.states)) for c in report.components]
+    return [*rows, ("(all)", *_counts(report.totals))]
+
+
+def _counts(states: States) -> tuple[int, ...]:
+    return (
+        states.entries,
+        states.pending,
+        states.in_flight,
+        states.delivered,
+        states.superseded,
+        states.in_doubt,
+        states.quarantined,
+    )
+
+
+def _print_component(component: ComponentAudit) -> None:
+    confirmed = f"confirmed {output.moment(component.confirmed_at_ns)}" if component.confirmed_at_ns is not None else "not confirmed yet"
+    rows: list[tuple[str, object]] = [
+        ("component", component.name),
+        ("  origin", f"{', '.join(component.origins) or 'unknown'}; {confirmed}"),
+        ("  arn", component.arn),
+        ("  recorded", f"{output.moment(component.first_recorded_at_ns)} to {output.moment(component.last_recorded_at_ns)}"),
+        ("  delivered", f"{output.moment(component.first_delivered_at_ns)} to {output.moment(component.last_delivered_at_ns)}"),
+    ]
+    if component.run is not None:
+        rows.append(("  run", component.run.text))
+    if component.last_error is not None:
+        last = component.last_error
+        why = f"{last.action} {last.outcome} {output.moment(last.at_ns)}, request {last.request_id or '-'}: {last.code or ''} {last.text or ''}"
+        rows.append(("  pending since", output.cut(why, 1_000)))
+    if component.unknown_kinds:
+        rows.append(("  needs newer", f"kinds that this version can't send: {', '.join(component.unknown_kinds)}"))
+    if component.removed:
+        rows.append(("  removed", f"{output.plural(component.removed, 'entry')}, on the record; they are in no other number here"))
+    if component.redacted:
+        rows.append(("  redacted", f"{', '.join(component.redacted)}: the values were not recorded"))
+    output.fields(rows)
+    _table_of_states("  entries", ("stream", "kind"), [(k.stream, k.kind, *_counts(k.states)) for k in component.kinds])
+    output.table(
+        "  recorded by",
+        ("host", "user", "pid", "started", "entries", "version", "python", "commit", "program"),
+        [_writer(writer) for writer in component.writers],
+        spare=("commit", "python", "version"),
+    )
+    output.table(
+        "  requests",
+        ("action", "outcome", "requests", "sent", "first", "last", "first request id", "last request id"),
+        [
+            (
+                r.action,
+                r.outcome,
+                r.receipts,
+                r.attempts,
+                output.moment(r.first_started_at_ns),
+                output.moment(r.last_finished_at_ns),
+                r.first_request_id,
+                r.last_request_id,
+            )
+            for r in component.receipts
+        ],
+        spare=("first request id", "first", "last"),
+    )
+    output.table(
+        "  problems",
+        ("state", "kind", "name", "entries", "first", "last", "code", "request id", "reason"),
+        [
+            (p.state, p.kind, p.name, p.entries, p.first_seq, p.last_seq, p.code, p.request_id, output.cut(p.reason or ""))
+            for p in component.problems
+        ],
+    )
+
+
+def _writer(writer: WriterRecord) -> tuple[object, ...]:
+    return (
+        writer.host,
+        writer.user,
+        writer.pid,
+        output.moment(writer.started_at_ns),
+        writer.entries,
+        writer.package_version,
+        writer.python_version,
+        audit_entries.commit(writer),
+        writer.program,
+    )

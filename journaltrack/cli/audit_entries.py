@@ -1,23 +1,32 @@
-"""How ``journaltrack audit`` answers about entries: a list, one in full, the history of a key."""
+"""The questions of ``journaltrack audit`` about single entries: a list, one in full, the history of a key, the timeline."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from journaltrack.cli import output
-from journaltrack.cli.audit_report import commit
+import click
+
+from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.journals import Form, Journals, about_journals, each
 from journaltrack.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from journaltrack.journal.writers import WriterRecord
     from journaltrack.reports.choice import Choice
     from journaltrack.reports.entries import AuditedEntry
     from journaltrack.reports.entry import EntryAudit
     from journaltrack.reports.history import KeyKind, Revision
     from journaltrack.reports.receipts import ReceiptRecord
+    from journaltrack.reports.timeline import Event
 
 _Item = TypeVar("_Item")
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_STATES = ("pending", "in flight", "delivered", "in doubt", "quarantined")
+_KEY_KINDS = ("parameter", "input", "output", "status")
+_TERMINAL_LIMIT = 200
+"""Lines of a page on a terminal, where nobody reads a million."""
 _ENTRY_COLUMNS = (
     "seq",
     "recorded",
@@ -35,6 +44,155 @@ _ENTRY_COLUMNS = (
     "reason",
 )
 _VALUE_CHARS_MAX = 60
+_NUMBER_CHARS_MAX = 14
+
+
+_WHEN = common.When()
+_since = click.option("--since", metavar="WHEN", type=_WHEN, help="Only what was recorded (or happened) since: 2h, 3d (ago), 2026-11-03.")
+_until = click.option("--until", metavar="WHEN", type=_WHEN, help="Only what was recorded (or happened) before.")
+
+
+def _page_options(command: _Command) -> _Command:
+    """``--state``, ``--kind``, ``--name``, times, and pages: of the questions that list."""
+    state = click.option("--state", type=click.Choice(_STATES), help="Only entries in this state.")
+    kind = click.option("--kind", metavar="KIND", help="Only entries of this kind (parameter, metric, upload, ...).")
+    name = click.option("--name", metavar="GLOB", help="Only entries whose name fits the pattern, such as 'train:*' (case matters).")
+    limit = click.option(
+        "--limit", metavar="N", type=click.IntRange(min=1), help=f"A page of so many lines; {_TERMINAL_LIMIT} on a terminal, else all."
+    )
+    after = click.option("--after", metavar="PLACE", help="The next page: what the page before said.")
+    return state(kind(name(_since(_until(limit(after(command)))))))
+
+
+@click.command("entries", short_help="List every entry, with what became of it.")
+@about_journals
+@common.component_option
+@_page_options
+@common.common_options
+def entries_command(
+    journals: Journals,
+    *,
+    component: str | None,
+    limit: int | None,
+    after: str | None,
+    as_json: bool,
+    **asked: Any,  # noqa: ANN401 - click's
+) -> ExitCode:
+    """List every entry of each JOURNAL with what became of it; with --json one JSON object a line.
+
+    The exit code is 0 only if all is delivered: 3 while some is pending, 4 if some is quarantined or in doubt.
+    """
+    if after is not None:
+        journals.only("--after")
+    after_seq = _seq(after)
+
+    def answer(path: str | None) -> ExitCode:
+        return _list_entries(path, _choice(path, component, **asked), Page(_limit(limit, as_json)), after_seq, as_json=as_json)
+
+    return _answered(journals, answer, as_json=as_json)
+
+
+@click.command("entry", short_help="Tell all about one entry, and every request that carried it.")
+@click.argument("number", metavar="N", type=click.IntRange(min=1))
+@about_journals
+@common.common_options
+def entry_command(number: int, journals: Journals, *, as_json: bool) -> ExitCode:
+    """Tell all about entry N of JOURNAL: what was recorded, who wrote it, and every request that carried it."""
+    path = journals.only("audit entry")
+    _tell_removed(path)
+    return _show_entry(path, number, as_json=as_json)
+
+
+@click.command("history", short_help="Tell every value of a parameter, input, output, or the status.")
+@click.argument("name")
+@about_journals
+@common.component_option
+@click.option("--kind", metavar="KIND", type=click.Choice(_KEY_KINDS), help=f"Only of this kind: {', '.join(_KEY_KINDS)}.")
+@_since
+@_until
+@common.common_options
+def history_command(name: str, journals: Journals, *, component: str | None, as_json: bool, **asked: Any) -> ExitCode:  # noqa: ANN401 - click's
+    """Tell every value of the parameter, input or output NAME, or of the `status`, and what it changed."""
+
+    def answer(path: str | None) -> ExitCode:
+        choice = _choice(path, component, key=name, **asked)
+        return _show_history(path, name, cast("KeyKind | None", choice.kind), choice, as_json=as_json)
+
+    return _answered(journals, answer, as_json=as_json)
+
+
+@click.command("timeline", short_help="Tell all that happened, in order.")
+@about_journals
+@common.component_option
+@_page_options
+@common.common_options
+def timeline_command(
+    journals: Journals,
+    *,
+    component: str | None,
+    limit: int | None,
+    after: str | None,
+    as_json: bool,
+    **asked: Any,  # noqa: ANN401 - click's
+) -> ExitCode:
+    """Tell all that happened in each JOURNAL, in order: writers, entries, requests, settlements, decisions."""
+    if after is not None:
+        journals.only("--after")
+
+    def answer(path: str | None) -> ExitCode:
+        return _list_timeline(path, _choice(path, component, **asked), Page(_limit(limit, as_json)), after, as_json=as_json)
+
+    return _answered(journals, answer, as_json=as_json)
+
+
+def _answered(journals: Journals, answer: Callable[[str | None], ExitCode], *, as_json: bool) -> ExitCode:
+    def headed(path: str | None) -> ExitCode:
+        if journals.are_several and not as_json:
+            output.say(output.clean(common.path_of(path)))
+        return answer(path)
+
+    form: Form = "lines" if as_json else None
+    return each(journals, headed, as_json=form)
+
+
+def _limit(limit: int | None, as_json: bool) -> int | None:
+    return _TERMINAL_LIMIT if limit is None and output.on_terminal() and not as_json else limit
+
+
+def _choice(path: str | None, component: str | None, *, key: str | None = None, **asked: Any) -> Choice:  # noqa: ANN401 - click's
+    """What the filters choose, if there is such a thing; with a note of what no answer about single entries can have."""
+    from journaltrack.journal import view  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.reports import history  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.reports.choice import Choice  # noqa: PLC0415
+
+    choice = Choice(component, asked["kind"], asked.get("name"), asked.get("state"), asked["since"], asked["until"])
+    with view.opened(path) as own:
+        choice.check(own)
+        if key is not None:
+            history.check(own, choice, key)
+    _tell_removed(path)
+    return choice
+
+
+def _tell_removed(path: str | None) -> None:
+    """What no answer about single entries can have."""
+    from journaltrack.journal import removed, view  # noqa: PLC0415 - SQLAlchemy
+
+    with view.opened(path) as own:
+        entries = removed.entries(own.database)
+    if entries:
+        gone = output.plural(entries, "entry")
+        output.say(
+            f"note: {gone} are removed from the journal, on the record, and not in the answer; `journaltrack audit` says more", err=True
+        )
+
+
+def _seq(after: str | None) -> int:
+    if after is None:
+        return 0
+    if not after.isascii() or not after.isdecimal() or int(after[:20]) >= 2**63 - 1:
+        raise click.BadParameter("it is the number of the last entry of the page before", param_hint="--after")
+    return int(after)
 
 
 class Page:
@@ -69,7 +227,7 @@ class Page:
             output.say(f"more follow: say the same with --after {self.next_after}")
 
 
-def list_entries(path: str | None, choice: Choice, page: Page, after_seq: int, *, as_json: bool) -> ExitCode:
+def _list_entries(path: str | None, choice: Choice, page: Page, after_seq: int, *, as_json: bool) -> ExitCode:
     """Every chosen entry, in constant memory; the code says whether all of the components is delivered."""
     from journaltrack.journal.view import to_json  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.reports.entries import each_entry, unsettled  # noqa: PLC0415
@@ -92,7 +250,11 @@ def list_entries(path: str | None, choice: Choice, page: Page, after_seq: int, *
         for entry in found:
             output.print_json_line(to_json(entry))
     else:
-        output.listing(_ENTRY_COLUMNS, {"seq", "step", "sent"}, map(_entry_row, found), "no such entries")
+        texts, spare = (
+            {"component", "name", "value", "reason"},
+            ("settled", "action", "sent", "writer", "request id", "reason", "recorded", "kind"),
+        )
+        output.listing(_ENTRY_COLUMNS, {"seq", "step", "sent"}, map(_entry_row, found), "no such entries", texts=texts, spare=spare)
     page.say(as_json=as_json)
     pending, problems = unsettled(path, component=choice.component)
     if problems:
@@ -130,20 +292,23 @@ def who(entry: AuditedEntry) -> str:
 
 
 def short_value(entry: AuditedEntry) -> str:
-    """The value as recorded, or what stands for it: text, a URI, a digest, a status."""
+    """The value as recorded, or what stands for it: text, a URI, a digest, a status. On a terminal numbers have ten digits."""
     if entry.value is not None:
-        return output.cut(entry.value, _VALUE_CHARS_MAX)
-    found = next((entry.detail[key] for key in ("exact", "text", "value", "sha256", "primary") if key in entry.detail), "-")
-    return output.cut(found, _VALUE_CHARS_MAX)
+        text = str(entry.value)
+        return f"{entry.value:.10g}" if output.on_terminal() and len(text) > _NUMBER_CHARS_MAX else text
+    key = next((key for key in ("exact", "text", "value", "sha256", "primary") if key in entry.detail), None)
+    if key is None:
+        return "-"
+    return output.digest(entry.detail[key]) if key == "sha256" else output.cut(entry.detail[key], _VALUE_CHARS_MAX)
 
 
-def show_entry(path: str | None, seq: int, *, as_json: bool) -> ExitCode:
+def _show_entry(path: str | None, seq: int, *, as_json: bool) -> ExitCode:
     """One entry in full."""
     from journaltrack.reports.entry import entry  # noqa: PLC0415 - SQLAlchemy
 
     found = entry(path, seq)
     if found is None:
-        raise InvalidInputError(f"the journal has no entry {seq}", hint="`journaltrack audit --entries` lists those that it has")
+        raise InvalidInputError(f"the journal has no entry {seq}", hint="`journaltrack audit entries` lists those that it has")
     if as_json:
         output.print_json({**found.to_json(), "exit_code": int(ExitCode.OK)})
         return ExitCode.OK
@@ -166,7 +331,7 @@ def _print_entry(found: EntryAudit) -> None:
         ("recorded", output.instant(entry.recorded_at_ns)),
         (
             "digest",
-            f"{found.digest.hex() if isinstance(found.digest, bytes) else found.digest}, place {found.writer_seq} in its writer's chain",
+            f"{output.digest(found.digest.hex() if isinstance(found.digest, bytes) else found.digest)}, place {found.writer_seq} in its writer's chain",
         ),
         ("state", state_of(entry)),
         ("  settled", output.instant(entry.settled_at_ns)),
@@ -185,11 +350,12 @@ def _print_entry(found: EntryAudit) -> None:
         "requests and decisions that name it",
         ("receipt", "action", "outcome", "started", "finished", "sent", "request id", "code", "error"),
         [_receipt_row(receipt) for receipt in found.receipts],
+        spare=("started",),
     )
     if found.receipts_omitted:
         output.say(f"and {found.receipts_omitted} more")
     if found.unreadable:
-        output.say(f"{output.plural(found.unreadable, 'receipt')} of the component can't be read; `journaltrack doctor` names them")
+        output.say(f"{output.plural(found.unreadable, 'receipt')} of the component can't be read; `journaltrack check` names them")
 
 
 def _writer_rows(found: EntryAudit) -> list[tuple[str, object]]:
@@ -223,7 +389,7 @@ def _receipt_row(receipt: ReceiptRecord) -> tuple[object, ...]:
     )
 
 
-def show_history(path: str | None, name: str, kind: KeyKind | None, choice: Choice, *, as_json: bool) -> ExitCode:
+def _show_history(path: str | None, name: str, kind: KeyKind | None, choice: Choice, *, as_json: bool) -> ExitCode:
     """Every value of a key."""
     from journaltrack.journal.view import to_json  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.reports.history import history  # noqa: PLC0415
@@ -239,6 +405,8 @@ def show_history(path: str | None, name: str, kind: KeyKind | None, choice: Choi
         {"seq", "before seq"},
         map(_revision_row, found),
         f"the journal has no parameter, input, output or status {output.clean(name)}",
+        texts={"component", "value", "before"},
+        spare=("writer", "before seq", "recorded", "kind"),
     )
     return ExitCode.OK
 
@@ -263,3 +431,58 @@ def _said(value: object) -> str:
     if isinstance(value, dict):
         value = " ".join(f"{key}={output.instant(part) if key.endswith('_ns') else part}" for key, part in value.items())
     return output.cut("-" if value is None else value, _VALUE_CHARS_MAX)
+
+
+def commit(writer: WriterRecord, chars_max: int = 13) -> str:
+    """The commit that a process ran from, and whether there were changes beside it."""
+    return output.cut(writer.git_commit or "", chars_max) + ("+changes" if writer.git_dirty else "")
+
+
+def _list_timeline(path: str | None, choice: Choice, page: Page, after: str | None, *, as_json: bool) -> ExitCode:
+    """All that happened, in order."""
+    from journaltrack.reports.timeline import START, position, timeline  # noqa: PLC0415 - SQLAlchemy
+
+    try:
+        place = START if after is None else position(after)
+    except ValueError as error:
+        raise click.BadParameter("it is what the page before said, such as 1790000000000000000.1.23", param_hint="--after") from error
+    found = page.of(timeline(path, choice, after=place, limit=page.to_read), lambda event: str(event.position))
+    if as_json:
+        for event in found:
+            output.print_json_line(event.to_json())
+    else:
+        columns = ("time", "event", "component", "about", "value", "sent", "request id", "who or why")
+        texts, spare = {"component", "about", "value", "who or why"}, ("request id", "sent", "who or why", "value")
+        output.listing(columns, {"sent"}, map(_event_row, found), "nothing happened", texts=texts, spare=spare)
+    page.say(as_json=as_json)
+    return ExitCode.OK
+
+
+def _event_row(event: Event) -> tuple[object, ...]:
+    about: object = None
+    value = request_id = why = sent = None
+    if event.writer is not None:
+        about, why = f"writer {event.writer.id}: {event.writer.program}", f"{event.writer.user}@{event.writer.host}:{event.writer.pid}"
+    elif event.entry is not None:
+        entry = event.entry
+        about = f"entry {entry.seq}: {entry.kind} {entry.name or ''}".rstrip()
+        if event.event == "recorded":
+            value, why = short_value(entry), who(entry)
+        else:
+            request_id, why = entry.request_id, entry.reason
+    elif event.receipt is not None:
+        receipt = event.receipt
+        about = f"receipt {receipt.id}: {receipt.action}{f' of {output.cut(receipt.entries, 40)}' if receipt.entries else ''}"
+        if event.event != "sent":
+            value, sent, request_id = receipt.outcome, receipt.attempts, receipt.request_id
+            why = ": ".join(str(part) for part in (receipt.error_code, receipt.error_text) if part)
+    return (
+        output.instant(event.at_ns),
+        event.event,
+        event.component,
+        output.cut(about, 100),
+        value,
+        sent,
+        request_id,
+        output.cut(why or "", 200),
+    )

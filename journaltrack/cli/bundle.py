@@ -8,6 +8,7 @@ import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.journals import Journals, about_journals
 
 if TYPE_CHECKING:
     from journaltrack.transfer.bundle.reading import Bundle
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     epilog="\b\nExamples:\n  journaltrack bundle -o /media/usb/run-7.bundle\n  journaltrack bundle --check /media/usb/run-7.bundle\n"
     "  journaltrack bundle --extract /media/usb/run-7.bundle journals/run-7"
 )
-@common.one_journal
+@about_journals
 @click.option("-o", "--output", "target", metavar="FILE", type=click.Path(), help="The bundle; it has this name when it is whole.")
 @click.option("--all-blobs", is_flag=True, help="Also artifacts that are delivered already; else those alone that still have to be.")
 @click.option("--skip-damaged", is_flag=True, help="Leave out artifacts whose bytes are missing or damaged, and say so in the bundle.")
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
 )
 @common.common_options
 def command(
-    journal: str | None,
-    other_journal: str | None,
+    journals: Journals,
     *,
     target: str | None,
     all_blobs: bool,
@@ -49,13 +49,13 @@ def command(
     Training may go on: what is recorded after the start is left out. Interrupted, it leaves no file. The file is a tar archive
     (docs/bundles.md). No network; changes no journal.
     """
-    path = common.chosen(journal, other_journal)
     if checked is None and extracted is None:
         if target is None:
             raise click.UsageError("name the bundle: -o FILE")
+        path = journals.only()
         options = {"all_blobs": all_blobs, "skip_damaged": skip_damaged, "force": force}
         return _pack(path, target, options, as_json=as_json)
-    if (checked and extracted) or path or target or all_blobs or skip_damaged or force:
+    if (checked and extracted) or journals.named or target or all_blobs or skip_damaged or force:
         raise click.UsageError("--check and --extract are about a bundle that is there, and take nothing else than --json")
     if extracted is not None:
         return _extract(*extracted, as_json=as_json)
@@ -84,8 +84,9 @@ def _check(file: str, *, as_json: bool) -> ExitCode:
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.bundle.reading import open_bundle  # noqa: PLC0415 - SQLAlchemy
 
-    with open_bundle(file) as bundle, ProgressView(f"check of {file}", unit="bytes") as view:
-        bundle.verify(view)
+    with open_bundle(file) as bundle:
+        with ProgressView(f"check of {file}", unit="bytes") as view:
+            bundle.verify(view)
         return _tell(bundle, as_json=as_json)
 
 
@@ -93,8 +94,9 @@ def _extract(file: str, folder: str, *, as_json: bool) -> ExitCode:
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.bundle.reading import open_bundle  # noqa: PLC0415 - SQLAlchemy
 
-    with open_bundle(file) as bundle, ProgressView(f"extract of {file}", unit="bytes") as view:
-        made = bundle.extract(folder, view)
+    with open_bundle(file) as bundle:
+        with ProgressView(f"extract of {file}", unit="bytes") as view:
+            made = bundle.extract(folder, view)
         return _tell(bundle, as_json=as_json, journal=str(made))
 
 
@@ -118,7 +120,7 @@ def _tell(bundle: Bundle, *, as_json: bool, journal: str | None = None) -> ExitC
             ("database", output.size(manifest.database_bytes)),
             ("artifacts", f"{output.plural(len(manifest.blobs), 'content')}, {output.size(sum(manifest.blobs.values()))}"),
             ("left out, since delivered", len(manifest.left_out)),
-            ("manifest", bundle.manifest_sha256),
+            ("manifest", output.digest(bundle.manifest_sha256)),
         ],
         indent="  ",
     )
@@ -131,5 +133,5 @@ def _tell(bundle: Bundle, *, as_json: bool, journal: str | None = None) -> ExitC
 def _tell_harm(damaged: tuple[str, ...]) -> None:
     if damaged:
         some = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")  # noqa: PLR2004
-        hint = "`journaltrack doctor --repair --restore-from FOLDER` takes their bytes from wherever the files are still"
+        hint = "`journaltrack check --repair --restore-from FOLDER` takes their bytes from wherever the files are still"
         output.problem("warning", f"{output.plural(len(damaged), 'artifact content')} missing from the bundle, or damaged: {some}", hint)

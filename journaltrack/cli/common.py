@@ -1,18 +1,23 @@
-"""What the commands share: their options, which journals they are about, and exit codes of errors.
+"""What the commands share: their options, exit codes of errors, the log, and what Ctrl-C and SIGTERM do to those that send.
 
 Imports nothing heavy: shell completion imports every command's module.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import errno
 import logging
+import os
 import re
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -21,10 +26,16 @@ from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.output import UnheardError, clean, problem, say
 from journaltrack.util.text import without_secrets
 
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from journaltrack.util.deadline import Deadline
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 JSON = "journaltrack.json"
 VERBOSE = "journaltrack.verbose"
+_IN_FLIGHT_S: Final = 30.0  # how long an interrupted sync waits for answers: the longest silence that a request allows
 _UNIT_S = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
@@ -111,34 +122,6 @@ def connection_options(command: _Command) -> _Command:
     return config_option(profile(region(endpoint_url(command))))
 
 
-def many_journals(command: _Command) -> _Command:
-    """``[JOURNAL]...`` or ``-j JOURNAL`` several times."""
-    argument = click.argument("journals", metavar="[JOURNAL]...", nargs=-1, type=click.Path())
-    option = click.option(
-        "-j", "--journal", "more_journals", metavar="JOURNAL", multiple=True, type=click.Path(), help="The same as the argument."
-    )
-    return argument(option(command))
-
-
-def one_journal(command: _Command) -> _Command:
-    """``[JOURNAL]`` or ``-j JOURNAL``."""
-    argument = click.argument("journal", metavar="[JOURNAL]", required=False, type=click.Path())
-    option = click.option("-j", "--journal", "other_journal", metavar="JOURNAL", type=click.Path(), help="The same as the argument.")
-    return argument(option(command))
-
-
-def chosen(*named: str | None) -> str | None:
-    """The one journal that was named, in whichever way; None for the default.
-
-    Raises:
-        click.UsageError: Two were named.
-    """
-    given = [name for name in named if name is not None]
-    if len(given) > 1:
-        raise click.UsageError(f"this command is about one journal, and two are named: {' and '.join(map(clean, given))}")
-    return given[0] if given else None
-
-
 def path_of(journal: str | None) -> str:
     """The journal's folder as messages and JSON name it."""
     from journaltrack.util import paths  # noqa: PLC0415
@@ -146,7 +129,6 @@ def path_of(journal: str | None) -> str:
     return str(paths.expanded(journal if journal is not None else paths.default_journal()).absolute())
 
 
-# Of the system's errors those that say themselves what is wrong, wherever they come from.
 def exit_code_of(error: BaseException) -> ExitCode:
     """What an exception means to the caller of a command."""
     if isinstance(error, (errors.LeaseHeldError, errors.LeaseLostError)):
@@ -223,10 +205,9 @@ def complete_component(ctx: click.Context, _param: click.Parameter, incomplete: 
     """Names of components for the shell, from the journal on the command line so far."""
     from journaltrack.journal.journal import Journal  # noqa: PLC0415
 
-    named: Sequence[str | None] = [ctx.params.get(key) for key in ("journal", "other_journal")]
-    named = [*named, *(ctx.params.get("journals") or ()), *(ctx.params.get("more_journals") or ())]
+    named = [*(ctx.params.get("arguments") or ()), *(ctx.params.get("options") or ())]
     try:
-        journal = Journal.open(next((n for n in named if n), None), create=False, read_only=True)
+        journal = Journal.open(named[0] if named else None, create=False, read_only=True)
         try:
             names = [str(row.name) for row in journal.components()]
         finally:
@@ -236,23 +217,44 @@ def complete_component(ctx: click.Context, _param: click.Parameter, incomplete: 
     return [name for name in names if name.isprintable() and name.lower().startswith(incomplete.lower())]
 
 
-def named(journals: Sequence[str], more: Sequence[str]) -> list[str | None]:
-    """The journals on the command line, each once; the default one (None) when there are none."""
-    return list(dict.fromkeys([*journals, *more])) or [None]
-
-
-def with_folders(journals: Sequence[str | None]) -> list[str | None]:
-    """The same with each folder of journals replaced by those in it."""
-    from journaltrack.util import paths  # noqa: PLC0415
-    from journaltrack.watch.folders import journals_in  # noqa: PLC0415
-
-    found: list[str | None] = []
-    for journal in journals:
-        inside = [] if journal is None else [str(path) for path in journals_in(paths.expanded(journal))]
-        found += inside or [journal]
-    return list(dict.fromkeys(found))
-
-
 def is_verbose() -> bool:
     """Whether ``-v`` was given."""
     return bool(click.get_current_context().meta.get(VERBOSE))
+
+
+@dataclass(slots=True)
+class Stoppable:
+    """A run that has a deadline to cut short, and remembers which signal did it (0 for none)."""
+
+    deadline: Deadline
+    signal: int = 0
+
+    def code(self, code: ExitCode) -> ExitCode:
+        """The exit code of a run that a signal may have ended before everything was done."""
+        if not self.signal or code is ExitCode.OK:
+            return code
+        return ExitCode.INTERRUPTED if self.signal == signal.SIGINT else ExitCode.TERMINATED
+
+
+@contextlib.contextmanager
+def stopping(run: Stoppable) -> Iterator[None]:
+    """The first SIGINT or SIGTERM cuts the deadline short; the second one does what it always does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        run.signal = number
+        run.deadline.cancel(grace_s=_IN_FLIGHT_S)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        os.write(2, b"\nstopping after the requests in flight; once more to stop at once\n")  # print is not for signal handlers
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 from click import shell_completion
 
+from journaltrack.cli.common import common_options
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.cli.output import say
+from journaltrack.cli.output import print_json, write
 
 
 @click.command(
@@ -16,8 +17,9 @@ from journaltrack.cli.output import say
     "  journaltrack completion fish > ~/.config/fish/completions/journaltrack.fish"
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@common_options
 @click.pass_context
-def command(ctx: click.Context, shell: str) -> ExitCode:
+def command(ctx: click.Context, shell: str, *, as_json: bool) -> ExitCode:
     """Print the script that lets SHELL complete commands, options and names of components.
 
     Load it from the shell's start-up file, as the examples do; bash must be 4.4 or later.
@@ -27,5 +29,9 @@ def command(ctx: click.Context, shell: str) -> ExitCode:
         raise click.UsageError(f"click has no completion for {shell}")
     root = ctx.find_root()
     completion = kind(root.command, {}, "journaltrack", "_JOURNALTRACK_COMPLETE")
-    say(completion.source_template % completion.source_vars())
+    script = completion.source_template % completion.source_vars()
+    if as_json:
+        print_json({"shell": shell, "script": script, "exit_code": int(ExitCode.OK)})
+    else:
+        write(script)
     return ExitCode.OK

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.util.text import without_secrets
+
+if TYPE_CHECKING:
+    from journaltrack.util.config import Loaded
 
 
 @click.command(
@@ -17,7 +23,7 @@ from journaltrack.util.text import without_secrets
 @click.option("--example", is_flag=True, help="Print a file with all keys and their defaults instead.")
 @common.common_options
 def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCode:
-    """The configuration in force: every key, its value, and where that comes from.
+    """Show the configuration in force: the journal and region that commands use, every key, and where each value comes from.
 
     The file is the one named by --config or JOURNALTRACK_CONFIG, else config.toml in the user's configuration folder.
     Environment variables (JOURNALTRACK_<KEY>, JOURNALTRACK_WATCH_<KEY>) come before the file, options of a command before both.
@@ -32,18 +38,48 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
         (setting, _without_secrets(config.value_of(loaded.configuration, setting.key)), loaded.origins[setting.key])
         for setting in config.settings()
     ]
+    journal, region = _journal(loaded), _region(loaded)
     if as_json:
         listed = [
             {"key": s.key, "value": value, "unit": s.unit or None, "from": origin, "variable": s.variable, "meaning": s.meaning}
             for s, value, origin in rows
         ]
-        output.print_json({"file": loaded.path and str(loaded.path), "settings": listed, "exit_code": int(ExitCode.OK)})
+        in_force = {name: {"value": value, "from": origin} for name, (value, origin) in (("journal", journal), ("region", region))}
+        file = loaded.path and str(loaded.path)
+        output.print_json({"file": file, "in_force": in_force, "settings": listed, "exit_code": int(ExitCode.OK)})
         return ExitCode.OK
     place = config.default_file()
     where = str(loaded.path) if loaded.path else f"none ({place} does not exist)" if place else "none (there is no home folder)"
-    output.say(f"file  {output.clean(where)}")
+    output.fields([("file", where), ("journal", _with_origin(*journal)), ("region", _with_origin(*region))])
     output.table("settings", ("key", "value", "from"), [(s.key, _shown(value), origin) for s, value, origin in rows])
     return ExitCode.OK
+
+
+def _journal(loaded: Loaded) -> tuple[str | None, str]:
+    """The default journal's folder, and what names it."""
+    from journaltrack.errors import InvalidInputError  # noqa: PLC0415
+    from journaltrack.util import paths  # noqa: PLC0415 - as above
+
+    named = loaded.configuration.journal
+    if named is not None:
+        return str(paths.expanded(named)), loaded.origins["journal"]
+    try:
+        return str(paths.home() / "journal"), "JOURNALTRACK_HOME" if os.environ.get("JOURNALTRACK_HOME") else "default"
+    except InvalidInputError:
+        return None, "nothing: there is no home folder"
+
+
+def _region(loaded: Loaded) -> tuple[str | None, str]:
+    """The region that requests go to, and what names it."""
+    from journaltrack.app.composition import configured_region  # noqa: PLC0415 - boto3
+
+    if loaded.configuration.region is not None:
+        return loaded.configuration.region, loaded.origins["region"]
+    return configured_region(loaded.configuration.profile) or (None, "nothing: name one with --region, AWS_REGION, or `aws configure`")
+
+
+def _with_origin(value: str | None, origin: str) -> str:
+    return f"{value or '-'} (from {origin})"
 
 
 def _without_secrets(value: object) -> object:

@@ -12,8 +12,9 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
 
-from journaltrack.cli import common, output, several
+from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.journals import Journals, about_journals
 
 if TYPE_CHECKING:
     from journaltrack.transfer.export.exporter import ExportReport, Format
@@ -31,7 +32,7 @@ class _TerminatedError(BaseException):
     epilog="\b\nExamples:\n  journaltrack export -o metrics.parquet\n  journaltrack export /mnt/usb/journal --table entries -o entries.csv\n"
     "  journaltrack export --component 'digits-*' --since 2d | jq -c 'select(.name == \"train:loss\")'"
 )
-@common.many_journals
+@about_journals
 @click.option(
     "--table",
     type=click.Choice(["metrics", "entries"]),
@@ -58,8 +59,7 @@ class _TerminatedError(BaseException):
 @click.option("--until", metavar="WHEN", type=common.When(), help="Only what was recorded before.")
 @common.common_options
 def command(
-    journals: tuple[str, ...],
-    more_journals: tuple[str, ...],
+    journals: Journals,
     *,
     table: str,
     file_format: str | None,
@@ -79,8 +79,7 @@ def command(
     from journaltrack.transfer.export.exporter import export_selection  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.transfer.export.pages import Selection  # noqa: PLC0415
 
-    named = several.Journals.named(journals, more_journals)
-    what = output.plural(len(named.folders), "journal") if named.are_several else common.path_of(named.folders[0])
+    what = output.plural(len(journals.folders), "journal") if journals.are_several else common.path_of(journals.folders[0])
     to: str | IO[bytes] = target
     if target == _STDOUT:
         file_format = file_format or "jsonl"
@@ -92,7 +91,7 @@ def command(
     with _terminable() as ended, ProgressView(f"export of {what}") as view:
         try:
             made = export_selection(
-                named.folders,
+                journals.folders,
                 Selection(component, since, until),
                 to=to,
                 table=cast("TableName", table),
@@ -112,10 +111,10 @@ def command(
         output.Bytes().flush()
     elif as_json:
         documents = [each.to_json() for each in made]
-        told = {"journals": documents} if named.are_several else documents[0]
+        told = {"journals": documents} if journals.are_several else documents[0]
         output.print_json({**told, "exit_code": int(ExitCode.OK)})
     else:
-        of_many = f" of {output.plural(len(made), 'journal')}" if named.are_several else ""
+        of_many = f" of {output.plural(len(made), 'journal')}" if journals.are_several else ""
         rows = output.plural(sum(each.rows for each in made), "row")
         output.say(f"{output.clean(made[0].output)}: {rows} of {made[0].table}{of_many} as {made[0].format}")
     _tell(made)
@@ -131,7 +130,7 @@ def _tell(made: Sequence[ExportReport]) -> None:
             f"note: {gone} are removed from the journal, on the record, and not in the export; `journaltrack audit` says more", err=True
         )
     if unsound:
-        hint = "the column unsound says what; `journaltrack doctor` says more about the journal"
+        hint = "the column unsound says what; `journaltrack check` says more about the journal"
         output.problem("warning", f"in {output.plural(unsound, 'row')} cells were left out that no journaltrack recorded", hint)
 
 

@@ -8,6 +8,7 @@ import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.journals import Journals, about_journals
 
 if TYPE_CHECKING:
     from journaltrack.tracking.finish import FinalStatus
@@ -15,25 +16,25 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog="\b\nExamples:\n  journaltrack finish digits-1 --status Stopped\n"
-    "  journaltrack finish digits-1 --status Failed --message 'the node was taken away' --journal /mnt/usb/journal && journaltrack sync"
+    "  journaltrack finish digits-1 /mnt/usb/journal --status Failed --message 'the node was taken away'"
 )
 @click.argument("component", shell_complete=common.complete_component)
-@click.option("-j", "--journal", metavar="JOURNAL", type=click.Path(), help="The journal's folder; without it, the default journal.")
+@about_journals
 @click.option(
     "--status", "ended_as", required=True, type=click.Choice(["Stopped", "Failed", "Completed"], case_sensitive=False), help="How it ended."
 )
 @click.option("--message", metavar="TEXT", help="Why, as SageMaker shows it: one line of at most 1,024 characters.")
 @click.option("--force", is_flag=True, help="Do not warn when the run is alive, or had ended.")
 @common.common_options
-def command(component: str, journal: str | None, *, ended_as: str, message: str | None, force: bool, as_json: bool) -> ExitCode:
-    """Record how the run COMPONENT ended, with the time of its last entry. Contacts nobody; the next sync delivers it.
+def command(component: str, journals: Journals, *, ended_as: str, message: str | None, force: bool, as_json: bool) -> ExitCode:
+    """Record how the run COMPONENT in JOURNAL ended, with the time of its last entry. Contacts nobody; the next sync delivers it.
 
     A sync ends interrupted runs by itself where it can prove that their processes are dead. This is for the others: runs of
     another host, or of a disk where locks do not work.
     """
     from journaltrack.tracking.finish import finish  # noqa: PLC0415 - opens journals
 
-    done = finish(component, cast("FinalStatus", ended_as), message=message, journal=journal)
+    done = finish(component, cast("FinalStatus", ended_as), message=message, journal=journals.only())
     if as_json:
         output.print_json({**done.to_json(), "exit_code": int(ExitCode.OK)})
     else:

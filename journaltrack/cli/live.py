@@ -209,15 +209,10 @@ def _lines(rows: Sequence[Row], width: int | None = None) -> list[tuple[str, str
     if width is not None:
         others = sum(2 + max(map(len, column)) for column in list(zip(*cells, strict=True))[1:])
         room = max(_JOURNAL_CHARS_MIN, width - others)
-        cells = [[_end_of(row[0], room), *row[1:]] for row in cells]
+        cells = [[output.end_of(row[0], room), *row[1:]] for row in cells]
     styles = ["", *(row.style for row in rows)]
     lines += list(zip(output.aligned(cells, _RIGHT), styles, strict=True))
     return [*lines, *_errors(rows)]
-
-
-def _end_of(text: str, chars_max: int) -> str:
-    """Of a long path its end, which tells it from others."""
-    return text if len(text) <= chars_max else "…" + text[1 - chars_max :]
 
 
 def _of_endpoint(endpoint: Mapping[str, Any]) -> list[tuple[str, str]]:

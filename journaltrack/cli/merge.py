@@ -9,6 +9,7 @@ import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.journals import Journals, about_journals
 
 if TYPE_CHECKING:
     from journaltrack.transfer.merge.merger import MergeReport
@@ -20,12 +21,12 @@ _LISTED_MAX = 5
     epilog="\b\nExamples:\n  journaltrack merge node-1/journal node-2/journal --into all\n  journaltrack merge /media/usb/* --into all\n"
     "  journaltrack sync all"
 )
-@click.argument("journals", metavar="JOURNAL...", nargs=-1, required=True, type=click.Path())
+@about_journals
 @click.option(
     "--into", "target", metavar="TARGET", required=True, type=click.Path(), help="The journal that gets all; made if there is none."
 )
 @common.common_options
-def command(journals: tuple[str, ...], *, target: str, as_json: bool) -> ExitCode:
+def command(journals: Journals, *, target: str, as_json: bool) -> ExitCode:
     """Bring the entries, receipts and artifacts of each JOURNAL into TARGET: of a fleet of nodes, or of copies of one journal.
 
     The journals are not changed, and may be written to meanwhile: merging again brings the rest. An entry is the same if the
@@ -34,8 +35,10 @@ def command(journals: tuple[str, ...], *, target: str, as_json: bool) -> ExitCod
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.merge.merger import merge  # noqa: PLC0415 - SQLAlchemy
 
+    if not journals.named:
+        raise click.UsageError("name the journals to merge: JOURNAL..., or a folder of journals")
     with ProgressView(f"merge into {common.path_of(target)}") as view:
-        done = merge([Path(journal) for journal in journals], into=target, on_progress=view)
+        done = merge([Path(str(journal)) for journal in journals.folders], into=target, on_progress=view)
     missing = any(source.blobs_missing for source in done.sources)
     code = ExitCode.PROBLEMS if missing else ExitCode.OK
     if as_json:
@@ -59,6 +62,8 @@ def _print(done: MergeReport) -> None:
         if source.blobs_missing:
             shown = ", ".join(source.blobs_missing[:_LISTED_MAX]) + (", ..." if len(source.blobs_missing) > _LISTED_MAX else "")
             message = f"{source.journal} lacks {output.plural(len(source.blobs_missing), 'artifact')} that it names: {shown}"
-            output.problem("warning", message, "`journaltrack doctor` finds them elsewhere with --restore-from; merge again then")
+            output.problem(
+                "warning", message, "`journaltrack check --repair --restore-from FOLDER` takes them from elsewhere; merge again then"
+            )
     made = "made" if done.created else ("changed" if done.changed else "nothing new")
     output.say(f"{output.clean(done.journal)}: {made}; {output.plural(done.entries, 'entry')}, {done.pending} pending")

@@ -1,7 +1,11 @@
 """How the command line writes: escaped text, aligned lines, tables and colours on a terminal alone.
 
-Invariant: nothing from a journal or a remote reaches the terminal except through ``clean``; rich is imported only to
-write to a terminal, with its markup off.
+Into a pipe a line is as long as it is, so that one line is one thing to grep for. On a terminal every
+line fits: it breaks between words (a path or URI after a slash), never inside a number, a time or a
+digest, and a table too wide for that leaves out its least important columns, or has a paragraph a row.
+
+Invariant: nothing from a journal or a remote reaches the terminal except through ``clean``; rich is
+imported only for what moves on a terminal, with its markup off.
 """
 
 from __future__ import annotations
@@ -10,8 +14,11 @@ import contextlib
 import io
 import json
 import os
+import re
+import shutil
 import sys
 import traceback
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
@@ -28,11 +35,18 @@ if TYPE_CHECKING:
 
 PLAIN_WIDTH: Final = 80
 """Of a line that is to fit where it is not known who reads it."""
+DIGEST_CHARS: Final = 12
+"""Of a digest on a terminal: enough to tell it from others by eye."""
 _SEPARATOR: Final = "  "
 _CELL_CHARS_MAX: Final = 3_000
 _CELL_CHARS_MIN: Final = 8
+_TEXT_CHARS_MIN: Final = 14
 _LABEL_CHARS_MAX: Final = 100
 _LINES_AT_A_TIME: Final = 1_000
+_WIDTH_MIN: Final = 40
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
+_SMALL_STEPS: Final = re.compile(r"[^\s:]*:|[^\s:]+")
+_STEPS: Final = re.compile(r"[^\s/]*/|[^\s/]+")
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _STYLES: Final = {"quarantined": "red", "in doubt": "red", "pending": "yellow", "in flight": "yellow", "delivered": "green"}
 
@@ -143,6 +157,11 @@ def cut(value: object, chars_max: int = 300) -> str:
     return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
 
 
+def end_of(text: str, chars_max: int) -> str:
+    """Of a long path its end, which tells it from others."""
+    return text if len(text) <= chars_max else "…" + text[1 - chars_max :]
+
+
 def moment(time_ns: object) -> str:
     """Nanoseconds since the epoch as UTC to the second, in one word."""
     from journaltrack.journal.view import iso_seconds  # noqa: PLC0415 - imports SQLAlchemy
@@ -177,6 +196,12 @@ def size(count_bytes: float) -> str:
     return f"{amount:.1f} {_UNITS[-1]}"
 
 
+def digest(sha256: object) -> str:
+    """Return a digest as a person compares it: short on a terminal, whole elsewhere."""
+    text = str(sha256)
+    return text[:DIGEST_CHARS] if on_terminal() else text
+
+
 def plural(count: int, one: str, many: str | None = None) -> str:
     """A count with its noun: 1 entry, 2 entries."""
     if count == 1:
@@ -184,8 +209,16 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count} {many or (one[:-1] + 'ies' if one.endswith('y') else one + 's')}"
 
 
-def say(text: str = "", *, err: bool = False) -> None:
+def say(text: str = "", *, err: bool = False, style: str | None = None) -> None:
     """Write lines of ours; what they quote has been through ``clean``."""
+    if on_terminal(err=err):
+        width = line_width(err=err)
+        text = _painted("\n".join(line for each in text.split("\n") for line in _folded(each, width)), style, err=err)
+    write(text, err=err)
+
+
+def write(text: str, *, err: bool = False) -> None:
+    """Write lines as they are, however long."""
     stream: IO[str] = sys.stderr if err else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
@@ -204,30 +237,26 @@ def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON
     if _collected:
         _collected[-1][1].append(value)
     else:
-        say(json.dumps(value, indent=2, allow_nan=False))
+        write(json.dumps(value, indent=2, allow_nan=False))
 
 
 def print_json_line(value: Any) -> None:  # noqa: ANN401 - any JSON
     """One JSON document on one line of stdout."""
     if _collected:
         value = {"journal": _collected[-1][0], **value}
-    say(json.dumps(value, allow_nan=False))
+    write(json.dumps(value, allow_nan=False))
 
 
 def problem(word: str, message: object, hint: str = "") -> None:
     """``error: ...`` and ``hint: ...`` on stderr."""
-    text = f"{word}: {clean(message)}"
-    if sys.stderr.isatty() and word == "error":
-        terminal(err=True).print(text, style="red", soft_wrap=True)
-    else:
-        say(text, err=True)
+    say(f"{word}: {clean(message)}", err=True, style="red" if word == "error" else None)
     if hint:
         say(f"hint: {clean(hint)}", err=True)
 
 
-def line_width() -> int:
+def line_width(*, err: bool = False) -> int:
     """How long a line may be: that of the terminal, or ``PLAIN_WIDTH``."""
-    return terminal().width if on_terminal() else PLAIN_WIDTH
+    return max(_WIDTH_MIN, shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns) if on_terminal(err=err) else PLAIN_WIDTH
 
 
 def on_terminal(*, err: bool = False) -> bool:
@@ -236,24 +265,76 @@ def on_terminal(*, err: bool = False) -> bool:
 
 
 def terminal(*, err: bool = False) -> Console:
-    """A console for tables and colours; honours NO_COLOR. Only for text that has been through ``clean``."""
+    """A console for what moves; honours NO_COLOR. Only for text that has been through ``clean``."""
     from rich.console import Console  # noqa: PLC0415 - 60 ms, and only for a terminal
 
     return Console(stderr=err, markup=False, emoji=False, highlight=False)
+
+
+def _painted(text: str, style: str | None, *, err: bool = False) -> str:
+    """Text in a colour, on a terminal that is to have colours."""
+    if style is None or not on_terminal(err=err) or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return click.style(text, bold=True) if style == "bold" else click.style(text, fg=style)
+
+
+def columns_of(text: str) -> int:
+    """How many columns of a terminal a text takes, without its colours."""
+    if text.isascii():
+        return len(_COLOUR.sub("", text)) if "\x1b" in text else len(text)
+    return sum(2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in _COLOUR.sub("", text))
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Break a text into lines of so many columns: between words, and after a slash or colon in a word that fits no line."""
+    return _filled(text.split(), " ", width)
+
+
+def _filled(items: Sequence[str], between: str, width: int) -> list[str]:
+    """Lines of whole items; an item that fits no line is broken between its words, and such a word in its parts."""
+    lines, line = [], ""
+    for item in items:
+        if line and columns_of(f"{line}{between}{item}") <= width:
+            line += between + item
+            continue
+        if line:
+            lines.append((line + between).rstrip())
+        *before, line = [item] if columns_of(item) <= width else wrapped(item, width) if " " in item else _parts(item, width)
+        lines += before
+    return [*lines, line]
+
+
+def _parts(word: str, width: int) -> list[str]:
+    steps = [part for step in _STEPS.findall(word) for part in ([step] if columns_of(step) <= width else _SMALL_STEPS.findall(step))]
+    parts, part = [], ""
+    for step in steps:
+        if part and columns_of(part + step) > width:
+            parts.append(part)
+            part = ""
+        part += step
+    return [*parts, part]
+
+
+def _folded(line: str, width: int) -> list[str]:
+    """A line of text as lines that fit, indented as it is and a little more."""
+    if columns_of(line) <= width:
+        return [line]
+    indent = line[: len(line) - len(line.lstrip(" "))]
+    first, *more = wrapped(line, width - len(indent) - len(_SEPARATOR))
+    return [indent + first, *(f"{indent}{_SEPARATOR}{each}" for each in more)]
 
 
 def fields(rows: Sequence[tuple[str, object]], indent: str = "") -> None:
     """Labels and values, aligned; both are escaped here."""
     rows = [(clean(cut(label, _LABEL_CHARS_MAX)), value) for label, value in rows]
     width = max((len(label) for label, _ in rows), default=0)
-    console = terminal() if on_terminal() else None
+    beside = len(indent) + width + len(_SEPARATOR)
     for label, value in rows:
-        text = f"{indent}{label:<{width}}{_SEPARATOR}{cell(value)}"
-        if console is None:
-            say(text)
-        else:
-            style = _STYLES.get(label.strip()) if not str(value).startswith("0") else None
-            console.print(text, style=style, soft_wrap=True)
+        text = cell(value)
+        first, *more = [text] if not on_terminal() else wrapped(text, max(_CELL_CHARS_MIN, line_width() - beside))
+        style = _STYLES.get(label.strip()) if not str(value).startswith("0") else None
+        for name, line in ((label, first), *(("", each) for each in more)):
+            write(_painted(f"{indent}{name:<{width}}{_SEPARATOR}{line}".rstrip(), style))
 
 
 def table(
@@ -262,6 +343,8 @@ def table(
     rows: Sequence[Sequence[object]],
     width: int | None = None,
     whole: AbstractSet[str] = frozenset(),
+    *,
+    spare: Sequence[str] = (),
 ) -> bool:
     """A table with a title; nothing when there are no rows. Cells are escaped here.
 
@@ -271,6 +354,7 @@ def table(
         rows: A value for each column.
         width: Cut long cells so that a line has at most so many characters; None: leave them whole.
         whole: Columns whose cells are never cut.
+        spare: Columns that a terminal too narrow for all of them goes without, the first one first.
 
     Returns:
         Whether something was cut.
@@ -282,61 +366,139 @@ def table(
     if width is not None:
         cells = fitted(columns, cells, width, whole)
     right = [all(isinstance(row[i], (int, float)) or row[i] is None for row in rows) for i in range(len(columns))]
+    say(title, style="bold")
     if on_terminal():
-        _rich_table(title, columns, cells, right)
+        _fit(columns, cells, right, spare)
         return cells != uncut
-    say(title)
     for line in aligned([list(columns), *cells], right):
         say(f"{_SEPARATOR}{line}")
     return cells != uncut
 
 
-def fitted(columns: Sequence[str], cells: list[list[str]], width: int, whole: AbstractSet[str] = frozenset()) -> list[list[str]]:
-    """Cells of a table in lines of at most so many characters: those of the widest columns are cut, but for ``whole`` ones."""
+def _fit(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], spare: Sequence[str]) -> None:
+    """Print a table so that each line fits the terminal: in columns with as many of them as there is room for, else a paragraph a row."""
+    room = line_width() - len(_SEPARATOR)
+    left_out: set[str] = set()
+    for next_out in (None, *spare):
+        left_out |= {next_out} if next_out else set()
+        kept = [place for place, name in enumerate(columns) if name not in left_out]
+        chosen = [[row[place] for place in kept] for row in [columns, *cells]]
+        widths = _widths(chosen, room - len(_SEPARATOR) * (len(kept) - 1))
+        if widths is not None:
+            _print_columns(chosen, widths, [right[place] for place in kept])
+            return
+    for row in cells:
+        items = [f"{name} {text}" for name, text in zip(columns, row, strict=True) if text != "-"]
+        for number, line in enumerate(_filled(items, ", ", room - len(_SEPARATOR))):
+            write(f"{_SEPARATOR if not number else _SEPARATOR * 2}{line}")
+
+
+def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
+    """How wide each column is, if the words of its cells fit at all: those of long texts are narrowed alike."""
+    columns = list(zip(*rows, strict=True))
+    natural = [max(map(columns_of, column)) for column in columns]
+    least = [max(columns_of(part) for text in column for part in _STEPS.findall(text) or [text]) for column in columns]
+    if sum(least) > room:
+        return None
+    most = max(natural)
+    while sum(widths := [max(low, min(high, most)) for low, high in zip(least, natural, strict=True)]) > room:
+        most -= 1
+    return widths
+
+
+def _print_columns(rows: Sequence[Sequence[str]], widths: Sequence[int], right: Sequence[bool]) -> None:
+    for number, row in enumerate(rows):
+        broken = [wrapped(text, width) for text, width in zip(row, widths, strict=True)]
+        lines = [[cell_lines[line] if line < len(cell_lines) else "" for cell_lines in broken] for line in range(max(map(len, broken)))]
+        for line in aligned(lines, right, list(widths), painted=number > 0):
+            write(f"{_SEPARATOR}{line}")
+
+
+def _padded(text: str, width: int, *, at_right: bool, painted: bool) -> str:
+    space = " " * (width - columns_of(text))
+    shown = _painted(text, _STYLES.get(text)) if painted else text
+    return space + shown if at_right else shown + space
+
+
+def fitted(
+    columns: Sequence[str], cells: list[list[str]], width: int, whole: AbstractSet[str] = frozenset(), least: int = _CELL_CHARS_MIN
+) -> list[list[str]]:
+    """Cells of a table in lines of at most so many characters: those of the widest columns are cut, but for ``whole`` ones.
+
+    No column is cut to less than ``least`` characters, even if the line does not fit then.
+    """
     widths = {name: max(map(len, column)) for name, *column in zip(columns, columns, *cells, strict=True)}
     room = width - len(_SEPARATOR) * len(columns) - sum(widths[name] for name in whole)
     others = [each for name, each in widths.items() if name not in whole]
-    most = max(others)
-    while most > _CELL_CHARS_MIN and sum(min(each, most) for each in others) > room:
+    most = max(others, default=0)
+    while most > least and sum(min(each, most) for each in others) > room:
         most -= 1
     return [[text if name in whole else cut(text, most) for name, text in zip(columns, row, strict=True)] for row in cells]
 
 
-def listing(columns: Sequence[str], right: AbstractSet[str], rows: Iterable[Sequence[object]], nothing: str) -> None:
-    """Rows in columns as they come, in constant memory; ``nothing`` if there are none. Cells are escaped here."""
+def listing(
+    columns: Sequence[str],
+    right: AbstractSet[str],
+    rows: Iterable[Sequence[object]],
+    nothing: str,
+    *,
+    texts: AbstractSet[str] = frozenset(),
+    spare: Sequence[str] = (),
+) -> None:
+    """Rows in columns as they come, in constant memory; on a terminal, where they are few, in lines that fit. Cells are escaped here.
+
+    Args:
+        columns: Their names.
+        right: Columns of numbers.
+        rows: A value for each column.
+        nothing: What to say when there are none.
+        texts: Columns that are cut on a terminal, where they are too long.
+        spare: Columns that a terminal too narrow for all of them goes without, the first one first.
+    """
     widths = [len(name) for name in columns]
     at_right = [name in right for name in columns]
     left = iter(rows)
     lines: list[list[str]] = [list(columns)]
     while page := list(islice(left, _LINES_AT_A_TIME)):
-        lines += [[cell(value) for value in row] for row in page]
-        say("\n".join(aligned(lines, at_right, widths)))
+        cells = [[cell(value) for value in row] for row in page]
+        if on_terminal():
+            _list_briefly(columns, right, cells, texts, spare)
+        else:
+            write("\n".join(aligned([*lines, *cells], at_right, widths)))
         lines = []
     if lines:
         say(nothing)
 
 
-def aligned(cells: Sequence[Sequence[str]], right: Sequence[bool], widths: list[int] | None = None) -> Iterator[str]:
-    """Lines of cells in columns. ``widths`` are least widths, and grow with what is written."""
+def _list_briefly(
+    columns: Sequence[str], right: AbstractSet[str], cells: Sequence[list[str]], texts: AbstractSet[str], spare: Sequence[str]
+) -> None:
+    """As many columns as fit with texts of a readable length."""
+    width = line_width()
+    for left_out in range(len(spare) + 1):
+        kept = [place for place, name in enumerate(columns) if name not in spare[:left_out]]
+        names = [columns[place] for place in kept]
+        whole = [[row[place] for place in kept] for row in cells]
+        least = _TEXT_CHARS_MIN if left_out < len(spare) else _CELL_CHARS_MIN
+        shown = fitted(names, whole, width + len(_SEPARATOR), frozenset(names) - texts, least)
+        lines = list(aligned([names, *shown], [name in right for name in names], painted=True))
+        if max(map(columns_of, lines)) <= width:
+            break
+    write("\n".join(lines))
+    if left_out or shown != whole:
+        say("hint: what is cut or left out is whole with --json, and in `journaltrack audit entry N`", err=True)
+
+
+def aligned(
+    cells: Sequence[Sequence[str]], right: Sequence[bool], widths: list[int] | None = None, *, painted: bool = False
+) -> Iterator[str]:
+    """Lines of cells in columns. ``widths`` are least widths, and grow with what is written; ``painted``: states in their colours."""
     widths = widths if widths is not None else [0] * len(right)
     for row in cells:
-        widths[:] = [max(width, len(text)) for width, text in zip(widths, row, strict=True)]
+        widths[:] = [max(width, columns_of(text)) for width, text in zip(widths, row, strict=True)]
     for row in cells:
-        padded = [f"{t:>{w}}" if r else f"{t:<{w}}" for t, w, r in zip(row, widths, right, strict=True)]
+        padded = [_padded(t, w, at_right=r, painted=painted) for t, w, r in zip(row, widths, right, strict=True)]
         yield _SEPARATOR.join(padded).rstrip()
-
-
-def _rich_table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
-    from rich import box  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    drawn = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, is_number in zip(columns, right, strict=True):
-        drawn.add_column(name, justify="right" if is_number else "left", overflow="fold")
-    for row in cells:
-        drawn.add_row(*(Text(text, style=_STYLES.get(text, "")) for text in row))
-    terminal().print(drawn)
 
 
 def error_json(error: BaseException, code: int) -> Mapping[str, object]:

@@ -19,6 +19,9 @@ EVERY_S: Final = 5.0
 """A plain line at most so often, and only after so long: short syncs say nothing but their summary."""
 BYTES: Final = "bytes"
 """The unit that is shown as kB, MB, ..."""
+_LABEL_CHARS_MIN: Final = 12
+_BESIDE_CHARS: Final = 55
+"""What the bar, the amounts, the speed and the time left take."""
 _BAR_EVERY_S: Final = 0.05
 """Drawing a bar costs more than copying what it shows."""
 
@@ -77,7 +80,8 @@ class ProgressView:
             if self._unit == BYTES:
                 amount = f"{output.size(progress.done)}/{output.size(total)} {output.size(rate)}/s"
             if self._task is None:
-                self._task = self._bar.add_task(self._label, total=total, amount=amount)
+                label = output.end_of(self._label, max(_LABEL_CHARS_MIN, output.line_width(err=True) - _BESIDE_CHARS))
+                self._task = self._bar.add_task(label, total=total, amount=amount)
             self._bar.update(self._task, completed=progress.done, total=total, amount=amount)
         elif now - self._told >= EVERY_S:
             self._told = now

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from journaltrack.cli import common, output
-from journaltrack.cli.audit_report import hearsay_text
+from journaltrack.cli.audit import hearsay_text
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.journals import Journals, about_journals
 from journaltrack.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _WHEN = "30d (ago), 2026-11-03, 2026-11-03T12:00+01:00"
     "  journaltrack prune --delivered-before 30d --archive 2026-11.parquet --blobs-delivered-before 7d\n"
     "  journaltrack prune --blobs-delivered-before 1d      # the spool alone"
 )
-@common.one_journal
+@about_journals
 @click.option("--delivered-before", metavar="WHEN", type=common.When(), help=f"Entries that were delivered before: {_WHEN}.")
 @click.option("--blobs-delivered-before", metavar="WHEN", type=common.When(), help="Artifacts in the spool that were uploaded before.")
 @click.option(
@@ -46,8 +47,7 @@ _WHEN = "30d (ago), 2026-11-03, 2026-11-03T12:00+01:00"
 @common.connection_options
 @common.common_options
 def command(
-    journal: str | None,
-    other_journal: str | None,
+    journals: Journals,
     *,
     delivered_before: int | None,
     blobs_delivered_before: int | None,
@@ -65,7 +65,7 @@ def command(
 ) -> ExitCode:
     """Remove from JOURNAL what was delivered before a time; what is not delivered stays, whatever is asked for.
 
-    SageMaker and S3 are asked first, as `verify` does: of a component of which something but its status is missing or different nothing goes, nor does an
+    SageMaker and S3 are asked first, as `check --remote` does: of a component of which something but its status is missing or different nothing goes, nor does an
     artifact that S3 does not have. If they can't be asked, nothing goes at all (exit code 5 or 6).
 
     Of a component stays what it is continued and shown from: how it came to be, its status, the last value of each name, the sums of its
@@ -81,7 +81,7 @@ def command(
         raise click.UsageError("say --delivered-before WHEN, or --blobs-delivered-before WHEN for the spool alone; nothing was removed")
     if archive is not None and delivered_before is None:
         raise click.UsageError("--archive is of entries: say --delivered-before WHEN too")
-    path = common.chosen(journal, other_journal)
+    path = journals.only()
     known = config.load(config_file, overrides={"profile": profile, "region": region, "endpoint_url": endpoint_url}).configuration
     rate_limit = RateLimit(known.requests_per_s or REQUESTS_PER_S)
     connection = Connection(rate_limit=rate_limit, attended=is_attended(), **known.of_a_connection())
@@ -124,13 +124,15 @@ def _explain(done: PruneReport, unconfirmed: Mapping[str, str]) -> None:
         output.problem(
             "warning",
             f"{output.plural(done.blobs_kept, 'artifact')} of the spool stayed: their bytes are not what was recorded",
-            "`journaltrack audit --verify` names them",
+            "`journaltrack check` names them",
         )
     for each in done.hearsay:
         output.problem("note", f"{hearsay_text(each)}: they stay", f"if you believe it, `journaltrack prune --trust {each.id[:16]}`")
     for which, why in list(unconfirmed.items())[:_UNCONFIRMED_MAX]:
         output.problem(
-            "warning", f"{which} stayed: {why}", "`journaltrack verify` compares all of it, `verify --repair` sends what is missing"
+            "warning",
+            f"{which} stayed: {why}",
+            "`journaltrack check --remote` compares all of it, `check --remote --repair` sends what is missing",
         )
     if len(unconfirmed) > _UNCONFIRMED_MAX:
         output.say(f"... and {len(unconfirmed) - _UNCONFIRMED_MAX} more; --json has them", err=True)
@@ -155,7 +157,7 @@ def _print(done: PruneReport) -> None:
         )
     if done.archive is not None:
         archive = done.archive
-        output.say(f"archive: {output.clean(archive.name)}, {output.plural(archive.rows, 'row')}, SHA-256 {archive.sha256}")
+        output.say(f"archive: {output.clean(archive.name)}, {output.plural(archive.rows, 'row')}, SHA-256 {output.digest(archive.sha256)}")
     if done.before is not None and done.after is not None:
         output.say(
             f"database: {_size(done.before)} before, {_size(done.after)} now"

@@ -9,6 +9,7 @@ import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.journals import Journals, about_journals
 
 if TYPE_CHECKING:
     from journaltrack.transfer.receipts import ReceiptsImported
@@ -29,11 +30,11 @@ def command() -> None:
 
 
 @command.command("export")
-@common.one_journal
+@about_journals
 @click.option("-o", "--output", "target", metavar="FILE", type=click.Path(), required=True, help="The file; - is standard output.")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @common.common_options
-def export_command(journal: str | None, other_journal: str | None, *, target: str, force: bool, as_json: bool) -> ExitCode:
+def export_command(journals: Journals, *, target: str, force: bool, as_json: bool) -> ExitCode:
     """Write all receipts of JOURNAL to FILE, which gets its name when it is whole. Changes nothing.
 
     No value of an entry is in it: names of components, hosts, users and programs are, and AWS's error texts.
@@ -41,7 +42,7 @@ def export_command(journal: str | None, other_journal: str | None, *, target: st
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.receipts import export_receipts  # noqa: PLC0415 - SQLAlchemy
 
-    path = common.chosen(journal, other_journal)
+    path = journals.only("receipts export")
     if target == _STDOUT and as_json:
         raise click.UsageError("--json reports on stdout, where the receipts go too: name a file with --output")
     to: str | IO[bytes] = cast("IO[bytes]", output.Bytes()) if target == _STDOUT else target
@@ -58,16 +59,16 @@ def export_command(journal: str | None, other_journal: str | None, *, target: st
         output.print_json({**made.to_json(), "exit_code": int(ExitCode.OK)})
     else:
         output.say(f"{output.clean(made.output)}: {output.plural(made.attestations, 'receipt')} of {_processes(made.reconcilers)}")
-        output.say(f"sha256 {made.sha256}")
+        output.say(f"sha256 {output.digest(made.sha256)}")
     return ExitCode.OK
 
 
 @command.command("import")
 @click.argument("file", metavar="FILE", type=click.Path())
-@common.one_journal
+@about_journals
 @click.option("--dry-run", is_flag=True, help="Say what would change, change nothing.")
 @common.common_options
-def import_command(file: str, journal: str | None, other_journal: str | None, *, dry_run: bool, as_json: bool) -> ExitCode:
+def import_command(file: str, journals: Journals, *, dry_run: bool, as_json: bool) -> ExitCode:
     """Take over the receipts in FILE into JOURNAL: what was delivered by the copy that they are of is delivered here.
 
     The file is verified to its last line before anything is changed: all of it is taken over, or nothing. Importing it again
@@ -76,7 +77,7 @@ def import_command(file: str, journal: str | None, other_journal: str | None, *,
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.receipts import import_receipts  # noqa: PLC0415 - SQLAlchemy
 
-    path = common.chosen(journal, other_journal)
+    path = journals.only("receipts import")
     with ProgressView(f"receipts into {common.path_of(path)}", unit="receipts") as view:
         try:
             done = import_receipts(file, path, dry_run=dry_run, on_progress=view)
@@ -90,7 +91,7 @@ def import_command(file: str, journal: str | None, other_journal: str | None, *,
 
 
 def _print(done: ReceiptsImported) -> None:
-    output.say(f"sha256 {done.sha256}")
+    output.say(f"sha256 {output.digest(done.sha256)}")
     if not done.new:
         output.say(f"nothing new: all {output.plural(done.attestations, 'receipt')} were here already")
         return

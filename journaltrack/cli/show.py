@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from journaltrack.cli import common, output
-from journaltrack.cli.audit_report import hearsay_text
+from journaltrack.cli.audit import hearsay_text
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.journals import Journals, about_journals
 
 if TYPE_CHECKING:
     from journaltrack.reports.component import ArtifactView, ComponentView, MetricView
@@ -23,20 +24,18 @@ _WHOLE = frozenset({"journal", "arn"})
 _NUMBERS = frozenset({"last", "min", "max"})
 
 
-@click.command(
-    epilog="\b\nExamples:\n  journaltrack show digits-1\n  journaltrack show digits-1 --journal /mnt/usb/journal --json | jq .parameters"
-)
+@click.command(epilog="\b\nExamples:\n  journaltrack show digits-1\n  journaltrack show digits-1 /mnt/usb/journal --json | jq .parameters")
 @click.argument("component", shell_complete=common.complete_component)
-@click.option("-j", "--journal", metavar="JOURNAL", type=click.Path(), help="The journal's folder; without it, the default journal.")
+@about_journals
 @common.common_options
-def command(component: str, journal: str | None, *, as_json: bool) -> ExitCode:
-    """Parameters, artifacts, status and the last metrics of COMPONENT, as recorded, whether delivered or not.
+def command(component: str, journals: Journals, *, as_json: bool) -> ExitCode:
+    """Show the parameters, artifacts, status and last metrics of COMPONENT in JOURNAL, delivered or not.
 
     Reads the journal alone: no network. Changes nothing.
     """
     from journaltrack.reports.component import show  # noqa: PLC0415 - SQLAlchemy
 
-    view = show(journal, component)
+    view = show(journals.only(), component)
     if as_json:
         output.print_json({**view.to_json(), "exit_code": int(ExitCode.OK)})
     else:
@@ -81,7 +80,7 @@ def _print(view: ComponentView) -> None:
     for told in view.hearsay:
         output.say(hearsay_text(told))
     if any(cut):
-        output.say("hint: what ends in … is whole with --json, and in `journaltrack audit --entry SEQ`", err=True)
+        output.say("hint: what ends in … is whole with --json, and in `journaltrack audit entry N`", err=True)
     if view.unreadable:
         output.problem("warning", f"{output.plural(len(view.unreadable), 'entry')} can't be read, the first is {view.unreadable[0]}")
 
@@ -126,7 +125,7 @@ def _short(number: object) -> object:
 
 
 def _artifact(artifact: ArtifactView) -> tuple[object, ...]:
-    value = artifact.value or (f"sha256 {artifact.sha256}, not uploaded yet" if artifact.sha256 else None)
+    value = artifact.value or (f"sha256 {output.digest(artifact.sha256)}, not uploaded yet" if artifact.sha256 else None)
     size = output.size(artifact.size_bytes) if artifact.size_bytes is not None else None
     return (artifact.name, artifact.media_type, size, artifact.state, value)
 

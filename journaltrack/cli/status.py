@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from journaltrack.cli import common, output, several
-from journaltrack.cli.audit_report import hearsay_text
+from journaltrack.cli import common, output
+from journaltrack.cli.audit import hearsay_text
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.journals import Journals, about_journals, each
 
 if TYPE_CHECKING:
     from journaltrack.reports.status import JournalStatus, Sizes
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     epilog="\b\nExamples:\n  journaltrack status\n  journaltrack status /mnt/usb/run-*/journal\n"
     "  journaltrack status --watch /data/journals\n  journaltrack status --check || echo 'not all is delivered'"
 )
-@common.many_journals
+@about_journals
 @click.option("--watch", is_flag=True, help="Go on showing it, with the rate of delivery and the watcher's next attempt, until Ctrl-C.")
 @click.option("--interval", metavar="SECONDS", type=click.FloatRange(0.1), default=2.0, help="With --watch: how often.  [default: 2]")
 @click.option("--count", metavar="N", type=click.IntRange(1), help="With --watch: end after so many times.")
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
 @click.option("--check", is_flag=True, help="Exit with 4 when entries are quarantined or in doubt, with 3 when some are pending.")
 @common.common_options
 def command(
-    journals: tuple[str, ...],
-    more_journals: tuple[str, ...],
+    journals: Journals,
     *,
     watch: bool,
     interval: float,
@@ -44,19 +44,18 @@ def command(
     check: bool,
     as_json: bool,
 ) -> ExitCode:
-    """What is pending in each JOURNAL and how old it is, what went wrong last, who reconciles it, and its size.
+    """Show what is pending in each JOURNAL and how old it is, what went wrong last, who reconciles it, and its size.
 
     A folder of journals stands for those in it. Changes nothing and contacts nobody; works on read-only media. Costs the
     same however much was delivered.
     """
     from journaltrack.reports.status import status  # noqa: PLC0415 - SQLAlchemy
 
-    named = several.Journals.named(journals, more_journals)
     if watch:
         from journaltrack.cli.live import show  # noqa: PLC0415
 
         files = [*map(Path, health_files), *_configured()]
-        return show(named.folders, health_files=files, interval_s=interval, count=count, as_json=as_json)
+        return show(journals.folders, health_files=files, interval_s=interval, count=count, as_json=as_json)
 
     def answer(journal: str | None) -> ExitCode:
         current = status(journal, hearsay=True)
@@ -67,7 +66,7 @@ def command(
             print_status(current)
         return code
 
-    return several.each(named, answer, as_json="list" if as_json else None)
+    return each(journals, answer, as_json="list" if as_json else None)
 
 
 def _configured() -> list[Path]:
@@ -114,8 +113,8 @@ def print_status(status: JournalStatus) -> None:
     if status.unfinished_receipts and status.lease is None:
         requests = output.plural(status.unfinished_receipts, "request")
         output.say(f"hint: {requests} of a sync that ended early have no recorded answer; the next sync settles them", err=True)
-    for each in status.unfinished:
-        output.problem("warning", each.text, each.hint)
+    for begun in status.unfinished:
+        output.problem("warning", begun.text, begun.hint)
     if status.exposed is not None:
         output.problem("warning", status.exposed)
     if status.quarantined or status.in_doubt:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from journaltrack.cli import common, output, several
+from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode, worst
-from journaltrack.cli.stopping import Stoppable, stopping
+from journaltrack.cli.journals import Journals, about_journals, each
 from journaltrack.errors import JournalOutdatedError, RemoteError
 from journaltrack.util.deadline import Deadline
 
@@ -46,7 +46,7 @@ class _Replacement(click.ParamType[tuple[str, str]]):
 
 
 @dataclass(slots=True, kw_only=True)
-class _Run(Stoppable):
+class _Run(common.Stoppable):
     """What all journals of one call share. ``one_place`` is None where copies do not matter."""
 
     options: Options
@@ -58,7 +58,7 @@ class _Run(Stoppable):
     epilog="\b\nExamples:\n  journaltrack sync\n  journaltrack sync /mnt/usb/*/journal --profile research --region eu-west-1\n"
     "  journaltrack sync --component 'digits-*' --since 2d --dry-run"
 )
-@common.many_journals
+@about_journals
 @common.component_option
 @click.option(
     "--since", metavar="WHEN", type=common.When(), help="Only what was recorded since: 2h, 3d (ago), 2026-11-03, 2026-11-03T12:00+01:00."
@@ -90,8 +90,7 @@ class _Run(Stoppable):
 )
 @common.common_options
 def command(
-    journals: tuple[str, ...],
-    more_journals: tuple[str, ...],
+    journals: Journals,
     *,
     component: str | None,
     since: int | None,
@@ -131,12 +130,11 @@ def command(
     )
     connection = Connection(rate_limit=RateLimit(known.requests_per_s), attended=is_attended(), **known.of_a_connection())
     connection = replace(connection, storage=replace(known.storage(), instead=dict(buckets)))
-    named = several.Journals.named(journals, more_journals)
-    one_place = OnePlace() if len(named.folders) > 1 and not even_if_behind else None
+    one_place = OnePlace() if len(journals.folders) > 1 and not even_if_behind else None
     run = _Run(deadline=Deadline(deadline_s), options=options, connection=connection, one_place=one_place)
-    with stopping(run), output.going_on() as lost:
-        code = several.each(
-            named,
+    with common.stopping(run), output.going_on() as lost:
+        code = each(
+            journals,
             lambda journal: _one(run, journal, dry_run=dry_run, as_json=as_json),
             as_json="list" if as_json else None,
             has_ended=lambda: run.signal,
@@ -207,7 +205,7 @@ def _sync(run: _Run, journal: str | None, *, as_json: bool, bundle: str | None =
         output.print_json({**_json(report, after, code), **({} if bundle is None else {"bundle": bundle})})
     else:
         output.say(_summary(report, after))
-    _explain(report, after, stopped=bool(run.signal))
+    _explain(report, after, run.options.component, stopped=bool(run.signal))
     return code
 
 
@@ -243,7 +241,7 @@ def _summary(report: PassReport, after: JournalStatus) -> str:
     )
 
 
-def _explain(report: PassReport, after: JournalStatus, *, stopped: bool) -> None:
+def _explain(report: PassReport, after: JournalStatus, component: str | None, *, stopped: bool) -> None:
     """On stderr: why it is not all delivered, and what to do."""
     _tell_ended(report.ended)
     if report.arrived or report.not_arrived:
@@ -259,10 +257,26 @@ def _explain(report: PassReport, after: JournalStatus, *, stopped: bool) -> None
     if report.out_of_time and not stopped:
         output.problem("error", "the time was over before everything was sent", "sync again: it goes on where this one ended")
     if after.quarantined or after.in_doubt:
-        hint = "`journaltrack audit` names them and says why; `journaltrack retry` makes them pending again"
-        if after.in_doubt:
-            hint += "; a later sync reads back what is in doubt"
-        output.problem("warning", f"{output.plural(after.quarantined, 'entry')} quarantined, {after.in_doubt} in doubt", hint)
+        from journaltrack.reports.status import undeliverable  # noqa: PLC0415 - SQLAlchemy
+
+        output.problem(
+            "warning",
+            f"{output.plural(after.quarantined, 'entry')} quarantined, {after.in_doubt} in doubt",
+            _what_to_do(after, undeliverable(after.path, component=component) if after.quarantined else 0),
+        )
+
+
+def _what_to_do(after: JournalStatus, never: int) -> str:
+    """What helps entries that are quarantined or in doubt, and what nothing helps: ``never`` of them."""
+    hints = ["`journaltrack audit` names them and says why"]
+    if never:
+        which = "they" if never == after.quarantined and not after.in_doubt else f"{never} of them"
+        hints.append(f"{which} can never be sent to SageMaker, and stay in the journal")
+    if after.quarantined > never:
+        hints.append(f"`journaltrack retry` makes {'the others' if never else 'them'} pending again, when the cause is gone")
+    if after.in_doubt:
+        hints.append("a later sync reads back what is in doubt")
+    return "; ".join(hints)
 
 
 def _tell_held(report: PassReport) -> None:

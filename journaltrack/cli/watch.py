@@ -16,8 +16,9 @@ import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
+from journaltrack.cli.journals import Journals, about_journals
 from journaltrack.errors import InvalidInputError
-from journaltrack.util.text import logfmt
+from journaltrack.util.text import fields_of, logfmt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,11 +37,8 @@ _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     epilog="\b\nExamples:\n  journaltrack watch\n  journaltrack watch /data/journals /mnt/inbox --profile research --region eu-west-1\n"
     "  journaltrack watch --rate-limit 20 --metrics-file /var/lib/node_exporter/journaltrack.prom"
 )
-@click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=click.Path())
-@common.config_option
-@click.option("--profile", metavar="NAME", help="Profile of the AWS configuration.")
-@click.option("--region", metavar="NAME", help="AWS region.")
-@click.option("--endpoint-url", metavar="URL", help="One endpoint for all services, instead of AWS's.")
+@about_journals
+@common.connection_options
 @click.option("--concurrency", metavar="N", type=int, help="Requests in flight for one journal.")
 @click.option("--rate-limit", metavar="N", type=float, help="Requests per second at most, for all journals together; 0: no limit.")
 @click.option("--debounce", metavar="SECONDS", type=float, help="How long after a write to wait for more.")
@@ -49,21 +47,22 @@ _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 @click.option("--health-file", metavar="FILE", type=click.Path(dir_okay=False), help="Where to write the state as JSON.")
 @click.option("--metrics-file", metavar="FILE", type=click.Path(dir_okay=False), help="Where to write the state for Prometheus.")
 @click.option("--child", is_flag=True, hidden=True, help='For sync="background": configured by a line of stdin, and ends with it.')
-@common.verbose_option
-def command(folders: tuple[str, ...], config_file: str | None, *, child: bool, **given: Any) -> ExitCode:  # noqa: ANN401 - the options above
-    """Deliver what is written into the journals in each FOLDER, as it is written.
+@common.common_options
+def command(journals: Journals, *, config_file: str | None, child: bool, as_json: bool, **given: Any) -> ExitCode:  # noqa: ANN401 - the options above
+    """Deliver what is written into each JOURNAL, as it is written, until a signal ends it.
 
-    A FOLDER is a journal or holds journals; new ones are picked up. Without one, the folders of the configuration are
-    watched, or the default journal. While the endpoint can't be reached or the credentials are expired it is probed, with
-    growing pauses, and everything goes out when it answers again. A journal that arrives (copied from a stick) is left
-    alone until it is whole. Log lines on stderr are key=value. SIGTERM and Ctrl-C end it after the requests in flight
-    (exit code 0), SIGHUP reads the configuration again.
+    A folder of journals stands for those in it; new ones are picked up, and a folder that does not exist yet is
+    waited for. Without one, the folders of the configuration are watched, or the default journal. While the endpoint
+    can't be reached or the credentials are expired it is probed, with growing pauses, and everything goes out when it
+    answers again. A journal that arrives (copied from a stick) is left alone until it is whole. Log lines on stderr
+    are key=value; with --json they are JSON objects, a line each, on stdout. SIGTERM and Ctrl-C end it after the
+    requests in flight (exit code 0), SIGHUP reads the configuration again.
     """
     overrides = _of_parent() if child else _overrides(given)
     if overrides is None:
         return ExitCode.OK
-    service = _Service(folders, config_file, overrides, child=child)
-    _log_events(logging.DEBUG if common.is_verbose() else logging.WARNING if child else logging.INFO)
+    service = _Service(journals.named, config_file, overrides, child=child)
+    _log_events(logging.DEBUG if common.is_verbose() else logging.WARNING if child else logging.INFO, as_json=as_json)
     return service.run()
 
 
@@ -117,6 +116,7 @@ class _Service:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         watcher = Watcher(self._roots(), self._deliver, self._probe, settings, events=FolderEvents, tell=health, arrivals=not self._child)
         logger.info(logfmt("watching", folders=",".join(map(str, self._roots())), pid=os.getpid(), configuration=self._loaded.path))
+        self._tell_missing()
         thread = threading.Thread(target=self._watch, args=(watcher,), name="journaltrack-watcher", daemon=True)
         thread.start()
         if self._child:
@@ -159,6 +159,7 @@ class _Service:
             self._rate_limit.change(self._configuration.requests_per_s)
             watcher.reconfigure(self._roots(), self._configuration.watch)
             logger.info(logfmt("configuration-read", configuration=self._loaded.path, folders=",".join(map(str, self._roots()))))
+            self._tell_missing()
 
     def _load(self) -> Loaded:
         from journaltrack.util import config  # noqa: PLC0415
@@ -173,6 +174,19 @@ class _Service:
         named = self._folders or self._configuration.watch.folders or (self._configuration.journal or paths.default_journal(),)
         # Resolved: one journal under two names would be opened by two passes of one process, whose locks do not exclude each other.
         return list(dict.fromkeys(paths.expanded(folder).resolve() for folder in named))
+
+    def _tell_missing(self) -> None:
+        """Say which folders are not there yet, and what may have been meant: a misspelt one would be waited for in silence."""
+        from journaltrack.util import patterns  # noqa: PLC0415 - as above
+
+        for root in self._roots():
+            if root.exists():
+                continue
+            parent = root.parent
+            beside = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+            meant = [str(parent / name) for name in patterns.near(root.name, beside)]
+            hint = f"{patterns.PERHAPS}{' or '.join(meant)}" if meant else None if parent.is_dir() else f"nor does {parent}"
+            logger.warning(logfmt("folder-missing", folder=root, text="it does not exist yet, and is waited for", hint=hint))
 
     def _deliver(self, request: DeliveryRequest) -> Delivery:
         from journaltrack.app import composition  # noqa: PLC0415
@@ -199,15 +213,22 @@ def _path(named: str | None) -> Path | None:
 
 
 class _Lines(logging.Handler):
-    """One line an event: time, level, key=value."""
+    """One line an event: time, level, key=value on stderr, or JSON on stdout."""
+
+    as_json = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write it, escaped."""
         try:
-            moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            moment = f"{seconds}.{int(record.msecs):03d}Z"
+            level = record.levelname.lower()
             text = record.getMessage()
             line = text if text.startswith("event=") else logfmt("log", logger=record.name, text=text)
-            output.say(f"{moment}.{int(record.msecs):03d}Z {record.levelname.lower()} {output.clean(line)}", err=True)
+            if self.as_json:
+                output.print_json_line({"at": moment, "level": level, **fields_of(line)})
+            else:
+                output.write(f"{moment} {level} {output.clean(line)}", err=True)
         except Exception:  # noqa: BLE001 - logging must not end the watcher
             self.handleError(record)
 
@@ -217,13 +238,14 @@ def _lines() -> _Lines:
     return _Lines()
 
 
-def _log_events(level: int) -> None:
+def _log_events(level: int, *, as_json: bool) -> None:
     """Log through ``_Lines`` alone: everything of ours from ``level`` on, of others from WARNING on."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
+    _lines().as_json = as_json
     root.addHandler(_lines())
     ours = logging.getLogger("journaltrack")
     ours.setLevel(level)
-    for name in ("reconciler", "course", "composition"):  # a pass is told in one line
+    for name in ("replay.reconciler", "replay.course", "app.composition"):  # a pass is told in one line
         logging.getLogger(f"journaltrack.{name}").setLevel(logging.DEBUG if level == logging.DEBUG else logging.ERROR)

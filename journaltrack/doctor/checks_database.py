@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from journaltrack.doctor.findings import Finding
+from journaltrack.doctor.findings import Check, Finding
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal import removed, view
 from journaltrack.journal.schema import schema
@@ -26,6 +26,7 @@ from journaltrack.reports.proof.check import (
     blob_problem,
     database_problems,
     is_absent,
+    left_out,
     needed_contents,
     record_evidence,
     references_without_blob,
@@ -48,7 +49,7 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
     wanted = needed_contents(database)
     evidence = Evidence()
     attestation_problems(database, evidence)
-    removed = evidence.blobs_removed - wanted
+    removed = (evidence.blobs_removed | left_out(folder)) - wanted
     recorded = database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256")
     bad: dict[str, str] = {}
     for sha256, size_bytes in recorded:
@@ -65,20 +66,31 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
             "problem",
             _listed(needed),
             "artifacts with these bytes can't be delivered; all else can",
-            "journaltrack doctor --repair --restore-from FOLDER takes them from wherever the files are still; then journaltrack retry",
+            "journaltrack check --repair --restore-from FOLDER takes them from wherever the files are still; then journaltrack retry",
             "spool",
             tuple(sorted(needed)),
         )
-    done = {sha256: message for sha256, message in bad.items() if sha256 not in wanted}
-    if done:
+    gone = {sha256: message for sha256, message in bad.items() if sha256 not in wanted and is_absent(folder / paths.SPOOL, sha256)}
+    if gone:
         yield Finding(
             "spool",
             "note",
-            _listed(done),
+            _listed(gone),
             "they are delivered: S3 holds them",
             "nothing, unless you want them here too",
             None,
-            tuple(sorted(done)),
+            tuple(sorted(gone)),
+        )
+    changed = {sha256: message for sha256, message in bad.items() if sha256 not in {*wanted, *gone}}
+    if changed:
+        yield Finding(
+            "spool",
+            "problem",
+            _listed(changed),
+            "somebody or the disk changed contents that are delivered: S3 holds them as they were",
+            "`journaltrack check --remote` compares; journaltrack check --repair moves the changed ones aside",
+            "spool",
+            tuple(sorted(changed)),
         )
     for problem in references_without_blob(database):
         yield Finding(
@@ -86,7 +98,7 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
             "problem",
             problem.message,
             "the artifact can't be delivered unless its bytes are found",
-            "journaltrack doctor --repair --restore-from FOLDER; then journaltrack retry",
+            "journaltrack check --repair --restore-from FOLDER; then journaltrack retry",
             "spool",
             (str(problem.sha256),),
         )
@@ -148,7 +160,7 @@ def check_pages(database: Database) -> Iterator[Finding]:
             "warning",
             f"the write-ahead log has {log.stat().st_size} bytes",
             "nothing is lost, but opening and reading the journal get slow; a process that reads for hours keeps the log from being emptied",
-            "end long readers; journaltrack doctor --repair empties the log",
+            "end long readers; journaltrack check --repair empties the log",
             "log",
         )
 
@@ -160,7 +172,7 @@ def damaged(message: str) -> Finding:
         "problem",
         message,
         "entries on damaged pages can't be read; the others can",
-        "end the processes that log, then journaltrack doctor --repair rebuilds the database from all that is readable and keeps the damaged files",
+        "end the processes that log, then journaltrack check --repair rebuilds the database from all that is readable and keeps the damaged files",
         "rebuild",
     )
 
@@ -194,7 +206,7 @@ def check_schema(database: Database) -> Iterator[Finding]:
             "problem",
             f"the database has objects that no journal has, or has differently: {', '.join(foreign)}",
             "somebody else made them; triggers and views among them could change what is recorded or shown",
-            "journaltrack doctor --repair copies the entries into a clean database and keeps this one aside",
+            "journaltrack check --repair copies the entries into a clean database and keeps this one aside",
             "rebuild",
             tuple(foreign),
         )
@@ -216,7 +228,7 @@ def check_schema(database: Database) -> Iterator[Finding]:
             "problem",
             f"the database misses {', '.join(rest)}",
             "what was recorded is no longer guarded against changes (triggers), or found slowly (indexes)",
-            "journaltrack doctor --repair makes them again; journaltrack audit --verify tells whether entries were changed meanwhile",
+            "journaltrack check --repair makes them again; the check of the chains tells whether entries were changed meanwhile",
             "schema",
             rest,
         )
@@ -242,7 +254,7 @@ def check_records(database: Database) -> Iterator[Finding]:
             "problem",
             f"settlements of entries that are not there: {strays}",
             "entries were removed from the journal",
-            "journaltrack audit --verify names the gaps; compare with a copy",
+            "the check of the chains names the gaps; compare with a copy",
         )
     (nameless,) = read("SELECT count(*) FROM entry e WHERE NOT EXISTS (SELECT 1 FROM component c WHERE c.id = e.component_id)")[0]
     if nameless:
@@ -310,7 +322,7 @@ def _check_mark(database: Database) -> Iterator[Finding]:
         "problem",
         f"the low-water mark is {mark!r}" + (f"; pending entries below it: {hidden}" if hidden else f", the newest entry is {newest}"),
         "pending entries below the mark would never be sent",
-        "journaltrack doctor --repair computes it anew",
+        "journaltrack check --repair computes it anew",
         "mark",
     )
 
@@ -323,7 +335,7 @@ def _check_lease_row(database: Database) -> Iterator[Finding]:
             "problem",
             f"the lease can't be read: generation {generation!r}, expires {expires_at_ns!r}",
             "no process can reconcile the journal",
-            "journaltrack doctor --repair makes it anew",
+            "journaltrack check --repair makes it anew",
             "lease",
         )
         return
@@ -350,7 +362,8 @@ def check_chains(database: Database, anchors: Mapping[str, bytes] | None = None)
     problems += anchor_problems(database, anchors or {}, evidence.gaps)
     for problem in problems:
         whose = f" (writer {problem.writer}, pid {problem.pid} on {problem.host})" if problem.writer else ""
-        yield Finding("chains", "problem", f"{problem.message}{whose}", ADVICE[problem.kind], _ALTERED)
+        check: Check = "records" if problem.kind == "record" else "chains"  # what is derived is no evidence
+        yield Finding(check, "problem", f"{problem.message}{whose}", ADVICE[problem.kind], _ALTERED)
 
 
 def check_clock(database: Database, clock_ns: Callable[[], int] = time.time_ns) -> Iterator[Finding]:

@@ -72,7 +72,7 @@ def check_files(folder: Path) -> Iterator[Finding]:
             "problem",
             "an earlier repair was interrupted after it had rebuilt the database",
             "the rebuilt database is whole, and not in its place yet",
-            "journaltrack doctor --repair puts it there",
+            "journaltrack check --repair puts it there",
             "finish",
         )
     if not os.path.lexists(folder / paths.DATABASE):
@@ -103,7 +103,7 @@ def check_files(folder: Path) -> Iterator[Finding]:
             "note",
             f"half copies left by processes that were killed: {len(left)}, of {sum(p.lstat().st_size for p in left)} bytes",
             "no call that returned needs them",
-            "journaltrack doctor --repair removes them",
+            "journaltrack check --repair removes them",
             "leftovers",
             tuple(str(p.relative_to(folder)) for p in left),
         )
@@ -133,7 +133,7 @@ def _check_permissions(folder: Path) -> Iterator[Finding]:
             "warning",
             f"others may look into the folder: mode {stat.S_IMODE(folder.stat().st_mode):04o}",
             "who can write there can change the journal; who can read sees all that was logged",
-            "journaltrack doctor --repair closes it (0700, files 0600), unless the file system knows no permissions",
+            "journaltrack check --repair closes it (0700, files 0600), unless the file system knows no permissions",
             "permissions",
             names,
         )
@@ -144,7 +144,7 @@ def _check_permissions(folder: Path) -> Iterator[Finding]:
             "problem",
             f"{', '.join(path.name for path in foreign)}: not of the user that the folder belongs to, as after `sudo journaltrack sync`",
             "that user can't log or deliver as long as it stays so; nothing is lost",
-            "journaltrack doctor --repair, as that user or as root",
+            "journaltrack check --repair, as that user or as root",
             "owner",
             tuple(path.name for path in foreign),
         )

@@ -151,7 +151,7 @@ def _older(revision: str) -> Finding:
         "note",
         f"the journal has the older schema revision {revision}",
         "nothing is wrong: a copy of it was upgraded, and looked at",
-        "logging, a sync, or journaltrack doctor --repair upgrades it, after a backup",
+        "logging, a sync, or journaltrack check --repair upgrades it, after a backup",
         "upgrade",
     )
 

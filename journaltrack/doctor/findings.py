@@ -11,7 +11,7 @@ Check: TypeAlias = Literal["files", "medium", "locks", "database", "schema", "re
 CHECKS: Final[tuple[Check, ...]] = ("files", "medium", "locks", "database", "schema", "records", "chains", "spool", "clock")
 Severity: TypeAlias = Literal["problem", "warning", "note"]
 Repair: TypeAlias = Literal["owner", "permissions", "leftovers", "finish", "rebuild", "upgrade", "schema", "log", "mark", "lease", "spool"]
-"""What ``doctor --repair`` can do; each is a function in ``repairs``."""
+"""What ``check --repair`` can do; each is a function in ``repairs``."""
 
 
 @dataclass(frozen=True, slots=True)

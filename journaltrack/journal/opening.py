@@ -206,6 +206,6 @@ def read_upgraded(database: Database, current: str) -> str:
     except JournalFullError as error:
         raise JournalOutdatedError(
             f"the journal at {database.path.parent} has the older schema revision {current}: {error.message}",
-            hint=f"{error.hint}; or let `journaltrack doctor --repair PATH` upgrade the journal, after a backup",
+            hint=f"{error.hint}; or let `journaltrack check --repair PATH` upgrade the journal, after a backup",
         ) from error
     return schema.HEAD

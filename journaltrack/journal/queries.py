@@ -10,6 +10,8 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from journaltrack.journal import entries as vocabulary
+
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
 
@@ -81,6 +83,40 @@ def pending_count(database: Database) -> int:
         "AND u.seq NOT IN (SELECT seq FROM delivery)"
     )
     return int(database.read(f"SELECT ({above}) + ({listed})")[0][0])
+
+
+def undeliverable(database: Database, component_ids: str | None = None) -> dict[str, int]:
+    """Count the quarantined entries that AWS can never take, by reason.
+
+    They were refused as they were recorded, or by a pass that met them, without a request: releasing
+    them changes nothing. Costs what is quarantined.
+
+    Args:
+        database: Of the journal.
+        component_ids: A JSON list: count those of these components alone; None: of all.
+    """
+    of = "" if component_ids is None else "AND d.seq IN (SELECT seq FROM entry WHERE component_id IN (SELECT value FROM json_each(?)))"
+    rows = database.read(
+        f"SELECT d.reason, min(d.seq), max(d.seq), count(*) FROM delivery d WHERE {PROBLEM} AND d.outcome = 'quarantined' "
+        f"AND d.receipt_id IS NULL {of} GROUP BY d.reason",
+        () if component_ids is None else (component_ids,),
+    )
+    # An upload is refused for the sake of the reference that was recorded right after it.
+    return {str(reason): count for reason, *ends, count in rows if any(_is_refused(database, seq, reason) for seq in ends)}
+
+
+def _is_refused(database: Database, seq: int, reason: object) -> bool:
+    columns = "seq, writer_id, writer_seq, component_id, '', stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns, digest"
+    rows = database.read(f"SELECT {columns} FROM entry WHERE seq = ?", (seq,))
+    if not rows:  # it was removed, and not on the record
+        return False
+    entry = vocabulary.entry_of(rows[0])
+    if entry.kind in vocabulary.KEYS_MAX and reason == vocabulary.too_many(entry.kind):
+        return True
+    try:
+        return entry.unsound is None and vocabulary.undeliverable(entry) == reason
+    except ValueError:
+        return False
 
 
 def is_pending(database: Database, wanted: Callable[[str], bool]) -> bool:

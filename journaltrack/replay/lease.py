@@ -129,7 +129,7 @@ def _lock(database: Database) -> int:
         if path in of_others(path.parent):
             raise JournalReadOnlyError(
                 f"{path} belongs to another user, so the journal can't be delivered; nothing is lost",
-                hint="`journaltrack doctor --repair` as the owner of the folder, or as root, puts that right",
+                hint="`journaltrack check --repair` as the owner of the folder, or as root, puts that right",
             ) from error
         raise JournalReadOnlyError(
             f"the journal at {path.parent} can't be written, so what is sent could not be recorded: {error.strerror}",

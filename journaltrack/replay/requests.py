@@ -185,7 +185,7 @@ def _update(action: Update, remote: Remote) -> Answer:
     left = beside(action, found)
     if left.older:
         logger.warning(
-            "%s: SageMaker holds later values of another journal; %d older ones of this journal are not sent (`journaltrack audit --entries`)",
+            "%s: SageMaker holds later values of another journal; %d older ones of this journal are not sent (`journaltrack audit entries`)",
             action.component,
             len(left.older),
         )

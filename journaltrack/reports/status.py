@@ -95,7 +95,8 @@ class JournalStatus:
         unfinished_receipts: Those requests. While nobody holds the lease they are what a killed sync left behind; the
             next sync settles them.
         in_doubt, quarantined: Entries.
-        last_success, last_error: Of recent requests.
+        last_success: Of recent requests.
+        last_error: Of recent requests, while nothing of the same component was delivered since.
         lease: Who reconciles; None when nobody does.
         sizes: On the disk.
         exposed: How others can read or change the journal; None when they can't.
@@ -164,6 +165,12 @@ def status(
         return replace(found, hearsay=tuple(each.hearsay for each in told(own.database))) if hearsay else found
 
 
+def undeliverable(journal: Journal | str | os.PathLike[str] | None = None, *, component: str | None = None) -> int:
+    """Count the quarantined entries that AWS can never take: `retry` leaves them as they are. Costs what is quarantined."""
+    with view.opened(journal) as own, view.snapshot(own.database):
+        return sum(queries.undeliverable(own.database, view.matching(own, component)).values())
+
+
 def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int) -> JournalStatus:
     database = journal.database
     flying = view.in_flight(database)
@@ -199,7 +206,7 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
         in_doubt=problems.get("in doubt", 0),
         quarantined=problems.get("quarantined", 0),
         last_success=_last_success(database),
-        last_error=view.last_error(database),
+        last_error=_last_error(database),
         lease=_lease(database, now_ns),
         sizes=_sizes(journal),
         exposed=files.exposure(journal.path),
@@ -214,6 +221,16 @@ def _last_success(database: Database) -> LastSuccess | None:
         f"id > (SELECT coalesce(max(id), 0) FROM receipt) - {RECENT_RECEIPTS} ORDER BY id DESC LIMIT 1"
     )
     return LastSuccess(*rows[0]) if rows else None
+
+
+def _last_error(database: Database) -> ErrorRecord | None:
+    recent = f"id > (SELECT coalesce(max(id), 0) FROM receipt) - {RECENT_RECEIPTS}"
+    rows = database.read(
+        f"WITH done AS (SELECT component_id, max(id) AS id FROM receipt WHERE outcome = 'delivered' AND {recent} GROUP BY 1) "
+        f"SELECT {view.ERROR_COLUMNS} FROM receipt r WHERE error_text IS NOT NULL AND action <> 'repair' AND {recent} "
+        "AND NOT EXISTS (SELECT 1 FROM done d WHERE d.component_id IS r.component_id AND d.id > r.id) ORDER BY id DESC LIMIT 1"
+    )
+    return view.error_record(rows[0] if rows else None)
 
 
 def _lease(database: Database, now_ns: int) -> LeaseHolder | None:

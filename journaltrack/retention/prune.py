@@ -319,7 +319,7 @@ class _Prune:
             has = f"{made.rows} of {entries} entries, {made.unsound} of them damaged"
             raise JournalCorruptError(
                 f"the archive {path} has {has}: nothing was removed",
-                hint="`journaltrack audit --verify` says what is wrong with the journal",
+                hint="`journaltrack check` says what is wrong with the journal",
             )
         digest = hashlib.sha256()
         with path.open("rb") as file:
@@ -423,7 +423,7 @@ def _refuse_unless_whole(reader: Journal) -> None:
         more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
         raise JournalCorruptError(
             f"the journal at {reader.path} does not verify; nothing was removed: {shown}{more}",
-            hint="`journaltrack audit --verify` lists all, `journaltrack doctor` explains them",
+            hint="`journaltrack check` lists all, and explains them",
         )
 
 
@@ -436,7 +436,7 @@ def _delete(connection: sqlite3.Connection, seqs: list[tuple[int, int]], entries
     if (deleted, settled) != (entries, entries):
         raise JournalCorruptError(
             f"{deleted} entries and {settled} settlements, not {entries}: nothing was removed now",
-            hint="something changes the journal without the lease: `journaltrack audit --verify`",
+            hint="something changes the journal without the lease: `journaltrack check`",
         )
 
 

@@ -54,6 +54,7 @@ _RULES: Final = (
 )
 
 _PLAIN = re.compile(r"[^\s\"=\\]+")
+_FIELD = re.compile(r'([^\s=]+)=("(?:[^"\\]|\\.)*"|[^\s"]*)')
 _VERSION: Final = re.compile(r"(\d{1,4}(?:\.\d{1,6}){1,3})(?:[.-]?(?:a|b|rc|dev|post)\d{0,9}){0,2}", re.ASCII)
 
 
@@ -104,6 +105,14 @@ def logfmt(event: str, **fields: object) -> str:
             is_plain = text.isprintable() and _PLAIN.fullmatch(text)
             parts.append(f"{key}={text if is_plain else json.dumps(text)}")
     return " ".join(parts)
+
+
+def fields_of(line: str) -> dict[str, str]:
+    """Return the fields of a line that ``logfmt`` made."""
+    # As above.
+    import json  # noqa: PLC0415
+
+    return {key: str(json.loads(text)) if text.startswith('"') else text for key, text in _FIELD.findall(line)}
 
 
 def is_newer_version(stated: object, than: str = __version__) -> bool:

@@ -36,6 +36,7 @@ TIME_TOLERANCE_NS: Final = 1_000_000
 _METRIC_TOLERANCE: Final = 1e-6  # relative, as in ``readback``: how a service sums up is its own affair
 
 SHARED: Final = "others may write to this component: theirs is left"
+LATER: Final = "of a run that began later, in another journal: theirs is left"
 FOREIGN: Final = "the component is not the one that this journal created: nothing of it is repaired"
 HIDDEN: Final = "delivered a moment ago: SageMaker may not show it yet"
 REMOVED: Final = "points of it were removed from the journal: they can't be sent again"
@@ -82,6 +83,7 @@ class FieldClaim:
     value: str | float | Artifact
     seq: int
     also: tuple[str | float | Artifact, ...] = ()
+    recorded_at_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,14 +186,26 @@ def compare(
         differences.append(_difference(claims, "different", "display name", None, claims.display_name, found.display_name, note=note))
     is_ours = found.owner is not None and found.owner in {claims.owner, *claims.owners}
     leave = FOREIGN if foreign else None if is_ours else SHARED
-    differences += _fields(claims, found, leave)
-    differences += _status(claims, found.status or Status(), leave)
+    began_ns = _later_run(claims, found.status or Status())
+    differences += _fields(claims, found, leave, began_ns)
+    differences += _status(claims, found.status or Status(), leave, handed_over=began_ns is not None)
     for name, claim in claims.metrics.items():
         differences += _metric(claims, name, claim, found.metrics.get(name), shown_until_ns, logged, foreign=foreign)
     for name, there in found.metrics.items():
         if name not in claims.metrics and there.points:
             differences.append(_difference(claims, "extra", "metric", name, None, f"{there.points} points"))
     return differences
+
+
+def _later_run(claims: Claims, found: Status) -> int | None:
+    """When the run began whose status is there, if that was after all times of ours: another journal went on with the component.
+
+    A status that was merely edited keeps the start that we sent, or one before our end.
+    """
+    own = claims.status.value if claims.status is not None else Status()
+    until_ns = max(own.start_ns or 0, own.end_ns or 0)
+    began_ns = found.start_ns
+    return began_ns if began_ns is not None and began_ns > until_ns + TIME_TOLERANCE_NS else None
 
 
 def compare_object(claims: Claims, claim: ObjectClaim, found: RemoteObject | None) -> Difference | None:
@@ -208,7 +222,7 @@ def compare_object(claims: Claims, claim: ObjectClaim, found: RemoteObject | Non
         there = f"noted SHA-256 {found.noted_sha256}" if found.noted_sha256 else "no note of ours"
     else:
         return None
-    note = None if claim.in_spool else "the content is no longer in the spool: `journaltrack doctor --repair --restore-from FOLDER`"
+    note = None if claim.in_spool else "the content is no longer in the spool: `journaltrack check --repair --restore-from FOLDER`"
     return _difference(claims, kind, "object", claim.uri, expected, there, repairable=claim.in_spool, note=note, blob=claim.blob)
 
 
@@ -225,7 +239,7 @@ def empty_steps(delivered: Mapping[int, int], shown: Mapping[int, int], points: 
     return tuple(as_intervals(step for step in delivered if not shown.get(step)))
 
 
-def _fields(claims: Claims, found: RemoteComponent, leave: str | None) -> Iterable[Difference]:
+def _fields(claims: Claims, found: RemoteComponent, leave: str | None, began_ns: int | None) -> Iterable[Difference]:
     maps: Mapping[FieldMap, Mapping[str, str | float | Artifact]] = {
         "parameters": found.parameters,
         "input_artifacts": found.input_artifacts,
@@ -242,6 +256,9 @@ def _fields(claims: Claims, found: RemoteComponent, leave: str | None) -> Iterab
             expected, held = _shown(claim.value), _shown(there)
             if expected == held and isinstance(claim.value, Artifact) and isinstance(there, Artifact):
                 expected, held = f"{expected} ({claim.value.media_type})", f"{held} ({there.media_type})"
+            if began_ns is not None and claim.recorded_at_ns is not None and claim.recorded_at_ns < began_ns:
+                yield _difference(claims, "extra", WHAT[field_map], key, expected, held, note=LATER, seq=claim.seq)
+                continue
             yield _difference(
                 claims, "different", WHAT[field_map], key, expected, held, repairable=leave is None, note=leave, seq=claim.seq
             )
@@ -251,7 +268,7 @@ def _fields(claims: Claims, found: RemoteComponent, leave: str | None) -> Iterab
                 yield _difference(claims, "extra", WHAT[field_map], key, None, _shown(value))
 
 
-def _status(claims: Claims, found: Status, leave: str | None) -> Iterable[Difference]:
+def _status(claims: Claims, found: Status, leave: str | None, *, handed_over: bool) -> Iterable[Difference]:
     if claims.status is None:
         return
     claimed = claims.status
@@ -263,6 +280,9 @@ def _status(claims: Claims, found: Status, leave: str | None) -> Iterable[Differ
         if wanted is None and not says_message:
             continue
         if any(_close(value, there) for value in (wanted, *(other[name] for other in others))):
+            continue
+        if handed_over:
+            yield _difference(claims, "extra", "status", name, wanted, there, note=LATER, seq=claimed.seq)
             continue
         kind: Kind = "missing" if there is None else "different"
         note = leave if kind == "different" or leave == FOREIGN else None

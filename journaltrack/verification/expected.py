@@ -229,7 +229,7 @@ class _Reading:
         if held is None:
             return
         if outcome == "delivered" and is_held:
-            self._fields[place] = FieldClaim(held, entry.seq)
+            self._fields[place] = FieldClaim(held, entry.seq, recorded_at_ns=entry.recorded_at_ns)
         elif outcome is None:
             self._later[place].append(held)
 

@@ -232,7 +232,7 @@ def test_a_wrong_bucket_is_replaced(sim: Simulator, tmp_path: Path, old: str | N
     assert run("sync", journal, *at).exit_code == 0
     assert {bucket for bucket, _ in sim.objects} == {"a-bucket"}
     assert len(sim.objects) == before + 1, "one more anchor"
-    verified = run("verify", journal, *at)
+    verified = run("check", "--remote", journal, *at)
     assert (verified.exit_code, "everything that was delivered is there" in verified.stdout) == (0, True), verified.output
 
 

@@ -84,7 +84,7 @@ def test_what_is_carried_there_and_back_is_delivered_once(tmp_path, aws):
     assert {held.body for held in aws.artifacts.values()} == {b"weights", b"weights" * 26}
     for folder in (tmp_path / "node", second["journal"]):
         assert verify_chains(folder) == []
-    assert "everything that was delivered is there" in run("verify", tmp_path / "node")
+    assert "everything that was delivered is there" in run("check", "--remote", tmp_path / "node")
     assert "removed 0 entries" in run("prune", tmp_path / "node", "--delivered-before", "2100-01-01")
     assert "removed 42 entries" in run("prune", tmp_path / "node", "--delivered-before", "2100-01-01", "--trust", "all")
     assert verify_chains(tmp_path / "node") == []
@@ -93,7 +93,7 @@ def test_what_is_carried_there_and_back_is_delivered_once(tmp_path, aws):
     assert points(aws) == list(range(50))
     for folder in (tmp_path / "node", third["journal"]):  # the copy still has what was removed at the node
         assert verify_chains(folder) == []
-        assert "compared 1 component, 0 parameters, 1 artifact, 50 points of 1 metric" in run("verify", folder)
+        assert "compared 1 component, 0 parameters, 1 artifact, 50 points of 1 metric" in run("check", "--remote", folder)
 
 
 def test_a_bundle_is_brought_once(tmp_path, aws):

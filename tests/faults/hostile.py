@@ -151,7 +151,7 @@ def run(*arguments):
     raw = {char for char in printed if char != "\n" and unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
     assert not raw, (arguments, raw)
     if "--json" in arguments:
-        in_lines = {"--entries", "--timeline", "--history"}.intersection(map(str, arguments))
+        in_lines = {"entries", "timeline", "history"}.intersection(map(str, arguments))
         for document in done.stdout.splitlines() if in_lines else [done.stdout]:
             assert document, (arguments, done.exit_code, done.output)
             json.loads(document)
@@ -164,23 +164,23 @@ def every_command(journal, endpoint_url, component="run", *, as_json):
     aws = ["--endpoint-url", endpoint_url, "--region", "us-east-1"]
     commands = [
         ("status", journal),
-        ("audit", journal, "--verify"),
-        ("audit", journal, "--entries"),
-        ("audit", journal, "--entries", "--state", "in flight"),
-        ("audit", journal, "--entries", "--name", "l*", "--since", "2000-01-01", "--limit", "2"),
-        *(("audit", journal, "--entry", seq) for seq in (2, 10, 40)),
-        ("audit", journal, "--history", "lr"),
-        ("audit", journal, "--history", "status"),
-        ("audit", journal, "--timeline"),
-        ("audit", journal, "--timeline", "--kind", "parameter"),
+        ("check", journal),
+        ("audit", "entries", journal),
+        ("audit", "entries", journal, "--state", "in flight"),
+        ("audit", "entries", journal, "--name", "l*", "--since", "2000-01-01", "--limit", "2"),
+        *(("audit", "entry", seq, journal) for seq in (2, 10, 40)),
+        ("audit", "history", "lr", journal),
+        ("audit", "history", "status", journal),
+        ("audit", "timeline", journal),
+        ("audit", "timeline", journal, "--kind", "parameter"),
         ("show", component, "-j", journal),
         ("sync", journal, "--dry-run"),
         ("retry", journal, "--dry-run", "--in-doubt"),
         ("prune", journal, "--unasked", "--delivered-before", "0s", "--blobs-delivered-before", "0s", "--dry-run"),
-        ("settle", journal, "--set-aside", "--component", "next"),
+        ("resolve", journal, "--set-aside", "--component", "next"),
         ("sync", journal, *aws, "--deadline", "10"),
-        ("verify", journal, *aws, "--deep", "--rate", "1000"),
-        ("verify", journal, *aws, "--repair", "--rate", "1000"),
+        ("check", "--remote", journal, *aws, "--deep", "--rate", "1000"),
+        ("check", "--remote", journal, *aws, "--repair", "--rate", "1000"),
         ("retry", journal, "--in-doubt"),
         ("prune", journal, "--unasked", "--delivered-before", "0s", "--blobs-delivered-before", "0s"),
         ("audit", journal),

@@ -140,7 +140,7 @@ def reading(folder, acks, *fault):
     with tracker_at(folder) as tracker:
         calls(tracker, acks, range(40))
     acks.say("fault", *fault)
-    for command in (["status"], ["audit"], ["audit", "--verify"], ["show", "run"], ["doctor"], ["sync", "--dry-run"]):
+    for command in (["status"], ["audit"], ["check"], ["show", "run"], ["check"], ["sync", "--dry-run"]):
         result = CliRunner().invoke(main, [*command, "--journal", str(folder / "journal")])
         acks.say("saw", command[0], result.exit_code, "Traceback" in result.output or isinstance(result.exception, (OSError, ValueError)))
     acks.say("fault none")

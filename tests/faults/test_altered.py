@@ -34,7 +34,7 @@ def cli(aws, capsys):
     """Exit code and everything printed of a command."""
 
     def run(*arguments):
-        aimed = ["--endpoint-url", aws.endpoint_url] if arguments[0] in {"sync", "verify"} else []
+        aimed = ["--endpoint-url", aws.endpoint_url] if arguments[0] in {"sync", "check"} else []
         with pytest.raises(SystemExit) as ended:
             main([*map(str, arguments), *aimed])
         out, err = capsys.readouterr()
@@ -49,13 +49,13 @@ def anchors(sim):
 
 
 def test_a_repair_of_an_altered_journal_is_refused(journal, aws, cli):
-    """A parameter altered after its delivery: `verify --repair` leaves SageMaker's true value, ends with 8, and anchors nothing."""
+    """A parameter altered after its delivery: `check --remote --repair` leaves SageMaker's true value, ends with 8, and anchors nothing."""
     assert cli("sync", journal)[0] == 0
     known = anchors(aws)
     assert known
     change(journal, FORGE)
     requests = len(aws.requests)
-    code, _, err = cli("verify", journal, "--repair")
+    code, _, err = cli("check", "--remote", journal, "--repair")
     assert code == 8
     assert "was altered" in err
     assert aws.components["run"].parameters["lr"] == {"NumberValue": 0.1}
@@ -63,7 +63,7 @@ def test_a_repair_of_an_altered_journal_is_refused(journal, aws, cli):
     assert len(aws.requests) == requests
     with pytest.raises(JournalAlteredError):
         journaltrack.verify(journal, repair=True, region="us-east-1", endpoint_url=aws.endpoint_url)
-    assert cli("verify", journal)[0] == 4
+    assert cli("check", "--remote", journal)[0] == 8
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_repair_looks_at_records_too(journal, aws, cli, forgery):
     """What says what became of the entries was altered: a repair is refused, whatever differs."""
     assert cli("sync", journal)[0] == 0
     change(journal, forgery)
-    assert cli("verify", journal, "--repair")[0] == 8
+    assert cli("check", "--remote", journal, "--repair")[0] == 8
 
 
 def test_a_sync_of_an_altered_journal_says_what_it_held_back(journal, aws, cli):

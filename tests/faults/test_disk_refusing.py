@@ -171,7 +171,7 @@ def test_what_can_not_be_read_is_an_error_with_a_hint(tmp_path):
     assert len(saw) == 6
     for line in saw:
         command, code, traceback = line.split()
-        assert (int(code), traceback) == (4 if command == "doctor" else 8, "False"), line
+        assert (int(code), traceback) == (4 if command == "check" else 8, "False"), line
 
 
 FULL = """
@@ -240,7 +240,7 @@ from click.testing import CliRunner
 from journaltrack import Tracker, errors
 from journaltrack.journal import entries as vocabulary
 from journaltrack.cli import main
-for command in (["status"], ["audit"], ["show", "run"], ["doctor"], ["sync"]):
+for command in (["status"], ["audit"], ["show", "run"], ["check"], ["sync"]):
     result = CliRunner().invoke(main, [*command, "--journal", folder + "/journal"])
     print(command[0], result.exit_code, "Traceback" in result.output, flush=True)
 try:
@@ -269,7 +269,7 @@ def test_a_read_only_medium(tmp_path, killed):
     if killed:
         assert [line.split()[:2] for line in lines[:3]] == [["status", "0"], ["audit", "3"], ["show", "0"]]
     else:
-        assert [line.split()[:2] for line in lines[:5]] == [["status", "0"], ["audit", "3"], ["show", "0"], ["doctor", "0"], ["sync", "8"]]
+        assert [line.split()[:2] for line in lines[:5]] == [["status", "0"], ["audit", "3"], ["show", "0"], ["check", "0"], ["sync", "8"]]
     assert not any("True" in line for line in lines)
     assert "folder that" in lines[-1] or "writable" in lines[-1]
 

@@ -1,4 +1,4 @@
-"""`journaltrack doctor`: each kind of damage is found, explained, repaired where that is possible, and nothing is deleted."""
+"""`journaltrack check`: each kind of damage is found, explained, repaired where that is possible, and nothing is deleted."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_training_goes_on_meanwhile(tmp_path):
     for n in range(100):
         tracker.log_metric("loss", n)
     examined = subprocess.run(
-        [sys.executable, "-m", "journaltrack", "doctor", "--json", str(tmp_path / "j")], capture_output=True, check=False
+        [sys.executable, "-m", "journaltrack", "check", "--json", str(tmp_path / "j")], capture_output=True, check=False
     )
     document = json.loads(examined.stdout)
     assert (examined.returncode, document["healthy"], document["findings"]) == (0, True, [])
@@ -116,7 +116,7 @@ def test_what_is_out_of_place_in_the_tables_is_put_right(journal, damage, check,
 def test_looking_repairs_nothing(journal):
     """Without --repair a damaged journal is left as it is."""
     change(journal, "UPDATE mark SET seq = 50")
-    result = CliRunner().invoke(main, ["doctor", str(journal)])
+    result = CliRunner().invoke(main, ["check", str(journal)])
     assert result.exit_code == 4
     assert "pending entries below it: 50" in result.stdout
     assert "--repair" in result.stderr
@@ -173,7 +173,7 @@ def test_an_artifact_that_is_nowhere_is_said_to_be_lost(journal, tmp_path):
     blob_of(journal).unlink()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "model.bin").write_bytes(b"WEIGHTS")
-    result = CliRunner().invoke(main, ["doctor", "--repair", "--restore-from", str(tmp_path / "elsewhere"), "--json", str(journal)])
+    result = CliRunner().invoke(main, ["check", "--repair", "--restore-from", str(tmp_path / "elsewhere"), "--json", str(journal)])
     document = json.loads(result.stdout)
     assert result.exit_code == document["exit_code"] == 4
     assert [(r["repair"], r["done"]) for r in document["repaired"]] == [("spool", False)]
@@ -246,7 +246,7 @@ def test_no_journal_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotAJournalError):
         doctor.examine(tmp_path / "file")
-    assert CliRunner().invoke(main, ["doctor", str(tmp_path / "none")]).exit_code == 8
+    assert CliRunner().invoke(main, ["check", str(tmp_path / "none")]).exit_code == 8
 
 
 HOLDER = """
@@ -328,7 +328,7 @@ def test_a_newer_journal_is_left_alone(journal):
     """No check inside, no repair, exit code 8 with what to install."""
     change(journal, "UPDATE alembic_version SET version_num = '9999'; UPDATE mark SET seq = 50")
     before = (journal / "journal.db").read_bytes()
-    result = CliRunner().invoke(main, ["doctor", "--repair", str(journal)])
+    result = CliRunner().invoke(main, ["check", "--repair", str(journal)])
     assert result.exit_code == 8
     assert "newer than 0.1.0" in result.output
     assert (journal / "journal.db").read_bytes() == before
@@ -337,13 +337,13 @@ def test_a_newer_journal_is_left_alone(journal):
 def test_nothing_that_is_quoted_can_garble_the_terminal(journal):
     """Names with escapes come out escaped."""
     change(journal, 'CREATE TABLE "\x1b[2J\x1b]0;x\x07" (a)')
-    result = CliRunner().invoke(main, ["doctor", str(journal)])
+    result = CliRunner().invoke(main, ["check", str(journal)])
     assert "\x1b" not in result.output
     assert "\\x1b[2J" in result.output
 
 
 def test_verify_agrees(journal):
-    """What doctor calls well, audit --verify does too."""
+    """What the examination calls well, `verify_chains` does too."""
     assert doctor.examine(journal).healthy
     assert verify_chains(journal) == []
 

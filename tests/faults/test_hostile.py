@@ -74,7 +74,7 @@ def test_bytes_of_a_database_flipped(model, tmp_path):
         for left in journal.glob("journal.db*"):
             left.unlink()
         (journal / "journal.db").write_bytes(content)
-        for command in (["status"], ["audit", "--verify"], ["show", "run"], ["doctor"]):
+        for command in (["status"], ["check"], ["show", "run"], ["check"]):
             run(*command, "-j", journal)
         with contextlib.suppress(errors.JournaltrackError), closing(Journal.open(journal, create=False)) as opened:
             Reconciler(opened, MemoryRemote()).run()
@@ -117,15 +117,15 @@ def test_code_in_the_schema_does_not_run(model, tmp_path, planted):
     with closing(sqlite3.connect(journal / "journal.db", isolation_level=None)) as connection:
         connection.executescript(PLANTED[planted])
     before = hashlib.sha256((journal / "journal.db").read_bytes()).digest()
-    for command in ("status", "audit", "show", "sync", "retry", "settle"):
-        extra = {"show": ["run"], "settle": ["--delivered"]}.get(command, [])
+    for command in ("status", "audit", "show", "sync", "retry", "resolve"):
+        extra = {"show": ["run"], "resolve": ["--delivered"]}.get(command, [])
         code, _, err = run(command, *extra, "-j", journal)
         assert code == 8, (command, err)
         assert "no journaltrack made" in err or "lacks" in err
     with pytest.raises(errors.JournalAlteredError):
         Tracker.create(trial_component_name="x", journal=journal, sync="off")
     assert hashlib.sha256((journal / "journal.db").read_bytes()).digest() == before
-    assert run("doctor", "-j", journal)[0] == 4
+    assert run("check", "-j", journal)[0] == 4
 
 
 @pytest.mark.parametrize("what", ["a link", "a linked folder", "a FIFO", "other bytes"])
@@ -202,6 +202,6 @@ def test_values_of_twenty_megabytes(model, tmp_path):
         connection.execute(
             "UPDATE entry SET payload = '{\"text\": \"' || replace(hex(zeroblob(10000000)), '00', 'ab') || '\"}' WHERE kind = 'parameter'"
         )
-    for command in (["status"], ["audit"], ["audit", "--entries"], ["show", "run"]):
+    for command in (["status"], ["audit"], ["audit", "entries"], ["show", "run"]):
         _, out, _ = run(*command, "-j", journal)
         assert len(out) < 10_000_000

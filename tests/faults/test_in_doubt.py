@@ -110,10 +110,10 @@ def test_points_of_another_journal_keep_it_in_doubt_for_a_person(journal, tmp_pa
         printed = CliRunner().invoke(main, ["audit", str(journal)]).output
         assert "read back" in printed
         assert "it is not told which" in printed
-        told = CliRunner().invoke(main, ["settle", str(journal), "--delivered", "--note", "counted by hand"])
-        assert (told.exit_code, told.output) == (0, "settled 10 entries as delivered\n")
+        told = CliRunner().invoke(main, ["resolve", str(journal), "--delivered", "--note", "counted by hand"])
+        assert (told.exit_code, told.output) == (0, "resolved 10 entries as delivered\n")
         assert CliRunner().invoke(main, ["audit", str(journal)]).exit_code == 0
-        listed = CliRunner().invoke(main, ["audit", str(journal), "--entries", "--json"]).output
+        listed = CliRunner().invoke(main, ["audit", "entries", str(journal), "--json"]).output
         assert listed.count("counted by hand") == 10
         assert sync(journal, sim).requests == 0
 
@@ -184,12 +184,12 @@ def test_settling_asks_for_a_decision_and_can_set_aside(journal):
         sim.fail("BatchPutMetrics", CutBefore(), times=1)
         sync(journal, sim)
     run = CliRunner().invoke
-    assert run(main, ["settle", str(journal)]).exit_code == 2
-    assert run(main, ["settle", str(journal), "--delivered", "--set-aside"]).exit_code == 2
-    assert "10 entries in doubt" in run(main, ["settle", str(journal), "--set-aside", "--dry-run"]).output
+    assert run(main, ["resolve", str(journal)]).exit_code == 2
+    assert run(main, ["resolve", str(journal), "--delivered", "--set-aside"]).exit_code == 2
+    assert "10 entries in doubt" in run(main, ["resolve", str(journal), "--set-aside", "--dry-run"]).output
     assert in_doubt(journal) == 10
-    assert json.loads(run(main, ["settle", str(journal), "--set-aside", "--json"]).output)["settled"] == 10
-    assert run(main, ["settle", str(journal), "--delivered"]).output == "nothing is in doubt\n"
+    assert json.loads(run(main, ["resolve", str(journal), "--set-aside", "--json"]).output)["resolved"] == 10
+    assert run(main, ["resolve", str(journal), "--delivered"]).output == "nothing is in doubt\n"
     assert "released 10 entries" in run(main, ["retry", str(journal)]).output
 
 

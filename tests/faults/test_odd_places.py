@@ -19,7 +19,7 @@ from journaltrack.journal.journal import Journal
 from tests.faults.faulty_disk import in_child
 from tests.patience import FOREVER_S
 
-COMMANDS = (["status"], ["status", "--json"], ["audit", "--verify"], ["doctor"], ["sync", "--dry-run"])
+COMMANDS = (["status"], ["status", "--json"], ["check"], ["check"], ["sync", "--dry-run"])
 
 
 def run(command, path):

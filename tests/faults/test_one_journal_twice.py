@@ -196,7 +196,7 @@ def test_anchors_of_another_journal_hide_nothing(tmp_path, sim):
     assert points_of(sim)[5.0] == 1
     continued(node, 6)
     run("sync", node)
-    assert "an anchor is missing" not in CliRunner().invoke(main, ["verify", str(node)]).output
+    assert "an anchor is missing" not in CliRunner().invoke(main, ["check", "--remote", str(node)]).output
 
 
 def test_a_journal_whose_creating_request_was_killed_can_be_merged_and_sent(tmp_path, sim):

@@ -252,7 +252,7 @@ PRINTING = [
     ("receipts", "export", "--help"),
     ("completion", "bash"),
     ("config",),
-    ("audit", "--entries", "-j"),
+    ("audit", "entries", "-j"),
     ("show", "run", "-j"),
     ("export", "-j"),
     ("export", "--format", "parquet", "-j"),
@@ -284,7 +284,7 @@ def test_whatever_prints_ends_alike(journal, arguments, kind):
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(("nonsense",), 2), ((), 2), (("sync", "--nonsense"), 2), (("audit", "--entry", "x"), 2), (("-v", "status", "/nonexistent"), 8)],
+    [(("nonsense",), 2), ((), 2), (("sync", "--nonsense"), 2), (("audit", "entry", "x"), 2), (("-v", "status", "/nonexistent"), 8)],
     ids=lambda each: " ".join(each) if isinstance(each, tuple) else None,
 )
 def test_errors_that_nobody_reads_keep_their_exit_code(arguments, code):

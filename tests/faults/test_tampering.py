@@ -1,6 +1,6 @@
 """Attacks on the proof: flipped bytes, edited, removed, inserted, reordered and forged records, swapped artifacts.
 
-Each is found and named, by ``audit --verify`` and by a verifier that knows docs/journal-format.md alone; what can't be found without
+Each is found and named, by ``check`` and by a verifier that knows docs/journal-format.md alone; what can't be found without
 a copy or a noted head is here, too. JOURNALTRACK_SOAK from 10 on flips every byte.
 """
 
@@ -441,11 +441,11 @@ def test_any_value_in_any_cell_is_found_or_no_evidence(model, tmp_path):
 def test_the_command_says_what_was_found_what_it_means_and_what_to_do(journal):
     """Exit code 8; each problem, and for each kind of them once what it means."""
     tamper(journal, "UPDATE entry SET value = 0.25 WHERE seq = 11; DELETE FROM delivery WHERE seq IN (10, 13)")
-    result = CliRunner().invoke(main, ["audit", "--verify", "--journal", str(journal)])
+    result = CliRunner().invoke(main, ["check", "--journal", str(journal)])
     assert result.exit_code == 8
-    assert "entry 11 " in result.stderr
-    assert result.stderr.count("what became of entry 1") == 2
-    assert result.stderr.count(ADVICE["delivery"]) == result.stderr.count(ADVICE["chain"]) == 1
+    assert "entry 11 " in result.stdout
+    assert result.stdout.count("what became of entry 1") == 2
+    assert result.stdout.count(ADVICE["delivery"]) == result.stdout.count(ADVICE["chain"]) == 1
     assert set(ADVICE) == set(get_args(ProblemKind))
 
 

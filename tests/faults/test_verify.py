@@ -363,7 +363,7 @@ def test_the_command_prints_repairs_and_says_so_with_its_exit_code(delivered, aw
     monkeypatch.setenv("JOURNALTRACK_VISIBLE_AFTER_S", "0.001")
 
     def run(*arguments, endpoint=aws.endpoint_url):
-        return CliRunner().invoke(main, ["verify", str(delivered), "--endpoint-url", endpoint, "--rate", "1000", *arguments])
+        return CliRunner().invoke(main, ["check", "--remote", str(delivered), "--endpoint-url", endpoint, "--rate", "1000", *arguments])
 
     done = run()
     assert done.exit_code == 0, done.output
@@ -374,8 +374,9 @@ def test_the_command_prints_repairs_and_says_so_with_its_exit_code(delivered, aw
     assert done.exit_code == 4
     assert "nothing is there at step 20-29" in done.output
     assert "--repair" in done.output
-    parsed = json.loads(run("--json").stdout)
-    assert (parsed["verified"], parsed["exit_code"], parsed["counts"]["missing"]) == (False, 4, 1)
+    told = json.loads(run("--json").stdout)
+    parsed = told["remote"]
+    assert (parsed["verified"], told["exit_code"], told["healthy"], parsed["counts"]["missing"]) == (False, 4, True, 1)
     assert [d["missing_steps"] for d in parsed["differences"] if d["what"] == "metric"] == [[[20, 29]]]
     done = run("--repair")
     assert done.exit_code == 0, done.output
@@ -514,3 +515,25 @@ def test_what_was_removed_on_the_record_still_counts(delivered, aws):
     lost = verify(delivered, aws, repair=True)
     assert [(each.kind, each.what, each.note) for each in lost.differences if each.what == "metric"] == [("missing", "metric", REMOVED)]
     assert lost.repair.reopened == 0
+
+
+def test_a_hand_over_to_another_machine_is_no_difference(delivered, aws, tmp_path, monkeypatch):
+    """What a later run of another journal set instead is told and left alone; an edit in SageMaker stays a difference, to the microsecond."""
+    monkeypatch.setenv("JOURNALTRACK_VISIBLE_AFTER_S", "0.001")
+    with Tracker.load("run", journal=tmp_path / "elsewhere", sync="off") as tracker:
+        tracker.log_parameter("lr", 0.5)
+        tracker.log_metric("loss", 0.25, iteration_number=200)
+    sync(tmp_path / "elsewhere", aws)
+    for journal in (delivered, tmp_path / "elsewhere"):
+        report = verify(journal, aws)
+        assert report.verified, report.differences
+        assert {each.kind for each in report.differences} == {"extra"}
+    assert verify(delivered, aws, repair=True).repair.reopened == 0
+    assert aws.components["run"].parameters["lr"] == {"NumberValue": 0.5}
+    component = aws.components["run"]
+    component.end_time -= 0.005  # SageMaker keeps milliseconds
+    done = CliRunner().invoke(main, ["check", "--remote", str(tmp_path / "elsewhere"), "--endpoint-url", aws.endpoint_url])
+    assert done.exit_code == 4
+    (row,) = [line.split() for line in done.stdout.splitlines() if " status " in line]
+    assert row[:4] == ["run", "different", "status", "end"]
+    assert row[4] != row[5]

@@ -436,3 +436,27 @@ def test_status_knows_a_watcher_with_a_health_file_of_its_own(tmp_path, watch):
         assert seen["endpoint_up"]
         assert watching.end() == 0
     assert json.loads((tmp_path / "health.json").read_text())["state"] == "stopped"
+
+
+def test_a_folder_that_is_not_there_is_told_with_what_may_have_been_meant(tmp_path, watch):
+    """A misspelt folder is not waited for in silence; one that comes later is found and delivered."""
+    record(tmp_path / "journals" / "a", points=1)
+    with simulator() as sim:
+        watching = watch(tmp_path / "journlas", sim.endpoint_url)
+        watching.wait_for("event=folder-missing", "does not exist yet", f"perhaps {tmp_path / 'journals'}")
+        (tmp_path / "journals").rename(tmp_path / "journlas")
+        assert arrived(sim, 1)
+        assert watching.end() == 0
+
+
+def test_events_are_json_lines_where_json_is_asked_for(tmp_path, watch):
+    """On stdout, each with its time, its level and its fields; stderr is empty."""
+    with simulator() as sim:
+        watching = watch(tmp_path, sim.endpoint_url, "--json")
+        first = json.loads(watching.process.stdout.readline())
+        assert (first["event"], first["level"], first["folders"]) == ("watching", "info", str(tmp_path))
+        assert first["at"].endswith("Z")
+        watching.process.send_signal(signal.SIGTERM)
+        assert [json.loads(line)["event"] for line in watching.process.stdout][-1] == "stopped"
+        assert watching.process.wait() == 0
+        assert watching.lines == []

@@ -30,17 +30,17 @@ OLDER = [revision for revision in REVISIONS if revision != schema.HEAD]
 READERS = [
     ["status", "--json"],
     ["audit", "--json"],
-    ["audit", "--verify"],
-    ["audit", "--entries"],
+    ["check"],
+    ["audit", "entries"],
     ["show", "a"],
     ["export", "--output", "{out}/table.csv"],
     ["bundle", "--output", "{out}/a.bundle"],
     ["merge", "--into", "{out}/merged"],
     ["sync", "--dry-run"],
     ["prune", "--delivered-before", "1d", "--dry-run"],
-    ["doctor"],
+    ["check"],
     ["receipts", "export", "--output", "{out}/receipts.jsonl"],
-    ["settle", "--set-aside", "--dry-run"],
+    ["resolve", "--set-aside", "--dry-run"],
     ["retry", "--dry-run"],
 ]
 
@@ -136,12 +136,12 @@ def without_room_for_a_copy(folder):
     with pytest.raises(JournalOutdatedError, match="no room") as caught:
         Journal.open(journal, read_only=True)
     assert "TMPDIR" in caught.value.hint
-    assert "doctor --repair" in caught.value.hint
+    assert "check --repair" in caught.value.hint
     result = CliRunner().invoke(main, ["status", str(journal)])
     assert result.exit_code == 8
     assert list(small.iterdir()) == []
     assert files(journal) == before
-    result = CliRunner().invoke(main, ["doctor", "--repair", str(journal)])  # as the hint says
+    result = CliRunner().invoke(main, ["check", "--repair", str(journal)])  # as the hint says
     assert result.exit_code == 0, result.output
     assert revision_of(journal / "journal.db") == schema.HEAD
 
@@ -159,7 +159,7 @@ def test_doctor_looks_into_an_older_journal_and_upgrades_it(tmp_path):
     examination = doctor.examine(folder)
     assert {"records", "chains", "spool", "clock"} <= set(examination.checked)
     assert {f.repair for f in examination.findings} >= {"upgrade", "mark"}
-    result = CliRunner().invoke(main, ["doctor", "--repair", str(folder)])
+    result = CliRunner().invoke(main, ["check", "--repair", str(folder)])
     assert result.exit_code == 0, result.output
     assert revision_of(folder / "journal.db") == schema.HEAD
     assert len(list(folder.glob(f"journal.db.{OLDER[0]}.*.backup"))) == 1
@@ -338,7 +338,7 @@ def test_an_older_journal_that_lacks_a_guard_is_not_upgraded(tmp_path):
         Journal.open(folder)
     assert left(folder) == []
     assert revision_of(folder / "journal.db") == OLDER[0]
-    result = CliRunner().invoke(main, ["doctor", "--repair", str(folder)])
+    result = CliRunner().invoke(main, ["check", "--repair", str(folder)])
     assert result.exit_code == 0, result.output
     Journal.open(folder).close()
 

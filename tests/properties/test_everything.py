@@ -328,7 +328,7 @@ class EverythingMachine(RuleBasedStateMachine):
 
     @rule(which=WHICH)
     def repair(self, which) -> None:
-        """``verify --repair`` in peace: what could be sent again is there afterwards."""
+        """``check --remote --repair`` in peace: what could be sent again is there afterwards."""
         folder = self.of(which)
         self.now_ns += LATER_NS
         self.run(folder)

@@ -265,42 +265,42 @@ def test_entries_says_where_the_next_page_begins(site):
     """With --limit the last line names --after; following it lists everything once; the exit code is that of the whole."""
     site.metrics("a", 9)
     assert unsettled(site.folder) == (True, False)
-    code, printed = call(site.folder, "--entries", "--limit", "4")
+    code, printed = call("entries", site.folder, "--limit", "4")
     assert code == 3
     assert printed.splitlines()[-1] == "more follow: say the same with --after 4"
     seqs, after = [], "0"
     for _ in itertools.repeat(None, 4):
-        lines = [json.loads(line) for line in call(site.folder, "--entries", "--json", "--limit", "4", "--after", after)[1].splitlines()]
+        lines = [json.loads(line) for line in call("entries", site.folder, "--json", "--limit", "4", "--after", after)[1].splitlines()]
         seqs += [line["seq"] for line in lines if "seq" in line]
         if "next_after" not in lines[-1]:
             break
         after = str(lines[-1]["next_after"])
     assert seqs == list(range(1, 12))
     site.replay()
-    assert call(site.folder, "--entries", "--limit", "1")[0] == 0
+    assert call("entries", site.folder, "--limit", "1")[0] == 0
     site.log("a", vocabulary.metric("loss", float("nan"), None, 1))
-    assert call(site.folder, "--entries", "--state", "pending") == (4, "no such entries\n")
-    assert call(site.folder, "--entries", "--component", "b")[0] == 0
-    code, printed = call(site.folder, "--timeline", "--limit", "2", "--json")
+    assert call("entries", site.folder, "--state", "pending") == (4, "no such entries\n")
+    assert call("entries", site.folder, "--component", "b")[0] == 0
+    code, printed = call("timeline", site.folder, "--limit", "2", "--json")
     place = json.loads(printed.splitlines()[-1])["next_after"]
-    assert json.loads(call(site.folder, "--timeline", "--limit", "1", "--after", place, "--json")[1].splitlines()[0])["event"] == "recorded"
+    assert json.loads(call("timeline", site.folder, "--limit", "1", "--after", place, "--json")[1].splitlines()[0])["event"] == "recorded"
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
         ["--state", "pending"],
-        ["--entries", "--entry", "3"],
-        ["--entry", "3", "--limit", "3"],
-        ["--entry", "3", "--component", "a"],
-        ["--history", "lr", "--kind", "metric"],
-        ["--entries", "--after", "1.2.3"],
-        ["--timeline", "--after", "3"],
-        ["--timeline", "--after", "1.9.3"],
-        ["--timeline", "--verify"],
-        ["--entry", "99"],
+        ["entries", "--entry", "3"],
+        ["entry", "3", "--limit", "3"],
+        ["entry", "3", "--component", "a"],
+        ["history", "lr", "--kind", "metric"],
+        ["entries", "--after", "1.2.3"],
+        ["timeline", "--after", "3"],
+        ["timeline", "--after", "1.9.3"],
+        ["timeline", "--verify"],
+        ["entry", "99"],
     ],
 )
 def test_questions_that_make_no_sense_are_refused(site, arguments):
     """One question at a time, with filters that belong to it: anything else is wrong usage, not an answer to another question."""
-    assert call(site.folder, *arguments)[0] == 2
+    assert call(*arguments, site.folder)[0] == 2

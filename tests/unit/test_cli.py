@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import sqlite3
+import warnings
 
 import pytest
 from click.testing import CliRunner
@@ -67,18 +70,16 @@ def test_audit_is_zero_only_when_all_is_delivered(journal):
 
 
 def test_delivered_journal_audits_clean(journal):
-    """After a replay audit says so with exit code 0, and verifies every digest."""
+    """After a replay the check of every digest ends with exit code 0."""
     deliver(journal)
-    code, printed = call("audit", journal, "--verify")
+    code, printed = call("check", journal)
     assert code == 0, printed
 
 
-@pytest.mark.parametrize("command", [["audit", "--entries"], ["status"], ["show", "run"], ["sync", "--dry-run"]])
+@pytest.mark.parametrize("command", [["audit", "entries"], ["status"], ["show", "run"], ["sync", "--dry-run"]])
 def test_nothing_from_a_journal_reaches_the_terminal_raw(journal, command):
     """Control characters and markup in names and values are escaped by every command."""
-    name, *options = command
-    arguments = [name, *options, "--journal", journal] if name == "show" else [name, journal, *options]
-    code, printed = call(*arguments)
+    code, printed = call(*command, journal)
     assert code in {0, 3}, printed
     assert "\x1b" not in printed
     assert "\x07" not in printed
@@ -99,3 +100,203 @@ def test_show_reads_back_offline(journal):
     assert code == 0
     assert "lr" in printed
     assert "loss" in printed
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of two journals."""
+    for name in ("a", "b"):
+        with Tracker.create(trial_component_name=f"run-{name}", journal=tmp_path / "all" / name, sync="off") as tracker:
+            tracker.log_metric("loss", 0.5, iteration_number=1)
+    return tmp_path / "all"
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (["doctor"], "check"),
+        (["verify", "--repair"], "check --remote"),
+        (["settle", "--delivered"], "resolve"),
+        (["syncc"], "sync"),
+        (["sync", "--componet", "x"], "--component"),
+        (["audit", "--entries"], "journaltrack audit entries"),
+        (["audit", "--entry", "3"], "journaltrack audit entry"),
+        (["audit", "--history", "lr"], "journaltrack audit history"),
+        (["audit", "--timeline"], "journaltrack audit timeline"),
+        (["audit", "--verify"], "journaltrack check"),
+        (["audit", "--state", "pending"], "journaltrack audit entries"),
+        (["audit", "entris"], "journaltrack audit entries"),
+        (["audit", "--json", "entries"], "journaltrack audit entries"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_there_is_wrong_usage_with_what_was_meant(said, meant):
+    """A command or option that does not exist, or is called otherwise here, ends with 2 and its name."""
+    done = CliRunner().invoke(main, said)
+    assert done.exit_code == 2
+    assert f"'{meant}'" in done.stderr
+
+
+def test_wrong_usage_is_a_document_where_json_is_asked_for():
+    """A script that reads JSON finds the error in it, whichever part of the line is wrong."""
+    for said in (["statu", "--json"], ["sync", "--nonsense", "--json"], ["check", "--deep", "--json"]):
+        done = CliRunner().invoke(main, said)
+        assert (done.exit_code, json.loads(done.stdout)["exit_code"]) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sync", "--dry-run"],
+        ["status"],
+        ["audit"],
+        ["audit", "entries"],
+        ["audit", "history", "status"],
+        ["audit", "timeline"],
+        ["check"],
+        ["retry", "--dry-run"],
+        ["resolve", "--delivered", "--dry-run"],
+    ],
+    ids=" ".join,
+)
+def test_journals_are_named_in_one_way(folder, command):
+    """As arguments, with -j as often as you like, or by their folder: the answer is about the same journals."""
+    one, other = folder / "a", folder / "b"
+    answers = []
+    for named in ([one, other], ["-j", one, "-j", other], [one, "-j", other], [folder]):
+        code, printed = call(*command, *named, "--json")
+        assert code in {0, 3}, printed
+        try:
+            told = json.loads(printed)["journals"]
+        except (json.JSONDecodeError, KeyError):
+            told = list(map(json.loads, printed.splitlines()))
+        answers.append({each["journal"] for each in told})
+    assert answers == [{str(one), str(other)}] * 4
+
+
+ABOUT_ONE = [
+    ["show", "run-a"],
+    ["finish", "run-a", "--status", "Stopped"],
+    ["prune", "--delivered-before", "0s", "--unasked"],
+    ["bundle", "-o", "x.bundle"],
+    ["receipts", "export", "-o", "x.receipts"],
+    ["audit", "entry", "1"],
+    ["audit", "entries", "--after", "1"],
+]
+
+
+@pytest.mark.parametrize("command", ABOUT_ONE, ids=lambda each: " ".join(each[:2]))
+def test_a_command_about_one_journal_says_which_it_found(folder, command, tmp_path, monkeypatch):
+    """A folder with two is wrong usage that names both; with one in it, it is that one. Nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in folder.rglob("journal.db")}
+    done = CliRunner().invoke(main, [*command, str(folder)])
+    assert done.exit_code == 2
+    assert str(folder / "a") in done.stderr
+    assert str(folder / "b") in done.stderr
+    assert {path: path.read_bytes() for path in folder.rglob("journal.db")} == before
+    assert list(tmp_path.glob("x.*")) == []
+    (folder / "a").rename(tmp_path / "alone-in-it")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "alone-in-it").rename(tmp_path / "one" / "a")
+    assert CliRunner().invoke(main, [*command, str(tmp_path / "one")]).exit_code in {0, 3, 4}
+
+
+def test_a_journal_is_the_same_however_its_path_is_written(folder, monkeypatch):
+    """A trailing slash, or ~, makes no list of one journal."""
+    monkeypatch.setenv("HOME", str(folder))
+    for named in (folder / "a", f"{folder / 'a'}/", "~/a"):
+        assert json.loads(call("audit", named, "--json")[1])["totals"]["entries"] == 4
+
+
+def test_a_filter_that_names_something_in_some_journals_is_one_note(tmp_path):
+    """Not a line for each of the others."""
+    for number in range(5):
+        with Tracker.create(trial_component_name=f"run-{number}", journal=tmp_path / "all" / str(number), sync="off"):
+            pass
+    done = CliRunner().invoke(main, ["audit", str(tmp_path / "all"), "--component", "run-3"])
+    assert done.exit_code == 3
+    assert done.stderr == "note: 4 of 5 journals have nothing that the filter names\n"
+
+
+def test_what_can_never_be_sent_is_not_offered_to_retry(tmp_path):
+    """NaN stays quarantined: retry releases the others alone, and neither it nor sync advises what changes nothing."""
+    remote = Poisoned()
+    with warnings.catch_warnings(), Tracker.create(trial_component_name="run", journal=tmp_path / "j", sync="off") as tracker:
+        warnings.simplefilter("ignore")
+        tracker.log_metric("loss", math.nan)
+        tracker.log_metric("loss", 0.5)
+    deliver(tmp_path / "j", remote)
+    told = json.loads(call("retry", tmp_path / "j", "--json")[1])
+    assert (told["quarantined"], told["undeliverable"], told["released"]) == (2, 1, 1)
+    remote.healed = True
+    deliver(tmp_path / "j", remote)
+    done = CliRunner().invoke(main, ["retry", str(tmp_path / "j")])
+    assert (done.exit_code, done.stdout) == (0, "nothing to release\n")
+    assert "1 entry can never be sent" in done.stderr
+    code, printed = call("audit", tmp_path / "j")
+    assert code == 4
+    assert "NaN" in printed
+
+
+def test_status_shows_an_error_while_it_holds(journal):
+    """What went wrong is there until the component was delivered to; then it is history, for audit."""
+    remote = Poisoned()
+    deliver(journal, remote)
+    assert json.loads(call("status", journal, "--json")[1])["journals"][0]["last_error"]["code"] == "ValidationException"
+    remote.healed = True
+    call("retry", journal)
+    deliver(journal, remote)
+    (status,) = json.loads(call("status", journal, "--json")[1])["journals"]
+    assert (status["last_error"], status["last_success"]["action"]) == (None, "metrics")
+
+
+def test_config_names_the_journal_and_the_region_in_force(tmp_path, monkeypatch):
+    """With what names them, also where nothing is configured."""
+    monkeypatch.setenv("JOURNALTRACK_HOME", str(tmp_path))
+    told = json.loads(call("config", "--json")[1])["in_force"]
+    assert told["journal"] == {"value": str(tmp_path / "journal"), "from": "JOURNALTRACK_HOME"}
+    assert told["region"]["value"] is None
+    for variable in ("AWS_REGION", "AWS_DEFAULT_REGION", "JOURNALTRACK_REGION"):
+        monkeypatch.setenv(variable, variable.lower().replace("_", "-"))
+        told = json.loads(call("config", "--json")[1])["in_force"]
+        assert told["region"] == {"value": variable.lower().replace("_", "-"), "from": variable}
+    assert "region   journaltrack-region (from JOURNALTRACK_REGION)" in call("config")[1]
+
+
+def test_check_repairs_the_journal_and_says_what_was_altered(journal):
+    """0 when all is well, 4 for what can be mended, 8 for what somebody altered; --remote's options want --remote."""
+    assert call("check", journal)[0] == 0
+    deliver(journal)
+    with sqlite3.connect(journal / "journal.db") as connection:
+        connection.execute("UPDATE mark SET seq = 1000")
+    assert call("check", journal)[0] == 4
+    assert call("check", "--repair", journal)[0] == 0
+    with sqlite3.connect(journal / "journal.db") as connection:
+        connection.execute("DELETE FROM delivery WHERE seq = 2")
+    code, printed = call("check", journal, "--json")
+    assert code == 8
+    assert "chains" in {finding["check"] for finding in json.loads(printed)["findings"]}
+    assert call("check", "--component", "run", journal)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        (["che"], ["check"]),
+        (["audit", ""], ["entries", "entry", "history", "timeline"]),
+        (["audit", "--comp"], ["--component"]),
+        (["audit", "entries", "--st"], ["--state"]),
+        (["check", "--rem"], ["--remote"]),
+    ],
+    ids=" ".join,
+)
+def test_the_shell_completes_commands_questions_and_options(line, offered):
+    """As click's scripts ask for it; a question of audit is a command, and its own options are those of the overview."""
+    environment = {
+        "_JOURNALTRACK_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(["journaltrack", *line]),
+        "COMP_CWORD": str(len(line)),
+    }
+    done = CliRunner().invoke(main, [], env=environment, prog_name="journaltrack")
+    assert [answer.removeprefix("plain,") for answer in done.output.splitlines()] == offered

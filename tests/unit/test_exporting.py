@@ -168,7 +168,7 @@ def test_duckdb_and_pandas_agree_with_the_journal(varied, tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
 def test_entries_are_those_of_the_audit(every_state, tmp_path, suffix):
-    """Each entry comes once with the state, request and writer that `audit --entries` has, whatever its state."""
+    """Each entry comes once with the state, request and writer that `audit entries` has, whatever its state."""
     target = tmp_path / f"e.{suffix}"
     made = export(every_state, target, table="entries")
     rows = duckdb.sql(f"SELECT * FROM '{target}' ORDER BY seq").to_arrow_table().to_pylist()

@@ -48,16 +48,16 @@ def folder(tmp_path):
     [
         ("sync",),
         ("sync", "--dry-run"),
-        ("verify", "--region", "us-east-1"),
+        ("check", "--remote", "--region", "us-east-1"),
         ("audit",),
-        ("audit", "--entries"),
-        ("audit", "--history", "learning_rate"),
-        ("audit", "--timeline"),
+        ("audit", "entries"),
+        ("audit", "history", "learning_rate"),
+        ("audit", "timeline"),
         ("export",),
         ("export", "--table", "entries"),
         ("retry",),
         ("retry", "--dry-run"),
-        ("settle", "--delivered"),
+        ("resolve", "--delivered"),
         PRUNE,
         (*PRUNE, "--dry-run"),
         ("prune", "--blobs-delivered-before", "1d"),
@@ -88,21 +88,21 @@ def test_a_name_that_is_not_there_is_wrong_usage(journal, arguments):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--entries", "--name", "loss"), "perhaps train:loss"),
-        (("--entries", "--name", "TRAIN:*"), "perhaps train:loss"),
-        (("--timeline", "--name", "learning-rate"), "perhaps learning_rate"),
-        (("--entries", "--kind", "metrics"), "perhaps metric"),
-        (("--timeline", "--kind", "paramter"), "perhaps parameter"),
-        (("--entries", "--kind", "parameter", "--name", "train:loss"), "it has: learning_rate"),
-        (("--history", "learning-rate"), "perhaps learning_rate"),
-        (("--history", "train:loss"), "it has: learning_rate, status"),
-        (("--history", "learning_rate", "--kind", "output"), "no output 'learning_rate'"),
+        (("entries", "--name", "loss"), "perhaps train:loss"),
+        (("entries", "--name", "TRAIN:*"), "perhaps train:loss"),
+        (("timeline", "--name", "learning-rate"), "perhaps learning_rate"),
+        (("entries", "--kind", "metrics"), "perhaps metric"),
+        (("timeline", "--kind", "paramter"), "perhaps parameter"),
+        (("entries", "--kind", "parameter", "--name", "train:loss"), "it has: learning_rate"),
+        (("history", "learning-rate"), "perhaps learning_rate"),
+        (("history", "train:loss"), "it has: learning_rate, status"),
+        (("history", "learning_rate", "--kind", "output"), "no output 'learning_rate'"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, tuple) else None,
 )
 def test_names_and_kinds_that_are_not_there_are_wrong_usage(journal, arguments, told):
     """What the filters of an audit name is there, or what is near is said."""
-    done = run("audit", journal, *arguments)
+    done = run("audit", *arguments, journal)
     assert (done.exit_code, done.stdout) == (ExitCode.USAGE, "")
     assert told in done.stderr
 
@@ -110,17 +110,17 @@ def test_names_and_kinds_that_are_not_there_are_wrong_usage(journal, arguments, 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--entries", "--state", "quarantined"),
-        ("--entries", "--kind", "upload"),
-        ("--entries", "--name", "train:*", "--until", "2000-01-01"),
-        ("--timeline", "--name", "train:loss", "--state", "in doubt"),
-        ("--history", "status", "--until", "2000-01-01"),
+        ("entries", "--state", "quarantined"),
+        ("entries", "--kind", "upload"),
+        ("entries", "--name", "train:*", "--until", "2000-01-01"),
+        ("timeline", "--name", "train:loss", "--state", "in doubt"),
+        ("history", "status", "--until", "2000-01-01"),
     ],
     ids=" ".join,
 )
 def test_an_answer_may_be_empty(journal, arguments):
     """States, times and known kinds can't be misspelt: that there is nothing is an answer."""
-    assert run("audit", journal, *arguments).exit_code in {ExitCode.OK, ExitCode.PENDING}
+    assert run("audit", *arguments, journal).exit_code in {ExitCode.OK, ExitCode.PENDING}
 
 
 def test_nothing_is_sent_and_json_says_why(journal, credentials_of):
@@ -140,11 +140,12 @@ def credentials_of(monkeypatch):
         monkeypatch.setenv(f"AWS_{name}", value)
 
 
-@pytest.mark.parametrize("command", ["sync", "verify", "audit", "export"])
+@pytest.mark.parametrize("command", ["sync", "check", "audit", "export"])
 def test_of_several_journals_one_must_have_it(folder, credentials_of, command):
     """Where one of a folder's journals has the component, that the others have not is a note; if none has it, it is wrong usage."""
     with simulator() as sim:
-        where = ("--endpoint-url", sim.endpoint_url) if command in {"sync", "verify"} else ()
+        where = ("--endpoint-url", sim.endpoint_url) if command in {"sync", "check"} else ()
+        where += ("--remote",) if command == "check" else ()
         done = run(command, folder, "--component", "digits-2", *where)
         wrong = run(command, folder, "--component", "digtis-2", *where)
     assert done.exit_code in {ExitCode.OK, ExitCode.PENDING}, done.output
@@ -157,11 +158,11 @@ def test_a_folder_stands_for_its_journals(folder, credentials_of):
     with simulator() as sim:
         at = ("--endpoint-url", sim.endpoint_url, "--json")
         before = run("audit", folder, "--json")
-        synced, verified = run("sync", folder, *at), run("verify", folder, *at)
+        synced, verified = run("sync", folder, *at), run("check", "--remote", folder, *at)
     audited = run("audit", folder, "--json")
     assert [done.exit_code for done in (before, synced, verified, audited)] == [3, 0, 0, 0], synced.output
     assert [each["delivered"] for each in json.loads(synced.stdout)["journals"]] == [6, 6]
-    assert [each["checked"]["components"] for each in json.loads(verified.stdout)["journals"]] == [1, 1]
+    assert [each["remote"]["checked"]["components"] for each in json.loads(verified.stdout)["journals"]] == [1, 1]
     assert [each["totals"]["delivered"] for each in json.loads(audited.stdout)["journals"]] == [6, 6]
 
 
@@ -179,14 +180,14 @@ def test_sync_and_audit_count_alike(journal, credentials_of):
 
 def test_lines_of_several_journals_name_theirs(folder):
     """One JSON object a line, each with its journal."""
-    lines = [json.loads(line) for line in run("audit", folder, "--entries", "--json").stdout.splitlines()]
+    lines = [json.loads(line) for line in run("audit", "entries", folder, "--json").stdout.splitlines()]
     assert {line["journal"]: line["component"] for line in lines} == {str(folder / name): name for name in ("digits-1", "digits-2")}
 
 
-@pytest.mark.parametrize("arguments", [("--entry", "1"), ("--entries", "--after", "1")], ids=lambda each: each[0])
+@pytest.mark.parametrize("arguments", [("entry", "1"), ("entries", "--after", "1")], ids=lambda each: each[0])
 def test_questions_about_one_journal_want_one(folder, arguments):
     """A number of an entry says nothing where there are several journals."""
-    done = run("audit", folder, *arguments)
+    done = run("audit", *arguments, folder)
     assert (done.exit_code, "about one journal" in done.output) == (ExitCode.USAGE, True)
 
 

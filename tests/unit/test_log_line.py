@@ -8,7 +8,7 @@ import shlex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journaltrack.util.text import logfmt
+from journaltrack.util.text import fields_of, logfmt
 
 
 def test_plain_values_stay_plain():
@@ -24,6 +24,7 @@ def test_any_value_stays_on_its_line_and_can_be_read_back(text):
     assert line.isprintable()
     value = line.removeprefix("event=x value=").removesuffix(" last=1")
     assert (json.loads(value) if value.startswith('"') else value) == text
+    assert fields_of(line) == {"event": "x", "value": text, "last": "1"}
 
 
 def test_a_shell_splits_it_into_its_fields():

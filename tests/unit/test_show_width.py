@@ -54,9 +54,9 @@ def test_what_is_cut_is_whole_in_json_and_in_audit(journal):
     """Whoever needs the whole value gets it."""
     shown = json.loads(show(journal, "--json").stdout)
     assert {p["name"]: p["value"] for p in shown["parameters"]}["note"] == LONG
-    lines = CliRunner().invoke(main, ["audit", str(journal), "--entries", "--json", "--name", "note"]).stdout
+    lines = CliRunner().invoke(main, ["audit", "entries", str(journal), "--json", "--name", "note"]).stdout
     seq = json.loads(lines)["seq"]
-    assert LONG.strip() in CliRunner().invoke(main, ["audit", str(journal), "--entry", str(seq)]).stdout
+    assert LONG.strip() in CliRunner().invoke(main, ["audit", "entry", str(seq), str(journal)]).stdout
 
 
 def test_what_fits_is_whole(tmp_path):

@@ -271,7 +271,7 @@ def _plain(sql: str) -> str:
     return "".join(sql.split())
 
 
-_HINT: Final = "`journaltrack doctor` says more; if the journal is not yours, do not trust it; if it is, restore it from a copy"
+_HINT: Final = "`journaltrack check` says more; if the journal is not yours, do not trust it; if it is, restore it from a copy"
 
 
 def _refuse(path: Path, objects: list[_Object], holds: str) -> None:

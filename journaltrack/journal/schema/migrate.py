@@ -185,7 +185,7 @@ def _explained(error: BaseException, path: Path) -> BaseException:
     if isinstance(cause, sqlite3.OperationalError) and any(words in text for words in _NOT_OURS):
         return JournalAlteredError(
             f"the journal at {path.parent} can't be upgraded, its schema is not what any journaltrack made: {text}; it was left as it is",
-            hint="`journaltrack doctor` says more",
+            hint="`journaltrack check` says more",
         )
     full = isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}
     if full or (isinstance(cause, sqlite3.OperationalError) and "full" in text):

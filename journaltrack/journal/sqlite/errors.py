@@ -57,14 +57,14 @@ def translated(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:  # SQLite quotes the damage in its message, byte by byte
         raise JournalCorruptError(
             f"the journal at {path.parent} is damaged: its schema is not text",
-            hint="copy the whole folder, then `journaltrack doctor --repair`",
+            hint="copy the whole folder, then `journaltrack check --repair`",
         ) from error
     except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
         raise  # our own mistake
     except sqlite3.IntegrityError as error:
         raise JournalCorruptError(
             f"the journal at {path.parent} contradicts itself: {error}; this was not recorded",
-            hint="`journaltrack doctor` says more; copy the whole folder before anything else",
+            hint="`journaltrack check` says more; copy the whole folder before anything else",
         ) from error
     except sqlite3.Error as error:
         raise _translate(error, path) from error
@@ -95,7 +95,7 @@ def _translate(error: sqlite3.Error, path: Path) -> JournalError:
     if "malformed" in text or "corrupt" in text or name.startswith("SQLITE_CORRUPT"):
         return JournalCorruptError(
             f"the journal at {path.parent} is damaged: {text}",
-            hint="copy the whole folder before anything else; `journaltrack doctor --repair` then restores what is readable",
+            hint="copy the whole folder before anything else; `journaltrack check --repair` then restores what is readable",
         )
     reason = _reason(path)
     if "unable to open" in text:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import boto3
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import NoRegionError
+from botocore.exceptions import BotoCoreError, NoRegionError
 from botocore.loaders import create_loader
 
 from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
@@ -60,6 +60,26 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
+
+
+def configured_region(profile: str | None) -> tuple[str, str] | None:
+    """Return the region that requests go to where journaltrack's own configuration names none, and where it comes from.
+
+    Args:
+        profile: Of the AWS configuration; None: the default one.
+    """
+    session = botocore.session.get_session()
+    if profile is not None:
+        session.set_config_variable("profile", profile)
+    try:
+        region = session.get_config_variable("region")
+    except BotoCoreError:  # no such profile: a sync says so
+        region = None
+    if region:
+        of_variable = region == os.environ.get("AWS_DEFAULT_REGION")
+        return str(region), "AWS_DEFAULT_REGION" if of_variable else "the AWS configuration"
+    region = os.environ.get("AWS_REGION")  # see ``Clients``: botocore itself does not read it
+    return (region, "AWS_REGION") if region else None
 
 
 class Clients:

@@ -287,7 +287,7 @@ class Multipart:
                 f"s3://{place.bucket}/{place.key} is not what was sent: its checksum is {told}",
                 kind=ErrorKind.PERMANENT,
                 code="ObjectDiffers",
-                hint="check it (`journaltrack verify --deep`), delete it, `journaltrack retry`",
+                hint="check it (`journaltrack check --remote --deep`), delete it, `journaltrack retry`",
             )
         return answer
 

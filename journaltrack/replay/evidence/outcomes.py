@@ -10,6 +10,7 @@ that may be sent again make their entries pending again, the others (metrics) pu
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 from journaltrack import limits
 from journaltrack.errors import JournalNotFoundError
 from journaltrack.journal.entries import BlobRef
-from journaltrack.journal.queries import IS_BEFORE, PROBLEM, UNSETTLED_MAX
+from journaltrack.journal.queries import IS_BEFORE, PROBLEM, UNSETTLED_MAX, undeliverable
 from journaltrack.journal.rescue import rescue
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence.attestations import Attestor, Settled, Statement
@@ -361,7 +362,7 @@ class Settlement:
                 connection.execute("UPDATE mark SET seq = max(seq, ?)", (max(seen_seq, top),))
 
     def release(self, outcomes: Sequence[DeliveryOutcome], component_ids: Sequence[int] | None = None) -> int:
-        """Make settled problems pending again; a receipt says so.
+        """Make settled problems pending again, but for what AWS can never take; a receipt says so.
 
         Args:
             outcomes: ``"quarantined"``, ``"in doubt"`` or both.
@@ -372,8 +373,12 @@ class Settlement:
         """
         places = ",".join("?" * len(outcomes))
         by_component: dict[int, list[int]] = defaultdict(list)
-        query = f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome IN ({places})"
-        for component_id, seq in self._database.read(query, tuple(outcomes)):  # nobody else makes them pending meanwhile
+        never = json.dumps(list(undeliverable(self._database)))
+        query = (
+            f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome IN ({places}) "
+            "AND NOT (d.receipt_id IS NULL AND coalesce(d.reason, '') IN (SELECT value FROM json_each(?)))"
+        )
+        for component_id, seq in self._database.read(query, (*outcomes, never)):  # nobody else makes them pending meanwhile
             if component_ids is None or component_id in component_ids:
                 by_component[component_id].append(seq)
         turns = Turns(self.attestor)

@@ -68,7 +68,7 @@ def altered(folder: Path, problems: Sequence[ChainProblem]) -> JournalAlteredErr
     more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
     return JournalAlteredError(
         f"the journal at {folder} was altered: {shown}{more}; nothing that it may concern was sent",
-        hint="copy the whole journal before anything else, and compare with a backup; `journaltrack audit --verify` says what it means; "
+        hint="copy the whole journal before anything else, and compare with a backup; `journaltrack check` says what it means; "
         "`journaltrack sync --unproved` sends it as it is",
     )
 

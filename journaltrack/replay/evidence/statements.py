@@ -28,7 +28,7 @@ WRITERS_MAX: Final = 100_000
 _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
 _DIGEST_CHARS: Final = 64
 REOPEN: Final = "reopen"
-"""The action of receipts for what ``verify --repair`` made pending again."""
+"""The action of receipts for what ``check --remote --repair`` made pending again."""
 
 Named = Mapping[str, tuple[tuple[int, int], ...]]
 """Entries by their writer's uuid: (first, last) of runs of their places."""

@@ -33,7 +33,7 @@ FACTS: Final = "journal_id, created_at_ns, created_by_version, required_version,
 """The columns of ``meta`` that its digest is of, in this order."""
 
 ADVICE: Final[Mapping[ProblemKind, str]] = {
-    "database": "SQLite's pages are damaged: entries may be unreadable; `journaltrack doctor --repair` restores what is there into a new database",
+    "database": "SQLite's pages are damaged: entries may be unreadable; `journaltrack check --repair` restores what is there into a new database",
     "meta": "somebody edited what the journal says of itself; the entries have chains of their own, and stand or fall by those",
     "writer": "who recorded entries can't be told; if a row is gone, so is the beginning of its chain: nothing of that writer is proved",
     "chain": "of that writer the entries from there on are not proved, those before are; which of them was edited can be told by a copy",

@@ -558,5 +558,5 @@ def _own(body: object) -> Said:
     try:
         return statements.read(body)
     except ValueError as error:
-        hint = "`journaltrack audit --verify` says more; if the journal is not yours, do not trust it"
+        hint = "`journaltrack check` says more; if the journal is not yours, do not trust it"
         raise JournalAlteredError(f"an attestation of the journal can't be read: {error}; nothing was taken over", hint=hint) from error

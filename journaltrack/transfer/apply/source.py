@@ -101,7 +101,7 @@ def forged(where: str, what: str) -> EvidenceError:
     """The refusal of what contradicts itself or what is here."""
     return EvidenceError(
         f"{where}: {what}; nothing was taken over",
-        hint="get it anew from where it was made; if it is the same there, `journaltrack audit --verify` says which journal was changed",
+        hint="get it anew from where it was made; if it is the same there, `journaltrack check` says which journal was changed",
     )
 
 

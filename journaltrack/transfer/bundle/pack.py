@@ -308,7 +308,7 @@ class _Work:
         more = f", and {len(harmed) - _NAMED_MAX} more" if len(harmed) > _NAMED_MAX else ""
         return BundleSpoolError(
             f"blobs in the spool of {self._journal.path} are not what was logged: {some}{more}; no bundle was made",
-            hint="`journaltrack doctor --repair --restore-from FOLDER` takes their bytes from wherever the files are still; "
+            hint="`journaltrack check --repair --restore-from FOLDER` takes their bytes from wherever the files are still; "
             "--skip-damaged bundles all the others",
             blobs=harmed,
         )

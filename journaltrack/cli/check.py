@@ -1,0 +1,390 @@
+"""``journaltrack check``: is the journal well, and is what it delivered still there? ``--repair`` mends what can be mended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from journaltrack.cli import common, output
+from journaltrack.cli.exit_codes import ExitCode, worst
+from journaltrack.cli.journals import Journals, about_journals, each
+from journaltrack.errors import JournaltrackError, NothingMatchesError
+from journaltrack.util.deadline import Deadline
+
+if TYPE_CHECKING:
+    from journaltrack.doctor import Examination, Finding, Repaired
+    from journaltrack.replay.pass_report import Progress
+    from journaltrack.verification.diff import Difference
+    from journaltrack.verification.verifier import Repair, VerifyReport
+
+_STYLES: Final = {"problem": "red", "warning": "yellow"}
+_ALIKE_MAX: Final = 20
+_ROWS_MAX: Final = 50
+_TELL_AFTER_S: Final = 2.0
+_TELL_EVERY_S: Final = 5.0
+_OF_REMOTE: Final = ("component", "deep", "rate_per_s", "config_file", "profile", "region", "endpoint_url")
+
+
+@click.command(
+    epilog="\b\nExamples:\n  journaltrack check                       look at the journal, contact nobody\n"
+    "  journaltrack check --repair --restore-from ~/checkpoints\n"
+    "  journaltrack check --remote              compare with SageMaker and S3, too\n"
+    "  journaltrack check --remote --repair     send again what is missing there"
+)
+@about_journals
+@click.option("--remote", is_flag=True, help="Compare what was delivered with what SageMaker and S3 hold now, too. Reads only.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Repair what can be repaired; with --remote send again what is missing there, and can't be there twice then. "
+    "Nothing is deleted: what is replaced goes to damaged/ in the journal.",
+)
+@click.option(
+    "--restore-from",
+    metavar="FOLDER",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="With --repair: look there, by content, for artifacts that are missing from the spool or damaged in it. May be repeated.",
+)
+@click.option(
+    "--anchor",
+    "anchors",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="An anchor that was kept outside: finds what was cut off from the journal's end. May be repeated.",
+)
+@common.component_option
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="With --remote: download and hash objects of which S3 has no SHA-256 of the whole (above 8 MiB); nothing is kept.",
+)
+@common.connection_options
+@click.option(
+    "--rate",
+    "rate_per_s",
+    metavar="N",
+    type=click.FloatRange(0, min_open=True),
+    help="With --remote: requests per second at most.  [default: 10]",
+)
+@common.common_options
+def command(
+    journals: Journals,
+    *,
+    remote: bool,
+    repair: bool,
+    restore_from: tuple[Path, ...],
+    anchors: tuple[Path, ...],
+    as_json: bool,
+    **asked: Any,  # noqa: ANN401 - click's
+) -> ExitCode:
+    """Check each JOURNAL: files, disk, locks, database, records, chains of digests, artifacts and clock.
+
+    Each finding says what it means for the data, and what to do. Training and syncs may go on meanwhile.
+
+    With --remote also: parameters, artifacts, status, display name, counts and extremes of metrics, sizes
+    and checksums of objects, a few requests a second. What is there beyond that is told, and is no failure.
+
+    The exit code is 0 if all is well, 4 for problems and for what is missing or different, 8 if something was
+    altered after it had been recorded, 3 if something is not delivered or could not be told (--remote).
+    """
+    if restore_from and not repair:
+        raise click.UsageError("--restore-from is for --repair")
+    given = [name for name in _OF_REMOTE if asked[name]]
+    if given and not remote:
+        options = {"rate_per_s": "rate", "config_file": "config", "endpoint_url": "endpoint-url"}
+        names = ", ".join(f"--{options.get(name, name)}" for name in given)
+        raise click.UsageError(f"{names}: what is compared with SageMaker and S3; say --remote too")
+    if anchors:
+        journals.only("--anchor")
+    documents = {anchor.name: anchor.read_bytes() for anchor in anchors}
+    run = common.Stoppable(Deadline())
+    compare = _comparison(run, repair=repair, **asked) if remote else None
+
+    def answer(journal: str | None) -> ExitCode:
+        return run.code(_check(journal, documents, restore_from, compare, repair=repair, as_json=as_json))
+
+    with common.stopping(run):
+        return each(journals, answer, as_json="document" if as_json else None, has_ended=lambda: run.signal)
+
+
+def _comparison(
+    run: common.Stoppable,
+    *,
+    repair: bool,
+    component: str | None,
+    deep: bool,
+    rate_per_s: float | None,
+    config_file: str | None,
+    **aws: Any,  # noqa: ANN401 - as above
+) -> Callable[[str | None], VerifyReport]:
+    """How a journal is compared with SageMaker and S3."""
+    from journaltrack.app.composition import Connection, is_attended, run_verify  # noqa: PLC0415
+    from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
+    from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
+    from journaltrack.verification.verifier import REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
+
+    known = config.load(config_file, overrides=aws).configuration
+    options = VerifyOptions(component, deep=deep, visible_after_s=known.visible_after_s, timestamps=known.timestamps, anchor=known.anchor)
+    rate_limit = RateLimit(rate_per_s or known.requests_per_s or REQUESTS_PER_S)
+    connection = Connection(rate_limit=rate_limit, attended=is_attended(), **known.of_a_connection())
+
+    def compare(journal: str | None) -> VerifyReport:
+        return run_verify(journal, connection, options, run.deadline, _teller(), repair=repair)
+
+    return compare
+
+
+def _check(
+    journal: str | None,
+    anchors: dict[str, bytes],
+    restore_from: Sequence[Path],
+    compare: Callable[[str | None], VerifyReport] | None,
+    *,
+    repair: bool,
+    as_json: bool,
+) -> ExitCode:
+    """Check one journal, and say what was found: all of it, also where SageMaker and S3 could not be asked."""
+    from journaltrack import doctor  # noqa: PLC0415 - SQLAlchemy
+
+    examination = before = doctor.examine(journal, anchors=anchors, progress=_progress())
+    repaired: list[Repaired] = []
+    if repair:
+        repaired = doctor.mend(before, restore_from=restore_from)
+        examination = doctor.examine(journal, anchors=anchors, progress=_progress()) if repaired else before
+    report, failure = None, None
+    if compare is not None:
+        try:
+            report = compare(journal)
+        except NothingMatchesError:
+            raise
+        except JournaltrackError as error:
+            failure = error
+    codes = [_code_of_journal(examination)]
+    codes += [_code_of_remote(report)] if report is not None else []
+    codes += [common.exit_code_of(failure)] if failure is not None else []
+    code = worst(codes)
+    if as_json:
+        output.print_json(_json(examination, repaired, report, failure, code))
+    else:
+        _print_examination(examination, repaired, offer=not repair)
+        if report is not None:
+            output.say()
+            _print_report(report)
+    if report is not None:
+        _explain(report)
+    if failure is not None:
+        common.report_error(failure, verbose=common.is_verbose())
+    return code
+
+
+def _code_of_journal(examination: Examination) -> ExitCode:
+    if any(finding.check == "chains" and finding.severity == "problem" for finding in examination.findings):
+        return ExitCode.JOURNAL
+    return ExitCode.OK if examination.healthy else ExitCode.PROBLEMS
+
+
+def _code_of_remote(report: VerifyReport) -> ExitCode:
+    codes = []
+    if report.halted is not None:
+        codes.append(common.exit_code_of(report.halted))
+    if report.out_of_time:
+        codes.append(ExitCode.UNREACHABLE)
+    if report.counts["missing"] or report.counts["different"]:
+        codes.append(ExitCode.PROBLEMS)
+    if report.anchors is not None and report.anchors.problems:
+        codes.append(ExitCode.JOURNAL)
+    if report.undelivered.any or report.counts["unknown"]:
+        codes.append(ExitCode.PENDING)
+    return worst(codes)
+
+
+def _json(
+    examination: Examination, repaired: Sequence[Repaired], report: VerifyReport | None, failure: JournaltrackError | None, code: ExitCode
+) -> dict[str, Any]:
+    from journaltrack.journal import view  # noqa: PLC0415 - SQLAlchemy
+
+    remote = report.to_json() if report is not None else None
+    return {
+        "journal": examination.path,
+        "journal_id": examination.journal_id,
+        "healthy": examination.healthy,
+        "checked": view.to_json(examination.checked),
+        "findings": view.to_json(examination.findings),
+        "repaired": view.to_json(repaired),
+        "remote": remote if failure is None else output.error_json(failure, common.exit_code_of(failure)),
+        "exit_code": int(code),
+    }
+
+
+def _progress() -> Callable[[str], None]:
+    """A line on a terminal for each check, once that they take long."""
+    began = time.monotonic()
+
+    def tell(check: str) -> None:
+        if output.on_terminal(err=True) and time.monotonic() - began >= _TELL_AFTER_S:
+            output.say(f"checking {check} ...", err=True)
+
+    return tell
+
+
+def _teller() -> Callable[[Progress], None]:
+    """A line on stderr now and then: at ten requests a second a thousand components take some minutes."""
+    told = time.monotonic()
+
+    def tell(progress: Progress) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _TELL_EVERY_S:
+            told = time.monotonic()
+            output.say(f"{progress.done} of {output.plural(progress.total, 'component')} compared", err=True)
+
+    return tell
+
+
+def _print_examination(examination: Examination, repaired: Sequence[Repaired], *, offer: bool) -> None:
+    from journaltrack.doctor import CHECKS  # noqa: PLC0415
+
+    skipped = [check for check in CHECKS if check not in examination.checked]
+    output.fields(
+        [
+            ("journal", examination.path),
+            ("journal id", examination.journal_id),
+            ("checked", ", ".join(examination.checked)),
+            *([("not checked", ", ".join(skipped))] if skipped else []),
+        ]
+    )
+    if repaired:
+        output.say()
+    for each_repair in repaired:
+        output.say(f"{'repaired' if each_repair.done else 'not repaired'}: {each_repair.repair}: {output.clean(each_repair.message)}")
+    alike: dict[tuple[str, ...], list[Finding]] = {}
+    for finding in examination.findings:
+        alike.setdefault((finding.check, finding.severity, finding.meaning, finding.advice), []).append(finding)
+    for findings in alike.values():
+        output.say()
+        _print_findings(findings)
+    output.say()
+    problems = sum(f.severity == "problem" for f in examination.findings)
+    warnings = sum(f.severity == "warning" for f in examination.findings)
+    also = output.plural(warnings, "warning")
+    if examination.healthy:
+        output.say("the journal is well" + (f", with {also}" if warnings else ""))
+    else:
+        output.say(f"the journal has {output.plural(problems, 'problem')}" + (f" and {also}" if warnings else ""))
+    if offer and any(f.repair for f in examination.findings):
+        output.say("hint: journaltrack check --repair mends what can be mended", err=True)
+
+
+def _print_findings(alike: Sequence[Finding]) -> None:
+    """Findings that mean the same: what each is, then once what it means and what to do."""
+    for finding in alike[:_ALIKE_MAX]:
+        text = f"{finding.severity}: {finding.check}: {output.cut(output.clean(finding.message), 500)}"
+        output.say(text, style=_STYLES.get(finding.severity))
+    if len(alike) > _ALIKE_MAX:
+        output.say(f"... and {len(alike) - _ALIKE_MAX} more; --json has them")
+    output.say(f"  meaning: {output.clean(alike[0].meaning)}")
+    if alike[0].advice:
+        output.say(f"  advice: {output.clean(alike[0].advice)}")
+
+
+def _print_report(report: VerifyReport) -> None:
+    from journaltrack.verification.diff import LATER  # noqa: PLC0415 - as above
+
+    checked = report.checked
+    output.say(
+        f"compared {output.plural(checked.components, 'component')}, "
+        f"{output.plural(checked.parameters, 'parameter')}, {output.plural(checked.artifacts, 'artifact')}, "
+        f"{output.plural(checked.points, 'point')} of {output.plural(checked.metrics, 'metric')}, {_objects(report)}, "
+        f"{output.duration(report.duration_s)}"
+    )
+    if report.repair is not None:
+        output.say(_repaired(report.repair))
+    wrong = [each for each in report.differences if each.kind != "extra"]
+    extra = [each for each in report.differences if each.kind == "extra"]
+    _table("differences", wrong)
+    _table("beyond what this journal delivered (no failure)", extra)
+    counts = report.counts
+    if not checked.components and report.verified:
+        output.say("nothing was delivered yet: there is nothing to compare")
+    elif report.verified:
+        later = any(difference.note == LATER for difference in extra)
+        but = ", but for what a later run of another journal replaced" if later else ""
+        output.say(f"everything that was delivered is there{but}")
+    else:
+        output.say(f"{counts['missing']} missing, {counts['different']} different, {counts['unknown']} could not be told")
+    anchored = report.anchors
+    if anchored is not None and anchored.documents and not anchored.problems:
+        output.say(f"the journal reaches all of its {output.plural(anchored.documents, 'anchor')}")
+    waiting = report.undelivered
+    if waiting.any:
+        output.say(
+            f"not delivered, and not compared: {waiting.pending} pending, {waiting.in_doubt} in doubt, {waiting.quarantined} quarantined"
+        )
+
+
+def _objects(report: VerifyReport) -> str:
+    checked = report.checked
+    ways = (
+        (checked.objects_by_checksum, "by checksum"),
+        (checked.objects_by_content, "by content"),
+        (checked.objects_by_size, "by size and noted digest alone"),
+    )
+    told = [f"{count} {how}" for count, how in ways if count]
+    total = sum(count for count, _ in ways)
+    return output.plural(total, "object") + (f" ({', '.join(told)})" if told else "")
+
+
+def _repaired(repair: Repair) -> str:
+    delivered = sum(each.delivered for each in repair.passes)
+    return f"repair: {output.plural(repair.reopened, 'entry')} made pending again, {delivered} sent; compared once more"
+
+
+def _table(title: str, differences: Sequence[Difference]) -> None:
+    rows = [
+        (each.component, each.kind, each.what, each.name, _value(each, each.expected), _value(each, each.found), _remark(each))
+        for each in differences[:_ROWS_MAX]
+    ]
+    output.table(title, ("component", "is", "what", "name", "expected", "found", "remark"), rows)
+    if len(differences) > _ROWS_MAX:
+        output.say(f"  ... and {len(differences) - _ROWS_MAX} more; --json has them")
+
+
+def _value(difference: Difference, value: object) -> str | None:
+    if value is None:
+        return None
+    if difference.what == "status" and difference.name in {"start", "end"}:
+        return output.instant(value)
+    return output.cut(value, 200)
+
+
+def _remark(difference: Difference) -> str | None:
+    if difference.steps:
+        steps = [str(first) if first == last else f"{first}-{last}" for first, last in difference.steps]
+        return output.cut(f"nothing is there at step {', '.join(steps)}; --repair sends it again", 200)
+    return difference.note or ("--repair sends it again" if difference.repairable else None)
+
+
+def _explain(report: VerifyReport) -> None:
+    """On stderr: why it is not complete, and what to do."""
+    if report.halted is not None:
+        output.problem("error", f"the comparison stopped: {report.halted.message}", report.halted.hint)
+    for found in report.anchors.problems if report.anchors is not None else ():
+        hint = "copy the whole journal before anything else, and compare with a backup: something is missing from it, or from where it was anchored"
+        output.problem("error", found.message, hint)
+    if report.anchors is not None and report.anchors.note is not None:
+        output.problem("warning", f"the journal's anchors could not be looked at: {report.anchors.note}")
+    if report.out_of_time:
+        output.problem("error", "it was stopped before everything was compared")
+    for sent in report.repair.passes if report.repair is not None else ():
+        problem = sent.problem
+        if problem is not None:
+            output.problem("error", f"not everything could be sent again: {problem.message}", problem.hint)
+    if report.repair is None and any(each.repairable for each in report.differences):
+        output.say("hint: `journaltrack check --remote --repair` sends again what is missing", err=True)
+    if report.undelivered.any:
+        output.say("hint: `journaltrack audit` says what is not delivered, and why", err=True)

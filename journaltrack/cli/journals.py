@@ -1,0 +1,162 @@
+"""Which journals a command is about: how they are named, and an answer for each with one exit code and one JSON document.
+
+Every command takes them in the same way: ``[JOURNAL]...``, ``-j JOURNAL`` as often as you like, and a
+folder of journals for those in it. A command that can be about one only says which it found.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import click
+
+from journaltrack.cli import common, output
+from journaltrack.cli.exit_codes import ExitCode, worst
+from journaltrack.errors import JournaltrackError, NothingMatchesError
+from journaltrack.util import patterns
+
+Form: TypeAlias = Literal["document", "lines", "list"] | None
+"""What a command prints of JSON: a document of each journal, a line of each of its things; None: none."""
+_LISTED_MAX = 5
+
+
+class Journals:
+    """The journals on a command line.
+
+    Args:
+        named: As they were named; none: the default journal is meant.
+    """
+
+    def __init__(self, named: Sequence[str]) -> None:
+        self.named = tuple(dict.fromkeys(named))
+
+    @functools.cached_property
+    def _found(self) -> dict[str | None, bool]:
+        """Each journal, and whether it stands for the folder that it was found in."""
+        from journaltrack.util import paths  # noqa: PLC0415 - shell completion imports this module
+        from journaltrack.watch.folders import journals_in  # noqa: PLC0415
+
+        found: dict[str | None, bool] = {}
+        for named in self.named:
+            folder = paths.expanded(named)
+            inside = list(journals_in(folder))
+            found |= {named: False} if inside in ([], [folder]) else dict.fromkeys(map(str, inside), True)
+        return found or {None: False}
+
+    @property
+    def folders(self) -> tuple[str | None, ...]:
+        """Each once, with those in a folder of journals in its place; None is the default journal."""
+        return tuple(self._found)
+
+    @property
+    def are_several(self) -> bool:
+        """Whether several were named, or a folder of journals, be it with one: ``--json`` prints a list."""
+        return len(self._found) > 1 or any(self._found.values())
+
+    def only(self, command: str | None = None) -> str | None:
+        """Return the one journal of a command that can be about one only; None for the default.
+
+        Args:
+            command: How the message names it; None: as it was called.
+
+        Raises:
+            click.UsageError: There are several.
+        """
+        if len(self.folders) == 1:
+            return self.folders[0]
+        command = command or str(click.get_current_context().info_name)
+        listed = ", ".join(output.clean(common.path_of(journal)) for journal in self.folders[:_LISTED_MAX])
+        more = f" and {len(self.folders) - _LISTED_MAX} more" if len(self.folders) > _LISTED_MAX else ""
+        raise click.UsageError(
+            f"{command} is about one journal, and you named {len(self.folders)}: {listed}{more}; name one of them. No changes were made."
+        )
+
+
+def about_journals(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``[JOURNAL]...`` and ``-j JOURNAL``, which it gets as ``journals``."""
+
+    @functools.wraps(command)
+    def with_journals(*args: Any, arguments: tuple[str, ...], options: tuple[str, ...], **others: Any) -> Any:  # noqa: ANN401 - click's
+        return command(*args, journals=Journals([*arguments, *options]), **others)
+
+    argument = click.argument("arguments", metavar="[JOURNAL]...", nargs=-1, type=click.Path())
+    option = click.option(
+        "-j",
+        "--journal",
+        "options",
+        metavar="JOURNAL",
+        multiple=True,
+        type=click.Path(),
+        help="The same as the argument; may be repeated.",
+    )
+    return argument(option(with_journals))
+
+
+def each(
+    journals: Journals,
+    answer: Callable[[str | None], ExitCode],
+    *,
+    as_json: Form,
+    has_ended: Callable[[], object] = lambda: False,
+    final: Callable[[ExitCode], ExitCode] = lambda code: code,
+) -> ExitCode:
+    """Have every journal answered, one after the other; what is wrong with one does not keep the others.
+
+    A filter must name something in one of them. Where it names nothing, but does in another, that is said, and no failure.
+
+    Args:
+        journals: About which.
+        answer: Prints about one, and returns its exit code.
+        as_json: What it prints of JSON; "list": a list also of a single journal.
+        has_ended: Whether to leave out those that are left.
+        final: The exit code to end with, from the worst one.
+    """
+    if not journals.are_several and as_json != "list":
+        return final(answer(journals.folders[0]))
+    codes: list[ExitCode] = []
+    unnamed: list[NothingMatchesError] = []
+    documents: list[dict[str, Any]] = []
+    for journal in journals.folders:
+        if codes and has_ended():
+            break
+        try:
+            with output.collected(common.path_of(journal), documents):
+                codes.append(answer(journal))
+        except NothingMatchesError as error:
+            unnamed.append(error)
+        except (JournaltrackError, OSError) as error:
+            codes.append(common.exit_code_of(error))
+            documents.append({"journal": common.path_of(journal), **output.error_json(error, codes[-1])})
+            common.report_error(error, verbose=common.is_verbose())
+    if not codes:
+        codes.append(ExitCode.USAGE)
+        documents += _named_nowhere(unnamed)
+    else:
+        _tell_unnamed(unnamed, len(journals.folders))
+    code = final(worst(codes))
+    if as_json in {"document", "list"}:
+        output.print_json({"journals": documents, "exit_code": int(code)})
+    else:
+        for document in documents if as_json else ():
+            output.print_json_line(document)
+    return code
+
+
+def _tell_unnamed(errors: Sequence[NothingMatchesError], journals: int) -> None:
+    """Say once what a filter names in some of the journals only."""
+    if len(errors) == 1:
+        output.problem("note", errors[0].message)
+    elif errors:
+        output.problem("note", f"{len(errors)} of {journals} journals have nothing that the filter names")
+
+
+def _named_nowhere(errors: Sequence[NothingMatchesError]) -> list[dict[str, Any]]:
+    """Say once that a filter names nothing in any journal; the error of the journal with something near."""
+    error = next((each for each in errors if each.hint.startswith(patterns.PERHAPS)), errors[0])
+    common.report_error(error, verbose=common.is_verbose())
+    if len(errors) > 1:
+        others = "the other journal has" if len(errors) == 2 else f"the other {len(errors) - 1} journals have"  # noqa: PLR2004
+        output.problem("note", f"{others} none either")
+    return [dict(output.error_json(error, ExitCode.USAGE))]
