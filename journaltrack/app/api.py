@@ -26,7 +26,7 @@ from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.outcomes import DeliveryOutcome, Settlement
 from journaltrack.replay.pass_report import PassReport, Progress
 from journaltrack.replay.reconciler import Options
-from journaltrack.reports.status import status
+from journaltrack.reports.status import status, undeliverable
 from journaltrack.tracking.settings import check_makes_requests
 from journaltrack.util import config
 from journaltrack.util.deadline import Deadline
@@ -50,6 +50,7 @@ class Retried:
         journal, journal_id: Which journal.
         dry_run: Nothing was changed.
         quarantined, in_doubt: Entries that were so before.
+        undeliverable: Those of the quarantined that AWS can never take: they stay so.
         released: Entries that are pending again.
     """
 
@@ -57,6 +58,7 @@ class Retried:
     journal_id: str
     dry_run: bool
     quarantined: int
+    undeliverable: int
     in_doubt: int
     released: int
 
@@ -369,6 +371,8 @@ def retry(
 ) -> Retried:
     """Make quarantined entries pending again: the next sync sends them. A receipt records it.
 
+    What AWS can never take, such as NaN, stays quarantined.
+
     Args:
         journal: As for ``sync``.
         component: As for ``sync``.
@@ -381,13 +385,14 @@ def retry(
         JournalError: It can't be read or written.
     """
     before = status(journal, component=component)
+    never = undeliverable(journal, component=component) if before.quarantined else 0
     outcomes: list[DeliveryOutcome] = ["quarantined", "in doubt"] if in_doubt else ["quarantined"]
     released = 0
-    if not dry_run and (before.quarantined or (in_doubt and before.in_doubt)):
+    if not dry_run and (before.quarantined > never or (in_doubt and before.in_doubt)):
         with composition.reconciling(journal) as (opened, lease):
             ids = view.matching(opened, component)
             released = Settlement(opened.database, lease).release(outcomes, None if ids is None else json.loads(ids))
-    return Retried(before.path, before.journal_id, dry_run, before.quarantined, before.in_doubt, released)
+    return Retried(before.path, before.journal_id, dry_run, before.quarantined, never, before.in_doubt, released)
 
 
 def resolve(

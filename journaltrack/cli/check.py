@@ -16,7 +16,7 @@ from journaltrack.errors import JournaltrackError, NothingMatchesError
 from journaltrack.util.deadline import Deadline
 
 if TYPE_CHECKING:
-    from journaltrack.doctor import Examination, Finding, Repaired
+    from journaltrack.doctor import Examination, Finding
     from journaltrack.replay.pass_report import Progress
     from journaltrack.verification.diff import Difference
     from journaltrack.verification.verifier import Repair, VerifyReport
@@ -102,12 +102,11 @@ def command(
         raise click.UsageError(f"{names}: what is compared with SageMaker and S3; say --remote too")
     if anchors:
         journals.only("--anchor")
-    documents = {anchor.name: anchor.read_bytes() for anchor in anchors}
     run = common.Stoppable(Deadline())
     compare = _comparison(run, repair=repair, **asked) if remote else None
 
     def answer(journal: str | None) -> ExitCode:
-        return run.code(_check(journal, documents, restore_from, compare, repair=repair, as_json=as_json))
+        return run.code(_check(journal, anchors, restore_from, compare, repair=repair, as_json=as_json))
 
     with common.stopping(run):
         return each(journals, answer, as_json="document" if as_json else None, has_ended=lambda: run.signal)
@@ -142,7 +141,7 @@ def _comparison(
 
 def _check(
     journal: str | None,
-    anchors: dict[str, bytes],
+    anchors: Sequence[Path],
     restore_from: Sequence[Path],
     compare: Callable[[str | None], VerifyReport] | None,
     *,
@@ -150,13 +149,9 @@ def _check(
     as_json: bool,
 ) -> ExitCode:
     """Check one journal, and say what was found: all of it, also where SageMaker and S3 could not be asked."""
-    from journaltrack import doctor  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.app.api import check  # noqa: PLC0415 - shell completion imports this module
 
-    examination = before = doctor.examine(journal, anchors=anchors, progress=_progress())
-    repaired: list[Repaired] = []
-    if repair:
-        repaired = doctor.mend(before, restore_from=restore_from)
-        examination = doctor.examine(journal, anchors=anchors, progress=_progress()) if repaired else before
+    examination = check(journal, repair=repair, restore_from=restore_from, anchors=anchors, on_progress=_progress())
     report, failure = None, None
     if compare is not None:
         try:
@@ -170,9 +165,9 @@ def _check(
     codes += [common.exit_code_of(failure)] if failure is not None else []
     code = worst(codes)
     if as_json:
-        output.print_json(_json(examination, repaired, report, failure, code))
+        output.print_json(_json(examination, report, failure, code))
     else:
-        _print_examination(examination, repaired, offer=not repair)
+        _print_examination(examination, offer=not repair)
         if report is not None:
             output.say()
             _print_report(report)
@@ -204,31 +199,24 @@ def _code_of_remote(report: VerifyReport) -> ExitCode:
     return worst(codes)
 
 
-def _json(
-    examination: Examination, repaired: Sequence[Repaired], report: VerifyReport | None, failure: JournaltrackError | None, code: ExitCode
-) -> dict[str, Any]:
-    from journaltrack.journal import view  # noqa: PLC0415 - SQLAlchemy
-
+def _json(examination: Examination, report: VerifyReport | None, failure: JournaltrackError | None, code: ExitCode) -> dict[str, Any]:
     remote = report.to_json() if report is not None else None
     return {
-        "journal": examination.path,
-        "journal_id": examination.journal_id,
-        "healthy": examination.healthy,
-        "checked": view.to_json(examination.checked),
-        "findings": view.to_json(examination.findings),
-        "repaired": view.to_json(repaired),
+        **examination.to_json(),
         "remote": remote if failure is None else output.error_json(failure, common.exit_code_of(failure)),
         "exit_code": int(code),
     }
 
 
-def _progress() -> Callable[[str], None]:
+def _progress() -> Callable[[Progress], None]:
     """A line on a terminal for each check, once that they take long."""
+    from journaltrack.doctor import CHECKS  # noqa: PLC0415
+
     began = time.monotonic()
 
-    def tell(check: str) -> None:
-        if output.on_terminal(err=True) and time.monotonic() - began >= _TELL_AFTER_S:
-            output.say(f"checking {check} ...", err=True)
+    def tell(progress: Progress) -> None:
+        if output.on_terminal(err=True) and progress.done < progress.total and time.monotonic() - began >= _TELL_AFTER_S:
+            output.say(f"checking {CHECKS[progress.done]} ...", err=True)
 
     return tell
 
@@ -246,7 +234,7 @@ def _teller() -> Callable[[Progress], None]:
     return tell
 
 
-def _print_examination(examination: Examination, repaired: Sequence[Repaired], *, offer: bool) -> None:
+def _print_examination(examination: Examination, *, offer: bool) -> None:
     from journaltrack.doctor import CHECKS  # noqa: PLC0415
 
     skipped = [check for check in CHECKS if check not in examination.checked]
@@ -258,9 +246,9 @@ def _print_examination(examination: Examination, repaired: Sequence[Repaired], *
             *([("not checked", ", ".join(skipped))] if skipped else []),
         ]
     )
-    if repaired:
+    if examination.repaired:
         output.say()
-    for each_repair in repaired:
+    for each_repair in examination.repaired:
         output.say(f"{'repaired' if each_repair.done else 'not repaired'}: {each_repair.repair}: {output.clean(each_repair.message)}")
     alike: dict[tuple[str, ...], list[Finding]] = {}
     for finding in examination.findings:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,9 +11,7 @@ from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals, each
 
 if TYPE_CHECKING:
-    from journaltrack.journal.journal import Journal
-
-_Outcome: TypeAlias = Literal["delivered", "quarantined"]
+    from journaltrack.app.api import Resolution
 
 
 @click.command(
@@ -38,7 +35,7 @@ def command(
     """
     if delivered == set_aside:
         raise click.UsageError("say --delivered or --set-aside")
-    outcome: _Outcome = "delivered" if delivered else "quarantined"
+    outcome: Resolution = "delivered" if delivered else "quarantined"
 
     def answer(path: str | None) -> ExitCode:
         heading = f"{output.clean(common.path_of(path))}: " if journals.are_several else ""
@@ -48,52 +45,18 @@ def command(
 
 
 def _resolve(
-    path: str | None, component: str | None, outcome: _Outcome, note: str, heading: str, *, dry_run: bool, as_json: bool
+    path: str | None, component: str | None, outcome: Resolution, note: str, heading: str, *, dry_run: bool, as_json: bool
 ) -> ExitCode:
-    from journaltrack.journal.journal import Journal  # noqa: PLC0415 - SQLAlchemy
-    from journaltrack.reports.status import status  # noqa: PLC0415
+    from journaltrack.app.api import resolve  # noqa: PLC0415 - shell completion imports this module
 
-    before = status(path, component=component)
-    resolved = 0
-    if not dry_run and before.in_doubt:
-        opened = Journal.open(path, create=False)
-        try:
-            resolved = _decide(opened, component, outcome, note)
-        finally:
-            opened.close()
+    told = resolve(path, outcome=outcome, component=component, note=note, dry_run=dry_run)
     if as_json:
-        output.print_json(
-            {
-                "journal": before.path,
-                "journal_id": before.journal_id,
-                "dry_run": dry_run,
-                "in_doubt": before.in_doubt,
-                "resolved": resolved,
-                "exit_code": int(ExitCode.OK),
-            }
-        )
+        output.print_json({**told.to_json(), "exit_code": int(ExitCode.OK)})
         return ExitCode.OK
     if dry_run:
-        output.say(f"{heading}would resolve {output.plural(before.in_doubt, 'entry')} in doubt as {outcome}")
-    elif resolved:
-        output.say(f"{heading}resolved {output.plural(resolved, 'entry')} as {outcome}")
+        output.say(f"{heading}would resolve {output.plural(told.in_doubt, 'entry')} in doubt as {outcome}")
+    elif told.resolved:
+        output.say(f"{heading}resolved {output.plural(told.resolved, 'entry')} as {outcome}")
     else:
         output.say(f"{heading}nothing is in doubt")
     return ExitCode.OK
-
-
-def _decide(journal: Journal, component: str | None, outcome: _Outcome, note: str) -> int:
-    from journaltrack.journal import provenance  # noqa: PLC0415
-    from journaltrack.journal.view import matching  # noqa: PLC0415
-    from journaltrack.replay import lease as leases  # noqa: PLC0415
-    from journaltrack.replay.evidence import in_doubt  # noqa: PLC0415
-    from journaltrack.replay.evidence.attestations import Attestor  # noqa: PLC0415
-
-    decision = "there" if outcome == "delivered" else "set aside"
-    reason = f"{provenance.user()} settled it by hand as {decision}" + (f": {note}" if note else "")
-    ids = matching(journal, component)
-    lease = leases.acquire(journal.database)
-    try:
-        return in_doubt.decide(Attestor(journal.database, lease), outcome, reason, None if ids is None else json.loads(ids))
-    finally:
-        lease.release()

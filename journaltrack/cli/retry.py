@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
@@ -12,9 +11,7 @@ from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals, each
 
 if TYPE_CHECKING:
-    from journaltrack.journal.journal import Journal
-    from journaltrack.replay.evidence.outcomes import DeliveryOutcome
-    from journaltrack.reports.status import JournalStatus
+    from journaltrack.app.api import Retried
 
 
 @click.command(
@@ -41,69 +38,34 @@ def command(journals: Journals, *, component: str | None, in_doubt: bool, dry_ru
 
 
 def _retry(path: str | None, component: str | None, heading: str, *, in_doubt: bool, dry_run: bool, as_json: bool) -> ExitCode:
-    from journaltrack.journal.journal import Journal  # noqa: PLC0415 - SQLAlchemy
-    from journaltrack.reports.status import status, undeliverable  # noqa: PLC0415
+    from journaltrack.app.api import retry  # noqa: PLC0415 - shell completion imports this module
 
-    before = status(path, component=component)
-    never = undeliverable(path, component=component) if before.quarantined else 0
-    quarantined = before.quarantined - never
-    would = quarantined + (before.in_doubt if in_doubt else 0)
-    released = 0
-    if not dry_run and would:
-        opened = Journal.open(path, create=False)
-        try:
-            released = _release(opened, component, in_doubt=in_doubt)
-        finally:
-            opened.close()
+    told = retry(path, component=component, in_doubt=in_doubt, dry_run=dry_run)
     if as_json:
-        output.print_json(
-            {
-                "journal": before.path,
-                "journal_id": before.journal_id,
-                "dry_run": dry_run,
-                "quarantined": before.quarantined,
-                "undeliverable": never,
-                "in_doubt": before.in_doubt,
-                "released": released,
-                "exit_code": int(ExitCode.OK),
-            }
-        )
+        output.print_json({**told.to_json(), "exit_code": int(ExitCode.OK)})
     elif dry_run:
-        in_parts = f"{quarantined} quarantined, {before.in_doubt if in_doubt else 0} in doubt"
-        output.say(f"{heading}would release {output.plural(would, 'entry')}: {in_parts}")
-    elif released:
-        output.say(f"{heading}released {output.plural(released, 'entry')}; `journaltrack sync` sends them")
+        quarantined, unsure = told.quarantined - told.undeliverable, told.in_doubt if in_doubt else 0
+        in_parts = f"{quarantined} quarantined, {unsure} in doubt"
+        output.say(f"{heading}would release {output.plural(quarantined + unsure, 'entry')}: {in_parts}")
+    elif told.released:
+        output.say(f"{heading}released {output.plural(told.released, 'entry')}; `journaltrack sync` sends them")
     else:
         output.say(f"{heading}nothing to release")
     if not as_json:
-        _tell_the_rest(before, never, in_doubt=in_doubt)
-    if in_doubt and before.in_doubt:
+        _tell_the_rest(told, in_doubt=in_doubt)
+    if in_doubt and told.in_doubt:
         output.problem(
             "warning",
-            f"{output.plural(before.in_doubt, 'entry')} in doubt may have arrived already: sent again, their metrics may be there twice",
+            f"{output.plural(told.in_doubt, 'entry')} in doubt may have arrived already: sent again, their metrics may be there twice",
             "compare with what SageMaker shows before the next sync",
         )
     return ExitCode.OK
 
 
-def _tell_the_rest(before: JournalStatus, never: int, *, in_doubt: bool) -> None:
+def _tell_the_rest(told: Retried, *, in_doubt: bool) -> None:
     """On stderr: what stays as it is."""
-    if never:
-        what = f"{output.plural(never, 'entry')} can never be sent to SageMaker: quarantined for good, and kept in the journal"
+    if told.undeliverable:
+        what = f"{output.plural(told.undeliverable, 'entry')} can never be sent to SageMaker: quarantined for good, and kept in the journal"
         output.problem("note", what, "`journaltrack audit` says why")
-    if before.in_doubt and not in_doubt:
-        output.say(f"hint: {output.plural(before.in_doubt, 'entry')} in doubt stay so; --in-doubt releases them too", err=True)
-
-
-def _release(journal: Journal, component: str | None, *, in_doubt: bool) -> int:
-    from journaltrack.journal.view import matching  # noqa: PLC0415
-    from journaltrack.replay import lease as leases  # noqa: PLC0415
-    from journaltrack.replay.evidence.outcomes import Settlement  # noqa: PLC0415
-
-    outcomes: list[DeliveryOutcome] = ["quarantined", "in doubt"] if in_doubt else ["quarantined"]
-    ids = matching(journal, component)
-    lease = leases.acquire(journal.database)
-    try:
-        return Settlement(journal.database, lease).release(outcomes, None if ids is None else json.loads(ids))
-    finally:
-        lease.release()
+    if told.in_doubt and not in_doubt:
+        output.say(f"hint: {output.plural(told.in_doubt, 'entry')} in doubt stay so; --in-doubt releases them too", err=True)

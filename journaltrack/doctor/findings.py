@@ -73,4 +73,4 @@ class Examination:
     def to_json(self) -> dict[str, Any]:
         """Return what ``json.dumps`` takes."""
         members: dict[str, Any] = view.to_json(self)
-        return {**members, "healthy": self.healthy}
+        return {"journal": members.pop("path"), "journal_id": self.journal_id, "healthy": self.healthy, **members}

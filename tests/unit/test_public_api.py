@@ -22,6 +22,7 @@ import journaltrack.testing
 import journaltrack.types
 from journaltrack import Journal, JournaltrackWarning, Tracker
 from journaltrack.errors import ErrorKind, InvalidInputError, InvalidTypeError, NothingMatchesError, RemoteError
+from journaltrack.replay.remote import Answer, Refusal
 from journaltrack.testing import MemoryRemote, OfflineJournal, offline_journal
 from journaltrack.types import Progress
 from tests.copies import change
@@ -50,6 +51,16 @@ def folder(offline_journal, tmp_path):
             tracker.log_metric("loss", math.nan, step=2)
         tracker.log_artifact(tmp_path / "model.bin")
     return offline_journal.path
+
+
+class Picky(MemoryRemote):
+    """Refuses every point while it is."""
+
+    is_picky = True
+
+    def put_metrics(self, component, points):
+        refused = {n: Refusal("VALIDATION_ERROR", "not today", permanent=True) for n in range(len(points))}
+        return Answer("memory-0", refused=refused) if self.is_picky else super().put_metrics(component, points)
 
 
 class Unsure(MemoryRemote):
@@ -153,14 +164,17 @@ def test_open_journals_are_merged(folder, tmp_path):
         assert merged.entries == source.last_seq() == target.last_seq()
 
 
-def test_quarantined_entries_are_retried(folder):
-    """What SageMaker can't take is counted by a dry run, released, and quarantined again by a sync."""
-    assert journaltrack.sync().pending == 0
-    assert journaltrack.retry(dry_run=True).released == 0
-    told = journaltrack.retry(component="RU*")
-    assert (told.quarantined, told.in_doubt, told.released) == (1, 0, 1)
-    assert journaltrack.status().pending == 1
+def test_quarantined_entries_are_retried(folder, offline_journal):
+    """What SageMaker refused is counted by a dry run, released, and sent; what it can never take stays quarantined."""
+    offline_journal.remote = Picky()
     assert journaltrack.sync().quarantined == 1
+    assert journaltrack.retry(dry_run=True).released == 0
+    offline_journal.remote.is_picky = False
+    told = journaltrack.retry(component="RU*")
+    assert (told.quarantined, told.undeliverable, told.in_doubt, told.released) == (2, 1, 0, 1)
+    assert journaltrack.sync().delivered == 1
+    told = journaltrack.retry()
+    assert (told.quarantined, told.undeliverable, told.released) == (1, 1, 0)
     with pytest.raises(NothingMatchesError):
         journaltrack.retry(component="walk*")
 
@@ -173,7 +187,7 @@ def test_entries_in_doubt_are_resolved(folder, offline_journal):
     told = journaltrack.resolve(outcome="quarantined", note="not in Studio")
     assert (told.in_doubt, told.resolved, journaltrack.status().quarantined) == (1, 1, 2)
     assert any("not in Studio" in str(problem.reason) for problem in journaltrack.audit().components[0].problems)
-    assert journaltrack.retry().released == 2
+    assert journaltrack.retry().released == 1
     journaltrack.sync()
     assert journaltrack.resolve(outcome="delivered").resolved == 1
     assert journaltrack.resolve(outcome="delivered").resolved == 0
@@ -186,7 +200,7 @@ def test_what_is_in_doubt_is_sent_again_if_that_is_asked_for(folder, offline_jou
     """``retry(in_doubt=True)`` releases it, and the point is then there twice."""
     offline_journal.remote = Unsure()
     journaltrack.sync()
-    assert journaltrack.retry().released == 1
+    assert journaltrack.retry().released == 0
     told = journaltrack.retry(in_doubt=True)
     assert (told.in_doubt, told.released) == (1, 1)
     journaltrack.sync()
