@@ -12,7 +12,7 @@ from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
-    from journaltrack.replay.evidence.outcomes import DeliveryOutcome
+    from journaltrack.replay.evidence.statements import DeliveryOutcome
     from journaltrack.reports.status import JournalStatus
 
 

@@ -14,8 +14,8 @@ from journaltrack.journal import removed, view
 from journaltrack.journal.schema import schema
 from journaltrack.replay.lease import TTL_S
 from journaltrack.reports import clocks
-from journaltrack.reports.proof.attestations import Evidence, attestation_problems
 from journaltrack.reports.proof.check import chain_problems, database_problems
+from journaltrack.reports.proof.replayed import Evidence, attestation_problems
 from journaltrack.util.intervals import ranges_in
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from journaltrack.doctor.findings import Finding
-from journaltrack.reports.proof.attestations import Evidence, attestation_problems
 from journaltrack.reports.proof.check import blob_problem, is_absent, needed_contents, references_without_blob
+from journaltrack.reports.proof.replayed import Evidence, attestation_problems
 from journaltrack.util import paths
 
 if TYPE_CHECKING:

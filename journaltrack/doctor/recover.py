@@ -26,8 +26,8 @@ from journaltrack.errors import JournalCorruptError, JournalTooNewError
 from journaltrack.journal import removed
 from journaltrack.journal.entries import description_digest
 from journaltrack.journal.schema import check, schema, tables
-from journaltrack.replay.evidence.attestations import Scribe, Settled, Statement
-from journaltrack.replay.evidence.outcomes import DeliveryOutcome
+from journaltrack.replay.evidence.attestations import Scribe, insert_receipt
+from journaltrack.replay.evidence.statements import REPAIR, DeliveryOutcome, Settled, Statement
 from journaltrack.util import paths, versions
 from journaltrack.util.intervals import as_intervals, ranges_in
 
@@ -244,13 +244,9 @@ def _complete(connection: sqlite3.Connection, found: Salvaged, generation: int |
     )
     found.missing = ",".join(f"{first}-{last}" if last > first else str(first) for first, last in gaps)
     found.removed = removed.entries_in(connection)
-    values = ("repair", None, "", highest + 1, now_ns, now_ns, "repaired", 0, None, None, str(found))
-    receipt_id = execute(schema.insert_sql("receipt"), values).lastrowid
     settled = [each for each in settled if each.entries]
-    statement = Statement(
-        "repair", "repaired", None, (), now_ns, highest + 1, settled, receipt_id, now_ns, attempts=0, error_text=str(found)
-    )
-    Scribe(lambda: now_ns).attest(connection, [statement])
+    said = Statement(REPAIR, "repaired", None, (), now_ns, highest + 1, settled, None, now_ns, attempts=0, error_text=str(found))
+    Scribe(lambda: now_ns).attest(connection, [said._replace(receipt_id=insert_receipt(connection, said))])
 
 
 def _begin_evidence_anew(connection: sqlite3.Connection, now_ns: int) -> None:

@@ -29,13 +29,12 @@ from journaltrack.journal.spool.spool import BUFFER_BYTES, Spool
 from journaltrack.journal.sqlite import access, file_locks
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.replay import lease
-from journaltrack.replay.evidence.attestations import Attestor, Statement
+from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.evidence.statements import REPAIR
 from journaltrack.util import paths
 
 DAMAGED: Final = "damaged"
 """The folder, inside the journal's, for what a repair took out of use."""
-_REPAIR: Final = "repair"
-_INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _ORDER: Final[tuple[Repair, ...]] = (
     "owner",
     "permissions",
@@ -260,13 +259,7 @@ def _in_database(folder: Path, work: Callable[[sqlite3.Connection], object], mes
         try:
             with attestor.transaction() as connection:
                 work(connection)
-                now_ns = clock_ns()
-                columns = (_REPAIR, None, "", held.generation, now_ns, now_ns, "repaired", 0, None, None, message)
-                receipt_id = connection.execute(_INSERT_RECEIPT, columns).lastrowid
-                statement = Statement(
-                    _REPAIR, "repaired", None, (), now_ns, held.generation, (), receipt_id, now_ns, attempts=0, error_text=message
-                )
-                attestor.attest(connection, [statement])
+                attestor.decide(connection, REPAIR, "repaired", None, (), error_text=message)
         finally:
             held.release()
     return message

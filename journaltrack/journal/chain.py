@@ -9,15 +9,19 @@ gap that may be gone across.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from journaltrack import limits
 from journaltrack.journal import entries as vocabulary
 from journaltrack.util.intervals import merged
+
+if TYPE_CHECKING:
+    import sqlite3
 
 ProblemKind: TypeAlias = Literal[
     "database", "meta", "writer", "chain", "gap", "attestation", "receipt", "delivery", "record", "blob", "anchor"
@@ -299,3 +303,12 @@ def take_gaps(gaps: dict[str, Removed], members: Mapping[str, Any]) -> None:
             msg = "not a range of places"
             raise ValueError(msg)
         gaps.setdefault(uuid, Removed()).add(first, last, bytes.fromhex(digest))
+
+
+def removed_in(connection: sqlite3.Connection) -> dict[str, Removed]:
+    """The runs of entries that attestations say were removed; what can't be read is left out."""
+    gaps: dict[str, Removed] = {}
+    for (body,) in connection.execute("SELECT body FROM attestation WHERE instr(body, '\"removed\"') ORDER BY id"):
+        with contextlib.suppress(ValueError, TypeError):
+            take_gaps(gaps, (read_body(body) if isinstance(body, str) else None) or {})
+    return gaps

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal import view
 from journaltrack.replay.evidence import in_doubt
-from journaltrack.replay.evidence.statements import REOPEN
+from journaltrack.replay.evidence.statements import READBACK, REOPEN
 from journaltrack.reports import receipts
 from journaltrack.reports.receipts import RELEASE, ranges_of
 from journaltrack.util.intervals import SEQ_MAX, contains, merged, without
@@ -188,14 +188,14 @@ def _events(database: Database, ids: str | None, *, at_ns: int | None = None) ->
     """
     where = (
         "(?3 IS NULL OR r.component_id IN (SELECT value FROM json_each(?3))) AND (?4 IS NULL "
-        f"OR r.action IN ('{RELEASE}', '{REOPEN}', '{in_doubt.READBACK}', '{in_doubt.SETTLE}') "
+        f"OR r.action IN ('{RELEASE}', '{REOPEN}', '{READBACK}', '{in_doubt.SETTLE}') "
         "OR r.started_at_ns <= ?4 AND (r.finished_at_ns IS NULL OR r.finished_at_ns > ?4))"
     )
     columns = "r.id, r.action, r.entries, r.started_at_ns, r.finished_at_ns, r.outcome"
     for receipt_id, action, text, started_ns, finished_ns, outcome in receipts.rows_of(database, columns, where, (ids, at_ns)):
-        if action in {RELEASE, REOPEN} or (action == in_doubt.READBACK and outcome == "released"):
+        if action in {RELEASE, REOPEN} or (action == READBACK and outcome == "released"):
             event: _Event = "released"
-        elif action == in_doubt.SETTLE or (action == in_doubt.READBACK and outcome == "delivered"):
+        elif action == in_doubt.SETTLE or (action == READBACK and outcome == "delivered"):
             event = "decided"
         elif action in receipts.NO_REQUESTS:
             continue

@@ -25,7 +25,8 @@ from journaltrack.journal.spool import use
 from journaltrack.journal.spool.spool import TEMPORARY, is_digest
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.replay import lease as leases
-from journaltrack.replay.evidence.attestations import Attestor, Statement
+from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.evidence.statements import Statement
 from journaltrack.reports.proof import hearsay
 from journaltrack.util import paths
 

@@ -28,7 +28,8 @@ from journaltrack.journal.removed import PRUNE, LastPoint, RemovedMetric
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.compact import Footprint, compact_file, footprint
 from journaltrack.replay import lease as leases
-from journaltrack.replay.evidence.attestations import Attestor, Statement
+from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.evidence.statements import Statement
 from journaltrack.replay.evidence.turns import Turns
 from journaltrack.replay.pass_report import Progress
 from journaltrack.reports.proof import hearsay

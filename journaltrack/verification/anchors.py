@@ -14,7 +14,7 @@ from journaltrack.journal import view
 from journaltrack.journal.chain import ChainProblem
 from journaltrack.replay.evidence import anchoring, anchors
 from journaltrack.reports.proof.anchors import anchor_problems
-from journaltrack.reports.proof.attestations import Evidence, attestation_problems
+from journaltrack.reports.proof.replayed import Evidence, attestation_problems
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.journal.chain import read_body
-from journaltrack.journal.schema import schema
 from journaltrack.limits import MANIFEST_BYTES_MAX
-from journaltrack.replay.evidence.attestations import Statement
 from journaltrack.util.intervals import as_text, ranges_in
 from journaltrack.util.paths import BUNDLE_MANIFEST
 
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 
 TAKEN: Final = "taken"
 """The action of receipts for attestations that were taken over."""
-_INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _ALL: Final = (
     "SELECT w.host, w.user, r.finished_at_ns, w.uuid, a.writer_seq, a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id "
     f"JOIN writer w ON w.id = a.writer_id WHERE r.component_id IS NULL AND r.action = '{TAKEN}' ORDER BY a.id DESC"
@@ -91,15 +88,12 @@ def record(
     connection: sqlite3.Connection, attestor: Attestor, origin: Origin, places: Mapping[str, tuple[int, int]], *, whole: bool = False
 ) -> None:
     """Inside of a transaction: say that these attestations were taken from there."""
-    now_ns, generation = attestor.clock_ns(), attestor.lease.generation
-    columns = (TAKEN, None, "", generation, now_ns, now_ns, "taken", 0, None, None, None)
-    receipt_id = int(connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
     more = {
         "origin": {"kind": origin.kind, "id": origin.id},
         "attestations": {uuid: as_text([interval]) for uuid, interval in places.items()},
         **({"whole": True} if whole else {}),
     }
-    attestor.attest(connection, [Statement(TAKEN, "taken", None, (), now_ns, generation, (), receipt_id, now_ns, attempts=0, more=more)])
+    attestor.decide(connection, TAKEN, "taken", None, (), more=more)
 
 
 def all_of(database: Database) -> list[Taken]:

@@ -27,9 +27,8 @@ from journaltrack.journal.spool.spool import is_digest
 from journaltrack.journal.sqlite import access
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.reports.proof.anchors import anchor_problems
-from journaltrack.reports.proof.attestations import Evidence, attestation_problems
 from journaltrack.reports.proof.chains import ADVICE, chain_problems, writer_problems
-from journaltrack.reports.proof.records import record_problems
+from journaltrack.reports.proof.replayed import Evidence, record_problems
 from journaltrack.transfer.bundle import layout
 from journaltrack.util import paths
 
@@ -103,12 +102,9 @@ def record_evidence(database: Database) -> tuple[list[ChainProblem], Evidence]:
 
 
 def _recomputed(database: Database) -> tuple[list[ChainProblem], Evidence]:
-    evidence = Evidence()
     found = writer_problems(database)
-    found += attestation_problems(database, evidence)
-    found += chain_problems(database, evidence.gaps)
-    found += record_problems(database, evidence)
-    return found, evidence
+    records, evidence = record_problems(database)
+    return [*found, *chain_problems(database, evidence.gaps), *records], evidence
 
 
 @contextlib.contextmanager

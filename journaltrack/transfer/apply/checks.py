@@ -5,21 +5,69 @@ They are taken over in many transactions; a source that contradicts itself or th
 
 from __future__ import annotations
 
+import bisect
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from journaltrack import limits
 from journaltrack.journal import entries as vocabulary
 from journaltrack.replay.evidence import statements, taken
-from journaltrack.replay.evidence.statements import Group, Named, Said
-from journaltrack.reports.proof.attestations import Coverage
+from journaltrack.replay.evidence.statements import Group, Named, Said, looked
 from journaltrack.transfer.apply.source import Attested, Source, check_link, forged, which
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
     from journaltrack.transfer.apply.applier import Applier
+
+
+T = TypeVar("T")
+
+
+class Coverage(Generic[T]):
+    """What is said of the places of one writer: the last of it about each place holds."""
+
+    __slots__ = ("_claims", "_firsts", "_lasts")
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        self._claims: list[T] = []
+
+    def put(self, first: int, last: int, claim: T | None) -> None:
+        """These places have this claim, or (None) none any more."""
+        if not self._lasts or first > self._lasts[-1]:
+            if claim is not None:
+                self._firsts.append(first)
+                self._lasts.append(last)
+                self._claims.append(claim)
+            return
+        start = bisect.bisect_left(self._lasts, first)
+        end = bisect.bisect_right(self._firsts, last)
+        firsts, lasts, claims = [], [], []
+        if start < end and self._firsts[start] < first:
+            firsts.append(self._firsts[start])
+            lasts.append(first - 1)
+            claims.append(self._claims[start])
+        if claim is not None:
+            firsts.append(first)
+            lasts.append(last)
+            claims.append(claim)
+        if start < end and self._lasts[end - 1] > last:
+            firsts.append(last + 1)
+            lasts.append(self._lasts[end - 1])
+            claims.append(self._claims[end - 1])
+        self._firsts[start:end], self._lasts[start:end], self._claims[start:end] = firsts, lasts, claims
+
+    def of(self, first: int, last: int) -> list[tuple[int, int, T]]:
+        """The claims about these places, in order, cut to them."""
+        start, end = bisect.bisect_left(self._lasts, first), bisect.bisect_right(self._firsts, last)
+        return [(max(first, self._firsts[i]), min(last, self._lasts[i]), self._claims[i]) for i in range(start, end)]
+
+    def all(self) -> Iterator[tuple[int, int, T]]:
+        """All of them, in order."""
+        return zip(self._firsts, self._lasts, self._claims, strict=True)
 
 
 class Fate(NamedTuple):
@@ -167,7 +215,7 @@ def _foresee(fates: dict[str, Coverage[Fate]], number: int, said: Said, *, is_kn
         for first, last in intervals:
             fates[uuid].put(first, last, Fate(number, is_known, None))
     for group in said.settled if fates else ():
-        if not said.looked(group):
+        if not looked(said.action, group.outcome):
             _change(fates, group.entries, Fate(number, is_known, group))
 
 

@@ -32,12 +32,12 @@ from journaltrack.journal.schema import schema
 from journaltrack.journal.spool.spool import Spool, is_digest
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence import statements
-from journaltrack.replay.evidence.attestations import Attestor, Settled
+from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.outcomes import Settlement
-from journaltrack.replay.evidence.statements import Named
+from journaltrack.replay.evidence.statements import HELD, MERGE, Named, Settled
 from journaltrack.replay.evidence.taken import TAKEN
 from journaltrack.replay.pass_report import Progress
-from journaltrack.transfer.apply.applier import HELD, MERGE, Ahead, Applied, Applier
+from journaltrack.transfer.apply.applier import Ahead, Applied, Applier
 from journaltrack.transfer.apply.checks import Checker
 from journaltrack.transfer.apply.source import forged
 from journaltrack.transfer.merge.heads import Heads, Runs
@@ -381,7 +381,7 @@ class _Merger:
     ) -> int:
         """Returns: how many of them."""
         groups: dict[int, dict[tuple[str, str | None, int], list[int]]] = defaultdict(lambda: defaultdict(list))
-        rows = []
+        settled_here = []
         for seq, each in page:
             row = connection.execute(_SETTLEMENT, (MERGE, HELD, seq)).fetchone()
             if row is None:  # removed here on the record, between others: it had been delivered
@@ -390,17 +390,16 @@ class _Merger:
             arrived = each.outcome in {"delivered", "superseded"}
             if (outcome is None and (arrived or not already(seq, each.at_ns))) or (arrived and outcome in {"quarantined", "in doubt"}):
                 groups[component_id][each.outcome, each.reason, each.at_ns].append(seq)
-                rows.append((seq, each.outcome, each.reason, each.at_ns))
-        connection.executemany("INSERT OR REPLACE INTO delivery VALUES (?, NULL, ?, ?, ?)", rows)
+                settled_here.append(seq)
         settled = {
             component_id: [Settled(outcome, reason, as_intervals(seqs), at_ns) for (outcome, reason, at_ns), seqs in by_kind.items()]
             for component_id, by_kind in groups.items()
         }
-        if rows:
+        if settled_here:
             self._applier.tell_origin(source, {})
         self._applier.attest("found", settled, {"from": source.journal.journal_id})
-        self._applier.note(as_intervals(row[0] for row in rows))
-        return len(rows)
+        self._applier.note(as_intervals(settled_here))
+        return len(settled_here)
 
     def _taken_before(self, source: JournalSource) -> Callable[[int, int], bool]:
         """Whether an earlier merge of the same journal found an entry so, since the same time: who released it since then wants it pending.

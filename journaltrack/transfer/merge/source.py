@@ -15,7 +15,7 @@ from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.chain import read_body, take_gaps
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import taken
-from journaltrack.replay.evidence.outcomes import DeliveryOutcome
+from journaltrack.replay.evidence.statements import DeliveryOutcome
 from journaltrack.replay.plan.actions import Ensure, PutMetrics
 from journaltrack.transfer.apply.source import Attested, WriterRow, forged
 from journaltrack.util.intervals import SEQ_MAX, ranges_in

@@ -1,0 +1,143 @@
+"""What became of entries: the one interpretation of what attestations say, whoever asks.
+
+A pass follows its own statements as it makes them, an import those of another copy, and a proof (``reports.proof``) all that a
+journal has, from the first on, in tables of its own, to compare. Must not know who says something, nor what an action does.
+
+The rules, for an entry of which something is known when something is said:
+
+- What arrived (delivered, superseded) is final; of two arrivals the one holds that was earlier. But what is found to be gone
+  (``REOPEN``) is pending again, unless it arrived after that.
+- A release makes pending again what did not arrive.
+- What is still in doubt is so since when, and by the request by which, it was; the reason is the later one.
+- Somebody who looked, and was not told, changes the reason of what is in doubt, and nothing else.
+- Of all else the later word holds.
+
+``tests/independent_verifier.py`` has them from docs/journal-format.md alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack.replay.evidence.statements import HELD, MERGE, RELEASED, REOPEN, REPAIR, looked
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from journaltrack.replay.evidence.statements import Intervals, Statement
+
+_ARRIVED: Final = "('delivered', 'superseded')"
+TO_COME: Final = f"r.action = '{MERGE}' AND r.outcome = '{HELD}'"
+"""Of the receipt ``r`` of what is in doubt: whether that only waits for what became of it."""
+_FEW: Final = 1_000
+"""Ours: numbers that are named one by one."""
+
+
+class Tables:
+    """Where it is recorded what became of entries at one destination, and what is there: the SQL that changes it.
+
+    Args:
+        prefix: Of the tables' names.
+        entries: The entries that count, as the table of a FROM clause.
+        mark: Whether there is a low-water mark, which goes back to what is pending again.
+        pending: Whether all entries that are settled must be pending: SQLite refuses the others.
+    """
+
+    def __init__(self, prefix: str = "", entries: str = "entry", *, mark: bool = True, pending: bool = False) -> None:
+        delivery, component, location = (f"{prefix}{name}" for name in ("delivery", "component", "location"))
+        still = (
+            "outcome = 'in doubt' AND excluded.outcome = 'in doubt' AND NOT EXISTS "
+            f"(SELECT 1 FROM receipt r WHERE r.id = {delivery}.receipt_id AND {TO_COME})"
+        )
+        known = (
+            " ON CONFLICT (seq) DO UPDATE SET "
+            f"receipt_id = CASE WHEN {still} THEN receipt_id ELSE excluded.receipt_id END, "
+            f"settled_at_ns = CASE WHEN {still} THEN settled_at_ns ELSE excluded.settled_at_ns END, "
+            f"reason = excluded.reason, outcome = excluded.outcome WHERE outcome NOT IN {_ARRIVED} "
+            f"OR (excluded.outcome IN {_ARRIVED} AND excluded.settled_at_ns < settled_at_ns)"
+        )
+        settle = f"INSERT INTO {delivery} (receipt_id, outcome, reason, settled_at_ns, seq) SELECT ?, ?, ?, ?,"
+        here = f"n.value FROM json_each(?) n{'' if pending else f' CROSS JOIN {entries} e ON e.seq = n.value'} WHERE true"
+        self.settle = f"{settle} e.seq FROM {entries} e WHERE e.seq BETWEEN ? AND ?{'' if pending else known}"
+        self.settle_few = f"{settle} {here}{'' if pending else known}"
+        self.look = f"UPDATE {delivery} SET reason = ? WHERE seq BETWEEN ? AND ? AND outcome = 'in doubt'"
+        self.release = f"DELETE FROM {delivery} WHERE seq BETWEEN ? AND ? AND outcome NOT IN {_ARRIVED}"
+        self.reopen = f"DELETE FROM {delivery} WHERE seq BETWEEN ? AND ? AND settled_at_ns <= ?"
+        self.mark = "UPDATE mark SET seq = min(seq, ?)" if mark else None
+        self.confirm = f"UPDATE {component} SET confirmed_at_ns = ?, arn = coalesce(nullif(?, ''), arn) WHERE id = ?"
+        self.miss = f"UPDATE {component} SET confirmed_at_ns = NULL WHERE id = ?"
+        self.forget = f"DELETE FROM {location} WHERE component_id = ? AND sha256 = ? AND bucket = ? AND prefix = ?"
+        self.upload = f"INSERT OR REPLACE INTO {location} (component_id, sha256, bucket, prefix, uri, receipt_id) VALUES (?, ?, ?, ?, ?, ?)"
+
+
+JOURNAL: Final = Tables()
+"""The journal's own, for its one destination."""
+PENDING: Final = Tables(pending=True)
+"""The same for a pass: what it settles is pending, or else it is wrong about it."""
+
+
+def follow(connection: sqlite3.Connection, statements: Iterable[Statement], tables: Tables = JOURNAL) -> None:
+    """Inside of a transaction: change the tables as these statements say, in order."""
+    rows: list[tuple[Any, ...]] = []  # settlements, many at a time: a pass has hundreds, nearly all by the same SQL
+    sql = tables.settle
+    for said in statements:
+        if said.outcome == RELEASED:
+            _flush(connection, sql, rows)
+            _release(connection, said, tables)
+        receipt_id = None if said.action == REPAIR else said.receipt_id  # which says it of other requests
+        for group in said.settled:
+            if looked(said.action, group.outcome):
+                _flush(connection, sql, rows)
+                connection.executemany(tables.look, [(group.reason, *interval) for interval in group.entries])
+                continue
+            by = receipt_id if group.receipt_id is None else group.receipt_id
+            at_ns = said.finished_at_ns if group.at_ns is None else group.at_ns
+            few = _few(group.entries) if len(group.entries) > 1 else None
+            wanted = tables.settle if few is None else tables.settle_few
+            if wanted is not sql:
+                _flush(connection, sql, rows)
+                sql = wanted
+            if few is None:
+                rows += [(by, group.outcome, group.reason, at_ns, first, last) for first, last in group.entries]
+            else:
+                rows.append((by, group.outcome, group.reason, at_ns, few))
+        if said.component_id is not None:
+            learn(connection, said, tables)
+    _flush(connection, sql, rows)
+
+
+def _flush(connection: sqlite3.Connection, sql: str, rows: list[tuple[Any, ...]]) -> None:
+    if rows:
+        connection.executemany(sql, rows)
+        rows.clear()
+
+
+def _few(intervals: Intervals) -> str | None:
+    """The numbers in several intervals as JSON: of a few, as in a request beside others, that takes a fourth of the time; else None."""
+    if sum(last - first + 1 for first, last in intervals) > _FEW:
+        return None
+    return str([number for first, last in intervals for number in range(first, last + 1)])
+
+
+def _release(connection: sqlite3.Connection, said: Statement, tables: Tables) -> None:
+    if said.action == REOPEN:
+        connection.executemany(tables.reopen, [(*interval, said.finished_at_ns) for interval in said.entries])
+    else:
+        connection.executemany(tables.release, said.entries)
+    if said.entries and tables.mark is not None:
+        connection.execute(tables.mark, (max(min(said.entries)[0] - 1, 0),))
+
+
+def learn(connection: sqlite3.Connection, said: Statement, tables: Tables = JOURNAL) -> None:
+    """Inside of a transaction: what a statement says of its component at the remote, and of no entry."""
+    component_id = said.component_id
+    if said.arn is not None:
+        connection.execute(tables.confirm, (said.finished_at_ns, said.arn, component_id))
+    if said.missing:
+        connection.execute(tables.miss, (component_id,))
+    if said.forgotten is not None:
+        connection.execute(tables.forget, (component_id, *said.forgotten))
+    if said.uploaded is not None:
+        content, uri = said.uploaded
+        connection.execute(tables.upload, (component_id, *content, uri, said.receipt_id or 0))
