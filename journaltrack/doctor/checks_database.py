@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from journaltrack.doctor.findings import Finding
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal import removed, view
+from journaltrack.journal.queries import UNSETTLED
 from journaltrack.journal.schema import schema
 from journaltrack.replay.lease import TTL_S
 from journaltrack.reports import clocks
@@ -184,10 +185,7 @@ def _check_mark(database: Database) -> Iterator[Finding]:
     ((newest,),) = database.read("SELECT coalesce(max(seq), 0) FROM entry")
     hidden = 0
     if isinstance(mark, int) and 0 <= mark <= newest:
-        sql = (
-            "SELECT count(*) FROM entry e WHERE e.seq <= ? AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) "
-            "AND e.seq NOT IN (SELECT seq FROM unsettled)"
-        )
+        sql = f"SELECT count(*) FROM entry e WHERE e.seq <= ? AND {UNSETTLED} AND e.seq NOT IN (SELECT seq FROM unsettled)"
         ((hidden,),) = database.read(sql, (mark,))
         if not hidden:
             return

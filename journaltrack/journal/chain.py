@@ -218,8 +218,8 @@ def follow(
         if chain.broken:
             continue
         chain.writer_seq, chain.digest = last, before
-        columns = (stream, kind, name, value, step, timestamp_ns, payload)
-        if problem := _link_problem(chain, seq, writer_seq, name_of(component_id), columns, recorded_at_ns, digest, across):
+        columns = (stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns)
+        if problem := _link_problem(chain, seq, writer_seq, name_of(component_id), columns, digest, across):
             found.append(problem)
         last, before = chain.writer_seq, chain.digest
     chain.writer_seq, chain.digest = last, before
@@ -232,7 +232,6 @@ def _link_problem(
     writer_seq: Any,  # noqa: ANN401 - whatever SQLite holds
     component: object,
     columns: tuple[Any, ...],
-    recorded_at_ns: object,
     digest: Any,  # noqa: ANN401
     across: Callable[[Chain, int, int], bool],
 ) -> ChainProblem | None:
@@ -240,7 +239,7 @@ def _link_problem(
     if type(writer_seq) is not int or (writer_seq != chain.writer_seq + 1 and not across(chain, writer_seq, seq)):
         message = f"entry {seq} is number {told(writer_seq)} of its writer, {chain.writer_seq + 1} was expected"
         return chain.problem("gap", f"{message}: {_why_there(chain, writer_seq)}", seq)
-    if not _follows(chain, writer_seq, component, columns, recorded_at_ns, digest):
+    if not follows(chain.digest, writer_seq, component, columns, digest):
         message = f"entry {seq} ({chain.writer_seq + 1} of its writer) is not what its writer recorded: its digest does not fit its content"
         return chain.problem("chain", f"{message}, or what was before it is not there any more", seq)
     chain.digest, chain.writer_seq = digest, writer_seq
@@ -270,23 +269,33 @@ def across_removed(chain: Chain, writer_seq: int, gaps: Gaps) -> bool:
     return True
 
 
-def _follows(chain: Chain, writer_seq: int, component: object, columns: tuple[Any, ...], recorded_at_ns: Any, digest: object) -> bool:  # noqa: ANN401
-    """Whether the digest is that of the content. SQLite keeps no sign of zero, the digest does: both are tried."""
-    stream, kind, name, value, step, timestamp_ns, payload = columns
+def follows(before: bytes, writer_seq: int, component: object, columns: Sequence[Any], digest: object) -> bool:
+    """Whether a digest is that of an entry after the one with the digest ``before``.
+
+    SQLite keeps no sign of zero, the digest does: both are tried.
+
+    Args:
+        before: Of the link before.
+        writer_seq: The entry's place.
+        component: What its component is called.
+        columns: Its columns from ``stream`` to ``recorded_at_ns``.
+        digest: As it is recorded.
+    """
+    stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns = columns
     for same in (value, -0.0) if value == 0 else (value,):
         draft = vocabulary.Draft(stream, kind, name, same, step, timestamp_ns, payload)
         try:
-            if vocabulary.chain_next(chain.digest, writer_seq, component, draft, recorded_at_ns) == digest:  # type: ignore[arg-type]
+            if vocabulary.chain_next(before, writer_seq, component, draft, recorded_at_ns) == digest:  # type: ignore[arg-type]
                 return True
         except (TypeError, ValueError, RecursionError):  # a column of a type that no entry has
             return False
     return False
 
 
-def read_body(body: str) -> dict[str, Any] | None:
+def read_body(body: object) -> dict[str, Any] | None:
     """The members of an attestation's body; None if it is none: a crafted journal."""
     try:
-        members = json.loads(body) if len(body) <= BODY_CHARS_MAX else None
+        members = json.loads(body) if isinstance(body, str) and len(body) <= BODY_CHARS_MAX else None
     except (ValueError, RecursionError):
         return None
     return members if isinstance(members, dict) else None
@@ -305,10 +314,19 @@ def take_gaps(gaps: dict[str, Removed], members: Mapping[str, Any]) -> None:
         gaps.setdefault(uuid, Removed()).add(first, last, bytes.fromhex(digest))
 
 
-def removed_in(connection: sqlite3.Connection) -> dict[str, Removed]:
-    """The runs of entries that attestations say were removed; what can't be read is left out."""
+def removed_in(connection: sqlite3.Connection, *, tolerant: bool = False) -> dict[str, Removed]:
+    """The runs of entries that attestations say were removed.
+
+    Args:
+        connection: To the journal.
+        tolerant: Leave out what can't be read.
+
+    Raises:
+        ValueError, TypeError: Some can't be read.
+    """
     gaps: dict[str, Removed] = {}
+    unread = (ValueError, TypeError) if tolerant else ()
     for (body,) in connection.execute("SELECT body FROM attestation WHERE instr(body, '\"removed\"') ORDER BY id"):
-        with contextlib.suppress(ValueError, TypeError):
-            take_gaps(gaps, (read_body(body) if isinstance(body, str) else None) or {})
+        with contextlib.suppress(*unread):
+            take_gaps(gaps, read_body(body) or {})
     return gaps

@@ -26,6 +26,7 @@ UNSETTLED_MAX: Final = 10_000
 PROBLEM: Final = "d.outcome IN ('quarantined', 'in doubt')"
 """Of a settlement ``d``: what the index ``delivery_problem`` is of. SQLite uses it only where a query says this in these words
 (https://sqlite.org/partialindex.html#queries_using_partial_indexes); ``d.outcome = 'in doubt'`` alone reads all that was ever delivered."""
+HAS_ARRIVED: Final = frozenset({"delivered", "superseded"})
 ARRIVED: Final = "d.outcome IN ('delivered', 'superseded')"
 """Of a settlement ``d``: whether the entry, or a later one of its key, is at the remote."""
 

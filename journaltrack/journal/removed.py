@@ -9,14 +9,17 @@ A journal is data from somebody else: what can't be read counts as nothing here,
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
-import json
 import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from journaltrack.journal.chain import read_body
+from journaltrack.journal.queries import Places
 
 if TYPE_CHECKING:
     import sqlite3
@@ -187,7 +190,7 @@ def entries(database: Database) -> int:
 
 def entries_in(connection: sqlite3.Connection) -> int:
     """How many entries were removed in all, of a database that is being rebuilt."""
-    return sum(count for *_, body in connection.execute(_BODIES) for _, _, count in _counts(_members(body) or {}))
+    return sum(count for *_, body in connection.execute(_BODIES) for _, _, count in _counts(read_body(body) or {}))
 
 
 @dataclass(slots=True)
@@ -252,28 +255,18 @@ def _look_what_is_here(database: Database, prunes: list[_Prune]) -> None:
     """Sum up what is here of what they removed; one scan for where each process's entries are, then by ``seq``."""
     if not prunes:
         return
-    islands: dict[str, list[tuple[int, int, int, int]]] = defaultdict(list)
-    for uuid, writer_id, first, last, shift in database.read(
-        "SELECT w.uuid, r.* FROM (SELECT writer_id, min(writer_seq), max(writer_seq) AS last, seq - writer_seq FROM entry "
-        "GROUP BY writer_id, seq - writer_seq) r JOIN writer w ON w.id = r.writer_id ORDER BY r.last"
-    ):
-        islands[str(uuid)].append((last, first, shift, writer_id))
     sql = (
         "SELECT c.name, e.kind, e.name, count(*), total(e.value), total(abs(e.value)) FROM entry e JOIN component c ON c.id = e.component_id "
-        "WHERE e.seq BETWEEN ? AND ? AND e.writer_id = ? GROUP BY 1, 2, 3"
+        "WHERE e.seq BETWEEN ? AND ? GROUP BY 1, 2, 3"
     )
-    for each in prunes:
-        for uuid, first, last in each.runs:
-            of_writer = islands.get(uuid, [])
-            for at in range(bisect.bisect_left(of_writer, (first,)), len(of_writer)):
-                end, begin, shift, writer_id = of_writer[at]
-                if begin > last:
-                    break
-                rows = database.read(sql, (max(first, begin) + shift, min(last, end) + shift, writer_id))
-                for component, kind, name, points, total, magnitude in rows:
-                    key = (str(component).lower(), str(kind), _text(name) if kind == "metric" else None)
-                    known = each.here.get(key, (0, 0.0, 0.0))
-                    each.here[key] = (known[0] + points, known[1] + total, known[2] + magnitude)
+    with contextlib.closing(Places(database)) as places:
+        for each in prunes:
+            for uuid, first, last in each.runs:
+                for interval in places.find({uuid: ((first, last),)}):
+                    for component, kind, name, points, total, magnitude in database.read(sql, interval):
+                        key = (str(component).lower(), str(kind), _text(name) if kind == "metric" else None)
+                        known = each.here.get(key, (0, 0.0, 0.0))
+                        each.here[key] = (known[0] + points, known[1] + total, known[2] + magnitude)
 
 
 def _counts(members: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
@@ -304,17 +297,9 @@ def _attested(database: Database) -> Iterator[tuple[list[Any], dict[str, Any]]]:
             return
         for number, host, user, pid, program, uuid, body in rows:
             after = int(number)
-            members = _members(body)
+            members = read_body(body)
             if members is not None:
                 yield [*(_text(each) for each in (host, user)), pid if isinstance(pid, int) else None, _text(program), str(uuid)], members
-
-
-def _members(body: object) -> dict[str, Any] | None:
-    try:
-        members = json.loads(body) if isinstance(body, str) else None
-    except (ValueError, RecursionError):
-        return None
-    return members if isinstance(members, dict) else None
 
 
 def _metric(member: Any) -> tuple[str, str, RemovedMetric] | None:  # noqa: ANN401 - whatever the journal says

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from journaltrack.errors import LeaseHeldError
 from journaltrack.journal.removed import PRUNE
 from journaltrack.journal.spool import use
-from journaltrack.journal.spool.spool import TEMPORARY, is_digest
+from journaltrack.journal.spool.spool import TEMPORARY
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.statements import Statement
 from journaltrack.reports.proof import hearsay
 from journaltrack.util import paths
+from journaltrack.util.digest import is_digest
 
 if TYPE_CHECKING:
     import sqlite3

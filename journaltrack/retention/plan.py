@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal import view
+from journaltrack.journal.queries import ARRIVED, PROBLEM, UNSETTLED
 from journaltrack.journal.sqlite.errors import translated
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ _KEEP: Final = (
     # What the remote holds; then what a person sees and a tracker goes on with, which may be refused or not be sent yet.
     "SELECT seq, 'in use' FROM field",
     _LAST_OF_KEY.format(""),
-    _LAST_OF_KEY.format("AND d.outcome IN ('delivered', 'superseded')"),
+    _LAST_OF_KEY.format(f"AND {ARRIVED}"),
     # An append continues its process's chain; and no rowid is ever given twice only if the highest one stays.
     "SELECT max(seq), 'end of a chain' FROM entry GROUP BY writer_id",
     # max() picks the row of the bare columns: https://sqlite.org/lang_select.html#bareagg
@@ -84,7 +85,7 @@ _KEEP: Final = (
 _DOUBTFUL: Final = (
     "SELECT e.component_id, e.name FROM delivery d JOIN entry e ON e.seq = d.seq WHERE d.outcome = 'in doubt' AND e.stream = 'metric' "
     "UNION SELECT e.component_id, e.name FROM temp.prune_flying f CROSS JOIN entry e ON e.seq BETWEEN f.first AND f.last "
-    "WHERE e.stream = 'metric' AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+    f"WHERE e.stream = 'metric' AND {UNSETTLED}"
 )
 
 
@@ -131,7 +132,7 @@ class Plan:
         self._before_ns = before_ns
         ids = view.matching(journal, component)
         flying = view.in_flight(database).json
-        goes = f"{_REMOVABLE} AND d.outcome IN ('delivered', 'superseded') AND {self._early}"
+        goes = f"{_REMOVABLE} AND {ARRIVED} AND {self._early}"
         with database.lock, translated(database.path):
             execute = database.connection.execute
             for table in _TABLES:
@@ -167,7 +168,7 @@ class Plan:
     def condition(self) -> str:
         """What goes, as SQL about ``e`` and ``d`` for this connection."""
         return (
-            f"e.seq <= {int(self._last_seq)} AND d.outcome IN ('delivered', 'superseded') AND {self._early} AND {_REMOVABLE} "
+            f"e.seq <= {int(self._last_seq)} AND {ARRIVED} AND {self._early} AND {_REMOVABLE} "
             f"AND NOT {_COUNTED} AND e.component_id IN (SELECT id FROM temp.prune_component) AND NOT {_UNCONFIRMED} "
             "AND NOT EXISTS (SELECT 1 FROM temp.prune_keep k WHERE k.seq = e.seq)"
         )
@@ -193,7 +194,7 @@ class Plan:
         rows = self._database.read(
             "SELECT g.reason, c.name, g.kind, g.entries FROM (SELECT CASE "
             f"WHEN d.seq IS NULL THEN CASE WHEN {_FLYING} THEN 'in flight' ELSE 'pending' END "
-            "WHEN d.outcome IN ('quarantined', 'in doubt') THEN d.outcome "
+            f"WHEN {PROBLEM} THEN d.outcome "
             f"WHEN coalesce(d.outcome NOT IN ('delivered', 'superseded') OR e.kind NOT IN ({_kinds()}), 1) THEN 'of another version' "
             f"WHEN NOT ({self._early}) THEN 'delivered later' "
             "WHEN k.reason IS NOT NULL THEN k.reason "

@@ -11,7 +11,6 @@ journal that lacks one of the three; a transaction takes some milliseconds, howe
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from collections import defaultdict
@@ -39,6 +38,7 @@ from journaltrack.retention.plan import Doomed, Plan, Survey, runs_of
 from journaltrack.transfer.export.exporter import check_target, export_selection
 from journaltrack.transfer.export.pages import Selection
 from journaltrack.util import paths
+from journaltrack.util.digest import digest_of
 from journaltrack.util.intervals import as_intervals
 
 if TYPE_CHECKING:
@@ -278,11 +278,9 @@ class _Prune:
                 f"the archive {path} has {made.rows} of {entries} entries, {made.unsound} of them not whole; nothing was removed",
                 hint="`journaltrack audit --verify` says what is wrong with the journal",
             )
-        digest = hashlib.sha256()
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return Archive(path.name, digest.hexdigest(), path.stat().st_size, made.rows)
+            sha256 = digest_of(file.read)
+        return Archive(path.name, sha256, path.stat().st_size, made.rows)
 
     def _remove(self, plan: Plan, total: int, attestor: Attestor) -> None:
         """In transactions of bounded time."""

@@ -16,6 +16,7 @@ from typing import IO, Any, Final
 from journaltrack import limits
 from journaltrack.errors import InvalidInputError, JournalTooNewError
 from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.chain import BODY_CHARS_MAX
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import statements
 from journaltrack.replay.evidence.taken import Origin
@@ -28,7 +29,7 @@ VERSION: Final = 1
 """Of the file; a reader refuses a higher one."""
 REQUIRED_VERSION: Final = "0.1.0"
 """The first journaltrack that reads files of ``VERSION``."""
-LINE_BYTES_MAX: Final = 2 * statements.BODY_CHARS_MAX + 4096
+LINE_BYTES_MAX: Final = 2 * BODY_CHARS_MAX + 4096
 """Ours: of a line; a body has its quotes escaped in it."""
 PROCESSES_MAX: Final = 1_000_000
 """Ours: described in a file, or named in it; about 300 MB."""

@@ -1,14 +1,18 @@
-"""Where journals live, what kind of file system that is, and when their names are on the disk."""
+"""Where journals live, what kind of file system that is, and how a file gets there whole."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import pwd
 import re
+import secrets
 import stat
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -246,3 +250,46 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def whole(target: Path, partial: Path | None = None, *, replace: bool = True, durable: bool = True) -> Iterator[Path]:
+    """A file that takes its place when the block is left, whole, and is gone after any exception.
+
+    Args:
+        target: Its place.
+        partial: Where the block makes it, in the same folder; None: under a name that nobody else chooses.
+        replace: Whether it may take the place of another one.
+        durable: Wait until it is on the disk: before it gets its name, and after that.
+
+    Yields:
+        ``partial``; the block creates it.
+
+    Raises:
+        FileExistsError: Something is in its place that it may not replace.
+        OSError: The disk refuses.
+    """
+    made = partial or target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
+    try:
+        yield made
+        if durable:
+            fsync(made)
+        if replace:
+            made.replace(target)
+        else:
+            _put(made, target)
+        if durable:
+            fsync(target.parent)
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def _put(made: Path, target: Path) -> None:
+    try:
+        os.link(made, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        made.rename(target)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.journal import queries
-from journaltrack.journal.spool.spool import is_digest
+from journaltrack.journal.queries import PROBLEM
+from journaltrack.util.digest import is_digest
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _NEEDED: Final = (  # above the mark, and through the index on problems: nothing of what was delivered is read
     f"SELECT json_extract(e.payload, '$.sha256') {queries.PENDING} AND e.stream = 'upload' AND json_valid(e.payload) "
     "UNION SELECT json_extract(e.payload, '$.sha256') {} "
-    "WHERE d.outcome IN ('quarantined', 'in doubt') AND e.stream <> 'metric' AND e.stream = 'upload' AND json_valid(e.payload)"
+    f"WHERE {PROBLEM} AND e.stream <> 'metric' AND e.stream = 'upload' AND json_valid(e.payload)"
 )
 
 

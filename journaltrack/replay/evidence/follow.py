@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from journaltrack.journal.queries import ARRIVED
 from journaltrack.replay.evidence.statements import HELD, MERGE, RELEASED, REOPEN, REPAIR, looked
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from journaltrack.replay.evidence.statements import Intervals, Statement
 
-_ARRIVED: Final = "('delivered', 'superseded')"
+_ARRIVED: Final = ARRIVED.removeprefix("d.outcome IN ")
 TO_COME: Final = f"r.action = '{MERGE}' AND r.outcome = '{HELD}'"
 """Of the receipt ``r`` of what is in doubt: whether that only waits for what became of it."""
 _FEW: Final = 1_000

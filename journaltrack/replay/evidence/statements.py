@@ -7,12 +7,13 @@ refused. Pure: no I/O. ``follow`` says what a statement makes of entries; docs/j
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from journaltrack import limits
+from journaltrack.journal.chain import BODY_CHARS_MAX, read_body
+from journaltrack.util.digest import is_digest
 from journaltrack.util.intervals import ranges_in
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ MERGE: Final = "merge"
 HELD: Final = "held"
 """The outcome of those for entries whose settlement is still to come: until then they are in doubt."""
 
-BODY_CHARS_MAX: Final = 64 << 20
-"""Ours: of an attestation; a release of a million scattered entries has 10 MB."""
 TEXT_CHARS_MAX: Final = 1 << 20
 """Ours: of a member that is text (an error, a reason)."""
 UUID_CHARS_MAX: Final = 200
@@ -45,7 +44,6 @@ GENERATION_MAX: Final = 2**61
 WRITERS_MAX: Final = 100_000
 """Ours: whose entries one attestation names."""
 _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
-_DIGEST_CHARS: Final = 64
 
 Intervals: TypeAlias = Sequence[tuple[int, int]]
 """(first, last) of entries by ``seq``; what is between and not in the journal does not count."""
@@ -269,12 +267,9 @@ def members_of(body: object) -> dict[str, Any]:
     """
     if not isinstance(body, str) or len(body) > BODY_CHARS_MAX or not body.isascii():
         raise ValueError("it is no text in ASCII, or too long")
-    try:
-        members = json.loads(body)
-    except RecursionError:
-        members = None
-    if not isinstance(members, dict):
-        raise ValueError("it is no JSON object")  # noqa: TRY004 - bad data
+    members = read_body(body)
+    if members is None:
+        raise ValueError("it is no JSON object")
     return members
 
 
@@ -310,7 +305,7 @@ def _content(value: object, member: str) -> Content:
     if not isinstance(value, dict):
         raise _wrong(member, value)
     sha256, bucket, prefix = (_text(value, name) for name in ("sha256", "bucket", "prefix"))
-    if len(sha256) != _DIGEST_CHARS or not set(sha256) <= set("0123456789abcdef"):
+    if not is_digest(sha256):
         raise _wrong(member, sha256)
     return Content(sha256, bucket, prefix)
 

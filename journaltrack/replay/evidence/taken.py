@@ -104,7 +104,7 @@ def all_of(database: Database) -> list[Taken]:
     """
     found: list[Taken] = []
     for host, user, at_ns, uuid, place, body in database.read(_ALL):
-        members = (read_body(body) if isinstance(body, str) else None) or {}
+        members = read_body(body) or {}
         if any(first <= place <= last for each in found for first, last in each.places.get(uuid, ())):
             continue
         try:

@@ -11,19 +11,19 @@ Changes nothing, and reads no file outside the journal's folder, whatever the jo
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import functools
 import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from journaltrack import limits
 from journaltrack._version import __version__
 from journaltrack.errors import JournalError
 from journaltrack.journal import view
 from journaltrack.journal.chain import ChainProblem
-from journaltrack.journal.spool.spool import is_digest
+from journaltrack.journal.queries import PROBLEM
 from journaltrack.journal.sqlite import access
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.reports.proof.anchors import anchor_problems
@@ -31,6 +31,7 @@ from journaltrack.reports.proof.chains import ADVICE, chain_problems, writer_pro
 from journaltrack.reports.proof.replayed import Evidence, record_problems
 from journaltrack.transfer.bundle import layout
 from journaltrack.util import paths
+from journaltrack.util.digest import digest_of, is_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,8 +50,6 @@ __all__ = [
     "references_without_blob",
     "verify_chains",
 ]
-
-_READ_BYTES: Final = 1 << 20
 
 
 def verify_chains(
@@ -152,7 +151,7 @@ def needed_contents(database: Database) -> set[str]:
     """Contents of uploads that are not delivered: the spool must have them."""
     rows = database.read(
         "SELECT DISTINCT json_extract(e.payload, '$.sha256') FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
-        "WHERE e.stream = 'upload' AND json_valid(e.payload) AND (d.seq IS NULL OR d.outcome IN ('quarantined', 'in doubt'))"
+        f"WHERE e.stream = 'upload' AND json_valid(e.payload) AND (d.seq IS NULL OR {PROBLEM})"
     )
     return {str(sha256) for (sha256,) in rows}
 
@@ -193,13 +192,11 @@ def blob_problem(spool: Path, sha256: object, size_bytes: object) -> str | None:
             found = os.fstat(file)
             if found.st_size != size_bytes:
                 return f"the blob {sha256} has {found.st_size} bytes, {str(size_bytes)[:80]} were recorded"
-            digest = hashlib.sha256()
-            while chunk := os.read(file, _READ_BYTES):
-                digest.update(chunk)
+            found_sha256 = digest_of(functools.partial(os.read, file))
     except FileNotFoundError:
         return f"the blob {sha256} is missing from the spool"
     except OSError as error:
         return f"the blob {sha256} can't be read: {error.strerror}"
     except ValueError:
         return f"the blob {sha256} is not a regular file"
-    return None if digest.hexdigest() == sha256 else f"the blob {sha256} has other bytes than were recorded"
+    return None if found_sha256 == sha256 else f"the blob {sha256} has other bytes than were recorded"

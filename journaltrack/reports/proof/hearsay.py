@@ -132,7 +132,7 @@ def _others(database: Database, sources: Mapping[Origin, Iterable[Taken]], repla
         for number, uuid, writer_seq, receipt_id, body in rows:
             after = number
             whose = [origin for first, last, origin in origins.get(uuid, ()) if type(writer_seq) is int and first <= writer_seq <= last]
-            members = (read_body(body) if isinstance(body, str) and not whose else None) or {}
+            members = {} if whose else read_body(body) or {}
             if members.get("action") == MERGE:  # which delivers nothing: what it says is what it found there
                 whose = [taken.journal(str(members.get("from")))]
             for origin in whose:

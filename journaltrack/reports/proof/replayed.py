@@ -285,7 +285,7 @@ def record_problems(database: Database) -> tuple[list[ChainProblem], Evidence]:
     evidence = Evidence()
     legacy = _legacy(database)
     with replaying(database) as replay:
-        gaps = removed_in(database.connection)
+        gaps = removed_in(database.connection, tolerant=True)
         replay.number_removed(gaps)
         if any(legacy):
             replay.remember(*legacy)

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NoReturn, TypeAlias
 
 from journaltrack.errors import BundleDamagedError, BundleTooNewError
-from journaltrack.journal.spool.spool import is_digest
 from journaltrack.limits import MANIFEST_BYTES_MAX, shown
 from journaltrack.util import paths, versions
+from journaltrack.util.digest import is_digest
 
 FORMAT_VERSION: Final = 1
 REQUIRED_VERSION: Final = "0.1.0"

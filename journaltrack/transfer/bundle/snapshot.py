@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 from journaltrack.errors import BundleError, JournalFullError
 from journaltrack.journal import view
-from journaltrack.journal.spool.spool import is_digest
+from journaltrack.journal.queries import HAS_ARRIVED
 from journaltrack.journal.sqlite.database_copy import write_copy
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.util import paths
+from journaltrack.util.digest import is_digest
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
@@ -30,7 +31,6 @@ _UPLOADS: Final = (
     "SELECT e.seq, e.payload, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
     "WHERE e.stream <> 'metric' AND e.kind = 'upload' AND e.seq > ? ORDER BY e.seq LIMIT 10000"
 )
-_NOT_NEEDED: Final = frozenset({"delivered", "superseded"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def _contents(folder: Path) -> tuple[int, set[str], set[str]]:
                 seq = number
                 sha256 = view.detail_of(payload).get("sha256")
                 if isinstance(sha256, str) and is_digest(sha256):  # else it is no blob's: a pass quarantines the entry
-                    (delivered if outcome in _NOT_NEEDED else undelivered).add(sha256)
+                    (delivered if outcome in HAS_ARRIVED else undelivered).add(sha256)
         # A content is recorded before the entries that name it: a snapshot in between has it, and needs it as little as those before it.
         unnamed = {sha256 for (sha256,) in copy.database.read("SELECT sha256 FROM blob") if isinstance(sha256, str) and is_digest(sha256)}
         return copy.last_seq(), undelivered, delivered | unnamed

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -273,35 +272,15 @@ def whole_file(to: str | os.PathLike[str], *journals: Path, force: bool) -> Iter
         InvalidInputError: Something is there already, or no file can be there, or it would be inside of a journal's folder.
     """
     target = {_target(to, journal, force=force) for journal in journals}.pop()
-    partial = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
     try:
-        # 0600 whatever the umask, as all that holds recorded values: a mask takes rights away, and a default ACL gives some.
-        with open(partial, "xb", opener=_for_owner) as stream:
+        with paths.whole(target, replace=force) as partial, open(partial, "xb", opener=_for_owner) as stream:
+            # 0600 whatever the umask, as all that holds recorded values: a mask takes rights away, and a default ACL gives some.
             os.fchmod(stream.fileno(), 0o600)
             yield target, stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        if force:
-            partial.replace(target)
-        else:
-            _put(partial, target)
-        paths.fsync(target.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+    except FileExistsError as error:
+        raise _exists(target) from error
 
 
 def _for_owner(path: str, flags: int) -> int:
     """A new file that its owner alone may read from its first moment on."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
-def _put(partial: Path, target: Path) -> None:
-    """Name the file, unless somebody has made one of that name meanwhile."""
-    try:
-        os.link(partial, target)
-    except FileExistsError as error:
-        raise _exists(target) from error
-    except OSError:  # a file system without links
-        if target.exists():
-            raise _exists(target) from None
-        partial.rename(target)

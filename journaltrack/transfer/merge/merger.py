@@ -28,8 +28,9 @@ from journaltrack import limits
 from journaltrack.errors import InvalidInputError, LeaseHeldError
 from journaltrack.journal import view
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.queries import HAS_ARRIVED
 from journaltrack.journal.schema import schema
-from journaltrack.journal.spool.spool import Spool, is_digest
+from journaltrack.journal.spool.spool import Spool
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence import statements
 from journaltrack.replay.evidence.attestations import Attestor
@@ -44,6 +45,7 @@ from journaltrack.transfer.merge.heads import Heads, Runs
 from journaltrack.transfer.merge.source import Found, JournalSource
 from journaltrack.transfer.merge.staging import ENTRY, REFUSED, SETTLED, Staged, Staging
 from journaltrack.util import paths
+from journaltrack.util.digest import is_digest
 from journaltrack.util.intervals import as_intervals, contains, merged
 
 if TYPE_CHECKING:
@@ -387,7 +389,7 @@ class _Merger:
             if row is None:  # removed here on the record, between others: it had been delivered
                 continue
             component_id, outcome = row
-            arrived = each.outcome in {"delivered", "superseded"}
+            arrived = each.outcome in HAS_ARRIVED
             if (outcome is None and (arrived or not already(seq, each.at_ns))) or (arrived and outcome in {"quarantined", "in doubt"}):
                 groups[component_id][each.outcome, each.reason, each.at_ns].append(seq)
                 settled_here.append(seq)

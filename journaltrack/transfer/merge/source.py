@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
 from journaltrack import limits
 from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.chain import read_body, take_gaps
+from journaltrack.journal.chain import follows, removed_in
+from journaltrack.journal.queries import UNSETTLED
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.statements import DeliveryOutcome
@@ -36,8 +37,7 @@ _UNATTESTED: Final = (
 )
 """But not what was refused when it was recorded: that comes with the entry, see ``EntryRow.refused``."""
 _UNSETTLED: Final = (
-    "SELECT e.writer_id, e.writer_seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' "
-    "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) ORDER BY e.seq"
+    f"SELECT e.writer_id, e.writer_seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' AND {UNSETTLED} ORDER BY e.seq"
 )
 _BLOBS: Final = (
     "SELECT sha256, size_bytes, spooled_at_ns FROM blob WHERE typeof(sha256) = 'text' AND typeof(size_bytes) = 'integer' "
@@ -70,9 +70,8 @@ class EntryRow(NamedTuple):
         return int(self.columns[-1])
 
     def follows(self, previous: bytes) -> bool:
-        """Whether its digest is that of its content after ``previous``. SQLite keeps no sign of zero, the digest does."""
+        """Whether its digest is that of its content after ``previous``."""
         stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns = self.columns
-        rest = (step, timestamp_ns, payload)
         if (
             type(value) is float
             and kind == stream == vocabulary.METRIC
@@ -85,14 +84,7 @@ class EntryRow(NamedTuple):
             digest = vocabulary.chain_next_metric(previous, self.writer_seq, middle, value, step, timestamp_ns, recorded_at_ns)
             if digest == self.digest:
                 return True
-        for same in (value, -0.0) if value == 0 else (value,):
-            draft = vocabulary.Draft(stream, kind, name, same, *rest)
-            try:
-                if vocabulary.chain_next(previous, self.writer_seq, self.component, draft, recorded_at_ns) == self.digest:
-                    return True
-            except (TypeError, ValueError, RecursionError):  # a column of a type that no entry has
-                return False
-        return False
+        return follows(previous, self.writer_seq, self.component, self.columns, self.digest)
 
 
 class Found(NamedTuple):
@@ -205,16 +197,10 @@ class JournalSource:
 
     def _removed(self) -> dict[str, Removed]:
         """Runs of entries that were removed on the record, with the digest of the last."""
-        gaps: dict[str, Removed] = {}
-        for (body,) in self.journal.database.connection.execute(
-            "SELECT body FROM attestation WHERE instr(body, '\"removed\"') ORDER BY id"
-        ):
-            members = read_body(body) if isinstance(body, str) else None
-            try:
-                take_gaps(gaps, members or {})
-            except (ValueError, TypeError) as error:
-                raise forged(self.name, "an attestation of what was removed can't be read") from error
-        return gaps
+        try:
+            return removed_in(self.journal.database.connection)
+        except (ValueError, TypeError) as error:
+            raise forged(self.name, "an attestation of what was removed can't be read") from error
 
     # -- what nobody attests ------------------------------------------------------------------------------------
 
