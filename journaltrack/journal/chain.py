@@ -1,9 +1,9 @@
-"""The links of the chains of entries: how one is followed, whatever for. Changes nothing.
+"""The chains of digests: every writer is as it described itself, every entry as its writer recorded it. Changes nothing.
 
 A writer's entries are chained by their digests (``entries.chain_next``). Who follows a chain says where it begins, what the
 components are called, and how to go across a place where an entry is not the next one: an audit goes from the first entry to the
-last (``chains``), a pass looks at what it is about to send (``proof``). What was removed on the record (``prune``) is a
-gap that may be gone across.
+last (``chain_problems``), a pass looks at what it is about to send (``proof``). What was removed on the record (``prune``) is a
+gap that may be gone across. Memory grows with writers, not with entries.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from journaltrack import limits
 from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.schema import schema
+from journaltrack.journal.sqlite.errors import translated
 from journaltrack.util.intervals import merged
 
 if TYPE_CHECKING:
     import sqlite3
 
+    from journaltrack.journal.sqlite.connection import Database
+
+FACTS: Final = "journal_id, created_at_ns, created_by_version, required_version, attested_after_receipt, attested_after_ns"
+"""The columns of ``meta`` that its digest is of, in this order."""
 ProblemKind: TypeAlias = Literal[
     "database", "meta", "writer", "chain", "gap", "attestation", "receipt", "delivery", "record", "blob", "anchor"
 ]
@@ -330,3 +336,52 @@ def removed_in(connection: sqlite3.Connection, *, tolerant: bool = False) -> dic
         with contextlib.suppress(*unread):
             take_gaps(gaps, read_body(body) or {})
     return gaps
+
+
+def writer_problems(database: Database) -> list[ChainProblem]:
+    """Descriptions that are not those that the chains begin with, of the journal itself and of each writer."""
+    found = []
+    (facts,) = database.read(f"SELECT {FACTS}, digest FROM meta")
+    if not describes(facts[-1], facts[:-1]):
+        found.append(ChainProblem("meta", "what the journal says of itself (its id, when and by which version it was made) was changed"))
+    for *columns, digest in database.read(f"SELECT {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer ORDER BY id"):
+        uuid, host, pid = columns[:3]
+        if not is_described(digest, columns):
+            found.append(undescribed(Chain(str(uuid), str(host), pid, b"")))
+    return found
+
+
+def chains(database: Database, *, attestations: bool = False) -> dict[int, Chain]:
+    """The beginnings of all writers' chains, by the writer's id."""
+    started = {}
+    for writer_id, uuid, host, pid, digest in database.read("SELECT id, uuid, host, pid, digest FROM writer"):
+        begin = begin_of(uuid, digest)
+        started[writer_id] = Chain(str(uuid), str(host), pid, vocabulary.attestation_start(begin) if attestations else begin)
+    return started
+
+
+def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainProblem]:
+    """The first broken link of each writer's entries.
+
+    Args:
+        database: Of the journal.
+        gaps: Entries that were removed on the record (``prune``), from attestations whose own chain holds.
+    """
+    started = chains(database)
+    names = dict(database.read("SELECT id, name FROM component"))
+    known = gaps or {}
+    with database.lock, translated(database.path):
+        rows = database.connection.execute(f"SELECT {COLUMNS} FROM entry e ORDER BY e.seq")
+        found = follow(rows, started.get, names.get, lambda chain, writer_seq, _: across_removed(chain, writer_seq, known))
+    return found + _cut_off(started.values(), known)
+
+
+def _cut_off(followed: Iterable[Chain], gaps: Gaps) -> list[ChainProblem]:
+    """Writers of which something was removed on the record and nothing is left: the last entry of a writer never is removed so."""
+    found = []
+    for chain in followed:
+        last = gaps[chain.uuid].end if chain.uuid in gaps else 0
+        if last and last >= chain.writer_seq and not chain.broken:
+            message = f"the entries of writer {limits.shown(chain.uuid)} after number {last} are gone, and nobody attests it"
+            found.append(chain.problem("gap", message))
+    return found

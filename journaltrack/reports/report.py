@@ -26,8 +26,8 @@ from journaltrack.journal.queries import PROBLEM, UNSETTLED
 from journaltrack.journal.removed import Removal
 from journaltrack.journal.view import ErrorRecord, InFlight, State
 from journaltrack.journal.writers import WriterRecord, nobody
-from journaltrack.replay.evidence import anchoring
-from journaltrack.replay.evidence.anchoring import Anchor
+from journaltrack.replay.evidence import anchors
+from journaltrack.replay.evidence.anchors import Anchor
 from journaltrack.reports.proof.hearsay import Hearsay, told
 from journaltrack.reports.reconcilers import ReconcilerRecord, reconcilers
 
@@ -257,7 +257,7 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
         inconsistencies=tuple(wrong),
         removals=tuple(removals),
         hearsay=tuple(each.hearsay for each in told(database)),
-        anchor=anchoring.last(database),
+        anchor=anchors.last(database),
     )
 
 

@@ -27,9 +27,8 @@ from journaltrack.journal.removed import PRUNE, LastPoint, RemovedMetric
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.compact import Footprint, compact_file, footprint
 from journaltrack.replay import lease as leases
-from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.evidence.attestations import Attestor, Turns
 from journaltrack.replay.evidence.statements import Statement
-from journaltrack.replay.evidence.turns import Turns
 from journaltrack.replay.pass_report import Progress
 from journaltrack.reports.proof import hearsay
 from journaltrack.reports.proof.check import blob_problem, database_problems, record_evidence

@@ -51,7 +51,7 @@ REOPEN = SMALL + SETTLE_BY_HAND.format(
 )
 IN_STEPS = """
 import contextlib
-from journaltrack.replay.evidence.turns import Turns
+from journaltrack.replay.evidence.attestations import Turns
 whole = Turns.transaction
 @contextlib.contextmanager
 def told(self):

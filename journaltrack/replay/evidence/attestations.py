@@ -4,17 +4,19 @@ Receipts and deliveries are this journal's own tables, made for its queries. An 
 carried to another copy of the journal. Must not know what an action does or where it goes.
 
 Invariants: nothing becomes of an entry but what an attestation says (``follow``), written in the same transaction; a process's
-attestations are dense and chained from its description on; none is ever changed.
+attestations are dense and chained from its description on; none is ever changed. Who appends waits for whoever holds SQLite's write
+lock: what may be long (a merge, an import, a prune, a release) is done in ``Turns``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal import provenance
@@ -31,6 +33,14 @@ if TYPE_CHECKING:
     from journaltrack.replay.lease import Lease
     from journaltrack.replay.plan.actions import Run
 
+T = TypeVar("T")
+
+TRANSACTION_S: Final = 0.015
+"""Ours: how long a transaction shall take: an append that meets one waits for it."""
+PAUSE_S: Final = 0.002
+"""Ours: at least between two: SQLite looks again after 1 ms and 2 ms, then more rarely, so that a waiting append gets its turn."""
+_FIRST: Final = 500
+_MIN, _MAX = 50, 20_000
 _INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _INSERT_WRITER: Final = schema.insert_sql("writer")
 _INSERT: Final = schema.insert_sql("attestation")
@@ -243,3 +253,38 @@ def insert_receipt(connection: sqlite3.Connection, said: Statement) -> int:
         *(said.outcome, said.attempts, said.request_id, said.error_code, said.error_text),
     )
     return int(connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
+
+
+class Turns:
+    """Transactions of an attestor, and how much to take into the next one.
+
+    Attributes:
+        size: So many rows.
+    """
+
+    def __init__(self, attestor: Attestor) -> None:
+        self.size = _FIRST
+        self._attestor = attestor
+        self._ended = 0.0
+
+    def pages(self, rows: Iterable[T]) -> Iterator[list[T]]:
+        """As many of them at a time as the next transaction shall take."""
+        left = iter(rows)
+        while page := list(itertools.islice(left, self.size)):
+            yield page
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """As the attestor's, some time after the last one; then choose the next size.
+
+        Raises:
+            LeaseLostError: Somebody else took the lease over.
+        """
+        left_s = self._ended + PAUSE_S - time.monotonic()
+        if left_s > 0:  # else what was prepared since took long enough
+            time.sleep(left_s)
+        with self._attestor.transaction() as connection:
+            began = time.monotonic()  # the wait for others is not what was too much
+            yield connection
+        self._ended = time.monotonic()
+        self.size = max(_MIN, min(int(self.size * min(2.0, TRANSACTION_S / max(self._ended - began, 1e-4))), _MAX))

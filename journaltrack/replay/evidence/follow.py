@@ -17,16 +17,22 @@ The rules, for an entry of which something is known when something is said:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack.journal.queries import ARRIVED
+from journaltrack.journal.queries import ARRIVED, Places
+from journaltrack.journal.schema.schema import ddl
+from journaltrack.journal.sqlite.errors import translated
 from journaltrack.replay.evidence.statements import HELD, MERGE, RELEASED, REOPEN, REPAIR, looked
+from journaltrack.util.intervals import merged
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from journaltrack.replay.evidence.statements import Intervals, Statement
+    from journaltrack.journal.chain import Removed
+    from journaltrack.journal.sqlite.connection import Database
+    from journaltrack.replay.evidence.statements import Intervals, Said, Statement
 
 _ARRIVED: Final = ARRIVED.removeprefix("d.outcome IN ")
 TO_COME: Final = f"r.action = '{MERGE}' AND r.outcome = '{HELD}'"
@@ -76,6 +82,23 @@ JOURNAL: Final = Tables()
 """The journal's own, for its one destination."""
 PENDING: Final = Tables(pending=True)
 """The same for a pass: what it settles is pending, or else it is wrong about it."""
+
+
+_AT_ONCE: Final = 1_000
+"""Ours: statements that are followed together."""
+_MADE: Final = [
+    *(
+        sql.replace(f"CREATE TABLE {name} ", f"CREATE TEMP TABLE replayed_{name} ")
+        for sql in ddl()
+        for name in ("delivery", "component", "location")
+        if f"CREATE TABLE {name} " in sql
+    ),
+    "CREATE TEMP TABLE replayed_upload (receipt_id, component_id, sha256, bucket, prefix)",
+    "CREATE TEMP TABLE replayed_held (seq, receipt_id, PRIMARY KEY (seq, receipt_id)) WITHOUT ROWID",
+    "CREATE TEMP TABLE replayed_removed (seq INTEGER PRIMARY KEY)",
+]
+_REPLAYED: Final = Tables("replayed_", mark=False)
+_WITH_REMOVED: Final = Tables("replayed_", "(SELECT seq FROM entry UNION ALL SELECT seq FROM replayed_removed)", mark=False)
 
 
 def follow(connection: sqlite3.Connection, statements: Iterable[Statement], tables: Tables = JOURNAL) -> None:
@@ -142,3 +165,107 @@ def learn(connection: sqlite3.Connection, said: Statement, tables: Tables = JOUR
     if said.uploaded is not None:
         content, uri = said.uploaded
         connection.execute(tables.upload, (component_id, *content, uri, said.receipt_id or 0))
+
+
+class Replay:
+    """Statements, followed in tables of their own.
+
+    Args:
+        database: Of the journal; the caller holds its lock, and is in ``replaying``.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._connection = database.connection
+        self._components = {str(name).lower(): i for i, name in database.read("SELECT id, name FROM component")}
+        self._waiting: list[Statement] = []
+        self._tables = _REPLAYED
+        self.places = Places(database)
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin with nothing said."""
+        for name in ("delivery", "component", "location", "upload", "held"):
+            self._connection.execute(f"DELETE FROM replayed_{name}")
+        self._connection.execute("INSERT INTO replayed_component (id, name, created_at_ns) SELECT id, name, created_at_ns FROM component")
+
+    def number_removed(self, gaps: Mapping[str, Removed]) -> None:
+        """Give entries that were removed on the record numbers below 0: what became of them is proved, too."""
+        number = 0
+        for uuid, removed in gaps.items():
+            for first, last in merged(removed.runs()):
+                number -= last - first + 1
+                self.places.add_removed(uuid, first, last, number - first)
+        if number:
+            self._tables = _WITH_REMOVED
+            rows = ((each,) for each in range(number, 0))
+            self._connection.executemany("INSERT INTO replayed_removed VALUES (?)", rows)
+
+    def remember(self, receipt_id: int, at_ns: int) -> None:
+        """What was recorded up to then (in format 0001) was attested by nobody, and is what later statements come after."""
+        old = f"receipt_id BETWEEN 1 AND {receipt_id}"
+        self._connection.execute(
+            f"INSERT INTO replayed_delivery SELECT * FROM delivery WHERE typeof(settled_at_ns) = 'integer' AND "
+            f"({old} OR (receipt_id IS NULL AND settled_at_ns BETWEEN 1 AND ?)) AND seq IN (SELECT seq FROM entry)",
+            (at_ns,),
+        )
+        self._connection.execute(f"INSERT INTO replayed_location SELECT * FROM location WHERE {old}")
+        if receipt_id:
+            self._connection.execute("INSERT OR REPLACE INTO replayed_component SELECT * FROM component")
+
+    def follow(self, said: Said, receipt_id: int | None) -> Statement:
+        """Follow one statement after those before; return it in the journal's numbers."""
+        component_id = None if said.component is None else self._components.get(said.component.lower())
+        here = said.here(self.places.find, component_id, receipt_id)
+        self._waiting.append(here)
+        if receipt_id is not None and here.uploaded is not None:
+            columns = (receipt_id, component_id, *here.uploaded[0])
+            self._connection.execute("INSERT INTO replayed_upload VALUES (?, ?, ?, ?, ?)", columns)
+        if (said.action, said.outcome) == (MERGE, HELD):
+            sql = "INSERT OR IGNORE INTO replayed_held SELECT seq, ? FROM entry WHERE seq BETWEEN ? AND ?"
+            self._connection.executemany(sql, [(receipt_id, *interval) for interval in here.entries])
+        if len(self._waiting) >= _AT_ONCE:
+            self.finish()
+        return here
+
+    def finish(self) -> None:
+        """Follow what waits: the tables hold all that was said then."""
+        follow(self._connection, self._waiting, self._tables)
+        self._waiting.clear()
+
+    def of_removed(self, uuid: str, first: int, last: int) -> tuple[int, int]:
+        """Of these entries, which were removed on the record: how many arrived, and of how many something else was said last."""
+        sql = f"SELECT count(*), total({ARRIVED}) FROM replayed_delivery d WHERE d.seq BETWEEN ? AND ? AND d.seq < 0"
+        found = [self._connection.execute(sql, interval).fetchone() for interval in self.places.find({uuid: ((first, last),)})]
+        arrived = sum(int(each[1]) for each in found)
+        return arrived, sum(each[0] for each in found) - arrived
+
+    def arrived(self) -> list[tuple[int, int]]:
+        """(first, last) of entries of which it was said that they arrived."""
+        return self._connection.execute(
+            f"SELECT min(seq), max(seq) FROM (SELECT seq, seq - row_number() OVER (ORDER BY seq) AS run FROM replayed_delivery d "
+            f"WHERE {ARRIVED}) GROUP BY run ORDER BY 1"
+        ).fetchall()
+
+    def uploaded(self) -> set[str]:
+        """Contents of which it was said that they were uploaded, and are there."""
+        return {sha256 for (sha256,) in self._connection.execute("SELECT sha256 FROM replayed_location")}
+
+
+@contextlib.contextmanager
+def replaying(database: Database) -> Iterator[Replay]:
+    """A replay for the length of the block, of the journal as it is at its beginning."""
+    with database.lock, translated(database.path):
+        connection = database.connection
+        connection.execute("SAVEPOINT replaying")
+        replay = None
+        try:
+            for sql in _MADE:
+                connection.execute(sql)
+            replay = Replay(database)
+            yield replay
+        finally:
+            if replay is not None:
+                replay.places.close()
+            if connection.in_transaction:
+                connection.execute("ROLLBACK TO replaying")
+                connection.execute("RELEASE replaying")

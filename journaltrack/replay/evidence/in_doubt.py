@@ -16,10 +16,10 @@ from journaltrack import limits
 from journaltrack.journal import removed
 from journaltrack.journal.entries import CREATE, LOAD
 from journaltrack.journal.queries import PROBLEM
+from journaltrack.replay.evidence.attestations import Turns
 from journaltrack.replay.evidence.proof import Proof
 from journaltrack.replay.evidence.readback import Account, Doubt, Finding, Group, Known, Reading
 from journaltrack.replay.evidence.statements import READBACK, RELEASED, Settled
-from journaltrack.replay.evidence.turns import Turns
 from journaltrack.util.intervals import as_intervals
 
 if TYPE_CHECKING:

@@ -21,10 +21,9 @@ from journaltrack.errors import JournalNotFoundError
 from journaltrack.journal.entries import BlobRef
 from journaltrack.journal.queries import ARRIVED, IS_BEFORE, PROBLEM, UNSETTLED, UNSETTLED_MAX
 from journaltrack.journal.rescue import rescue
-from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.evidence.attestations import Attestor, Turns
 from journaltrack.replay.evidence.follow import PENDING
 from journaltrack.replay.evidence.statements import RELEASED, REOPEN, DeliveryOutcome, Settled, Statement, content_of
-from journaltrack.replay.evidence.turns import Turns
 from journaltrack.replay.plan.actions import PutMetrics, Run, Settle
 from journaltrack.util.intervals import SEQ_MAX, as_intervals, as_text, ranges_in
 

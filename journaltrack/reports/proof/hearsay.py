@@ -18,9 +18,9 @@ from journaltrack.errors import InvalidInputError
 from journaltrack.journal.chain import read_body
 from journaltrack.journal.queries import ARRIVED
 from journaltrack.replay.evidence import statements, taken
+from journaltrack.replay.evidence.follow import Replay, replaying
 from journaltrack.replay.evidence.statements import MERGE
 from journaltrack.replay.evidence.taken import Taken
-from journaltrack.reports.proof.replayed import Replay, replaying
 from journaltrack.util.intervals import SEQ_MAX, merged, without
 
 if TYPE_CHECKING:

@@ -6,22 +6,19 @@ Every attestation is in its chain, and ``follow`` does with it what it did when 
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.chain import ChainProblem, Gaps, Removed, removed_in, take_gaps, told
-from journaltrack.journal.queries import ARRIVED, IS_BEFORE, UNSETTLED, Places
-from journaltrack.journal.schema.schema import ddl
+from journaltrack.journal.chain import ChainProblem, Gaps, Removed, chains, removed_in, take_gaps, told
+from journaltrack.journal.queries import IS_BEFORE, UNSETTLED
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.replay.evidence import statements
-from journaltrack.replay.evidence.follow import Tables, follow
-from journaltrack.replay.evidence.statements import HELD, MERGE, Intervals, Named, Said, Statement
-from journaltrack.reports.proof.chains import chains
+from journaltrack.replay.evidence.follow import Replay, replaying
+from journaltrack.replay.evidence.statements import MERGE, Intervals, Named, Said
 from journaltrack.util.intervals import merged, ranges_in, without
 
 if TYPE_CHECKING:
@@ -30,23 +27,6 @@ if TYPE_CHECKING:
 
 LISTED_MAX: Final = 100
 """Ours: problems of one kind that are listed; the first are what matters."""
-_AT_ONCE: Final = 1_000
-"""Ours: statements that are followed together."""
-_PREFIX: Final = "replayed_"
-_MADE: Final = [
-    *(
-        sql.replace(f"CREATE TABLE {name} ", f"CREATE TEMP TABLE {_PREFIX}{name} ")
-        for sql in ddl()
-        for name in ("delivery", "component", "location")
-        if f"CREATE TABLE {name} " in sql
-    ),
-    f"CREATE TEMP TABLE {_PREFIX}upload (receipt_id, component_id, sha256, bucket, prefix)",
-    f"CREATE TEMP TABLE {_PREFIX}held (seq, receipt_id, PRIMARY KEY (seq, receipt_id)) WITHOUT ROWID",
-    f"CREATE TEMP TABLE {_PREFIX}removed (seq INTEGER PRIMARY KEY)",
-]
-_TABLES: Final = Tables(_PREFIX, mark=False)
-_WITH_REMOVED: Final = Tables(_PREFIX, f"(SELECT seq FROM entry UNION ALL SELECT seq FROM {_PREFIX}removed)", mark=False)
-
 _COLUMNS: Final = (
     "action",
     "outcome",
@@ -95,19 +75,19 @@ _BELOW: Final = "SELECT (SELECT count(*) FROM entry WHERE seq <= ?1), (SELECT co
 _BY_ANOTHER: Final = (
     "CASE WHEN t.receipt_id IS NOT NULL THEN "
     f"EXISTS (SELECT 1 FROM receipt r WHERE r.id = t.receipt_id AND r.action = '{MERGE}') AND (d.receipt_id IS NULL OR typeof(d.receipt_id) = 'integer') ELSE d.receipt_id BETWEEN 1 AND ? OR EXISTS "
-    f"(SELECT 1 FROM {_PREFIX}upload u JOIN entry e ON e.seq = d.seq WHERE u.receipt_id = d.receipt_id AND u.component_id = e.component_id "
+    f"(SELECT 1 FROM replayed_upload u JOIN entry e ON e.seq = d.seq WHERE u.receipt_id = d.receipt_id AND u.component_id = e.component_id "
     "AND CASE WHEN json_valid(e.payload) THEN u.sha256 = json_extract(e.payload, '$.sha256') AND u.bucket = coalesce(json_extract(e.payload, "
     "'$.bucket'), '') AND u.prefix = coalesce(json_extract(e.payload, '$.prefix'), '') END) END"
 )
 _OTHERWISE: Final = (
     "SELECT d.seq, d.receipt_id, d.outcome, d.reason, d.settled_at_ns, t.seq IS NOT NULL, EXISTS (SELECT 1 FROM entry e WHERE e.seq = d.seq) "
-    f"FROM delivery d LEFT JOIN {_PREFIX}delivery t ON t.seq = d.seq WHERE CASE WHEN t.seq IS NULL THEN NOT (d.outcome = 'in doubt' AND EXISTS "
-    f"(SELECT 1 FROM {_PREFIX}held h WHERE h.seq = d.seq AND h.receipt_id = d.receipt_id)) ELSE "
+    f"FROM delivery d LEFT JOIN replayed_delivery t ON t.seq = d.seq WHERE CASE WHEN t.seq IS NULL THEN NOT (d.outcome = 'in doubt' AND EXISTS "
+    f"(SELECT 1 FROM replayed_held h WHERE h.seq = d.seq AND h.receipt_id = d.receipt_id)) ELSE "
     "d.outcome IS NOT t.outcome OR d.reason IS NOT t.reason OR d.settled_at_ns IS NOT t.settled_at_ns "
     f"OR (d.receipt_id IS NOT t.receipt_id AND NOT ({_BY_ANOTHER})) END ORDER BY d.seq"
 )
 _NOT_RECORDED: Final = (
-    f"SELECT t.seq, t.outcome, (SELECT a.id FROM attestation a WHERE a.receipt_id = t.receipt_id), w.uuid FROM {_PREFIX}delivery t "
+    "SELECT t.seq, t.outcome, (SELECT a.id FROM attestation a WHERE a.receipt_id = t.receipt_id), w.uuid FROM replayed_delivery t "
     "JOIN entry e ON e.seq = t.seq LEFT JOIN writer w ON w.id = e.writer_id WHERE t.seq NOT IN (SELECT seq FROM delivery) ORDER BY t.seq"
 )
 
@@ -138,110 +118,6 @@ class Evidence:
         take_gaps(self.gaps, members)
         self.blobs_removed.update(map(str, members.get("blobs") or ()))
         return said
-
-
-class Replay:
-    """Statements, followed in tables of their own.
-
-    Args:
-        database: Of the journal; the caller holds its lock, and is in ``replaying``.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._connection = database.connection
-        self._components = {str(name).lower(): i for i, name in database.read("SELECT id, name FROM component")}
-        self._waiting: list[Statement] = []
-        self._tables = _TABLES
-        self.places = Places(database)
-        self.clear()
-
-    def clear(self) -> None:
-        """Begin with nothing said."""
-        for name in ("delivery", "component", "location", "upload", "held"):
-            self._connection.execute(f"DELETE FROM {_PREFIX}{name}")
-        self._connection.execute(f"INSERT INTO {_PREFIX}component (id, name, created_at_ns) SELECT id, name, created_at_ns FROM component")
-
-    def number_removed(self, gaps: Mapping[str, Removed]) -> None:
-        """Give entries that were removed on the record numbers below 0: what became of them is proved, too."""
-        number = 0
-        for uuid, removed in gaps.items():
-            for first, last in merged(removed.runs()):
-                number -= last - first + 1
-                self.places.add_removed(uuid, first, last, number - first)
-        if number:
-            self._tables = _WITH_REMOVED
-            rows = ((each,) for each in range(number, 0))
-            self._connection.executemany(f"INSERT INTO {_PREFIX}removed VALUES (?)", rows)
-
-    def remember(self, receipt_id: int, at_ns: int) -> None:
-        """What was recorded up to then (in format 0001) was attested by nobody, and is what later statements come after."""
-        old = f"receipt_id BETWEEN 1 AND {receipt_id}"
-        self._connection.execute(
-            f"INSERT INTO {_PREFIX}delivery SELECT * FROM delivery WHERE typeof(settled_at_ns) = 'integer' AND "
-            f"({old} OR (receipt_id IS NULL AND settled_at_ns BETWEEN 1 AND ?)) AND seq IN (SELECT seq FROM entry)",
-            (at_ns,),
-        )
-        self._connection.execute(f"INSERT INTO {_PREFIX}location SELECT * FROM location WHERE {old}")
-        if receipt_id:
-            self._connection.execute(f"INSERT OR REPLACE INTO {_PREFIX}component SELECT * FROM component")
-
-    def follow(self, said: Said, receipt_id: int | None) -> Statement:
-        """Follow one statement after those before; return it in the journal's numbers."""
-        component_id = None if said.component is None else self._components.get(said.component.lower())
-        here = said.here(self.places.find, component_id, receipt_id)
-        self._waiting.append(here)
-        if receipt_id is not None and here.uploaded is not None:
-            columns = (receipt_id, component_id, *here.uploaded[0])
-            self._connection.execute(f"INSERT INTO {_PREFIX}upload VALUES (?, ?, ?, ?, ?)", columns)
-        if (said.action, said.outcome) == (MERGE, HELD):
-            sql = f"INSERT OR IGNORE INTO {_PREFIX}held SELECT seq, ? FROM entry WHERE seq BETWEEN ? AND ?"
-            self._connection.executemany(sql, [(receipt_id, *interval) for interval in here.entries])
-        if len(self._waiting) >= _AT_ONCE:
-            self.finish()
-        return here
-
-    def finish(self) -> None:
-        """Follow what waits: the tables hold all that was said then."""
-        follow(self._connection, self._waiting, self._tables)
-        self._waiting.clear()
-
-    def of_removed(self, uuid: str, first: int, last: int) -> tuple[int, int]:
-        """Of these entries, which were removed on the record: how many arrived, and of how many something else was said last."""
-        sql = f"SELECT count(*), total({ARRIVED}) FROM {_PREFIX}delivery d WHERE d.seq BETWEEN ? AND ? AND d.seq < 0"
-        found = [self._connection.execute(sql, interval).fetchone() for interval in self.places.find({uuid: ((first, last),)})]
-        arrived = sum(int(each[1]) for each in found)
-        return arrived, sum(each[0] for each in found) - arrived
-
-    def arrived(self) -> list[tuple[int, int]]:
-        """(first, last) of entries of which it was said that they arrived."""
-        return self._connection.execute(
-            f"SELECT min(seq), max(seq) FROM (SELECT seq, seq - row_number() OVER (ORDER BY seq) AS run FROM {_PREFIX}delivery d "
-            f"WHERE {ARRIVED}) GROUP BY run ORDER BY 1"
-        ).fetchall()
-
-    def uploaded(self) -> set[str]:
-        """Contents of which it was said that they were uploaded, and are there."""
-        return {sha256 for (sha256,) in self._connection.execute(f"SELECT sha256 FROM {_PREFIX}location")}
-
-
-@contextlib.contextmanager
-def replaying(database: Database) -> Iterator[Replay]:
-    """A replay for the length of the block, of the journal as it is at its beginning."""
-    with database.lock, translated(database.path):
-        connection = database.connection
-        connection.execute("SAVEPOINT replaying")
-        replay = None
-        try:
-            for sql in _MADE:
-                connection.execute(sql)
-            replay = Replay(database)
-            yield replay
-        finally:
-            if replay is not None:
-                replay.places.close()
-            if connection.in_transaction:
-                connection.execute("ROLLBACK TO replaying")
-                connection.execute("RELEASE replaying")
 
 
 def attestation_problems(database: Database, evidence: Evidence, proof: Proof | None = None) -> list[ChainProblem]:
@@ -550,7 +426,7 @@ def _remote(database: Database, legacy: int) -> Iterator[ChainProblem]:
     """What is known of components and objects came from requests."""
     early = _told_early(database)
     rows = database.read(
-        f"SELECT c.name, c.arn, c.confirmed_at_ns, t.confirmed_at_ns FROM component c JOIN {_PREFIX}component t ON t.id = c.id "
+        "SELECT c.name, c.arn, c.confirmed_at_ns, t.confirmed_at_ns FROM component c JOIN replayed_component t ON t.id = c.id "
         "WHERE c.arn IS NOT t.arn OR c.confirmed_at_ns IS NOT t.confirmed_at_ns ORDER BY c.id"
     )
     for name, arn, confirmed_at_ns, attested_ns in rows:
@@ -560,7 +436,7 @@ def _remote(database: Database, legacy: int) -> Iterator[ChainProblem]:
             yield ChainProblem("record", message)
     columns = "component_id, sha256, bucket, prefix, uri, receipt_id"
     forged = database.read(
-        f"SELECT c.name, l.* FROM (SELECT {columns} FROM location EXCEPT SELECT {columns} FROM {_PREFIX}location) l "
+        f"SELECT c.name, l.* FROM (SELECT {columns} FROM location EXCEPT SELECT {columns} FROM replayed_location) l "
         "LEFT JOIN component c ON c.id = l.component_id"
     )
     for name, _, sha256, *_ in forged:
@@ -568,7 +444,7 @@ def _remote(database: Database, legacy: int) -> Iterator[ChainProblem]:
         yield ChainProblem("record", message, sha256=str(sha256))
     key = "component_id, sha256, bucket, prefix"
     lost = database.read(
-        f"SELECT c.name, l.sha256 FROM {_PREFIX}location l JOIN component c ON c.id = l.component_id WHERE l.receipt_id > ? AND "
+        f"SELECT c.name, l.sha256 FROM replayed_location l JOIN component c ON c.id = l.component_id WHERE l.receipt_id > ? AND "
         f"({', '.join(f'l.{name}' for name in key.split(', '))}) NOT IN (SELECT {key} FROM location)",
         (legacy,),
     )

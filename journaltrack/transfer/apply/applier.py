@@ -27,14 +27,11 @@ from journaltrack.journal.fold import MAP_OF_KIND, Place
 from journaltrack.journal.queries import Places, origins
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import statements, taken
-from journaltrack.replay.evidence.attestations import Attestor, insert_receipt
+from journaltrack.replay.evidence.attestations import Attestor, Turns, insert_receipt
 from journaltrack.replay.evidence.follow import TO_COME, follow, learn
 from journaltrack.replay.evidence.statements import HELD, MERGE, RELEASED, Named, Said, Settled, Statement
-from journaltrack.replay.evidence.turns import Turns
 from journaltrack.replay.plan.actions import PutMetrics
-from journaltrack.transfer.apply import checks
-from journaltrack.transfer.apply.checks import Checked
-from journaltrack.transfer.apply.source import Attested, Source, WriterRow, check_writer, forged
+from journaltrack.transfer.apply.source import Attested, Checked, Source, WriterRow, check_writer, forged, said_by
 from journaltrack.util.intervals import as_intervals, merged
 
 if TYPE_CHECKING:
@@ -207,7 +204,7 @@ class Applier:
             with self.transaction():  # before: a kill leaves nothing here of which it is not known whose word it is
                 self.tell_origin(source, checked.taken)
         new = ((n, each) for n, each in enumerate(source.attestations(), 1) if each.writer_seq > checked.heads.get(each.uuid, 0))
-        read = ((n, each, checks.read(source, each)) for n, each in new)
+        read = ((n, each, said_by(source, each)) for n, each in new)
         for group in self._groups(read):
             with self.transaction():
                 for _, each, said in group:

@@ -39,8 +39,7 @@ from journaltrack.replay.evidence.statements import HELD, MERGE, Named, Settled
 from journaltrack.replay.evidence.taken import TAKEN
 from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.apply.applier import Ahead, Applied, Applier
-from journaltrack.transfer.apply.checks import Checker
-from journaltrack.transfer.apply.source import forged
+from journaltrack.transfer.apply.source import Checker, forged
 from journaltrack.transfer.merge.heads import Heads, Runs
 from journaltrack.transfer.merge.source import Found, JournalSource
 from journaltrack.transfer.merge.staging import ENTRY, REFUSED, SETTLED, Staged, Staging
