@@ -311,16 +311,14 @@ def _refuse_altered(journal: str | os.PathLike[str] | None) -> None:
     Raises:
         JournalAlteredError: It is not.
     """
-    from journaltrack.journal.view import snapshot  # noqa: PLC0415
     from journaltrack.replay.evidence.proof import altered  # noqa: PLC0415
-    from journaltrack.reports.proof.check import record_evidence  # noqa: PLC0415
+    from journaltrack.reports.proof.check import proved  # noqa: PLC0415
 
     opened = Journal.open(journal, create=False, read_only=True)
     try:
-        with snapshot(opened.database):
-            problems, _ = record_evidence(opened.database)
-        if problems:
-            raise altered(opened.path, problems)
+        with proved(opened.database) as (problems, _):
+            if problems:
+                raise altered(opened.path, problems)
     finally:
         opened.close()
 

@@ -55,7 +55,7 @@ def pending_count(database: Database) -> int:
     """How many entries are pending; costs what lies above the mark, and what is listed."""
     # PENDING would keep a set of all numbers, so that none is counted twice.
     above = f"SELECT count(*) FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND {UNSETTLED}"
-    listed = f"SELECT count(*) FROM unsettled u JOIN entry e ON e.seq = u.seq WHERE u.seq <= (SELECT seq FROM mark) AND {UNSETTLED}"
+    listed = f"SELECT count(*) FROM unsettled u CROSS JOIN entry e ON e.seq = u.seq WHERE u.seq <= (SELECT seq FROM mark) AND {UNSETTLED}"
     return int(database.read(f"SELECT ({above}) + ({listed})")[0][0])
 
 

@@ -31,7 +31,7 @@ from journaltrack.replay.evidence.attestations import Attestor, Turns
 from journaltrack.replay.evidence.statements import Statement
 from journaltrack.replay.pass_report import Progress
 from journaltrack.reports.proof import hearsay
-from journaltrack.reports.proof.check import blob_problem, database_problems, record_evidence
+from journaltrack.reports.proof.check import blob_problem, database_problems, proved
 from journaltrack.retention import blobs as pruning_blobs
 from journaltrack.retention.plan import Doomed, Plan, Survey, runs_of
 from journaltrack.transfer.export.exporter import check_target, export_selection
@@ -357,8 +357,8 @@ def _refuse_unless_whole(reader: Journal) -> None:
     Raises:
         JournalCorruptError: It does not.
     """
-    with view.snapshot(reader.database):
-        problems = [*database_problems(reader.database), *record_evidence(reader.database)[0]]
+    with proved(reader.database) as (found, _):
+        problems = [*database_problems(reader.database), *found]
     if problems:
         shown = "; ".join(limits.shown(problem.message) for problem in problems[:_PROBLEMS_SHOWN])
         more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""

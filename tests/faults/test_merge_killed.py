@@ -30,7 +30,7 @@ from tests.faults.disktrace import Killing, supported
 KILLS = int(8 * float(os.environ.get("JOURNALTRACK_SOAK", "1")))
 WHY_NOT = supported()
 SIZE = 50
-SMALL = f"import sys; from journaltrack.replay.evidence import turns; turns._FIRST = turns._MIN = turns._MAX = {SIZE}\n"
+SMALL = f"import sys; from journaltrack.replay.evidence import attestations; attestations._FIRST = attestations._MIN = attestations._MAX = {SIZE}\n"
 MERGE = SMALL + "from journaltrack.transfer.merge.merger import merge; merge([sys.argv[1]], into=sys.argv[2])"
 IMPORT = SMALL + "from journaltrack.transfer.receipts import import_receipts; import_receipts(sys.argv[1], sys.argv[2])"
 SETTLE_BY_HAND = """

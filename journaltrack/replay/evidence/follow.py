@@ -253,7 +253,7 @@ class Replay:
 
 @contextlib.contextmanager
 def replaying(database: Database) -> Iterator[Replay]:
-    """A replay for the length of the block, of the journal as it is at its beginning."""
+    """A replay for the length of the block, of the journal as it is at its beginning; see ``view.snapshot`` for where its tables are."""
     with database.lock, translated(database.path):
         connection = database.connection
         connection.execute("SAVEPOINT replaying")

@@ -234,27 +234,28 @@ def said(members: Mapping[str, Any]) -> Said:
     Raises:
         ValueError: As ``read``.
     """
-    entries = _named(members.get("entries"))
-    finished_at_ns = _integer(members, "finished_at_ns")
-    settled = tuple(_group(each, entries, finished_at_ns) for each in _list(members, "settled"))
-    if "started_at_ns" not in members and (members.get("object") is not None or any(g.outcome == "delivered" for g in settled)):
+    get = members.get
+    entries = _named(get("entries"))
+    finished_at_ns = _integer(get("finished_at_ns"), "finished_at_ns")
+    settled = tuple([_group(each, entries, finished_at_ns) for each in _list(get("settled", []), "settled")])
+    if "started_at_ns" not in members and (get("object") is not None or any(g.outcome == "delivered" for g in settled)):
         raise ValueError("it says that something was delivered, and by no request")
     return Said(
-        action=_text(members, "action"),
-        outcome=_text(members, "outcome"),
-        component=_text_or_none(members, "component"),
+        action=_text(get("action"), "action"),
+        outcome=_text(get("outcome"), "outcome"),
+        component=None if (component := get("component")) is None else _text(component, "component"),
         entries=entries,
         settled=settled,
-        generation=_integer(members, "generation", GENERATION_MAX),
-        started_at_ns=_integer(members, "started_at_ns") if "started_at_ns" in members else None,
+        generation=_integer(get("generation"), "generation", GENERATION_MAX),
+        started_at_ns=_integer(members["started_at_ns"], "started_at_ns") if "started_at_ns" in members else None,
         finished_at_ns=finished_at_ns,
-        attempts=_integer(members, "attempts") if "attempts" in members else None,
-        request_id=_text_or_none(members, "request_id"),
-        error_code=_text_or_none(members, "error_code"),
-        error_text=_text_or_none(members, "error_text"),
-        arn=_text_or_none(members, "arn"),
-        missing=members.get("missing") is True,
-        uploaded=_uploaded(members.get("object")),
+        attempts=_integer(members["attempts"], "attempts") if "attempts" in members else None,
+        request_id=None if (request_id := get("request_id")) is None else _text(request_id, "request_id"),
+        error_code=None if (error_code := get("error_code")) is None else _text(error_code, "error_code"),
+        error_text=None if (error_text := get("error_text")) is None else _text(error_text, "error_text"),
+        arn=None if (arn := get("arn")) is None else _text(arn, "arn"),
+        missing=get("missing") is True,
+        uploaded=None if (uploaded := get("object")) is None else _uploaded(uploaded),
         forgotten=_content(members["forgotten"], "forgotten") if "forgotten" in members else None,
     )
 
@@ -277,62 +278,55 @@ def _group(each: object, entries: Named, finished_at_ns: int) -> Group:
     if not isinstance(each, list) or not 3 <= len(each) <= 4:  # noqa: PLR2004 - outcome, reason, entries, perhaps since when
         raise _wrong("settled", each)
     outcome, reason, named, *since = each
-    if outcome not in _OUTCOMES or not isinstance(outcome, str):
+    if not isinstance(outcome, str) or outcome not in _OUTCOMES:
         raise _wrong("settled", outcome)
-    told = {"reason": reason, "since": since[0] if since else finished_at_ns}
-    return Group(outcome, _text_or_none(told, "reason"), entries if named is None else _named(named), _integer(told, "since"))
+    return Group(
+        outcome,
+        None if reason is None else _text(reason, "reason"),
+        entries if named is None else _named(named),
+        _integer(since[0], "since") if since else finished_at_ns,
+    )
 
 
 def _named(value: object) -> Named:
     if not isinstance(value, dict) or len(value) > WRITERS_MAX:
         raise _wrong("entries", value)
-    found = {}
-    for uuid, text in value.items():
+    for uuid in value:
         if not 0 < len(uuid) <= UUID_CHARS_MAX or not (uuid.isascii() or _storable(uuid)):
             raise _wrong("entries", uuid)
-        found[uuid] = tuple(ranges_in(text))
-    return found
+    return {uuid: tuple(ranges_in(text)) for uuid, text in value.items()}
 
 
-def _uploaded(value: object) -> tuple[Content, str] | None:
-    if value is None:
-        return None
+def _uploaded(value: object) -> tuple[Content, str]:
     content = _content(value, "object")
-    return (content, _text(value, "uri")) if isinstance(value, dict) else None
+    return content, _text(value["uri"] if isinstance(value, dict) and "uri" in value else None, "uri")
 
 
 def _content(value: object, member: str) -> Content:
     if not isinstance(value, dict):
         raise _wrong(member, value)
-    sha256, bucket, prefix = (_text(value, name) for name in ("sha256", "bucket", "prefix"))
-    if not is_digest(sha256):
-        raise _wrong(member, sha256)
-    return Content(sha256, bucket, prefix)
+    content = Content(*(_text(value.get(name), name) for name in Content._fields))
+    if not is_digest(content.sha256):
+        raise _wrong(member, content.sha256)
+    return content
 
 
-def _list(members: Mapping[str, Any], name: str) -> list[Any]:
-    value = members.get(name, [])
+def _list(value: object, name: str) -> list[Any]:
     if not isinstance(value, list):
         raise _wrong(name, value)
     return value
 
 
-def _text(members: Mapping[str, Any], name: str) -> str:
-    value = members.get(name)
+def _text(value: object, name: str) -> str:
     if isinstance(value, str) and len(value) <= TEXT_CHARS_MAX and (value.isascii() or _storable(value)):
         return value
     raise _wrong(name, value)
 
 
-def _text_or_none(members: Mapping[str, Any], name: str) -> str | None:
-    return None if members.get(name) is None else _text(members, name)
-
-
-def _integer(members: Mapping[str, Any], name: str, highest: int = 2**63 - 1) -> int:
-    value = members.get(name)
-    if type(value) is not int or not 0 <= value <= highest:
-        raise _wrong(name, value)
-    return value
+def _integer(value: object, name: str, highest: int = 2**63 - 1) -> int:
+    if type(value) is int and 0 <= value <= highest:
+        return value
+    raise _wrong(name, value)
 
 
 def _storable(text: str) -> bool:

@@ -85,10 +85,9 @@ def verify_chains(
         JournalError: The journal can't be read.
     """
     with view.opened(journal) as own, _pages_checked(own) as pages:
-        with view.snapshot(own.database):
-            found, evidence = record_evidence(own.database)
-            found += references_without_blob(own.database)
-            found += anchor_problems(own.database, anchors or {}, evidence.gaps)
+        with proved(own.database) as (found, evidence):
+            found.extend(references_without_blob(own.database))
+            found.extend(anchor_problems(own.database, anchors or {}, evidence.gaps))
             blobs = own.database.read("SELECT sha256, size_bytes FROM blob ORDER BY sha256")
             gone = (evidence.blobs_removed | left_out(own.path)) - needed_contents(own.database)
         for sha256, size_bytes in blobs:
@@ -98,6 +97,25 @@ def verify_chains(
             if message is not None:
                 found.append(ChainProblem("blob", message, sha256=str(sha256)))
     return [*pages, *found]
+
+
+@contextlib.contextmanager
+def proved(database: Database) -> Iterator[tuple[list[ChainProblem], Evidence]]:
+    """``record_evidence`` in a snapshot, which the block is in, too. Its temporary tables are in memory where no disk has room for them.
+
+    Raises:
+        JournalError: The journal can't be read.
+    """
+    for in_memory in (False, True):
+        with view.snapshot(database, in_memory=in_memory):
+            try:
+                found = record_evidence(database)
+            except JournalError:
+                if in_memory:
+                    raise
+                continue
+            yield found
+            return
 
 
 def record_evidence(database: Database) -> tuple[list[ChainProblem], Evidence]:

@@ -7,6 +7,7 @@ Every attestation is in its chain, and ``follow`` does with it what it did when 
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -39,6 +40,7 @@ _COLUMNS: Final = (
     "error_text",
 )
 """Of a receipt; its attestation has the same under the same names."""
+_of_receipt: Final = operator.attrgetter(*_COLUMNS)
 _PLAIN: Final = "SELECT a.id, a.writer_id, a.writer_seq, a.receipt_id, a.body, a.digest FROM attestation a ORDER BY a.id"
 _FULL: Final = (
     f"SELECT a.id, a.writer_id, a.writer_seq, a.receipt_id, a.body, a.digest, r.id, c.name, r.entries, r.{', r.'.join(_COLUMNS)} "
@@ -216,7 +218,9 @@ class Proof:
         if there is None:
             self.found.append(ChainProblem("receipt", f"the receipt {receipt_id} is gone, attestation {number} is of it"))
             return
-        wrong = [name for name, value in zip(_COLUMNS, values, strict=True) if getattr(said, name) != value]
+        wrong = []
+        if (attested := _of_receipt(said)) != tuple(values):
+            wrong = [name for name, one, other in zip(_COLUMNS, attested, values, strict=True) if one != other]
         if not _same_component(said.component, component, entries):
             wrong.append("component")
         if not self._identities.agree(entries, said.entries, here.entries):
@@ -255,6 +259,7 @@ class _Identities:
         self._uuids = {i: str(uuid) for i, uuid in database.read("SELECT id, uuid FROM writer")}
         self._ids = {uuid: i for i, uuid in self._uuids.items()}
         self._gaps = gaps
+        self._last_seq = database.read("SELECT coalesce(max(seq), 0) FROM entry")[0][0]
 
     def agree(self, text: object, named: Named, here: Intervals) -> bool:
         """Whether the receipt names the entries that the attestation names, those that were removed on the record left out.
@@ -272,19 +277,21 @@ class _Identities:
         if intervals == here and _count(here) == _count(interval for _, interval in wanted):
             return True  # nearly always: all of them are here
         found: dict[str, list[list[int]]] = {}
-        highest = 0
+        highest = count = 0
         rows = self._database.connection.execute(
             "SELECT e.seq, e.writer_id, e.writer_seq FROM json_each(?) i CROSS JOIN entry e "
             "ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') WHERE typeof(e.writer_seq) = 'integer'",
             (json.dumps(intervals),),
         )
         for seq, writer_id, writer_seq in rows:
-            highest = max(highest, seq)
+            highest, count = max(highest, seq), count + 1
             runs = found.setdefault(self._uuids.get(writer_id, f"unknown-{writer_id}"), [])
             if runs and writer_seq == runs[-1][1] + 1:
                 runs[-1][1] = writer_seq
             else:
                 runs.append([writer_seq, writer_seq])
+        if count != _count(intervals) and (not self._gaps or intervals[-1][1] > self._last_seq):
+            return False  # it names what never was
         there = {(uuid, (first, last)) for uuid, runs in found.items() for first, last in runs}
         if there == wanted or (bool(self._gaps) and self._without_removed(wanted) == self._without_removed(there)):
             return True
