@@ -213,10 +213,9 @@ def request_parts(endpoint_url: str) -> Values:
     import socket
     from urllib.parse import urlsplit
 
-    from journaltrack.remotes.aws.fast_metrics import serialized
+    from journaltrack.remotes.aws.metrics import serialized
     from journaltrack.remotes.aws.remote import AwsRemote
-    from journaltrack.remotes.aws.sigv4 import Credentials, Signer
-    from journaltrack.remotes.aws.wire import exchange
+    from journaltrack.remotes.aws.wire import Credentials, Signer, exchange
     from journaltrack.replay.plan.actions import MetricPoint
 
     now_ns = time.time_ns()

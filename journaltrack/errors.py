@@ -45,7 +45,7 @@ import errno
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from journaltrack.util.foreign_text import without_secrets
+from journaltrack.util.text import without_secrets
 
 _OS_HINTS: Final = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), "check owner and permissions (ls -ln), or run it as the user who owns the journal"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,10 @@ settings.register_profile(
 )
 settings.load_profile("journaltrack")
 shared_models.share()
+# A shell starts what goes on in the background with Ctrl-C ignored, and so does `nohup`. All
+# processes that tests start and interrupt would inherit that, and wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

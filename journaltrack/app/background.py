@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from journaltrack.app import composition
 from journaltrack.app.pass_process import PassProcess
-from journaltrack.watch.events import NoEvents
+from journaltrack.watch.folders import NoEvents
 from journaltrack.watch.journal import Delivery, DeliveryRequest
 from journaltrack.watch.watcher import Watcher
 

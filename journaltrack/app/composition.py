@@ -511,7 +511,7 @@ def _lookup(request: ReplayRequest) -> bool:
 
 
 def _make_room(journal: Path, wanted_bytes: int) -> int:
-    from journaltrack.retention.blobs import make_room  # noqa: PLC0415 - only where the spool has a limit, and has reached it
+    from journaltrack.retention.plan import make_room  # noqa: PLC0415 - only where the spool has a limit, and has reached it
 
     return make_room(journal, wanted_bytes)
 

@@ -19,7 +19,7 @@ import click
 from journaltrack import errors
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.output import UnheardError, clean, problem, say
-from journaltrack.util.foreign_text import without_secrets
+from journaltrack.util.text import without_secrets
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

@@ -6,7 +6,7 @@ import click
 
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
-from journaltrack.util.foreign_text import without_secrets
+from journaltrack.util.text import without_secrets
 
 
 @click.command(

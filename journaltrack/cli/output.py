@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import click
 
 from journaltrack.errors import printable
-from journaltrack.util.foreign_text import without_secrets
+from journaltrack.util.text import without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console

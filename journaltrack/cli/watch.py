@@ -16,7 +16,7 @@ import click
 from journaltrack.cli import common, output
 from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.errors import InvalidInputError
-from journaltrack.util.log_line import logfmt
+from journaltrack.util.text import logfmt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +94,7 @@ class _Service:
         return self._loaded.configuration
 
     def run(self) -> ExitCode:
-        from journaltrack.watch.events import FolderEvents  # noqa: PLC0415
+        from journaltrack.watch.folders import FolderEvents  # noqa: PLC0415
         from journaltrack.watch.health import Health  # noqa: PLC0415
         from journaltrack.watch.watcher import Watcher  # noqa: PLC0415 - SQLAlchemy comes with the first pass
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from journaltrack.doctor.findings import Finding
 from journaltrack.errors import os_hint
-from journaltrack.journal.sqlite import access, claim, file_locks
+from journaltrack.journal.sqlite import claim, files
 from journaltrack.replay import lease
 from journaltrack.util import paths
 
@@ -34,7 +34,7 @@ _BETWEEN_LOOKS_S: Final = 0.2
 
 def own_files(folder: Path) -> list[Path]:
     """The files that SQLite and the lease keep in the folder, those that are there (links included)."""
-    names = [paths.DATABASE, *(f"{paths.DATABASE}-{suffix}" for suffix in ("wal", "shm", "journal")), access.LOCK_FILE, claim.FILE]
+    names = [paths.DATABASE, *(f"{paths.DATABASE}-{suffix}" for suffix in ("wal", "shm", "journal")), files.LOCK_FILE, claim.FILE]
     return [folder / name for name in names if os.path.lexists(folder / name)]
 
 
@@ -137,7 +137,7 @@ def _check_permissions(folder: Path) -> Iterator[Finding]:
             "permissions",
             names,
         )
-    foreign = access.of_others(folder)
+    foreign = files.of_others(folder)
     if foreign:
         yield Finding(
             "files",
@@ -220,8 +220,8 @@ def check_locks(folder: Path, sleep: Callable[[float], None] = time.sleep) -> It
 def _write_lock_holder(folder: Path) -> int | None:
     shared_memory = folder / f"{paths.DATABASE}-shm"
     if shared_memory.exists():
-        return file_locks.holder(shared_memory, start=_WAL_WRITE_LOCK, length=1)
-    return file_locks.holder(folder / paths.DATABASE, start=_RESERVED_LOCK, length=1)
+        return files.holder(shared_memory, start=_WAL_WRITE_LOCK, length=1)
+    return files.holder(folder / paths.DATABASE, start=_RESERVED_LOCK, length=1)
 
 
 def _named(pid: int) -> str:

@@ -9,9 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from journaltrack.doctor.checks_database import check_chains, check_clock, check_pages, check_records, check_schema, damaged
+from journaltrack.doctor.checks_database import check_chains, check_clock, check_pages, check_records, check_schema, check_spool, damaged
 from journaltrack.doctor.checks_files import check_files, check_locks, check_medium
-from journaltrack.doctor.checks_spool import check_spool
 from journaltrack.doctor.findings import Check, Examination, Finding
 from journaltrack.errors import (
     JournalAlteredError,

@@ -29,8 +29,9 @@ from journaltrack.journal.queries import UNSETTLED
 from journaltrack.journal.schema import check, schema, tables
 from journaltrack.replay.evidence.attestations import Scribe, insert_receipt
 from journaltrack.replay.evidence.statements import REPAIR, DeliveryOutcome, Settled, Statement
-from journaltrack.util import paths, versions
+from journaltrack.util import paths
 from journaltrack.util.intervals import as_intervals, as_text, ranges_in
+from journaltrack.util.text import is_newer_version, version_needed
 
 LOST_NAME: Final = "lost-name-of-component"
 """Begins the names of components whose own row could not be read."""
@@ -201,10 +202,10 @@ def _copy(connection: sqlite3.Connection, rows: Iterable[Row], found: Salvaged) 
 
 
 def _refuse_newer(required: object) -> None:
-    if versions.is_newer(required):
+    if is_newer_version(required):
         raise JournalTooNewError(
             "a newer journaltrack wrote the journal: this version would lose what it does not know; it was left as it is",
-            hint=f"repair it with {versions.needed(required)}: pip install -U journaltrack",
+            hint=f"repair it with {version_needed(required)}: pip install -U journaltrack",
         )
 
 

@@ -26,7 +26,7 @@ from journaltrack.journal.journal import Journal
 from journaltrack.journal.queries import UNSETTLED
 from journaltrack.journal.schema import check, schema
 from journaltrack.journal.spool.spool import Spool
-from journaltrack.journal.sqlite import access, file_locks
+from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.replay import lease
 from journaltrack.replay.evidence.attestations import Attestor
@@ -80,13 +80,13 @@ def mend(examination: Examination, *, restore_from: Sequence[Path] = (), clock_n
 
 def _owner(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]) -> str | None:
     """Root gives the files to the folder's owner; who owns the folder can put a new lock file in the place of somebody else's."""
-    foreign = access.of_others(folder)
+    foreign = files.of_others(folder)
     for path in foreign:
-        access.hand_over(path, folder)
-    lock = folder / access.LOCK_FILE
-    if lock in access.of_others(folder) and file_locks.is_locked(lock) is False:
+        files.hand_over(path, folder)
+    lock = folder / files.LOCK_FILE
+    if lock in files.of_others(folder) and files.is_locked(lock) is False:
         lock.unlink()  # it is made again by whoever syncs next
-    still = access.of_others(folder)
+    still = files.of_others(folder)
     return None if still else f"given to the owner of the folder: {', '.join(path.name for path in foreign)}"
 
 
@@ -265,8 +265,8 @@ def _refuse_if_used(folder: Path) -> None:
     Raises:
         JournalLockedError: Somebody has.
     """
-    users = sorted(file_locks.having_open(folder / paths.DATABASE))
-    if users or access.held_open(folder) or lease.lock_holder(folder) is not None:
+    users = sorted(files.having_open(folder / paths.DATABASE))
+    if users or files.held_open(folder) or lease.lock_holder(folder) is not None:
         who = ", ".join(f"process {pid}" for pid in users) or "a process"
         raise JournalLockedError(
             f"{who} has the journal at {folder} open; its database was not replaced",

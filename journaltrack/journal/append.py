@@ -40,7 +40,7 @@ from journaltrack.journal.sqlite.connection import Database
 from journaltrack.journal.sqlite.errors import REFUSED, is_about_values, translated
 from journaltrack.journal.waiting import Call, Waiting
 from journaltrack.journal.writer_life import WriterLife
-from journaltrack.util import reentry
+from journaltrack.util import process
 
 if TYPE_CHECKING:
     import sqlite3
@@ -362,7 +362,7 @@ class Appender:
 
     def _postpone(self, work: Callable[[], object], own_calls: int) -> bool:
         with self.database.lock:
-            if self._inside and reentry.depth(self, _CALLS) > own_calls:
+            if self._inside and process.depth(self, _CALLS) > own_calls:
                 self._afterwards.append(work)
                 return True
         return False
@@ -371,7 +371,7 @@ class Appender:
 
     def _append(self, call: Call) -> None:
         """Record a call, or leave it to the one that this thread is inside of. Hold the lock."""
-        if self._inside and reentry.depth(self, _CALLS) > 1:
+        if self._inside and process.depth(self, _CALLS) > 1:
             self._wait_in_memory(call)
             self._nested = True
             return
@@ -408,7 +408,7 @@ class Appender:
         if not (self._nested or self._afterwards):
             return
         with self.database.lock:
-            if self._inside and reentry.depth(self, _CALLS) > 1:
+            if self._inside and process.depth(self, _CALLS) > 1:
                 return
             self._unsure = self._unsure or self._inside
             self._inside = False
@@ -417,7 +417,7 @@ class Appender:
 
     def _end(self) -> None:
         """Do what had to wait for the end of the call: warnings, and calls from inside it. Not under the lock."""
-        if self._inside and reentry.depth(self, _CALLS) > 1:
+        if self._inside and process.depth(self, _CALLS) > 1:
             return
         for _ in range(len(self._afterwards)):
             try:
@@ -759,7 +759,7 @@ def _points(
     return Call(component_id, tuple(drafts), now_ns)
 
 
-_CALLS: Final = reentry.codes_of(Appender.append, Appender.append_if, Appender.append_metric, Appender.append_metrics, Appender.flush)
+_CALLS: Final = process.codes_of(Appender.append, Appender.append_if, Appender.append_metric, Appender.append_metrics, Appender.flush)
 _appending: weakref.WeakSet[Appender] = weakref.WeakSet()
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import limits
-from journaltrack.util.redaction import REDACTED
+from journaltrack.util.config import REDACTED
 
 Stream: TypeAlias = Literal["component", "metric", "upload"]
 Direction: TypeAlias = Literal["input", "output"]

@@ -27,7 +27,7 @@ from journaltrack.errors import (
     os_hint,
 )
 from journaltrack.journal.schema import check, schema
-from journaltrack.journal.sqlite import access
+from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.journal.sqlite.errors import translated, unusable
 from journaltrack.util import paths
@@ -50,7 +50,7 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
         if _is_bundle(folder):
             hint = "it is a bundle: `journaltrack sync` delivers it and names its journal, `journaltrack bundle --check` says what is in it"
         raise NotAJournalError(f"{folder} is a file; a journal is a folder", hint=hint)
-    access.check_files(folder)
+    files.check_files(folder)
     if file.exists():
         return
     if not create:
@@ -164,7 +164,7 @@ def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create:
     with database.lock, translated(database.path):
         check.check_records(database.connection, database.path)
     if writing:
-        access.warn_if_exposed(database.path.parent)
+        files.warn_if_exposed(database.path.parent)
     return current
 
 

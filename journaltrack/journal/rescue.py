@@ -31,7 +31,7 @@ from urllib.parse import quote
 from journaltrack.errors import JournalError, JournalWriteError
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal import opening
-from journaltrack.journal.sqlite.database_copy import write_copy
+from journaltrack.journal.sqlite.copies import write_copy
 from journaltrack.util import paths
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from journaltrack.util import paths, process_life
+from journaltrack.util import paths, process
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _RECORD_BYTES_MAX: Final = 1 << 20
@@ -211,7 +211,7 @@ def _is_alive(told: dict[str, Any], place: Path) -> bool | None:
     same = {name for name, value in here.items() if told.get(name) == value}
     if "boot" in same and (here["boot"] is not None or "host" in same):
         # Its process may be there: it may have freed its lock, or lost it (``os.closerange``, a file server).
-        return "pid_namespace" in same and process_life.runs(told.get("pid"), told.get("started"))
+        return "pid_namespace" in same and process.runs(told.get("pid"), told.get("started"))
     restarted = {"host", "machine"} <= same and told.get("boot") is not None and paths.network_file_system(place) is None
     return False if restarted else None
 
@@ -224,11 +224,11 @@ def _self(inode: int) -> dict[str, Any]:
         namespace = Path("/proc/self/ns/pid").stat().st_ino
     return {
         "pid": pid,
-        "started": process_life.started(pid),
+        "started": process.started(pid),
         "pid_namespace": namespace,
         "host": socket.gethostname(),
-        "boot": process_life.boot(),
-        "machine": process_life.text_of("/etc/machine-id"),
+        "boot": process.boot(),
+        "machine": process.text_of("/etc/machine-id"),
         "inode": inode,
     }
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from journaltrack import limits
 from journaltrack.errors import NOT_ALLOWED, ErrorKind, RemoteError
-from journaltrack.remotes.object_names import prefix_name
+from journaltrack.remotes.upload_notes import prefix_name
 
 if TYPE_CHECKING:
     from journaltrack.replay.evidence.readback import ReadBack

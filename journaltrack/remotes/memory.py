@@ -19,7 +19,7 @@ from statistics import fmean
 from journaltrack import limits
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, ErrorKind, RemoteError
 from journaltrack.journal.fold import Artifact, Status, merge_status
-from journaltrack.journal.sqlite import access
+from journaltrack.journal.sqlite import files
 from journaltrack.replay.evidence.readback import ReadBack, Shown
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.replay.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent, RemoteMetric, RemoteObject
@@ -106,7 +106,7 @@ class MemoryRemote:
         with self._lock:
             request_id = self._request_id()
             try:
-                with access.opened_blob(blob.path) as descriptor, open(descriptor, "rb", closefd=False) as file:
+                with files.opened_blob(blob.path) as descriptor, open(descriptor, "rb", closefd=False) as file:
                     content = file.read()
                     found = hashlib.sha256(content).hexdigest()
             except (OSError, ValueError) as error:

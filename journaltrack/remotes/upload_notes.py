@@ -3,6 +3,8 @@
 An intent is written before an upload is begun at the store, and its id after: whatever moment a kill takes, one of both is there.
 A note is a hint: a journal may come from somebody else, or its notes may be lost. Nothing is sent, skipped or put together because of
 one; the store's own answers decide.
+
+How artifacts are named in an object store. Pure; knows no store.
 """
 
 from __future__ import annotations
@@ -20,7 +22,23 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from journaltrack.journal.spool.spool import TEMPORARY
-from journaltrack.journal.sqlite import access
+from journaltrack.journal.sqlite import files
+
+DEFAULT_PREFIX: Final = "trial-component-artifacts"
+"""As the original library names it."""
+
+
+def object_name(name: str) -> str:
+    """An artifact's name as the last part of a key; it can't leave its component's folder, whatever the name says."""
+    text = name.encode(errors="replace").decode()  # a file name that is not UTF-8
+    printable = "".join(char if char.isprintable() else "_" for char in text)
+    return "/".join(part for part in printable.split("/") if part not in {"", "..", "."}) or "artifact"
+
+
+def prefix_name(prefix: str | None) -> str:
+    """The folder of a bucket that a prefix stands for; None: the default one."""
+    return object_name(prefix or DEFAULT_PREFIX)
+
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +124,7 @@ class UploadNotes:
         text = json.dumps({**place._asdict(), **asdict(note)}).encode()
         try:
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            access.hand_over(descriptor, path.parent.parent)
+            files.hand_over(descriptor, path.parent.parent)
             try:
                 os.write(descriptor, text)
             finally:

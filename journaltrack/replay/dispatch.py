@@ -25,7 +25,7 @@ from journaltrack.replay.plan.actions import PutMetrics, Request, Update, Upload
 from journaltrack.replay.remote import Answer
 from journaltrack.replay.requests import judge, not_sent
 from journaltrack.replay.uploads import IN_FLIGHT_MAX
-from journaltrack.util.workers import Done, Workers
+from journaltrack.util.threads import Done, Workers
 
 if TYPE_CHECKING:
     from journaltrack.replay.course import Course

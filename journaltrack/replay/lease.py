@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from journaltrack import limits
 from journaltrack.errors import JournalReadOnlyError, LeaseHeldError, LeaseLostError
-from journaltrack.journal.sqlite import file_locks
-from journaltrack.journal.sqlite.access import LOCK_FILE, hand_over, of_others
+from journaltrack.journal.sqlite import files
+from journaltrack.journal.sqlite.files import LOCK_FILE, hand_over, of_others
 
 if TYPE_CHECKING:
     import sqlite3
@@ -118,7 +118,7 @@ def lock_holder(folder: Path) -> int | None:
     with _held_guard:
         if (os.getpid(), str(folder.resolve())) in _held:
             return os.getpid()  # and asking the kernel would open the file, and closing it give up our lock
-    return file_locks.holder(folder / LOCK_FILE)
+    return files.holder(folder / LOCK_FILE)
 
 
 def _lock(database: Database) -> int:

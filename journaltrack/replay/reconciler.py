@@ -43,9 +43,8 @@ from journaltrack.replay.remote import Remote
 from journaltrack.replay.requests import Context
 from journaltrack.replay.uploads import IN_FLIGHT_MAX, Uploads
 from journaltrack.util import paths, patterns
-from journaltrack.util.apart import Apart
 from journaltrack.util.deadline import Deadline
-from journaltrack.util.workers import Workers
+from journaltrack.util.threads import Apart, Workers
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.journal import interruption, queries, view
 from journaltrack.journal.interruption import RunInProgress
-from journaltrack.journal.spool import use
-from journaltrack.journal.sqlite import access
-from journaltrack.journal.sqlite.compact import footprint
+from journaltrack.journal.spool.spool import needed_blobs, spool_use
+from journaltrack.journal.sqlite import files
+from journaltrack.journal.sqlite.copies import footprint
 from journaltrack.journal.view import RECENT_RECEIPTS, ErrorRecord
 from journaltrack.util import paths
 
@@ -192,7 +192,7 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
         last_error=view.last_error(database),
         lease=_lease(database, now_ns),
         sizes=_sizes(journal),
-        exposed=access.exposure(journal.path),
+        exposed=files.exposure(journal.path),
         left_open=tuple(interruption.left_open(journal, None if ids is None else json.loads(ids))),
     )
 
@@ -236,5 +236,5 @@ def _runs(pid: object) -> bool:
 
 def _sizes(journal: Journal) -> Sizes:
     found = footprint(journal.database)
-    spool = use.use(journal.path / paths.SPOOL, use.needed(journal.database))
+    spool = spool_use(journal.path / paths.SPOOL, needed_blobs(journal.database))
     return Sizes(found.database_bytes, found.wal_bytes, spool.size_bytes, spool.files, found.free_bytes, spool.delivered_bytes)

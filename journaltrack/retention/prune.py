@@ -25,14 +25,14 @@ from journaltrack.journal import view
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.removed import PRUNE, LastPoint, RemovedMetric
 from journaltrack.journal.schema import schema
-from journaltrack.journal.sqlite.compact import Footprint, compact_file, footprint
+from journaltrack.journal.sqlite.copies import Footprint, compact_file, footprint
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.attestations import Attestor, Turns
 from journaltrack.replay.evidence.statements import Statement
 from journaltrack.replay.pass_report import Progress
 from journaltrack.reports.proof import hearsay
 from journaltrack.reports.proof.check import blob_problem, database_problems, proved
-from journaltrack.retention import blobs as pruning_blobs
+from journaltrack.retention import plan as pruning_blobs
 from journaltrack.retention.plan import Doomed, Plan, Survey, runs_of
 from journaltrack.transfer.export.exporter import check_target, export_selection
 from journaltrack.transfer.export.pages import Selection
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from journaltrack.journal.sqlite.connection import Database
     from journaltrack.reports.proof.hearsay import Hearsay
-    from journaltrack.retention.blobs import Content
+    from journaltrack.retention.plan import Content
 
 _PROBLEMS_SHOWN: Final = 3
 _GUARD: Final = "entry_no_delete"

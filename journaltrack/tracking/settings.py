@@ -24,7 +24,7 @@ from journaltrack.tracking import sagemaker_job, validation
 from journaltrack.tracking.services import ReplayRequest
 from journaltrack.tracking.sigterm import TerminatedError
 from journaltrack.tracking.trial_component import TrialComponent
-from journaltrack.util import redaction
+from journaltrack.util import config
 from journaltrack.util.config import Configuration, current
 from journaltrack.util.deadline import Deadline
 
@@ -100,7 +100,7 @@ def settings_of(
         chosen,
         float(close_deadline_s),
         cast("Durability", known.durability) if durability is None else durability,
-        (*known.redact, *redaction.patterns(redact)),
+        (*known.redact, *config.patterns(redact)),
         sigterm,
         known,
     )

@@ -45,8 +45,8 @@ from journaltrack.tracking.sigterm import SigtermStops
 from journaltrack.tracking.trial_component import TrialComponent
 from journaltrack.tracking.validation import JournaltrackWarning
 from journaltrack.tracking.writers import ArtifactUploader, JournalArtifactUploader, JournalMetricsWriter, MetricsWriter
+from journaltrack.util.config import Redaction
 from journaltrack.util.guard import guarded
-from journaltrack.util.redaction import Redaction
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 from journaltrack import limits
 from journaltrack.errors import ArtifactError, JournalError
 from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.spool import limit, use
-from journaltrack.journal.spool.spool import Spool, SpooledBlob
+from journaltrack.journal.spool.spool import Spool, SpooledBlob, admit, blobs_of_size
 from journaltrack.tracking import validation
 from journaltrack.tracking.notices import Notice
 from journaltrack.util import paths
@@ -171,14 +170,14 @@ class JournalArtifactUploader:
         if self._spool_max_bytes:
             make_room = self._make_room
             room = None if make_room is None else (lambda wanted_bytes: make_room(folder, wanted_bytes))
-            limit.admit(spool, Path(file_path), self._spool_max_bytes, room)
+            admit(spool, Path(file_path), self._spool_max_bytes, room)
         blob = spool.add(file_path, self._journal.renew_blob, self._of_size)
         self._journal.add_blob(blob.sha256, blob.size_bytes)
         return blob
 
     def _of_size(self, size_bytes: int) -> list[str]:
         try:
-            return use.of_size(self._journal.database, size_bytes)
+            return blobs_of_size(self._journal.database, size_bytes)
         except JournalError:  # then it is copied; what is wrong with the journal is told where it matters
             return []
 

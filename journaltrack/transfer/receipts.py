@@ -26,7 +26,7 @@ from journaltrack.journal import view
 from journaltrack.journal.chain import BODY_CHARS_MAX
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.schema import schema
-from journaltrack.journal.sqlite import database_copy
+from journaltrack.journal.sqlite import copies
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.replay import lease as leases
@@ -38,7 +38,8 @@ from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.apply.applier import Applied, Applier
 from journaltrack.transfer.apply.source import Attested, Checker, Source, WriterRow, check_link, check_writer, forged
 from journaltrack.transfer.export import exporter
-from journaltrack.util import paths, versions
+from journaltrack.util import paths
+from journaltrack.util.text import is_newer_version, version_needed
 
 FORMAT: Final = "journaltrack receipts"
 VERSION: Final = 1
@@ -238,9 +239,9 @@ def apply(database: Database, lease: leases.Lease, source: Source, *, dry_run: b
     if dry_run:  # on a copy: others may append to the journal, and would wait for a transaction as long as it takes
         generation = lease.generation
         try:
-            with database_copy.place_for_copy(database.path) as file:
+            with copies.place_for_copy(database.path) as file:
                 with database.lock, translated(database.path):
-                    database_copy.write_copy(database.connection, file)
+                    copies.write_copy(database.connection, file)
                 with contextlib.closing(Database(file)) as copy:
                     return apply(copy, lease, source)
         finally:
@@ -353,10 +354,10 @@ class ReceiptsFile:
         if members.get("format") != FORMAT:
             raise _none(self.name)
         version, required = members.get("version"), members.get("required_version")
-        if (type(version) is int and version > VERSION) or versions.is_newer(required):
+        if (type(version) is int and version > VERSION) or is_newer_version(required):
             raise JournalTooNewError(
                 f"{self.name} was made by a newer journaltrack; nothing was taken over",
-                hint=f"install {versions.needed(required)}: pip install -U journaltrack",
+                hint=f"install {version_needed(required)}: pip install -U journaltrack",
             )
         if version != VERSION:
             raise forged(self.name, "it does not say which format it has")

@@ -1,4 +1,10 @@
-"""Configuration: one small TOML file, environment variables over it, the command line over both.
+"""Read the configuration: defaults, file, environment, arguments; hide what is secret in what is recorded.
+
+Values that must not be kept: names that match a pattern have theirs replaced before anything is journaled.
+
+Pure. One way: what is replaced is nowhere, neither in the journal nor in its log, and can't be had back.
+
+Configuration: one small TOML file, environment variables over it, the command line over both.
 
 Every key is a field of ``Configuration`` or, in the tables ``[watch]`` and ``[allow]``, of a class of their own; its type, bounds and meaning
 are in the field's metadata, from which reading, ``journaltrack config`` and the documentation's table are made.
@@ -12,16 +18,61 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import fnmatch
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from journaltrack.errors import InvalidInputError
+from journaltrack.errors import InvalidInputError, InvalidTypeError
 from journaltrack.util import paths
+
+REDACTED: Final = "[redacted]"
+"""What stands in the place of a value."""
+
+
+def patterns(given: object) -> tuple[str, ...]:
+    """What a caller passed as ``redact``, checked.
+
+    Raises:
+        InvalidTypeError: Not a list of text; a single text is refused, since its characters would be taken for patterns.
+    """
+    if given is None:
+        return ()
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InvalidTypeError(f'redact must be a list of patterns such as ["*token*"], not {type(given).__name__}')
+    found = tuple(given)
+    if not all(isinstance(each, str) for each in found):
+        raise InvalidTypeError("redact must be a list of str")
+    return found
+
+
+class Redaction:
+    """Whether a value is to be replaced, by its name.
+
+    Args:
+        wanted: Shell patterns; case does not matter.
+    """
+
+    def __init__(self, wanted: Iterable[str] = ()) -> None:
+        self._patterns = tuple(dict.fromkeys(each.lower() for each in wanted if each))
+        self._told: set[tuple[str, str]] = set()
+
+    def matches(self, name: str) -> bool:
+        """Whether the value of that name is to be replaced."""
+        lower = name.lower()
+        return any(fnmatch.fnmatchcase(lower, pattern) for pattern in self._patterns)
+
+    def is_news(self, kind: str, name: str) -> bool:
+        """Whether it was not asked for this name before: it is logged once."""
+        if (kind, name) in self._told:
+            return False
+        self._told.add((kind, name))
+        return True
+
 
 WATCHING_ANCHOR_EVERY_S: Final = 60.0
 """Ours: a watcher anchors a journal that is written to no more often; one whose run ended at once."""

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from journaltrack.errors import ErrorKind, JournaltrackError, RemoteError, described
-from journaltrack.util.bounded import OutOfTimeError, outcome
 from journaltrack.util.deadline import INTERRUPTED_GRACE_S, Deadline
+from journaltrack.util.threads import OutOfTimeError, outcome
 
 logger = logging.getLogger(__name__)
 

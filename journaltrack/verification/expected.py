@@ -33,7 +33,7 @@ from journaltrack.journal.fold import (
     value_of,
 )
 from journaltrack.journal.queries import HAS_ARRIVED, PROBLEM, origins
-from journaltrack.journal.sqlite import access
+from journaltrack.journal.sqlite import files
 from journaltrack.util import paths
 from journaltrack.util.digest import is_digest
 from journaltrack.verification.diff import Claims, FieldClaim, MetricClaim, ObjectClaim, StatusClaim
@@ -338,7 +338,7 @@ def _in_spool(spool: Path, sha256: str, size_bytes: object) -> bool:
     if not is_digest(sha256):
         return False
     try:
-        with access.opened_blob(spool / sha256[:2] / sha256) as file:
+        with files.opened_blob(spool / sha256[:2] / sha256) as file:
             return size_bytes is None or os.fstat(file).st_size == size_bytes
     except (OSError, ValueError):
         return False

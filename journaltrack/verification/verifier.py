@@ -22,8 +22,8 @@ from journaltrack.journal.queries import last_receipt_id
 from journaltrack.replay.evidence import readback
 from journaltrack.replay.pass_report import PassReport, error_to_json
 from journaltrack.util import patterns
-from journaltrack.util.daemon_pool import DaemonPool
 from journaltrack.util.deadline import Deadline
+from journaltrack.util.threads import DaemonPool
 from journaltrack.verification import expected as claiming
 from journaltrack.verification.anchors import AnchorsReport, compare_with_anchors
 from journaltrack.verification.diff import Claims, Difference, Kind, compare, compare_object, empty_steps

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from journaltrack.errors import RemoteError
-from journaltrack.journal.sqlite import access
+from journaltrack.journal.sqlite.files import held_open
 from journaltrack.watch import folders
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class WatchedJournal:
         """Whether it may be opened now: it is in use on this machine, or whole and left in peace for ``settle_s``."""
         if not self.arriving or self.files is None:
             return not self.arriving
-        if access.held_open(self.path):
+        if held_open(self.path):
             self.reason = None
             self.arriving = False
             return True

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from journaltrack.errors import ErrorKind, JournalError, JournaltrackError, LeaseHeldError, RemoteError
-from journaltrack.util.daemon_pool import DaemonPool
 from journaltrack.util.deadline import Deadline
-from journaltrack.util.log_line import logfmt
+from journaltrack.util.text import logfmt
+from journaltrack.util.threads import DaemonPool
 from journaltrack.watch import folders
 from journaltrack.watch.breaker import Backoff, Gate
 from journaltrack.watch.journal import Delivery, DeliveryRequest, WatchedJournal, code_of

@@ -17,9 +17,8 @@ import pytest
 
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.remotes import upload_notes
-from journaltrack.remotes.aws.s3 import parts as aws_parts
-from journaltrack.remotes.aws.s3.bodies import Body
-from journaltrack.remotes.aws.s3.parts import CONNECTIONS, PART_BYTES
+from journaltrack.remotes.aws import parts as aws_parts
+from journaltrack.remotes.aws.parts import CONNECTIONS, PART_BYTES, Body
 from journaltrack.remotes.retry import RetryingRemote
 from journaltrack.remotes.upload_notes import Place, UploadNotes
 from journaltrack.replay.remote import BlobUpload

@@ -116,7 +116,7 @@ def test_an_idle_connection_carries_no_metrics(monkeypatch: pytest.MonkeyPatch, 
             remote.put_metrics("run", POINTS)
         assert {number for number, _ in server.requests} == {0}
         monkeypatch.setattr(wire, "IDLE_MAX_S", 0.0)
-        monkeypatch.setattr("journaltrack.remotes.aws.fast_metrics._SWEEP_S", 0.0)
+        monkeypatch.setattr("journaltrack.remotes.aws.metrics._SWEEP_S", 0.0)
         for _ in range(2):
             remote.put_metrics("run", POINTS)
         assert [number for number, _ in server.requests[3:]] == [1, 2]

@@ -155,7 +155,7 @@ def test_nobody_vouches_for_himself(node, tmp_path):
 
 def test_a_spool_makes_no_room_for_hearsay(node, tmp_path, monkeypatch):
     """A spool at its limit gives up no content because others say that it was uploaded."""
-    from journaltrack.retention.blobs import make_room
+    from journaltrack.retention.plan import make_room
 
     machine = copied(node, tmp_path / "elsewhere")
     sync(machine, MemoryRemote())

@@ -17,7 +17,7 @@ import pytest
 from journaltrack import Tracker
 from journaltrack.errors import JournalLockedError
 from journaltrack.journal.journal import Journal
-from journaltrack.journal.sqlite import admission
+from journaltrack.journal.sqlite import claim as claims
 from journaltrack.journal.sqlite.claim import FILE
 from journaltrack.reports.proof.check import verify_chains
 from tests.faults.faulty_disk import in_child, without
@@ -154,9 +154,9 @@ def test_a_claim_of_another_machine_is_held_by_its_age(tmp_path, age_s, free):
 
 RANK = """
 import pathlib, sys
-from journaltrack.journal.sqlite import admission; from journaltrack.util import paths
+from journaltrack.journal.sqlite import claim; from journaltrack.util import paths
 from journaltrack.journal.journal import Journal
-admission.SLOW_S = -1.0
+claim.SLOW_S = -1.0
 paths.network_file_system = lambda folder: "nfs4"
 paths.locks_reach_other_machines = lambda folder: True
 journal = Journal.open(sys.argv[1], on_journal_error="raise")
@@ -193,7 +193,7 @@ class Rank:
 @pytest.fixture
 def slow(monkeypatch):
     """This process's disk is such a one, too."""
-    monkeypatch.setattr(admission, "SLOW_S", -1.0)
+    monkeypatch.setattr(claims, "SLOW_S", -1.0)
     monkeypatch.setattr("journaltrack.util.paths.network_file_system", lambda _folder: "nfs4")
     monkeypatch.setattr("journaltrack.util.paths.locks_reach_other_machines", lambda _folder: True)
 

@@ -46,7 +46,11 @@ from journaltrack.journal import entries
 from journaltrack.journal.journal import Journal
 warnings.simplefilter("ignore")
 class Interruption(BaseException): pass
-def interrupt(*_): raise Interruption
+armed = False
+def interrupt(*_):
+    global armed
+    armed = False  # the loop ends also where CPython swallows what is raised: in a weakref's callback, in __del__
+    raise Interruption
 signal.signal(signal.SIGALRM, interrupt)
 journal = Journal.open(sys.argv[1], busy_timeout_s=0.001)
 component = journal.component("run")
@@ -57,8 +61,9 @@ for interruption in range(int(sys.argv[3])):
     locked = interruption % 20 == 5
     if locked: other.execute("BEGIN IMMEDIATE")
     try:
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 5e-4), 5)  # again: CPython swallows one in a weakref's callback
-        while True:
+        armed = True
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 5e-4))
+        while armed:
             n += 1
             if n % 3: journal.append_metric(component, "m", float(n), None, 1)
             elif n % 2: journal.append(component, [entries.metric("m", float(n), None, 1), entries.metric("m", n + 0.5, None, 1)])
@@ -89,7 +94,11 @@ INTERRUPTED_GROUPS = """
 import random, signal, sys, threading
 from journaltrack.journal.journal import Journal
 class Interruption(BaseException): pass
-def interrupt(*_): raise Interruption
+armed = False
+def interrupt(*_):
+    global armed
+    armed = False  # the loop ends also where CPython swallows what is raised: in a weakref's callback, in __del__
+    raise Interruption
 signal.signal(signal.SIGALRM, interrupt)
 journal = Journal.open(sys.argv[1], durability="power")
 component = journal.component("run")
@@ -106,8 +115,9 @@ for thread in threads: thread.start()
 n = 0
 for interruption in range(int(sys.argv[3])):
     try:
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 3e-3), 5)
-        while True:
+        armed = True
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 3e-3))
+        while armed:
             n += 1
             journal.append_metrics(component, [("m", float(n)), ("m", n + 0.5)], None, 1)
             returned.append(float(n))

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from journaltrack import Tracker
-from journaltrack.remotes.aws.s3.parts import CONNECTIONS, PART_BYTES
+from journaltrack.remotes.aws.parts import CONNECTIONS, PART_BYTES
 from tests.faults.conftest import sync_process
 from tests.simulator import simulator
 

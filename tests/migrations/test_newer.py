@@ -18,7 +18,7 @@ from journaltrack.errors import JournalAlteredError, JournalTooNewError, Journal
 from journaltrack.journal.schema import schema
 from journaltrack.transfer.bundle.pack import bundle as bundle_journal
 from journaltrack.transfer.receipts import export_receipts
-from journaltrack.util import versions
+from journaltrack.util.text import is_newer_version, version_needed
 from tests.faults.conftest import Watching
 from tests.golden import restore
 from tests.simulator import simulator
@@ -203,8 +203,8 @@ def test_an_older_required_version_opens(tmp_path):
 )
 def test_versions_are_compared_by_their_numbers(stated, newer):
     """What is no version is not newer, and is never shown."""
-    assert versions.is_newer(stated, "0.1.0") is newer
-    assert versions.needed(stated, reader="0.1.0") == (f"journaltrack {stated} or later" if newer else "a journaltrack newer than 0.1.0")
+    assert is_newer_version(stated, "0.1.0") is newer
+    assert version_needed(stated, reader="0.1.0") == (f"journaltrack {stated} or later" if newer else "a journaltrack newer than 0.1.0")
 
 
 def test_new_journals_state_the_version_that_first_reads_them(tmp_path):
@@ -212,7 +212,7 @@ def test_new_journals_state_the_version_that_first_reads_them(tmp_path):
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         schema.create(connection, journal_id="j", now_ns=1, version="0.1.7")
         assert connection.execute("SELECT created_by_version, required_version FROM meta").fetchone() == ("0.1.7", schema.REQUIRED_VERSION)
-    assert not versions.is_newer(schema.REQUIRED_VERSION, __version__)
+    assert not is_newer_version(schema.REQUIRED_VERSION, __version__)
 
 
 def test_a_bundle_of_a_newer_journal_is_refused(tmp_path):

@@ -15,10 +15,10 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from journaltrack.remotes.aws import fast_metrics
-from journaltrack.remotes.aws.fast_metrics import serialized
-from journaltrack.remotes.aws.sigv4 import Credentials as Ours
-from journaltrack.remotes.aws.sigv4 import Signer
+from journaltrack.remotes.aws import metrics
+from journaltrack.remotes.aws.metrics import serialized
+from journaltrack.remotes.aws.wire import Credentials as Ours
+from journaltrack.remotes.aws.wire import Signer
 from journaltrack.replay.plan.actions import MetricPoint
 
 PLACES = (
@@ -62,7 +62,7 @@ class Sent:
 
     def by_boto3(self, component: str, data: list[MetricPoint]) -> bytes:
         """The request as http.client writes it (which ``tests/contract/test_direct.py`` reads from a socket)."""
-        fast_metrics._by_boto3(self.client, component, data)
+        metrics._by_boto3(self.client, component, data)
         url = urlsplit(self.request.url)
         host = url.netloc.removesuffix(":443")
         headers = {k: v.decode() if isinstance(v, bytes) else v for k, v in self.request.headers.items()}
@@ -86,7 +86,7 @@ def test_the_request_is_botocores_to_the_byte(
     theirs = sent.by_boto3(name, data)
     body = serialized(name, data)
     assert body is not None
-    route = fast_metrics._Route.like(sent.request, body, sent.client)
+    route = metrics._Route.like(sent.request, body, sent.client)
     assert route is not None
     headers = sent.request.headers
     ours = route.request(Ours(key, secret, token), body, headers["X-Amz-Date"].decode(), headers["amz-sdk-invocation-id"].decode())
@@ -155,9 +155,9 @@ def test_a_request_that_is_otherwise_is_left_to_boto3(headers: dict[str, str | N
     sent.client._request_signer._credentials = Credentials("key", "secret")
     body = serialized("run", [POINT])
     assert body is not None
-    assert fast_metrics._Route.like(changed(sent), body, sent.client) is not None
+    assert metrics._Route.like(changed(sent), body, sent.client) is not None
     try:
-        route = fast_metrics._Route.like(changed(sent, **headers), body, sent.client)
+        route = metrics._Route.like(changed(sent, **headers), body, sent.client)
     except KeyError:
         return  # MetricsSender takes that for no
     assert route is None
@@ -169,7 +169,7 @@ def test_credentials_that_changed_meanwhile_do_not_make_a_route():
     sent.client._request_signer._credentials = Credentials("key", "secret")
     sent.by_boto3("run", [POINT])
     sent.client._request_signer._credentials = Credentials("key", "another")
-    assert fast_metrics._Route.like(sent.request, serialized("run", [POINT]) or b"", sent.client) is None
+    assert metrics._Route.like(sent.request, serialized("run", [POINT]) or b"", sent.client) is None
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\r\nX-Evil: 1", "ä", " a", "a  b", "\x00"])

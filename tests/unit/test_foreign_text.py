@@ -13,8 +13,7 @@ from journaltrack.cli.common import configure_logging
 from journaltrack.errors import ErrorKind, JournalError, RemoteError
 from journaltrack.remotes.aws.errors import classified
 from journaltrack.replay.pass_report import error_to_json
-from journaltrack.util.foreign_text import without_secrets
-from journaltrack.util.log_line import logfmt
+from journaltrack.util.text import logfmt, without_secrets
 
 TOKEN = "IQoJb3JpZ2luX2VjEXAMPLETOKENveryLongAndSecret=="
 SECRETS = {

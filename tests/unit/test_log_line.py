@@ -8,7 +8,7 @@ import shlex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journaltrack.util.log_line import logfmt
+from journaltrack.util.text import logfmt
 
 
 def test_plain_values_stay_plain():

@@ -13,12 +13,12 @@ from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.entries import BlobRef
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
-from journaltrack.journal.sqlite import file_locks
+from journaltrack.journal.sqlite import files
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.reconciler import Reconciler
-from journaltrack.retention.blobs import GRACE_S, removable, remove
+from journaltrack.retention.plan import GRACE_S, removable, remove
 
 
 @pytest.mark.parametrize("again", [True, False])
@@ -57,5 +57,5 @@ def test_processes_that_end_meanwhile_have_nothing_open(tmp_path):
         holder.stdout.readline()
         with file.open(), subprocess.Popen([sys.executable, "-c", short]) as forking:
             while forking.poll() is None:
-                assert [*file_locks.having_open(file)] == [holder.pid] != [os.getpid()]
+                assert [*files.having_open(file)] == [holder.pid] != [os.getpid()]
         holder.stdin.close()

@@ -20,8 +20,8 @@ from journaltrack.replay.reconciler import Reconciler
 from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
 from journaltrack.reports.status import status
-from journaltrack.retention import blobs
-from journaltrack.retention.blobs import GRACE_S
+from journaltrack.retention import plan
+from journaltrack.retention.plan import GRACE_S
 from journaltrack.retention.prune import prune
 
 LATER_NS = int((GRACE_S + 60) * 1e9)
@@ -133,7 +133,7 @@ def test_a_content_spooled_again_in_the_meantime_is_left_alone(bench, monkeypatc
     digest = bench.log(b"raced")
     bench.sync()
     bench.age()
-    still = blobs._still_removable
+    still = plan._still_removable
     looks = []
 
     def race(connection, contents):
@@ -142,7 +142,7 @@ def test_a_content_spooled_again_in_the_meantime_is_left_alone(bench, monkeypatc
             connection.execute("UPDATE blob SET spooled_at_ns = spooled_at_ns + 1")
         return still(connection, contents)
 
-    monkeypatch.setattr(blobs, "_still_removable", race)
+    monkeypatch.setattr(plan, "_still_removable", race)
     assert bench.prune().blobs == 0
     assert bench.spooled() == {digest}
     assert verify_chains(bench.folder) == []
@@ -176,11 +176,11 @@ def test_recording_an_upload_renews_its_content(bench):
     bench.sync()
     bench.age()
     with closing(Journal.open(bench.folder)) as journal:
-        (content,) = blobs.removable(journal.database, time.time_ns(), time.time_ns())
+        (content,) = plan.removable(journal.database, time.time_ns(), time.time_ns())
         file = bench.scratch / "again.bin"
         file.write_bytes(b"renewed")
         bench.tracker.log_artifact(file)
-        assert journal.database.write(lambda c: blobs._still_removable(c, [content])) == []
+        assert journal.database.write(lambda c: plan._still_removable(c, [content])) == []
 
 
 def test_links_in_a_spool_lead_nowhere(bench, tmp_path):
@@ -193,7 +193,7 @@ def test_links_in_a_spool_lead_nowhere(bench, tmp_path):
     (bench.folder / "spool" / digest[:2]).symlink_to(outside)
     bench.prune()
     assert (outside / digest).exists()
-    assert blobs.make_room(bench.folder, 10**9) == 0
+    assert plan.make_room(bench.folder, 10**9) == 0
     assert (outside / digest).exists()
 
 

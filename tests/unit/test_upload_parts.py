@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journaltrack.remotes.aws.s3.bodies import CHUNK_BYTES, Body
-from journaltrack.remotes.aws.s3.parts import CONNECTIONS, PART_BYTES, Plan
+from journaltrack.remotes.aws.parts import CHUNK_BYTES, CONNECTIONS, PART_BYTES, Body, Plan
 
 MIB = 1 << 20
 LARGEST = 10_000 * 5 * 1024 * MIB

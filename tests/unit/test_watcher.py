@@ -451,13 +451,13 @@ def test_a_replaced_journal_has_to_settle_again(tmp_path, journal):
 
 def test_a_journal_of_one_s_own_is_never_taken_for_a_copy(tmp_path, journal, monkeypatch):
     """Inside of a training process no file of the journal is opened, not even when another one is put in its place."""
-    from journaltrack.journal.sqlite import access
+    from journaltrack.journal.sqlite import files
     from journaltrack.watch import folders
 
     def forbidden(*_):
         raise AssertionError
 
-    monkeypatch.setattr(access, "held_open", forbidden)
+    monkeypatch.setattr(files, "held_open", forbidden)
     for name in ("in_arrival", "log_is_torn"):
         monkeypatch.setattr(folders, name, forbidden)
     world = World(journal, arrivals=False)

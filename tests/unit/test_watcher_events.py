@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from journaltrack.util import paths
-from journaltrack.watch import events as watcher_events
-from journaltrack.watch.events import FolderEvents
+from journaltrack.watch import folders as watcher_events
+from journaltrack.watch.folders import FolderEvents
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from journaltrack import Tracker
 from journaltrack.journal.journal import Journal
-from journaltrack.journal.sqlite.access import held_open
+from journaltrack.journal.sqlite.files import held_open
 from journaltrack.util import paths
 from journaltrack.watch.folders import files_of, in_arrival, journals_in, log_is_torn
 

@@ -16,7 +16,7 @@ from journaltrack.util import paths
 from journaltrack.util.config import WatchConfiguration
 from journaltrack.watch import health as watcher_health
 from journaltrack.watch.breaker import Backoff
-from journaltrack.watch.events import NoEvents
+from journaltrack.watch.folders import NoEvents
 from journaltrack.watch.health import Health, living, prometheus
 from journaltrack.watch.journal import Delivery, WatchedJournal
 from journaltrack.watch.watcher import Watcher

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from journaltrack.util.workers import Workers
+from journaltrack.util.threads import Workers
 
 FOREVER_S = 60.0  # a test that waits so long has failed
 
@@ -161,7 +161,7 @@ def test_an_error_comes_with_its_job():
 def test_a_thread_that_hangs_keeps_nobody_from_exiting():
     """A program ends although a job never does."""
     code = (
-        "import threading; from journaltrack.util.workers import Workers; "
+        "import threading; from journaltrack.util.threads import Workers; "
         "Workers(lambda _: threading.Event().wait(), {'x': 1}, 'x').give('x', [1]); print('end')"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True).stdout == "end\n"

@@ -32,7 +32,7 @@ from journaltrack.errors import (
 )
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.errors import translated
-from journaltrack.util import versions
+from journaltrack.util.text import is_newer_version, version_needed
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
@@ -79,13 +79,13 @@ class _Stated(NamedTuple):
     @property
     def is_newer(self) -> bool:
         """Whether only a newer journaltrack can have written this. Revisions are numbers that grow."""
-        if versions.is_newer(self.required):
+        if is_newer_version(self.required):
             return True
         return self.revision is not None and self.revision > schema.HEAD
 
     def refusal(self, path: Path) -> JournalTooNewError:
         """Make the error that refuses it."""
-        needed = versions.needed(self.required, self.created_by)
+        needed = version_needed(self.required, self.created_by)
         shown = limits.shown(self.revision or "unknown")
         return JournalTooNewError(
             f"the journal at {path.parent} was written by a newer journaltrack: it has schema revision {shown}, and this "

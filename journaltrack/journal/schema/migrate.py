@@ -25,8 +25,8 @@ from sqlalchemy.pool import NullPool
 
 from journaltrack.errors import JournalAlteredError, JournalFullError, JournalWriteError
 from journaltrack.journal.schema import check, schema
-from journaltrack.journal.sqlite import database_copy
-from journaltrack.journal.sqlite.database_copy import write_copy
+from journaltrack.journal.sqlite import copies
+from journaltrack.journal.sqlite.copies import write_copy
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def upgraded_copy(source: sqlite3.Connection, copy: Path) -> None:
     Raises:
         JournalAlteredError: It does not have the schema of its revision.
     """
-    database_copy.write_copy(source, copy)
+    copies.write_copy(source, copy)
     engine = upgrading_engine(copy)
     try:
         with engine.begin() as connection:

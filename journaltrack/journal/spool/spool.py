@@ -7,6 +7,13 @@ Must not know the journal's tables or any remote.
 
 Bytes are hashed and written side by side (``copy``). A content that is there already is not written again: the file is compared
 with the blob byte by byte while it is hashed, which proves the blob, too.
+
+A limit for the spool: delivered artifacts make room, the oldest first, and if that is not enough the call fails.
+
+Nothing that is not delivered is ever removed, and no artifact is left out in silence. Must not know the lease or SQL: making room
+is handed in by ``composition``.
+
+What the spool takes on the disk, and which contents something undelivered needs. Reads alone; must not know how they are removed.
 """
 
 from __future__ import annotations
@@ -23,7 +30,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from journaltrack.errors import (
     ArtifactError,
@@ -33,11 +40,101 @@ from journaltrack.errors import (
     JournaltrackError,
     JournalWriteError,
 )
+from journaltrack.journal import queries
+from journaltrack.journal.queries import PROBLEM
 from journaltrack.journal.spool.copy import ALONE_BYTES_MAX, Copier, SteadyFile, are_equal, write_all
 from journaltrack.journal.spool.copy import BUFFER_BYTES as PIECE_BYTES
-from journaltrack.journal.sqlite import access
+from journaltrack.journal.sqlite import files
 from journaltrack.util import paths
 from journaltrack.util.digest import digest_of, is_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from journaltrack.journal.sqlite.connection import Database
+
+
+def admit(spool: Spool, file: Path, max_bytes: int, make_room: Callable[[int], int] | None) -> None:
+    """See that a file fits into the spool.
+
+    Several processes that log at the same moment may go beyond the limit by what each of them logs.
+
+    Args:
+        spool: Where it goes.
+        file: What is to be logged.
+        max_bytes: Of all files in the spool.
+        make_room: Removes delivered contents until so many bytes are free; returns how many it freed.
+
+    Raises:
+        JournalFullError: It does not fit. Nothing was copied.
+    """
+    try:
+        wanted = os.stat(file).st_size  # noqa: PTH116
+    except (OSError, ValueError):  # also a NUL in the path
+        return  # copying it says what is wrong
+    excess = spool_use(spool.folder).size_bytes + wanted - max_bytes
+    if excess <= 0:
+        return
+    if make_room is not None and wanted <= max_bytes:
+        excess -= make_room(excess)
+    if excess > 0 and not spool.holds(file):
+        raise JournalFullError(
+            f"{file} ({wanted} bytes) was not logged: with it the spool at {spool.folder} would be {excess} bytes over its limit of {max_bytes}",
+            hint="`journaltrack sync` delivers what waits, and then makes room; or raise spool_max_bytes",
+        )
+
+
+_NEEDED: Final = (  # above the mark, and through the index on problems: nothing of what was delivered is read
+    f"SELECT json_extract(e.payload, '$.sha256') {queries.PENDING} AND e.stream = 'upload' AND json_valid(e.payload) "
+    "UNION SELECT json_extract(e.payload, '$.sha256') {} "
+    f"WHERE {PROBLEM} AND e.stream <> 'metric' AND e.stream = 'upload' AND json_valid(e.payload)"
+)
+
+
+_OF_SIZE: Final = "SELECT sha256 FROM blob WHERE size_bytes = ? ORDER BY spooled_at_ns DESC LIMIT 8"
+"""Reads the whole table, which has a row per content: 3 ms for 100,000, where the alternative is to write a file of a megabyte or more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolUse:
+    """Regular files in the spool: how many, their bytes, and the bytes of contents that nothing undelivered needs."""
+
+    files: int = 0
+    size_bytes: int = 0
+    delivered_bytes: int = 0
+
+
+def needed_blobs(database: Database) -> set[str]:
+    """Contents of uploads that are pending, in flight, in doubt or quarantined; costs what is not delivered."""
+    return {sha256 for (sha256,) in database.read(_NEEDED.format(queries.of_problems(database))) if isinstance(sha256, str)}
+
+
+def blobs_of_size(database: Database, size_bytes: int) -> list[str]:
+    """Contents of that many bytes that the spool holds or held, the newest first; a few at most."""
+    return [sha256 for (sha256,) in database.read(_OF_SIZE, (size_bytes,)) if is_digest(sha256)]
+
+
+def spool_use(spool: Path, wanted: Collection[str] = ()) -> SpoolUse:
+    """One look at every file, no link followed.
+
+    Args:
+        spool: The folder.
+        wanted: Contents that something undelivered needs.
+    """
+    files = size = delivered = 0
+    for parent, _, names in os.walk(spool):
+        on_its_way = Path(parent) == spool
+        for name in names:
+            try:
+                status = os.lstat(f"{parent}/{name}")
+            except OSError:
+                continue  # an upload's temporary file, or somebody removes it
+            if stat.S_ISREG(status.st_mode):
+                files += 1
+                size += status.st_size
+                delivered += 0 if on_its_way or name in wanted else status.st_size
+    return SpoolUse(files, size, delivered)
+
 
 T = TypeVar("T")
 
@@ -112,7 +209,7 @@ class Spool:
         """
         path = Spool(other).path_of(sha256)
         try:
-            with access.opened_blob(path) as descriptor:
+            with files.opened_blob(path) as descriptor:
                 if not isinstance(size_bytes, int) or os.fstat(descriptor).st_size > size_bytes:
                     return None
                 return self._copy_open(descriptor, path, only=sha256)
@@ -146,7 +243,7 @@ class Spool:
         if not self.has(sha256):
             return False
         try:
-            with access.opened_blob(self.path_of(sha256)) as descriptor:
+            with files.opened_blob(self.path_of(sha256)) as descriptor:
                 return digest_of(functools.partial(os.read, descriptor)) == sha256
         except (OSError, ValueError):
             return False
@@ -181,7 +278,7 @@ class Spool:
         if before.st_size < COMPARED_BYTES_MIN:
             return None
         for sha256 in of_size(before.st_size):
-            with contextlib.suppress(OSError, ValueError), access.opened_blob(self.path_of(sha256)) as held:
+            with contextlib.suppress(OSError, ValueError), files.opened_blob(self.path_of(sha256)) as held:
                 status = os.fstat(held)
                 if status.st_size != before.st_size or not _look_alike(descriptor, held, before.st_size):
                     continue
@@ -207,8 +304,8 @@ class Spool:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             temporary = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
             target = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            access.hand_over(target, self.folder.parent)
-            access.hand_over(self.folder, self.folder.parent)
+            files.hand_over(target, self.folder.parent)
+            files.hand_over(self.folder, self.folder.parent)
             try:
                 try:
                     sha256, size_bytes = _copy_bytes(descriptor, target, source)
@@ -233,7 +330,7 @@ class Spool:
                 f"{path.parent} is a symbolic link; nothing was written to where it points",
                 hint="do not trust this journal; make a new one",
             )
-        access.hand_over(path.parent, self.folder.parent)
+        files.hand_over(path.parent, self.folder.parent)
         temporary.replace(path)
         self._sync_folders(path)
         return path

@@ -28,12 +28,12 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from journaltrack.errors import JournalError, JournalLockedError, JournalReadOnlyError, JournalWriteError
-from journaltrack.journal.sqlite import access, database_copy, log_modes
-from journaltrack.journal.sqlite.admission import Admission
+from journaltrack.journal.sqlite import copies, files, log_modes
+from journaltrack.journal.sqlite.claim import Admission
 from journaltrack.journal.sqlite.errors import OUT_OF_DESCRIPTORS, is_lock, translated, unusable
-from journaltrack.journal.sqlite.standing_locks import StandingLocks
+from journaltrack.journal.sqlite.locks import StandingLocks
 from journaltrack.journal.sqlite.write_queue import URGENT_BEHIND_DISK_S, URGENT_S, WriteQueue
-from journaltrack.util import paths, reentry
+from journaltrack.util import paths, process
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class Database:
     def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self.lock, translated(self.path):
             connection = self.connection
-            if connection.in_transaction and (self._in_block or reentry.depth(self, _TRANSACTIONS) > 1):
+            if connection.in_transaction and (self._in_block or process.depth(self, _TRANSACTIONS) > 1):
                 return work(connection)
             try:
                 self.roll_back()
@@ -591,7 +591,7 @@ class Database:
             self._connect()
 
     def _connect(self) -> sqlite3.Connection:
-        access.check_files(self.path.parent)
+        files.check_files(self.path.parent)
         connection = None
         try:
             self._admission.enter(self._busy_timeout_s, self._let_neighbours_go)
@@ -636,7 +636,7 @@ class Database:
                     self._refuse_immutable(error)
                     if _has_content(self.path.with_name(self.path.name + "-wal")):
                         # A writer was killed here: SQLite must bring its log in, which only a copy allows.
-                        return self._open_copy(functools.partial(database_copy.copy_files, self.path))
+                        return self._open_copy(functools.partial(copies.copy_files, self.path))
                     connection = _connect_uri(uri + "&immutable=1", self._busy_timeout_s)
                 return connection
             if self._admission.is_alone or (self._admission.shared is not None and log_modes.says_log(self.path)):
@@ -657,7 +657,7 @@ class Database:
 
     def _open_copy(self, copy: Callable[[Path], object]) -> sqlite3.Connection:
         """A connection for reading to a private copy, which is gone with the connection."""
-        with database_copy.place_for_copy(self.path) as file:
+        with copies.place_for_copy(self.path) as file:
             copy(file)
             connection = _connect_uri(f"{_uri(file)}?mode=ro", self._busy_timeout_s)
             try:
@@ -782,7 +782,7 @@ def _each(method: Callable[[Database], None]) -> Callable[[], None]:
     return call
 
 
-_TRANSACTIONS: Final = reentry.codes_of(Database._write)  # noqa: SLF001 - this module's own
+_TRANSACTIONS: Final = process.codes_of(Database._write)  # noqa: SLF001 - this module's own
 
 os.register_at_fork(
     before=_each(Database._before_fork),  # noqa: SLF001 - this module's own

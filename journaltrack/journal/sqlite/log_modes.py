@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from journaltrack.errors import JournalLockedError
-from journaltrack.journal.sqlite import ofd_locks
+from journaltrack.journal.sqlite import locks
 from journaltrack.journal.sqlite.errors import is_lock
-from journaltrack.journal.sqlite.standing_locks import SHARED_RANGE
+from journaltrack.journal.sqlite.locks import SHARED_RANGE
 from journaltrack.util import paths
 
 Mode: TypeAlias = Literal["log", "log alone", "rollback alone", "rollback"]
@@ -71,13 +71,13 @@ def choose(connection: sqlite3.Connection, mode: Mode, timeout_s: float) -> bool
 def says_log(path: Path) -> bool:
     """Return whether the database's header says that it has a write-ahead log. Nothing is opened by SQLite."""
     try:
-        descriptor = ofd_locks.take(os.fspath(path), os.O_RDONLY)
+        descriptor = locks.take(os.fspath(path), os.O_RDONLY)
     except OSError:
         return False  # SQLite will say why
     try:
         return _says_log(descriptor)
     finally:
-        ofd_locks.give_back(descriptor)
+        locks.give_back(descriptor)
 
 
 def refuse_foreign(path: Path, shared: str) -> None:
@@ -91,7 +91,7 @@ def refuse_foreign(path: Path, shared: str) -> None:
         JournalLockedError: Somebody does.
     """
     try:
-        descriptor = ofd_locks.take(os.fspath(path), os.O_RDONLY)
+        descriptor = locks.take(os.fspath(path), os.O_RDONLY)
     except OSError:
         return  # SQLite will say why
     try:
@@ -105,14 +105,14 @@ def refuse_foreign(path: Path, shared: str) -> None:
                 )
             time.sleep(_PAUSE_S)
     finally:
-        ofd_locks.give_back(descriptor)
+        locks.give_back(descriptor)
 
 
-def _says_log(descriptor: ofd_locks.Descriptor) -> bool:
+def _says_log(descriptor: locks.Descriptor) -> bool:
     return os.pread(descriptor.number, 20, 0)[_VERSIONS] == b"\2\2"
 
 
-def _is_in_use(path: Path, descriptor: ofd_locks.Descriptor) -> bool:
+def _is_in_use(path: Path, descriptor: locks.Descriptor) -> bool:
     if descriptor.is_locked(SHARED_RANGE):
         return True
     if paths.locks_reach_other_machines(path.parent):

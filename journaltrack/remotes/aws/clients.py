@@ -17,10 +17,10 @@ from botocore.exceptions import NoRegionError
 from botocore.loaders import create_loader
 
 from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
-from journaltrack.remotes.aws import gate, hooks
+from journaltrack.remotes.aws import hooks
 from journaltrack.remotes.aws.credentials import Bounded, Patience
-from journaltrack.remotes.aws.partitions import is_aws
-from journaltrack.remotes.aws.s3.bodies import sign_by_checksum
+from journaltrack.remotes.aws.errors import is_aws
+from journaltrack.remotes.aws.parts import sign_by_checksum
 from journaltrack.remotes.rate_limit import RateLimit
 from journaltrack.replay.pace import Pace
 
@@ -176,7 +176,7 @@ class Clients:
         if service == "s3":
             sign_by_checksum(client)
         client.meta.events.register("before-call", self._before_call, unique_id=_OUR_HOOK)
-        gate.guard(client, self._deadline)
+        hooks.guard(client, self._deadline)
         hooks.look_at_answers(client, self.answered)
         return client
 
@@ -269,7 +269,7 @@ def _hooks(client: Any) -> list[str] | None:  # noqa: ANN401
             f"{event} {getattr(handler, '__qualname__', handler)}"
             for event in _EVENTS
             for handler in hooks.handlers_of(client, f"{event}.sagemaker.UpdateTrialComponent")
-            if not hooks.is_ours(handler)
+            if not hooks.is_our_hook(handler)
         }
     except AttributeError:
         return None

@@ -21,8 +21,8 @@ from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from journaltrack.errors import ErrorKind, NotSentError, RemoteError, described
-from journaltrack.util.bounded import CallError, OutOfTimeError, bounded
 from journaltrack.util.deadline import Deadline
+from journaltrack.util.threads import CallError, OutOfTimeError, bounded
 
 T = TypeVar("T")
 

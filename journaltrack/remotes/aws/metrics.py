@@ -2,21 +2,55 @@
 
 Both are aggregates (counts and means), and documented nowhere to be complete at once; ``journaltrack.replay.evidence.readback`` says what
 they prove. Endpoints or permissions without BatchGetMetrics give the summaries alone.
+
+BatchPutMetrics, the request of which a replay makes thousands, at a tenth of boto3's CPU; by boto3 wherever in doubt.
+
+boto3 spends 0.8 ms of CPU, under the interpreter's lock, to build, check, sign and send a request whose shape never changes. Here
+the first request goes out through boto3 and is looked at just before it is sent: if the same request, made here, is equal
+byte for byte, the next ones are made here and written to the connections that boto3 opened (``wire``).
+
+boto3 makes the request itself, start to end, when
+
+- no idle connection is there: connecting, proxies, TLS and what can go wrong with them are botocore's alone,
+- somebody hooked into the client or the session, or patched botocore (tracing, mocks, recorders), or signs otherwise than with
+  signature version 4, or the request goes to a proxy as a whole (plain HTTP): the route is not taken at all,
+- a point is out of the ordinary (NaN, a time before 1970, ...): botocore says what is wrong with it.
+
+Endpoint, region, service name, User-Agent and credentials are those of the client; credentials are asked for at every request, and
+refreshed as for boto3. Answers that are not plain successes are parsed by botocore, and every failure is raised as botocore
+raises it, so that ``errors.classified`` stays the one door. See docs/adr/0020-direct-metrics.md.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import os
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
+import botocore
+from botocore.awsrequest import HeadersDict
 from botocore.exceptions import ClientError
+from botocore.parsers import create_parser
 
 from journaltrack.errors import ErrorKind
-from journaltrack.remotes.aws.errors import classified, not_found
+from journaltrack.remotes.aws import hooks, wire
+from journaltrack.remotes.aws.errors import classified, is_throttled, not_found
+from journaltrack.remotes.aws.proof import Said
+from journaltrack.remotes.aws.wire import ALGORITHM, DATE_FORMAT, Credentials, Signer
 from journaltrack.replay.evidence.readback import ReadBack, Shown
+from journaltrack.replay.plan.actions import MetricPoint
 from journaltrack.replay.remote import RemoteMetric
 
 if TYPE_CHECKING:
@@ -134,3 +168,362 @@ def _steps(counts: dict[str, Any], means: dict[str, Any], bounds: tuple[int, int
         return None
     first, last = bounds
     return {step: Shown(round(count), mean_of[step]) for step, count in count_of.items() if first <= step <= last}
+
+
+OPERATION: Final = "BatchPutMetrics"
+_EVENT: Final = f"sagemaker-metrics.{OPERATION}"
+_OUR_HOOK: Final = "journaltrack-direct"
+_EVENTS: Final = (
+    "provide-client-params",
+    "before-parameter-build",
+    "before-call",
+    "request-created",
+    "choose-signer",
+    "before-sign",
+    "before-send",
+    "response-received",
+    "before-parse",
+    "needs-retry",
+    "after-call",
+    "after-call-error",
+)
+_KNOWN_HANDLERS: Final = frozenset(
+    {
+        "botocore.handlers",
+        "botocore.retries.standard",
+        "botocore.signers",
+        "botocore.useragent",
+        "journaltrack.remotes.aws.clients",
+        "journaltrack.remotes.aws.hooks",
+        __name__,
+    }
+)
+"""Where handlers come from that do nothing to this request but what is compared (botocore 1.44.5), or are ours."""
+_HEADERS: Final = (
+    "Content-Type",
+    "User-Agent",
+    "X-Amz-Date",
+    "Authorization",
+    "amz-sdk-invocation-id",
+    "amz-sdk-request",
+    "Content-Length",
+)
+_TOKEN: Final = "X-Amz-Security-Token"  # noqa: S105 - a header's name
+_PLAIN_PATH: Final = re.compile(r"(?:/[A-Za-z0-9_~-]+)+")
+_SCOPE: Final = re.compile(rf"{ALGORITHM} Credential=[^/,]+/\d{{8}}/([^/,]+)/([^/,]+)/aws4_request,")
+_SWEEP_S: Final = 0.5
+"""Ours: how often idle connections are looked for."""
+_TIME_MAX_NS: Final = 253_402_300_799_000_000_000
+"""The last second that a datetime has."""
+_PROBE: Final = (
+    MetricPoint('a "name" \\ é\u2028', 0.1, 0, 1_700_000_000_123_456_789),
+    MetricPoint("n", -1e-300, None, 1_700_000_000_000_000_999),
+    MetricPoint("n", 1e16, 2**53, 1_600_000_001_000_001_000),
+)
+"""Points by which botocore's serializer is compared beside the first request's: what versions of it write differently."""
+
+
+class MetricsSender:
+    """Sends BatchPutMetrics requests. Threads may share it.
+
+    Args:
+        clients: Where the client comes from.
+    """
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._lock, self._pid = threading.Lock(), os.getpid()
+        self._local = threading.local()
+        self._client: Any = None  # the one that the route belongs to
+        self._route: _Route | None = None
+        self._learning = False
+        self._pool: Any = None  # its connections
+        self._swept_at = float("-inf")
+
+    def put(self, component: str, points: Sequence[MetricPoint]) -> Mapping[str, Any]:
+        """One request; the answer as boto3 gives it.
+
+        Args:
+            component: Its name, in lower case.
+            points: One to ten.
+
+        Raises:
+            BotoCoreError, ClientError, ...: What boto3 raises.
+            RemoteError: The time was over before the request's turn came.
+        """
+        client = self._clients.metrics
+        if client is not self._client:
+            self._begin_with(client)
+        if self._pool is not None and time.monotonic() - self._swept_at >= _SWEEP_S:
+            self._swept_at = time.monotonic()
+            wire.close_idle(self._pool)
+        body = serialized(component, points)
+        if body is not None and self._learning:
+            self._local.body = body
+            try:
+                return _by_boto3(client, component, points)
+            finally:
+                self._local.body = None
+        route = self._route
+        if body is not None and route is not None:
+            answer = self._directly(route, body)
+            if answer is not None:
+                return answer
+        return _by_boto3(client, component, points)
+
+    def close(self) -> None:
+        """Close the idle connections. The route holds their pool, which would be closed only with the last reference to it."""
+        route, self._route = self._route, None
+        if route is not None:
+            route.pool.close()
+
+    def _directly(self, route: _Route, body: bytes) -> Mapping[str, Any] | None:
+        """The answer; None if boto3 has to make the request, of which nothing was sent."""
+        credentials = route.credentials()
+        if credentials is None:
+            return None
+        connection = wire.take(route.pool)
+        if connection is None:
+            return None
+        reusable = True
+        try:
+            read_timeout_s = self._clients.turn(OPERATION)
+            if wire.is_stale(connection):  # waiting for the turn took long
+                reusable = False
+                return None
+            self._clients.departing()
+            reusable = False
+            connection.sock.settimeout(route.read_timeout_s if read_timeout_s is None else read_timeout_s)
+            began = time.monotonic()
+            reply = wire.exchange(connection.sock, route.request(credentials, body), route.url)
+            took_s = time.monotonic() - began
+            reusable = reply.reusable
+        finally:
+            wire.give_back(route.pool, connection, reusable=reusable)
+        try:
+            answer = route.answer(reply)
+        except ClientError as error:
+            self._clients.answered(OPERATION, took_s, throttled=is_throttled(error.response))
+            raise
+        self._clients.answered(OPERATION, took_s, throttled=False)
+        return answer
+
+    def _begin_with(self, client: Any) -> None:  # noqa: ANN401
+        if self._pid != os.getpid():  # forked: perhaps while another thread held the lock
+            self._lock, self._pid = threading.Lock(), os.getpid()
+        with self._lock:
+            if client is self._client:
+                return
+            self._route, self._learning = None, False
+            self._pool = _pool_of(client, str(client.meta.endpoint_url))
+            if not _is_untouched(client):
+                logger.debug("metrics are sent by boto3: somebody hooked into it")
+            else:
+                client.meta.events.register(f"before-send.{_EVENT}", self._look, unique_id=_OUR_HOOK)
+                self._learning = True
+            self._client = client
+
+    def _look(self, request: Any, **_: object) -> None:  # noqa: ANN401
+        """On the thread that sends a first request: compare what botocore made of it with what is made here."""
+        body = getattr(self._local, "body", None)
+        if body is None:
+            return
+        with self._lock:
+            if not self._learning:
+                return
+            try:
+                self._route = _Route.like(request, body, self._client)
+            except Exception:  # whatever another version of botocore does otherwise: boto3 is there
+                logger.debug("the request could not be compared", exc_info=True)
+            self._learning = False
+        logger.debug("metrics are sent %s", "directly" if self._route else "by boto3: its request is another one than is made here")
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """How requests get to the service without boto3."""
+
+    client: Any
+    pool: Any
+    url: str
+    start: bytes
+    sdk_request: bytes
+    signer: Signer
+    read_timeout_s: float
+    output_shape: Any
+    protocol: str
+
+    @classmethod
+    def like(cls, request: Any, body: bytes, client: Any) -> _Route | None:  # noqa: ANN401
+        """The route that makes this request, which botocore is about to send; None if there is none."""
+        headers = {name: value.decode() if isinstance(value, bytes) else str(value) for name, value in request.headers.items()}
+        url = urlsplit(request.url)
+        scope = _SCOPE.match(headers.get("Authorization", ""))
+        pool = None if _goes_to_a_proxy(client, request.url) else _pool_of(client, request.url)
+        model = client._service_model.operation_model(OPERATION)  # noqa: SLF001 - as all private names here: read, and tried by tests
+        if scope is None or pool is None or url.query or not _PLAIN_PATH.fullmatch(url.path) or not _serializes_alike(client, model):
+            return None
+        host = _host(url.scheme, url.hostname, url.port)
+        start = f"PUT {url.path} HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: identity\r\n"
+        start += "".join(f"{name}: {headers[name]}\r\n" for name in _HEADERS[:2])
+        route = cls(
+            client,
+            pool,
+            request.url,
+            start.encode("ascii"),
+            headers["amz-sdk-request"].encode("ascii"),
+            Signer(host=host, path=url.path, content_type=headers["Content-Type"], region=scope[1], service=scope[2]),
+            float(client.meta.config.read_timeout),
+            model.output_shape,
+            model.service_model.resolved_protocol,
+        )
+        credentials = route.credentials()
+        if credentials is None or request.method != "PUT" or request.body != body:
+            return None
+        ours = route.request(credentials, body, headers["X-Amz-Date"], headers["amz-sdk-invocation-id"])
+        theirs = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
+        return route if ours.partition(b"identity\r\n")[2] == theirs + b"\r\n" + body else None
+
+    def credentials(self) -> Credentials | None:
+        """Those of now, refreshed if it is time; None if there are none, or not for here.
+
+        Raises:
+            BotoCoreError: They can't be had.
+        """
+        held = self.client._request_signer._credentials  # noqa: SLF001 - as in aws_clients
+        if held is None:
+            return None
+        frozen = held.get_frozen_credentials()
+        credentials = Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+        return credentials if credentials.fit_for_headers else None
+
+    def request(self, credentials: Credentials, body: bytes, timestamp: str | None = None, invocation_id: str | None = None) -> bytes:
+        """A signed request, as it goes over the wire."""
+        timestamp = timestamp or time.strftime(DATE_FORMAT, time.gmtime())
+        token = f"{_TOKEN}: {credentials.token}\r\n" if credentials.token else ""
+        varying = (
+            f"X-Amz-Date: {timestamp}\r\n{token}Authorization: {self.signer.authorization(credentials, timestamp, body)}\r\n"
+            f"amz-sdk-invocation-id: {invocation_id or uuid.uuid4()}\r\n"
+        )
+        end = b"amz-sdk-request: %b\r\nContent-Length: %d\r\n\r\n" % (self.sdk_request, len(body))
+        return b"".join((self.start, varying.encode("ascii"), end, body))
+
+    def answer(self, reply: wire.Reply) -> Mapping[str, Any]:
+        """What boto3 makes of a reply.
+
+        Raises:
+            ClientError: It is a refusal.
+            RemoteError: It does not prove that the service gave it.
+            ResponseParserError, ...: It is nothing that a service says; what botocore's parser raises.
+        """
+        request_id = reply.headers.get("x-amzn-requestid")
+        if reply.status == 200 and reply.body == b"{}" and request_id:  # noqa: PLR2004 - nearly always
+            return {"ResponseMetadata": {"RequestId": request_id, "HTTPStatusCode": 200, "HTTPHeaders": reply.headers, "RetryAttempts": 0}}
+        response = {"headers": HeadersDict(reply.headers), "status_code": reply.status, "body": reply.body, "context": {}}
+        parsed: dict[str, Any] = create_parser(self.protocol).parse(response, self.output_shape)
+        if reply.status >= 300:  # noqa: PLR2004 - as botocore
+            hooks.scrubbed(parsed, self.client)
+            raise ClientError(parsed, OPERATION)
+        hooks.prove(Said(OPERATION, reply.status, reply.headers, reply.body, parsed))
+        return parsed
+
+
+def serialized(component: str, points: Sequence[MetricPoint]) -> bytes | None:
+    """The request's body as botocore's serializer writes it; None for what botocore should look at itself.
+
+    botocore's own checks are types, a name of at least one character, a step of at least 0.
+    """
+    if not component or not points:
+        return None
+    data = []
+    for name, value, step, timestamp_ns in points:
+        if (
+            type(name) is not str
+            or not name
+            or type(value) is not float
+            or not math.isfinite(value)
+            or not 0 <= timestamp_ns <= _TIME_MAX_NS
+        ):
+            return None
+        at_us = timestamp_ns // 1000  # microseconds are what a datetime keeps
+        metric = {"MetricName": name, "Timestamp": at_us / 10**6 if at_us % 10**6 else at_us // 10**6, "Value": value}
+        if step is not None:
+            if type(step) is not int or step < 0:
+                return None
+            metric["Step"] = step
+        data.append(metric)
+    return json.dumps({"TrialComponentName": component, "MetricData": data}).encode()
+
+
+def _by_boto3(client: Any, component: str, points: Sequence[MetricPoint]) -> Mapping[str, Any]:  # noqa: ANN401
+    answer: Mapping[str, Any] = client.batch_put_metrics(**_parameters(component, points))
+    return answer
+
+
+def _parameters(component: str, points: Sequence[MetricPoint]) -> dict[str, Any]:
+    data = []
+    for name, value, step, timestamp_ns in points:
+        metric: dict[str, Any] = {"MetricName": name, "Timestamp": utc(timestamp_ns), "Value": value}
+        if step is not None:
+            metric["Step"] = step
+        data.append(metric)
+    return {"TrialComponentName": component, "MetricData": data}
+
+
+def utc(timestamp_ns: int) -> datetime:
+    """A time for boto3: microseconds are what a datetime and botocore's serializer keep."""
+    seconds, rest = divmod(timestamp_ns, 1_000_000_000)
+    return datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=rest // 1000)
+
+
+def _serializes_alike(client: Any, model: Any) -> bool:  # noqa: ANN401
+    theirs = client._serializer.serialize_to_request(_parameters("a-name", _PROBE), model)  # noqa: SLF001
+    return bool(theirs["body"] == serialized("a-name", _PROBE))
+
+
+def _host(scheme: str, name: str | None, port: int | None) -> str:
+    """The Host header, as http.client writes it and botocore signs it: without the scheme's own port."""
+    host = f"[{name}]" if ":" in (name or "") else str(name)
+    return host if port in {None, {"http": 80, "https": 443}.get(scheme)} else f"{host}:{port}"
+
+
+def _goes_to_a_proxy(client: Any, url: str) -> bool:  # noqa: ANN401
+    """Whether a proxy gets requests as a whole."""
+    settings = client._endpoint.http_session._proxy_config  # noqa: SLF001
+    return settings.proxy_url_for(url) is not None and (
+        not url.startswith("https:") or bool(settings.settings.get("proxy_use_forwarding_for_https"))
+    )
+
+
+def _pool_of(client: Any, url: str) -> Any:  # noqa: ANN401
+    """The pool of connections that botocore sends to this URL with; None if it is not to be had."""
+    try:
+        session = client._endpoint.http_session  # noqa: SLF001
+        proxy_url = session._proxy_config.proxy_url_for(url)  # noqa: SLF001
+        return session._get_connection_manager(url, proxy_url).connection_from_url(url)  # noqa: SLF001
+    except Exception:  # whatever another version of botocore calls them
+        logger.debug("the connections of boto3 can't be looked at", exc_info=True)
+        return None
+
+
+def _is_untouched(client: Any) -> bool:  # noqa: ANN401
+    """Whether nobody but botocore and ourselves takes part in the client's requests.
+
+    Tracers (X-Ray, OpenTelemetry, Datadog) wrap ``_make_api_call``, mocks hook into ``before-send`` or ``before-call``.
+    """
+    try:
+        found = [handler for event in _EVENTS for handler in hooks.handlers_of(client, f"{event}.{_EVENT}")]
+        session = client._endpoint.http_session  # noqa: SLF001
+        functions: list[Callable[..., Any]] = [
+            client._make_api_call,  # noqa: SLF001
+            client._make_request,  # noqa: SLF001
+            client._endpoint.make_request,  # noqa: SLF001
+            client._endpoint._send,  # noqa: SLF001
+            session.send,
+        ]
+    except AttributeError:
+        return False
+    home = os.path.dirname(botocore.__file__) + os.sep  # noqa: PTH120 - compared with what code objects hold
+    return all(getattr(handler, "__module__", None) in _KNOWN_HANDLERS for handler in found) and all(
+        str(getattr(getattr(function, "__code__", None), "co_filename", "")).startswith(home) for function in functions
+    )

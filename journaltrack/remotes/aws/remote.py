@@ -20,9 +20,8 @@ from journaltrack.errors import NOT_ALLOWED, ErrorKind, RemoteError
 from journaltrack.journal.fold import Artifact, Status
 from journaltrack.remotes.aws.clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Clients
 from journaltrack.remotes.aws.errors import SAFE_TO_REPEAT, already_exists, classified, is_of_parsing, not_found
-from journaltrack.remotes.aws.fast_metrics import MetricsSender, utc
-from journaltrack.remotes.aws.metrics import OWNER_PREFIX, owner_of, read_back, summaries
-from journaltrack.remotes.aws.s3.uploader import Uploader
+from journaltrack.remotes.aws.metrics import OWNER_PREFIX, MetricsSender, owner_of, read_back, summaries, utc
+from journaltrack.remotes.aws.s3 import Uploader
 from journaltrack.remotes.rate_limit import RateLimit
 from journaltrack.replay.plan.actions import ComponentSpec, Fields, MetricPoint
 from journaltrack.replay.remote import Answer, BlobUpload, Document, Refusal, RemoteComponent

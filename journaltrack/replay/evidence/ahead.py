@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from journaltrack.errors import COPY_AHEAD_HINT, JournalBehindError, JournalError, described
 from journaltrack.replay.evidence import anchors
-from journaltrack.util.bounded import bounded
+from journaltrack.util.threads import bounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

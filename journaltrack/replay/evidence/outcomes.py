@@ -43,8 +43,8 @@ IN_DOUBT_AFTER_KILL: Final = "the process that sent it ended before the answer a
 
 NOTHING_MORE: Final[Mapping[str, Any]] = MappingProxyType({})
 _UNFINISHED_PAGE: Final = (
-    "SELECT id, action, component_id, CASE WHEN typeof(entries) = 'text' AND length(entries) <= ?2 THEN entries END, generation, started_at_ns "
-    "FROM receipt WHERE finished_at_ns IS NULL AND id > ?1 ORDER BY id LIMIT 100"
+    "SELECT id, action, component_id, CASE WHEN typeof(entries) = 'text' AND length(entries) <= :most THEN entries END, generation, started_at_ns "
+    "FROM receipt WHERE finished_at_ns IS NULL AND id > :after ORDER BY id LIMIT 100"
 )
 """A journal from elsewhere may have any number of them, of any size; ours are as many as were in flight, and name 20,000 entries at most."""
 _INSERT_INTENT: Final = "INSERT INTO receipt (id, action, component_id, entries, generation, started_at_ns) VALUES (?, ?, ?, ?, ?, ?)"
@@ -53,9 +53,9 @@ _FINISH_RECEIPT: Final = (
 )
 _UNSETTLED_AFTER: Final = f"SELECT e.seq FROM entry e WHERE e.seq > ? AND {UNSETTLED}"
 _HOLD: Final = (  # of a status, something may be sent that a later one left open: the later one stays the last
-    "INSERT OR REPLACE INTO field (component_id, map, key, seq) SELECT ?1, ?2, ?3, ?4 WHERE ?2 <> 'status' OR NOT EXISTS "
-    "(SELECT 1 FROM field f JOIN delivery d ON d.seq = f.seq JOIN entry o ON o.seq = f.seq JOIN entry n ON n.seq = ?4 "
-    f"WHERE f.component_id = ?1 AND f.map = ?2 AND f.key = ?3 AND d.outcome = 'delivered' AND {IS_BEFORE})"
+    "INSERT OR REPLACE INTO field (component_id, map, key, seq) SELECT :component, :map, :key, :seq WHERE :map <> 'status' OR NOT EXISTS "
+    "(SELECT 1 FROM field f JOIN delivery d ON d.seq = f.seq JOIN entry o ON o.seq = f.seq JOIN entry n ON n.seq = :seq "
+    f"WHERE f.component_id = :component AND f.map = :map AND f.key = :key AND d.outcome = 'delivered' AND {IS_BEFORE})"
 )
 _OVER: Final = "(u.seq IN (SELECT seq FROM delivery) OR u.seq NOT IN (SELECT seq FROM entry))"
 """Of a listed entry ``u``: whether it is settled, or was removed since."""
@@ -151,7 +151,7 @@ class Settlement:
         total = after = 0
         with self.attestor.transaction() as connection:
             now_ns = self._clock_ns()
-            while page := connection.execute(_UNFINISHED_PAGE, (after, limits.PAYLOAD_CHARS_MAX)).fetchall():
+            while page := connection.execute(_UNFINISHED_PAGE, {"after": after, "most": limits.PAYLOAD_CHARS_MAX}).fetchall():
                 after = page[-1][0]
                 for row in page:  # one by one: what is in doubt by one of them is not by the next
                     said = self._recovered(connection, row, now_ns)
@@ -263,7 +263,8 @@ class Settlement:
             [(now_ns, o.outcome, o.attempts, o.request_id, o.error_code, o.error_text, o.receipt_id) for o in outcomes],
         )
         self.attestor.attest(connection, [self._statement(outcome, now_ns) for outcome in outcomes], PENDING)
-        connection.executemany(_HOLD, [(outcome.component_id, *field) for outcome in outcomes for field in outcome.fields])
+        fields = [(outcome.component_id, *field) for outcome in outcomes for field in outcome.fields]
+        connection.executemany(_HOLD, [dict(zip(("component", "map", "key", "seq"), field, strict=True)) for field in fields])
 
     def _forget(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:

@@ -26,7 +26,7 @@ from journaltrack.errors import JournalError
 from journaltrack.journal import view
 from journaltrack.journal.chain import ChainProblem, ProblemKind, chain_problems, writer_problems
 from journaltrack.journal.queries import PROBLEM
-from journaltrack.journal.sqlite import access
+from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.replay.evidence import anchors
 from journaltrack.reports.proof.replayed import Evidence, record_problems
@@ -223,7 +223,7 @@ def blob_problem(spool: Path, sha256: object, size_bytes: object) -> str | None:
     if not isinstance(sha256, str) or not is_digest(sha256):
         return f"{limits.shown(str(sha256))} is not a SHA-256"
     try:
-        with access.opened_blob(spool / sha256[:2] / sha256) as file:
+        with files.opened_blob(spool / sha256[:2] / sha256) as file:
             found = os.fstat(file)
             if found.st_size != size_bytes:
                 return f"the blob {sha256} has {found.st_size} bytes, {str(size_bytes)[:80]} were recorded"

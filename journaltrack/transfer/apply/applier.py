@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from journaltrack import limits
 from journaltrack.errors import JournalAlteredError
 from journaltrack.journal.fold import MAP_OF_KIND, Place
-from journaltrack.journal.queries import Places, origins
+from journaltrack.journal.queries import PROBLEM, Places, origins
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import statements, taken
 from journaltrack.replay.evidence.attestations import Attestor, Turns, insert_receipt
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     import sqlite3
 
 _REASON: Final = "a merge that has not ended brings what became of it: merge its journal again"
-_PROBLEMS: Final = "SELECT seq, receipt_id, outcome, reason, settled_at_ns FROM delivery WHERE seq BETWEEN ? AND ? AND outcome IN ('quarantined', 'in doubt')"
+_PROBLEMS: Final = (
+    f"SELECT d.seq, d.receipt_id, d.outcome, d.reason, d.settled_at_ns FROM delivery d WHERE d.seq BETWEEN ? AND ? AND {PROBLEM}"
+)
 _DESCRIBED: Final = ", ".join(schema.WRITER_COLUMNS)
 _INSERT_WRITER: Final = schema.insert_sql("writer")
 _INSERT_ATTESTATION: Final = schema.insert_sql("attestation")

@@ -24,8 +24,9 @@ from typing import Any, Final, Literal, NoReturn, TypeAlias
 
 from journaltrack.errors import BundleDamagedError, BundleTooNewError
 from journaltrack.limits import MANIFEST_BYTES_MAX, shown
-from journaltrack.util import paths, versions
+from journaltrack.util import paths
 from journaltrack.util.digest import is_digest
+from journaltrack.util.text import is_newer_version, version_needed
 
 FORMAT_VERSION: Final = 1
 REQUIRED_VERSION: Final = "0.1.0"
@@ -253,8 +254,8 @@ def decode(data: bytes, *, reader_version: str) -> Manifest:
     head = _HEAD.match(data[:HEAD_BYTES].decode("ascii", "replace"))
     if head is None:
         _damaged("does not begin as one")
-    if int(head[1]) > FORMAT_VERSION or versions.is_newer(head[2], reader_version):
-        needed = versions.needed(head[2], reader=reader_version)
+    if int(head[1]) > FORMAT_VERSION or is_newer_version(head[2], reader_version):
+        needed = version_needed(head[2], reader=reader_version)
         raise BundleTooNewError(
             f"the bundle has format {head[1]}, this version ({reader_version}) reads {FORMAT_VERSION} at most; nothing was taken from it",
             hint=f"install {needed}: pip install -U journaltrack",

@@ -22,7 +22,7 @@ from journaltrack.errors import BundleError, BundleSpoolError, InvalidInputError
 from journaltrack.journal import view
 from journaltrack.journal.spool.copy import Copier
 from journaltrack.journal.spool.spool import Spool
-from journaltrack.journal.sqlite import access
+from journaltrack.journal.sqlite import files
 from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.bundle import layout as layouts
 from journaltrack.transfer.bundle.layout import Content, Harm, Layout, Manifest, Member
@@ -240,7 +240,7 @@ class _Work:
     def _harm(self, member: Member, read: Callable[[int], str]) -> Harm | None:
         """What is wrong with a blob; ``read`` gives the digest of what it reads from a descriptor."""
         try:
-            with access.opened_blob(self._spool.path_of(member.sha256)) as source:
+            with files.opened_blob(self._spool.path_of(member.sha256)) as source:
                 whole = os.fstat(source).st_size == member.size_bytes and read(source) == member.sha256
         except FileNotFoundError:
             return "missing"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from journaltrack.errors import BundleError, JournalFullError
 from journaltrack.journal import view
 from journaltrack.journal.queries import HAS_ARRIVED
-from journaltrack.journal.sqlite.database_copy import write_copy
+from journaltrack.journal.sqlite.copies import write_copy
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.util import paths
 from journaltrack.util.digest import is_digest

@@ -1,17 +1,28 @@
-"""Texts that somebody else wrote (errors of services and libraries), without what is secret in them. Pure.
+"""Texts of other people without their secrets, log lines, and versions as they are stated. Pure.
+
+Texts that somebody else wrote (errors of services and libraries), without what is secret in them. Pure.
 
 Applied where such texts come in: to every error of ours (``errors.JournaltrackError``), which is what
 receipts, logs and the command line show, and to what the command line prints of other people's logs
 and tracebacks. What a script records is not looked at here: ``redaction`` is for that.
+
+Log lines that can be grepped: ``event=pass journal=/data/run-1 delivered=20``, one event a line (logfmt).
+
+Versions of journaltrack, as journals, bundles and files of receipts state them: is one newer, and which is needed.
+
+What is stated is somebody else's text: it is shown only if it can be nothing but a version. Pure.
 """
 
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Iterable
 from typing import Final
 from urllib.parse import quote
+
+from journaltrack._version import __version__
 
 REMOVED: Final = "[removed]"
 SECRET_CHARS_MIN: Final = 8
@@ -62,3 +73,45 @@ def without_secrets(text: str, known: Iterable[str] = ()) -> str:
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     return text
+
+
+_PLAIN = re.compile(r"[^\s\"=\\]+")
+
+
+def logfmt(event: str, **fields: object) -> str:
+    """One line; fields that are None are left out, values with spaces or quotes become JSON strings (control characters escaped)."""
+    parts = [f"event={event}"]
+    for key, value in fields.items():
+        if value is not None:
+            text = without_secrets(str(value))
+            parts.append(f"{key}={text if text.isprintable() and _PLAIN.fullmatch(text) else json.dumps(text)}")
+    return " ".join(parts)
+
+
+_VERSION: Final = re.compile(r"(\d{1,4}(?:\.\d{1,6}){1,3})(?:[.-]?(?:a|b|rc|dev|post)\d{0,9}){0,2}", re.ASCII)
+
+
+def is_newer_version(stated: object, than: str = __version__) -> bool:
+    """Return whether a stated version has a higher release number; what is no version has none."""
+    return _release(stated) > _release(than)
+
+
+def version_needed(*stated: object, reader: str = __version__) -> str:
+    """Name the version that reads what a newer journaltrack wrote, from what it states.
+
+    Args:
+        stated: Versions that would do, the best one first; those that are not newer are passed over.
+        reader: This version.
+    """
+    for version in stated:
+        if is_newer_version(version, reader):
+            return f"journaltrack {version} or later"
+    return f"a journaltrack newer than {reader}"
+
+
+def _release(stated: object) -> tuple[int, ...]:
+    found = _VERSION.fullmatch(stated) if isinstance(stated, str) else None
+    numbers = [int(number) for number in found[1].split(".")] if found else []
+    while numbers and not numbers[-1]:  # 1.0 is 1.0.0
+        numbers.pop()
+    return tuple(numbers)

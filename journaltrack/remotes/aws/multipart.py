@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.remotes.aws import parts as aws_parts
 from journaltrack.remotes.aws.errors import classified, code_of, is_of_service, is_taken, not_an_answer, status_of
+from journaltrack.remotes.aws.parts import Body, Held, Part, Parts, Plan
 from journaltrack.remotes.aws.proof import is_ours
-from journaltrack.remotes.aws.s3 import parts as aws_parts
-from journaltrack.remotes.aws.s3.bodies import Body
-from journaltrack.remotes.aws.s3.parts import Held, Part, Parts, Plan
 
 if TYPE_CHECKING:
     from datetime import datetime

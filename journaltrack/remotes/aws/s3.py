@@ -20,15 +20,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from journaltrack import limits
 from journaltrack.errors import DEADLINE_OVER, NOT_ALLOWED, ErrorKind, RemoteError, os_hint
-from journaltrack.journal.sqlite import access
+from journaltrack.journal.sqlite import files
+from journaltrack.remotes.aws import parts as aws_storage
 from journaltrack.remotes.aws.errors import NOT_AN_ANSWER, code_of, is_of_service, is_taken, not_an_answer, status_of
+from journaltrack.remotes.aws.multipart import Multipart
+from journaltrack.remotes.aws.parts import Body, DamagedError, digest_at
 from journaltrack.remotes.aws.proof import is_md5, is_ours
-from journaltrack.remotes.aws.s3 import storage as aws_storage
-from journaltrack.remotes.aws.s3.bodies import Body
-from journaltrack.remotes.aws.s3.multipart import Multipart
-from journaltrack.remotes.aws.s3.parts import DamagedError, digest_at
-from journaltrack.remotes.object_names import object_name, prefix_name
-from journaltrack.remotes.upload_notes import Place, UploadNotes
+from journaltrack.remotes.upload_notes import Place, UploadNotes, object_name, prefix_name
 from journaltrack.replay.remote import Answer, BlobUpload, Document, RemoteObject
 from journaltrack.util.config import Storage
 
@@ -95,7 +93,7 @@ class Uploader:
         with contextlib.ExitStack() as stack:
             try:
                 # Opened once, following no link: whatever the name leads to meanwhile, what was checked is what is sent.
-                descriptor = stack.enter_context(access.opened_blob(blob.path))
+                descriptor = stack.enter_context(files.opened_blob(blob.path))
                 content = stack.enter_context(open(descriptor, "rb", closefd=False))
             except (OSError, ValueError) as error:
                 if isinstance(error, OSError) and error.errno not in _MISSING:

@@ -1,1 +1,0 @@
-"""Artifacts in S3: whole objects, uploads in parts, and how buckets keep them."""
