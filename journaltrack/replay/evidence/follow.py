@@ -139,9 +139,15 @@ def _flush(connection: sqlite3.Connection, sql: str, rows: list[tuple[Any, ...]]
 
 def _few(intervals: Intervals) -> str | None:
     """The numbers in several intervals as JSON: of a few, as in a request beside others, that takes a fourth of the time; else None."""
-    if sum(last - first + 1 for first, last in intervals) > _FEW:
-        return None
-    return str([number for first, last in intervals for number in range(first, last + 1)])
+    numbers: list[int] = []
+    for first, last in intervals:
+        if first == last:
+            numbers.append(first)
+        elif last - first > _FEW or len(numbers) > _FEW:
+            return None
+        else:
+            numbers.extend(range(first, last + 1))
+    return str(numbers) if len(numbers) <= _FEW else None
 
 
 def _release(connection: sqlite3.Connection, said: Statement, tables: Tables) -> None:
