@@ -157,10 +157,6 @@ class Coverage(Generic[T]):
         start, end = bisect.bisect_left(self._lasts, first), bisect.bisect_right(self._firsts, last)
         return [(max(first, self._firsts[i]), min(last, self._lasts[i]), self._claims[i]) for i in range(start, end)]
 
-    def all(self) -> Iterator[tuple[int, int, T]]:
-        """All of them, in order."""
-        return zip(self._firsts, self._lasts, self._claims, strict=True)
-
 
 class Fate(NamedTuple):
     """What became of entries after the source had released them; ``group`` is None where they are pending.
