@@ -28,7 +28,7 @@ def run(options: Run) -> list[Result]:
     child("benchmarks.journals:make", folder=str(folder), metrics=metrics)
     child("benchmarks.journals:deliver", folder=str(folder))
     pages = {f"{kind}: {name}": {"question": kind, **filters} for kind in ("entries", "timeline") for name, filters in FIRST_PAGES.items()}
-    whole = {f"{question}": {"question": question} for question in ("entry", "pending at", "clocks", "report", "stream")}
+    whole = {f"{question}": {"question": question} for question in ("entry", "report", "stream")}
     sides = [Side(name, "benchmarks.audit:ours", {"folder": str(folder), **asked}) for name, asked in {**pages, **whole}.items()]
     values = take_turns(sides, options.rounds)
     what = f"{metrics:,} entries"
@@ -48,7 +48,7 @@ def run(options: Run) -> list[Result]:
 def ours(folder: str, question: str, since: float | None = None, **filters: Any) -> Values:
     """One question, with its modules loaded and the file in the system's cache, as after a first look."""
     from journaltrack.journal.journal import Journal
-    from journaltrack.reports import clocks, entries, entry, pending, report, timeline
+    from journaltrack.reports import entries, entry, report, timeline
     from journaltrack.reports.choice import Choice
 
     journal = Journal.open(folder, create=False, read_only=True)
@@ -62,8 +62,6 @@ def ours(folder: str, question: str, since: float | None = None, **filters: Any)
         "entries": lambda: list(entries.each_entry(folder, limit=PAGE, **filters)),
         "timeline": lambda: list(timeline.timeline(folder, Choice(**filters), limit=PAGE)),
         "entry": lambda: entry.entry(folder, last_seq),
-        "pending at": lambda: pending.pending_at(folder, middle_ns),
-        "clocks": lambda: clocks.clocks(folder),
         "report": lambda: report.audit(folder),
         "stream": lambda: sum(1 for _ in entries.each_entry(folder)),
     }

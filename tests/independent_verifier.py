@@ -55,6 +55,7 @@ class Verifier:
         self.claims = {}  # (uuid, place) -> (receipt, outcome, reason, settled_at_ns)
         self.components, self.objects, self.uploads = {}, {}, {}
         self.gaps, self.blobs_removed = {}, set()
+        self.gaps_to_come = {}
         self.generation = 0
         self.proved = {}  # receipt -> bodies
         with closing(sqlite3.connect(f"file:{self.folder / 'journal.db'}?mode=ro", uri=True)) as self.database:
@@ -149,6 +150,9 @@ class Verifier:
                 self._claim(key, claim, looked=body["action"] == "readback" and outcome == "in doubt")
         for uuid, first, last, digest in body.get("removed", []):
             self.gaps.setdefault(uuid, []).append((first, last, bytes.fromhex(digest)))
+        if body["action"] == "taken" and receipt is not None:
+            for uuid, first, last, digest in body.get("gaps", []):
+                self.gaps_to_come.setdefault(uuid, []).append((first, last, bytes.fromhex(digest)))
         self.blobs_removed.update(body.get("blobs", []))
         if receipt is not None:
             self.proved.setdefault(receipt, []).append(body)
@@ -184,9 +188,9 @@ class Verifier:
     def _places(named):
         return [(uuid, place) for uuid, ranges in named.items() for place in expanded(ranges)]
 
-    def _across(self, uuid, first, last):
+    @staticmethod
+    def _across(gaps, first, last):
         """The digest of the last of these places, if all of them were removed."""
-        gaps = self.gaps.get(uuid, ())
         digest = next((digest for _, end, digest in gaps if end == last), None)
         while digest is not None and first <= last:
             first, before = max((end for begin, end, _ in gaps if begin <= first <= end), default=first - 1) + 1, first
@@ -208,7 +212,9 @@ class Verifier:
             if writer in broken:
                 continue
             before, previous = ends[writer]
-            across = self._across(uuid, before + 1, place - 1) if isinstance(place, int) else None
+            across = None
+            for gaps in (self.gaps, self.gaps_to_come) if isinstance(place, int) else ():
+                across = across or self._across(gaps.get(uuid, ()), before + 1, place - 1)
             if across is not None:
                 before, previous = place - 1, across
             if place != before + 1 or not self._links(previous, place, component, columns, recorded_at_ns, digest):
@@ -280,11 +286,7 @@ class Verifier:
             elif claim is None:
                 old = 0 < receipt <= self.bound if isinstance(receipt, int) else isinstance(at_ns, int) and 0 < at_ns <= self.bound_ns
                 at_once = receipt is None and outcome == "quarantined" and at_ns == recorded_at_ns
-                held = outcome == "in doubt" and any(
-                    body["action"] == "merge" and body["outcome"] == "held" and key in self._places(body["entries"])
-                    for body in self.proved.get(receipt, ())
-                )
-                if not old and not at_once and not held:
+                if not old and not at_once:
                     self.problems.append(f"what became of entry {seq} is attested by nobody")
             elif (outcome, reason, at_ns) != claim[1:] or not self._proof(receipt, claim[0], component, payload):
                 self.problems.append(f"what became of entry {seq} is not what was attested")

@@ -1,41 +1,57 @@
-"""``sync="background"``: a watcher inside of the training process, with passes in a process of their own.
+"""``sync="background"``: ``journaltrack watch`` as a child of the training process.
 
-One daemon thread a journal, shared by the trackers that write to it, looks at two files a few times a second; what changed
-is delivered by ``pass_process``, so that replaying takes neither time nor the interpreter lock from training. With a boto3
-session or client of the caller's, which no other process can use, passes run on a thread here instead.
+The trackers of a process that write to one journal share one child. Its stdin is a pipe: a line of configuration, then silence
+until this process closes its end. The kernel closes it when this process ends, however that is; the child then records the
+answers to what is in flight, and ends. ``close`` ends the child first, and delivers what is left as ``sync="close"`` does.
+With a boto3 session or client of the caller's, which no other process can use, the watcher runs on a thread here instead.
 
-Invariants: nothing here keeps the interpreter from exiting; a forked child has none of it, until it makes a tracker itself.
+Invariants: nothing here keeps the interpreter from exiting; no other process holds this end of the pipe. A forked process has
+no child of its own for a journal that its parent delivers.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
+import random
+import subprocess
 import sys
 import threading
-from dataclasses import asdict, replace
+import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from journaltrack.app import composition
-from journaltrack.app.pass_process import PassProcess
-from journaltrack.watch.folders import NoEvents
-from journaltrack.watch.journal import Delivery, DeliveryRequest
-from journaltrack.watch.watcher import Watcher
+from journaltrack.util import config
+from journaltrack.watch.breaker import Backoff
 
 if TYPE_CHECKING:
-    from journaltrack.errors import RemoteError
-    from journaltrack.replay.pass_report import PassReport
-    from journaltrack.replay.reconciler import Options
     from journaltrack.tracking.services import ReplayRequest
+    from journaltrack.util.config import Configuration
     from journaltrack.util.deadline import Deadline
+    from journaltrack.watch.journal import Delivery, DeliveryRequest
 
 logger = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.5
-"""No event tells of the process's own writes: two ``stat`` calls, 5 µs, so often."""
+"""How often the watcher looks where no event tells: two ``stat`` calls, 5 µs."""
 _STOP_S: Final = 0.25
-"""How long the last tracker's ``close`` waits for its thread, and for its helper, beyond its deadline: both end by themselves."""
+"""How long the last ``close`` waits for the watcher's end beyond its deadline; the watcher ends by itself then."""
+_LOOK_EVERY_S: Final = 1.0
+"""How often to look whether the child lives."""
+_RESTART_FIRST_S: Final = 1.0
+_RESTART_MAX_S: Final = 60.0
+"""Between the starts of children that end at once."""
+_ENVIRONMENT: Final = ("AWS_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+_START: Final = "import sys; sys.path[:] = {path!a}; from journaltrack.cli import main; main(prog_name='journaltrack')"
+
+
+class _Deliverer(Protocol):
+    def end(self, deadline: Deadline) -> None:
+        """End, and wait for it until then; go on ending alone afterwards."""
 
 
 class Background:
@@ -43,88 +59,161 @@ class Background:
 
     def __init__(self, journal: Path, request: ReplayRequest) -> None:
         """Use ``start``."""
-        known = request.configuration
+        self.users = 0
         self._journal = journal
-        self._users = 0
-        self._process: PassProcess | None = None
-        self._connection = composition.Connection.of(request)
-        self._of_a_pass = known.of_a_pass(watching=True)
-        if request.boto3_session is None and request.sagemaker_client is None and sys.executable:
-            self._process = PassProcess(
-                {
-                    **known.of_a_connection(),
-                    "storage": asdict(known.storage()),
-                    "requests_per_s": known.requests_per_s,
-                    "options": self._of_a_pass,
-                    "allow": asdict(known.allow),
-                }
-            )
+        self._deliverer: _Deliverer | None = None
+        known = request.configuration
         watch = replace(known.watch, poll_s=min(known.watch.poll_s, max(_POLL_S, known.watch.debounce_s)))
-        self._watcher = Watcher([journal], self._deliver, self._probe, watch, events=lambda _: NoEvents(), arrivals=False)
+        if request.boto3_session is not None or request.sagemaker_client is not None or not _can_have_child():
+            self._deliverer = _Thread(journal, request, replace(known, watch=watch))
+        elif _delivered_by_parent.get(journal) != os.getppid():
+            watch = replace(watch, folders=(), health_file=None, metrics_file=None)
+            self._deliverer = _Child(journal, replace(known, watch=watch))
+
+    def finish(self, request: ReplayRequest) -> None:
+        """Deliver what a closing tracker's component has pending; the last tracker ends the watcher first."""
+        with _guard:
+            self.users -= 1
+            last = self.users == 0 and _running.get(self._journal) is self
+            if last:
+                del _running[self._journal]
+        if last and self._deliverer is not None:
+            self._deliverer.end(request.deadline)
+        composition.replay(request)
+
+    def leave_to_parent(self) -> object:
+        """In a forked process: give up what is the parent's, without ending it."""
+        if isinstance(self._deliverer, _Child):
+            self._deliverer.close_pipe()
+        return self
+
+
+def _can_have_child() -> bool:
+    """Whether ``sys.executable`` is a Python: it is the program itself where that is frozen, and nothing where it is embedded."""
+    return bool(sys.executable) and not getattr(sys, "frozen", False)
+
+
+class _Child:
+    """``journaltrack watch`` as a child process; started again when it has ended before its time."""
+
+    def __init__(self, journal: Path, configuration: Configuration) -> None:
+        path = [os.fsdecode(each) for each in sys.path if isinstance(each, (str, bytes, os.PathLike))]
+        self._command = [sys.executable, "-c", _START.format(path=path), "watch", "--child", str(journal)]
+        self._configuration = json.dumps(config.as_overrides(configuration)).encode() + b"\n"
+        self._ending = threading.Event()
+        self._start()
+        self._thread = threading.Thread(target=self._keep, name="journaltrack-background", daemon=True)
+        self._thread.start()
+
+    def end(self, deadline: Deadline) -> None:
+        """See ``_Deliverer``: closing the pipe ends it."""
+        with _guard:
+            self._ending.set()
+            self.close_pipe()
+        self._thread.join(max(_STOP_S, deadline.remaining_s()))
+
+    def close_pipe(self) -> None:
+        """Close this end of the pipe."""
+        pipe = self._process.stdin
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+    def _start(self) -> None:
+        with _guard:  # nobody forks with the pipe's end before ``close_pipe`` knows it
+            if self._ending.is_set():
+                return
+            self._environment = _environment()
+            self._started = time.monotonic()
+            # A session of its own: Ctrl-C, and signals to the process group, are for this process to decide about; and without
+            # a terminal no credential helper can ask anybody. Unbuffered: a fork finds nothing in a buffer, and no lock.
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and code of ours
+                self._command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+            )
+            assert self._process.stdin is not None  # noqa: S101 - it was asked for
+            with contextlib.suppress(BrokenPipeError):  # it has ended already: ``_keep`` sees that
+                self._process.stdin.write(self._configuration)
+
+    def _keep(self) -> None:
+        """Start it again when it has ended, or when the environment has other credentials; reap it in the end."""
+        pauses = Backoff(_RESTART_FIRST_S, _RESTART_MAX_S, random.random)
+        while not self._ending.wait(_LOOK_EVERY_S):
+            try:
+                if self._process.poll() is None:
+                    if self._environment != _environment():
+                        self._process.terminate()
+                    continue
+                self.close_pipe()
+                if time.monotonic() - self._started > _RESTART_MAX_S:
+                    pauses.reset()
+                if not self._ending.wait(pauses.next_s()):
+                    self._start()
+            except (OSError, KeyError) as error:  # no process or descriptor is left; a variable went while the environment was read
+                logger.debug("the child could not be looked after: %s", error)
+        self._process.wait()
+
+
+class _Thread:
+    """The watcher on a thread of this process."""
+
+    def __init__(self, journal: Path, request: ReplayRequest, configuration: Configuration) -> None:
+        from journaltrack.watch.folders import NoEvents  # noqa: PLC0415 - a child imports them, this process need not
+        from journaltrack.watch.watcher import Watcher  # noqa: PLC0415
+
+        self._connection = composition.Connection.of(request)
+        self._of_a_pass = configuration.of_a_pass(watching=True)
+        self._watcher = Watcher(
+            [journal],
+            self._deliver,
+            lambda: composition.probe(self._connection),
+            configuration.watch,
+            events=lambda _: NoEvents(),
+            arrivals=False,
+        )
         self._thread = threading.Thread(target=self._watcher.run, name="journaltrack-background", daemon=True)
         self._thread.start()
 
-    def finish(self, request: ReplayRequest) -> None:
-        """A tracker closes: deliver what its component has pending, within its deadline."""
-        try:
-            composition.report_on_close(request, self._final(request))
-        finally:
-            self._leave(request.deadline)
-
-    def _final(self, request: ReplayRequest) -> PassReport | None:
-        asked = DeliveryRequest(request.journal, request.deadline)
-        if self._process is not None:
-            return self._process.deliver(asked, request.component).report
-        return composition.deliver(asked, self._connection, self._options(request.component)).report
-
-    def _leave(self, deadline: Deadline) -> None:
-        """The last tracker ends all this; what does not end in time ends by itself."""
-        with _guard:
-            self._users -= 1
-            if self._users > 0 or _running.get(self._journal) is not self:
-                return
-            del _running[self._journal]
+    def end(self, deadline: Deadline) -> None:
+        """See ``_Deliverer``."""
         self._watcher.stop()
         self._thread.join(max(_STOP_S, deadline.remaining_s()))
-        if self._process is not None:
-            self._process.close(max(_STOP_S, deadline.remaining_s()))
 
     def _deliver(self, request: DeliveryRequest) -> Delivery:
-        if self._process is not None:
-            return self._process.deliver(request)
-        return composition.deliver(request, self._connection, self._options())
+        from journaltrack.replay.reconciler import Options  # noqa: PLC0415 - SQLAlchemy, in the first pass
 
-    def _options(self, component: str | None = None) -> Options:
-        from journaltrack.replay.reconciler import Options  # noqa: PLC0415 - a helper process imports it, this one need not
+        return composition.deliver(request, self._connection, Options(**self._of_a_pass))
 
-        return Options(component, wait_for_lease=component is not None, **self._of_a_pass)
 
-    def _probe(self) -> RemoteError | None:
-        return composition.probe(self._connection) if self._process is None else self._process.probe()
+def _environment() -> dict[str, str]:
+    """What of the environment says how to reach AWS."""
+    return {name: value for name, value in os.environ.items() if name.upper().startswith(_ENVIRONMENT)}
 
 
 _running: dict[Path, Background] = {}
-_guard = threading.Lock()
+_guard = threading.RLock()
+_delivered_by_parent: dict[Path, int] = {}
+"""In a forked process: the journals that its parent delivers, with the parent's process id."""
+_left_behind: list[object] = []
+"""In a forked process: what is the parent's, kept so that nothing closes or reaps it."""
 
 
 def start(request: ReplayRequest) -> Background:
-    """The journal's background delivery, begun if this is its first tracker in this process; end it with ``finish``."""
+    """Begin to deliver a journal in the background, if no tracker of this process has; end it with ``finish``."""
     journal = request.journal.resolve()
     with _guard:
         found = _running.get(journal)
         if found is None:
             found = _running[journal] = Background(journal, request)
-        found._users += 1  # noqa: SLF001 - guarded by this module's lock
+        found.users += 1
     return found
 
 
 def _forked() -> None:
-    global _guard  # noqa: PLW0603 - another thread may have held it at the fork
-    _guard = threading.Lock()
-    _left_behind.append(dict(_running))
+    for journal, background in _running.items():
+        _delivered_by_parent[journal] = os.getppid()
+        _left_behind.append(background.leave_to_parent())
     _running.clear()
+    _guard.release()
 
 
-_left_behind: list[object] = []  # a parent's, in a forked child: kept, so that nothing closes what is the parent's
-
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_forked)

@@ -187,7 +187,7 @@ def _pass(
     from journaltrack.reports.choice import check_buckets  # noqa: PLC0415
 
     options = options or Options()
-    _check_size(paths.default_journal() if journal is None else paths.expanded(journal), connection.allow)
+    check_size(paths.default_journal() if journal is None else paths.expanded(journal), connection.allow)
     opened = Journal.open(journal, create=False)
     try:
         matching(opened, options.component)
@@ -203,7 +203,7 @@ def _pass(
         opened.close()
 
 
-def _check_size(journal: Path, allow: AllowConfiguration) -> None:
+def check_size(journal: Path, allow: AllowConfiguration) -> None:
     """Raise ``JournalError`` for a journal that is too large to be delivered, before it is opened."""
     size_bytes = 0
     for name in (paths.DATABASE, f"{paths.DATABASE}-wal"):
@@ -218,12 +218,12 @@ def _check_size(journal: Path, allow: AllowConfiguration) -> None:
 
 @contextlib.contextmanager
 def _retrying(connection: Connection, deadline: Deadline, concurrency: int) -> Iterator[RetryingRemote]:
-    from journaltrack.remotes.allow import AllowingRemote  # noqa: PLC0415
+    from journaltrack.remotes.allow import AllowingRemote, Rules  # noqa: PLC0415
     from journaltrack.remotes.retry import RetryingRemote  # noqa: PLC0415
 
     aws = connection.remote(deadline, concurrency)
     try:
-        yield RetryingRemote(AllowingRemote(aws, connection.allow, connection.storage.instead), deadline=deadline)
+        yield RetryingRemote(AllowingRemote(aws, Rules(connection.allow, connection.storage.instead)), deadline=deadline)
     finally:
         aws.close()
 
@@ -280,6 +280,7 @@ def verify(
         JournalError: It can't be read; with ``repair``: or written.
     """
     from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.verification import repair as repairing  # noqa: PLC0415
     from journaltrack.verification.verifier import REQUESTS_PER_S, Repair, VerifyOptions  # noqa: PLC0415
 
     limit = rate_limit or RateLimit(REQUESTS_PER_S)
@@ -287,7 +288,7 @@ def verify(
     connection = Connection(*given, attended=_is_attended(), storage=storage or Storage(), allow=allow or AllowConfiguration())
     options, deadline = options or VerifyOptions(), deadline or Deadline()
     if repair:
-        _refuse_altered(journal)
+        _refuse_unproved(journal)
     report = _verified(journal, connection, options, deadline, on_progress)
     if not repair:
         return report
@@ -298,24 +299,31 @@ def verify(
         if not todo or report.halted is not None or deadline.over:
             break
         tried |= {(d.component_id, d.what, d.name) for d in todo}
-        done.reopened += _reopened(journal, report, todo)
-        done.passes.append(_repairing_pass(journal, connection, options, deadline))
+        for replaced, some in repairing.by_bucket(todo).items():
+            done.reopened += _reopened(journal, report, some)
+            storage = connection.storage
+            if replaced is not None:  # what another bucket took goes there again
+                storage = replace(storage, instead={**storage.instead, replaced[0]: replaced[1]})
+            done.passes.append(_repairing_pass(journal, replace(connection, storage=storage), options, deadline))
         report = _verified(journal, connection, options, deadline, on_progress)
     report.repair = done
     return report
 
 
-def _refuse_altered(journal: str | os.PathLike[str] | None) -> None:
-    """See that everything is as it was recorded: a repair makes the remote what the journal says.
+def _refuse_unproved(journal: str | os.PathLike[str] | None) -> None:
+    """See that everything is as it was recorded, and known: a repair makes the remote what the journal says.
 
     Raises:
         JournalAlteredError: It is not.
+        JournalBehindError: A merge into it was killed.
     """
+    from journaltrack.replay.evidence import taken  # noqa: PLC0415
     from journaltrack.replay.evidence.proof import altered  # noqa: PLC0415
     from journaltrack.reports.proof.check import proved  # noqa: PLC0415
 
     opened = Journal.open(journal, create=False, read_only=True)
     try:
+        taken.refuse_unfinished(opened.database)
         with proved(opened.database) as (problems, _):
             if problems:
                 raise altered(opened.path, problems)
@@ -422,7 +430,7 @@ def deliver(
     from journaltrack.replay import pending_work  # noqa: PLC0415 - the tracker's start does not pay for it
     from journaltrack.watch.journal import Delivery  # noqa: PLC0415
 
-    _check_size(request.journal, connection.allow)
+    check_size(request.journal, connection.allow)
     try:
         work = pending_work.look(request.journal, blobs=request.arriving)
     except JournalOutdatedError:
@@ -477,22 +485,21 @@ def probe(connection: Connection, deadline: Deadline | None = None) -> RemoteErr
     return None
 
 
-def _replay(request: ReplayRequest) -> None:
-    """Replay on close: what the tracker's component has pending, within the deadline."""
+def replay(request: ReplayRequest) -> None:
+    """Deliver on close what the tracker's component has pending, within the deadline."""
     from journaltrack.replay.reconciler import Options  # noqa: PLC0415
 
     options = Options(request.component, wait_for_lease=True, **request.configuration.of_a_pass())
-    report_on_close(request, _pass(request.journal, Connection.of(request), options, request.deadline))
-
-
-def report_on_close(request: ReplayRequest, report: PassReport | None) -> None:
-    """Log why the pass at the end of a tracker did not deliver everything, if it did not."""
-    if report is None:
-        return
+    report = _pass(request.journal, Connection.of(request), options, request.deadline)
     problem = report.halted or report.uploads_halted or report.altered or report.held.get(request.component) or report.failed
     if problem is not None or report.out_of_time:
         why = str(problem) if problem is not None else f"the deadline of {request.deadline_s:g} s was over"
-        logger.warning("%s was not delivered completely on close; `journaltrack sync` delivers the rest: %s", request.component, why)
+        logger.warning(
+            "%s was not delivered completely on close, %d entries of its journal are pending; `journaltrack sync` delivers the rest: %s",
+            request.component,
+            report.pending,
+            why,
+        )
 
 
 def _background(request: ReplayRequest) -> Background:
@@ -516,5 +523,5 @@ def _make_room(journal: Path, wanted_bytes: int) -> int:
     return make_room(journal, wanted_bytes)
 
 
-SERVICES: Final = Services(replay=_replay, lookup=_lookup, background=_background, make_room=_make_room)
+SERVICES: Final = Services(replay=replay, lookup=_lookup, background=_background, make_room=_make_room)
 """What trackers ask for."""

@@ -25,14 +25,11 @@ _FILTERS = {
     "--entries": {"state", "kind", "name", "since", "until", "limit", "after", "verify"},
     "--entry": set(),
     "--history": {"kind", "since", "until"},
-    "--pending-at": set(),
-    "--pending-at with --entries": {"limit", "after"},
-    "--clocks": set(),
     "--timeline": {"state", "kind", "name", "since", "until", "limit", "after"},
     "the report": {"verify"},
 }
 """What may stand beside each question."""
-_LINES = frozenset({"--entries", "--history", "--pending-at with --entries", "--timeline"})
+_LINES = frozenset({"--entries", "--history", "--timeline"})
 """Questions that ``--json`` answers with a line for each thing."""
 _WHEN = common.When()
 
@@ -42,7 +39,7 @@ _WHEN = common.When()
     "  journaltrack audit --component 'digits-*' --entries --state quarantined\n"
     "  journaltrack audit --entries --json | jq -c 'select(.kind == \"metric\")'\n"
     "  journaltrack audit --entry 23\n  journaltrack audit --history learning_rate\n"
-    "  journaltrack audit --pending-at 2026-11-03T12:00+01:00\n  journaltrack audit --timeline --since 2h --limit 100"
+    "  journaltrack audit --timeline --since 2h --limit 100"
 )
 @common.many_journals
 @common.component_option
@@ -51,8 +48,6 @@ _WHEN = common.When()
     "--entry", metavar="SEQ", type=click.IntRange(min=1), help="All about one entry: who wrote it, and every request that carried it."
 )
 @click.option("--history", metavar="NAME", help="Every value of a parameter, input or output, or of the `status`.")
-@click.option("--pending-at", metavar="WHEN", type=_WHEN, help="What was not settled at that time; with --entries the list.")
-@click.option("--clocks", is_flag=True, help="What is odd about the times: clocks that were set, wrong or different.")
 @click.option("--timeline", is_flag=True, help="All that happened in order: writers, entries, requests, settlements, decisions.")
 @click.option("--state", type=click.Choice(_STATES), help="Only entries in this state.")
 @click.option("--kind", metavar="KIND", help="Only entries of this kind (parameter, metric, upload, ...).")
@@ -108,13 +103,7 @@ def command(
 
 def _question(asked: dict[str, Any], component: str | None) -> str:
     """Which question is asked; one at a time, with the filters that belong to it."""
-    said = [
-        option
-        for option in ("--entries", "--entry", "--history", "--pending-at", "--clocks", "--timeline")
-        if _is_given(asked[option[2:].replace("-", "_")])
-    ]
-    if said == ["--entries", "--pending-at"]:
-        said = ["--pending-at with --entries"]
+    said = [option for option in ("--entries", "--entry", "--history", "--timeline") if _is_given(asked[option[2:]])]
     if len(said) > 1:
         raise click.UsageError(f"{' and '.join(said)} are questions of their own: ask one at a time")
     question = said[0] if said else "the report"
@@ -145,25 +134,17 @@ def _answer(question: str, path: str | None, component: str | None, asked: dict[
         limit = _TERMINAL_LIMIT
     page = audit_entries.Page(limit)
     _check(path, choice, asked["history"])
-    if question != "--clocks":
-        _tell_removed(path)
+    _tell_removed(path)
     if question == "--entry":
         return audit_entries.show_entry(path, asked["entry"], as_json=as_json)
     if question == "--history":
         return audit_entries.show_history(path, asked["history"], cast("KeyKind | None", asked["kind"]), choice, as_json=as_json)
-    if question == "--pending-at":
-        return audit_times.show_pending_at(path, asked["pending_at"], component, as_json=as_json)
-    if question == "--clocks":
-        return audit_times.show_clocks(path, component, as_json=as_json)
     if question == "--timeline":
         return audit_times.list_timeline(path, choice, page, asked["after"], as_json=as_json)
-    after_seq = _seq(asked["after"])
-    if question == "--entries":
-        code = audit_entries.list_entries(path, choice, page, after_seq, as_json=as_json)
-        verified = _verified(path, asked["anchor"]) if asked["verify"] else None
-        _print_verified(verified, as_json=as_json)
-        return ExitCode.JOURNAL if verified else code
-    return audit_times.list_pending_at(path, asked["pending_at"], component, page, after_seq, as_json=as_json)
+    code = audit_entries.list_entries(path, choice, page, _seq(asked["after"]), as_json=as_json)
+    verified = _verified(path, asked["anchor"]) if asked["verify"] else None
+    _print_verified(verified, as_json=as_json)
+    return ExitCode.JOURNAL if verified else code
 
 
 def _check(path: str | None, choice: Choice, key: str | None) -> None:

@@ -46,6 +46,8 @@ def print_report(report: AuditReport, *, verified: bool) -> None:
         output.say(_removal(removal))
     for told in report.hearsay:
         output.say(hearsay_text(told))
+    for each in report.unfinished:
+        output.problem("warning", each.text, each.hint)
     totals = report.totals
     unchecked = "" if verified else _UNCHECKED
     if report.all_delivered:

@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     "  journaltrack bundle --extract /media/usb/run-7.bundle journals/run-7"
 )
 @common.one_journal
-@click.option("-o", "--output", "target", metavar="FILE", type=click.Path(), help="The bundle; FILE.partial until it is whole.")
+@click.option("-o", "--output", "target", metavar="FILE", type=click.Path(), help="The bundle; it has this name when it is whole.")
 @click.option("--all-blobs", is_flag=True, help="Also artifacts that are delivered already; else those alone that still have to be.")
 @click.option("--skip-damaged", is_flag=True, help="Leave out artifacts whose bytes are missing or damaged, and say so in the bundle.")
-@click.option("--restart", is_flag=True, help="Begin anew: use nothing of what an interrupted run left.")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--check", "checked", metavar="FILE", type=click.Path(), help="Instead: prove every byte of a bundle, and say what it holds.")
 @click.option(
@@ -40,7 +39,6 @@ def command(
     target: str | None,
     all_blobs: bool,
     skip_damaged: bool,
-    restart: bool,
     force: bool,
     checked: str | None,
     extracted: tuple[str, str] | None,
@@ -48,16 +46,16 @@ def command(
 ) -> ExitCode:
     """Pack JOURNAL and the artifacts that wait in it into FILE, to be delivered where there is a network.
 
-    Training may go on: what is recorded after the start is left out. Interrupted, the same command goes on where it was. The file is a
-    tar archive (docs/bundles.md). No network; changes no journal.
+    Training may go on: what is recorded after the start is left out. Interrupted, it leaves no file. The file is a tar archive
+    (docs/bundles.md). No network; changes no journal.
     """
     path = common.chosen(journal, other_journal)
     if checked is None and extracted is None:
         if target is None:
             raise click.UsageError("name the bundle: -o FILE")
-        options = {"all_blobs": all_blobs, "skip_damaged": skip_damaged, "restart": restart, "force": force}
+        options = {"all_blobs": all_blobs, "skip_damaged": skip_damaged, "force": force}
         return _pack(path, target, options, as_json=as_json)
-    if (checked and extracted) or path or target or all_blobs or skip_damaged or restart or force:
+    if (checked and extracted) or path or target or all_blobs or skip_damaged or force:
         raise click.UsageError("--check and --extract are about a bundle that is there, and take nothing else than --json")
     if extracted is not None:
         return _extract(*extracted, as_json=as_json)
@@ -76,8 +74,6 @@ def _pack(path: str | None, target: str, options: dict[str, Any], *, as_json: bo
         return code
     blobs = f"{output.plural(made.blobs, 'artifact content')} ({output.size(made.blobs_bytes)})"
     output.say(f"{output.clean(made.output)}: entries up to {made.last_seq}, {blobs}; {output.size(made.size_bytes)}")
-    if made.resumed_bytes:
-        output.say(f"of an interrupted run, {output.size(made.resumed_bytes)} were whole and are in it, with its snapshot of the journal")
     if made.left_out:
         output.say(f"left out, since delivered: {output.plural(made.left_out, 'artifact content')}")
     _tell_harm(made.damaged)

@@ -6,21 +6,27 @@ Memory grows with names of parameters, artifacts and metrics, not with entries.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from journaltrack.app.composition import check_size
 from journaltrack.cli import output
+from journaltrack.errors import RemoteError
 from journaltrack.journal import view
 from journaltrack.journal.journal import Journal
+from journaltrack.remotes.allow import Rules
 from journaltrack.replay import reconciler
+from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.proof import Proof
 from journaltrack.replay.plan.actions import Action, Associate, Ensure, PutMetrics, Settle, Upload
 from journaltrack.reports import choice
+from journaltrack.util import paths
 
 if TYPE_CHECKING:
     from journaltrack.errors import JournalAlteredError
     from journaltrack.replay.reconciler import Options
+    from journaltrack.util.config import AllowConfiguration
 
 _NAMES_MAX: Final = 20
 _MODES: Final = {
@@ -46,6 +52,7 @@ class ComponentPlan:
         status: Whether its status or times would be set.
         metrics: Points by metric.
         without_request: Entries that would be settled as they are, by outcome and reason.
+        refused: Requests that the table ``[allow]`` of the configuration forbids, by what it says.
     """
 
     component: str
@@ -58,6 +65,7 @@ class ComponentPlan:
     status: bool = False
     metrics: Counter[str] = field(default_factory=Counter)
     without_request: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
         """As ``--json`` prints it."""
@@ -74,30 +82,41 @@ class ComponentPlan:
             "status": self.status,
             "metrics": dict(self.metrics),
             "without_request": dict(self.without_request),
+            "refused": dict(self.refused),
         }
 
 
 def plans(
-    journal: str | None, options: Options, buckets: Iterable[str] = ()
+    journal: str | None, options: Options, allow: AllowConfiguration, instead: Mapping[str, str]
 ) -> tuple[str, list[ComponentPlan], JournalAlteredError | None]:
-    """The journal's path, what a sync with these options would send first, by component, and why it would not send all.
+    """Return the journal's path, what a sync with these options would send first, by component, and why it would not send all.
 
+    Args:
+        journal: Its folder; None: the default journal.
+        options: Of the sync.
+        allow: What it may have delivered.
+        instead: Buckets that are replaced.
 
     Raises:
-        NothingMatchesError: It has no such component, or no artifacts for one of ``buckets``.
+        NothingMatchesError: It has no such component, or no artifacts for one of the buckets.
+        JournalBehindError: A merge into it was killed.
         JournalError: The journal can't be read.
     """
+    rules = Rules(allow, instead)
+    check_size(paths.default_journal() if journal is None else paths.expanded(journal), allow)
     opened = Journal.open(journal, create=False, read_only=True)
     try:
         view.matching(opened, options.component)
-        choice.check_buckets(opened, buckets)
+        choice.check_buckets(opened, instead)
+        if not options.even_if_behind:
+            taken.refuse_unfinished(opened.database)
         names = {row.id: row.name for row in opened.components()}
         found: dict[int, ComponentPlan] = {}
         proof = Proof(opened.database)
         with view.snapshot(opened.database):
             for action in reconciler.dry_run(opened, options, proof):
                 plan = found.setdefault(action.component_id, ComponentPlan(names.get(action.component_id, "")))
-                _add(plan, action)
+                _add(plan, action, rules)
         return str(opened.path), list(found.values()), None if options.unproved else proof.altered
     finally:
         opened.close()
@@ -115,12 +134,13 @@ def print_plans(path: str, found: list[ComponentPlan]) -> None:
             (f"  {action}", f"{output.plural(count, 'request'):<14}  {_described(plan, action)}".rstrip())
             for action, count in plan.requests.items()
         ]
+        rows += [("  refused", f"{output.plural(count, 'request'):<14}  {why}") for why, count in plan.refused.items()]
         rows += [("  no request", f"{output.plural(count, 'entry'):<14}  {why}") for why, count in plan.without_request.items()]
         output.say(output.clean(plan.component))
         output.fields(rows)
 
 
-def _add(plan: ComponentPlan, action: Action) -> None:
+def _add(plan: ComponentPlan, action: Action, rules: Rules) -> None:
     plan.entries += len(action.seqs)
     if isinstance(action, Settle):
         plan.without_request[f"{action.outcome}: {action.reason}"] += len(action.seqs)
@@ -128,6 +148,10 @@ def _add(plan: ComponentPlan, action: Action) -> None:
     if isinstance(action, Ensure) and plan.ensure is not None:
         return  # a later chunk's plan does not know that an earlier one makes it
     plan.requests[action.action] += 1
+    try:
+        _look_at(plan.component, action, rules)
+    except RemoteError as refusal:
+        plan.refused[refusal.message] += 1
     if isinstance(action, Ensure):
         plan.ensure = action.mode
     elif isinstance(action, Associate):
@@ -142,6 +166,17 @@ def _add(plan: ComponentPlan, action: Action) -> None:
                 plan.status = True
             else:
                 plan.keys.setdefault(change.map, {})[change.key] = None
+
+
+def _look_at(component: str, action: Action, rules: Rules) -> None:
+    """Raise ``RemoteError`` for a request that is not allowed."""
+    if not isinstance(action, Ensure) or action.mode in {"create", "resume"}:  # to look needs no leave
+        rules.component(component)
+    if isinstance(action, Associate):
+        rules.association(action.experiment, action.trial)
+    elif isinstance(action, Upload):
+        rules.place(action.blob.bucket, action.blob.prefix)
+        rules.artifact(action.name, action.size_bytes)
 
 
 def _described(plan: ComponentPlan, action: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from journaltrack.cli import common, output
+from journaltrack.cli.audit_report import hearsay_text
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def _print(view: ComponentView) -> None:
         output.say(
             f"{output.plural(gone, 'point')} of these are removed from the journal, on the record; `journaltrack audit` says when and by whom"
         )
+    for told in view.hearsay:
+        output.say(hearsay_text(told))
     if any(cut):
         output.say("hint: what ends in … is whole with --json, and in `journaltrack audit --entry SEQ`", err=True)
     if view.unreadable:

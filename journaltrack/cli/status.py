@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from journaltrack.cli import common, output, several
+from journaltrack.cli.audit_report import hearsay_text
 from journaltrack.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def command(
         return show(named.folders, health_files=files, interval_s=interval, count=count, as_json=as_json)
 
     def answer(journal: str | None) -> ExitCode:
-        current = status(journal)
+        current = status(journal, hearsay=True)
         code = state_code(current) if check else ExitCode.OK
         if as_json:
             output.print_json({"journal": current.path, **current.to_json(), "exit_code": int(code)})
@@ -108,9 +109,13 @@ def print_status(status: JournalStatus) -> None:
     rows += [("run", f"{run.component}: {run.text}") for run in status.left_open]
     rows.append(("size", _sizes(status.sizes)))
     output.fields(rows)
+    for told in status.hearsay:
+        output.say(hearsay_text(told))
     if status.unfinished_receipts and status.lease is None:
         requests = output.plural(status.unfinished_receipts, "request")
         output.say(f"hint: {requests} of a sync that ended early have no recorded answer; the next sync settles them", err=True)
+    for each in status.unfinished:
+        output.problem("warning", each.text, each.hint)
     if status.exposed is not None:
         output.problem("warning", status.exposed)
     if status.quarantined or status.in_doubt:

@@ -179,7 +179,7 @@ def _unpacked(bundle: str, into: Path | None, *, as_json: bool) -> Path:
 def _dry_run(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
     from journaltrack.cli import dry_run  # noqa: PLC0415
 
-    path, found, altered = dry_run.plans(journal, run.options, run.aws["storage"].instead)
+    path, found, altered = dry_run.plans(journal, run.options, run.aws["allow"], run.aws["storage"].instead)
     code = ExitCode.OK if altered is None else common.exit_code_of(altered)
     if as_json:
         plans = [plan.to_json() for plan in found]

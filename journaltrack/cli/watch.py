@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import signal
@@ -47,8 +48,9 @@ _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 @click.option("--settle", metavar="SECONDS", type=float, help="How long a journal that appears must stay unchanged to count as whole.")
 @click.option("--health-file", metavar="FILE", type=click.Path(dir_okay=False), help="Where to write the state as JSON.")
 @click.option("--metrics-file", metavar="FILE", type=click.Path(dir_okay=False), help="Where to write the state for Prometheus.")
+@click.option("--child", is_flag=True, hidden=True, help='For sync="background": configured by a line of stdin, and ends with it.')
 @common.verbose_option
-def command(folders: tuple[str, ...], config_file: str | None, **given: Any) -> ExitCode:  # noqa: ANN401 - the options above
+def command(folders: tuple[str, ...], config_file: str | None, *, child: bool, **given: Any) -> ExitCode:  # noqa: ANN401 - the options above
     """Deliver what is written into the journals in each FOLDER, as it is written.
 
     A FOLDER is a journal or holds journals; new ones are picked up. Without one, the folders of the configuration are
@@ -57,9 +59,19 @@ def command(folders: tuple[str, ...], config_file: str | None, **given: Any) -> 
     alone until it is whole. Log lines on stderr are key=value. SIGTERM and Ctrl-C end it after the requests in flight
     (exit code 0), SIGHUP reads the configuration again.
     """
-    service = _Service(folders, config_file, _overrides(given))
-    _log_events(verbose=common.is_verbose())
+    overrides = _of_parent() if child else _overrides(given)
+    if overrides is None:
+        return ExitCode.OK
+    service = _Service(folders, config_file, overrides, child=child)
+    _log_events(logging.DEBUG if common.is_verbose() else logging.WARNING if child else logging.INFO)
     return service.run()
+
+
+def _of_parent() -> dict[str, Any] | None:
+    """Read the configuration from stdin, and no byte more; None when the parent ended before it said all."""
+    with os.fdopen(0, "rb", buffering=0, closefd=False) as stdin:
+        line = stdin.readline()
+    return json.loads(line) if line.endswith(b"\n") else None
 
 
 def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,13 +89,14 @@ def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
 class _Service:
     """A watcher on a thread, with the main thread waiting for signals."""
 
-    def __init__(self, folders: tuple[str, ...], config_file: str | None, overrides: Mapping[str, Any]) -> None:
+    def __init__(self, folders: tuple[str, ...], config_file: str | None, overrides: Mapping[str, Any], *, child: bool) -> None:
         from journaltrack.app.one_place import OnePlace  # noqa: PLC0415 - shell completion imports this module
         from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
 
         self._folders = folders
         self._config_file = Path(config_file) if config_file is not None else None
         self._overrides = overrides
+        self._child = child
         self._loaded = self._load()
         self._rate_limit = RateLimit(self._configuration.requests_per_s)
         self._one_place = OnePlace()
@@ -102,10 +115,12 @@ class _Service:
         health = Health(_path(settings.health_file), _path(settings.metrics_file))
         # Blocked before any thread is made: signals are for ``sigwait`` below, not for a handler in the middle of something.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        watcher = Watcher(self._roots(), self._deliver, self._probe, settings, events=FolderEvents, tell=health)
+        watcher = Watcher(self._roots(), self._deliver, self._probe, settings, events=FolderEvents, tell=health, arrivals=not self._child)
         logger.info(logfmt("watching", folders=",".join(map(str, self._roots())), pid=os.getpid(), configuration=self._loaded.path))
         thread = threading.Thread(target=self._watch, args=(watcher,), name="journaltrack-watcher", daemon=True)
         thread.start()
+        if self._child:
+            threading.Thread(target=self._end_with_parent, name="journaltrack-parent", daemon=True).start()
         self._await_end(watcher)
         thread.join()
         health.close()
@@ -120,6 +135,13 @@ class _Service:
             self._failure = error
         finally:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    @staticmethod
+    def _end_with_parent() -> None:
+        """Wait until nobody has the other end of stdin any more, then end as after SIGTERM."""
+        while os.read(0, 4096):
+            pass
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def _await_end(self, watcher: Watcher) -> None:
         while True:
@@ -141,6 +163,8 @@ class _Service:
     def _load(self) -> Loaded:
         from journaltrack.util import config  # noqa: PLC0415
 
+        if self._child:  # the parent's configuration, whatever file and environment say by now
+            return config.load(os.devnull, environ={}, overrides=self._overrides)
         return config.load(self._config_file, overrides=self._overrides)
 
     def _roots(self) -> list[Path]:
@@ -193,13 +217,13 @@ def _lines() -> _Lines:
     return _Lines()
 
 
-def _log_events(*, verbose: bool) -> None:
-    """Log through ``_Lines`` alone: everything of ours from INFO on, of others from WARNING on."""
+def _log_events(level: int) -> None:
+    """Log through ``_Lines`` alone: everything of ours from ``level`` on, of others from WARNING on."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
     root.addHandler(_lines())
     ours = logging.getLogger("journaltrack")
-    ours.setLevel(logging.DEBUG if verbose else logging.INFO)
+    ours.setLevel(level)
     for name in ("reconciler", "course", "composition"):  # a pass is told in one line
-        logging.getLogger(f"journaltrack.{name}").setLevel(logging.DEBUG if verbose else logging.ERROR)
+        logging.getLogger(f"journaltrack.{name}").setLevel(logging.DEBUG if level == logging.DEBUG else logging.ERROR)

@@ -167,23 +167,16 @@ class Appender:
         Raises:
             JournalWriteError: The journal takes nothing and ``on_journal_error="raise"``, or too many entries wait.
         """
-        try:
-            with self.database.lock:
-                self._append(Call(component_id, tuple(drafts), self._clock_ns()))
-        except BaseException:
-            self._end_after_exception()
-            raise
-        if self._afterwards:
-            self._end()
+        self.append_if(None, component_id, drafts)
 
-    def append_if(self, condition: Callable[[], bool], component_id: int, drafts: Sequence[Draft]) -> bool:
+    def append_if(self, condition: Callable[[], bool] | None, component_id: int, drafts: Sequence[Draft]) -> bool:
         """Record drafts if a condition holds, which is checked in the transaction that records them: nobody writes in between.
 
         While the journal takes nothing the drafts wait in memory as those of ``append`` do. If the condition does not hold when they
         are written, they are left out, with a warning in the log.
 
         Args:
-            condition: Reads this journal's ``database`` alone.
+            condition: Reads this journal's ``database`` alone; None always holds.
             component_id: See ``append``.
             drafts: See ``append``.
 
@@ -759,7 +752,7 @@ def _points(
     return Call(component_id, tuple(drafts), now_ns)
 
 
-_CALLS: Final = process.codes_of(Appender.append, Appender.append_if, Appender.append_metric, Appender.append_metrics, Appender.flush)
+_CALLS: Final = process.codes_of(Appender.append_if, Appender.append_metric, Appender.append_metrics, Appender.flush)
 _appending: weakref.WeakSet[Appender] = weakref.WeakSet()
 
 

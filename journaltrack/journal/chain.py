@@ -69,6 +69,10 @@ class Removed:
         """(first, last) of each."""
         return ((first, last) for last, (first, _) in self._by_last.items())
 
+    def members(self, uuid: str, above: int) -> Iterator[tuple[str, int, int, str]]:
+        """Those that end above a place, as attestations name them: the writer's uuid, first, last, digest."""
+        return ((uuid, first, last, digest.hex()) for last, (first, digest) in self._by_last.items() if last > above)
+
     def across(self, first: int, last: int) -> bytes | None:
         """The digest of the last of these places, if all of them were removed; else None."""
         if last not in self._by_last:
@@ -307,33 +311,24 @@ def read_body(body: object) -> dict[str, Any] | None:
     return members if isinstance(members, dict) else None
 
 
-def take_gaps(gaps: dict[str, Removed], members: Mapping[str, Any]) -> None:
-    """Add the runs of entries that an attestation says were removed, by their writers.
+def take_gaps(gaps: dict[str, Removed], members: Mapping[str, Any], member: str = "removed") -> None:
+    """Add the runs of entries that a member of an attestation says were removed, by their writers.
 
     Raises:
         ValueError, TypeError: They are none.
     """
-    for uuid, first, last, digest in members.get("removed") or ():
+    for uuid, first, last, digest in members.get(member) or ():
         if type(first) is not int or type(last) is not int or not 0 < first <= last:  # a gap that leads back would never end
             msg = "not a range of places"
             raise ValueError(msg)
         gaps.setdefault(uuid, Removed()).add(first, last, bytes.fromhex(digest))
 
 
-def removed_in(connection: sqlite3.Connection, *, tolerant: bool = False) -> dict[str, Removed]:
-    """The runs of entries that attestations say were removed.
-
-    Args:
-        connection: To the journal.
-        tolerant: Leave out what can't be read.
-
-    Raises:
-        ValueError, TypeError: Some can't be read.
-    """
+def removed_in(connection: sqlite3.Connection) -> dict[str, Removed]:
+    """The runs of entries that attestations say were removed; what can't be read is left out."""
     gaps: dict[str, Removed] = {}
-    unread = (ValueError, TypeError) if tolerant else ()
     for (body,) in connection.execute("SELECT body FROM attestation WHERE instr(body, '\"removed\"') ORDER BY id"):
-        with contextlib.suppress(*unread):
+        with contextlib.suppress(ValueError, TypeError):
             take_gaps(gaps, read_body(body) or {})
     return gaps
 
@@ -360,27 +355,30 @@ def chains(database: Database, *, attestations: bool = False) -> dict[int, Chain
     return started
 
 
-def chain_problems(database: Database, gaps: Gaps | None = None) -> list[ChainProblem]:
-    """The first broken link of each writer's entries.
+def chain_problems(database: Database, gaps: Sequence[Gaps] = (), pruned_to: Mapping[str, int] | None = None) -> list[ChainProblem]:
+    """Return the first broken link of each writer's entries.
 
     Args:
         database: Of the journal.
         gaps: Entries that were removed on the record (``prune``), from attestations whose own chain holds.
+        pruned_to: By the writer's uuid: the last place that was removed here, and not in another copy.
     """
     started = chains(database)
     names = dict(database.read("SELECT id, name FROM component"))
-    known = gaps or {}
     with database.lock, translated(database.path):
         rows = database.connection.execute(f"SELECT {COLUMNS} FROM entry e ORDER BY e.seq")
-        found = follow(rows, started.get, names.get, lambda chain, writer_seq, _: across_removed(chain, writer_seq, known))
-    return found + _cut_off(started.values(), known)
+        found = follow(rows, started.get, names.get, lambda chain, place, _: any(across_removed(chain, place, each) for each in gaps))
+    return found + _cut_off(started.values(), pruned_to or {})
 
 
-def _cut_off(followed: Iterable[Chain], gaps: Gaps) -> list[ChainProblem]:
-    """Writers of which something was removed on the record and nothing is left: the last entry of a writer never is removed so."""
+def _cut_off(followed: Iterable[Chain], pruned_to: Mapping[str, int]) -> list[ChainProblem]:
+    """Return writers of which something was removed here and nothing is left: the last entry of a writer never is removed so.
+
+    Of what another copy removed, the entries behind it may not have come yet.
+    """
     found = []
     for chain in followed:
-        last = gaps[chain.uuid].end if chain.uuid in gaps else 0
+        last = pruned_to.get(chain.uuid, 0)
         if last and last >= chain.writer_seq and not chain.broken:
             message = f"the entries of writer {limits.shown(chain.uuid)} after number {last} are gone, and nobody attests it"
             found.append(chain.problem("gap", message))

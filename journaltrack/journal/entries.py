@@ -139,7 +139,9 @@ def decode(payload: str | None) -> dict[str, Any]:
     if not isinstance(decoded, dict):
         msg = "the payload is not a JSON object"
         raise ValueError(msg)  # noqa: TRY004 - bad data, not a caller's type error
-    level: list[Any] = [decoded] if payload.count("{") + payload.count("[") > limits.PAYLOAD_DEPTH_MAX else []
+    if payload.count("{") + payload.count("[") <= limits.PAYLOAD_DEPTH_MAX:  # nearly always
+        return decoded
+    level: list[Any] = [decoded]
     for _ in range(limits.PAYLOAD_DEPTH_MAX):
         nested = [each.values() if isinstance(each, dict) else each for each in level]
         level = [member for members in nested for member in members if isinstance(member, (dict, list))]

@@ -9,12 +9,12 @@ A journal is data from somebody else: what can't be read counts as nothing here,
 from __future__ import annotations
 
 import bisect
-import contextlib
 import itertools
 import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -31,10 +31,14 @@ PRUNE: Final = "prune"
 _TEXT_CHARS_MAX: Final = 300
 _PLACE_MAX: Final = 2**62
 _MOST: Final = sys.float_info.max  # a sum may overflow, and JSON has no infinity
-_BODIES: Final = (  # indexes lead to the few that are of no request, and to those that came from another copy of the journal
+IS_PRUNE: Final = (
+    f"(a.receipt_id IS NULL OR a.receipt_id IN (SELECT id FROM receipt WHERE component_id IS NULL AND action = '{PRUNE}')) "
+    f'AND substr(a.body, 1, 17) = \'{{"action":"{PRUNE}"\''
+)
+"""Whether an attestation ``a`` is of a prune. Indexes lead to the few that are of no request, and to those that came from another copy."""
+_BODIES: Final = (
     "SELECT a.id, w.host, w.user, w.pid, w.program, w.uuid, a.body FROM attestation a JOIN writer w ON w.id = a.writer_id "
-    f"WHERE (a.receipt_id IS NULL OR a.receipt_id IN (SELECT id FROM receipt WHERE component_id IS NULL AND action = '{PRUNE}')) "
-    f'AND substr(a.body, 1, 17) = \'{{"action":"{PRUNE}"\' ORDER BY a.id'
+    f"WHERE {IS_PRUNE} ORDER BY a.id"
 )
 
 
@@ -259,14 +263,13 @@ def _look_what_is_here(database: Database, prunes: list[_Prune]) -> None:
         "SELECT c.name, e.kind, e.name, count(*), total(e.value), total(abs(e.value)) FROM entry e JOIN component c ON c.id = e.component_id "
         "WHERE e.seq BETWEEN ? AND ? GROUP BY 1, 2, 3"
     )
-    with contextlib.closing(Places(database)) as places:
-        for each in prunes:
-            for uuid, first, last in each.runs:
-                for interval in places.find({uuid: ((first, last),)}):
-                    for component, kind, name, points, total, magnitude in database.read(sql, interval):
-                        key = (str(component).lower(), str(kind), _text(name) if kind == "metric" else None)
-                        known = each.here.get(key, (0, 0.0, 0.0))
-                        each.here[key] = (known[0] + points, known[1] + total, known[2] + magnitude)
+    with closing(Places(database)) as places:
+        found = [(each, where) for each in prunes for uuid, first, last in each.runs for where in places.find({uuid: ((first, last),)})]
+    for each, where in found:
+        for component, kind, name, points, total, magnitude in database.read(sql, where):
+            key = (str(component).lower(), str(kind), _text(name) if kind == "metric" else None)
+            known = each.here.get(key, (0, 0.0, 0.0))
+            each.here[key] = (known[0] + points, known[1] + total, known[2] + magnitude)
 
 
 def _counts(members: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:

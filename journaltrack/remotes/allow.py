@@ -24,19 +24,62 @@ if TYPE_CHECKING:
 _HINT: Final = "it waits in the journal: allow it in the configuration (`journaltrack config`) and sync again, or take the journal away"
 
 
+class Rules:
+    """What is allowed; each method raises ``RemoteError`` for what is not.
+
+    Args:
+        allow: The table of the configuration.
+        instead: Buckets that the operator replaces, see ``Storage.instead``: the one that is used has to be allowed.
+    """
+
+    def __init__(self, allow: AllowConfiguration, instead: Mapping[str, str]) -> None:
+        self._allow = allow
+        self._instead = instead
+
+    def component(self, name: str) -> None:
+        """Look at a trial component that is to be written to."""
+        if not _fits(name.lower(), self._allow.components, str.lower):
+            raise _refused("trial component", name, "components", ErrorKind.HOLD)
+
+    def association(self, experiment: str | None, trial: str | None) -> None:
+        """Look at an experiment and a trial; the latter has to fit, too: it may be one of another experiment."""
+        for kind, name in (("experiment", experiment), ("trial", trial)):
+            if name is not None and not _fits(name.lower(), self._allow.experiments, str.lower):
+                raise _refused(kind, name, "experiments", ErrorKind.HALT)
+
+    def artifact(self, name: str, size_bytes: int) -> None:
+        """Look at the size of an artifact."""
+        most = self._allow.artifact_bytes_max
+        if most and size_bytes > most:  # more bytes than recorded are refused as they are opened
+            raise RemoteError(
+                f"the artifact {limits.shown(name)} has {size_bytes} bytes, and allow.artifact_bytes_max is {most}; nothing of it was sent",
+                kind=ErrorKind.PERMANENT,
+                code=NOT_ALLOWED,
+                hint="raise allow.artifact_bytes_max in the configuration, then `journaltrack retry`",
+            )
+
+    def place(self, bucket: str | None, prefix: str | None) -> None:
+        """Look at that of an object. The default bucket is the operator's own; of a prefix any folder that it is in may be named."""
+        used = self._instead.get(bucket or "", bucket)
+        if used is not None and not _fits(used, self._allow.buckets):
+            raise _refused("bucket", used, "buckets", ErrorKind.HALT)
+        folder = prefix_name(prefix)
+        parts = folder.split("/")
+        if not any(_fits("/".join(parts[: count + 1]), self._allow.prefixes, lambda each: each.strip("/")) for count in range(len(parts))):
+            raise _refused("prefix", folder, "prefixes", ErrorKind.HALT)
+
+
 class AllowingRemote:
     """Implements ``journaltrack.replay.remote.Remote``.
 
     Args:
         inner: The remote to wrap.
-        allow: What is allowed.
-        instead: Buckets that the operator replaces, see ``Storage.instead``: the one that is used has to be allowed.
+        rules: What is allowed.
     """
 
-    def __init__(self, inner: Remote, allow: AllowConfiguration, instead: Mapping[str, str]) -> None:
+    def __init__(self, inner: Remote, rules: Rules) -> None:
         self._inner = inner
-        self._allow = allow
-        self._instead = instead
+        self._rules = rules
 
     def describe(self, component: str) -> RemoteComponent | None:
         """See ``Remote.describe``."""
@@ -44,59 +87,50 @@ class AllowingRemote:
 
     def create(self, spec: ComponentSpec) -> Answer:
         """See ``Remote.create``."""
-        self._check_component(spec.name)
+        self._rules.component(spec.name)
         return self._inner.create(spec)
 
     def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
-        """See ``Remote.associate``; a trial has to fit, too: it may be one of another experiment."""
-        self._check_component(component)
-        for kind, name in (("experiment", experiment), ("trial", trial)):
-            if name is not None and not _fits(name.lower(), self._allow.experiments, str.lower):
-                raise _refused(kind, name, "experiments", ErrorKind.HALT)
+        """See ``Remote.associate``."""
+        self._rules.component(component)
+        self._rules.association(experiment, trial)
         return self._inner.associate(component, experiment, trial)
 
     def upload(self, blob: BlobUpload) -> Answer:
         """See ``Remote.upload``."""
-        self._check_component(blob.component)
-        self._check_place(blob.bucket, blob.prefix)
-        most = self._allow.artifact_bytes_max
-        if most and blob.size_bytes > most:  # more bytes than recorded are refused as they are opened
-            raise RemoteError(
-                f"the artifact {limits.shown(blob.name)} has {blob.size_bytes} bytes, and allow.artifact_bytes_max is {most}; nothing of it was sent",
-                kind=ErrorKind.PERMANENT,
-                code=NOT_ALLOWED,
-                hint="raise allow.artifact_bytes_max in the configuration, then `journaltrack retry`",
-            )
+        self._rules.component(blob.component)
+        self._rules.place(blob.bucket, blob.prefix)
+        self._rules.artifact(blob.name, blob.size_bytes)
         return self._inner.upload(blob)
 
     def put_document(self, document: Document) -> Answer:
         """See ``Remote.put_document``."""
-        self._check_place(document.bucket, document.prefix)
+        self._rules.place(document.bucket, document.prefix)
         return self._inner.put_document(document)
 
     def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
         """See ``Remote.documents``."""
-        self._check_place(bucket, prefix)
+        self._rules.place(bucket, prefix)
         return self._inner.documents(bucket, prefix, folder)
 
     def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
         """See ``Remote.document_names``."""
-        self._check_place(bucket, prefix)
+        self._rules.place(bucket, prefix)
         return self._inner.document_names(bucket, prefix, folder, after)
 
     def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
         """See ``Remote.document``."""
-        self._check_place(bucket, prefix)
+        self._rules.place(bucket, prefix)
         return self._inner.document(bucket, prefix, folder, name)
 
     def update(self, component: str, fields: Fields) -> Answer:
         """See ``Remote.update``."""
-        self._check_component(component)
+        self._rules.component(component)
         return self._inner.update(component, fields)
 
     def put_metrics(self, component: str, points: Sequence[MetricPoint]) -> Answer:
         """See ``Remote.put_metrics``."""
-        self._check_component(component)
+        self._rules.component(component)
         return self._inner.put_metrics(component, points)
 
     def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
@@ -106,20 +140,6 @@ class AllowingRemote:
     def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:
         """See ``Remote.find_object``."""
         return self._inner.find_object(uri, read=read)
-
-    def _check_component(self, name: str) -> None:
-        if not _fits(name.lower(), self._allow.components, str.lower):
-            raise _refused("trial component", name, "components", ErrorKind.HOLD)
-
-    def _check_place(self, bucket: str | None, prefix: str | None) -> None:
-        """That of an object. The default bucket is the operator's own; of a prefix any folder that it is in may be named."""
-        used = None if bucket is None else self._instead.get(bucket, bucket)
-        if used is not None and not _fits(used, self._allow.buckets):
-            raise _refused("bucket", used, "buckets", ErrorKind.HALT)
-        folder = prefix_name(prefix)
-        parts = folder.split("/")
-        if not any(_fits("/".join(parts[: count + 1]), self._allow.prefixes, lambda each: each.strip("/")) for count in range(len(parts))):
-            raise _refused("prefix", folder, "prefixes", ErrorKind.HALT)
 
 
 def _fits(name: str, patterns: Sequence[str], spelt: Callable[[str], str] = str) -> bool:

@@ -20,7 +20,6 @@ from journaltrack.replay.requests import Context, perform, shifted
 
 if TYPE_CHECKING:
     from journaltrack.replay.gate import Gate
-    from journaltrack.replay.pace import Pace
     from journaltrack.replay.remote import Answer, Remote
 
 logger = logging.getLogger(__name__)
@@ -59,7 +58,6 @@ class Attempts:
         remote: Retries what is worth it, and should raise ``RemoteError`` alone.
         context: For ``requests``.
         gate: Of the pass.
-        pace: Told how long answers take.
         count: Tells, on the worker's thread, how often the remote sent the last request.
         shift: Whether metrics that are too old or too far ahead get the time of delivery.
         displaced: Whether the journal is no longer where it was.
@@ -71,7 +69,6 @@ class Attempts:
         remote: Remote,
         context: Context,
         gate: Gate,
-        pace: Pace,
         *,
         count: Callable[[], int],
         shift: bool,
@@ -81,7 +78,6 @@ class Attempts:
         self._remote = remote
         self._context = context
         self._gate = gate
-        self._pace = pace
         self._count = count
         self._shift = shift
         self._displaced = displaced
@@ -103,8 +99,7 @@ class Attempts:
         job = sending.job
         if job.round:
             self._gate.wait(min(0.1 * 2**job.round, 5.0))
-        left_s = self._gate.remaining_s()
-        if left_s <= 0 or (isinstance(job.action, PutMetrics) and not self._pace.allows(left_s)):
+        if self._gate.over or (isinstance(job.action, PutMetrics) and self._gate.is_late):
             return Result(NotSentError())
         self._gate.carry(sending)
         sent = self._timed(job.action)
@@ -118,13 +113,8 @@ class Attempts:
         except RemoteError as error:
             return Result(self._excused(sending, error), self._count(), notes)
         if not isinstance(job.action, Upload) and sending.left_at is not None:
-            self._pace.note(time.monotonic() - sending.left_at)
+            self._gate.answered(time.monotonic() - sending.left_at)
         return Result(answer, self._count(), notes)
-
-    @property
-    def is_late(self) -> bool:
-        """Whether answers may come too late to be recorded: a request that is in doubt without one is not begun then."""
-        return not self._pace.allows(self._gate.remaining_s())
 
     def _excused(self, sending: Sending, error: RemoteError) -> RemoteError:
         """What the remote can't know: nothing left; content that can't be found because the journal was moved a moment ago is not lost."""

@@ -217,7 +217,7 @@ class Dispatch:
         free = min(self._window, FIRST_IN_FLIGHT + self._report.requests) - self._crew.unfinished(QUICK)
         if free <= 0 or self._course.ended:
             return jobs
-        is_late = self._attempts.is_late
+        is_late = self._gate.is_late  # what is in doubt without an answer is not begun then
         while len(jobs) < free and (job := self._waiting.next(self._is_ready)) is not None:
             if self._course.forbids(job.action):
                 continue

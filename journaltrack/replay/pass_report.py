@@ -1,11 +1,11 @@
-"""What one pass did: the reconciler's result, and its form as JSON for another process. Pure data."""
+"""What one pass did: the reconciler's result, and its form as JSON. Pure data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, NamedTuple
 
-from journaltrack.errors import ErrorKind, JournalAlteredError, JournaltrackError, RemoteError
+from journaltrack.errors import JournalAlteredError, JournaltrackError, RemoteError
 
 _ERROR_FIELDS: Final = ("code", "hint", "request_id", "maybe_applied", "unreachable", "uploads_only", "everywhere", "throttled")
 _ERRORS: Final = ("halted", "uploads_halted", "failed")
@@ -88,7 +88,7 @@ class PassReport:
             self.delivered += entries
 
     def to_json(self) -> dict[str, Any]:
-        """As ``json.dumps`` takes it; ``from_json`` is the way back."""
+        """As ``json.dumps`` takes it."""
         converted: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
         for name in _ERRORS:
             converted[name] = error_to_json(converted[name])
@@ -96,28 +96,9 @@ class PassReport:
         converted["held"] = {name: error_to_json(error) for name, error in self.held.items()}
         return converted
 
-    @classmethod
-    def from_json(cls, converted: dict[str, Any]) -> PassReport:
-        """From ``to_json``."""
-        report = cls(**converted)
-        for name in _ERRORS:
-            setattr(report, name, error_from_json(converted[name]))
-        report.held = {name: error for name, told in converted["held"].items() if (error := error_from_json(told)) is not None}
-        told = converted["altered"]
-        report.altered = None if told is None else JournalAlteredError(told["message"], hint=told["hint"])
-        report.position = None if converted["position"] is None else Position(*converted["position"])
-        return report
-
 
 def error_to_json(error: RemoteError | None) -> dict[str, Any] | None:
     """A remote's failure as ``json.dumps`` takes it."""
     if error is None:
         return None
     return {"message": error.message, "kind": error.kind.value, **{name: getattr(error, name) for name in _ERROR_FIELDS}}
-
-
-def error_from_json(converted: dict[str, Any] | None) -> RemoteError | None:
-    """From ``error_to_json``."""
-    if converted is None:
-        return None
-    return RemoteError(converted["message"], kind=ErrorKind(converted["kind"]), **{name: converted[name] for name in _ERROR_FIELDS})

@@ -14,7 +14,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
 
@@ -28,12 +28,11 @@ from journaltrack.replay.attempt import Attempts
 from journaltrack.replay.course import Course
 from journaltrack.replay.dispatch import QUICK, UPLOADS, Crew, Dispatch
 from journaltrack.replay.ending import Ending
-from journaltrack.replay.evidence import ahead, anchors, readback
+from journaltrack.replay.evidence import ahead, anchors, readback, taken
 from journaltrack.replay.evidence import in_doubt as doubting
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.proof import Proof
 from journaltrack.replay.gate import Gate
-from journaltrack.replay.pace import Pace
 from journaltrack.replay.pass_report import PassReport, Position, Progress
 from journaltrack.replay.plan import component_states
 from journaltrack.replay.plan import planner as planning
@@ -107,7 +106,7 @@ class Options:
     @property
     def wanted(self) -> Wanted:
         """The same for reading."""
-        return Wanted(self.wants_component, self.wants, self.since_ns, self.component is None)
+        return Wanted(self.wants_component, self.wants, self.since_ns)
 
 
 class Reconciler:
@@ -153,7 +152,6 @@ class Reconciler:
                 attempts,
             ),
             self._gate,
-            Pace(),
             count=attempts,
             shift=self._options.timestamps == "shift",
             displaced=journal.database.displaced,
@@ -172,7 +170,7 @@ class Reconciler:
 
         Raises:
             LeaseHeldError: Somebody else reconciles this journal.
-            JournalBehindError: Another copy of it was delivered further; nothing was sent.
+            JournalBehindError: Another copy of it was delivered further, or a merge into it was killed; nothing was sent.
             LeaseLostError: Somebody else took the lease over in mid-pass.
             JournalNotFoundError: It was deleted, replaced or moved in mid-pass.
             JournalError: The journal can't be read or written.
@@ -192,6 +190,7 @@ class Reconciler:
             return
         try:
             settlement = Settlement(self._journal.database, lease, self._clock_ns)
+            self._look_for_unfinished(settlement)
             if self._options.end_interrupted:
                 self._report.ended = interrupted_runs.end_interrupted(self._journal, self._options.wants_component)
             self._deliver(settlement)
@@ -257,6 +256,15 @@ class Reconciler:
         if isinstance(self._report.halted, CopyAheadError):
             raise JournalBehindError(self._report.halted.message, hint=self._report.halted.hint)
 
+    def _look_for_unfinished(self, settlement: Settlement) -> None:
+        """Raise ``JournalBehindError`` if a merge was killed; give it up if what is pending is to be sent even then."""
+        database = self._journal.database
+        if not self._options.even_if_behind:
+            taken.refuse_unfinished(database)
+        elif given_up := taken.unfinished(database):
+            with settlement.attestor.transaction() as connection:
+                taken.end(connection, settlement.attestor, given_up)
+
     def _look_for_copies(self) -> None:
         """Raise ``JournalBehindError`` if another copy of the journal was delivered further."""
         if not self._options.ask_for_copies:
@@ -304,7 +312,7 @@ class Reconciler:
 
     def _replay(self, settlement: Settlement, dispatch: Dispatch, uploads: Uploads) -> None:
         """Chunk after chunk; and as long as uploads take, what is logged meanwhile."""
-        chunks = PendingChunks(self._journal, self._options.wanted)
+        chunks = PendingChunks(self._journal, replace(self._options.wanted, is_closed=self._course.is_closed))
         while True:
             for chunk in map(self._proved, chunks):
                 self._seen_seq = max(self._seen_seq, chunk.upto_seq)
@@ -312,6 +320,7 @@ class Reconciler:
                 if self._course.ended or self._report.out_of_time:
                     break
                 settlement.advance_mark(chunk.upto_seq)
+                del chunk  # before the next one is read
             looked_at = time.monotonic()
             while dispatch.go_on(_FRESH_S):
                 if time.monotonic() - looked_at >= _FRESH_S:
@@ -334,7 +343,8 @@ class Reconciler:
     def _proved(self, chunk: Chunk) -> Chunk:
         """Without what was recorded by processes whose chain does not hold: somebody altered it, and which of it can't be told."""
         self._proof.look_at(chunk.seqs, chunk.rows())
-        return chunk if self._options.unproved else chunk.without(self._proof.broken)
+        left = chunk if self._options.unproved else chunk.without(self._proof.broken)
+        return replace(left, columns=[])  # of which only the proof had need
 
     def _resolved(self, settlement: Settlement, uploads: Uploads, requests: Sequence[Request]) -> list[Request]:
         """With the places of what was uploaded before; references that wait for an upload are put off with it."""

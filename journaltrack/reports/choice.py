@@ -101,7 +101,7 @@ def check_buckets(journal: Journal, buckets: Iterable[str]) -> None:
     known = {bucket for (bucket,) in journal.database.read(sql, (vocabulary.UPLOAD,))}
     for bucket in buckets:
         by_default = None in known and bucket.startswith(_BY_DEFAULT)
-        if bucket not in known and not by_default:
+        if (bucket or None) not in known and not by_default:
             named = sorted(str(each) if each else f"{_BY_DEFAULT}<region>-<account>" for each in known)
             raise nothing(journal, "no artifacts for the bucket", bucket, named)
 

@@ -30,6 +30,7 @@ from journaltrack.journal.fold import (
 from journaltrack.journal.interruption import RunInProgress
 from journaltrack.journal.queries import origins
 from journaltrack.journal.view import State
+from journaltrack.reports.proof.hearsay import Hearsay, of_component
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import ComponentRow, Journal
@@ -91,7 +92,13 @@ class MetricView:
 
 @dataclass(frozen=True, slots=True)
 class ComponentView:
-    """A component, offline. ``trials`` are (experiment, trial) that it belongs to; ``run`` is how it stands while it is in progress."""
+    """A component, offline.
+
+    Attributes:
+        trials: (experiment, trial) that it belongs to.
+        run: How it stands while it is in progress.
+        hearsay: What of it counts as delivered only because others say so.
+    """
 
     name: str
     journal: str
@@ -108,6 +115,7 @@ class ComponentView:
     metrics: tuple[MetricView, ...]
     unreadable: tuple[int, ...]
     run: RunInProgress | None = None
+    hearsay: tuple[Hearsay, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The view as ``json.dumps`` takes it, see ``journaltrack.journal.view.to_json``."""
@@ -195,6 +203,7 @@ def _show(journal: Journal, row: ComponentRow) -> ComponentView:
         metrics=_metrics(journal, row.id, row.name),
         unreadable=tuple(fold.unreadable),
         run=interruption.of_component(journal, row.id, row.name),
+        hearsay=of_component(journal.database, row.id),
     )
 
 

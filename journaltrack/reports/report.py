@@ -26,8 +26,9 @@ from journaltrack.journal.queries import PROBLEM, UNSETTLED
 from journaltrack.journal.removed import Removal
 from journaltrack.journal.view import ErrorRecord, InFlight, State
 from journaltrack.journal.writers import WriterRecord, nobody
-from journaltrack.replay.evidence import anchors
+from journaltrack.replay.evidence import anchors, taken
 from journaltrack.replay.evidence.anchors import Anchor
+from journaltrack.replay.evidence.taken import Unfinished
 from journaltrack.reports.proof.hearsay import Hearsay, told
 from journaltrack.reports.reconcilers import ReconcilerRecord, reconcilers
 
@@ -156,6 +157,7 @@ class AuditReport:
         inconsistencies: What does not add up: a damaged journal, or one that was tampered with. Empty when all is well.
         anchor: The newest that the journal knows of; None: its heads were not put anywhere else.
         hearsay: What counts as delivered only because others say so, of the whole journal.
+        unfinished: Merges and imports of receipts that were killed: until they are run again, nothing is sent from here.
         removals: What was removed on the record: delivered entries, which are in no other number here, and contents of the spool.
     """
 
@@ -172,6 +174,7 @@ class AuditReport:
     inconsistencies: tuple[str, ...]
     removals: tuple[Removal, ...] = ()
     hearsay: tuple[Hearsay, ...] = ()
+    unfinished: tuple[Unfinished, ...] = ()
     anchor: Anchor | None = None
 
     @property
@@ -257,6 +260,7 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
         inconsistencies=tuple(wrong),
         removals=tuple(removals),
         hearsay=tuple(each.hearsay for each in told(database)),
+        unfinished=tuple(each.what for each in taken.unfinished(database)),
         anchor=anchors.last(database),
     )
 

@@ -1,6 +1,6 @@
 """Where a journal stands now: what is pending and how old, what went wrong, who reconciles. Prints nothing, changes nothing.
 
-Costs what is pending and what is a problem, never what was delivered: it reads above the low-water mark, through the
+Costs what is pending and what is a problem, never what was delivered (but for ``hearsay``): it reads above the low-water mark, through the
 partial indexes, and the ``RECENT_RECEIPTS`` last receipts.
 """
 
@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.journal import interruption, queries, view
@@ -20,6 +20,9 @@ from journaltrack.journal.spool.spool import needed_blobs, spool_use
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.copies import footprint
 from journaltrack.journal.view import RECENT_RECEIPTS, ErrorRecord
+from journaltrack.replay.evidence import taken
+from journaltrack.replay.evidence.taken import Unfinished
+from journaltrack.reports.proof.hearsay import Hearsay, told
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
@@ -97,6 +100,8 @@ class JournalStatus:
         sizes: On the disk.
         exposed: How others can read or change the journal; None when they can't.
         left_open: Runs in progress whose processes are dead, or can't be seen from here.
+        hearsay: What counts as delivered only because others say so, of the whole journal, if it was asked for.
+        unfinished: Merges and imports of receipts that were killed: until they are run again, nothing is sent from here.
     """
 
     journal_id: str
@@ -118,6 +123,8 @@ class JournalStatus:
     sizes: Sizes
     exposed: str | None = None
     left_open: tuple[RunInProgress, ...] = ()
+    hearsay: tuple[Hearsay, ...] = ()
+    unfinished: tuple[Unfinished, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The status as ``json.dumps`` takes it, see ``journaltrack.journal.view.to_json``."""
@@ -137,6 +144,7 @@ def status(
     *,
     component: str | None = None,
     since_ns: int | None = None,
+    hearsay: bool = False,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> JournalStatus:
     """Where a journal stands.
@@ -145,13 +153,15 @@ def status(
         journal: An open journal, its folder, or None for the default journal.
         component: Shell pattern: count only entries of these components.
         since_ns: Count only entries that a sync with this limit is about.
+        hearsay: Tell what counts as delivered because others say so; reads all receipts, where anything was taken over.
         clock_ns: Nanoseconds since the epoch.
 
     Raises:
         JournalError: It can't be read.
     """
     with view.opened(journal) as own, view.snapshot(own.database):
-        return _status(own, view.matching(own, component), since_ns, clock_ns())
+        found = _status(own, view.matching(own, component), since_ns, clock_ns())
+        return replace(found, hearsay=tuple(each.hearsay for each in told(own.database))) if hearsay else found
 
 
 def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int) -> JournalStatus:
@@ -193,6 +203,7 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
         lease=_lease(database, now_ns),
         sizes=_sizes(journal),
         exposed=files.exposure(journal.path),
+        unfinished=tuple(each.what for each in taken.unfinished(database)),
         left_open=tuple(interruption.left_open(journal, None if ids is None else json.loads(ids))),
     )
 

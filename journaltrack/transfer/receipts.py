@@ -37,7 +37,6 @@ from journaltrack.replay.evidence.taken import Origin
 from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.apply.applier import Applied, Applier
 from journaltrack.transfer.apply.source import Attested, Checker, Source, WriterRow, check_link, check_writer, forged
-from journaltrack.transfer.export import exporter
 from journaltrack.util import paths
 from journaltrack.util.text import is_newer_version, version_needed
 
@@ -135,7 +134,7 @@ def export_receipts(
     """
     with view.opened(journal) as own:
         if isinstance(to, (str, os.PathLike)):
-            with exporter.whole_file(to, own.path, force=force) as (target, stream):
+            with paths.whole_file(to, own.path, force=force) as (target, stream):
                 counts = _write(own, stream, on_progress)
             return ReceiptsExported(str(own.path), own.journal_id, str(target), *counts)
         return ReceiptsExported(str(own.path), own.journal_id, None, *_write(own, to, on_progress))
@@ -249,8 +248,12 @@ def apply(database: Database, lease: leases.Lease, source: Source, *, dry_run: b
     with contextlib.ExitStack() as stack:
         applier = stack.enter_context(contextlib.closing(Applier(Attestor(database, lease))))
         checker = stack.enter_context(contextlib.closing(Checker(applier, database, applier.components_of)))
-        applier.take_over(checker.check(source))
-    Settlement(database, lease).advance_mark()
+        checked = checker.check(source)
+        if checked.taken:
+            applier.begin(checked)
+        applier.take_over(checked)
+        Settlement(database, lease).advance_mark()
+        applier.end({source.origin})
     return applier.applied
 
 

@@ -111,7 +111,7 @@ class Storage:
         bucket_owner: Account that every named bucket must belong to; None: any. A default bucket
             must be the caller's in any case.
         requester_pays: Whether requests are on the caller's account.
-        instead: Buckets that turned out wrong, and which to use in their place.
+        instead: Buckets that turned out wrong ('' is the default one, whatever its name), and which to use in their place.
     """
 
     encryption: str | None = None
@@ -340,6 +340,12 @@ def current() -> Configuration:
         _current.update(configuration=load().configuration, key=key)
     known: Configuration = _current["configuration"]
     return known
+
+
+def as_overrides(configuration: Configuration) -> dict[str, Any]:
+    """Return every value by key, as ``load`` takes them as ``overrides``: for another process, which may find another file."""
+    values = {key: value_of(configuration, key) for key in _FIELDS}
+    return {key: "" if value is None else value for key, value in values.items()}
 
 
 def example() -> str:

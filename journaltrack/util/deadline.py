@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.errors import NotSentError
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
 INTERRUPTED_GRACE_S: Final = 5.0
 """How long answers are waited for after Ctrl-C in a program that has no handler of its own."""
+_RECENT: Final = 64
+_TIMES: Final = 2.0
+"""A request that can't be sent twice begins with so many times the slowest of the recent answers left,"""
+_ANSWER_MIN_S: Final = 0.1
+"""... which is taken for at least this, and for this as long as there was none."""
 
 
 class Deadline:
@@ -34,6 +40,7 @@ class Deadline:
         self._grace_ends = self._ends
         self._cancelled = threading.Event()
         self._inner: weakref.WeakSet[Deadline] = weakref.WeakSet()
+        self._took_s: deque[float] = deque(maxlen=_RECENT)
         if outer is not None:
             outer.take_in(self)
 
@@ -51,6 +58,16 @@ class Deadline:
     def over(self) -> bool:
         """Whether no new request may be started."""
         return self.remaining_s() <= 0
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the answer to a request that begins now may not come in time."""
+        left_s = self.remaining_s()
+        return left_s != float("inf") and left_s < _TIMES * max((_ANSWER_MIN_S, *self._took_s.copy()))
+
+    def answered(self, took_s: float) -> None:
+        """Note that an answer came after so many seconds."""
+        self._took_s.append(took_s)
 
     @property
     def cut_short(self) -> bool:

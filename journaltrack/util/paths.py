@@ -1,20 +1,20 @@
-"""Where journals live, what kind of file system that is, and how a file gets there whole."""
+"""Where journals live, what kind of file system that is, and how a file gets its name: whole, on the disk, or not at all."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import fcntl
+import glob
 import logging
 import os
 import pwd
 import re
-import secrets
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from journaltrack.errors import InvalidInputError
 
@@ -253,43 +253,116 @@ def fsync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole(target: Path, partial: Path | None = None, *, replace: bool = True, durable: bool = True) -> Iterator[Path]:
-    """A file that takes its place when the block is left, whole, and is gone after any exception.
+def whole(target: Path, partial: Path | None = None, *, durable: bool = True) -> Iterator[Path]:
+    """Make a file in a block: it takes its place, or that of another, when the block is left, and is gone after any exception.
 
     Args:
         target: Its place.
         partial: Where the block makes it, in the same folder; None: under a name that nobody else chooses.
-        replace: Whether it may take the place of another one.
         durable: Wait until it is on the disk: before it gets its name, and after that.
 
     Yields:
         ``partial``; the block creates it.
-
-    Raises:
-        FileExistsError: Something is in its place that it may not replace.
-        OSError: The disk refuses.
     """
-    made = partial or target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
+    made = partial or target.with_name(f".{target.name[:200]}.{os.urandom(4).hex()}.partial")
     try:
         yield made
         if durable:
             fsync(made)
-        if replace:
-            made.replace(target)
-        else:
-            _put(made, target)
+        made.replace(target)
         if durable:
             fsync(target.parent)
     finally:
         made.unlink(missing_ok=True)
 
 
-def _put(made: Path, target: Path) -> None:
+def file_target(to: str | os.PathLike[str], journal: Path, *, force: bool) -> Path:
+    """Return where a file goes that is made of a journal, links followed.
+
+    Raises:
+        InvalidInputError: Something is there already that ``force`` does not replace, it would be inside of the journal, or no
+            file can be there.
+    """
+    target = expanded(to).resolve()
+    if target.is_relative_to(journal.resolve()):
+        raise InvalidInputError(f"{target} is inside of the journal", hint="a journal's folder is its own: name a file elsewhere")
+    if target.is_dir() or (target.exists() and not target.is_file()):
+        raise InvalidInputError(f"{target} is not a file", hint="name a file; - is standard output")
+    if target.exists() and not force:
+        raise _exists(target)
+    if not target.parent.is_dir():
+        raise InvalidInputError(f"there is no folder {target.parent}", hint="make it first, or name another one")
+    return target
+
+
+def _exists(target: Path) -> InvalidInputError:
+    return InvalidInputError(f"{target} exists; it was left as it is", hint="name another file, or replace it with --force (force=True)")
+
+
+@contextlib.contextmanager
+def whole_file(to: str | os.PathLike[str], *journals: Path, force: bool) -> Iterator[tuple[Path, IO[bytes]]]:
+    """Make a file that takes its place when the block is left, whole and on the disk, and is gone after any exception.
+
+    What runs that were killed have left of it goes first.
+
+    Args:
+        to: See ``file_target``.
+        journals: Of which it is made.
+        force: Replace a file that is there, at the end and in one step.
+
+    Raises:
+        InvalidInputError: See ``file_target``.
+    """
+    target = {file_target(to, journal, force=force) for journal in journals}.pop()
+    _remove_left(target)
+    partial, descriptor = _new_partial(target)
     try:
-        os.link(made, target)
-    except FileExistsError:
-        raise
+        with os.fdopen(descriptor, "wb") as stream:
+            yield target, stream
+            stream.flush()
+            os.fsync(stream.fileno())
+            if force:
+                partial.replace(target)
+            else:
+                _put(partial, target)
+        fsync(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _new_partial(target: Path) -> tuple[Path, int]:
+    """Make the unfinished file, locked: that tells it from what a killed run has left."""
+    while True:
+        partial = target.with_name(f".{target.name[:200]}.{os.urandom(4).hex()}.partial")
+        # 0600 whatever the umask, as all that holds recorded values: a mask takes rights away, and a default ACL gives some.
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        os.fchmod(descriptor, 0o600)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return partial, descriptor
+        os.close(descriptor)  # another process took it for one that was left
+
+
+def _remove_left(target: Path) -> None:
+    """Remove the unfinished files of that target which no process has locked."""
+    for left in target.parent.glob(f".{glob.escape(target.name[:200])}.{'[0-9a-f]' * 8}.partial"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _put(partial: Path, target: Path) -> None:
+    """Name the file, unless somebody has made one of that name meanwhile."""
+    try:
+        os.link(partial, target)
+    except FileExistsError as error:
+        raise _exists(target) from error
     except OSError:  # a file system without links
-        if target.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-        made.rename(target)
+        if os.path.lexists(target):
+            raise _exists(target) from None
+        partial.rename(target)

@@ -15,8 +15,6 @@ What is stated is somebody else's text: it is shown only if it can be nothing bu
 
 from __future__ import annotations
 
-import html
-import json
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -52,6 +50,8 @@ _RULES: Final = (
 
 def first_words(answer: str | bytes) -> str:
     """What a page or document begins with, for a person who has to find out whose it is: without tags and secrets, on one line."""
+    import html  # noqa: PLC0415 - its table of entities is a third of `import journaltrack`, and only strange answers need it
+
     begin = answer[:_LOOKED_AT_MAX]
     text = begin.decode(errors="replace") if isinstance(begin, bytes) else begin
     words = " ".join(html.unescape(_MARKUP.sub(" ", text)).split())
@@ -80,6 +80,8 @@ _PLAIN = re.compile(r"[^\s\"=\\]+")
 
 def logfmt(event: str, **fields: object) -> str:
     """One line; fields that are None are left out, values with spaces or quotes become JSON strings (control characters escaped)."""
+    import json  # noqa: PLC0415 - `import journaltrack` would load it for this alone
+
     parts = [f"event={event}"]
     for key, value in fields.items():
         if value is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.queries import ARRIVED
+from journaltrack.replay.evidence.anchors import bucket_used
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.util.intervals import contains
 from journaltrack.verification.diff import Difference
@@ -59,6 +60,19 @@ def reopen(database: Database, lease: Lease, differences: Sequence[Difference], 
             continue
         reopened += settlement.reopen(component_id, seqs, why, blob=difference.blob, absent=absent)
     return reopened
+
+
+def by_bucket(differences: Sequence[Difference]) -> dict[tuple[str, str] | None, list[Difference]]:
+    """Return them by the bucket that took an object in place of another one: (recorded, '' for the default one; used), None: in none's."""
+    found: dict[tuple[str, str] | None, list[Difference]] = {}
+    for each in differences:
+        replaced = None
+        if each.blob is not None and each.name is not None:
+            recorded, actual = each.blob.bucket or "", each.name.removeprefix("s3://").partition("/")[0]
+            used = bucket_used(recorded, actual)
+            replaced = (recorded, used) if used is not None and used != recorded else None
+        found.setdefault(replaced, []).append(each)
+    return found
 
 
 def _all_of(database: Database, component_id: int) -> list[int]:

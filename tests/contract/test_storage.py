@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,38 @@ def test_a_wrong_bucket_is_replaced(sim: Simulator, tmp_path: Path, old: str | N
     assert len(sim.objects) == before + 1, "one more anchor"
     verified = run("verify", journal, *at)
     assert (verified.exit_code, "everything that was delivered is there" in verified.stdout) == (0, True), verified.output
+
+
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.parametrize("old", ["wrong-bucket", None])
+def test_a_repair_uses_the_bucket_that_took_the_artifact(sim: Simulator, tmp_path: Path, old: str | None):
+    """What is missing in a bucket that had replaced another one is uploaded there again, and nothing to the other one."""
+    wrong = old or f"sagemaker-us-east-1-{ACCOUNT}"
+    journal = with_artifact(tmp_path, old)
+    at = ("--endpoint-url", sim.endpoint_url)
+    assert run("sync", journal, *at, "--bucket", f"{wrong}=a-bucket").exit_code == 0
+    (gone,) = [place for place in sim.objects if place[1].endswith("model.bin")]
+    del sim.objects[gone]
+    repaired = run("verify", journal, *at, "--repair")
+    assert repaired.exit_code == 0, repaired.output
+    assert gone in sim.objects
+    assert {bucket for bucket, _ in sim.objects} == {"a-bucket"}
+    assert sim.components["run"].output_artifacts["model.bin"]["Value"] == f"s3://{'/'.join(gone)}"
+
+
+@pytest.mark.usefixtures("credentials")
+def test_a_copy_from_before_a_replacement_looks_for_anchors_in_the_new_bucket(sim: Simulator, tmp_path: Path):
+    """With the same replacement as the copy that is ahead, it sends nothing a second time."""
+    journal = with_artifact(tmp_path, "old-bucket")
+    at = ("--endpoint-url", sim.endpoint_url)
+    assert run("sync", journal, *at).exit_code == 0
+    with Tracker.load("run", journal=journal, sync="off") as tracker:
+        tracker.log_metric("loss", 1.0)
+    shutil.copytree(journal, tmp_path / "backup")
+    assert run("sync", journal, *at, "--bucket", "old-bucket=new-bucket").exit_code == 0
+    behind = run("sync", tmp_path / "backup", *at, "--bucket", "old-bucket=new-bucket")
+    assert (behind.exit_code, "another copy of this journal" in behind.stderr) == (8, True), behind.output
+    assert len(sim.components["run"].metrics) == 1
 
 
 @pytest.mark.usefixtures("credentials")

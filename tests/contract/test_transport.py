@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
-from journaltrack.remotes.aws import wire
+from journaltrack.remotes.aws.hooks import IDLE_MAX_S
 from journaltrack.remotes.aws.remote import AwsRemote
+from journaltrack.remotes.rate_limit import RateLimit
 from journaltrack.remotes.retry import RetryingRemote
 from journaltrack.replay.plan.actions import MetricPoint
 from journaltrack.util.deadline import Deadline
@@ -107,32 +108,40 @@ def test_a_conversation_that_breaks_leaves_doubt(meet: Callable[[socket.socket],
     assert (error.kind, error.maybe_applied) == (ErrorKind.TRANSIENT, True)
 
 
+class Clock(Deadline):
+    """A deadline that is never over, and waits at once."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+        super().__init__(clock=lambda: self.at)
+
+    def wait(self, seconds: float) -> bool:
+        self.at += seconds
+        return True
+
+
 @pytest.mark.parametrize("hooked", [True, False], ids=["boto3", "direct"])
-def test_an_idle_connection_carries_no_metrics(monkeypatch: pytest.MonkeyPatch, hooked: bool):
-    """A firewall may have forgotten it without a word: each request gets a connection of its own once the last was idle for too long."""
+def test_an_idle_connection_carries_no_metrics(hooked: bool):
+    """A firewall may have forgotten it without a word: a request gets a connection of its own once the last was idle for too long."""
+    clock = Clock()
     with scripted() as server:
-        remote = aws(server.url, hooked=hooked)
+        remote = aws(server.url, hooked=hooked, deadline=clock)
+        for idle_s in (0.0, 0.0, IDLE_MAX_S, IDLE_MAX_S + 1, IDLE_MAX_S + 1, 1.0):
+            clock.wait(idle_s)
+            remote.put_metrics("run", POINTS)
+        assert [number for number, _ in server.requests] == [0, 0, 0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("hooked", [True, False], ids=["boto3", "direct"])
+def test_a_connection_that_waited_long_for_its_turn_carries_no_metrics(hooked: bool):
+    """It was idle meanwhile."""
+    clock = Clock()
+    with scripted() as server:
+        remote = aws(server.url, hooked=hooked, deadline=clock, rate_limit=RateLimit(0.1, clock=clock.now))
         for _ in range(3):
             remote.put_metrics("run", POINTS)
-        assert {number for number, _ in server.requests} == {0}
-        monkeypatch.setattr(wire, "IDLE_MAX_S", 0.0)
-        monkeypatch.setattr("journaltrack.remotes.aws.metrics._SWEEP_S", 0.0)
-        for _ in range(2):
-            remote.put_metrics("run", POINTS)
-        assert [number for number, _ in server.requests[3:]] == [1, 2]
-
-
-def test_the_kernel_tells_how_long_a_connection_was_idle():
-    """From the last byte in either direction on."""
-    with scripted() as server:
-        remote = aws(server.url)
-        remote.put_metrics("run", POINTS)
-        (connection,) = [each for each in remote._metrics._pool.pool.queue if each is not None]
-        first = wire._idle_s(connection)
-        assert not server.closed.wait(0.4)  # nothing happens for a while
-        assert 0.3 <= wire._idle_s(connection) - first <= 60
-        remote.put_metrics("run", POINTS)
-        assert wire._idle_s(connection) < 0.4
+        assert [number for number, _ in server.requests] == [0, 1, 2]
+    assert clock.at >= 2 * IDLE_MAX_S
 
 
 @pytest.mark.parametrize("hooked", [True, False], ids=["boto3", "direct"])

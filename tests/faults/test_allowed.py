@@ -88,6 +88,24 @@ def test_of_a_bucket_that_is_replaced_the_new_one_has_to_be_allowed(tmp_path, si
     assert {bucket for bucket, key in sim.objects if "artifact.bin" in key} == {"team-a"}
 
 
+def test_a_dry_run_tells_what_is_not_allowed(tmp_path, sim, sync):
+    """Each request that a sync would have refused is counted with the reason, as text and as JSON; of a replaced bucket the new one counts."""
+    journal = record(tmp_path / "j", "run-1", artifact=b"12", artifact_bucket="prod-data", experiment_name="Secret")
+    record(journal, "prod")
+    lines = ('components = ["run-*"]', 'buckets = ["team-*"]', 'experiments = ["Digits"]', "artifact_bytes_max = 1")
+    output = sync(journal, *lines, options=("--dry-run",))
+    for refused in ("the bucket 'prod-data'", "the experiment 'Secret'", "the trial component 'prod'"):
+        assert f"{refused} is not allowed" in output
+    output = sync(journal, *lines, options=("--dry-run", "--json", "--bucket", "prod-data=team-a"))
+    run, prod = (each["refused"] for each in json.loads(output)["journals"][0]["components"])
+    assert sorted(why.partition(" is ")[0].partition(" has ")[0] for why in run) == [
+        "the artifact 'artifact.bin'",
+        "the experiment 'Secret'",
+    ]
+    assert list(prod.values()) == [3]
+    assert not sim.requests
+
+
 def test_a_bucket_that_is_not_allowed_takes_nothing(tmp_path, sim, sync):
     """Neither it nor an anchor is made; parameters and metrics go out, artifacts wait, exit code 5; other buckets and the default one go on."""
     journal = record(tmp_path / "j", "run-1", artifact=b"1", artifact_bucket="prod-data")

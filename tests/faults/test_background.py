@@ -37,18 +37,26 @@ def at(sim, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", sim.endpoint_url)
 
 
-def helpers_of(pid):
-    """Its helper processes, by pid, whichever of its threads made them; a test process may have servers of other tests as children."""
+def watchers_of(pid):
+    """Its children that watch, by pid, whichever of its threads made them; a test process may have servers of other tests as children."""
     children = [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
-    return [child for child in children if b"pass_process" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [child for child in children if b"watch\0--child" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-def script(code, sim, journal, **environment):
+def ends(pidfd):
+    """Whether the process has ended, waited for as long as a test may take."""
+    over = bool(select.select([pidfd], [], [], 600)[0])
+    os.close(pidfd)
+    return over
+
+
+def script(code, sim, journal, *, start_new_session=False):
     """Start a training script."""
     known = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | ENVIRONMENT | QUICK
-    known |= {"AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_JOURNAL": str(journal), "JOURNALTRACK_SYNC": "background", **environment}
+    known |= {"AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_JOURNAL": str(journal), "JOURNALTRACK_SYNC": "background"}
     known |= {"JOURNALTRACK_WATCH_DEBOUNCE_S": "0.05", "JOURNALTRACK_CLOSE_DEADLINE_S": "600"}
-    return subprocess.Popen([sys.executable, "-c", code], env=known, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code], env=known, start_new_session=start_new_session, **pipes)
 
 
 def test_points_arrive_while_training_runs(tmp_path, quick, monkeypatch):
@@ -64,7 +72,7 @@ def test_points_arrive_while_training_runs(tmp_path, quick, monkeypatch):
         assert points_of(sim).total() == 31
         assert sim.components["run"].status["PrimaryStatus"] == "Completed"
         assert set(points_of(sim).values()) == {1}
-        assert helpers_of(os.getpid()) == []
+        assert watchers_of(os.getpid()) == []
         assert not [thread for thread in threading.enumerate() if thread.name == "journaltrack-background"]
         assert states(tmp_path / "journal")["pending"] == 0
 
@@ -96,12 +104,12 @@ def test_two_trackers_of_a_journal_share_one_background(tmp_path, quick, monkeyp
         second = Tracker.create(trial_component_name="b", journal=tmp_path / "journal", sync="background")
         first.log_metric("loss", 1.0)
         assert arrived(sim, 1, "a")
-        assert len(helpers_of(os.getpid())) == 1
+        assert len(watchers_of(os.getpid())) == 1
         first.close()
         second.log_metric("loss", 1.0)
         assert arrived(sim, 1, "b")
         second.close()
-        assert helpers_of(os.getpid()) == []
+        assert watchers_of(os.getpid()) == []
 
 
 def test_a_session_of_the_caller_is_used(tmp_path, quick, monkeypatch):
@@ -112,7 +120,7 @@ def test_a_session_of_the_caller_is_used(tmp_path, quick, monkeypatch):
         tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background", boto3_session=session)
         tracker.log_metric("loss", 1.0)
         assert arrived(sim, 1)
-        assert helpers_of(os.getpid()) == []
+        assert watchers_of(os.getpid()) == []
         tracker.close()
         assert {request.access_key for request in sim.requests} == {"AKIDSESSION"}
 
@@ -125,8 +133,8 @@ def test_a_helper_that_is_asked_to_end_records_every_answer(tmp_path, quick, mon
 
         def terminate(call):
             if call.operation == "BatchPutMetrics" and next(asked) == 40:
-                (helper,) = helpers_of(os.getpid())
-                os.kill(helper, signal.SIGTERM)
+                (child,) = watchers_of(os.getpid())
+                os.kill(child, signal.SIGTERM)
 
         sim.on_request = terminate
         with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background", close_deadline_s=60) as tracker:
@@ -156,12 +164,11 @@ def test_a_killed_training_process_leaves_no_helper_and_nothing_in_doubt(tmp_pat
         training = script(KILLED, sim, tmp_path / "journal")
         assert training.stdout.readline() == "logged\n"
         assert sim.wait_until(lambda sim: sim.calls("BatchPutMetrics"))
-        (helper,) = helpers_of(training.pid)
-        ended = os.pidfd_open(helper)
+        (child,) = watchers_of(training.pid)
+        ended = os.pidfd_open(child)
         training.kill()
         training.communicate()
-        assert select.select([ended], [], [], 600)[0], "the helper has ended"
-        os.close(ended)
+        assert ends(ended)
         found = states(tmp_path / "journal")
         assert found["in doubt"] == 0
         assert len(points_of(sim)) == 200 - found["pending"]
@@ -279,8 +286,8 @@ def test_a_helper_that_is_killed_is_started_again(tmp_path, quick, monkeypatch):
         tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background")
         tracker.log_metric("loss", 1.0)
         assert arrived(sim, 1)
-        (helper,) = helpers_of(os.getpid())
-        os.kill(helper, signal.SIGKILL)
+        (child,) = watchers_of(os.getpid())
+        os.kill(child, signal.SIGKILL)
         tracker.log_metric("loss", 2.0)
         assert arrived(sim, 2)
         tracker.close()
@@ -295,3 +302,150 @@ def test_what_is_refused_never_raises_into_training(tmp_path, quick, monkeypatch
             tracker.log_metric("loss", 1.0)
         assert "AccessDenied" in caplog.text
         assert states(tmp_path / "journal")["pending"] == 4
+
+
+LEFT_ALIVE = """
+import os, sys
+from journaltrack import Tracker
+tracker = Tracker.create(trial_component_name="run")
+worker = os.fork()
+if worker == 0:
+    sys.stdin.read()
+    os._exit(0)
+tracker.log_metric("loss", 1.0)
+print("logged", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_worker_that_outlives_training_keeps_no_watcher_alive(tmp_path):
+    """A forked worker does not hold the pipe whose end tells the watcher that training was killed."""
+    with simulator() as sim:
+        training = script(LEFT_ALIVE, sim, tmp_path / "journal")
+        assert training.stdout.readline() == "logged\n"
+        assert arrived(sim, 1)
+        (child,) = watchers_of(training.pid)
+        ended = os.pidfd_open(child)
+        training.kill()
+        training.wait()
+        assert ends(ended)
+        training.communicate()  # the worker reads the end of its stdin
+
+
+WORKERS = """
+import os
+from journaltrack import Tracker
+tracker = Tracker.create(trial_component_name="parent")
+gates = []
+for number in range(6):
+    opened = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        own = Tracker.create(trial_component_name=f"worker-{number}")
+        own.log_metric("loss", float(number))
+        tracker.log_metric("loss", float(number))
+        os.read(opened[0], 1)
+        os._exit(0)
+    gates.append((pid, opened[1]))
+print(*[pid for pid, _ in gates], flush=True)
+input()
+for pid, gate in gates:
+    os.write(gate, b".")
+    os.waitpid(pid, 0)
+"""
+
+
+def test_forked_workers_start_no_watchers_of_their_own(tmp_path):
+    """Trackers that workers inherit, and those that they make, are delivered by the one watcher of their parent."""
+    with simulator() as sim:
+        training = script(WORKERS, sim, tmp_path / "journal")
+        workers = [int(pid) for pid in training.stdout.readline().split()]
+        assert all(arrived(sim, 1, f"worker-{number}") for number in range(6))
+        assert arrived(sim, 6, "parent")
+        assert len(watchers_of(training.pid)) == 1
+        assert [watchers_of(pid) for pid in workers] == [[]] * 6
+        training.communicate("\n", timeout=600)
+    assert training.returncode == 0
+
+
+STOPPED = """
+import sys
+from journaltrack import Tracker
+with Tracker.create(trial_component_name="run") as tracker:
+    for step in range(400):
+        tracker.log_metric("loss", float(step), iteration_number=step)
+    print("logged", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_process_group_puts_nothing_in_doubt(tmp_path, number):
+    """Ctrl-C, or a scheduler's SIGTERM to all that a job is, in the middle of a pass: every answer that comes is recorded."""
+    with simulator(latency_s=0.05) as sim:
+        training = script(STOPPED, sim, tmp_path / "journal", start_new_session=True)
+        assert training.stdout.readline() == "logged\n"
+        assert sim.wait_until(lambda sim: sim.calls("BatchPutMetrics"))
+        (child,) = watchers_of(training.pid)
+        ended = os.pidfd_open(child)
+        os.killpg(training.pid, number)
+        training.communicate(timeout=600)
+        assert ends(ended)
+        found = states(tmp_path / "journal")
+        assert found["in doubt"] == 0
+        assert set(points_of(sim).values()) == {1}
+        assert number == signal.SIGTERM or found["pending"] == 0  # after Ctrl-C the block ends, and close delivers
+
+
+def test_the_watcher_is_configured_as_the_tracker_was(tmp_path, quick, monkeypatch):
+    """What the file says by the time that the watcher starts, or starts again, is for trackers to come."""
+    with simulator() as sim:
+        file = tmp_path / "config.toml"
+        file.write_text(f"endpoint_url = '{sim.endpoint_url}'\nallow.components = ['r,n', 'run']\n")
+        monkeypatch.setenv("JOURNALTRACK_CONFIG", str(file))
+        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background")
+        file.write_text("no TOML")
+        tracker.log_metric("loss", 1.0)
+        assert arrived(sim, 1)
+        (child,) = watchers_of(os.getpid())
+        os.kill(child, signal.SIGKILL)
+        tracker.log_metric("loss", 2.0)
+        assert arrived(sim, 2)
+        tracker.close()
+        assert points_of(sim).total() == 2
+
+
+def test_new_credentials_in_the_environment_reach_the_watcher(tmp_path, quick, monkeypatch):
+    """A program that renews its credentials in os.environ is delivered with them, without a call to the tracker."""
+    with simulator(known_keys={"AKIDRENEWED": "secret"}) as sim:
+        at(sim, monkeypatch)
+        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background")
+        tracker.log_metric("loss", 1.0)
+        assert sim.wait_until(lambda sim: sim.requests)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDRENEWED")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        assert arrived(sim, 1)
+        tracker.close()
+
+
+def test_no_terminal_is_there_to_ask_anybody(tmp_path, quick, monkeypatch):
+    """The watcher leads a session of its own, which has no terminal: no program that it runs for credentials can prompt."""
+    with simulator() as sim:
+        at(sim, monkeypatch)
+        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background")
+        (child,) = watchers_of(os.getpid())
+        assert os.getsid(child) == child
+        assert Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[4] == "0", "its terminal"
+        tracker.close()
+
+
+def test_a_frozen_program_is_not_started_again(tmp_path, quick, monkeypatch):
+    """Where sys.executable is the program itself, running it as Python would start the training anew, and anew: a thread delivers."""
+    with simulator() as sim:
+        at(sim, monkeypatch)
+        monkeypatch.setattr(sys, "frozen", True, raising=False)
+        tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background")
+        tracker.log_metric("loss", 1.0)
+        assert arrived(sim, 1)
+        assert watchers_of(os.getpid()) == []
+        tracker.close()

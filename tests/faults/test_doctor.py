@@ -311,6 +311,19 @@ def test_clocks_that_jumped_are_noted(tmp_path):
     assert examination.healthy
 
 
+@pytest.mark.parametrize(("step_s", "told"), [(7 * 3_600, []), (-60, []), (-61, ["times: 2"])])
+def test_a_clock_that_was_set_is_told_from_the_work_of_a_time_server(tmp_path, step_s, told):
+    """A pause is no note, nor is a step back of a minute; every larger one counts, each writer against its own clock."""
+    now_s = [1_000_000_000]
+    for _ in range(2):
+        with closing(Journal.open(tmp_path / "j", clock_ns=lambda: now_s[0] * 10**9)) as journal:
+            component = journal.component("run")
+            journal.append_metric(component, "m", 1.0, 0, 1)
+            now_s[0] += step_s
+            journal.append_metric(component, "m", 2.0, 1, 1)
+    assert [f.message.partition("; ")[2] for f in doctor.examine(tmp_path / "j").findings] == told
+
+
 def test_a_newer_journal_is_left_alone(journal):
     """No check inside, no repair, exit code 8 with what to install."""
     change(journal, "UPDATE alembic_version SET version_num = '9999'; UPDATE mark SET seq = 50")

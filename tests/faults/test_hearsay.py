@@ -181,6 +181,11 @@ def test_the_commands_name_whose_word_it_is(node, tmp_path, capsys):
             main([*map(str, arguments)])
         return ended.value.code, *capsys.readouterr()
 
+    for command in (["status", node], ["show", "run", "--journal", node], ["audit", node]):
+        _, out, _ = run(*command)
+        assert f"{entries(node)} entries and 1 content count as delivered because the receipts {made.sha256[:16]} say" in out
+        found = json.loads(run(*command, "--json")[1])
+        assert [each["id"] for each in found.get("journals", [found])[0]["hearsay"]] == [made.sha256]
     code, out, _ = run("audit", node)
     assert code == 0
     assert f"count as delivered because the receipts {made.sha256[:16]} say" in out

@@ -1,4 +1,4 @@
-"""The audit's questions: entries by page and filter, one entry in full, a key's history, clocks, the timeline."""
+"""The audit's questions: entries by page and filter, one entry in full, a key's history, the timeline."""
 
 from __future__ import annotations
 
@@ -19,16 +19,12 @@ from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
-from journaltrack.replay.evidence import in_doubt
-from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.reports.choice import Choice
-from journaltrack.reports.clocks import JUMP_S, clocks
 from journaltrack.reports.entries import each_entry, entries_of, unsettled
 from journaltrack.reports.entry import entry
 from journaltrack.reports.history import history
-from journaltrack.reports.pending import pending_at
 from journaltrack.reports.timeline import position, timeline
 
 SECOND_NS = 10**9
@@ -233,67 +229,6 @@ def test_history_tells_each_value_and_what_it_changed(site):
     assert list(history(site.folder, "nothing")) == []
 
 
-def test_a_decision_keeps_the_past_as_it_was(site):
-    """An entry in doubt that a person settled later was in doubt, not pending, in between; one that was released waited again."""
-    site.metrics("a", 1)
-    waiting_ns = site.now_ns
-    site.replay(failure(code="ReadTimeout", maybe_applied=True))
-    doubtful_ns = site.clock()
-    site.under_lease(lambda held: in_doubt.decide(Attestor(site.journal.database, held, site.clock), "quarantined", "by hand", None))
-    decided_ns = site.clock()
-    site.release("quarantined")
-    released_ns = site.clock()
-    site.replay()
-    kinds = [{g.kind: g.pending for g in pending_at(site.folder, at).groups} for at in (waiting_ns, doubtful_ns, decided_ns, released_ns)]
-    assert [found.get("metric", 0) for found in kinds] == [1, 0, 0, 1]
-    assert pending_at(site.folder, site.clock()).pending == 0
-
-
-@pytest.mark.parametrize(
-    ("steps_s", "kinds"),
-    [
-        ([1, 1, 1], set()),
-        ([1, -0.5, 1], {"back"}),
-        ([1, JUMP_S + 5, 1], set()),  # a pause
-        ([1, JUMP_S + 5, -JUMP_S, 1], {"back", "jump"}),
-    ],
-)
-def test_clocks_that_were_set_are_told_from_pauses(site, steps_s, kinds):
-    """Any step back is told; hours without an entry are a pause, unless what is recorded later lies before."""
-    found = {}
-    for step_s in steps_s:
-        site.now_ns += int(step_s * SECOND_NS) - SECOND_NS
-        site.metrics("a", 1)
-    for anomaly in clocks(site.folder, clock_ns=lambda: site.now_ns + 10**14):
-        found[anomaly.kind] = anomaly
-    assert found.keys() == kinds
-    if "back" in kinds:
-        assert found["back"].times == 1
-        assert found["back"].worst_s == pytest.approx(-min(steps_s), abs=3)
-        assert found["back"].found_ns < found["back"].expected_ns
-
-
-def test_clocks_that_differ_are_named(site):
-    """The future, a metric's own time, a settlement before the recording, an answer before the request, a writer younger than its entries."""
-    site.metrics("a", 2)
-    site.replay()
-    site.log("a", vocabulary.metric("loss", 1.0, 1, START_NS - 10**15))
-    with closing(sqlite3.connect(site.folder / "journal.db")) as connection, connection:
-        connection.execute("UPDATE delivery SET settled_at_ns = 7 WHERE seq = 3")
-        connection.execute("DROP TRIGGER writer_no_update")
-        connection.execute("UPDATE writer SET started_at_ns = started_at_ns + 1000000000000")
-        connection.execute(
-            "INSERT INTO receipt (action, component_id, entries, generation, started_at_ns, finished_at_ns) VALUES ('update', 1, '1', 1, 9, 5)"
-        )
-    found = {anomaly.kind: anomaly for anomaly in clocks(site.folder, clock_ns=lambda: START_NS - 120 * SECOND_NS)}
-    assert found.keys() == {"future", "started late", "timestamp", "settled early", "finished early"}
-    assert found["settled early"].seq == 3
-    assert found["timestamp"].seq == site.journal.last_seq()
-    assert (found["finished early"].worst_s, found["finished early"].writer) == (4e-9, None)
-    assert found["future"].times == site.journal.last_seq()
-    assert {anomaly.kind for anomaly in clocks(site.folder, component="b", clock_ns=lambda: site.now_ns)} == {"started late"}
-
-
 def test_the_timeline_of_a_name_is_what_happened_to_it(site):
     """Recorded, sent, refused, released, sent again, delivered, in this order, and nothing of other entries."""
     site.metrics("a", 1, name="other")
@@ -359,9 +294,6 @@ def test_entries_says_where_the_next_page_begins(site):
         ["--entry", "3", "--limit", "3"],
         ["--entry", "3", "--component", "a"],
         ["--history", "lr", "--kind", "metric"],
-        ["--pending-at", "2h", "--kind", "metric"],
-        ["--pending-at", "2h", "--limit", "3"],
-        ["--clocks", "--since", "1970-01-01T00:00Z"],
         ["--entries", "--after", "1.2.3"],
         ["--timeline", "--after", "3"],
         ["--timeline", "--after", "1.9.3"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import stat
 import subprocess
 import tarfile
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -18,13 +20,14 @@ from click.testing import CliRunner
 from journaltrack import Journal, Tracker, bundle, open_bundle
 from journaltrack.cli import main
 from journaltrack.cli.progress import ProgressView, line
-from journaltrack.errors import BundleDamagedError, BundleError, BundleSpoolError, InvalidInputError, JournalError
+from journaltrack.errors import BundleDamagedError, BundleSpoolError, InvalidInputError, JournalError
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Reconciler
 from journaltrack.reports.proof.check import verify_chains
 from journaltrack.transfer.bundle.layout import Layout
 from journaltrack.util.paths import file_bytes_max
+from tests import golden
 from tests.faults.bundles import crafted, digest, journal_of, layout_of, problem_of, written_over
 
 CONTENTS = [b"", b"x" * 512, b"weights" * 1000, os.urandom(3_000_000)]
@@ -153,36 +156,16 @@ def test_missing_and_damaged_blobs_are_all_named_and_never_silent(journal, tmp_p
 
 
 def test_nothing_is_overwritten(journal, tmp_path):
-    """Not an existing file unless asked to, nothing inside of a journal, no folder, and no file that is not ours."""
+    """Not an existing file unless asked to, nothing inside of a journal, and no folder."""
     (tmp_path / "b").write_bytes(b"precious")
     with pytest.raises(InvalidInputError, match="exists"):
         bundle(journal, to=tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"precious"
     assert bundle(journal, to=tmp_path / "b", force=True).blobs == 4
-    (tmp_path / "c.partial").write_bytes(b"somebody's notes")
-    with pytest.raises(InvalidInputError, match="is no unfinished bundle"):
-        bundle(journal, to=tmp_path / "c")
-    assert (tmp_path / "c.partial").read_bytes() == b"somebody's notes"
-    for to in (journal / "b", journal / "spool" / "b", tmp_path, tmp_path / "none" / "b", tmp_path / "x.partial", "/dev/null"):
+    for to in (journal / "b", journal / "spool" / "b", tmp_path, tmp_path / "none" / "b", "/dev/null"):
         with pytest.raises(InvalidInputError):
             bundle(journal, to=to)
-    (tmp_path / "d.partial").symlink_to(tmp_path / "b")
-    with pytest.raises(BundleError):
-        bundle(journal, to=tmp_path / "d")
     assert problem_of(tmp_path / "b") is None
-
-
-def test_the_unfinished_bundle_of_another_journal_is_refused(journal, tmp_path):
-    """Not even to begin anew is it overwritten: it may be the only copy of what it holds."""
-    (tmp_path / "other").mkdir()
-    other = journal_of(tmp_path / "other", [b"theirs"])
-    bundle(other, to=tmp_path / "b")
-    (tmp_path / "b").rename(tmp_path / "b.partial")
-    before = (tmp_path / "b.partial").read_bytes()
-    for restart in (False, True):
-        with pytest.raises(InvalidInputError, match="another journal"):
-            bundle(journal, to=tmp_path / "b", restart=restart)
-    assert (tmp_path / "b.partial").read_bytes() == before
 
 
 @pytest.fixture
@@ -192,76 +175,20 @@ def whole(journal, tmp_path):
     return (tmp_path / "whole").read_bytes()
 
 
-def test_an_interrupted_bundle_is_finished_with_its_own_snapshot(journal, whole, tmp_path):
-    """Cut anywhere behind the snapshot, the file is completed to the same bytes, though the journal went on; before it, it is made anew."""
-    with Tracker.load("run", journal=journal, sync="off") as tracker:
-        tracker.log_metric("later", 1.0, iteration_number=1)
-    layout = layout_of(tmp_path / "whole")
-    cuts = {m.offset + plus for m in layout.members() for plus in (-1, 0, 1, 511, 512, 513, 5000)} | {len(whole) - 1, len(whole)}
-    for cut in sorted(c for c in cuts if 0 <= c <= len(whole)):
-        (tmp_path / "b.partial").write_bytes(whole[:cut])
-        made = bundle(journal, to=tmp_path / "b", force=True)
-        assert not (tmp_path / "b.partial").exists()
-        if cut >= layout.database.end:
-            assert (tmp_path / "b").read_bytes() == whole, cut
-            assert layout.database.end <= made.resumed_bytes <= cut
-        else:
-            assert problem_of(tmp_path / "b") is None
-            assert made.last_seq > layout.manifest.last_seq
-            assert made.resumed_bytes == 0
-
-
-def test_what_a_medium_lost_is_written_again(journal, whole, tmp_path):
-    """Zeros, other bytes and garbage in what an earlier run wrote are found by their digests."""
-    layout = layout_of(tmp_path / "whole")
-    for member in [*layout.blobs(), layout.sums]:
-        for offset in {member.offset, member.content_offset, member.end - 1}:
-            (tmp_path / "b.partial").write_bytes(whole[: layout.size_bytes - 700] + b"garbage" * 1000)
-            with open(tmp_path / "b.partial", "r+b") as file:
-                file.seek(offset)
-                file.write(bytes([whole[offset] ^ 0x55]))
-            bundle(journal, to=tmp_path / "b", force=True)
-            assert (tmp_path / "b").read_bytes() == whole
-
-
-def test_restart_takes_a_new_snapshot(journal, whole, tmp_path):
-    """Also over a file that can't be recognized any more."""
-    for left in (whole[:-2000], bytes(100_000), b"{" * 5000):
-        (tmp_path / "b.partial").write_bytes(left)
-        made = bundle(journal, to=tmp_path / "b", restart=True, force=True)
-        assert made.resumed_bytes == 0
-        assert problem_of(tmp_path / "b") is None
-
-
-def test_an_unfinished_bundle_of_other_content_is_not_mixed(journal, whole, tmp_path):
-    """With --all-blobs, a bundle that was begun without is left as it is."""
-    (tmp_path / "b.partial").write_bytes(whole[:-2000])
-    with pytest.raises(InvalidInputError, match="without --all-blobs"):
-        bundle(journal, to=tmp_path / "b", all_blobs=True)
-    assert (tmp_path / "b.partial").read_bytes() == whole[:-2000]
-
-
 def test_two_at_once_do_not_write_to_one_file(journal, tmp_path):
-    """The second one is told that the first is at it, and leaves it alone."""
-    refused = []
+    """Each has a file of its own: whoever is done first gives it the name, and the other one is told."""
+    made = []
 
     def second(_progress):
-        if not refused:
-            with pytest.raises(BundleError, match="another process") as caught:
-                bundle(journal, to=tmp_path / "b")
-            refused.append(caught)
+        if not made:
+            made.append(bundle(journal, to=tmp_path / "b"))
 
-    bundle(journal, to=tmp_path / "b", on_progress=second)
-    assert refused
-    assert problem_of(tmp_path / "b") is None
-
-
-def test_a_bundle_named_by_a_killed_run_is_not_written_to(journal, whole, tmp_path):
-    """A kill between the two steps of naming leaves both names; the next run does not touch the finished one through the other."""
-    os.link(tmp_path / "whole", tmp_path / "b.partial")
-    bundle(journal, to=tmp_path / "b")
-    assert (tmp_path / "whole").read_bytes() == whole
-    assert problem_of(tmp_path / "b") is None
+    with pytest.raises(InvalidInputError, match="exists"):
+        bundle(journal, to=tmp_path / "b", on_progress=second)
+    with open_bundle(tmp_path / "b") as opened:
+        opened.verify()
+        assert opened.manifest_sha256 == made[0].manifest_sha256
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_extracting_replaces_nothing(journal, whole, tmp_path):
@@ -368,10 +295,26 @@ def test_the_command_line_packs_checks_and_extracts(journal, tmp_path):
         [],
         [journal],
         ["--check", tmp_path / "b", journal],
-        ["--check", tmp_path / "b", "--restart"],
+        ["--check", tmp_path / "b", "--force"],
         ["--check", tmp_path / "none"],
     ):
         assert run(*wrong)[0] == 2
+
+
+def test_a_bundle_of_the_first_writer_is_opened(tmp_path):
+    """It was written byte by byte, with numbers in fields that tarfile leaves empty: it is proved and unpacked as any other."""
+    (tmp_path / "old").write_bytes(gzip.decompress((Path(golden.__file__).parent / "bundle-1.gz").read_bytes()))
+    with open_bundle(tmp_path / "old") as opened:
+        opened.verify()
+        assert opened.manifest_sha256 == "8397cb3344d8cf9fa24b0092bcc787e736e147ceafb20eaeefbf46125157097a"
+        made = opened.extract(tmp_path / "out")
+    assert verify_chains(made) == []
+    with closing(sqlite3.connect(made / "journal.db")) as connection, connection:
+        contents = connection.execute("SELECT sha256 FROM blob ORDER BY size_bytes").fetchall()
+    assert contents == [(digest(content),) for content in (b"", b"x" * 512, b"weights" * 100)]
+    remote = MemoryRemote()
+    with closing(Journal.open(made)) as own:
+        assert Reconciler(own, remote).run().pending == 0
 
 
 def test_progress_in_bytes_says_how_much_and_how_long():

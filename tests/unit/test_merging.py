@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 
@@ -72,6 +73,26 @@ def test_values_of_several_nodes_are_in_the_order_of_their_time(tmp_path):
         found = read(tmp_path / name, "SELECT value FROM entry WHERE kind = 'parameter' ORDER BY seq")
         assert [value for (value,) in found] == [0, 1, 2, 3, 4, 5]
         sound(tmp_path / name)
+
+
+def test_a_process_stays_in_its_order_beside_a_clock_that_was_ahead(tmp_path):
+    """What the second source brings of a process comes after what the first one brings of it, though the first one's times are ahead."""
+    now = itertools.count(START_NS, SECOND_NS)
+    journal = Journal.open(tmp_path / "two", clock_ns=lambda: next(now))
+    component = journal.component("a")
+    journal.append(component, points(1))
+    journal.flush()
+    shutil.copytree(tmp_path / "two", tmp_path / "one")
+    record(tmp_path / "one", *points(100), at_ns=START_NS + 10_000 * SECOND_NS)
+    journal.append(component, points(2))
+    journal.flush()
+    bring(tmp_path / "two", tmp_path / "one")
+    for value in (3, 4):
+        journal.append(component, points(value))
+    journal.close()
+    merge([tmp_path / "one", tmp_path / "two"], into=tmp_path / "all")
+    assert [value for (value,) in read(tmp_path / "all", "SELECT value FROM entry WHERE kind = 'metric' ORDER BY seq")] == [1, 100, 2, 3, 4]
+    sound(tmp_path / "all")
 
 
 def test_merging_again_brings_the_rest(tmp_path):

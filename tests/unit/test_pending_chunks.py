@@ -225,6 +225,23 @@ def test_a_backlog_of_other_runs_is_not_read_for_one(tmp_path, monkeypatch):
     assert sum("FROM entry" in each for each in statements) <= 5
 
 
+def test_a_backlog_of_a_held_run_is_not_read_on_once_it_is_held(tmp_path, monkeypatch):
+    """A pass over all runs reads of one that can't be delivered what it needs to find that out; the others' entries go out."""
+    monkeypatch.setattr(reading, "CHUNK_METRICS", 10)
+    drafts = [(vocabulary.load(), 1, False), (vocabulary.create(owner="me"), 0, False)]
+    drafts += [(vocabulary.metric("loss", 1.0, n, 5), 1, False) for n in range(100)]
+    drafts += [(vocabulary.metric("loss", 2.0, n, 5), 0, False) for n in range(3)]
+    remote = MemoryRemote()
+    with recorded(tmp_path / "journal", drafts) as journal:
+        statements = []
+        journal.database.connection.set_trace_callback(statements.append)
+        report = Reconciler(journal, remote).run()
+        journal.database.connection.set_trace_callback(None)
+    assert ([*report.held], report.delivered, report.pending) == (["b"], 4, 101)
+    assert [point.value for point in remote.components["a"].points] == [2.0] * 3
+    assert sum(each.startswith("SELECT e.seq, e.component_id") for each in statements) == 2
+
+
 def test_plain_metrics_are_not_read_as_entries(tmp_path):
     """What trackers record is read the quick way: all of it, but for what has no number or no usual time."""
     drafts = [(vocabulary.metric("loss", value, step, 5), 0, False) for step, value in enumerate([1.0, 2**60 + 1, -0.0, 1e-320])]

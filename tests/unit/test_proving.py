@@ -14,7 +14,6 @@ from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease
 from journaltrack.replay.evidence import anchors, in_doubt
 from journaltrack.replay.evidence.attestations import Attestor
-from journaltrack.replay.pass_report import PassReport
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.retention.prune import prune
 from tests.copies import change
@@ -69,7 +68,7 @@ def test_an_altered_entry_holds_back_its_writer_and_nobody_else(tmp_path, column
     assert isinstance(report.altered, JournalAlteredError)
     assert report.problem is report.altered
     assert report.pending == 12
-    assert PassReport.from_json(json.loads(json.dumps(report.to_json()))).altered.message == report.altered.message
+    assert json.loads(json.dumps(report.to_json()))["altered"]["message"] == report.altered.message
 
 
 def test_an_entry_whose_digest_was_made_to_fit_breaks_the_next_link(tmp_path):

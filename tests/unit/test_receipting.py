@@ -20,6 +20,7 @@ from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.outcomes import Delivery, Intent, Outcome, Settlement
 from journaltrack.replay.evidence.statements import REPAIR, Settled
 from journaltrack.reports.report import audit
+from journaltrack.retention.prune import prune
 from journaltrack.transfer.merge.merger import merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts
 from tests.copies import change, content, points, read, record, sound, states, sync
@@ -398,6 +399,24 @@ def test_receipts_of_a_merge_go_back_to_each_node(tmp_path):
     sound(tmp_path / "one")
     assert audit(tmp_path / "one").inconsistencies == ()
     assert len(remote.components["shared"].points) == 4
+
+
+def test_receipts_of_a_copy_that_went_on_and_was_pruned_cut_nothing_off(tmp_path):
+    """What another copy removed on the record is missing behind the last entry here, and is not called removed from the end of its chain."""
+    journal = Journal.open(tmp_path / "copy")
+    component = journal.component("a")
+    journal.append(component, [vocabulary.create(owner="owner of a", resume=True), *points(1, 2)])
+    journal.flush()
+    shutil.copytree(tmp_path / "copy", tmp_path / "origin")
+    journal.append(component, points(*range(3, 20)))
+    journal.close()
+    sync(tmp_path / "copy", MemoryRemote())
+    assert prune(tmp_path / "copy", ask=None, delivered_before_ns=2**62, compact=False).entries > 10
+    sound(tmp_path / "copy")
+    export_receipts(tmp_path / "copy", to=tmp_path / "receipts")
+    import_receipts(tmp_path / "receipts", tmp_path / "origin")
+    sound(tmp_path / "origin")
+    assert states(tmp_path / "origin") == {"delivered": 3}
 
 
 def test_a_fork_of_receipts_is_refused(copies, receipts):

@@ -22,7 +22,6 @@ from journaltrack.remotes.aws.credentials import Bounded, Patience
 from journaltrack.remotes.aws.errors import is_aws
 from journaltrack.remotes.aws.parts import sign_by_checksum
 from journaltrack.remotes.rate_limit import RateLimit
-from journaltrack.replay.pace import Pace
 
 if TYPE_CHECKING:
     from journaltrack.util.deadline import Deadline
@@ -93,7 +92,6 @@ class Clients:
         self._connections = connections
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
-        self._pace = Pace()
         self._clients: dict[str, Any] = {}
         self._lock, self._pid = threading.Lock(), os.getpid()
         deadline.guarded = sagemaker_client is None  # one that somebody hooked into is used as it is
@@ -194,7 +192,7 @@ class Clients:
         """
         if not self._rate_limit.take(self._deadline.wait, operation):
             raise RemoteError("the time was over before the request's turn came", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
-        if operation in _ONCE and not self._pace.allows(self._deadline.remaining_s()):
+        if operation in _ONCE and self._deadline.is_late:
             raise RemoteError("too little time was left for another answer", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
         left = self._deadline.grace_remaining_s()
         return max(_READ_TIMEOUT_MIN_S, left) if left < self._read_timeout_s else None
@@ -204,7 +202,7 @@ class Clients:
         throttle = self._rate_limit.of(operation)
         (throttle.refused if throttled else throttle.taken)()
         if operation in _ONCE:
-            self._pace.note(took_s)
+            self._deadline.answered(took_s)
 
     def departing(self) -> None:
         """See ``Deadline.departing``."""

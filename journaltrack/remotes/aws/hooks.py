@@ -38,6 +38,12 @@ class _Gated:
     """A connection that looks at the gate once it is made; nothing was sent until then."""
 
     gate: Deadline
+    idle_since = float("inf")
+
+    @property
+    def was_idle(self) -> bool:
+        """Whether nobody has used it for long."""
+        return self.gate.now() - self.idle_since > IDLE_MAX_S
 
     def connect(self) -> None:
         """See ``http.client.HTTPConnection.connect``.
@@ -65,7 +71,7 @@ class _FreshPool:
 
     def _get_conn(self, timeout: float | None = None) -> Any:  # noqa: ANN401 - urllib3's connections, whichever version
         connection = super()._get_conn(timeout)  # type: ignore[misc]
-        if self.gate.now() - getattr(connection, "idle_since", float("inf")) > IDLE_MAX_S:
+        if getattr(connection, "was_idle", False):
             connection.close()  # it connects anew when it is used
         return connection
 

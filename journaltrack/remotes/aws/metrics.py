@@ -171,6 +171,7 @@ def _steps(counts: dict[str, Any], means: dict[str, Any], bounds: tuple[int, int
 
 
 OPERATION: Final = "BatchPutMetrics"
+_quoted: Final = json.encoder.encode_basestring_ascii  # of a text, what ``json.dumps`` gives
 _EVENT: Final = f"sagemaker-metrics.{OPERATION}"
 _OUR_HOOK: Final = "journaltrack-direct"
 _EVENTS: Final = (
@@ -211,8 +212,6 @@ _HEADERS: Final = (
 _TOKEN: Final = "X-Amz-Security-Token"  # noqa: S105 - a header's name
 _PLAIN_PATH: Final = re.compile(r"(?:/[A-Za-z0-9_~-]+)+")
 _SCOPE: Final = re.compile(rf"{ALGORITHM} Credential=[^/,]+/\d{{8}}/([^/,]+)/([^/,]+)/aws4_request,")
-_SWEEP_S: Final = 0.5
-"""Ours: how often idle connections are looked for."""
 _TIME_MAX_NS: Final = 253_402_300_799_000_000_000
 """The last second that a datetime has."""
 _PROBE: Final = (
@@ -237,8 +236,6 @@ class MetricsSender:
         self._client: Any = None  # the one that the route belongs to
         self._route: _Route | None = None
         self._learning = False
-        self._pool: Any = None  # its connections
-        self._swept_at = float("-inf")
 
     def put(self, component: str, points: Sequence[MetricPoint]) -> Mapping[str, Any]:
         """One request; the answer as boto3 gives it.
@@ -254,9 +251,6 @@ class MetricsSender:
         client = self._clients.metrics
         if client is not self._client:
             self._begin_with(client)
-        if self._pool is not None and time.monotonic() - self._swept_at >= _SWEEP_S:
-            self._swept_at = time.monotonic()
-            wire.close_idle(self._pool)
         body = serialized(component, points)
         if body is not None and self._learning:
             self._local.body = body
@@ -315,7 +309,6 @@ class MetricsSender:
             if client is self._client:
                 return
             self._route, self._learning = None, False
-            self._pool = _pool_of(client, str(client.meta.endpoint_url))
             if not _is_untouched(client):
                 logger.debug("metrics are sent by boto3: somebody hooked into it")
             else:
@@ -431,7 +424,8 @@ class _Route:
 def serialized(component: str, points: Sequence[MetricPoint]) -> bytes | None:
     """The request's body as botocore's serializer writes it; None for what botocore should look at itself.
 
-    botocore's own checks are types, a name of at least one character, a step of at least 0.
+    By hand it takes two thirds of the encoder's time. botocore's own checks are types, a name of at
+    least one character, a step of at least 0.
     """
     if not component or not points:
         return None
@@ -443,16 +437,14 @@ def serialized(component: str, points: Sequence[MetricPoint]) -> bytes | None:
             or type(value) is not float
             or not math.isfinite(value)
             or not 0 <= timestamp_ns <= _TIME_MAX_NS
+            or not (step is None or (type(step) is int and step >= 0))
         ):
             return None
         at_us = timestamp_ns // 1000  # microseconds are what a datetime keeps
-        metric = {"MetricName": name, "Timestamp": at_us / 10**6 if at_us % 10**6 else at_us // 10**6, "Value": value}
-        if step is not None:
-            if type(step) is not int or step < 0:
-                return None
-            metric["Step"] = step
-        data.append(metric)
-    return json.dumps({"TrialComponentName": component, "MetricData": data}).encode()
+        at = at_us / 10**6 if at_us % 10**6 else at_us // 10**6
+        at_step = "" if step is None else f', "Step": {step}'
+        data.append(f'{{"MetricName": {_quoted(name)}, "Timestamp": {at}, "Value": {value!r}{at_step}}}')
+    return f'{{"TrialComponentName": {_quoted(component)}, "MetricData": [{", ".join(data)}]}}'.encode()
 
 
 def _by_boto3(client: Any, component: str, points: Sequence[MetricPoint]) -> Mapping[str, Any]:  # noqa: ANN401

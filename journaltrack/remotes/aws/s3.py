@@ -305,7 +305,7 @@ class Uploader:
     def _where(self, bucket: str | None) -> str:
         """The bucket to use for one that was recorded."""
         named = bucket or self._bucket()
-        return self._storage.instead.get(named, named)
+        return self._storage.instead.get(bucket or "", self._storage.instead.get(named, named))
 
     def _bucket(self) -> str:
         """``sagemaker-<region>-<account>``, as the original library and the SageMaker SDK name it."""

@@ -24,8 +24,6 @@ import http.client
 import io
 import re
 import socket
-import struct
-import sys
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, cast
@@ -116,13 +114,6 @@ _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*?)[ \
 _FIELDS_MAX: Final = 98
 """... as are more fields than that."""
 _WITHOUT_BODY: Final = (204, 304)
-IDLE_MAX_S: Final = 5.0
-"""Ours: a connection that was idle for longer carries no request that can't be sent twice. A NAT or firewall that forgot it says
-nothing (some do after half a minute), and whether what is sent into it arrives is never known."""
-_TCP_INFO: Final = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
-_LAST: Final = struct.Struct("=3I")
-_LAST_OFFSET, _TCP_INFO_BYTES = 44, 104
-"""tcpi_last_data_sent, _last_ack_sent, _last_data_recv, in milliseconds (linux/tcp.h: struct tcp_info)."""
 
 
 class Reply(NamedTuple):
@@ -165,27 +156,7 @@ def give_back(pool: Any, connection: Any, *, reusable: bool = True) -> None:  # 
 
 def is_stale(connection: Any) -> bool:  # noqa: ANN401
     """Whether the server closed the connection, or sent what nobody asked for; or nobody has used it for long."""
-    return bool(is_connection_dropped(connection)) or _idle_s(connection) >= IDLE_MAX_S
-
-
-def close_idle(pool: Any) -> None:  # noqa: ANN401
-    """Close what nobody has used for long: urllib3 makes new connections of them, for botocore's own requests, too."""
-    with pool.pool.mutex:  # nobody takes one meanwhile
-        for connection in pool.pool.queue:
-            if connection is not None and _idle_s(connection) >= IDLE_MAX_S:
-                connection.close()
-
-
-def _idle_s(connection: Any) -> float:  # noqa: ANN401
-    """Since when nothing was sent or received, as the kernel (Linux) knows it; 0.0 elsewhere, and if it is not connected."""
-    connected = getattr(connection, "sock", None)
-    if connected is None or _TCP_INFO is None:
-        return 0.0
-    try:
-        sent_ms, _, received_ms = _LAST.unpack_from(connected.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _TCP_INFO_BYTES), _LAST_OFFSET)
-    except (OSError, struct.error):
-        return 0.0
-    return float(min(sent_ms, received_ms)) / 1000
+    return bool(is_connection_dropped(connection)) or getattr(connection, "was_idle", False)
 
 
 def exchange(connection: socket.socket, request: bytes, url: str) -> Reply:

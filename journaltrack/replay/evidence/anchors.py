@@ -282,7 +282,7 @@ _BY_DEFAULT: Final = re.compile(r"sagemaker-[a-z0-9-]+-[0-9]{12}")
 def places(database: Database, *, default: bool) -> list[tuple[str | None, str | None]]:
     """(bucket, prefix), None for the remote's own, where anchors of this journal may be."""
     rows = database.read(f"SELECT DISTINCT bucket, prefix, {_HOST} FROM location WHERE {_SOUND}")
-    found = [(_bucket(recorded, actual), prefix or None) for recorded, prefix, actual in rows]
+    found = [(bucket_used(recorded, actual), prefix or None) for recorded, prefix, actual in rows]
     known = last(database)
     if default or (not found and known is not None and known.uri is not None):
         found.append((None, None))
@@ -295,17 +295,20 @@ def newest_place(database: Database) -> tuple[str | None, str | None] | None:
     bucket, _, key = ((known and known.uri) or "").removeprefix("s3://").partition("/")
     prefix, marked, _ = key.rpartition(f"/{folder_of('')}")
     # All in one place: a copy of the journal looks for them where the last one is that it knows of.
-    return (_bucket("", bucket), prefix) if bucket and marked else _place(database)
+    return (bucket_used("", bucket), prefix) if bucket and marked else _place(database)
 
 
 def _place(database: Database) -> tuple[str | None, str | None] | None:
     """Where the last artifact was put."""
     rows = database.read(f"SELECT bucket, prefix, {_HOST} FROM location WHERE {_SOUND} ORDER BY receipt_id DESC LIMIT 1")
-    return (_bucket(rows[0][0], rows[0][2]), rows[0][1] or None) if rows else None
+    return (bucket_used(rows[0][0], rows[0][2]), rows[0][1] or None) if rows else None
 
 
-def _bucket(recorded: str, actual: str) -> str | None:
-    """Where an artifact is: another bucket may have been used in place of the recorded one (`sync --bucket`)."""
+def bucket_used(recorded: str, actual: str) -> str | None:
+    """Return where an artifact is, None: in the default bucket.
+
+    Another one may have been used in place of the recorded one (`sync --bucket`).
+    """
     return None if not recorded and _BY_DEFAULT.fullmatch(actual) else actual or recorded or None
 
 

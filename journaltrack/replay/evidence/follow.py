@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from journaltrack.journal.queries import ARRIVED, Places
 from journaltrack.journal.schema.schema import ddl
 from journaltrack.journal.sqlite.errors import translated
-from journaltrack.replay.evidence.statements import HELD, MERGE, RELEASED, REOPEN, REPAIR, looked
+from journaltrack.replay.evidence.statements import RELEASED, REOPEN, REPAIR, looked
 from journaltrack.util.intervals import merged
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from journaltrack.replay.evidence.statements import Intervals, Said, Statement
 
 _ARRIVED: Final = ARRIVED.removeprefix("d.outcome IN ")
-TO_COME: Final = f"r.action = '{MERGE}' AND r.outcome = '{HELD}'"
-"""Of the receipt ``r`` of what is in doubt: whether that only waits for what became of it."""
 _FEW: Final = 1_000
 """Ours: numbers that are named one by one."""
 
@@ -53,10 +51,7 @@ class Tables:
 
     def __init__(self, prefix: str = "", entries: str = "entry", *, mark: bool = True, pending: bool = False) -> None:
         delivery, component, location = (f"{prefix}{name}" for name in ("delivery", "component", "location"))
-        still = (
-            "outcome = 'in doubt' AND excluded.outcome = 'in doubt' AND NOT EXISTS "
-            f"(SELECT 1 FROM receipt r WHERE r.id = {delivery}.receipt_id AND {TO_COME})"
-        )
+        still = "outcome = 'in doubt' AND excluded.outcome = 'in doubt'"
         known = (
             " ON CONFLICT (seq) DO UPDATE SET "
             f"receipt_id = CASE WHEN {still} THEN receipt_id ELSE excluded.receipt_id END, "
@@ -94,7 +89,6 @@ _MADE: Final = [
         if f"CREATE TABLE {name} " in sql
     ),
     "CREATE TEMP TABLE replayed_upload (receipt_id, component_id, sha256, bucket, prefix)",
-    "CREATE TEMP TABLE replayed_held (seq, receipt_id, PRIMARY KEY (seq, receipt_id)) WITHOUT ROWID",
     "CREATE TEMP TABLE replayed_removed (seq INTEGER PRIMARY KEY)",
 ]
 _REPLAYED: Final = Tables("replayed_", mark=False)
@@ -190,7 +184,7 @@ class Replay:
 
     def clear(self) -> None:
         """Begin with nothing said."""
-        for name in ("delivery", "component", "location", "upload", "held"):
+        for name in ("delivery", "component", "location", "upload"):
             self._connection.execute(f"DELETE FROM replayed_{name}")
         self._connection.execute("INSERT INTO replayed_component (id, name, created_at_ns) SELECT id, name, created_at_ns FROM component")
 
@@ -226,9 +220,6 @@ class Replay:
         if receipt_id is not None and here.uploaded is not None:
             columns = (receipt_id, component_id, *here.uploaded[0])
             self._connection.execute("INSERT INTO replayed_upload VALUES (?, ?, ?, ?, ?)", columns)
-        if (said.action, said.outcome) == (MERGE, HELD):
-            sql = "INSERT OR IGNORE INTO replayed_held SELECT seq, ? FROM entry WHERE seq BETWEEN ? AND ?"
-            self._connection.executemany(sql, [(receipt_id, *interval) for interval in here.entries])
         if len(self._waiting) >= _AT_ONCE:
             self.finish()
         return here

@@ -22,6 +22,7 @@ from journaltrack.journal.chain import (
     COLUMNS,
     Chain,
     ChainProblem,
+    Gaps,
     Removed,
     across_removed,
     begin_of,
@@ -31,8 +32,10 @@ from journaltrack.journal.chain import (
     take_gaps,
     undescribed,
 )
+from journaltrack.journal.removed import IS_PRUNE
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.errors import translated
+from journaltrack.replay.evidence import taken
 from journaltrack.util.intervals import as_intervals, merged, without
 
 if TYPE_CHECKING:
@@ -57,10 +60,6 @@ _ATTESTATIONS: Final = (
     "SELECT a.id, a.writer_id, a.writer_seq, a.body, a.digest FROM attestation a WHERE a.id > ? AND {0} ORDER BY a.id LIMIT ?"
 )
 _ATTESTATION_BEFORE: Final = "SELECT digest FROM attestation WHERE writer_id = ? AND writer_seq = ?"
-_PRUNES: Final = (  # by indexes, as ``removed`` finds them
-    "(a.receipt_id IS NULL OR a.receipt_id IN (SELECT id FROM receipt WHERE component_id IS NULL AND action = 'prune')) "
-    'AND substr(a.body, 1, 17) = \'{"action":"prune"\''
-)
 
 
 def altered(folder: Path, problems: Sequence[ChainProblem]) -> JournalAlteredError:
@@ -88,6 +87,7 @@ class Proof:
         self._ids: dict[str, Any] = {}
         self._names: dict[Any, Any] = {}
         self._gaps: dict[str, Removed] | None = None
+        self._to_come: Gaps = {}
         self._seen: list[tuple[int, int]] = []
 
     def look_at(self, seqs: Sequence[int], rows: Iterable[tuple[Any, ...]] | None = None) -> None:
@@ -191,19 +191,19 @@ class Proof:
         if type(place) is not int or not isinstance(digest, bytes):
             return False
         chain.writer_seq, chain.digest = place, digest
-        return place + 1 == writer_seq or across_removed(chain, writer_seq, self._removed())
+        return place + 1 == writer_seq or any(across_removed(chain, writer_seq, gaps) for gaps in self._removed())
 
-    def _removed(self) -> dict[str, Removed]:
-        """What was removed on the record, from attestations whose own link holds."""
+    def _removed(self) -> tuple[Gaps, Gaps]:
+        """What was removed on the record, from attestations whose own link holds, and what merges told of it before those came."""
         if self._gaps is None:
-            self._gaps = {}
-            for _, body, holds in self._attestations(0, _PRUNES):
+            self._gaps, self._to_come = {}, taken.gaps_to_come(self._database)
+            for _, body, holds in self._attestations(0, IS_PRUNE):
                 if holds:
                     try:
                         take_gaps(self._gaps, read_body(body) or {})
                     except (ValueError, TypeError, AttributeError):  # a crafted one: nothing was removed by it
                         continue
-        return self._gaps
+        return self._gaps, self._to_come
 
     def _attestations(self, above: int, where: str = "1") -> Iterator[tuple[str, str, bool]]:
         """(the writer's uuid, body, whether its link holds) of each whose id is above."""

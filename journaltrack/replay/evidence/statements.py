@@ -32,8 +32,6 @@ REPAIR: Final = "repair"
 """The action of the statement of a repair: it says of other requests what became of entries."""
 MERGE: Final = "merge"
 """The action of statements for what was decided, or found, when copies were brought together."""
-HELD: Final = "held"
-"""The outcome of those for entries whose settlement is still to come: until then they are in doubt."""
 
 TEXT_CHARS_MAX: Final = 1 << 20
 """Ours: of a member that is text (an error, a reason)."""

@@ -72,13 +72,13 @@ _SELECT_AT: Final = f"{SELECT_ENTRY}WHERE e.seq IN (SELECT value FROM json_each(
 class Wanted:
     """Which entries are asked for. ``since_ns`` and ``entry`` say the same, the one of plain metrics, the other of all.
 
-    ``of_all``: of every component, so that nobody need ask of which.
+    ``is_closed`` is asked before each chunk: what of a component can't be sent any more, by its id, is not read.
     """
 
     component: Callable[[str], bool] = lambda _: True
     entry: Callable[[Entry], bool] = lambda _: True
     since_ns: int | None = None
-    of_all: bool = True
+    is_closed: Callable[[int], bool] = lambda _: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +148,15 @@ class PendingChunks:
         self._names: dict[int, object] = {}
 
     def __iter__(self) -> Iterator[Chunk]:
+        return iter(self._next, None)  # which, other than a generator, keeps no chunk while it reads the next one
+
+    def _next(self) -> Chunk | None:
         while (last_seq := self._journal.last_seq()) > self._after_seq:
             chunk = _read(self._journal, self._wanted, self._names, self._after_seq, last_seq)
             self._after_seq = chunk.upto_seq
             if chunk.entries or chunk.points:
-                yield chunk
+                return chunk
+        return None
 
 
 def pending_chunks(journal: Journal, wanted: Wanted) -> Iterator[Chunk]:
@@ -175,8 +179,10 @@ def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq:
     plain, others_too = _SELECT_PLAIN.replace(_NEW, place), _SELECT_OTHERS.replace(_NEW, place)
     plain += _FIRST_ONES if wanted.since_ns is None else _SINCE + _FIRST_ONES
     ids = None
-    if not wanted.of_all:  # a backlog of other runs stays in SQLite
-        ids = json.dumps([row.id for row in journal.components() if wanted.component(row.name)])
+    components = journal.components()
+    chosen = [row.id for row in components if wanted.component(row.name) and not wanted.is_closed(row.id)]
+    if len(chosen) < len(components):  # a backlog of other runs stays in SQLite
+        ids = json.dumps(chosen)
         plain, others_too = (sql.replace(_UNSETTLED, _OF_THESE) for sql in (plain, others_too))
     columns = database.read_columns(plain, (after_seq, last_seq, CHUNK_METRICS, wanted.since_ns, ids))
     seqs, component_ids = columns[:2]

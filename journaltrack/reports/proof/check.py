@@ -138,7 +138,8 @@ def record_evidence(database: Database) -> tuple[list[ChainProblem], Evidence]:
 def _recomputed(database: Database) -> tuple[list[ChainProblem], Evidence]:
     found = writer_problems(database)
     records, evidence = record_problems(database)
-    return [*found, *chain_problems(database, evidence.gaps), *records], evidence
+    gaps = (evidence.gaps, evidence.gaps_to_come)
+    return [*found, *chain_problems(database, gaps, evidence.pruned_to), *records], evidence
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.errors import InvalidInputError
@@ -34,6 +34,13 @@ _PAGE: Final = 100
 """Ours: attestations that are read at a time: a crafted one has any size."""
 _OF_NUMBERS: Final = "SELECT receipt_id, body FROM attestation WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
 _ATTESTATIONS: Final = "SELECT a.id, w.uuid, a.writer_seq, a.receipt_id, a.body FROM attestation a JOIN writer w ON w.id = a.writer_id WHERE a.id > ? ORDER BY a.id LIMIT 10000"
+_OF_COMPONENT: Final = (
+    "SELECT count(*) FROM json_each(?) i CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
+    "WHERE e.component_id = ?"
+)
+_CONTENTS_OF_COMPONENT: Final = (
+    "SELECT count(DISTINCT sha256) FROM location WHERE sha256 IN (SELECT value FROM json_each(?)) AND component_id = ?"
+)
 _SETTLED: Final = (
     "SELECT d.seq FROM json_each(?) i CROSS JOIN delivery d ON d.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
     f"WHERE {ARRIVED}"
@@ -68,6 +75,17 @@ class Told:
     hearsay: Hearsay
     seqs: tuple[tuple[int, int], ...]
     sha256s: frozenset[str]
+
+
+def of_component(database: Database, component_id: int) -> tuple[Hearsay, ...]:
+    """What others alone tell of a component."""
+    found = []
+    for each in told(database):
+        ((entries,),) = database.read(_OF_COMPONENT, (json.dumps(each.seqs), component_id))
+        ((contents,),) = database.read(_CONTENTS_OF_COMPONENT, (json.dumps(sorted(each.sha256s)), component_id))
+        if entries or contents:
+            found.append(replace(each.hearsay, entries=entries, contents=contents))
+    return tuple(found)
 
 
 def told(database: Database) -> list[Told]:

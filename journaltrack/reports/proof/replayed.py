@@ -20,6 +20,7 @@ from journaltrack.journal.sqlite.errors import translated
 from journaltrack.replay.evidence import statements
 from journaltrack.replay.evidence.follow import Replay, replaying
 from journaltrack.replay.evidence.statements import MERGE, Intervals, Named, Said
+from journaltrack.replay.evidence.taken import TAKEN
 from journaltrack.util.intervals import merged, ranges_in, without
 
 if TYPE_CHECKING:
@@ -83,8 +84,7 @@ _BY_ANOTHER: Final = (
 )
 _OTHERWISE: Final = (
     "SELECT d.seq, d.receipt_id, d.outcome, d.reason, d.settled_at_ns, t.seq IS NOT NULL, EXISTS (SELECT 1 FROM entry e WHERE e.seq = d.seq) "
-    f"FROM delivery d LEFT JOIN replayed_delivery t ON t.seq = d.seq WHERE CASE WHEN t.seq IS NULL THEN NOT (d.outcome = 'in doubt' AND EXISTS "
-    f"(SELECT 1 FROM replayed_held h WHERE h.seq = d.seq AND h.receipt_id = d.receipt_id)) ELSE "
+    f"FROM delivery d LEFT JOIN replayed_delivery t ON t.seq = d.seq WHERE CASE WHEN t.seq IS NULL THEN 1 ELSE "
     "d.outcome IS NOT t.outcome OR d.reason IS NOT t.reason OR d.settled_at_ns IS NOT t.settled_at_ns "
     f"OR (d.receipt_id IS NOT t.receipt_id AND NOT ({_BY_ANOTHER})) END ORDER BY d.seq"
 )
@@ -100,15 +100,18 @@ class Evidence:
 
     Attributes:
         generation: The highest of a lease.
-        gaps: See ``chains.Gaps``.
+        gaps: See ``chain.Gaps``; ``gaps_to_come`` were told by merges alone, before the attestations of them came.
+        pruned_to: By the writer's uuid: the last place that was removed here, and not in another copy.
         blobs_removed: Contents that were removed from the spool on the record.
     """
 
     generation: int = 0
     gaps: dict[str, Removed] = field(default_factory=dict)
+    gaps_to_come: dict[str, Removed] = field(default_factory=dict)
+    pruned_to: dict[str, int] = field(default_factory=dict)
     blobs_removed: set[str] = field(default_factory=set)
 
-    def take(self, body: object) -> Said:
+    def take(self, body: object, receipt_id: int | None) -> Said:
         """Add what one attestation says.
 
         Raises:
@@ -118,6 +121,11 @@ class Evidence:
         said = statements.said(members)
         self.generation = max(self.generation, said.generation)
         take_gaps(self.gaps, members)
+        if receipt_id is None:
+            for uuid, _, last, _ in members.get("removed") or ():
+                self.pruned_to[uuid] = max(last, self.pruned_to.get(uuid, 0))
+        elif said.action == TAKEN:
+            take_gaps(self.gaps_to_come, members, "gaps")
         self.blobs_removed.update(map(str, members.get("blobs") or ()))
         return said
 
@@ -148,7 +156,7 @@ def attestation_problems(database: Database, evidence: Evidence, proof: Proof | 
                 continue
             chain.digest, chain.writer_seq = digest, writer_seq
             try:
-                said = evidence.take(body)
+                said = evidence.take(body, receipt_id)
             except (ValueError, TypeError) as error:
                 message = f"the body of attestation {number} can't be read: {limits.shown(str(error))}"
                 found.append(chain.problem("attestation", message))
@@ -163,7 +171,7 @@ def record_problems(database: Database) -> tuple[list[ChainProblem], Evidence]:
     evidence = Evidence()
     legacy = _legacy(database)
     with replaying(database) as replay:
-        gaps = removed_in(database.connection, tolerant=True)
+        gaps = removed_in(database.connection)
         replay.number_removed(gaps)
         if any(legacy):
             replay.remember(*legacy)

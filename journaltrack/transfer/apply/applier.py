@@ -5,8 +5,8 @@ from, nor a remote.
 
 Invariants: a source is looked at to its end before anything is taken over; then it is taken over in many transactions, since
 others append meanwhile, and the process may be killed between any two. After each of them ``verify_chains`` finds what it found
-before, and nothing is pending that was settled here or is by the source's last word: what the source released first, and settled
-later, is in doubt until that later word is here. An attestation is taken over as it is, after every one that its process made
+before. The first one records that it has begun, the last one that it has ended: between them no pass sends anything, since what
+is pending may be settled by a word of the source that is not here yet. An attestation is taken over as it is, after every one that its process made
 before; nothing that is here is overwritten by something that did not know it, unless it says that entries arrived: that is final,
 and of two such claims the earlier one holds. Memory grows with components and problems alone.
 """
@@ -28,16 +28,18 @@ from journaltrack.journal.queries import PROBLEM, Places, origins
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import statements, taken
 from journaltrack.replay.evidence.attestations import Attestor, Turns, insert_receipt
-from journaltrack.replay.evidence.follow import TO_COME, follow, learn
-from journaltrack.replay.evidence.statements import HELD, MERGE, RELEASED, Named, Said, Settled, Statement
+from journaltrack.replay.evidence.follow import follow, learn
+from journaltrack.replay.evidence.statements import MERGE, RELEASED, Named, Said, Settled, Statement
+from journaltrack.replay.evidence.taken import Origin
 from journaltrack.replay.plan.actions import PutMetrics
 from journaltrack.transfer.apply.source import Attested, Checked, Source, WriterRow, check_writer, forged, said_by
 from journaltrack.util.intervals import as_intervals, merged
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Collection
 
-_REASON: Final = "a merge that has not ended brings what became of it: merge its journal again"
+_HEADS: Final = "SELECT w.uuid, max(a.writer_seq) FROM attestation a JOIN writer w ON w.id = a.writer_id GROUP BY a.writer_id"
 _PROBLEMS: Final = (
     f"SELECT d.seq, d.receipt_id, d.outcome, d.reason, d.settled_at_ns FROM delivery d WHERE d.seq BETWEEN ? AND ? AND {PROBLEM}"
 )
@@ -109,7 +111,7 @@ class Applier:
         self._changed: set[int] = set()  # those of which this transaction said something
         self._last_attestation = 0
         self._outcomes: Counter[str] = Counter()
-        self._is_origin_told = False
+        self._told: set[Origin] = set()  # whose origin is recorded by this process
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -194,6 +196,40 @@ class Applier:
 
     # -- attestations -------------------------------------------------------------------------------------------
 
+    def begin(self, checked: Checked, gaps: Sequence[tuple[str, int, int, str]] = (), *, is_told_all: bool = True) -> None:
+        """Record, before anything of a source is here, that it is being taken over, and from where: it is not this journal's own doing.
+
+        Args:
+            checked: The source.
+            gaps: What was removed there between the entries that come.
+            is_told_all: Whether its attestations tell all that became of entries there.
+        """
+        source = checked.source
+        with self.transaction() as connection:
+            of = (connection, self._attestor, source.origin, checked.taken)
+            taken.begin(*of, source=source.name, gaps=gaps, is_told_all=is_told_all)
+        self._told.add(source.origin)
+
+    def heads(self) -> dict[str, int]:
+        """How many attestations of each process are here."""
+        return dict(self._database.read(_HEADS))
+
+    def end(self, origins_done: Collection[Origin]) -> None:
+        """Record that what was begun has ended: of these origins, and what came otherwise. Before, derive what a kill left underived."""
+        unfinished = taken.unfinished(self._database)
+        if not unfinished:
+            return
+        heads = self.heads()
+        elsewhere = taken.ended_elsewhere(self._database)
+        done = [
+            each
+            for each in unfinished
+            if Origin(each.what.kind, each.what.id) in origins_done or each.note in elsewhere or each.is_here(heads)
+        ]
+        self.derive(self._components.values())
+        with self.transaction() as connection:
+            taken.end(connection, self._attestor, done)
+
     def take_over(self, checked: Checked) -> None:
         """Record those attestations that are not here yet, and follow them; decide where the copies contradict each other."""
         source = checked.source
@@ -201,29 +237,24 @@ class Applier:
         self._lost.clear()
         self._last_attestation = self._database.read("SELECT coalesce(max(id), 0) FROM attestation")[0][0]
         self._outcomes = self._count()
-        self._is_origin_told = False
-        if checked.taken:
-            with self.transaction():  # before: a kill leaves nothing here of which it is not known whose word it is
-                self.tell_origin(source, checked.taken)
-        new = ((n, each) for n, each in enumerate(source.attestations(), 1) if each.writer_seq > checked.heads.get(each.uuid, 0))
-        read = ((n, each, said_by(source, each)) for n, each in new)
-        for group in self._groups(read):
+        new = (each for each in source.attestations() if each.writer_seq > checked.heads.get(each.uuid, 0))
+        for group in self._groups((each, said_by(source, each)) for each in new):
             with self.transaction():
-                for _, each, said in group:
+                for each, said in group:
                     if each.uuid not in self.writers:
                         self.add_writer(source.writers[each.uuid])
                     self._record(each, said)
-                self._decide(checked, group[-1][0])
+                self._decide(checked)
         self.derive(self._touched)
         after = self._count()
         self.applied.settled = Counter({k: after[k] - self._outcomes[k] for k in after | self._outcomes if after[k] != self._outcomes[k]})
 
-    def _groups(self, read: Iterator[tuple[int, Attested, Said]]) -> Iterator[list[tuple[int, Attested, Said]]]:
+    def _groups(self, read: Iterator[tuple[Attested, Said]]) -> Iterator[list[tuple[Attested, Said]]]:
         """As many at a time as a transaction shall settle entries."""
         group, rows = [], 0
         for each in read:
             group.append(each)
-            rows += _OF_RECORD + sum(last - first + 1 for named in each[2].entries.values() for first, last in named)
+            rows += _OF_RECORD + sum(last - first + 1 for named in each[1].entries.values() for first, last in named)
             if rows >= self.turns.size:
                 yield group
                 group, rows = [], 0
@@ -327,11 +358,11 @@ class Applier:
                 if held is None or Place(held[0], held[1], known_origins.get(held[2], 0)).is_before(place):
                     self._connection.execute(_INSERT_FIELD, (component_id, field_map, key, place.seq))
 
-    def tell_origin(self, source: Source, attestations: Mapping[str, tuple[int, int]]) -> None:
-        """Inside of a transaction: record, once a source, where what is taken over comes from. It is not this journal's own doing."""
-        if not self._is_origin_told:
-            taken.record(self._connection, self._attestor, source.origin, attestations)
-            self._is_origin_told = True
+    def tell_origin(self, source: Source) -> None:
+        """Inside of a transaction: record, once a source, where what is found there comes from. It is not this journal's own doing."""
+        if source.origin not in self._told:
+            taken.record(self._connection, self._attestor, source.origin, {})
+            self._told.add(source.origin)
 
     def derive(self, component_ids: Iterable[int]) -> None:
         """What the remote should hold of these components, as far as is known here: the value of each key that arrived and was
@@ -354,15 +385,11 @@ class Applier:
 
     # -- where the copies contradict each other -----------------------------------------------------------------
 
-    def _decide(self, checked: Checked, number: int) -> None:
+    def _decide(self, checked: Checked) -> None:
         """Keep in doubt, or quarantined, what the other copy made pending without knowing why it is so here.
 
         A release overrides what its journal knew. What it did not know stays: a point in doubt that is sent again may be there twice.
-        What the other copy settled after its release is in doubt until that comes, unless it came before.
-
-        Args:
-            checked: The source.
-            number: Of its attestations, the last one that was followed.
+        What the other copy settled after its release, and of which that came here before, is settled so.
         """
         lost = self._connection.execute(
             "SELECT e.seq, d.outcome, e.component_id, e.recorded_at_ns, w.uuid, e.writer_seq FROM json_each(?) n JOIN entry e ON e.seq = n.value "
@@ -373,7 +400,6 @@ class Applier:
         known: dict[int, bool] = {}
         planned = self._planned([row[0] for row in lost if self._lost[row[0]][0] is None], checked.source)
         kept: dict[tuple[int, str, str | None, int, int | None], list[int]] = defaultdict(list)
-        to_come: dict[int, list[int]] = defaultdict(list)
         for seq, now, component_id, recorded_at_ns, uuid, place in lost:
             receipt_id, outcome, reason, at_ns = self._lost[seq]
             if now is not None and outcome != "in doubt":
@@ -385,9 +411,7 @@ class Applier:
                 kept[component_id, outcome, reason, at_ns, receipt_id].append(seq)
             elif now is None:
                 fate = next((fate for _, _, fate in checked.fates[uuid].of(place, place)), None) if uuid in checked.fates else None
-                if fate is not None and fate.group is not None and fate.number > number and not fate.is_known:
-                    to_come[component_id].append(seq)
-                elif fate is not None and fate.group is not None:
+                if fate is not None and fate.is_known and fate.group is not None:
                     group = fate.group
                     kept[component_id, group.outcome, group.reason, group.at_ns, None].append(seq)
         self.applied.kept += sum(map(len, kept.values()))
@@ -395,20 +419,6 @@ class Applier:
         for (component_id, outcome, reason, at_ns, receipt_id), seqs in kept.items():
             groups[component_id].append(Settled(outcome, reason, as_intervals(seqs), at_ns, receipt_id))
         self.attest("kept", groups, {})
-        self.hold(to_come)
-
-    def hold(self, found: Mapping[int, Sequence[int]]) -> None:
-        """Inside of a transaction: entries without a settlement are in doubt until what became of them comes.
-
-        Their attestation says nothing of them: in another copy it is known, or is not, whatever was to come here.
-
-        Args:
-            found: By component: their ``seq``.
-        """
-        for component_id, seqs in found.items():
-            said = self._attestor.decide(self._connection, MERGE, HELD, component_id, as_intervals(seqs))
-            rows = [(seq, said.receipt_id, _REASON, said.finished_at_ns) for seq in seqs]
-            self._connection.executemany("INSERT INTO delivery VALUES (?, ?, 'in doubt', ?, ?)", rows)
 
     def _planned(self, seqs: Sequence[int], source: Source) -> dict[int, bool]:
         """Whether the other copy has what was said last, without a request and before it said anything, of these entries.
@@ -431,11 +441,9 @@ class Applier:
     def _is_known(self, receipt_id: int, source: Source) -> bool:
         """Whether the other copy has what the receipt says."""
         rows = self._connection.execute(
-            f"SELECT w.uuid, a.writer_seq, {TO_COME} FROM attestation a JOIN writer w ON w.id = a.writer_id "
-            "JOIN receipt r ON r.id = a.receipt_id WHERE a.receipt_id = ?",
-            (receipt_id,),
+            "SELECT w.uuid, a.writer_seq FROM attestation a JOIN writer w ON w.id = a.writer_id WHERE a.receipt_id = ?", (receipt_id,)
         )
-        return any(to_come or writer_seq <= source.heads.get(uuid, 0) for uuid, writer_seq, to_come in rows)
+        return any(writer_seq <= source.heads.get(uuid, 0) for uuid, writer_seq in rows)
 
     def _seqs(self, named: Named, wanted: set[int]) -> list[int]:
         places = self.places(named)

@@ -161,12 +161,9 @@ class Coverage(Generic[T]):
 class Fate(NamedTuple):
     """What became of entries after the source had released them; ``group`` is None where they are pending.
 
-    Attributes:
-        number: Of its attestations, counted from 1.
-        is_known: Whether that one is here already, and so will not come.
+    ``is_known``: the attestation of that is here already, and so will not come.
     """
 
-    number: int
     is_known: bool
     group: Group | None
 
@@ -232,7 +229,7 @@ class Checker:
         new: dict[str, tuple[int, int]] = {}
         is_told = False
         self._brought.execute("BEGIN")
-        for number, each in enumerate(source.attestations(), 1):
+        for each in source.attestations():
             is_known = each.writer_seq <= before.get(each.uuid, 0)
             if is_known:
                 self._refuse_fork(source, each)
@@ -248,7 +245,7 @@ class Checker:
                 self._refuse_others(source, each, said)
                 new[each.uuid] = (new.get(each.uuid, (each.writer_seq, 0))[0], each.writer_seq)
                 is_told |= not taken.is_note(said)
-            _foresee(fates, number, said, is_known=is_known)
+            _foresee(fates, said, is_known=is_known)
         self._brought.execute("COMMIT")
         return Checked(source, before, known, len(self._heads.keys() - before.keys()), fates, new if is_told else {})
 
@@ -297,14 +294,14 @@ def said_by(source: Source, each: Attested) -> Said:
         raise forged(source.name, f"{which(each)} can't be read: {error}") from error
 
 
-def _foresee(fates: dict[str, Coverage[Fate]], number: int, said: Said, *, is_known: bool) -> None:
+def _foresee(fates: dict[str, Coverage[Fate]], said: Said, *, is_known: bool) -> None:
     """Follow what becomes of entries from their first release on."""
     for uuid, intervals in said.entries.items() if said.released else ():
         for first, last in intervals:
-            fates[uuid].put(first, last, Fate(number, is_known, None))
+            fates[uuid].put(first, last, Fate(is_known, None))
     for group in said.settled if fates else ():
         if not looked(said.action, group.outcome):
-            _change(fates, group.entries, Fate(number, is_known, group))
+            _change(fates, group.entries, Fate(is_known, group))
 
 
 def _change(fates: dict[str, Coverage[Fate]], named: Named, fate: Fate) -> None:

@@ -1,4 +1,4 @@
-"""How a bundle is laid out, byte by byte: a POSIX tar archive with one possible encoding. docs/bundles.md is this in words.
+"""How a bundle is laid out: a tar archive whose members and their places follow from its manifest. docs/bundles.md is this in words.
 
 ::
 
@@ -8,8 +8,8 @@
     journaltrack-bundle.sha256   the digests of all members before it, the manifest's among them, as ``sha256sum -c`` reads them
     (two blocks of zeros)
 
-Invariants: the manifest determines every byte of the file but the contents of database and blobs, and of those it has the digests. So
-a reader computes headers, padding and the last member, and compares: there is nothing in a bundle that could be parsed wrongly.
+Invariants: the manifest determines which members there are, in which order, where each begins, and the digests of their contents.
+``tarfile`` writes headers and reads them, one block at a time: no header can say where the next one is, or name a file.
 Pure: no I/O, no clock.
 """
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NoReturn, TypeAlias
@@ -48,16 +49,18 @@ _VERSION: Final = re.compile(r"\d{1,4}(\.\d{1,6}){1,3}[\w.+-]{0,40}", re.ASCII)
 _HOST: Final = re.compile(r"[\w.-]{0,255}", re.ASCII)
 _NUMBER_MAX: Final = 2**63 - 1
 _SIZE_OCTAL_MAX: Final = 8**11 - 1  # eleven octal digits
+_CHECKSUM: Final = slice(148, 156)
+_MODE: Final = 0o600
 _TYPES: Final = {
-    b"1": "a hard link",
-    b"2": "a symbolic link",
-    b"3": "a device",
-    b"4": "a device",
-    b"5": "a folder",
-    b"6": "a FIFO",
-    b"S": "a sparse file",
-    b"x": "an extended header",
-    b"g": "an extended header",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.DIRTYPE: "a folder",
+    tarfile.FIFOTYPE: "a FIFO",
+    tarfile.GNUTYPE_SPARSE: "a sparse file",
+    tarfile.XHDTYPE: "an extended header",
+    tarfile.XGLTYPE: "an extended header",
 }
 
 
@@ -163,34 +166,41 @@ class Layout:
 
 
 def header(name: str, size_bytes: int, modified_s: int) -> bytes:
-    """A tar header of a regular file that its owner alone may read (POSIX.1-1988, "ustar").
+    """Return the tar header of a regular file that its owner alone may read.
 
     Sizes from 8 GiB on are binary, as GNU tar, bsdtar, busybox and Python read them: the octal field has no room.
     """
-    block = bytearray(BLOCK_BYTES)
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = size_bytes, _MODE, min(modified_s, _SIZE_OCTAL_MAX)
+    return info.tobuf(tarfile.USTAR_FORMAT if size_bytes <= _SIZE_OCTAL_MAX else tarfile.GNU_FORMAT, "ascii")
 
-    def put(at: int, value: bytes) -> None:
-        block[at : at + len(value)] = value
 
-    put(0, name.encode("ascii"))
-    put(100, b"0000600\0")
-    put(108, b"0000000\0" * 2)  # user and group
-    put(124, b"%011o\0" % size_bytes if size_bytes <= _SIZE_OCTAL_MAX else b"\x80" + size_bytes.to_bytes(11, "big"))
-    put(136, b"%011o\0" % min(modified_s, _SIZE_OCTAL_MAX))
-    put(148, b" " * 8)
-    put(156, b"0")
-    put(257, b"ustar\00000")
-    put(329, b"0000000\0" * 2)  # device
-    put(148, b"%06o\0 " % sum(block))
-    return bytes(block)
+def _read(block: bytes) -> tarfile.TarInfo | None:
+    """Return what a header says; None when it is none.
+
+    Its sum has one possible form here: ``tarfile`` takes several, and a flipped bit there would not be seen.
+    """
+    try:
+        info = tarfile.TarInfo.frombuf(block, "ascii", "surrogateescape")
+    except tarfile.HeaderError:
+        return None
+    return info if block[_CHECKSUM] == b"%06o\0 " % info.chksum else None
+
+
+def is_header_of(member: Member, block: bytes) -> bool:
+    """Return whether a header is that of this member: a regular file of its name and size, for its owner alone."""
+    info = _read(block)
+    if info is None:
+        return False
+    found = (info.name, info.size, info.type, info.linkname, info.mode)
+    return found == (member.name, member.size_bytes, tarfile.REGTYPE, "", _MODE)
 
 
 def manifest_size(block: bytes) -> int | None:
-    """How long the manifest is, from the first header of a file; None when that is not a bundle's."""
-    if len(block) < BLOCK_BYTES or not re.fullmatch(rb"[0-7]{11}\0", block[124:136]):
-        return None
-    size_bytes = int(block[124:135], 8)
-    return size_bytes if is_first(block) and 0 < size_bytes <= MANIFEST_BYTES_MAX else None
+    """Return how long the manifest is, from the first header of a file; None when that is not a bundle's."""
+    info = _read(block)
+    sound = info is not None and 0 < info.size <= MANIFEST_BYTES_MAX and is_header_of(Member(MANIFEST, info.size, "", 0), block)
+    return info.size if info is not None and sound else None
 
 
 def is_first(data: bytes) -> bool:
@@ -200,12 +210,12 @@ def is_first(data: bytes) -> bool:
 
 
 def described(block: bytes) -> str:
-    """What a header says that stands where another one should: for messages."""
+    """Return what a header says that stands where another one should: for messages."""
     if not any(block):
         return "zeros"
     if block[257:262] != b"ustar":
         return "no header of an archive"
-    name = block[:100].partition(b"\0")[0].decode("utf-8", "replace")
+    name = block[:100].partition(b"\0")[0].decode("utf-8", "replace")  # also of one whose sum is wrong
     kind = _TYPES.get(block[156:157])
     return shown(name) + (f", {kind}" if kind else "")
 
@@ -226,18 +236,6 @@ def encode(manifest: Manifest) -> bytes:
         "damaged": dict(manifest.damaged or {}),
     }
     return json.dumps(members, indent=1).encode("ascii") + b"\n"
-
-
-def journal_id_in(data: bytes) -> str | None:
-    """The journal's id, from the first ``HEAD_BYTES`` of any version's manifest; None when it is not there."""
-    found = _HEAD.match(data[:HEAD_BYTES].decode("ascii", "replace"))
-    if found is None:
-        return None
-    try:
-        text = json.loads(found[3])
-    except ValueError:
-        return None
-    return str(text)
 
 
 def decode(data: bytes, *, reader_version: str) -> Manifest:

@@ -1,16 +1,20 @@
 """``journaltrack.bundle``: a journal in one file, to be carried from a machine without a network to one that has it. Changes no journal.
 
 Must not know a remote. Invariants: a bundle is one consistent snapshot with the blobs that it needs, each checked against its digest as
-it is copied; a bundle has its name only when it is whole and on the disk; memory does not grow with the entries of the journal.
+it is copied; every blob that the snapshot names was whole in the spool before its entry was recorded, so what is missing is damage and no
+race; a bundle has its name only when it is whole and on the disk; memory does not grow with the entries of the journal.
 docs/bundles.md has the format, docs/adr/0014-bundles.md the reasons.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
+import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,22 +22,36 @@ from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack import limits
 from journaltrack._version import __version__
-from journaltrack.errors import BundleError, BundleSpoolError, InvalidInputError
+from journaltrack.errors import BundleError, BundleSpoolError, JournalFullError
 from journaltrack.journal import view
-from journaltrack.journal.spool.copy import Copier
+from journaltrack.journal.spool.copy import Copier, SteadyFile
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.sqlite import files
+from journaltrack.journal.sqlite.copies import write_copy
+from journaltrack.journal.sqlite.errors import translated
 from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.bundle import layout as layouts
 from journaltrack.transfer.bundle.layout import Content, Harm, Layout, Manifest, Member
-from journaltrack.transfer.bundle.partial import SUFFIX, Partial, exists
-from journaltrack.transfer.bundle.snapshot import Snapshot, snapshot
 from journaltrack.util import paths
+from journaltrack.util.digest import is_digest
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
 
 _NAMED_MAX: Final = 5
+_HINTS: Final = {
+    errno.ENOSPC: "free space there, then run the same command again",
+    errno.EDQUOT: "free space there, then run the same command again",
+    errno.EFBIG: "this file system takes no file of that size (FAT32 ends at 4 GiB): use one that does, such as exFAT or ext4",
+    errno.EROFS: "name a file where you can write",
+    errno.EACCES: "name a file where you can write",
+}
+# The first condition is the index's own.
+_UPLOADS: Final = (
+    "SELECT e.seq, e.payload, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
+    "WHERE e.stream <> 'metric' AND e.kind = 'upload' AND e.seq > ? ORDER BY e.seq LIMIT 10000"
+)
+_NOT_NEEDED: Final = frozenset({"delivered", "superseded"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +67,6 @@ class BundleReport:
         damaged: Digests of those that are not, because they are missing from the spool or damaged there.
         last_seq: The newest entry in it. Later ones were recorded meanwhile.
         manifest_sha256: Digest of the manifest: two bundles with the same one are the same.
-        resumed_bytes: How much of it an earlier run had written.
     """
 
     journal: str
@@ -63,7 +80,6 @@ class BundleReport:
     damaged: tuple[str, ...]
     last_seq: int
     manifest_sha256: str
-    resumed_bytes: int
 
     def to_json(self) -> dict[str, Any]:
         """What ``json.dumps`` takes."""
@@ -77,47 +93,47 @@ def bundle(
     to: str | os.PathLike[str],
     all_blobs: bool = False,
     skip_damaged: bool = False,
-    restart: bool = False,
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> BundleReport:
     """Pack a snapshot of a journal and its blobs into one file. Others may go on appending.
 
-    The file is ``TO.partial`` until it is whole. What an interrupted run left there is checked and used: what comes out is then the
-    snapshot of that run.
-
     Args:
         journal: An open journal, a path, or None for the default journal.
         to: The file.
         all_blobs: Also those that are delivered; without it, those that some entry still needs.
         skip_damaged: Leave out blobs that are missing from the spool or damaged, and say so in the bundle.
-        restart: Begin anew, whatever an interrupted run left.
         force: Replace the file if it exists.
         on_progress: Called now and then with how many bytes are done, of how many.
         clock_ns: Nanoseconds since the epoch.
 
     Raises:
-        InvalidInputError: The file exists, or an unfinished one belongs to another journal. Nothing was written.
-        BundleSpoolError: Blobs are missing or damaged; ``blobs`` has them.
-        BundleError: The file can't be written; what there is of it is kept.
+        InvalidInputError: The file exists. Nothing was written.
+        BundleSpoolError: Blobs are missing or damaged; ``blobs`` has them. No file is left.
+        BundleError: The file can't be written. No file is left.
         JournalError: The journal can't be read.
     """
-    with view.opened(journal) as own, Copier() as copier:
-        target = _target(to, own.path, force=force)
-        with Partial(target, copier) as unfinished:
-            work = _Work(own, unfinished, "all" if all_blobs else "undelivered", on_progress or (lambda _: None), clock_ns)
+    content: Content = "all" if all_blobs else "undelivered"
+    with view.opened(journal) as own:
+        paths.file_target(to, own.path, force=force)  # before the work of a snapshot
+        with contextlib.ExitStack() as stack:
+            taken = stack.enter_context(snapshot(own))
+            copier = stack.enter_context(Copier())
+            stack.enter_context(_explained(to))
+            target, stream = stack.enter_context(paths.whole_file(to, own.path, force=force))
+            file = stack.enter_context(contextlib.closing(SteadyFile(stream.fileno())))
+            work = _Work(own, taken, content, _Target(target, stream.fileno(), file), copier, on_progress or (lambda _: None), clock_ns)
             harmed: dict[str, Harm] = {}
             while True:
                 try:
-                    layout, resumed_bytes = work.write(harmed, copier, restart=restart or bool(harmed))
+                    layout = work.write(harmed)
                 except BundleSpoolError as error:  # noqa: PERF203 - twice round at most, but for damage that goes on
                     if not skip_damaged:
                         raise
                     harmed |= error.blobs  # the manifest comes first in the file, and names them
                 else:
                     break
-            unfinished.finish(layout, force=force)
         manifest = layout.manifest
         return BundleReport(
             str(own.path),
@@ -131,72 +147,105 @@ def bundle(
             tuple(manifest.damaged or ()),
             manifest.last_seq,
             layout.manifest_sha256,
-            resumed_bytes,
         )
 
 
+class _Target:
+    """The file of a bundle, at its beginning or anew."""
+
+    def __init__(self, path: Path, descriptor: int, file: SteadyFile) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._file = file
+
+    def begin(self, size_bytes: int) -> None:
+        """Make room for a bundle of that size.
+
+        Raises:
+            BundleError: There is none, now and not after an hour on a slow stick.
+        """
+        with _explained(self._path):
+            os.ftruncate(self._descriptor, 0)
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            largest = paths.file_bytes_max(self._path.parent)
+            if largest is not None and size_bytes > largest:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            room = os.fstatvfs(self._descriptor)
+        free = room.f_bavail * room.f_frsize
+        if free < size_bytes:
+            raise BundleError(
+                f"the bundle takes {size_bytes} bytes, and in {self._path.parent} {free} are free; nothing was written",
+                hint="free space there, or name a file on another disk",
+            )
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write all of it, see ``SteadyFile``."""
+        with _explained(self._path):
+            self._file.write(data)
+
+    def flush(self) -> None:
+        """Wait until everything is on the disk."""
+        with _explained(self._path):
+            self._file.flush()
+
+
 class _Work:
-    """What one call of ``bundle`` does, until only the end of the file is missing."""
+    """What one call of ``bundle`` does, until the file is whole."""
 
     def __init__(
-        self, journal: Journal, partial: Partial, content: Content, on_progress: Callable[[Progress], None], clock_ns: Callable[[], int]
+        self,
+        journal: Journal,
+        taken: Snapshot,
+        content: Content,
+        target: _Target,
+        copier: Copier,
+        on_progress: Callable[[Progress], None],
+        clock_ns: Callable[[], int],
     ) -> None:
         self._journal = journal
         self._spool = Spool(journal.path / paths.SPOOL)
-        self._partial = partial
+        self._taken = taken
         self._content: Content = content
+        self._target = target
+        self._copier = copier
         self._on_progress = on_progress
         self._clock_ns = clock_ns
         self._done_bytes = self._total_bytes = 0
 
-    def write(self, harmed: dict[str, Harm], copier: Copier, *, restart: bool) -> tuple[Layout, int]:
-        """Everything up to the last blob; the layout, and how many bytes were there already.
+    def write(self, harmed: dict[str, Harm]) -> Layout:
+        """Write all of it.
 
         Args:
             harmed: Blobs that are known to be missing or damaged: they are left out.
-            copier: Hashes and copies.
-            restart: Use nothing of what is there.
 
         Raises:
             BundleSpoolError: Others are, too; all of them are named.
         """
-        layout, last = self._resumed(restart=restart)
-        resumed_bytes = 0 if last is None else last.end
-        if layout is None or last is None:
-            with snapshot(self._journal) as taken:
-                layout = Layout(self._manifest(taken, harmed, copier))
-                if len(layout.manifest_bytes) > limits.MANIFEST_BYTES_MAX:
-                    raise BundleError(
-                        f"the journal has {len(layout.manifest.blobs)} artifact contents, more than a bundle can list",
-                        hint="copy the journal's folder instead",
-                    )
-                self._begin(layout)
-                self._partial.start(layout, taken, self._tell)
-            last = layout.database
-        blobs = (member for member in layout.blobs() if member.offset >= last.end)
-        for member in blobs:
-            harm = self._add(layout, member)
-            if harm is not None:
-                raise self._incomplete({member.sha256: harm} | self._harm_in(blobs, copier))
-        return layout, resumed_bytes
-
-    def _resumed(self, *, restart: bool) -> tuple[Layout | None, Member | None]:
-        left = self._partial.left(self._journal.journal_id, restart=restart)
-        if left is None:
-            return None, None
-        if left.content != self._content:
-            raise InvalidInputError(
-                f"{self._partial.path} was begun {'with' if left.content == 'all' else 'without'} --all-blobs; it was left as it is",
-                hint="say the same to go on, or begin anew with --restart",
+        layout = Layout(self._manifest(harmed))
+        if len(layout.manifest_bytes) > limits.MANIFEST_BYTES_MAX:
+            raise BundleError(
+                f"the journal has {len(layout.manifest.blobs)} artifact contents, more than a bundle can list",
+                hint="copy the journal's folder instead",
             )
-        layout = Layout(left)
-        self._begin(layout)
-        last = self._partial.resume(layout, self._tell)
-        if last is not None:  # what is read of a member that is not whole does not count
-            self._done_bytes = layout.database.size_bytes + sum(m.size_bytes for m in layout.blobs() if m.end <= last.end)
-        return layout, last
+        self._done_bytes = 0
+        self._total_bytes = layout.manifest.database_bytes + sum(layout.manifest.blobs.values())
+        self._on_progress(Progress(0, self._total_bytes, 0))
+        self._target.begin(layout.size_bytes)
+        first = next(layout.members())
+        self._target.write(layout.header(first) + layout.manifest_bytes + first.padding)
+        os.lseek(self._taken.descriptor, 0, os.SEEK_SET)
+        self._add(layout, layout.database, self._taken.descriptor)
+        blobs = layout.blobs()
+        for member in blobs:
+            harm = self._harm(member, partial(self._add, layout, member))
+            if harm is not None:
+                raise self._incomplete({member.sha256: harm} | self._harm_in(blobs))
+        self._target.write(layout.header(layout.sums) + layout.sums_bytes + layout.sums.padding + layouts.END)
+        self._target.flush()
+        return layout
 
-    def _manifest(self, taken: Snapshot, harmed: dict[str, Harm], copier: Copier) -> Manifest:
+    def _manifest(self, harmed: dict[str, Harm]) -> Manifest:
+        taken = self._taken
         wanted = taken.undelivered | (taken.delivered if self._content == "all" else frozenset())
         blobs: dict[str, int] = {}
         missing: dict[str, Harm] = {}
@@ -208,8 +257,6 @@ class _Work:
         if missing:
             raise self._incomplete(missing)
         os.lseek(taken.descriptor, 0, os.SEEK_SET)
-        database_sha256 = copier.digest(taken.descriptor, taken.size_bytes)
-        os.lseek(taken.descriptor, 0, os.SEEK_SET)
         return Manifest(
             self._journal.journal_id,
             self._clock_ns(),
@@ -218,21 +265,30 @@ class _Work:
             taken.last_seq,
             self._content,
             taken.size_bytes,
-            database_sha256,
+            self._copier.digest(taken.descriptor, taken.size_bytes),
             blobs,
             tuple(sorted(taken.delivered - blobs.keys() - harmed.keys())),
             dict(sorted(harmed.items())),
         )
 
-    def _add(self, layout: Layout, member: Member) -> Harm | None:
-        """Copy a blob; what is wrong with it, if anything is."""
-        return self._harm(member, lambda source: self._partial.add(layout, member, source, self._tell))
+    def _add(self, layout: Layout, member: Member, source: int) -> str:
+        """Write a member whose bytes are those of a file from its position on; returns their digest."""
+        self._target.write(layout.header(member))
 
-    def _harm_in(self, members: Iterable[Member], copier: Copier) -> dict[str, Harm]:
+        def write(view: memoryview) -> None:
+            self._target.write(view)
+            self._done_bytes += len(view)
+            self._on_progress(Progress(self._done_bytes, self._total_bytes, 0))
+
+        sha256 = self._copier.copy(source, member.size_bytes, write)
+        self._target.write(member.padding)
+        return sha256
+
+    def _harm_in(self, members: Iterable[Member]) -> dict[str, Harm]:
         """What is wrong with the rest: a person shall learn of it at once, and not blob by blob."""
         found: dict[str, Harm] = {}
         for member in members:
-            harm = self._harm(member, partial(copier.digest, size_bytes=member.size_bytes))
+            harm = self._harm(member, partial(self._copier.digest, size_bytes=member.size_bytes))
             if harm is not None:
                 found[member.sha256] = harm
         return found
@@ -252,33 +308,97 @@ class _Work:
         some = ", ".join(f"{sha256} is {harm}" for sha256, harm in sorted(harmed.items())[:_NAMED_MAX])
         more = f", and {len(harmed) - _NAMED_MAX} more" if len(harmed) > _NAMED_MAX else ""
         return BundleSpoolError(
-            f"blobs in the spool of {self._journal.path} are not what was logged: {some}{more}; the bundle was not finished",
+            f"blobs in the spool of {self._journal.path} are not what was logged: {some}{more}; no bundle was made",
             hint="`journaltrack doctor --repair --restore-from FOLDER` takes their bytes from wherever the files are still; "
             "--skip-damaged bundles all the others",
             blobs=harmed,
         )
 
-    def _begin(self, layout: Layout) -> None:
-        self._done_bytes = 0
-        self._total_bytes = layout.manifest.database_bytes + sum(layout.manifest.blobs.values())
-        self._on_progress(Progress(0, self._total_bytes, 0))
 
-    def _tell(self, count_bytes: int) -> None:
-        self._done_bytes += count_bytes
-        self._on_progress(Progress(self._done_bytes, self._total_bytes, 0))
+@contextlib.contextmanager
+def _explained(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Say in our words what the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        hint = _HINTS.get(error.errno or 0, "check the disk (dmesg)")
+        raise BundleError(f"{os.fspath(target)} can't be written: {error.strerror}; no file was left", hint=hint) from error
 
 
-def _target(to: str | os.PathLike[str], journal: Path, *, force: bool) -> Path:
-    """Where the bundle goes, links followed; nothing but a regular file is ever replaced, and nothing inside of the journal."""
-    target = paths.expanded(to).resolve()
-    if target.is_relative_to(journal.resolve()):
-        raise InvalidInputError(f"{target} is inside of the journal", hint="a journal's folder is its own: name a file elsewhere")
-    if target.is_dir() or (target.exists() and not target.is_file()):
-        raise InvalidInputError(f"{target} is not a file", hint="name a file")
-    if target.name.endswith(SUFFIX):
-        raise InvalidInputError(f"{target} has the name of an unfinished bundle", hint=f"name it without {SUFFIX}")
-    if target.exists() and not force:
-        raise exists(target)
-    if not target.parent.is_dir():
-        raise InvalidInputError(f"there is no folder {target.parent}", hint="make it first, or name another one")
-    return target
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A database in a file of its own.
+
+    Attributes:
+        descriptor: Open for reading; the file has no name any more.
+        size_bytes: Of the file.
+        last_seq: The newest entry.
+        undelivered: Digests of blobs that some entry needs which is not delivered.
+        delivered: Digests of the others that entries name, or that no entry names (yet).
+    """
+
+    descriptor: int
+    size_bytes: int
+    last_seq: int
+    undelivered: frozenset[str]
+    delivered: frozenset[str]
+
+
+@contextlib.contextmanager
+def snapshot(journal: Journal) -> Iterator[Snapshot]:
+    """Copy the database as it is at one moment, whoever appends to it meanwhile.
+
+    The copy is in ``TMPDIR``, and in a mode in which it can be read from a medium that can't be written.
+
+    Args:
+        journal: Open for reading.
+
+    Raises:
+        BundleError: There is no room for it.
+        JournalError: The journal can't be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="journaltrack-") as name:
+        folder = Path(name)
+        file = folder / paths.DATABASE
+        with _room(folder):
+            with journal.database.lock, translated(journal.database.path):
+                write_copy(journal.database.connection, file)
+            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            last_seq, undelivered, delivered = _contents(folder)
+            size_bytes = os.fstat(descriptor).st_size
+            file.unlink()  # a kill leaves no copy of it behind from here on
+            yield Snapshot(descriptor, size_bytes, last_seq, frozenset(undelivered), frozenset(delivered - undelivered))
+        finally:
+            os.close(descriptor)
+
+
+def _contents(folder: Path) -> tuple[int, set[str], set[str]]:
+    """The last entry, the digests that undelivered uploads name, and all others."""
+    undelivered: set[str] = set()
+    delivered: set[str] = set()
+    with view.opened(folder) as copy:
+        seq = -1
+        while rows := copy.database.read_page(_UPLOADS, (seq,)):
+            for number, payload, outcome in rows:
+                seq = number
+                sha256 = view.detail_of(payload).get("sha256")
+                if isinstance(sha256, str) and is_digest(sha256):  # else it is no blob's: a pass quarantines the entry
+                    (delivered if outcome in _NOT_NEEDED else undelivered).add(sha256)
+        # A content is recorded before the entries that name it: a snapshot in between has it, and needs it as little as those before it.
+        unnamed = {sha256 for (sha256,) in copy.database.read("SELECT sha256 FROM blob") if isinstance(sha256, str) and is_digest(sha256)}
+        return copy.last_seq(), undelivered, delivered | unnamed
+
+
+@contextlib.contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """Says where there is no room: SQLite does not tell which of two databases it means, and only the copy is written to."""
+    try:
+        yield
+    except (OSError, JournalFullError) as error:
+        if isinstance(error, OSError) and error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise BundleError(
+            f"there is no room for a copy of the database in {folder.parent}; nothing was bundled",
+            hint="free space there, or set TMPDIR to a folder on another disk",
+        ) from error

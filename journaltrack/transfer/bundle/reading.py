@@ -29,7 +29,6 @@ from journaltrack.replay.pass_report import Progress
 from journaltrack.reports.proof.check import needed_contents
 from journaltrack.transfer.bundle import layout as layouts
 from journaltrack.transfer.bundle.layout import BLOCK_BYTES, DAMAGED_HINT, Layout, Manifest, Member
-from journaltrack.transfer.bundle.partial import SUFFIX
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
@@ -243,10 +242,10 @@ class Bundle:
         return layout
 
     def _check_structure(self, layout: Layout) -> None:
-        """Everything but the contents of database and blobs is as the manifest has it."""
+        """See that there is what the manifest says, member by member, and nothing else."""
         for member in layout.members():
             found = self._read(member.offset, BLOCK_BYTES)
-            if found != layout.header(member):
+            if not layouts.is_header_of(member, found):
                 _damaged(self.path, f"where {member.name} should be (byte {member.offset}) it holds {layouts.described(found)}")
             if self._read(member.content_end, len(member.padding)) != member.padding:
                 _damaged(self.path, f"after {member.name} there are bytes that belong to nothing")
@@ -258,11 +257,9 @@ class Bundle:
     def _cut_short(self, layout: Layout) -> NoReturn:
         first = next((m for m in layout.members() if m.end > self.size_bytes), None)
         where = f"; {first.name} is the first that is not whole" if first else ""
-        hint = (
-            "run the command that made it again: it goes on where it was interrupted" if self.path.name.endswith(SUFFIX) else DAMAGED_HINT
-        )
         raise BundleDamagedError(
-            f"{self.path} is cut short: it has {self.size_bytes} of {layout.size_bytes} bytes{where}; nothing was taken from it", hint=hint
+            f"{self.path} is cut short: it has {self.size_bytes} of {layout.size_bytes} bytes{where}; nothing was taken from it",
+            hint=DAMAGED_HINT,
         )
 
     def _read(self, offset: int, size_bytes: int) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
@@ -149,7 +149,7 @@ def export_selection(
         target: Path | None = None
         if isinstance(to, (str, os.PathLike)):
             folders = [folder for folder, _ in named]
-            target, stream = stack.enter_context(whole_file(to, *folders, force=force))
+            target, stream = stack.enter_context(paths.whole_file(to, *folders, force=force))
         else:
             stream = to
         writer = _writer(chosen, stream, TABLES[table])
@@ -241,46 +241,4 @@ def check_target(to: str | os.PathLike[str], journal: Path) -> None:
         InvalidInputError: Something is there already, no file can be there, or its name is of no known format.
     """
     _format(to, None)
-    _target(to, journal, force=False)
-
-
-def _target(to: str | os.PathLike[str], journal: Path, *, force: bool) -> Path:
-    """Where the file goes, links followed; nothing but a regular file is ever replaced, and nothing inside of the journal."""
-    target = paths.expanded(to).resolve()
-    if target.is_relative_to(journal.resolve()):
-        raise InvalidInputError(f"{target} is inside of the journal", hint="a journal's folder is its own: name a file elsewhere")
-    if target.is_dir() or (target.exists() and not target.is_file()):
-        raise InvalidInputError(f"{target} is not a file", hint="name a file; - is standard output")
-    if target.exists() and not force:
-        raise _exists(target)
-    if not target.parent.is_dir():
-        raise InvalidInputError(f"there is no folder {target.parent}", hint="make it first, or name another one")
-    return target
-
-
-def _exists(target: Path) -> InvalidInputError:
-    return InvalidInputError(
-        f"{target} exists; it was left as it is", hint="name another file; an export replaces it with --force (force=True)"
-    )
-
-
-@contextlib.contextmanager
-def whole_file(to: str | os.PathLike[str], *journals: Path, force: bool) -> Iterator[tuple[Path, IO[bytes]]]:
-    """A file, links followed, that takes its place when the block is left, and is gone after any exception.
-
-    Raises:
-        InvalidInputError: Something is there already, or no file can be there, or it would be inside of a journal's folder.
-    """
-    target = {_target(to, journal, force=force) for journal in journals}.pop()
-    try:
-        with paths.whole(target, replace=force) as partial, open(partial, "xb", opener=_for_owner) as stream:
-            # 0600 whatever the umask, as all that holds recorded values: a mask takes rights away, and a default ACL gives some.
-            os.fchmod(stream.fileno(), 0o600)
-            yield target, stream
-    except FileExistsError as error:
-        raise _exists(target) from error
-
-
-def _for_owner(path: str, flags: int) -> int:
-    """A new file that its owner alone may read from its first moment on."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    paths.file_target(to, journal, force=False)

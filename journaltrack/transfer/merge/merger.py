@@ -4,16 +4,17 @@ An entry is the same wherever it is if its process (``writer.uuid``) and its pla
 where it happens to be says nothing. Sources are read as of one moment each, and never changed. Must not know a remote.
 
 Everything is looked at before anything is written: a source that contradicts itself or the target changes nothing. Then it is written
-in many short transactions, since trackers may append to the target meanwhile: first the entries, then what became of them.
+in many short transactions, since trackers may append to the target meanwhile: first that it has begun, then the entries, then what
+became of them, then that it has ended.
 
 Invariants: entries are taken over as they are, each process's in order and without gaps, after their digests are seen to fit; doing it
-again changes nothing, and completes what was killed. What may have been sent is never pending, after whichever transaction the merge
-ends: until what became of it is here, it is in doubt.
+again changes nothing, and completes what was killed. Until then no pass sends anything from the target (``taken``).
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -35,14 +36,13 @@ from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence import statements
 from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.outcomes import Settlement
-from journaltrack.replay.evidence.statements import HELD, MERGE, Named, Settled
+from journaltrack.replay.evidence.statements import MERGE, Named, Settled
 from journaltrack.replay.evidence.taken import TAKEN
 from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.apply.applier import Ahead, Applied, Applier
-from journaltrack.transfer.apply.source import Checker, forged
-from journaltrack.transfer.merge.heads import Heads, Runs
+from journaltrack.transfer.apply.source import Checked, Checker, forged
+from journaltrack.transfer.merge.incoming import COMPONENT, PLACE, RECORDED, REST, SEQ, WRITER, Incoming, Row
 from journaltrack.transfer.merge.source import Found, JournalSource
-from journaltrack.transfer.merge.staging import ENTRY, REFUSED, SETTLED, Staged, Staging
 from journaltrack.util import paths
 from journaltrack.util.digest import is_digest
 from journaltrack.util.intervals import as_intervals, contains, merged
@@ -53,11 +53,7 @@ if TYPE_CHECKING:
 IN_FLIGHT: Final = "a request that carried it had no answer yet when the journal was merged: it may have been sent"
 _INSERT_ENTRY: Final = schema.insert_sql("entry").replace("(writer_id", "(seq, writer_id", 1).replace("VALUES (", "VALUES (?, ", 1)
 _INSERT_REFUSED: Final = "INSERT OR IGNORE INTO delivery (seq, outcome, reason, settled_at_ns) VALUES (?, 'quarantined', ?, ?)"
-_SETTLEMENT: Final = (
-    "SELECT e.component_id, CASE WHEN r.action = ? AND r.outcome = ? THEN NULL ELSE d.outcome END FROM entry e "
-    "LEFT JOIN delivery d ON d.seq = e.seq LEFT JOIN receipt r ON r.id = d.receipt_id WHERE e.seq = ?"
-)
-"""Of an entry: nothing if it waits for what became of it."""
+_SETTLEMENT: Final = "SELECT e.component_id, d.outcome FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE e.seq = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,34 +226,51 @@ class _Merger:
         self._counts = [_Counts() for _ in sources]
         self._seen_seq = journal.database.read("SELECT coalesce(max(seq), 0) FROM entry")[0][0]  # what came later is looked at again
         self._applier = Applier(Attestor(journal.database, lease))
-        self._staging = Staging(sources, self._applier)
+        self._incoming = Incoming(sources, self._applier, journal.database)
         self._checker = Checker(self._applier, journal.database, self._components_of)
 
     def close(self) -> None:
         """Drop what is there for the merge alone."""
         self._checker.close()
-        self._staging.close()
+        for source in self._sources:
+            source.close()
         self._applier.close()
 
     def run(self) -> tuple[MergedSource, ...]:
         """Look at everything; then blobs first, since an entry must not be there before what it names."""
         database = self._journal.database
-        self._staging.fill(Heads(database, self._applier), self._lease.renew)
+        self._incoming.look(self._lease.renew)
         checked = [self._checker.check(source) for source in self._sources]
         for source, counts in zip(self._sources, self._counts, strict=True):
             self._copy_blobs(source, counts)
             self._copy_blob_rows(source)
-        self._copy_entries(self._applier.look_ahead(self._staging.beyond))
+        for source, each, count in zip(self._sources, checked, self._incoming.counts, strict=True):
+            self._begin(source, each, count)
+        self._copy_entries(self._applier.look_ahead(self._incoming.beyond))
         for source, counts, each in zip(self._sources, self._counts, checked, strict=True):
             self._applier.take_over(each)
             counts.applied = self._applier.applied
             counts.taken_as_found = self._take_as_found(source)
         Settlement(database, self._lease).advance_mark()
-        return tuple(self._result(*each) for each in zip(self._sources, self._counts, self._staging.counts, strict=True))
+        heads = self._applier.heads()
+        self._applier.end({s.origin for s in self._sources if all(each.is_here(heads) for each in s.unfinished)})
+        return tuple(self._result(*each) for each in zip(self._sources, self._counts, self._incoming.counts, strict=True))
+
+    def _begin(self, source: JournalSource, checked: Checked, count: int) -> None:
+        """Record that a source is being taken over, if its entries may be here before what became of them.
+
+        Args:
+            source: It.
+            checked: What its attestations say.
+            count: How many entries come from it.
+        """
+        finds = any(True for _ in (source.unattested(IN_FLIGHT) if count or checked.taken else self._found(source)))
+        if checked.taken or finds or (count and source.unfinished):
+            self._applier.begin(checked, source.gaps_above(self._incoming.beyond), is_told_all=not finds and not source.unfinished)
 
     def _components_of(self, named: Named) -> Iterator[tuple[str, str]]:
         yield from self._applier.components_of(named)
-        yield from self._staging.components_of(named)
+        yield from self._incoming.components_of(named)
 
     @staticmethod
     def _result(source: JournalSource, counts: _Counts, entries: int) -> MergedSource:
@@ -297,17 +310,17 @@ class _Merger:
     # -- entries ------------------------------------------------------------------------------------------------
 
     def _copy_entries(self, ahead: Ahead) -> None:
-        """Those that wait, with what is known of them here; what became of the others in their sources is in doubt until it comes."""
-        total, done = sum(self._staging.counts), 0
+        """Those that wait, with what is known of them here."""
+        total, done = sum(self._incoming.counts), 0
         self._tell(Progress(0, total, 0))
-        while page := self._staging.page(done, self._applier.turns.size):
+        rows = self._incoming.entries()
+        while page := list(itertools.islice(rows, self._applier.turns.size)):
             with self._applier.transaction() as connection:
                 above = self._see_others(connection)
                 brought = self._insert(connection, page, above)
                 self._applier.follow_known(ahead, brought, above)
-                self._hold(connection, page, above)
             self._seen_seq = above + len(page)
-            done = page[-1][0]
+            done += len(page)
             self._tell(Progress(done, total, 0))
 
     def _see_others(self, connection: sqlite3.Connection) -> int:
@@ -320,42 +333,55 @@ class _Merger:
         if last != self._seen_seq:
             sql = "SELECT DISTINCT w.uuid FROM entry e JOIN writer w ON w.id = e.writer_id WHERE e.seq > ?"
             for (uuid,) in connection.execute(sql, (self._seen_seq,)):
-                if uuid in self._staging.writers:
-                    where = self._staging.where(uuid)
+                if uuid in self._incoming.writers:
+                    where = self._incoming.where(uuid)
                     raise forged(
                         where, f"the process {limits.shown(uuid)} goes on in {self._journal.path} now, and went on there otherwise"
                     )
         return int(last)
 
-    def _insert(self, connection: sqlite3.Connection, page: Sequence[Staged], above: int) -> dict[str, tuple[int, int]]:
+    def _insert(self, connection: sqlite3.Connection, page: Sequence[tuple[int, Row]], above: int) -> dict[str, tuple[int, int]]:
         """Returns: by their process's uuid, the first and the last place."""
-        staging, applier = self._staging, self._applier
-        writers = {number: applier.add_writer(staging.writers[staging.uuids[number]]) for number in {row[2] for row in page}}
-        components = {number: applier.add_component(staging.components[number]) for number in dict.fromkeys(row[4] for row in page)}
-        rows = [(seq, writers[row[2]], row[3], components[row[4]], *row[ENTRY]) for seq, row in enumerate(page, above + 1)]
+        applier, sources = self._applier, self._sources
+        writers = {(n, i): applier.add_writer(sources[n].writers[sources[n].uuids[i]]) for n, i in {(n, row[WRITER]) for n, row in page}}
+        named = dict.fromkeys([(n, row[COMPONENT]) for n, row in page])
+        components = {(n, i): applier.add_component(sources[n].components[i]) for n, i in named}
+        rows = [
+            (seq, writers[n, row[WRITER]], row[PLACE], components[n, row[COMPONENT]], *row[REST])
+            for seq, (n, row) in enumerate(page, above + 1)
+        ]
         connection.executemany(_INSERT_ENTRY, rows)
-        refused = [(seq, row[REFUSED], row[12]) for seq, row in enumerate(page, above + 1) if row[REFUSED] is not None]
-        connection.executemany(_INSERT_REFUSED, refused)
-        (_, _, number, first, *_), (_, _, _, last, *_) = page[0], page[-1]
-        if len(writers) == 1 and last - first == len(page) - 1:  # nearly always
-            applier.add_run(writers[number], first, last, above + 1 - first)
-            return {staging.uuids[number]: (first, last)}
-        run = Runs(applier)
-        brought: dict[int, tuple[int, int]] = {}
-        for seq, (_, _, number, place, *_) in enumerate(page, above + 1):
-            run.add(writers[number], place, seq)
-            brought[number] = (brought[number][0] if number in brought else place, place)
-        run.end()
-        return {staging.uuids[number]: places for number, places in brought.items()}
+        self._insert_refused(connection, page, above)
+        (_, first), (_, last) = page[0], page[-1]
+        if len(writers) == 1 and last[PLACE] - first[PLACE] == len(page) - 1:  # nearly always
+            (((n, i), writer_id),) = writers.items()
+            applier.add_run(writer_id, first[PLACE], last[PLACE], above + 1 - first[PLACE])
+            return {sources[n].uuids[i]: (first[PLACE], last[PLACE])}
+        open_runs: dict[int, list[int]] = {}
+        brought: dict[str, tuple[int, int]] = {}
+        for seq, (n, row) in enumerate(page, above + 1):
+            writer_id, place, uuid = writers[n, row[WRITER]], row[PLACE], sources[n].uuids[row[WRITER]]
+            run = open_runs.get(writer_id)
+            if run is not None and place == run[1] + 1 and seq - place == run[2]:
+                run[1] = place
+            else:
+                if run is not None:
+                    applier.add_run(writer_id, *run)
+                open_runs[writer_id] = [place, place, seq - place]
+            brought[uuid] = (brought[uuid][0] if uuid in brought else place, place)
+        for writer_id, run in open_runs.items():
+            applier.add_run(writer_id, *run)
+        return brought
 
-    def _hold(self, connection: sqlite3.Connection, page: Sequence[Staged], above: int) -> None:
-        """Those of which it is not known yet what became of them."""
-        known = {seq for (seq,) in connection.execute("SELECT seq FROM delivery WHERE seq > ?", (above,))}
-        found: dict[int, list[int]] = defaultdict(list)
-        for seq, row in enumerate(page, above + 1):
-            if row[SETTLED] and seq not in known:
-                found[row[4]].append(seq)
-        self._applier.hold({self._applier.add_component(self._staging.components[number]): seqs for number, seqs in found.items()})
+    def _insert_refused(self, connection: sqlite3.Connection, page: Sequence[tuple[int, Row]], above: int) -> None:
+        """What AWS could never accept stays quarantined, as it was when it was recorded."""
+        seqs: dict[int, list[int]] = defaultdict(list)
+        for n, row in page:
+            seqs[n].append(row[SEQ])
+        refused = {(n, seq): reason for n, of in seqs.items() for seq, reason in self._sources[n].refused(of[0], of[-1]).items()}
+        if refused:
+            found = [(seq, refused.get((n, row[SEQ])), row[RECORDED]) for seq, (n, row) in enumerate(page, above + 1)]
+            connection.executemany(_INSERT_REFUSED, [each for each in found if each[1] is not None])
 
     # -- what nobody attests ------------------------------------------------------------------------------------
 
@@ -363,44 +389,42 @@ class _Merger:
         """Settle what is settled in the source without an attestation, or in flight there, and not here; this process attests it."""
         if source.may_have_made and not self._journal.database.read("SELECT 1 FROM receipt WHERE action = ? LIMIT 1", (TAKEN,)):
             with self._applier.transaction():  # a component that is there with this journal's mark is no sign of another copy
-                self._applier.tell_origin(source, {})
-        already = self._taken_before(source)
-        found = (
-            (seq, each)
-            for each in source.unattested(IN_FLIGHT)
-            for first, last in self._applier.places({each.uuid: ((each.first, each.last),)})
-            for seq in range(first, last + 1)
-        )
+                self._applier.tell_origin(source)
         count = 0
-        for page in self._applier.turns.pages(found):
-            with self._applier.transaction() as connection:
-                count += self._settle_as_found(connection, page, already, source)
+        for page in self._applier.turns.pages(self._found(source)):
+            with self._applier.transaction():
+                self._settle_as_found(page, source)
+            count += len(page)
         return count
 
-    def _settle_as_found(
-        self, connection: sqlite3.Connection, page: Sequence[tuple[int, Found]], already: Callable[[int, int], bool], source: JournalSource
-    ) -> int:
-        """Returns: how many of them."""
-        groups: dict[int, dict[tuple[str, str | None, int], list[int]]] = defaultdict(lambda: defaultdict(list))
-        settled_here = []
-        for seq, each in page:
-            row = connection.execute(_SETTLEMENT, (MERGE, HELD, seq)).fetchone()
-            if row is None:  # removed here on the record, between others: it had been delivered
-                continue
-            component_id, outcome = row
+    def _found(self, source: JournalSource) -> Iterator[tuple[int, int, Found]]:
+        """Entries that are here and to be settled so: ``seq``, component. Read outside of a transaction: nobody else settles entries."""
+        already = self._taken_before(source)
+        for each in source.unattested(IN_FLIGHT):
             arrived = each.outcome in HAS_ARRIVED
-            if (outcome is None and (arrived or not already(seq, each.at_ns))) or (arrived and outcome in {"quarantined", "in doubt"}):
-                groups[component_id][each.outcome, each.reason, each.at_ns].append(seq)
-                settled_here.append(seq)
+            for first, last in self._applier.places({each.uuid: ((each.first, each.last),)}):
+                for seq in range(first, last + 1):
+                    # None: removed here on the record, between others: it had been delivered.
+                    for component_id, outcome in self._journal.database.read(_SETTLEMENT, (seq,)):
+                        if outcome is None:
+                            wanted = arrived or not already(seq, each.at_ns)
+                        else:
+                            wanted = arrived and outcome in {"quarantined", "in doubt"}
+                        if wanted:
+                            yield seq, component_id, each
+
+    def _settle_as_found(self, page: Sequence[tuple[int, int, Found]], source: JournalSource) -> None:
+        """Inside of a transaction: this process attests it."""
+        groups: dict[int, dict[tuple[str, str | None, int], list[int]]] = defaultdict(lambda: defaultdict(list))
+        for seq, component_id, each in page:
+            groups[component_id][each.outcome, each.reason, each.at_ns].append(seq)
         settled = {
             component_id: [Settled(outcome, reason, as_intervals(seqs), at_ns) for (outcome, reason, at_ns), seqs in by_kind.items()]
             for component_id, by_kind in groups.items()
         }
-        if settled_here:
-            self._applier.tell_origin(source, {})
+        self._applier.tell_origin(source)
         self._applier.attest("found", settled, {"from": source.journal.journal_id})
-        self._applier.note(as_intervals(settled_here))
-        return len(settled_here)
+        self._applier.note(as_intervals(seq for seq, *_ in page))
 
     def _taken_before(self, source: JournalSource) -> Callable[[int, int], bool]:
         """Whether an earlier merge of the same journal found an entry so, since the same time: who released it since then wants it pending.

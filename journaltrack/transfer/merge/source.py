@@ -7,13 +7,15 @@ may be sent, is checked here; digests are checked by whoever takes entries over.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
 from journaltrack import limits
 from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.chain import follows, removed_in
-from journaltrack.journal.queries import UNSETTLED
+from journaltrack.journal.chain import COLUMNS, read_body, take_gaps
+from journaltrack.journal.queries import PROBLEM, Places
+from journaltrack.journal.removed import IS_PRUNE
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.statements import DeliveryOutcome
@@ -26,65 +28,30 @@ if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
 
 _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
-_ENTRIES: Final = (
-    "SELECT e.writer_id, e.writer_seq, e.component_id, e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
-    "e.recorded_at_ns, e.digest, e.seq, d.outcome, d.reason, d.settled_at_ns, d.receipt_id FROM entry e LEFT JOIN delivery d ON d.seq = e.seq"
+_ENTRIES: Final = f"SELECT {COLUMNS} FROM entry e ORDER BY e.seq"
+_LAST: Final = f"SELECT {COLUMNS} FROM json_each(?) i CROSS JOIN entry e ON e.seq = i.value"
+_UNSOUND: Final = (
+    "SELECT seq FROM entry WHERE typeof(writer_seq) <> 'integer' OR typeof(recorded_at_ns) <> 'integer' OR typeof(digest) <> 'blob' LIMIT 1"
 )
+_REFUSED: Final = (
+    f"SELECT {COLUMNS}, d.reason FROM delivery d CROSS JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome = 'quarantined' "
+    "AND d.receipt_id IS NULL AND d.settled_at_ns = e.recorded_at_ns AND d.seq BETWEEN ? AND ?"
+)
+_PAGE: Final = 500  # fewer than the 700 new objects after which the garbage collector looks at them
 _UNATTESTED: Final = (
     "SELECT e.writer_id, e.writer_seq, d.outcome, d.reason, d.settled_at_ns FROM delivery d JOIN entry e ON e.seq = d.seq "
     "WHERE (typeof(d.receipt_id) = 'integer' AND d.receipt_id BETWEEN 1 AND ?) OR (d.receipt_id IS NULL AND d.settled_at_ns <= ? "
     "AND NOT (d.outcome = 'quarantined' AND d.settled_at_ns = e.recorded_at_ns)) ORDER BY d.seq"
 )
-"""But not what was refused when it was recorded: that comes with the entry, see ``EntryRow.refused``."""
+"""But not what was refused when it was recorded: that comes with the entry, see ``refused``."""
 _UNSETTLED: Final = (
-    f"SELECT e.writer_id, e.writer_seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' AND {UNSETTLED} ORDER BY e.seq"
+    "SELECT e.writer_id, e.writer_seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' "
+    "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) ORDER BY e.seq"
 )
 _BLOBS: Final = (
     "SELECT sha256, size_bytes, spooled_at_ns FROM blob WHERE typeof(sha256) = 'text' AND typeof(size_bytes) = 'integer' "
     "AND typeof(spooled_at_ns) = 'integer' ORDER BY sha256"
 )
-
-
-_metric_text: Final = functools.lru_cache(maxsize=10_000)(vocabulary.metric_text)
-
-
-class EntryRow(NamedTuple):
-    """An entry on its way; ``columns`` are those from ``stream`` to ``recorded_at_ns``.
-
-    ``refused`` is why AWS could never accept it, if it was quarantined when it was recorded; ``gap`` is the digest before it if
-    what was before it was removed on the record. ``settled``: it is settled there otherwise, or may have been sent.
-    """
-
-    uuid: str
-    writer_seq: int
-    component: str
-    columns: tuple[Any, ...]
-    digest: bytes
-    refused: str | None
-    gap: bytes | None
-    settled: bool
-
-    @property
-    def recorded_at_ns(self) -> int:
-        """When it was recorded."""
-        return int(self.columns[-1])
-
-    def follows(self, previous: bytes) -> bool:
-        """Whether its digest is that of its content after ``previous``."""
-        stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns = self.columns
-        if (
-            type(value) is float
-            and kind == stream == vocabulary.METRIC
-            and payload is None
-            and type(timestamp_ns) is int
-            and (step is None or type(step) is int)
-            and isinstance(name, str)
-        ):  # nearly all entries: in a third of the time
-            middle = _metric_text(self.component, name)
-            digest = vocabulary.chain_next_metric(previous, self.writer_seq, middle, value, step, timestamp_ns, recorded_at_ns)
-            if digest == self.digest:
-                return True
-        return follows(previous, self.writer_seq, self.component, self.columns, self.digest)
 
 
 class Found(NamedTuple):
@@ -103,7 +70,11 @@ class JournalSource:
 
     Attributes:
         journal: Opened for reading alone.
-        recorders: The processes that recorded entries: how many.
+        uuids, components: Of processes and components, by their ids there.
+        places: By a process's id there: the last place of its entries.
+        gaps: What was removed on the record, by the process's uuid.
+        recorders: The processes that recorded entries; ``entries``: how many there are.
+        unfinished: What it is still taking over itself: it does not know all that its entries' other journals know.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -111,33 +82,34 @@ class JournalSource:
         self.name = str(journal.path)
         self.origin = taken.bundle(journal.path) or taken.journal(journal.journal_id)
         database = journal.database
-        self._uuids: dict[Any, str] = {}
+        self.unfinished = taken.unfinished(database)
+        self.uuids: dict[Any, str] = {}
         self.writers: dict[str, WriterRow] = {}
         for writer_id, *columns, digest in database.read(f"SELECT id, {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer ORDER BY id"):
             row = WriterRow(tuple(columns), digest)
             self.writers[row.uuid] = row
-            self._uuids[writer_id] = row.uuid
-        self._components = dict(database.read("SELECT id, name FROM component"))
+            self.uuids[writer_id] = row.uuid
+        self.components: dict[Any, Any] = dict(database.read("SELECT id, name FROM component"))
         attested = database.read("SELECT writer_id, max(writer_seq) FROM attestation GROUP BY writer_id")
-        self.heads: Mapping[str, int] = {self._uuids[i]: seq for i, seq in attested if i in self._uuids and isinstance(seq, int)}
-        self._places: dict[Any, int] = {}
+        self.heads: Mapping[str, int] = {self.uuids[i]: seq for i, seq in attested if i in self.uuids and isinstance(seq, int)}
+        self.places: dict[Any, int] = {}
         self._last: dict[Any, int] = {}
         self.entries = 0
         rows = database.read("SELECT writer_id, count(*), max(writer_seq), max(seq) FROM entry GROUP BY writer_id")
         for writer_id, count, last, self._last[writer_id] in rows:
-            if writer_id not in self._uuids or not isinstance(last, int):
+            if writer_id not in self.uuids or not isinstance(last, int):
                 raise forged(self.name, f"{count} entries are of a process ({limits.shown(str(writer_id))}) that is not recorded")
             self.entries += count
-            self._places[writer_id] = last
-        self.recorders = {self._uuids[i] for i in self._places}
-        self._gaps = self._removed()
+            self.places[writer_id] = last
+        self.recorders = {self.uuids[i] for i in self.places}
+        self.gaps = self._removed()
         self._flying = list(self._in_flight())
 
     def attestations(self) -> Iterator[Attested]:
         """See ``applier.Source``."""
         rows = self.journal.database.connection.execute("SELECT id, writer_id, writer_seq, body, digest FROM attestation ORDER BY id")
         for number, writer_id, writer_seq, body, digest in rows:
-            uuid = self._uuids.get(writer_id)
+            uuid = self.uuids.get(writer_id)
             if uuid is None or type(writer_seq) is not int or not isinstance(body, str) or not isinstance(digest, bytes):
                 raise forged(self.name, f"attestation {number} is none")
             yield Attested(uuid, writer_seq, body, digest)
@@ -146,61 +118,68 @@ class JournalSource:
         """Digest, size in bytes, and when it was kept."""
         yield from self.journal.database.read(_BLOBS)
 
-    def entries_since(self, places: Mapping[str, int]) -> Iterator[EntryRow]:
-        """Of each process the last that both have, then those after it in order of ``seq``. Without new ones nothing is scanned."""
+    def pages(self) -> Iterator[list[tuple[Any, ...]]]:
+        """All entries in order of ``seq``, by ``chain.COLUMNS``.
+
+        Raises:
+            EvidenceError: SQLite keeps any type in any column, and one of them can't be an entry.
+        """
         execute = self.journal.database.connection.execute
-        since = {i: max(1, min(last, places.get(self._uuids[i], 0))) for i, last in self._places.items()}
-        for writer_id in [i for i, last in self._places.items() if places.get(self._uuids[i], 0) >= last]:
-            del since[writer_id]
-            for row in execute(f"{_ENTRIES} WHERE e.seq = ?", (self._last[writer_id],)):
-                yield self._row(writer_id, row, None)
-        if not since:
-            return
-        expected = dict.fromkeys(self._places, 0)
-        for row in execute(f"{_ENTRIES} ORDER BY e.seq"):
-            writer_id, writer_seq = row[:2]
-            before, expected[writer_id] = expected[writer_id], writer_seq
-            if writer_id in since and (type(writer_seq) is not int or writer_seq >= since[writer_id]):
-                yield self._row(writer_id, row, before)
+        for (seq,) in execute(_UNSOUND):
+            raise forged(self.name, f"entry {seq} is none that journaltrack recorded")
+        cursor = execute(_ENTRIES)
+        while page := cursor.fetchmany(_PAGE):
+            yield page
 
-    def _row(self, writer_id: int, columns: tuple[Any, ...], before: int | None) -> EntryRow:
-        """An entry, if it can be one; ``before`` is the place of the one before it."""
-        writer_seq, component_id, kept = columns[1], columns[2], columns[3:11]
-        digest, seq, outcome, reason, at_ns, receipt_id = columns[11:]
-        uuid, component = self._uuids[writer_id], self._components.get(component_id)
-        sound = type(writer_seq) is int and isinstance(digest, bytes) and type(kept[-1]) is int
-        if not sound or not isinstance(component, str):
-            raise forged(self.name, f"an entry of the process {limits.shown(uuid)} is none that journaltrack recorded")
-        gap = None if before is None or writer_seq == before + 1 else self._gap(uuid, before + 1, writer_seq - 1)
-        if outcome is None:
-            flying = self._flying and kept[0] == vocabulary.METRIC and self._is_in_flight(seq)
-            return EntryRow(uuid, writer_seq, component, kept, digest, None, gap, bool(flying))
-        if outcome == "quarantined" and receipt_id is None and at_ns == kept[-1]:
-            row = EntryRow(uuid, writer_seq, component, kept, digest, reason, gap, settled=False)
-            return row if self._refusal(row) == reason else row._replace(refused=None)
-        return EntryRow(uuid, writer_seq, component, kept, digest, None, gap, settled=True)
+    def last_rows(self) -> list[tuple[Any, ...]]:
+        """The last entry of each process, by ``chain.COLUMNS``."""
+        return self.journal.database.read(_LAST, (json.dumps(list(self._last.values())),))
 
-    def _is_in_flight(self, seq: int) -> bool:
-        return any(first <= seq <= last for intervals, _ in self._flying for first, last in intervals)
+    def refused(self, first: int, last: int) -> dict[int, str]:
+        """Why AWS could never accept entries, by ``seq``: those that were quarantined when they were recorded."""
+        rows = self.journal.database.read(_REFUSED, (first, last))
+        return {row[0]: reason for *row, reason in rows if reason is not None and self._refusal(row) == reason}
 
-    @staticmethod
-    def _refusal(row: EntryRow) -> str | None:
+    def close(self) -> None:
+        """Drop what was kept of it."""
+        if "found" in self.__dict__:
+            self.found.close()
+
+    @functools.cached_property
+    def found(self) -> Places:
+        """Where each process's entries are."""
+        return Places(self.journal.database)
+
+    def components_in(self, writer_id: int, first: int, last: int) -> Iterator[tuple[str, str]]:
+        """Of entries of a process, one of each component, in words, with the component."""
+        for begin, end in self.found.find({self.uuids[writer_id]: ((first, last),)}):
+            for place, component_id in self.journal.database.read(
+                "SELECT min(writer_seq), component_id FROM entry WHERE seq BETWEEN ? AND ? GROUP BY component_id", (begin, end)
+            ):
+                yield f"entry {place} of the process {limits.shown(self.uuids[writer_id])}", str(self.components.get(component_id))
+
+    def _refusal(self, row: list[Any]) -> str | None:
         """Why AWS could never accept the entry: a crafted source may say so of any."""
-        entry = vocabulary.entry_of((1, 1, row.writer_seq, 1, row.component, *row.columns, row.digest))
+        entry = vocabulary.entry_of((*row[:4], str(self.components.get(row[3])), *row[4:]))
         try:
             return None if entry.unsound else vocabulary.undeliverable(entry)
         except ValueError:
             return None
 
-    def _gap(self, uuid: str, first: int, last: int) -> bytes | None:
-        return self._gaps[uuid].across(first, last) if uuid in self._gaps else None
+    def gaps_above(self, places: Mapping[str, int]) -> list[tuple[str, int, int, str]]:
+        """What was removed on the record of these processes' entries above these places, as attestations name it."""
+        return [gap for uuid, place in places.items() if uuid in self.gaps for gap in self.gaps[uuid].members(uuid, place)]
 
     def _removed(self) -> dict[str, Removed]:
         """Runs of entries that were removed on the record, with the digest of the last."""
-        try:
-            return removed_in(self.journal.database.connection)
-        except (ValueError, TypeError) as error:
-            raise forged(self.name, "an attestation of what was removed can't be read") from error
+        gaps = taken.gaps_to_come(self.journal.database)
+        for (body,) in self.journal.database.connection.execute(f"SELECT a.body FROM attestation a WHERE {IS_PRUNE} ORDER BY a.id"):
+            members = read_body(body)
+            try:
+                take_gaps(gaps, members or {})
+            except (ValueError, TypeError) as error:
+                raise forged(self.name, "an attestation of what was removed can't be read") from error
+        return gaps
 
     # -- what nobody attests ------------------------------------------------------------------------------------
 
@@ -249,10 +228,10 @@ class JournalSource:
                 begun[2] = place
                 continue
             if begun is not None:
-                yield Found(self._uuids[begun[0]], begun[1], begun[2], *begun[3])
+                yield Found(self.uuids[begun[0]], begun[1], begun[2], *begun[3])
             begun = [writer_id, place, place, alike]
         if begun is not None:
-            yield Found(self._uuids[begun[0]], begun[1], begun[2], *begun[3])
+            yield Found(self.uuids[begun[0]], begun[1], begun[2], *begun[3])
 
 
 def _moment(at_ns: object) -> int:

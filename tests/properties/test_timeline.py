@@ -1,4 +1,4 @@
-"""What was pending in the past, against a journal that was watched while it happened."""
+"""The timeline of a random history, against what the journal's tables hold."""
 
 from __future__ import annotations
 
@@ -23,11 +23,8 @@ from journaltrack.replay.evidence import in_doubt
 from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.outcomes import Intent, Settlement
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.reports.pending import each_pending_at, pending_at
 from journaltrack.reports.receipts import NO_REQUESTS
 from journaltrack.reports.timeline import timeline
-from journaltrack.util.intervals import ranges_in
-from tests import tally
 
 SECOND_NS = 10**9
 FAULTS = (
@@ -67,32 +64,21 @@ class Unreliable(MemoryRemote):
 
 
 class History:
-    """A journal to which things happen, and what was pending and in flight after each."""
+    """A journal to which things happen."""
 
     def __init__(self, folder, chance):
         self.chance = chance
         self.numbers = itertools.count(1)
         self.now_ns = 2_000_000_000 * SECOND_NS
-        self.seen = {}
         self.folder = folder
         self.remote = Unreliable(chance)
         self.journal = Journal.open(folder, clock_ns=self.clock)
         for name in "ab":
             self.journal.append(self.journal.component(name), [vocabulary.create(owner=f"owner of {name}")])
-        self.look()
 
     def clock(self):
         self.now_ns += SECOND_NS
         return self.now_ns
-
-    def look(self, *_):
-        """Note what is not settled now."""
-        with closing(sqlite3.connect(self.folder / "journal.db")) as connection:
-            unsettled = {seq for (seq,) in connection.execute("SELECT seq FROM entry WHERE seq NOT IN (SELECT seq FROM delivery)")}
-            flying = set()
-            for (text,) in connection.execute("SELECT entries FROM receipt WHERE finished_at_ns IS NULL"):
-                flying.update(seq for first, last in ranges_in(text) for seq in range(first, last + 1))
-        self.seen[self.clock()] = (unsettled - flying, unsettled & flying)
 
     def log(self):
         drafts = [vocabulary.metric("m", float(next(self.numbers)), None, 1) for _ in range(self.chance.randrange(15))]
@@ -138,29 +124,8 @@ def happen(folder, seed):
             [history.log, history.log, history.replay, history.replay, history.release, history.decide, history.killed]
         )
         step()
-        history.look()
     history.journal.close()
     return history
-
-
-@settings(max_examples=12)
-@given(st.integers(0, 2**32))
-def test_the_past_is_told_as_it_was(seed):
-    """At every moment of a random history: exactly what was pending and in flight then, but for what is said to be unknown."""
-    with tempfile.TemporaryDirectory() as folder:
-        history = happen(Path(folder, "journal"), seed)
-        for at_ns, (pending, flying) in history.seen.items():
-            told = {entry.seq: entry for entry in each_pending_at(history.folder, at_ns)}
-            unknown = {seq for seq, entry in told.items() if entry.state_then == "unknown"}
-            assert {seq for seq, entry in told.items() if entry.state_then == "pending"} == pending - unknown
-            assert {seq for seq, entry in told.items() if entry.state_then == "in flight"} == flying
-            # Only what can be settled without a request is unknown: what AWS could never take, references to refused uploads.
-            assert {told[seq].kind for seq in unknown} <= {"metric", "output"}
-            counted = pending_at(history.folder, at_ns)
-            assert (counted.pending, counted.in_flight, counted.unknown) == (len(pending - unknown), len(flying), len(unknown))
-            oldest = [group.oldest_seq for group in counted.groups]
-            assert min(oldest, default=0) == min(told, default=0)
-        tally.count("moments of the past told again", attacks=1, checked=len(history.seen))
 
 
 @settings(max_examples=6)
