@@ -105,7 +105,7 @@ def follow(connection: sqlite3.Connection, statements: Iterable[Statement], tabl
             _release(connection, said, tables)
         receipt_id = None if said.action == REPAIR else said.receipt_id  # which says it of other requests
         for group in said.settled:
-            if looked(said.action, group.outcome):
+            if group.outcome == "in doubt" and looked(said.action, group.outcome):
                 _flush(connection, sql, rows)
                 connection.executemany(tables.look, [(group.reason, *interval) for interval in group.entries])
                 continue
@@ -120,7 +120,7 @@ def follow(connection: sqlite3.Connection, statements: Iterable[Statement], tabl
                 rows += [(by, group.outcome, group.reason, at_ns, first, last) for first, last in group.entries]
             else:
                 rows.append((by, group.outcome, group.reason, at_ns, few))
-        if said.component_id is not None:
+        if said.component_id is not None and (said.arn is not None or said.missing or said.uploaded or said.forgotten):
             learn(connection, said, tables)
     _flush(connection, sql, rows)
 
