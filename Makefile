@@ -3,32 +3,53 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+# The demo needs a third of the development tools: it has a place of its own where those are not installed.
+DEMO_VENV = $(if $(wildcard $(STAMP)),$(VENV),.venv-demo)
 # The tests start a thousand processes. Where PYTHONDONTWRITEBYTECODE is set, each would compile the package anew.
 COMPILE = $(BIN)/python -m compileall -q journaltrack migrations tests
+# One process more than there are cores: the tests wait for disks and for each other's processes.
+PYTEST = $(BIN)/python -m pytest --dist worksteal -n $(shell expr $$(nproc) + 1)
 # SQLAlchemy 2.1, NumPy and others have left Python 3.10: it has pins of its own.
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints-3.10.txt" if sys.version_info < (3, 11) else "constraints.txt")')
+PINS = pyproject.toml constraints.txt constraints-3.10.txt
+INSTALL = -m pip install --disable-pip-version-check --no-input --constraint $(CONSTRAINTS) --editable .
 
-.PHONY: help demo test test-fast soak lint format bench bench-quick bench-peers mutants clean
+.PHONY: help demo test test-fast coverage soak lint format bench bench-quick bench-peers mutants clean
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-$(STAMP): pyproject.toml constraints.txt constraints-3.10.txt
+%/.made:
 	@$(PYTHON) -c 'import sys; sys.exit("journaltrack needs Python 3.10 or later, this is " + sys.version.split()[0]) if sys.version_info < (3, 10) else None'
-	@$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: on Debian, apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable . --group dev
+	@echo "Making the virtual environment $*"
+	@$(PYTHON) -m venv $* || { echo "python3 -m venv failed: on Debian, apt-get install python3-venv" >&2; rm -rf $*; exit 1; }
+	@$*/bin/python -m pip install --quiet --disable-pip-version-check --no-input --upgrade "pip>=25.1"
 	@touch $@
 
-demo: $(STAMP)  ## a real training run, offline, killed, resumed, synced to a local stand-in for AWS, audited
-	$(BIN)/python examples/demo.py
+$(STAMP): $(VENV)/.made $(PINS)
+	@echo "Installing the development tools into $(VENV): 330 MB to download, 1 GB on disk"
+	$(BIN)/python $(INSTALL) --group dev
+	@touch $@
+
+# Most of what moto, SciPy and scikit-learn hold is never imported here: its bytecode would be 130 MB.
+.venv-demo/.installed: .venv-demo/.made $(PINS)
+	@echo "Installing the demo into .venv-demo: 100 MB to download, 340 MB on disk"
+	.venv-demo/bin/python $(INSTALL) --no-compile --group demo
+	@touch $@
+
+demo: $(DEMO_VENV)/.installed  ## a real training run, offline, killed, resumed, synced to a local stand-in for AWS, audited
+	env -u PYTHONDONTWRITEBYTECODE $(DEMO_VENV)/bin/python examples/demo.py
 
 test: $(STAMP)  ## the suite
 	$(COMPILE)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST)
 
 test-fast: $(STAMP)  ## units, the contract in memory, properties with few examples: under a minute
 	$(COMPILE)
-	JOURNALTRACK_SOAK=0.1 $(BIN)/python -m pytest -n 2 --dist worksteal -m fast
+	JOURNALTRACK_SOAK=0.1 $(PYTEST) -m fast tests/unit tests/contract tests/properties
+
+coverage: $(STAMP)  ## what of the package runs in unit, contract and property tests; fails below the gate in pyproject.toml
+	$(COMPILE)
+	JOURNALTRACK_SOAK=0.1 $(PYTEST) --cov --cov-report=term tests/unit tests/contract tests/migrations tests/properties
 
 soak: $(STAMP)  ## every attack SCALE times as often as in the suite, and a table of what was lost
 	$(BIN)/python -m tests.soak $(SCALE)
@@ -57,4 +78,4 @@ bench-peers: $(STAMP)  ## other trackers and this one: latency, and what SIGKILL
 	$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick)
 
 clean:  ## remove what was made
-	rm -rf $(VENV) .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) .venv-* .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -213,7 +213,7 @@ def training(folder: str, mode: str, calls: int, endpoint_url: str) -> Values:
     tracker = Tracker.create(trial_component_name="training", journal=folder, sync=sync, boto3_session=session, close_deadline_s=60)
     tracker.log_metric("loss", 0.0)
     if mode != "off":
-        _await_delivery(Path(folder))  # the helper has started
+        _await_delivery(Path(folder))  # the child has started
     taken = []
     begun = time.perf_counter()
     for step in range(calls):

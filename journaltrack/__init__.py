@@ -1,15 +1,20 @@
-"""journaltrack: an offline-first experiment tracker with the API of the SageMaker Experiments ``Tracker``.
+"""Track experiments offline first, with the API of SageMaker Experiments' ``Tracker``.
 
-Every call is committed to a local SQLite journal before it returns; a reconciler replays what is pending to SageMaker
-and S3, and an audit says what was recorded and what arrived.
+Every call is committed to a local SQLite journal before it returns; a reconciler replays what is
+pending to SageMaker and S3, and an audit says what was recorded and what arrived.
 
     from journaltrack import Tracker
 
     with Tracker.create(display_name="digits") as tracker:
         tracker.log_parameter("learning_rate", 0.01)
-        tracker.log_metric("train:loss", 0.25, iteration_number=1)
+        tracker.log_metric("train:loss", 0.25, step=1)
 
-Nothing heavy is imported until it is used: SQLAlchemy with ``Tracker`` or ``Journal``, boto3 with the first replay.
+Public are the names in ``__all__``, and the modules ``journaltrack.errors``,
+``journaltrack.types`` (what the functions return, for annotations) and ``journaltrack.testing``
+(for your own tests). Everything else is internal: it may change in any release.
+docs/python-api.md describes what is public.
+
+Nothing heavy is imported until it is used: boto3 comes with the first replay.
 """
 
 from __future__ import annotations
@@ -21,42 +26,59 @@ from journaltrack import errors
 from journaltrack._version import __version__
 
 if TYPE_CHECKING:
-    from journaltrack.app.composition import sync, verify
+    from journaltrack.app.api import check, prune, resolve, retry, sync, verify
     from journaltrack.journal.journal import Journal
     from journaltrack.reports.report import audit
+    from journaltrack.reports.status import status
     from journaltrack.tracking.finish import finish
     from journaltrack.tracking.tracker import Tracker
     from journaltrack.tracking.trial_component import TrialComponent
+    from journaltrack.tracking.validation import JournaltrackWarning
     from journaltrack.transfer.bundle.pack import bundle
     from journaltrack.transfer.bundle.reading import open_bundle
     from journaltrack.transfer.export.exporter import export
+    from journaltrack.transfer.merge.merger import merge
+    from journaltrack.transfer.receipts import export_receipts, import_receipts
 
 __all__ = [
     "Journal",
+    "JournaltrackWarning",
     "Tracker",
     "TrialComponent",
     "__version__",
     "audit",
     "bundle",
+    "check",
     "errors",
     "export",
+    "export_receipts",
     "finish",
+    "import_receipts",
+    "merge",
     "open_bundle",
+    "prune",
+    "resolve",
+    "retry",
+    "status",
     "sync",
     "verify",
 ]
 
 _LAZY = {
-    "Tracker": "journaltrack.tracking.tracker",
-    "sync": "journaltrack.app.composition",
+    **dict.fromkeys(("check", "prune", "resolve", "retry", "sync", "verify"), "journaltrack.app.api"),
     "Journal": "journaltrack.journal.journal",
+    "JournaltrackWarning": "journaltrack.tracking.validation",
+    "Tracker": "journaltrack.tracking.tracker",
     "TrialComponent": "journaltrack.tracking.trial_component",
     "audit": "journaltrack.reports.report",
-    "export": "journaltrack.transfer.export.exporter",
-    "finish": "journaltrack.tracking.finish",
-    "verify": "journaltrack.app.composition",
     "bundle": "journaltrack.transfer.bundle.pack",
+    "export": "journaltrack.transfer.export.exporter",
+    "export_receipts": "journaltrack.transfer.receipts",
+    "finish": "journaltrack.tracking.finish",
+    "import_receipts": "journaltrack.transfer.receipts",
+    "merge": "journaltrack.transfer.merge.merger",
     "open_bundle": "journaltrack.transfer.bundle.reading",
+    "status": "journaltrack.reports.status",
 }
 
 
@@ -71,5 +93,5 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - the module's own attributes
 
 
 def __dir__() -> list[str]:
-    """The public names."""
+    """Return the public names."""
     return sorted(__all__)

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import settings
 
 from tests import shared_models
+from tests.patience import scaled
 
 TESTS = Path(__file__).parent
-SCALE = float(os.environ.get("JOURNALTRACK_SOAK", "0"))  # 0: the suite as it is; below 1: less of it; else a soak
-# The same examples at every run, on every machine, however slow it is: what chance finds in a soak becomes an @example.
+# The same examples at every run, on every machine, however slow it is: what chance finds in a soak (which has a seed)
+# becomes an @example.
 settings.register_profile(
     "journaltrack",
-    derandomize=SCALE < 1,
-    max_examples=int(100 * SCALE) if 0 < SCALE < 1 else 100,
+    derandomize="JOURNALTRACK_SEED" not in os.environ,
+    max_examples=min(100, scaled(100)),
     database=None,
     deadline=None,
     print_blob=True,

@@ -66,7 +66,13 @@ def test_installed_wheel_tracks_and_migrates_outside_of_the_repository(wheel, tm
             [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True, capture_output=True, text=True
         ).stdout.strip()
     )
-    zipfile.ZipFile(wheel).extractall(site)
+    # As docs/install.md has it, but for the dependencies.
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "install", "--quiet"]
+    carried = ["--no-index", "--find-links", str(wheel.parent), "journaltrack"]
+    lacking = subprocess.run([*pip, *carried], capture_output=True, text=True, check=False)
+    assert lacking.returncode != 0, "nothing but the folder is asked"
+    assert "No matching distribution found for" in lacking.stderr
+    subprocess.run([*pip, "--no-deps", *carried], check=True)
     # The dependencies are borrowed, so that no registry is asked; the editable install of this repository is not.
     borrowed = site / "borrowed"
     borrowed.mkdir()

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import numpy as np
 
-from journaltrack import Tracker
+import journaltrack
+from journaltrack import Journal, Tracker
+from journaltrack.testing import LoggedRun, OfflineJournal, offline
+from journaltrack.types import Examination, MetricsWriter, PassReport, Progress, VerifyReport
 
 
 @dataclass
@@ -33,6 +38,8 @@ def train(tracker: Tracker) -> None:
     tracker.log_metric("a", np.int64(5), np.datetime64("now"))
     tracker.log_metric("a", np.array([0.5]), 1_700_000_000)
     tracker.log_metrics({"a": np.float32(0.5), "b": 1}, 3, 1.7e9)
+    tracker.log_metric("a", 0.5, step=np.int64(3))
+    tracker.log_metrics({"a": 0.5}, step=3)
     tracker.log_parameters(argparse.Namespace(lr=0.1))
     tracker.log_parameters(Settings())
     tracker.log_parameters([("lr", 0.1)])
@@ -41,4 +48,39 @@ def train(tracker: Tracker) -> None:
     Tracker.create(sync=False)
     tracker.log_metric("a", "0.5")  # type: ignore[arg-type]
     tracker.log_metric("a", 0.5, iteration_number="3")  # type: ignore[arg-type]
+    tracker.log_metric("a", 0.5, step="3")  # type: ignore[arg-type]
     tracker.log_parameters(None)  # type: ignore[arg-type]
+
+
+def deliver(journal: Journal, folder: Path) -> VerifyReport:
+    """A journal is a path or an open one, moments are said in three ways, reports have types; objects of ours are no arguments."""
+
+    def tell(progress: Progress) -> None:
+        print(progress.done, progress.total)  # noqa: T201 - what a caller does
+
+    report: PassReport = journaltrack.sync(journal, since=timedelta(hours=2), buckets={"old": "new"}, on_progress=tell)
+    print(report.delivered, report.halted)  # noqa: T201
+    journaltrack.status(folder, since=datetime.now(timezone.utc))
+    journaltrack.audit(str(folder), component="a*")
+    examination: Examination = journaltrack.check(journal, repair=True, restore_from=[folder])
+    print(examination.healthy, examination.repaired)  # noqa: T201
+    journaltrack.prune(delivered_before=1_700_000_000_000_000_000, archive=folder / "gone.parquet")
+    journaltrack.merge([journal, folder], into="all")
+    journaltrack.export_receipts(journal, to=folder / "receipts", on_progress=tell)
+    journaltrack.import_receipts(folder / "receipts", journal)
+    journaltrack.retry(in_doubt=True)
+    journaltrack.resolve(outcome="delivered")
+    journaltrack.finish("a", "Failed", journal=journal)
+    journaltrack.resolve(outcome="lost")  # type: ignore[arg-type]
+    journaltrack.sync(deadline=5)  # type: ignore[call-arg]
+    journaltrack.sync(since="2h")  # type: ignore[arg-type]
+    return journaltrack.verify(journal, deadline_s=5, requests_per_s=2, region="eu-west-1", on_progress=tell)
+
+
+def test_training(offline_journal: OfflineJournal) -> LoggedRun:
+    """What ``journaltrack.testing`` gives has types, too."""
+    writer: MetricsWriter = Writer()
+    with offline() as journal:
+        Tracker(Tracker.create().trial_component, writer)
+        journaltrack.audit(journal)
+    return offline_journal.run()

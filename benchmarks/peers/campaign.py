@@ -201,6 +201,8 @@ class Life:
         pids = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
+                while _is_in_exec(folder):
+                    time.sleep(_POLL_S)
                 if mark in (folder / "environ").read_bytes().split(b"\0"):
                     pids.append(int(folder.name))
         return pids
@@ -217,6 +219,12 @@ class Life:
     def _said(self) -> str:
         lines = (self._folder / "said").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return " / ".join(line.strip() for line in lines[-3:])[-300:]
+
+
+def _is_in_exec(process: Path) -> bool:
+    """Return whether a process has its program, but neither arguments nor environment yet: on a busy machine that lasts."""
+    has_none = not (process / "environ").read_bytes() and not (process / "cmdline").read_bytes()
+    return has_none and (process / "exe").exists()
 
 
 @contextlib.contextmanager

@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from journaltrack.remotes.aws.remote import AwsRemote
     from journaltrack.remotes.rate_limit import RateLimit
     from journaltrack.remotes.retry import RetryingRemote
+    from journaltrack.replay.lease import Lease
     from journaltrack.replay.pass_report import PassReport, Progress
     from journaltrack.replay.pending_work import Work
     from journaltrack.replay.reconciler import Options
     from journaltrack.retention.prune import PruneReport
     from journaltrack.verification.diff import Difference
-    from journaltrack.verification.verifier import VerifyOptions, VerifyProgress, VerifyReport
+    from journaltrack.verification.verifier import VerifyOptions, VerifyReport
     from journaltrack.watch.journal import Delivery, DeliveryRequest
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Connection:
     def of(cls, request: ReplayRequest) -> Connection:
         """As a tracker's configuration says; a session or client of its caller's comes first."""
         known = request.configuration
-        limit = _limit_of(known.requests_per_s)
+        limit = limit_of(known.requests_per_s)
         if request.boto3_session is not None or request.sagemaker_client is not None:
             session, client = request.boto3_session, request.sagemaker_client
             return cls(session, client, rate_limit=limit, storage=known.storage(), allow=known.allow)
@@ -119,68 +120,41 @@ class Connection:
         )
 
 
-@functools.lru_cache(maxsize=1)
-def _limit_of(requests_per_s: float) -> RateLimit:
+@functools.cache
+def limit_of(requests_per_s: float) -> RateLimit:
     """The limit that all trackers of a process share."""
     from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415 - only with a replay
 
     return RateLimit(requests_per_s)
 
 
-def sync(
-    journal: str | os.PathLike[str] | None = None,
-    *,
+def run_pass(
+    journal: str | os.PathLike[str] | None,
+    connection: Connection,
     options: Options | None = None,
     deadline: Deadline | None = None,
-    boto3_session: Any = None,  # noqa: ANN401 - boto3 is untyped here
-    sagemaker_boto_client: Any = None,  # noqa: ANN401
-    profile: str | None = None,
-    region: str | None = None,
-    endpoint_url: str | None = None,
-    rate_limit: RateLimit | None = None,
-    storage: Storage | None = None,
-    allow: AllowConfiguration | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> PassReport:
-    """Replay what is pending in a journal to SageMaker and S3, once.
+    """Replay what is pending in a journal, once.
 
     Args:
         journal: Its folder; None: the default journal.
-        options: What to replay, see ``journaltrack.replay.reconciler.Options``.
+        connection: How to reach the remote.
+        options: What to replay; None: everything.
         deadline: Ends the pass; None: it takes as long as it takes.
-        boto3_session: Used instead of a new session.
-        sagemaker_boto_client: Used for SageMaker calls; its region, endpoint and credentials serve the others too.
-        profile: Of the AWS configuration.
-        region: AWS region.
-        endpoint_url: One endpoint for all services (a local stand-in).
-        rate_limit: Bounds requests per second.
-        storage: How buckets are to keep uploads; None: as they do by themselves.
-        allow: What the journal may have delivered; None: everything.
         on_progress: Called after every recording.
 
     Returns:
         What was done. A failing remote does not raise: see ``halted``, ``held`` and ``pending`` of the report.
 
     Raises:
-        NothingMatchesError: It has no component that ``options`` names, or nothing for a bucket that
-            ``storage`` replaces. Nothing was sent.
+        NothingMatchesError: It has no component that ``options`` names, or nothing for a bucket that the
+            connection's ``storage`` replaces. Nothing was sent.
         JournalNotFoundError: There is no journal.
         JournalBehindError: Another copy of it was delivered further; nothing was sent.
         LeaseHeldError: Another process reconciles it.
         JournalError: It can't be read or written.
     """
-    given = (boto3_session, sagemaker_boto_client, profile, region, endpoint_url, rate_limit)
-    connection = Connection(*given, attended=_is_attended(), storage=storage or Storage(), allow=allow or AllowConfiguration())
-    return _pass(journal, connection, options, deadline or Deadline(), on_progress)
-
-
-def _pass(
-    journal: str | os.PathLike[str] | None,
-    connection: Connection,
-    options: Options | None,
-    deadline: Deadline,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> PassReport:
     from journaltrack.journal.view import matching  # noqa: PLC0415
     from journaltrack.replay.gate import Gate  # noqa: PLC0415 - the tracker's start does not pay for it
     from journaltrack.replay.reconciler import Options, Reconciler  # noqa: PLC0415
@@ -193,7 +167,7 @@ def _pass(
         matching(opened, options.component)
         if connection.storage.instead:
             check_buckets(opened, connection.storage.instead)
-        gate = Gate(deadline)
+        gate = Gate(deadline or Deadline())
         with _retrying(connection, gate, options.concurrency) as remote:
             reconciler = Reconciler(
                 opened, remote, options=options, deadline=gate, on_progress=on_progress, attempts=remote.attempts_of_last_call
@@ -228,7 +202,7 @@ def _retrying(connection: Connection, deadline: Deadline, concurrency: int) -> I
         aws.close()
 
 
-def _is_attended() -> bool:
+def is_attended() -> bool:
     """Whether somebody sits at the terminal that would be asked for an MFA code, and this process may read from it."""
     try:
         descriptor = sys.stdin.fileno()
@@ -237,38 +211,24 @@ def _is_attended() -> bool:
         return False
 
 
-def verify(
-    journal: str | os.PathLike[str] | None = None,
-    *,
+def run_verify(
+    journal: str | os.PathLike[str] | None,
+    connection: Connection,
     options: VerifyOptions | None = None,
-    repair: bool = False,
     deadline: Deadline | None = None,
-    boto3_session: Any = None,  # noqa: ANN401 - boto3 is untyped here
-    sagemaker_boto_client: Any = None,  # noqa: ANN401
-    profile: str | None = None,
-    region: str | None = None,
-    endpoint_url: str | None = None,
-    rate_limit: RateLimit | None = None,
-    storage: Storage | None = None,
-    allow: AllowConfiguration | None = None,
-    on_progress: Callable[[VerifyProgress], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    *,
+    repair: bool = False,
 ) -> VerifyReport:
-    """Compare what a journal delivered with what SageMaker and S3 hold now. Changes neither, but with ``repair``.
+    """Compare what a journal delivered with what the remote holds now. Changes neither, but with ``repair``.
 
     Args:
         journal: Its folder; None: the default journal.
-        options: What to verify, see ``journaltrack.verification.verifier.VerifyOptions``.
-        repair: Make what is missing pending again, sync (these components), and verify once more.
+        connection: How to reach the remote.
+        options: What to verify; None: everything.
         deadline: Ends it; None: it takes as long as it takes.
-        boto3_session: Used instead of a new session.
-        sagemaker_boto_client: Used for SageMaker calls; its region, endpoint and credentials serve the others too.
-        profile: Of the AWS configuration.
-        region: AWS region.
-        endpoint_url: One endpoint for all services (a local stand-in).
-        rate_limit: Bounds requests per second; None: ten.
-        storage: As for ``sync``.
-        allow: What a repair may send; None: everything.
         on_progress: Called after every component.
+        repair: Make what is missing pending again, sync (these components), and verify once more.
 
     Returns:
         What was found (after a repair: now). A failing remote does not raise: see ``halted`` of the report.
@@ -279,13 +239,9 @@ def verify(
         JournalAlteredError: With ``repair``: its chains or records do not hold. Nothing was sent, nor looked at.
         JournalError: It can't be read; with ``repair``: or written.
     """
-    from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415 - the tracker's start does not pay for it
     from journaltrack.verification import repair as repairing  # noqa: PLC0415
-    from journaltrack.verification.verifier import REQUESTS_PER_S, Repair, VerifyOptions  # noqa: PLC0415
+    from journaltrack.verification.verifier import Repair, VerifyOptions  # noqa: PLC0415
 
-    limit = rate_limit or RateLimit(REQUESTS_PER_S)
-    given = (boto3_session, sagemaker_boto_client, profile, region, endpoint_url, limit)
-    connection = Connection(*given, attended=_is_attended(), storage=storage or Storage(), allow=allow or AllowConfiguration())
     options, deadline = options or VerifyOptions(), deadline or Deadline()
     if repair:
         _refuse_unproved(journal)
@@ -336,7 +292,7 @@ def _verified(
     connection: Connection,
     options: VerifyOptions,
     deadline: Deadline,
-    on_progress: Callable[[VerifyProgress], None] | None,
+    on_progress: Callable[[Progress], None] | None,
 ) -> VerifyReport:
     from journaltrack.verification.verifier import CONCURRENCY, Verifier  # noqa: PLC0415
 
@@ -349,18 +305,29 @@ def _verified(
 
 
 def _reopened(journal: str | os.PathLike[str] | None, report: VerifyReport, differences: Sequence[Difference]) -> int:
-    from journaltrack.replay import lease as leases  # noqa: PLC0415
     from journaltrack.verification import repair as mending  # noqa: PLC0415
 
-    opened = Journal.open(journal, create=False)
-    try:
+    with reconciling(journal) as (opened, lease):
+        return mending.reopen(opened.database, lease, differences, read_at_ns=report.at_ns, receipt_id=report.receipt_id)
+
+
+@contextlib.contextmanager
+def reconciling(journal: str | os.PathLike[str] | None) -> Iterator[tuple[Journal, Lease]]:
+    """A journal that is there, and its lease, for the length of the block.
+
+    Raises:
+        JournalNotFoundError: There is no journal.
+        LeaseHeldError: Another process reconciles it.
+        JournalError: It can't be read or written.
+    """
+    from journaltrack.replay import lease as leases  # noqa: PLC0415 - the tracker's start does not pay for it
+
+    with contextlib.closing(Journal.open(journal, create=False)) as opened:
         lease = leases.acquire(opened.database)
         try:
-            return mending.reopen(opened.database, lease, differences, read_at_ns=report.at_ns, receipt_id=report.receipt_id)
+            yield opened, lease
         finally:
             lease.release()
-    finally:
-        opened.close()
 
 
 def _repairing_pass(
@@ -370,47 +337,44 @@ def _repairing_pass(
     from journaltrack.verification.verifier import CONCURRENCY  # noqa: PLC0415
 
     replay = Options(options.component, concurrency=CONCURRENCY, timestamps=options.timestamps, visible_after_s=options.visible_after_s)
-    return _pass(journal, connection, replay, deadline)
+    return run_pass(journal, connection, replay, deadline)
 
 
-def prune(
-    journal: str | os.PathLike[str] | None = None,
+def run_prune(
+    journal: str | os.PathLike[str] | None,
+    connection: Connection,
+    options: VerifyOptions,
+    deadline: Deadline | None = None,
     *,
     unasked: bool = False,
-    options: VerifyOptions | None = None,
-    deadline: Deadline | None = None,
-    connection: Connection | None = None,
     **what: Any,  # noqa: ANN401 - of pruning.prune
 ) -> PruneReport:
-    """Remove what was delivered before a time, once SageMaker and S3 have confirmed that they hold it.
+    """Remove what was delivered before a time, once the remote has confirmed that it holds it.
 
     Args:
         journal: Its folder; None: the default journal.
-        unasked: Believe the journal's own record of deliveries, and ask nobody.
-        options: How to ask, see ``journaltrack.verification.verifier.VerifyOptions``.
+        connection: How to reach the remote.
+        options: How to ask.
         deadline: Ends the asking, and removes nothing then.
-        connection: How to reach them; None: as the environment says.
+        unasked: Believe the journal's own record of deliveries, and ask nobody.
         what: See ``journaltrack.retention.prune.prune``.
 
     Raises:
-        RemoteError: They could not be asked. Nothing was removed.
+        RemoteError: It could not be asked. Nothing was removed.
         JournaltrackError, OSError: As ``journaltrack.retention.prune.prune`` says.
     """
-    from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
     from journaltrack.retention import prune as pruning  # noqa: PLC0415 - the tracker's start does not pay for it
     from journaltrack.verification.confirmation import Confirmation  # noqa: PLC0415
-    from journaltrack.verification.verifier import CONCURRENCY, REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
+    from journaltrack.verification.verifier import CONCURRENCY  # noqa: PLC0415
 
     if unasked or what.get("dry_run"):
         return pruning.prune(journal, ask=None, **what)
     deadline = deadline or Deadline()
-    connection = connection or Connection(rate_limit=RateLimit(REQUESTS_PER_S), attended=_is_attended())
-    opened = Journal.open(journal, create=False, read_only=True)
-    try:
-        with _retrying(connection, deadline, CONCURRENCY) as remote:
-            return pruning.prune(journal, ask=Confirmation(opened, remote, options or VerifyOptions(), deadline), **what)
-    finally:
-        opened.close()
+    with (
+        contextlib.closing(Journal.open(journal, create=False, read_only=True)) as opened,
+        _retrying(connection, deadline, CONCURRENCY) as remote,
+    ):
+        return pruning.prune(journal, ask=Confirmation(opened, remote, options, deadline), **what)
 
 
 def deliver(
@@ -460,7 +424,7 @@ def _delivered(request: DeliveryRequest, connection: Connection, options: Option
         if error is not None and not request.deadline.cut_short:
             return Delivery(work.pending, report=PassReport(pending=work.pending, halted=error))
     # What a watcher has seen up to here it delivered itself: asking again whenever a training logs would double the requests.
-    report = _pass(request.journal, connection, replace(options, ask_for_copies=request.unless is None), request.deadline)
+    report = run_pass(request.journal, connection, replace(options, ask_for_copies=request.unless is None), request.deadline)
     return Delivery(report.pending, report.position, report)
 
 
@@ -490,7 +454,7 @@ def replay(request: ReplayRequest) -> None:
     from journaltrack.replay.reconciler import Options  # noqa: PLC0415
 
     options = Options(request.component, wait_for_lease=True, **request.configuration.of_a_pass())
-    report = _pass(request.journal, Connection.of(request), options, request.deadline)
+    report = run_pass(request.journal, Connection.of(request), options, request.deadline)
     problem = report.halted or report.uploads_halted or report.altered or report.held.get(request.component) or report.failed
     if problem is not None or report.out_of_time:
         why = str(problem) if problem is not None else f"the deadline of {request.deadline_s:g} s was over"

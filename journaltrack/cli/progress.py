@@ -65,23 +65,23 @@ class ProgressView:
         """Show it."""
         now = self._monotonic()
         if self._before is None:
-            self._before = progress.settled
-        total = max(progress.total, progress.settled)
+            self._before = progress.done
+        total = max(progress.total, progress.done)
         if self._bar is not None:
-            if now - self._told < _BAR_EVERY_S and 0 < progress.settled < total:
+            if now - self._told < _BAR_EVERY_S and 0 < progress.done < total:
                 return
             self._told = now
-        rate = (progress.settled - self._before) / max(now - self._started, 1e-3)
+        rate = (progress.done - self._before) / max(now - self._started, 1e-3)
         if self._bar is not None:
-            amount = f"{progress.settled}/{total} {self._unit} {rate:.0f}/s"
+            amount = f"{progress.done}/{total} {self._unit} {rate:.0f}/s"
             if self._unit == BYTES:
-                amount = f"{output.size(progress.settled)}/{output.size(total)} {output.size(rate)}/s"
+                amount = f"{output.size(progress.done)}/{output.size(total)} {output.size(rate)}/s"
             if self._task is None:
                 self._task = self._bar.add_task(self._label, total=total, amount=amount)
-            self._bar.update(self._task, completed=progress.settled, total=total, amount=amount)
+            self._bar.update(self._task, completed=progress.done, total=total, amount=amount)
         elif now - self._told >= EVERY_S:
             self._told = now
-            output.say(line(self._label, progress.settled, total, rate, self._unit), err=True)
+            output.say(line(self._label, progress.done, total, rate, self._unit), err=True)
 
 
 def line(label: str, settled: int, total: int, rate: float, unit: str = "entries") -> str:

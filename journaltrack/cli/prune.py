@@ -71,7 +71,7 @@ def command(
     Of a component stays what it is continued and shown from: how it came to be, its status, the last value of each name, the sums of its
     metrics. What is removed is recorded, and the chains of digests hold across it. See docs/retention.md.
     """
-    from journaltrack.app.composition import Connection, prune  # noqa: PLC0415
+    from journaltrack.app.composition import Connection, is_attended, run_prune  # noqa: PLC0415
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
     from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
@@ -83,10 +83,14 @@ def command(
         raise click.UsageError("--archive is of entries: say --delivered-before WHEN too")
     path = common.chosen(journal, other_journal)
     known = config.load(config_file, overrides={"profile": profile, "region": region, "endpoint_url": endpoint_url}).configuration
+    rate_limit = RateLimit(known.requests_per_s or REQUESTS_PER_S)
+    connection = Connection(rate_limit=rate_limit, attended=is_attended(), **known.of_a_connection())
     with ProgressView(f"prune of {common.path_of(path)}") as view:
         try:
-            done = prune(
+            done = run_prune(
                 path,
+                connection,
+                VerifyOptions(visible_after_s=known.visible_after_s),
                 delivered_before_ns=delivered_before,
                 blobs_before_ns=blobs_delivered_before,
                 component=component,
@@ -96,13 +100,6 @@ def command(
                 on_progress=view,
                 unasked=unasked,
                 trust=trust,
-                options=VerifyOptions(visible_after_s=known.visible_after_s),
-                connection=Connection(
-                    profile=known.profile,
-                    region=known.region,
-                    endpoint_url=known.endpoint_url,
-                    rate_limit=RateLimit(known.requests_per_s or REQUESTS_PER_S),
-                ),
             )
         except RemoteError as error:
             output.problem("error", f"nothing was removed, since what goes could not be asked for: {error.message}", error.hint)

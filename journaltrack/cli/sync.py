@@ -19,6 +19,7 @@ from journaltrack.util.deadline import Deadline
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from journaltrack.app.composition import Connection
     from journaltrack.app.one_place import OnePlace
     from journaltrack.replay.pass_report import PassReport
     from journaltrack.replay.reconciler import Options
@@ -49,7 +50,7 @@ class _Run(Stoppable):
     """What all journals of one call share. ``one_place`` is None where copies do not matter."""
 
     options: Options
-    aws: dict[str, Any]
+    connection: Connection
     one_place: OnePlace | None
 
 
@@ -117,6 +118,7 @@ def command(
 
     What a process recorded whose chain of digests does not hold is not sent (exit code 8): somebody altered it. The rest is.
     """
+    from journaltrack.app.composition import Connection, is_attended  # noqa: PLC0415
     from journaltrack.app.one_place import OnePlace  # noqa: PLC0415
     from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
     from journaltrack.replay.reconciler import Options  # noqa: PLC0415 - SQLAlchemy
@@ -127,11 +129,11 @@ def command(
     options = Options(
         component, since, create_or_attach=create_or_attach, even_if_behind=even_if_behind, unproved=unproved, **known.of_a_pass()
     )
-    aws = {**known.of_a_connection(), "rate_limit": RateLimit(known.requests_per_s)}
-    aws["storage"] = replace(known.storage(), instead=dict(buckets))
+    connection = Connection(rate_limit=RateLimit(known.requests_per_s), attended=is_attended(), **known.of_a_connection())
+    connection = replace(connection, storage=replace(known.storage(), instead=dict(buckets)))
     named = several.Journals.named(journals, more_journals)
     one_place = OnePlace() if len(named.folders) > 1 and not even_if_behind else None
-    run = _Run(deadline=Deadline(deadline_s), options=options, aws=aws, one_place=one_place)
+    run = _Run(deadline=Deadline(deadline_s), options=options, connection=connection, one_place=one_place)
     with stopping(run), output.going_on() as lost:
         code = several.each(
             named,
@@ -179,7 +181,8 @@ def _unpacked(bundle: str, into: Path | None, *, as_json: bool) -> Path:
 def _dry_run(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
     from journaltrack.cli import dry_run  # noqa: PLC0415
 
-    path, found, altered = dry_run.plans(journal, run.options, run.aws["allow"], run.aws["storage"].instead)
+    connection = run.connection
+    path, found, altered = dry_run.plans(journal, run.options, connection.allow, connection.storage.instead)
     code = ExitCode.OK if altered is None else common.exit_code_of(altered)
     if as_json:
         plans = [plan.to_json() for plan in found]
@@ -192,13 +195,13 @@ def _dry_run(run: _Run, journal: str | None, *, as_json: bool) -> ExitCode:
 
 
 def _sync(run: _Run, journal: str | None, *, as_json: bool, bundle: str | None = None) -> ExitCode:
-    from journaltrack.app.composition import sync  # noqa: PLC0415
+    from journaltrack.app.composition import run_pass  # noqa: PLC0415
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.reports.status import status  # noqa: PLC0415
 
     with _from_one_place(run, journal), ProgressView(common.path_of(journal)) as view:
-        report = sync(journal, options=run.options, deadline=run.deadline, on_progress=view, **run.aws)
-    after = status(journal, component=run.options.component, since_ns=run.options.since_ns)
+        report = run_pass(journal, run.connection, run.options, run.deadline, view)
+    after = status(journal, component=run.options.component, since=run.options.since_ns)
     code = _code(report, after)
     if as_json:
         output.print_json({**_json(report, after, code), **({} if bundle is None else {"bundle": bundle})})

@@ -13,8 +13,9 @@ from journaltrack.cli.stopping import Stoppable, stopping
 from journaltrack.util.deadline import Deadline
 
 if TYPE_CHECKING:
+    from journaltrack.replay.pass_report import Progress
     from journaltrack.verification.diff import Difference
-    from journaltrack.verification.verifier import Repair, VerifyProgress, VerifyReport
+    from journaltrack.verification.verifier import Repair, VerifyReport
 
 _ROWS_MAX: Final = 50
 _TELL_EVERY_S: Final = 5.0
@@ -54,7 +55,7 @@ def command(
     Parameters, artifacts, status, display name, counts and extremes of metrics, sizes and checksums of objects. Reads only, a few
     requests a second, and takes no lease: training and syncs go on. What is there beyond that is told, and is no failure.
     """
-    from journaltrack.app.composition import verify  # noqa: PLC0415
+    from journaltrack.app.composition import Connection, is_attended, run_verify  # noqa: PLC0415
     from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
     from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
     from journaltrack.verification.verifier import REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
@@ -63,18 +64,11 @@ def command(
     known = config.load(config_file, overrides=given).configuration
     options = VerifyOptions(component, deep=deep, visible_after_s=known.visible_after_s, timestamps=known.timestamps, anchor=known.anchor)
     rate_limit = RateLimit(rate_per_s or known.requests_per_s or REQUESTS_PER_S)
+    connection = Connection(rate_limit=rate_limit, attended=is_attended(), **known.of_a_connection())
     run = Stoppable(Deadline())
 
     def answer(journal: str | None) -> ExitCode:
-        report = verify(
-            journal,
-            options=options,
-            repair=repair,
-            deadline=run.deadline,
-            rate_limit=rate_limit,
-            on_progress=_teller(),
-            **known.of_a_connection(),
-        )
+        report = run_verify(journal, connection, options, run.deadline, _teller(), repair=repair)
         code = run.code(_code(report))
         if as_json:
             output.print_json({**report.to_json(), "exit_code": int(code)})
@@ -92,13 +86,13 @@ def command(
         )
 
 
-def _teller() -> Callable[[VerifyProgress], None]:
+def _teller() -> Callable[[Progress], None]:
     """A line on stderr now and then: at ten requests a second a thousand components take some minutes."""
     import time  # noqa: PLC0415
 
     told = time.monotonic()
 
-    def tell(progress: VerifyProgress) -> None:
+    def tell(progress: Progress) -> None:
         nonlocal told
         if time.monotonic() - told >= _TELL_EVERY_S:
             told = time.monotonic()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,11 +21,13 @@ from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.lease import TTL_S
 from journaltrack.reports.proof.check import (
+    ADVICE,
+    anchor_problems,
     blob_problem,
-    chain_problems,
     database_problems,
     is_absent,
     needed_contents,
+    record_evidence,
     references_without_blob,
 )
 from journaltrack.reports.proof.replayed import Evidence, attestation_problems
@@ -128,6 +130,10 @@ _WAL_LARGE_BYTES: Final = 256 << 20
 _CLOCK_STEP_NS: Final = 60 * 10**9
 """A clock that differs by more is worth a note; less is a time server's work."""
 _TIMES_AT_ONCE: Final = 20_000
+_ALTERED: Final = (
+    "copy the whole journal before anything else, and compare with a backup; "
+    "`journaltrack sync` holds back what its chain does not prove, `--unproved` sends it"
+)
 _KINDS: Final = tuple(sorted(vocabulary.KINDS))
 
 
@@ -331,18 +337,18 @@ def _check_lease_row(database: Database) -> Iterator[Finding]:
         )
 
 
-def check_chains(database: Database) -> Iterator[Finding]:
-    """Is every entry as its writer recorded it?"""
-    evidence = Evidence()
-    attestation_problems(database, evidence)
-    for problem in chain_problems(database, (evidence.gaps, evidence.gaps_to_come), evidence.pruned_to):
-        yield Finding(
-            "chains",
-            "problem",
-            f"{problem.message} (writer {problem.writer}, pid {problem.pid} on {problem.host})",
-            "entries were changed, removed or inserted after they had been recorded; what follows in that writer's chain can't be proved",
-            "nothing can repair a chain: compare with a copy of the journal; `journaltrack sync --unproved` sends what is held back for it",
-        )
+def check_chains(database: Database, anchors: Mapping[str, bytes] | None = None) -> Iterator[Finding]:
+    """Is everything as it was recorded: entries, who recorded them, and what became of them?
+
+    Args:
+        database: Of the journal.
+        anchors: Documents by name that it is held against too, see ``reports.proof.check``.
+    """
+    problems, evidence = record_evidence(database)
+    problems += anchor_problems(database, anchors or {}, evidence.gaps)
+    for problem in problems:
+        whose = f" (writer {problem.writer}, pid {problem.pid} on {problem.host})" if problem.writer else ""
+        yield Finding("chains", "problem", f"{problem.message}{whose}", ADVICE[problem.kind], _ALTERED)
 
 
 def check_clock(database: Database, clock_ns: Callable[[], int] = time.time_ns) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -28,21 +28,19 @@ from journaltrack.journal.sqlite.errors import translated
 from journaltrack.util import paths
 
 _BUSY_S: Final = 2.0
-_INSIDE: dict[Check, Callable[[Database], Iterator[Finding]]] = {
-    "records": check_records,
-    "chains": check_chains,
-    "spool": check_spool,
-    "clock": check_clock,
-}
 
 
-def examine(journal: str | os.PathLike[str] | None = None, *, progress: Callable[[Check], None] = lambda _: None) -> Examination:
+def examine(
+    journal: str | os.PathLike[str] | None = None,
+    *,
+    anchors: Mapping[str, bytes] | None = None,
+    progress: Callable[[Check], None] = lambda _: None,
+) -> Examination:
     """Look at everything; change nothing.
-
-    Not in a process that has the journal open: asking for locks would drop its own.
 
     Args:
         journal: The folder; None: the default journal.
+        anchors: Documents by name, kept outside, that the journal is held against too.
         progress: Told each check before it is made.
 
     Raises:
@@ -76,7 +74,7 @@ def examine(journal: str | os.PathLike[str] | None = None, *, progress: Callable
     journal_id = None
     if usable:
         made("locks", check_locks(folder))
-        journal_id = _look_inside(folder, made, findings)
+        journal_id = _look_inside(folder, anchors or {}, made, findings)
     return Examination(str(folder), journal_id, tuple(checked), tuple(findings))
 
 
@@ -100,7 +98,9 @@ def _refuse_newer(file: Path) -> None:
         pass  # the checks say so
 
 
-def _look_inside(folder: Path, made: Callable[[Check, Iterator[Finding]], bool], findings: list[Finding]) -> str | None:
+def _look_inside(
+    folder: Path, anchors: Mapping[str, bytes], made: Callable[[Check, Iterator[Finding]], bool], findings: list[Finding]
+) -> str | None:
     """The checks that read the database; its journal id, when that can be read."""
     try:
         database = Database(folder / paths.DATABASE, read_only=True, busy_timeout_s=_BUSY_S)
@@ -114,8 +114,10 @@ def _look_inside(folder: Path, made: Callable[[Check, Iterator[Finding]], bool],
         if not made("schema", check_schema(database)) or any(f.check == "schema" and f.repair == "rebuild" for f in findings):
             return None  # a view in the place of a table could be anything
         with view.snapshot(database):
-            for check, look in _INSIDE.items():
-                made(check, look(database))
+            made("records", check_records(database))
+            made("chains", check_chains(database, anchors))
+            made("spool", check_spool(database))
+            made("clock", check_clock(database))
             rows = database.read("SELECT journal_id FROM meta")
         return str(rows[0][0]) if rows else None
     except JournalError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
+
+from journaltrack.journal import view
 
 Check: TypeAlias = Literal["files", "medium", "locks", "database", "schema", "records", "chains", "spool", "clock"]
 CHECKS: Final[tuple[Check, ...]] = ("files", "medium", "locks", "database", "schema", "records", "chains", "spool", "clock")
@@ -54,14 +56,21 @@ class Examination:
         journal_id: None when it can't be read.
         checked: The checks that could be made; the others need what is damaged.
         findings: In the order of the checks.
+        repaired: What was done about those of an examination before this one.
     """
 
     path: str
     journal_id: str | None
     checked: tuple[Check, ...]
     findings: tuple[Finding, ...]
+    repaired: tuple[Repaired, ...] = ()
 
     @property
     def healthy(self) -> bool:
         """Whether there is no problem; warnings and notes may be."""
         return not any(f.severity == "problem" for f in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``json.dumps`` takes."""
+        members: dict[str, Any] = view.to_json(self)
+        return {**members, "healthy": self.healthy}

@@ -20,7 +20,6 @@ from typing import Final
 from journaltrack.doctor.checks_database import expected_objects, objects
 from journaltrack.doctor.checks_files import REPLACEMENT, open_to_others, own_files, scraps
 from journaltrack.doctor.findings import Examination, Finding, Repair, Repaired
-from journaltrack.doctor.recover import salvage
 from journaltrack.errors import JournalError, JournalLockedError
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.queries import UNSETTLED
@@ -106,6 +105,8 @@ def _leftovers(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path]
 
 
 def _rebuild(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
+    from journaltrack.doctor.recover import salvage  # noqa: PLC0415 - SQLAlchemy
+
     _refuse_if_used(folder)
     partial = folder / f"{REPLACEMENT}.partial"
     partial.unlink(missing_ok=True)

@@ -756,6 +756,11 @@ _CALLS: Final = process.codes_of(Appender.append_if, Appender.append_metric, App
 _appending: weakref.WeakSet[Appender] = weakref.WeakSet()
 
 
+def appending_in(folder: Path) -> list[Appender]:
+    """Return the journals in a folder, or below it, that this process has appended to and not closed."""
+    return [journal for journal in list(_appending) if not journal.database.closed and journal.path.is_relative_to(folder)]
+
+
 @atexit.register
 def _write_at_exit() -> None:
     """Give what waits in memory, or is in deleted files, its last chance when the interpreter ends without ``close``."""

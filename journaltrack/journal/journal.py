@@ -128,6 +128,10 @@ class Journal(Appender):
                 database.close()
                 raise
 
+    def __fspath__(self) -> str:
+        """Return its folder: whatever takes the path of a journal takes an open one."""
+        return os.fspath(self.path)
+
     # -- writing ------------------------------------------------------------------------------------------------
 
     def component(self, name: str) -> int:

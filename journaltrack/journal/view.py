@@ -13,12 +13,13 @@ import enum
 import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from journaltrack import limits
-from journaltrack.errors import NothingMatchesError
+from journaltrack.errors import InvalidInputError, InvalidTypeError, NothingMatchesError
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite.errors import translated
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
 
 State: TypeAlias = Literal["pending", "in flight", "delivered", "in doubt", "quarantined"]
+When: TypeAlias = dt.datetime | dt.timedelta | int
+"""A point in time: an aware datetime, how long ago, or nanoseconds since the epoch."""
 STATES: Final[tuple[State, ...]] = ("pending", "in flight", "delivered", "in doubt", "quarantined")
 RECENT_RECEIPTS: Final = 10_000
 """Ours: how far back ``status`` looks for the last success and the last error, in receipts."""
@@ -227,6 +230,40 @@ def origins(database: Database, component_id: int) -> tuple[str, ...]:
         else:
             found.append("job" if detail.get("job") else "loaded")
     return tuple(dict.fromkeys(found))
+
+
+def nanoseconds(name: str, when: When | None) -> int | None:
+    """Return a point in time as nanoseconds since the epoch; None for None.
+
+    Args:
+        name: Of the argument, for the message.
+        when: An aware datetime, how long ago, or nanoseconds since the epoch.
+
+    Raises:
+        InvalidTypeError: None of these.
+        InvalidInputError: A datetime without a time zone.
+    """
+    if when is None:
+        return None
+    if isinstance(when, dt.timedelta):
+        found = time.time_ns() - _nanoseconds_in(when)
+    elif isinstance(when, dt.datetime):
+        if when.tzinfo is None:
+            raise InvalidInputError(
+                f"{name} has no time zone",
+                hint="say datetime.now(timezone.utc), or moment.astimezone() for local time",
+            )
+        found = _nanoseconds_in(when - dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc))
+    elif type(when) is int:
+        found = when
+    else:
+        raise InvalidTypeError(f"{name} is {type(when).__name__}; it must be a datetime, a timedelta or nanoseconds since the epoch")
+    # Nothing in a journal is older or newer, and SQLite takes no larger number.
+    return min(max(found, 0), limits.JOURNAL_NS_MAX)
+
+
+def _nanoseconds_in(span: dt.timedelta) -> int:
+    return (span.days * 86_400 + span.seconds) * 1_000_000_000 + span.microseconds * 1000
 
 
 def iso(time_ns: object) -> str | None:

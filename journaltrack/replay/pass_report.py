@@ -24,11 +24,15 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a pass is: settled of ``total`` entries that were pending at its start, requests answered so far."""
+    """How far something is: ``done`` of ``total``, in a unit of its own.
 
-    settled: int
+    A sync counts the entries that were pending at its start, ``verify`` components, ``check`` checks, an export, a
+    merge and a prune entries, a bundle bytes. ``requests`` are those of a sync that were answered.
+    """
+
+    done: int
     total: int
-    requests: int
+    requests: int = 0
 
 
 @dataclass(slots=True)

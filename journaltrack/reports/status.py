@@ -19,7 +19,7 @@ from journaltrack.journal.interruption import RunInProgress
 from journaltrack.journal.spool.spool import needed_blobs, spool_use
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.copies import footprint
-from journaltrack.journal.view import RECENT_RECEIPTS, ErrorRecord
+from journaltrack.journal.view import RECENT_RECEIPTS, ErrorRecord, When
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.taken import Unfinished
 from journaltrack.reports.proof.hearsay import Hearsay, told
@@ -143,7 +143,7 @@ def status(
     journal: Journal | str | os.PathLike[str] | None = None,
     *,
     component: str | None = None,
-    since_ns: int | None = None,
+    since: When | None = None,
     hearsay: bool = False,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> JournalStatus:
@@ -152,7 +152,7 @@ def status(
     Args:
         journal: An open journal, its folder, or None for the default journal.
         component: Shell pattern: count only entries of these components.
-        since_ns: Count only entries that a sync with this limit is about.
+        since: Count only entries that a sync with this limit is about; see ``journaltrack.sync``.
         hearsay: Tell what counts as delivered because others say so; reads all receipts, where anything was taken over.
         clock_ns: Nanoseconds since the epoch.
 
@@ -160,7 +160,7 @@ def status(
         JournalError: It can't be read.
     """
     with view.opened(journal) as own, view.snapshot(own.database):
-        found = _status(own, view.matching(own, component), since_ns, clock_ns())
+        found = _status(own, view.matching(own, component), view.nanoseconds("since", since), clock_ns())
         return replace(found, hearsay=tuple(each.hearsay for each in told(own.database))) if hearsay else found
 
 

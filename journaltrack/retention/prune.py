@@ -135,7 +135,7 @@ def prune(
     archive: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     compact: bool = True,
-    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_progress: Callable[[Progress], None] | None = None,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> PruneReport:
     """Remove what was delivered before a time.
@@ -165,10 +165,10 @@ def prune(
     if delivered_before_ns is None and blobs_before_ns is None:
         raise InvalidInputError(
             "a prune needs a time: what was delivered before it goes",
-            hint="say delivered_before_ns, or blobs_before_ns for the spool alone",
+            hint="say delivered_before, or blobs_delivered_before for the spool alone",
         )
     if archive is not None and delivered_before_ns is None:
-        raise InvalidInputError("an archive is of entries, and none were asked for", hint="say delivered_before_ns too")
+        raise InvalidInputError("an archive is of entries, and none were asked for", hint="say delivered_before too")
     began = time.monotonic()
     with contextlib.closing(Journal.open(journal, create=False, read_only=dry_run)) as own:
         view.matching(own, component)
@@ -180,7 +180,8 @@ def prune(
                 stack.callback(lease.release)
                 attestor = Attestor(own.database, lease, clock_ns)
             found.asked = ask is not None and not dry_run
-            _Prune(own, attestor, None if dry_run else ask, found, component, on_progress, clock_ns).run(archive, trust)
+            tell = on_progress or (lambda _: None)
+            _Prune(own, attestor, None if dry_run else ask, found, component, tell, clock_ns).run(archive, trust)
         if not dry_run:
             found.not_compacted = compact_file(own.database) if compact else "it was not asked for"
             found.compacted = found.not_compacted is None

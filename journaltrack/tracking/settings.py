@@ -89,8 +89,7 @@ def settings_of(
     if sigterm not in {"default", "stop"}:
         raise InvalidInputError(f"sigterm={sigterm!r} is not known", hint='"stop" ends the with block and the run; "default" does nothing')
     validation.optional_text(prefix, "artifact_prefix")
-    _check_makes_requests(session, "boto3_session", "client", "boto3.Session()")
-    _check_makes_requests(client, "sagemaker_boto_client", "update_trial_component", 'session.client("sagemaker")')
+    check_makes_requests(session, client)
     return Settings(
         validation.bucket(bucket),
         prefix,
@@ -106,13 +105,21 @@ def settings_of(
     )
 
 
-def _check_makes_requests(value: object, what: str, method: str, example: str) -> None:
-    """A prefix or a region in the place of a session is told at the call, not by a warning hours later."""
-    if value is not None and not callable(getattr(value, method, None)):
-        raise InvalidTypeError(
-            f"{what} is of the type {type(value).__name__}, which makes no requests: it has no {method}()",
-            hint=f"pass what {example} returns, or nothing",
-        )
+def check_makes_requests(session: object, client: object) -> None:
+    """Refuse a prefix or a region in the place of a session at the call, not by a warning hours later.
+
+    Raises:
+        InvalidTypeError: It makes no requests.
+    """
+    for value, what, method, example in (
+        (session, "boto3_session", "client", "boto3.Session()"),
+        (client, "sagemaker_boto_client", "update_trial_component", 'session.client("sagemaker")'),
+    ):
+        if value is not None and not callable(getattr(value, method, None)):
+            raise InvalidTypeError(
+                f"{what} is of the type {type(value).__name__}, which makes no requests: it has no {method}()",
+                hint=f"pass what {example} returns, or nothing",
+            )
 
 
 def replay_request(journal: Path, component: str, deadline_s: float, settings: Settings) -> ReplayRequest:

@@ -379,7 +379,13 @@ class Tracker:
         self._record_kept(kept, [Notice("folder", text, text)])
 
     def log_metric(
-        self, metric_name: str, value: Number, timestamp: Moment | None = None, iteration_number: SupportsIndex | None = None
+        self,
+        metric_name: str,
+        value: Number,
+        timestamp: Moment | None = None,
+        iteration_number: SupportsIndex | None = None,
+        *,
+        step: SupportsIndex | None = None,
     ) -> None:
         """Record one point of a metric.
 
@@ -391,21 +397,31 @@ class Tracker:
             timestamp: A datetime (a naive one is local time), NumPy's datetime64 (which is UTC) or
                 seconds since the epoch, up to 2262-04-11; None: now.
             iteration_number: An integer from 0 to 2^31-1.
+            step: Another name of ``iteration_number``.
 
         Raises:
-            InvalidInputError: A name, step or time that AWS can never accept.
+            InvalidInputError: A name, step or time that AWS can never accept, or two steps.
             InvalidTypeError: An argument of the wrong type.
         """
         if self._closed:
             self._reopen()
+        if step is not None:
+            iteration_number = validation.one_step(iteration_number, step)
         self._metrics_writer.log_metric(metric_name, value, timestamp, iteration_number)
 
     def log_metrics(
-        self, metrics: Mapping[str, Number], iteration_number: SupportsIndex | None = None, timestamp: Moment | None = None
+        self,
+        metrics: Mapping[str, Number],
+        iteration_number: SupportsIndex | None = None,
+        timestamp: Moment | None = None,
+        *,
+        step: SupportsIndex | None = None,
     ) -> None:
         """Record a point of several metrics, all or none; see ``log_metric``."""
         if self._closed:
             self._reopen()
+        if step is not None:
+            iteration_number = validation.one_step(iteration_number, step)
         points = list(metrics.items()) if type(metrics) is dict else validation.pairs(metrics, "metrics")
         if self._metrics_writer is not self._journal_metrics:
             for name, value in points:

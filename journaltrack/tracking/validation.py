@@ -234,14 +234,30 @@ def step(value: object) -> int | None:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise InvalidTypeError(f"iteration_number must be an integer, not {type(value).__name__}")
+            raise InvalidTypeError(f"the step (iteration_number) must be an integer, not {type(value).__name__}")
         try:
             value = int(operator.index(value))
         except TypeError as error:  # an array of several elements
-            raise InvalidTypeError(f"iteration_number must be an integer, not {type(value).__name__}") from error
+            raise InvalidTypeError(f"the step (iteration_number) must be an integer, not {type(value).__name__}") from error
     if not 0 <= value <= limits.STEP_MAX:
-        raise InvalidInputError(f"iteration_number is {_brief(value)}; SageMaker takes 0 to {limits.STEP_MAX}")
+        raise InvalidInputError(f"the step (iteration_number) is {_brief(value)}; SageMaker takes 0 to {limits.STEP_MAX}")
     return value
+
+
+def one_step(iteration_number: SupportsIndex | None, other: SupportsIndex) -> SupportsIndex:
+    """Return the step that a caller gave under one of its two names, or under both.
+
+    Raises:
+        InvalidTypeError: One of two is not an integer.
+        InvalidInputError: The two differ, or one of them is out of range.
+    """
+    if iteration_number is not None and step(iteration_number) != step(other):
+        raise InvalidInputError(
+            f"iteration_number is {_brief(iteration_number)} and step is {_brief(other)}: "
+            "both name the step of a point; nothing was recorded",
+            hint="pass one of them",
+        )
+    return other
 
 
 def timestamp_ns(value: object) -> int:

@@ -288,14 +288,19 @@ def default_file() -> Path | None:
 
 
 def load(
-    path: str | os.PathLike[str] | None = None, *, environ: Mapping[str, str] | None = None, overrides: Mapping[str, object] | None = None
+    path: str | os.PathLike[str] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+    origin: str = "command line",
 ) -> Loaded:
     """The configuration in force.
 
     Args:
         path: The file; None: see the module. A file that is named, here or by the variable, must exist.
         environ: Environment variables; None: the process's.
-        overrides: Values from the command line by key; None as a value counts as not given.
+        overrides: Values by key, which come before all others; None as a value counts as not given.
+        origin: Where those were given.
 
     Raises:
         InvalidInputError: A file that can't be read, an unknown key, or a value that can't be right; the message says where.
@@ -311,8 +316,8 @@ def load(
             origins[key] = _variable(key)
     for key, value in (overrides or {}).items():
         if value is not None:
-            values[key] = _checked(key, _field(key, "the command line"), value, "the command line")
-            origins[key] = "command line"
+            values[key] = _checked(key, _field(key, f"the {origin}"), value, f"the {origin}")
+            origins[key] = origin
     tables = {
         table: made(**{key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{table}.")})
         for table, made in _TABLES.items()

@@ -20,7 +20,7 @@ from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal import view
 from journaltrack.journal.queries import last_receipt_id
 from journaltrack.replay.evidence import readback
-from journaltrack.replay.pass_report import PassReport, error_to_json
+from journaltrack.replay.pass_report import PassReport, Progress, error_to_json
 from journaltrack.util import patterns
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.threads import DaemonPool
@@ -160,14 +160,6 @@ class VerifyReport:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyProgress:
-    """Components looked at, of how many."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Found:
     """What the remote answered about one component."""
 
@@ -195,7 +187,7 @@ class Verifier:
         *,
         options: VerifyOptions | None = None,
         deadline: Deadline | None = None,
-        on_progress: Callable[[VerifyProgress], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._journal = journal
@@ -251,7 +243,7 @@ class Verifier:
                 self._judge(running.pop(future), future)
                 judged += 1
             if self._on_progress is not None and finished:
-                self._on_progress(VerifyProgress(judged + self._report.unverified, len(rows)))
+                self._on_progress(Progress(judged + self._report.unverified, len(rows)))
 
     def _groups(self, rows: Sequence[ComponentRow]) -> Iterator[list[Claims]]:
         for start in range(0, len(rows), _GROUP_COMPONENTS):

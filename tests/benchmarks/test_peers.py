@@ -48,17 +48,26 @@ def test_what_is_written_at_the_call_survives(tmp_path, python):
     assert list(tmp_path.iterdir()) == []
 
 
+def behind_the_last_block(loss):
+    """What a tracker loses that writes a thousand values at a time."""
+    if loss.beyond:  # killed in the call that wrote a block, right after that
+        assert (loss.beyond, loss.returned % 1_000) == (1, 999)
+        return 0
+    return loss.returned % 1_000
+
+
 def test_what_is_buffered_is_lost(tmp_path, python):
     """Killed at full speed, a tracker that writes in blocks has lost what was behind the last whole block."""
     loss = campaign.killed(fake("buffering"), python, tmp_path, calls=3_000, seconds=600)
     assert loss.returned >= 3_000
-    assert loss.lost == loss.returned % 1_000
+    assert loss.lost == behind_the_last_block(loss)
 
 
 def test_all_of_a_slow_run_may_be_lost(tmp_path, python):
     """At a pace, a tracker that buffers has written nothing yet."""
     loss = campaign.killed(fake("buffering"), python, tmp_path, calls=5, seconds=600, per_s=100)
-    assert loss.lost == loss.returned >= 5
+    assert loss.returned >= 5
+    assert loss.lost == behind_the_last_block(loss)
 
 
 def test_helpers_are_killed_too(tmp_path, python):
@@ -66,7 +75,8 @@ def test_helpers_are_killed_too(tmp_path, python):
     with campaign.life(fake("helping"), python, tmp_path, "log") as lived:
         returned = lived.kill_after(500, 600)
         helper = next(tmp_path.glob("peer-*/store/helper")).read_text()
-        assert not Path("/proc", helper, "cwd").exists()  # gone, or a zombie that nobody of its parents waits for
+        # What has ended has no program, whether it is gone, a zombie, or has still to close its files.
+        assert not Path("/proc", helper, "exe").exists()
         assert returned >= 500
         assert Loss.of(returned, lived.found()).beyond <= 1
 

@@ -152,7 +152,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def until_listening(port: int, process: subprocess.Popen[bytes], tries: int = 300) -> None:
+def until_listening(port: int, process: subprocess.Popen[bytes], tries: int = 12_000) -> None:
     """Wait until the child accepts connections."""
     pause = threading.Event()
     for _ in range(tries):

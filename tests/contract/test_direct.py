@@ -234,7 +234,7 @@ def test_silence_is_unreachable_and_perhaps_applied():
     with scripted(reply(), b"") as server:
         server.answers[1] = b"HTTP/1.1 200 OK\r\n"
         with mock.patch("tests.contract.scripted.is_whole", return_value=True):
-            remote = warm(server, read_timeout_s=0.2)
+            remote = warm(server, read_timeout_s=3.0)  # it has to be enough for the answer before
             error = outcome(remote)
         assert (error[1]["code"], error[1]["unreachable"], error[1]["maybe_applied"]) == ("ReadTimeoutError", True, True)
 

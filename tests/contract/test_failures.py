@@ -108,7 +108,7 @@ def test_silence_is_unreachable_and_perhaps_applied(sim: Simulator):
     sim.fail("BatchPutMetrics", BlackHole(applied=True))
     error = failure(aws(sim.endpoint_url, read_timeout_s=0.3))
     assert (error.kind, error.unreachable, error.maybe_applied) == (ErrorKind.TRANSIENT, True, True)
-    assert len(sim.components["run"].metrics) == 2
+    assert sim.wait_until(lambda sim: len(sim.components["run"].metrics) == 2)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "nonexistent.invalid"], ids=["refused", "dns"])

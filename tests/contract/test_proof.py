@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import boto3
@@ -43,19 +43,26 @@ IMPOSTORS = {
 }
 
 
-def spooled(tmp_path: Path, size: int = 1000, name: str = "model.bin") -> BlobUpload:
-    content = os.urandom(size)
-    sha256 = hashlib.sha256(content).hexdigest()
-    path = tmp_path / sha256
-    path.write_bytes(content)
-    return BlobUpload(path, sha256, size, "run", name, bucket=BUCKET)
+@pytest.fixture(scope="module")
+def spooled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., BlobUpload]:
+    """Gives a blob of a size, which is made once: a remote only reads it."""
+    folder = tmp_path_factory.mktemp("spool")
+
+    @functools.cache
+    def spooled(size: int = 1000) -> BlobUpload:
+        content = os.urandom(size)
+        path = folder / hashlib.sha256(content).hexdigest()
+        path.write_bytes(content)
+        return BlobUpload(path, path.name, size, "run", "model.bin", bucket=BUCKET)
+
+    return spooled
 
 
 def document() -> Document:
     return Document(BUCKET, None, "journaltrack-anchors", "a.json", b"{}")
 
 
-Call = Callable[[AwsRemote, Path], object]
+Call = Callable[[AwsRemote, Callable[..., BlobUpload]], object]
 CALLS: dict[str, Call] = {
     "DescribeTrialComponent": lambda remote, _: remote.describe("run"),
     "CreateTrialComponent": lambda remote, _: remote.create(ComponentSpec("new", "o")),
@@ -64,13 +71,13 @@ CALLS: dict[str, Call] = {
     "CreateTrial": lambda remote, _: remote.associate("run", "e", "t"),
     "AssociateTrialComponent": lambda remote, _: remote.associate("run", "e", "t"),
     "BatchPutMetrics": lambda remote, _: remote.put_metrics("run", POINTS),
-    "HeadBucket": lambda remote, tmp_path: remote.upload(spooled(tmp_path)),
-    "PutObject": lambda remote, tmp_path: remote.upload(spooled(tmp_path)),
-    "HeadObject": lambda remote, tmp_path: remote.upload(spooled(tmp_path, LARGE_BYTES)),
-    "CreateMultipartUpload": lambda remote, tmp_path: remote.upload(spooled(tmp_path, LARGE_BYTES)),
-    "UploadPart": lambda remote, tmp_path: remote.upload(spooled(tmp_path, LARGE_BYTES)),
-    "CompleteMultipartUpload": lambda remote, tmp_path: remote.upload(spooled(tmp_path, LARGE_BYTES)),
-    "GetCallerIdentity": lambda remote, tmp_path: remote.put_document(Document(None, None, "f", "a.json", b"{}")),
+    "HeadBucket": lambda remote, spooled: remote.upload(spooled()),
+    "PutObject": lambda remote, spooled: remote.upload(spooled()),
+    "HeadObject": lambda remote, spooled: remote.upload(spooled(LARGE_BYTES)),
+    "CreateMultipartUpload": lambda remote, spooled: remote.upload(spooled(LARGE_BYTES)),
+    "UploadPart": lambda remote, spooled: remote.upload(spooled(LARGE_BYTES)),
+    "CompleteMultipartUpload": lambda remote, spooled: remote.upload(spooled(LARGE_BYTES)),
+    "GetCallerIdentity": lambda remote, _: remote.put_document(Document(None, None, "f", "a.json", b"{}")),
 }
 
 
@@ -88,7 +95,9 @@ def remote_of(sim: Simulator, **options: Any) -> AwsRemote:
 
 @pytest.mark.parametrize("impostor", IMPOSTORS)
 @pytest.mark.parametrize(("operation", "hooked"), [*((operation, False) for operation in CALLS), ("BatchPutMetrics", True)])
-def test_an_answer_that_proves_nothing_delivers_nothing(sim: Simulator, tmp_path: Path, operation: str, impostor: str, hooked: bool):
+def test_an_answer_that_proves_nothing_delivers_nothing(
+    sim: Simulator, spooled: Callable[..., BlobUpload], operation: str, impostor: str, hooked: bool
+):
     """Whatever says 200 in the service's place: not delivered, not refused, no entry's fault, and a hint at what it may be."""
     remote = remote_of(sim, hooked=hooked)
     if operation == "BatchPutMetrics":
@@ -97,7 +106,7 @@ def test_an_answer_that_proves_nothing_delivers_nothing(sim: Simulator, tmp_path
     if operation == "HeadBucket":  # where a HEAD proves nothing, a GET is asked
         sim.fail("ListObjectsV2", IMPOSTORS[impostor], times=1000)
     with pytest.raises(RemoteError) as caught:
-        CALLS[operation](remote, tmp_path)
+        CALLS[operation](remote, spooled)
     error = caught.value
     assert (error.kind, error.code, error.unreachable, error.maybe_applied) == (ErrorKind.TRANSIENT, "NotAnAnswer", True, True)
     assert "captive portal" in error.hint
@@ -115,12 +124,12 @@ def test_a_proxy_that_replaces_answers_leaves_points_in_doubt_and_sends_none_twi
 
 
 @pytest.mark.parametrize("size", [1000, LARGE_BYTES], ids=["small", "multipart"])
-def test_uploads_converge_behind_a_proxy_that_replaces_answers(sim: Simulator, tmp_path: Path, size: int):
+def test_uploads_converge_behind_a_proxy_that_replaces_answers(sim: Simulator, spooled: Callable[..., BlobUpload], size: int):
     """What can be sent again is, until an answer proves itself; the object is there once, and whole."""
     for operation in ("HeadBucket", "PutObject", "UploadPart", "CompleteMultipartUpload"):
         sim.fail(operation, Instead(200, b"", {}, applied=True))
     remote = RetryingRemote(remote_of(sim), deadline=Deadline(), sleep=lambda _: None)
-    blob = spooled(tmp_path, size)
+    blob = spooled(size)
     answer = remote.upload(blob)
     assert answer.uri == f"s3://{BUCKET}/trial-component-artifacts/run/model.bin"
     assert [stored.body for stored in sim.artifacts.values()] == [blob.path.read_bytes()]
@@ -240,13 +249,13 @@ def test_a_refusal_that_had_no_effect_is_followed_by_another_attempt(sim: Simula
     assert len(sim.components["run"].metrics) == len(POINTS)
 
 
-def test_a_failure_is_followed_by_another_attempt_where_that_changes_nothing(sim: Simulator, tmp_path: Path):
+def test_a_failure_is_followed_by_another_attempt_where_that_changes_nothing(sim: Simulator, spooled: Callable[..., BlobUpload]):
     """Updates and uploads are sent again after a 5xx: they converge."""
     remote = RetryingRemote(remote_of(sim), deadline=Deadline(), sleep=lambda _: None)
     sim.fail("UpdateTrialComponent", HttpError(500, "InternalFailure", applied=True), times=2)
     sim.fail("PutObject", HttpError(503, "ServiceUnavailable", applied=True), times=2)
     remote.update("run", Fields(parameters={"lr": 0.1}))
-    assert remote.upload(spooled(tmp_path)).uri
+    assert remote.upload(spooled()).uri
     assert len(sim.artifacts) == 1
 
 

@@ -19,6 +19,7 @@ from journaltrack.replay.plan.actions import MetricPoint
 from journaltrack.util.deadline import Deadline
 from tests.contract.conftest import aws
 from tests.contract.scripted import scripted
+from tests.patience import FOREVER_S
 from tests.simulator import simulator
 
 POINTS = [MetricPoint("loss", 0.5, 1, 1_700_000_000_123_456_789)]
@@ -41,7 +42,7 @@ def listener(meet: Callable[[socket.socket], None]) -> Iterator[int]:
         thread.start()
         yield server.getsockname()[1]
         server.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(FOREVER_S)
 
 
 def reset(connection: socket.socket) -> None:
@@ -64,7 +65,7 @@ def no_tls(connection: socket.socket) -> None:
 
 
 def silent(connection: socket.socket) -> None:
-    connection.settimeout(30)
+    connection.settimeout(FOREVER_S)
     with contextlib.suppress(OSError):
         while connection.recv(65_536):
             pass

@@ -12,7 +12,7 @@ A file is a session: its blocks run in order, in one temporary folder with a def
   there is systemd). ``json`` and ``yaml`` must parse, and commands of containers be ours. ``text`` is prose.
 - Any other language is an error, and so is none.
 
-``make`` and ``pip install`` are checked against Makefile and pyproject.toml instead of being run.
+``make`` and ``pip`` are checked against Makefile and pyproject.toml instead of being run; tests/test_packaging.py installs.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ VOLATILE = [
     (re.compile(r'"duration_s": [\d.]+|"(\w+_bytes|oldest_pending_age_s|pid)": [\d.]+'), "<number>"),
     (re.compile(r"[ \t]+"), " "),
 ]
+# What commands tell every five seconds while they are at work: where they take as long.
+PROGRESS = re.compile(r".* \(\d+ %\), .*/s(, about .* left)?|\d+ of \d+ components? verified")
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ class Session:
                 raise WrongError(f"line {block.line}: systemd says: {wrong}")
 
     def _command(self, command: Command) -> None:
-        if command.text.startswith(("make ", "pip install ")):
+        if command.text.startswith(("make ", "pip ")):
             checked_otherwise(command.text)
             return
         if self.code != 0 and command.text.strip() != "echo $?":
@@ -263,7 +265,7 @@ def commands(block: Block) -> list[Command]:
 def difference(expected: list[str], actual: str) -> str | None:
     """What of the output shown is not in the output, or None. No output shown: any is right."""
     wanted = [stable(line) for line in expected if line.strip()]
-    got = [stable(line) for line in actual.splitlines() if line.strip()]
+    got = [stable(line) for line in actual.splitlines() if line.strip() and not PROGRESS.fullmatch(line)]
     if not wanted:
         return None
     pattern = "".join("(?:.*\n)*?" if line in {"…", "..."} else ".*".join(map(re.escape, line.split("…"))) + "\n" for line in wanted)
@@ -280,7 +282,7 @@ def stable(line: str) -> str:
 
 
 def checked_otherwise(command: str) -> None:
-    """``make`` targets exist; ``pip install`` names this project, with extras that it has."""
+    """``make`` targets exist; ``pip`` installs or fetches this project, with extras that it has, and options that pip has."""
     words = shlex.split(command, comments=True)
     if words[0] == "make":
         makefile = (ROOT / "Makefile").read_text()
@@ -289,10 +291,19 @@ def checked_otherwise(command: str) -> None:
                 raise WrongError(f"the Makefile has no target {target}")
         return
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for word in words[2:]:
+    told = subprocess.run([sys.executable, "-m", "pip", words[1], "--help"], capture_output=True, text=True, check=False)
+    rest = iter(words[2:])
+    for word in rest:
+        option, _, value = word.partition("=")
+        if option.startswith("-"):
+            if told.returncode or not re.search(rf"{re.escape(option)}\b", told.stdout):
+                raise WrongError(f"there is no pip {words[1]} {option}")
+            if f"{option} <" in told.stdout and not value:
+                next(rest)
+            continue
         name, _, extra = word.rstrip("]").partition("[")
         if name != project["name"] or (extra and extra not in project["optional-dependencies"]):
-            raise WrongError(f"pip install {word} is not how this project is installed")
+            raise WrongError(f"pip {words[1]} {word} is not how this project is installed")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -348,10 +359,12 @@ def test_a_block_in_an_unknown_language_is_an_error(tmp_path):
 
 
 def test_output_that_is_not_printed_is_an_error():
-    """The comparison sees a missing line, an additional one and another number, and overlooks times and ids."""
+    """The comparison sees a missing line, an additional one and another number, and overlooks times, ids and progress."""
     printed = "3 delivered in 0.2 s\nrequest 00000000-0000-4000-8000-000000000001 at 2026-11-23T20:05:00Z\n"
     assert difference(["3 delivered in 1.4 s", "request 0a000000-0000-4000-8000-00000000000f at 2027-01-01T00:00:00Z"], printed) is None
     assert difference(["3 delivered …", "…"], printed) is None
+    slow = f"/j: 2 of 54 entries (3 %), 0/s, about 4 min 6 s left\n1 of 2 components verified\n{printed}"
+    assert difference(["3 delivered …", "…"], slow) is None
     assert difference(["4 delivered in 0.2 s", "…"], printed)
     assert difference(["3 delivered in 0.2 s"], printed)
     assert difference(["…", "request … at 2026-11-23T20:05:00Z", "done"], printed)
@@ -361,7 +374,9 @@ def test_make_targets_and_package_names_must_exist():
     """``make`` and ``pip install`` lines are held against Makefile and pyproject.toml."""
     checked_otherwise("make demo")
     checked_otherwise("pip install journaltrack[examples]")
-    for command in ("make dinner", "pip install journal-track", "pip install journaltrack[all]"):
+    checked_otherwise("pip install --no-index --find-links wheels journaltrack")
+    wrong = ("pip install journal-track", "pip install journaltrack[all]", "pip install --offline journaltrack")
+    for command in ("make dinner", "pip fetch --dest wheels journaltrack", *wrong):
         with pytest.raises(WrongError):
             checked_otherwise(command)
 

@@ -11,8 +11,8 @@ import threading
 
 import pytest
 
-from journaltrack import Tracker
 from journaltrack.remotes.aws import clients
+from tests.builders import tracked
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "AKIDTEST",
@@ -54,14 +54,7 @@ def closed_port():
 @pytest.fixture
 def journal(tmp_path):
     """The folder of a journal with parameters, artifacts and 95 metrics of one component, all pending."""
-    (tmp_path / "model.bin").write_bytes(b"weights")
-    tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="off")
-    with tracker:
-        tracker.log_parameters({"lr": 0.1, "optimizer": "sgd"})
-        for step in range(95):
-            tracker.log_metric("loss", 1.0 + step, iteration_number=step)
-        tracker.log_artifact(tmp_path / "model.bin")
-    return tmp_path / "journal"
+    return tracked(tmp_path, parameters={"lr": 0.1, "optimizer": "sgd"}, steps=95, artifact=b"weights")
 
 
 def sync_process(journal, endpoint_url, *arguments, **kwargs):

@@ -27,6 +27,7 @@ import pytest
 
 from journaltrack import Tracker
 from journaltrack.reports.proof.check import verify_chains
+from tests.patience import FOREVER_S
 
 LIFE_S = 1_200
 NEWNS, NEWUSER = 0x00020000, 0x10000000
@@ -264,7 +265,7 @@ class Training:
 def written(folder):
     """The points in a journal in their order, by a plain reader that knows nothing of the package."""
     uri = f"file:{folder / 'journal.db'}?mode=ro"
-    with contextlib.closing(sqlite3.connect(uri, timeout=120, uri=True)) as connection:
+    with contextlib.closing(sqlite3.connect(uri, timeout=FOREVER_S, uri=True)) as connection:
         rows = connection.execute("SELECT value FROM entry WHERE stream = 'metric' ORDER BY seq").fetchall()
     return [int(value) for (value,) in rows]
 

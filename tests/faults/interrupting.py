@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 
+from tests.patience import FOREVER_S
+
 RUN = """
 import os, shutil, subprocess, sys, threading
 from journaltrack import Tracker
@@ -67,7 +69,7 @@ class Training:
 
     def ended(self):
         """Wait for the end; returns the exit code."""
-        code = self.process.wait(60)
+        code = self.process.wait(FOREVER_S)
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             pipe.close()
         return code

@@ -103,7 +103,7 @@ def test_a_sync_of_an_altered_journal_says_what_it_held_back(journal, aws, cli):
 def test_a_closing_tracker_warns_and_delivers_nothing_altered(tmp_path, aws, monkeypatch, caplog):
     """`close()` raises nothing, says what was found, and sends nothing of what this process recorded."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", aws.endpoint_url)
-    with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="close", close_deadline_s=60) as tracker:
+    with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="close", close_deadline_s=3_600) as tracker:
         tracker.log_parameters({"lr": 0.1})
         change(tmp_path / "journal", FORGE)
     assert aws.components == {}

@@ -19,6 +19,7 @@ from journaltrack import Tracker
 from tests.faults.conftest import ENVIRONMENT, QUICK
 from tests.faults.test_sync_killed import states
 from tests.faults.test_watch import arrived, points_of
+from tests.patience import FOREVER_S
 from tests.simulator import BlackHole, HttpError, simulator
 
 LIMIT_S = 300.0  # half of the deadline of close, and far less than the hour of `patient`
@@ -38,9 +39,19 @@ def at(sim, monkeypatch):
 
 
 def watchers_of(pid):
-    """Its children that watch, by pid, whichever of its threads made them; a test process may have servers of other tests as children."""
-    children = [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
-    return [child for child in children if b"watch\0--child" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    """Its children that watch, by pid; a test process may have servers of other tests as children.
+
+    Each process is asked for its parent: the kernel's list of a thread's children leaves out what changes threads meanwhile.
+    """
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and b"watch\0--child" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except (FileNotFoundError, ProcessLookupError):  # noqa: PERF203 - it has ended
+            pass
+    return found
 
 
 def ends(pidfd):
@@ -137,7 +148,7 @@ def test_a_helper_that_is_asked_to_end_records_every_answer(tmp_path, quick, mon
                 os.kill(child, signal.SIGTERM)
 
         sim.on_request = terminate
-        with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background", close_deadline_s=60) as tracker:
+        with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="background", close_deadline_s=3_600) as tracker:
             for step in range(3_000):
                 tracker.log_metric("loss", float(step), iteration_number=step)
             assert arrived(sim, 400)
@@ -191,7 +202,7 @@ def test_a_silent_server_keeps_no_interpreter_from_exiting(tmp_path, patient):
         sim.on_request = lambda _: asked.set()
         training = script(UNCLOSED, sim, tmp_path / "journal")
         assert training.stdout.readline() == "logged\n"
-        assert asked.wait(120)
+        assert asked.wait(FOREVER_S)
         training.communicate("\n", timeout=LIMIT_S)
         assert training.returncode == 0
         sim.release()

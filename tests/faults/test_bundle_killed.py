@@ -71,7 +71,7 @@ def extraction_killed(path, folder, at_bytes):
     """Extract in a child that is killed when so much is done; whether it was."""
 
     def stop(progress):
-        if progress.settled >= at_bytes:
+        if progress.done >= at_bytes:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def work():
@@ -159,7 +159,7 @@ def fill_up(journal, folder):
     ballast = []
 
     def fill(progress):
-        if progress.settled > 1_500_000 and not ballast:
+        if progress.done > 1_500_000 and not ballast:
             ballast.append(Ballast(disk))
 
     with pytest.raises(BundleError, match="No space left") as caught:

@@ -26,6 +26,7 @@ from journaltrack.watch.journal import DeliveryRequest
 from tests.faults.conftest import ENVIRONMENT, QUICK, sync_process
 from tests.faults.test_sync_killed import states
 from tests.faults.test_watch import arrived
+from tests.patience import FOREVER_S
 from tests.simulator import simulator
 
 DEADLINE_S = 6
@@ -69,7 +70,7 @@ class Silent:
         """For the profile."""
         return f"credential_process = {self.program}"
 
-    def ends(self, timeout_s=60):
+    def ends(self, timeout_s=FOREVER_S):
         """Whether those that were begun end, which takes the kernel a moment."""
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
@@ -379,7 +380,7 @@ def test_training_on_a_terminal_is_never_asked_for_a_code(tmp_path, profile, sim
         profile.use(*MFA, source=SOURCE)
     env = {"AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": sim.endpoint_url, "JOURNALTRACK_JOURNAL": str(tmp_path / "j")}
     with on_a_terminal(code, *arguments, env=env) as (process, terminal):
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=FOREVER_S)
         assert process.returncode == 0, err
         assert end in out
         assert b"MFA" in err
@@ -407,7 +408,7 @@ def test_a_sync_without_a_terminal_asks_for_no_code(journal, profile, sim):
     profile.use(*MFA, source=SOURCE)
     env = {"AWS_CONFIG_FILE": str(profile.file), "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
     process = sync_process(journal, sim.endpoint_url, env=env, stdin=subprocess.DEVNULL)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=FOREVER_S)
     assert process.returncode == 5, err
     assert "MFA code" in err
     assert "hint:" in err
@@ -424,4 +425,4 @@ def test_a_sync_on_a_terminal_asks_for_the_code(journal, profile, sim):
             assert more, shown
             shown += more
         os.write(terminal, b"\x04")
-        assert process.wait(120) == 5
+        assert process.wait(FOREVER_S) == 5

@@ -38,6 +38,7 @@ from tests.faults.faulty_disk import (
     whole,
     written,
 )
+from tests.patience import FOREVER_S
 
 
 def refused_at_close(training):
@@ -434,7 +435,7 @@ def test_a_journal_without_a_write_ahead_log_holds_too(tmp_path):
     started[2].wait()
     started[2].stdout.close()
     started[2].stderr.close()
-    with closing(sqlite3.connect(tmp_path / "j" / "journal.db", timeout=120)) as connection:
+    with closing(sqlite3.connect(tmp_path / "j" / "journal.db", timeout=FOREVER_S)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
         found = dict(connection.execute("SELECT name, count(*) FROM entry GROUP BY name").fetchall())
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

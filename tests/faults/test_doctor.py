@@ -137,7 +137,7 @@ def test_removed_entries_are_reported(journal):
     """Settlements without entries, and the gap in the chain."""
     delivered(journal)
     change(journal, "DROP TRIGGER entry_no_delete; DELETE FROM entry WHERE seq = 40; " + TRIGGER)
-    assert found(journal) == [("records", "problem", None), ("chains", "problem", None)]
+    assert set(found(journal)) == {("records", "problem", None), ("chains", "problem", None)}
 
 
 TRIGGER = "CREATE TRIGGER entry_no_delete BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'journal entries are immutable'); END"

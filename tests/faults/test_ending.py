@@ -22,6 +22,7 @@ import pytest
 from botocore.credentials import RefreshableCredentials
 
 from journaltrack import Tracker, sync
+from journaltrack.app.composition import Connection, run_pass
 from journaltrack.errors import ErrorKind, JournalFullError, JournalLockedError, JournalWriteError, LeaseLostError, RemoteError
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite.connection import Database
@@ -30,9 +31,9 @@ from journaltrack.replay.gate import Gate
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.util.deadline import Deadline
 from tests.faults.conftest import ENVIRONMENT
+from tests.patience import FOREVER_S
 from tests.simulator import BlackHole, simulator
 
-FOREVER_S = 60.0  # a test that waits so long has failed
 POINTS = 2_000
 
 
@@ -95,7 +96,7 @@ def replay(folder, remote, database=None, **options):
 INTERRUPTED = """
 import sys
 from journaltrack import Tracker
-tracker = Tracker.load("run", journal=sys.argv[1], sync="close", close_deadline_s=60)
+tracker = Tracker.load("run", journal=sys.argv[1], sync="close", close_deadline_s=3_600)
 tracker.log_parameter("last", 1)
 try:
     tracker.close()
@@ -346,7 +347,8 @@ def test_a_request_stuck_in_a_credential_look_up_never_leaves_after_the_pass(tmp
         deadline = Deadline()
         ended = threading.Timer(0, lambda: stuck.hangs.wait(FOREVER_S) and deadline.cancel())
         ended.start()
-        report = sync(tmp_path / "journal", boto3_session=stuck.session(), endpoint_url=sim.endpoint_url, deadline=deadline)
+        connection = Connection(stuck.session(), endpoint_url=sim.endpoint_url)
+        report = run_pass(tmp_path / "journal", connection, deadline=deadline)
         assert stuck.hangs.is_set()
         assert report.in_doubt == 0
         assert report.pending == 53
@@ -381,7 +383,7 @@ def test_a_request_stuck_in_a_resolver_never_leaves_after_the_pass(tmp_path, cre
     with simulator() as sim:
         deadline = Deadline()
         threading.Timer(0, lambda: hangs.wait(FOREVER_S) and deadline.cancel()).start()
-        report = sync(tmp_path / "journal", endpoint_url=sim.endpoint_url, deadline=deadline)
+        report = run_pass(tmp_path / "journal", Connection(endpoint_url=sim.endpoint_url), deadline=deadline)
         assert (report.pending, report.in_doubt, sim.requests) == (53, 0, [])
         go.set()
         workers_are_gone()
@@ -420,7 +422,7 @@ def test_a_deadline_with_requests_in_flight_leaves_the_least_in_doubt(folder):
                 deadline.cancel(grace_s=1.0)
 
         sim.on_request = end
-        report = sync(folder, endpoint_url=sim.endpoint_url, deadline=deadline)
+        report = run_pass(folder, Connection(endpoint_url=sim.endpoint_url), deadline=deadline)
         sim.on_request = None
         sim.release()
         assert report.out_of_time

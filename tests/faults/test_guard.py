@@ -17,6 +17,7 @@ from journaltrack import Tracker, sync
 from tests.faults.conftest import ENVIRONMENT, QUICK, sync_process
 from tests.faults.test_sync_killed import states
 from tests.faults.test_watch import arrived
+from tests.patience import FOREVER_S
 from tests.simulator import BlackHole, CutAfter, simulator
 
 LIMIT_S = 300.0  # far above every deadline here, and far below the hour of `patient`
@@ -138,7 +139,7 @@ def test_a_broken_boto3_keeps_no_training_from_going_on(tmp_path, how, mode):
     (tmp_path / "boto3").mkdir()
     (tmp_path / "boto3" / "__init__.py").write_text(BROKEN[how])
     env = os.environ | ENVIRONMENT | {"PYTHONPATH": str(tmp_path), "JOURNALTRACK_JOURNAL": str(tmp_path / "j"), "JOURNALTRACK_SYNC": mode}
-    done = subprocess.run([sys.executable, "-c", TRAINING], env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", TRAINING], env=env, capture_output=True, text=True, timeout=FOREVER_S, check=False)
     assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
     assert "Traceback" not in done.stderr
     assert states(tmp_path / "j") == {"pending": 2}
@@ -149,7 +150,7 @@ def test_a_sync_with_a_broken_boto3_says_what_to_do(tmp_path, journal):
     (tmp_path / "boto3").mkdir()
     (tmp_path / "boto3" / "__init__.py").write_text(BROKEN["half there"])
     process = sync_process(journal, "http://127.0.0.1:1", env={"PYTHONPATH": str(tmp_path)})
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=FOREVER_S)
     assert process.returncode == 5, err
     assert "pip install" in err
 
@@ -224,7 +225,7 @@ def test_a_class_that_was_unpickled_by_its_module_delivers(tmp_path, sim, mode):
     assert Tracker.__module__ == "journaltrack.tracking.tracker"
     env = os.environ | {"JOURNALTRACK_JOURNAL": str(tmp_path / "j"), "JOURNALTRACK_SYNC": mode}
     command = [sys.executable, "-c", ELSEWHERE, pickle.dumps(Tracker).hex()]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=FOREVER_S, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"one class": True, "boto3": True}
     assert [point.value for point in sim.components["elsewhere"].metrics] == [1.0]
@@ -241,7 +242,7 @@ def test_a_tracker_that_was_unpickled_records_and_its_run_delivers(tmp_path, sim
     tracker = Tracker.create(trial_component_name="run", journal=tmp_path / "j")
     pickled = pickle.dumps(tracker)
     file.write_text("requests_per_s = 'many'\n")
-    done = subprocess.run([sys.executable, "-c", ELSEWHERE, pickled.hex()], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE, pickled.hex()], capture_output=True, text=True, timeout=FOREVER_S, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"one class": True, "boto3": False}
     assert not sim.requests
@@ -253,5 +254,5 @@ def test_a_class_is_whole_however_its_module_is_found(tmp_path, sim):
     """Nothing has to be imported before: the module alone is enough."""
     code = "from journaltrack.tracking.tracker import Tracker\nTracker.create(trial_component_name='run').close()"
     env = os.environ | {"JOURNALTRACK_JOURNAL": str(tmp_path / "j")}
-    subprocess.run([sys.executable, "-c", code], env=env, timeout=120, check=True, cwd=Path(tmp_path))
+    subprocess.run([sys.executable, "-c", code], env=env, timeout=FOREVER_S, check=True, cwd=Path(tmp_path))
     assert "run" in sim.components

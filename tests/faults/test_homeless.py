@@ -10,6 +10,7 @@ import pytest
 
 from tests.faults.conftest import ENVIRONMENT
 from tests.faults.test_sync_killed import states
+from tests.patience import FOREVER_S
 from tests.simulator import simulator
 
 NAMELESS = """
@@ -34,8 +35,8 @@ COMMAND = "import sys; from journaltrack.cli import main; main()"
 def homeless(code, *arguments, cwd, **environment):
     """Run a program as such a user; nothing is in its environment but what is given."""
     command = [sys.executable, "-c", NAMELESS + code, *arguments]
-    env = {"PYTHONPATH": os.getcwd(), "PATH": os.environ["PATH"], "JOURNALTRACK_CLOSE_DEADLINE_S": "60", **environment}
-    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    env = {"PYTHONPATH": os.getcwd(), "PATH": os.environ["PATH"], "JOURNALTRACK_CLOSE_DEADLINE_S": "3600", **environment}
+    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=FOREVER_S, check=False)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import journaltrack
 from journaltrack import Tracker
+from journaltrack.app.composition import Connection, run_pass
 from journaltrack.cli import main
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.aws.remote import AwsRemote
@@ -24,7 +25,7 @@ from tests.simulator import CutAfter, CutBefore, HttpError, simulator
 
 def sync(folder, sim, **options):
     """One pass; ``visible_after_s=0``: what is not shown is not there."""
-    return journaltrack.sync(folder, region="us-east-1", endpoint_url=sim.endpoint_url, options=Options(**options))
+    return run_pass(folder, Connection(region="us-east-1", endpoint_url=sim.endpoint_url), Options(**options))
 
 
 @pytest.fixture

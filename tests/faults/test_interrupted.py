@@ -20,6 +20,7 @@ from journaltrack.reports.component import show
 from journaltrack.reports.status import status
 from tests.faults.conftest import sync_process
 from tests.faults.interrupting import Training
+from tests.patience import FOREVER_S
 from tests.simulator import simulator
 
 
@@ -47,7 +48,7 @@ def training(folder):
 def cli(*arguments, code=0):
     """A command's output."""
     done = subprocess.run(
-        [sys.executable, "-m", "journaltrack", *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-m", "journaltrack", *map(str, arguments)], capture_output=True, text=True, check=False, timeout=FOREVER_S
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done
@@ -56,7 +57,7 @@ def cli(*arguments, code=0):
 def sync(journal, endpoint_url, *arguments, **kwargs):
     """A sync in a process of its own; its output."""
     process = sync_process(journal, endpoint_url, *arguments, **kwargs)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=FOREVER_S)
     assert process.returncode == 0, (out, err)
     return out, err
 

@@ -22,6 +22,7 @@ from journaltrack.journal.sqlite.claim import FILE
 from journaltrack.reports.proof.check import verify_chains
 from tests.faults.faulty_disk import in_child, without
 from tests.golden import restore
+from tests.patience import FOREVER_S
 
 SOON_S = 20
 """Far above what anything here takes, and below the 30 s that a wait for SQLite's lock lasts."""
@@ -186,7 +187,7 @@ class Rank:
 
     def end(self):
         """Close the journal."""
-        self.process.communicate(timeout=120)
+        self.process.communicate(timeout=FOREVER_S)
         assert self.process.returncode == 0
 
 

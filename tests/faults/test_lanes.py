@@ -12,6 +12,7 @@ from contextlib import closing
 import pytest
 
 from journaltrack import Tracker, sync
+from journaltrack.app.composition import Connection, run_pass
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite.connection import Database
@@ -20,9 +21,8 @@ from journaltrack.replay import lease as leases
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.util.deadline import Deadline
 from tests.faults.conftest import ENVIRONMENT
+from tests.patience import FOREVER_S
 from tests.simulator import BlackHole, HttpError, simulator
-
-FOREVER_S = 60.0  # a test that waits so long has failed
 
 
 def replay(folder, remote, **options):
@@ -40,7 +40,7 @@ def receipts(folder, action):
 ENDS_WITH_OTHERS = """
 import sys
 from journaltrack import Tracker
-with Tracker.create(trial_component_name=sys.argv[2], journal=sys.argv[1], sync="close", close_deadline_s=60) as tracker:
+with Tracker.create(trial_component_name=sys.argv[2], journal=sys.argv[1], sync="close", close_deadline_s=3_600) as tracker:
     for step in range(200):
         tracker.log_metric("loss", float(step), iteration_number=step)
     print("ready", flush=True)
@@ -68,7 +68,7 @@ def test_runs_that_end_together_in_one_journal_are_all_delivered(tmp_path):
         for process in running:
             process.stdin.write("\n")
             process.stdin.flush()
-        assert [process.communicate(timeout=2 * FOREVER_S)[1] for process in running] == [""] * 6
+        assert [process.communicate(timeout=FOREVER_S)[1] for process in running] == [""] * 6
         for n in range(6):
             run = sim.components[f"run-{n}"]
             assert len(run.metrics) == 200
@@ -129,7 +129,7 @@ def test_an_upload_that_is_never_answered_keeps_nothing_else_back(tmp_path, jour
             return run is not None and len(run.metrics) == 95 and (run.status or {}).get("PrimaryStatus") == "Completed"
 
         threading.Thread(target=lambda: sim.wait_until(arrived, FOREVER_S) and deadline.cancel(), daemon=True).start()
-        report = sync(journal, endpoint_url=sim.endpoint_url, deadline=deadline)
+        report = run_pass(journal, Connection(endpoint_url=sim.endpoint_url), deadline=deadline)
         assert arrived(sim)
         assert set(sim.components["run"].parameters) == {"lr", "optimizer"}
         assert report.halted is None
@@ -283,7 +283,7 @@ def test_no_permission_at_all_halts(journal, credentials):
         Tracker.create(trial_component_name=f"run-{n}", journal=journal, sync="off").close()
     with simulator() as sim:
         sim.fail("CreateTrialComponent", HttpError(403, "AccessDeniedException", "not authorized"), times=99)
-        report = sync(journal, endpoint_url=sim.endpoint_url, options=Options(concurrency=1))
+        report = sync(journal, endpoint_url=sim.endpoint_url, concurrency=1)
         assert report.halted.kind is ErrorKind.HALT
         assert 3 <= len(sim.calls("CreateTrialComponent")) <= 5, "three, and what was in hand"
 

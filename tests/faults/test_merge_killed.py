@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import random
 import shutil
 import signal
@@ -34,8 +33,9 @@ from tests import tally
 from tests.copies import content, points, read, record, sound, states, sync
 from tests.faults.conftest import ENVIRONMENT
 from tests.faults.disktrace import Killing, supported
+from tests.patience import scaled
 
-KILLS = int(8 * float(os.environ.get("JOURNALTRACK_SOAK", "1")))
+KILLS = scaled(8)
 WHY_NOT = supported()
 SIZE = 50
 SMALL = f"import sys; from journaltrack.replay.evidence import attestations; attestations._FIRST = attestations._MIN = attestations._MAX = {SIZE}\n"

@@ -11,10 +11,8 @@ from journaltrack import Journal, Tracker, sync
 from journaltrack.errors import ComponentNotFoundError, ErrorKind
 from journaltrack.remotes.aws import clients
 from journaltrack.replay import lease as leases
-from journaltrack.replay.reconciler import Options
 from journaltrack.reports.entries import each_entry
 from journaltrack.tracking.validation import JournaltrackWarning
-from journaltrack.util.deadline import Deadline
 from tests.faults.conftest import sync_process
 from tests.faults.test_sync_killed import states
 from tests.simulator import BlackHole, CutAfter, HttpError, PartialErrors, simulator
@@ -162,7 +160,7 @@ def test_foreign_component_of_the_name_is_not_touched(journal, credentials):
         assert "--create-or-attach" in report.held["run"].hint
         assert sim.components["run"].parameters == {}
         assert report.quarantined == 0
-        report = sync(journal, endpoint_url=sim.endpoint_url, options=Options(create_or_attach=True))
+        report = sync(journal, endpoint_url=sim.endpoint_url, create_or_attach=True)
         assert report.pending == 0
         assert set(sim.components["run"].parameters) == {"lr", "optimizer"}
 
@@ -265,7 +263,7 @@ def test_loading_asks_aws_and_believes_its_no(tmp_path, credentials, monkeypatch
         Tracker.load("somewhere", journal=tmp_path / "j", lookup_deadline_s=600)
     monkeypatch.setenv("AWS_ENDPOINT_URL", closed_port)
     Tracker.load("unknown", journal=tmp_path / "j", sync="close").log_parameter("a", 1)
-    report = sync(tmp_path / "j", endpoint_url=closed_port, deadline=Deadline(5))
+    report = sync(tmp_path / "j", endpoint_url=closed_port, deadline_s=5)
     assert report.halted is not None
     assert report.quarantined == 0
 

@@ -17,6 +17,7 @@ from journaltrack import Tracker
 from journaltrack.errors import InvalidInputError, JournalNotFoundError, JournalWriteError
 from journaltrack.journal.journal import Journal
 from tests.faults.faulty_disk import in_child
+from tests.patience import FOREVER_S
 
 COMMANDS = (["status"], ["status", "--json"], ["audit", "--verify"], ["doctor"], ["sync", "--dry-run"])
 
@@ -24,7 +25,7 @@ COMMANDS = (["status"], ["status", "--json"], ["audit", "--verify"], ["doctor"],
 def run(command, path):
     """A command of journaltrack on a journal; no command may call anything a bug."""
     words = [sys.executable, "-m", "journaltrack", *command, path]
-    done = subprocess.run([os.fsencode(word) for word in words], capture_output=True, check=False, timeout=120)
+    done = subprocess.run([os.fsencode(word) for word in words], capture_output=True, check=False, timeout=FOREVER_S)
     assert b"bug in journaltrack" not in done.stderr
     assert b"Traceback" not in done.stderr
     return done

@@ -13,9 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from journaltrack.doctor import examine
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.sqlite import locks as standing
 from journaltrack.journal.sqlite.checkpoint import write_back
 from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.status import status
+from tests.patience import FOREVER_S
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="OFD locks")
 
@@ -75,7 +79,7 @@ journal.close()
 
 def log_in_another_process(folder, number=0):
     """A process that opens the journal, logs one point, closes it and ends."""
-    subprocess.run([sys.executable, "-c", ONE, folder, str(number)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", ONE, folder, str(number)], check=True, timeout=FOREVER_S)
 
 
 def found(folder):
@@ -102,10 +106,10 @@ def test_a_trainer_that_copies_its_own_journal_loses_nothing(tmp_path, how):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as trainer:
         assert trainer.stdout.readline() == "ready\n"
         others = [subprocess.Popen([sys.executable, "-c", SHORT, folder, "40", name], stderr=subprocess.PIPE) for name in "ab"]
-        problems = [other.communicate(timeout=240)[1].decode() for other in others]
+        problems = [other.communicate(timeout=FOREVER_S)[1].decode() for other in others]
         assert not any(other.returncode for other in others), problems
         assert trainer.poll() is None, trainer.stderr.read()
-        _, problem = trainer.communicate("stop", timeout=240)
+        _, problem = trainer.communicate("stop", timeout=FOREVER_S)
     assert trainer.returncode == 0, problem
     counts = found(folder)
     assert counts["trainer"] == int(acks.read_text()) > 0
@@ -247,7 +251,7 @@ def test_who_drops_locks_takes_turns_with_the_others(tmp_path, caplog):
             drop_locks(folder)
             journal.flush()  # looks
         second = journal.database.write(write)
-        second.communicate("\n", timeout=120)
+        second.communicate("\n", timeout=FOREVER_S)
         assert second.returncode == 0
         assert journal.database.read("SELECT created_at_ns FROM component") == [(7,)]
     assert [record.getMessage().split()[0] for record in caplog.records].count("event=careless") == 1
@@ -279,7 +283,7 @@ def test_one_process_at_a_time_writes_the_log_back(tmp_path):
             command = [sys.executable, "-c", CHECKPOINTING, folder]
             second = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             assert second.stdout.readline() == "False\n"
-        assert second.communicate("\n", timeout=120)[0] == "True\n"
+        assert second.communicate("\n", timeout=FOREVER_S)[0] == "True\n"
         assert write_back(journal.database)
     assert found(folder) == {"first": 1, "second": 1}
 
@@ -310,3 +314,25 @@ def test_a_transaction_that_was_cut_short_is_rolled_back(tmp_path):
     with closing(Journal.open(tmp_path / "cut", busy_timeout_s=0.0)) as journal:
         journal.append_metric(journal.component("run"), "first", 1.0, 0, 1)
     assert found(tmp_path / "cut") == {"first": 2}
+
+
+def test_a_report_drops_no_lock_and_leaves_none(tmp_path):
+    """A process may examine and ask for the journal that it appends to: its locks are then those that it had, and so are its files."""
+    journal = Journal.open(tmp_path / "j", on_journal_error="raise")
+    component = journal.component("run")
+    journal.append_metric(component, "loss", 0.5, 1, 1)
+
+    def locks():
+        lines = Path("/proc/locks").read_text().splitlines()
+        return sorted(line.partition(":")[2].strip() for line in lines if f" {os.getpid()} " in line)
+
+    assert status(tmp_path / "j").pending == 1  # which leaves the lock of its question whether there are locks
+    before, descriptors = locks(), len(os.listdir("/proc/self/fd"))
+    assert any("POSIX" in line for line in before)
+    for _ in range(5):
+        assert examine(tmp_path / "j").healthy
+        assert status(tmp_path / "j").pending == 1
+    assert locks() == before
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 3  # one of each file waits for its next use
+    journal.close()
+    assert standing._pool == []

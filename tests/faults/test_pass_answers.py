@@ -9,8 +9,8 @@ from statistics import fmean
 
 import pytest
 
-import journaltrack
 from journaltrack import Tracker
+from journaltrack.app.composition import Connection, run_pass
 from journaltrack.replay.reconciler import Options
 from journaltrack.reports.report import audit
 from tests.simulator import CutAfter, CutBefore, simulator
@@ -21,7 +21,7 @@ TENTHS = (0.1, 0.2, 0.3, 0.7, 0.1, 0.6, 1e-3, 0.9, 0.11, 0.13)
 
 def sync(folder, sim, **options):
     """One pass; ``visible_after_s=0``: what is not shown is not there."""
-    return journaltrack.sync(folder, region="us-east-1", endpoint_url=sim.endpoint_url, options=Options(**options))
+    return run_pass(folder, Connection(region="us-east-1", endpoint_url=sim.endpoint_url), Options(**options))
 
 
 @pytest.fixture

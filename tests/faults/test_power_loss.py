@@ -30,10 +30,11 @@ from tests import tally
 from tests.faults import disktrace, power_programs
 from tests.faults.diskmodel import CHOICES, Disk
 from tests.migrations.test_migrations import NEXT, migrations_with
+from tests.patience import scaled
 
 WHY_NOT = disktrace.supported()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
-MOMENTS = int(24 * float(os.environ.get("JOURNALTRACK_SOAK", "1")))
+MOMENTS = scaled(24)
 SEED = int(os.environ.get("JOURNALTRACK_SEED", "5"))
 LIVE = {"power": True, "mixed": True, "checkpoint": True, "beside": True, "threads": True, "ranks": True, "process": False}
 """Scenarios, and whether each call by itself is a barrier."""

@@ -152,3 +152,13 @@ def test_nothing_goes_without_permission_to_ask(delivered, aws, cli, monkeypatch
     assert code == 5
     assert "nothing was removed" in err
     assert points(delivered, "run") == 95
+
+
+def test_a_bucket_whose_requests_are_on_us_is_asked(delivered, aws, cli, monkeypatch):
+    """The buckets are asked as the configuration says: where requests are on the caller's account, they say so, and the artifact goes."""
+    aws.state.requester_pays |= set(aws.state.buckets)
+    code, _, err = cli("prune", delivered, *ALL)
+    assert (code, len(spooled(delivered))) != (0, 0), err
+    monkeypatch.setenv("JOURNALTRACK_S3_REQUESTS_PAID_BY", "requester")
+    code, _, err = cli("prune", delivered, *ALL)
+    assert (code, spooled(delivered)) == (0, []), err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import sqlite3
@@ -22,8 +21,9 @@ from journaltrack.reports.report import audit
 from journaltrack.retention.prune import prune
 from tests.faults.conftest import ENVIRONMENT
 from tests.faults.disktrace import Killing, supported
+from tests.patience import scaled
 
-KILLS = int(10 * float(os.environ.get("JOURNALTRACK_SOAK", "1")))
+KILLS = scaled(10)
 POINTS = 3_000
 WHY_NOT = supported()
 

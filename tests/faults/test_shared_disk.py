@@ -14,6 +14,7 @@ import pytest
 from journaltrack.errors import JournalLockedError
 from journaltrack.journal.journal import Journal
 from journaltrack.util import paths
+from tests.patience import FOREVER_S
 
 PROGRAM = """
 import pathlib, sys
@@ -44,7 +45,7 @@ class Host:
 
     def end(self):
         """Let it close; whether all went well."""
-        output, problems = self.process.communicate("\n", timeout=120)
+        output, problems = self.process.communicate("\n", timeout=FOREVER_S)
         assert (output, self.process.returncode) == ("closed\n", 0), problems
 
     def kill(self):

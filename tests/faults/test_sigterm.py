@@ -13,6 +13,7 @@ from journaltrack import Tracker
 from journaltrack.errors import InvalidInputError
 from journaltrack.reports.component import show
 from tests.faults.interrupting import RUN, Training
+from tests.patience import FOREVER_S
 from tests.simulator import simulator
 
 STOPPING = RUN.replace('sync="off"', 'sync="off", sigterm="stop"')
@@ -66,7 +67,7 @@ def test_the_clean_end_delivers(folder, monkeypatch):
         for name, value in {"AWS_ENDPOINT_URL": sim.endpoint_url, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("AWS_REGION", "us-east-1")
-        process = Training(folder, program=RUN.replace('sync="off"', 'close_deadline_s=60, sigterm="stop"')).ready()
+        process = Training(folder, program=RUN.replace('sync="off"', 'close_deadline_s=3_600, sigterm="stop"')).ready()
         assert process.kill(signal.SIGTERM) == 143
         assert sim.components["run"].status == {"PrimaryStatus": "Stopped", "Message": "SIGTERM"}
 
@@ -140,7 +141,7 @@ with made:
     {body}
 print("never", flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=False, timeout=FOREVER_S)
     assert (done.returncode, done.stdout) == (code, "")
     assert show(folder, "run").status.primary == status
 
@@ -159,7 +160,7 @@ with Tracker.create(trial_component_name="run", journal=sys.argv[1], sync="off",
     made._metrics_writer = Writer()
     os.kill(os.getpid(), signal.SIGTERM)
 """
-    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=False, timeout=FOREVER_S)
     assert done.returncode == 143, done.stderr
     assert end_of(folder) == ("Stopped", "SIGTERM")
 
@@ -173,7 +174,7 @@ def test_another_thread_is_told_that_it_has_no_effect(folder):
     process.hear("ended")
     process.process.stdin.close()
     assert "only the main thread" in process.process.stderr.read()
-    process.process.wait(60)
+    process.process.wait(FOREVER_S)
     process.process.stdout.close()
     process.process.stderr.close()
     assert end_of(folder) == ("Completed", None)
@@ -188,7 +189,7 @@ made = lambda name: Tracker.create(trial_component_name=name, journal=sys.argv[1
 with made("outer"), made("run"):
     os.kill(os.getpid(), signal.SIGTERM)
 """
-    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=False, timeout=FOREVER_S)
     assert done.returncode == 143, done.stderr
     assert end_of(folder) == ("Stopped", "SIGTERM")
     assert show(folder, "outer").status.primary == "Stopped"
@@ -230,7 +231,7 @@ for way in ("del", "weakref", "fork"):
 """
     # Python 3.12 warns of a fork beside threads, which is what is tried here.
     quiet = ["-W", "ignore:This process:DeprecationWarning"]
-    done = subprocess.run([sys.executable, *quiet, "-c", program, folder], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, *quiet, "-c", program, folder], capture_output=True, text=True, check=False, timeout=FOREVER_S)
     assert (done.returncode, done.stderr) == (0, "")
     assert [show(folder, way).status.primary for way in ("del", "weakref", "fork")] == ["Stopped"] * 3
 

@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 
 import journaltrack
+from journaltrack.app.composition import Connection, run_verify
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.reports.component import show
@@ -110,11 +111,10 @@ def test_a_merge_after_the_harm_was_done_can_be_repaired(nodes, tmp_path):
         there.status, there.parameters["rate"] = {"PrimaryStatus": "Failed"}, {"NumberValue": 0.1}
         for folder in reversed(nodes):
             merge([folder], into=tmp_path / "all")
-        options = VerifyOptions(visible_after_s=0)
-        where = {"region": "us-east-1", "endpoint_url": sim.endpoint_url, "options": options}
-        found = journaltrack.verify(tmp_path / "all", **where).differences
+        asked = (tmp_path / "all", Connection(region="us-east-1", endpoint_url=sim.endpoint_url), VerifyOptions(visible_after_s=0))
+        found = run_verify(*asked).differences
         assert {each.what for each in found} == {"parameter", "status"}
-        assert journaltrack.verify(tmp_path / "all", repair=True, **where).differences == []
+        assert run_verify(*asked, repair=True).differences == []
         expect_the_second(sim)
 
 
@@ -139,7 +139,7 @@ def test_a_repair_of_our_own_run_is_not_kept_back(tmp_path, credentials):
         sync(tmp_path / "j", sim)
         sim.components["run"].parameters["p"] = {"NumberValue": 9.0}
         options = VerifyOptions(visible_after_s=0)
-        journaltrack.verify(tmp_path / "j", repair=True, region="us-east-1", endpoint_url=sim.endpoint_url, options=options)
+        run_verify(tmp_path / "j", Connection(region="us-east-1", endpoint_url=sim.endpoint_url), options, repair=True)
         assert sim.components["run"].parameters["p"] == {"NumberValue": 1.0}
 
 

@@ -12,8 +12,8 @@ from contextlib import closing
 import pytest
 from click.testing import CliRunner
 
-import journaltrack
 from journaltrack import Tracker
+from journaltrack.app.composition import Connection, run_pass, run_verify
 from journaltrack.cli import main
 from journaltrack.remotes.rate_limit import RateLimit
 from journaltrack.replay.reconciler import Options
@@ -52,19 +52,13 @@ def _with_credentials(credentials):
 
 
 def sync(folder, sim, **options):
-    return journaltrack.sync(folder, region="us-east-1", endpoint_url=sim.endpoint_url, options=Options(**options))
+    return run_pass(folder, Connection(region="us-east-1", endpoint_url=sim.endpoint_url), Options(**options))
 
 
 def verify(folder, sim, *, repair=False, visible_after_s=0, **options):
     """``visible_after_s=0``: what is not shown is not there. What a repair does is on the record."""
-    report = journaltrack.verify(
-        folder,
-        options=VerifyOptions(visible_after_s=visible_after_s, **options),
-        repair=repair,
-        region="us-east-1",
-        endpoint_url=sim.endpoint_url,
-        rate_limit=RateLimit(0),
-    )
+    connection = Connection(region="us-east-1", endpoint_url=sim.endpoint_url, rate_limit=RateLimit(0))
+    report = run_verify(folder, connection, VerifyOptions(visible_after_s=visible_after_s, **options), repair=repair)
     if repair:
         assert [p for p in verify_chains(folder) if p.kind != "blob"] == []
     return report
@@ -409,7 +403,7 @@ def test_it_takes_its_time(delivered, aws):
             return super().reserve()
 
     requests = len(aws.requests)
-    journaltrack.verify(delivered, region="us-east-1", endpoint_url=aws.endpoint_url, rate_limit=Counted(1000))
+    run_verify(delivered, Connection(region="us-east-1", endpoint_url=aws.endpoint_url, rate_limit=Counted(1000)))
     assert len(turns) == len(aws.requests) - requests == 5
 
 

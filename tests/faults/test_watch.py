@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 
 from journaltrack import Tracker
 from tests.faults.test_sync_killed import states
+from tests.patience import FOREVER_S
 from tests.simulator import BlackHole, HttpError, simulator
 
 TRAINER = """
@@ -91,7 +93,7 @@ def test_an_outage_under_a_running_watcher_and_trainer(tmp_path, watch):
             assert arrived(sim, logged)
             assert len(sim.requests) - before <= 60 + 10, "600 points, ten a request, and a few probes"
         trainer.end()
-        assert sim.wait_until(lambda sim: sim.components["run"].parameters is not None, 1)
+        assert sim.wait_until(lambda sim: sim.components["run"].parameters is not None)
         assert watching.end() == 0
         found = states(tmp_path / "journal")
         assert found["pending"] == 0
@@ -342,13 +344,23 @@ def test_what_a_person_releases_is_delivered(tmp_path, watch):
         assert set(points_of(sim).values()) == {1}
 
 
-def test_sigterm_finishes_what_is_in_flight(tmp_path, watch):
+def test_sigterm_finishes_what_is_in_flight(tmp_path, patient, watch):
     """Told to end while requests are under way, the watcher awaits their answers, records them, and exits with 0; the rest stays pending."""
     record(tmp_path / "journal", points=900)
     with simulator(latency_s=0.3) as sim:
+        stopping, numbers = threading.Event(), itertools.count(1)
+
+        def hold(call):
+            if call.operation == "BatchPutMetrics" and next(numbers) > 6:
+                stopping.wait(FOREVER_S)
+
+        sim.on_request = hold
         watching = watch(tmp_path, sim.endpoint_url, "--concurrency", "4")
         assert sim.wait_until(lambda sim: len(sim.calls("BatchPutMetrics")) >= 6)
-        assert watching.end() == 0
+        watching.process.send_signal(signal.SIGTERM)
+        watching.wait_for("event=stopping")
+        stopping.set()
+        assert watching.ended() == 0
         found = states(tmp_path / "journal")
         assert found["in doubt"] == 0
         assert found["pending"] > 0

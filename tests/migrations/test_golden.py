@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import random
 import re
 import shutil
@@ -29,8 +28,9 @@ from tests import tally
 from tests.faults.disktrace import Killing, supported
 from tests.golden import HERE, REVISIONS, restore
 from tests.migrations.test_migrations import MIGRATIONS, NEXT, migrations_with
+from tests.patience import scaled
 
-KILLS = int(12 * float(os.environ.get("JOURNALTRACK_SOAK", "1")))
+KILLS = scaled(12)
 WHY_NOT = supported()
 UPGRADE = """
 import pathlib, sys

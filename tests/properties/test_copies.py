@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import random
 import shutil
 import tempfile
@@ -26,6 +25,7 @@ from journaltrack.transfer.merge.merger import merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts
 from tests import tally
 from tests.golden import REVISIONS, restore
+from tests.patience import scaled
 from tests.properties.truth import FAULTS, KilledError, Seams, Truth
 
 COPIES_MAX = 4
@@ -226,7 +226,7 @@ class CopiesMachine(RuleBasedStateMachine):
 
 TestCopies = CopiesMachine.TestCase
 TestCopies.settings = settings(
-    max_examples=int(25 * float(os.environ.get("JOURNALTRACK_SOAK", "1"))),
+    max_examples=scaled(25),
     stateful_step_count=20,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     phases=[Phase.generate],

@@ -51,6 +51,7 @@ from journaltrack.util import paths
 from journaltrack.verification import repair as mending
 from journaltrack.verification.verifier import Verifier, VerifyOptions
 from tests import copies, independent_verifier, tally
+from tests.patience import scaled
 from tests.properties.truth import ERRORS, FAULTS, KilledError, Seams
 
 COPIES_MAX = 4
@@ -60,7 +61,7 @@ WHICH = st.integers(0, COPIES_MAX - 1)
 SCRIPTS = st.lists(st.sampled_from(FAULTS), max_size=5)
 NAMES = st.sampled_from("ab")
 ARRIVED = ("delivered", "superseded")
-EXPERIMENTS = int(12 * float(os.environ.get("JOURNALTRACK_SOAK", "1")))
+EXPERIMENTS = scaled(12)
 
 
 class World(MemoryRemote):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -31,6 +30,7 @@ from journaltrack.util.deadline import Deadline
 from journaltrack.util.intervals import ranges_in
 from tests import tally
 from tests.golden import REVISIONS, restore
+from tests.patience import scaled
 from tests.properties.truth import BUG, FAULTS, KilledError, Seams, Truth
 
 CONCURRENCY = 3
@@ -385,7 +385,7 @@ class ReplayMachine(RuleBasedStateMachine):
 
 TestReplay = ReplayMachine.TestCase
 TestReplay.settings = settings(
-    max_examples=int(60 * float(os.environ.get("JOURNALTRACK_SOAK", "1"))),
+    max_examples=scaled(60),
     stateful_step_count=30,
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.generate],

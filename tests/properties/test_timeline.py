@@ -25,6 +25,7 @@ from journaltrack.replay.evidence.outcomes import Intent, Settlement
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.reports.receipts import NO_REQUESTS
 from journaltrack.reports.timeline import timeline
+from tests.patience import scaled
 
 SECOND_NS = 10**9
 FAULTS = (
@@ -128,7 +129,7 @@ def happen(folder, seed):
     return history
 
 
-@settings(max_examples=6)
+@settings(max_examples=scaled(6))
 @given(st.integers(0, 2**32))
 def test_the_timeline_has_every_event_once_and_in_order(seed):
     """Of a random history: every writer, entry, settlement, request and answer is in the timeline once, in order of time."""

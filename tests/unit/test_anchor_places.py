@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 import pytest
 
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.entries import BlobRef
-from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.replay.evidence import anchors
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.verification.anchors import compare_with_anchors
+from tests.builders import CREATION, opened
 from tests.copies import without_triggers
 from tests.failing_remote import FailingRemote
 
@@ -23,9 +21,8 @@ REFUSED = RemoteError("denied", kind=ErrorKind.HALT, code="AccessDeniedException
 @pytest.fixture
 def journal(tmp_path):
     """An open journal whose one entry is the creation of its component."""
-    with closing(Journal.open(tmp_path / "journal")) as opened:
-        opened.append(opened.component("run"), [vocabulary.create(owner="me")])
-        yield opened
+    with opened(tmp_path, {"run": [CREATION]}) as journal:
+        yield journal
 
 
 @pytest.fixture

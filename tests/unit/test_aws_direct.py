@@ -20,6 +20,7 @@ from journaltrack.remotes.aws.metrics import serialized
 from journaltrack.remotes.aws.wire import Credentials as Ours
 from journaltrack.remotes.aws.wire import Signer
 from journaltrack.replay.plan.actions import MetricPoint
+from tests.patience import scaled
 
 PLACES = (
     ("us-east-1", None),
@@ -75,7 +76,7 @@ def at(place: tuple[str, str | None]) -> Sent:
     return Sent(*place)
 
 
-@settings(max_examples=200)
+@settings(max_examples=scaled(200))
 @given(st.sampled_from(PLACES), keys, printable, st.none() | printable, st.text(min_size=1, max_size=30), points)
 def test_the_request_is_botocores_to_the_byte(
     place: tuple[str, str | None], key: str, secret: str, token: str | None, name: str, data: Any

@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import tracemalloc
-from contextlib import closing
 
 import pytest
 from click.testing import CliRunner
@@ -17,7 +16,6 @@ from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal import view
 from journaltrack.journal.entries import ASSOCIATE, COMPONENT, CREATE, STATUS, UPLOAD, BlobRef, Draft
-from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.aws.remote import AwsRemote
 from journaltrack.remotes.memory import MemoryRemote
@@ -25,6 +23,7 @@ from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.replay.remote import BlobUpload
 from journaltrack.reports.report import audit
 from journaltrack.transfer.merge.merger import merge
+from tests.builders import CREATION, opened
 from tests.copies import without_triggers
 from tests.failing_remote import FailingRemote
 from tests.simulator import simulator
@@ -46,10 +45,8 @@ def upload(name="model", **detail):
 @pytest.fixture
 def journal(tmp_path):
     """An open journal with a component and a point."""
-    with closing(Journal.open(tmp_path / "journal")) as opened:
-        component = opened.component("run")
-        opened.append(component, [vocabulary.create(owner="me"), vocabulary.metric("loss", 1.0, None, 1)])
-        yield opened
+    with opened(tmp_path, {"run": [CREATION, vocabulary.metric("loss", 1.0, None, 1)]}) as journal:
+        yield journal
 
 
 def states(journal):

@@ -14,14 +14,15 @@ import pytest
 from journaltrack.errors import JournalError, JournalLockedError
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite.checkpoint import CHECKPOINT_ENTRIES, LOG_PAGES_MAX, Checkpointer, write_back
+from tests.builders import opened
 
 
 @pytest.fixture
 def journal(tmp_path):
     """An open journal whose clock moves by a millisecond a call: an append in 250 looks after its files."""
     ticks = iter(range(10**18, 2 * 10**18, 1_000_000))
-    with closing(Journal.open(tmp_path / "journal", clock_ns=lambda: next(ticks))) as opened:
-        yield opened
+    with opened(tmp_path, clock_ns=lambda: next(ticks)) as journal:
+        yield journal
 
 
 def fill(journal, count):

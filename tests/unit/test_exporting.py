@@ -339,7 +339,7 @@ def test_a_cut_short_export_leaves_no_file(varied, tmp_path, suffix):
     """An exception in mid-export leaves neither the file nor a half of it, and an older file of that name as it was."""
 
     def interrupt(progress):
-        if progress.settled:
+        if progress.done:
             raise KeyboardInterrupt
 
     (tmp_path / f"old.{suffix}").write_text("old")

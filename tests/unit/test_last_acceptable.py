@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 import pytest
 
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.entries import BlobRef
 from journaltrack.journal.fold import PendingArtifact, Place, Status
-from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.plan.actions import Change, ComponentState, Update
 from journaltrack.replay.plan.planner import awaited, plan, resolve
 from journaltrack.replay.reconciler import Reconciler
 from journaltrack.reports.report import audit
+from tests.builders import CREATION, opened
 from tests.unit.test_plan import CONFIRMED, recorded
 
 GOOD, OTHER = BlobRef("ab" * 32, None, None), BlobRef("cd" * 32, None, None)
@@ -34,9 +32,8 @@ class Strict(MemoryRemote):
 @pytest.fixture
 def journal(tmp_path):
     """An open journal with a component."""
-    with closing(Journal.open(tmp_path / "journal")) as opened:
-        opened.append(opened.component("run"), [vocabulary.create(owner="me")])
-        yield opened
+    with opened(tmp_path, {"run": [CREATION]}) as journal:
+        yield journal
 
 
 def delivered(journal, *drafts):

@@ -11,6 +11,7 @@ from journaltrack import Tracker
 from journaltrack.app.one_place import OnePlace
 from journaltrack.errors import JournalBehindError
 from journaltrack.replay import pending_work
+from tests.patience import FOREVER_S
 
 
 def record(folder, points=1):
@@ -100,21 +101,21 @@ def test_threads_meet(journal, tmp_path):
 
     def run(folder):
         work = pending_work.look(folder)
-        meeting.wait(60)
+        meeting.wait(FOREVER_S)
         try:
             with places.of(folder, work):
                 inside.append(folder)
                 most.append(len(inside))
-                meeting.wait(60)
+                meeting.wait(FOREVER_S)
                 inside.remove(folder)
         except JournalBehindError:
             refused.append(folder)
-            meeting.wait(60)
+            meeting.wait(FOREVER_S)
 
     threads = [threading.Thread(target=run, args=(folder,)) for folder in copies]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(FOREVER_S)
     assert max(most) == 1
     assert len(refused) == len(copies) - 1

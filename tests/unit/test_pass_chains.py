@@ -10,25 +10,20 @@ from contextlib import closing
 import pytest
 
 from journaltrack.errors import JournalError
-from journaltrack.journal import entries as vocabulary
-from journaltrack.journal.journal import Journal
 from journaltrack.replay import ending
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.reports.proof.check import verify_chains
+from tests.builders import CREATION, opened, points
 from tests.failing_remote import FailingRemote
 
 
 @pytest.fixture
 def journal(tmp_path):
     """An open journal with a component and forty points, and no patience with locks."""
-    with closing(Journal.open(tmp_path / "journal", busy_timeout_s=0.05)) as opened:
-        component = opened.component("run")
-        opened.append(component, [vocabulary.create(owner="me")])
-        for step in range(40):
-            opened.append_metric(component, "loss", float(step), step, 1)
-        yield opened
+    with opened(tmp_path, {"run": [CREATION, *points(40)]}, busy_timeout_s=0.05) as journal:
+        yield journal
 
 
 class Trouble:

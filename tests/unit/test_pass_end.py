@@ -13,7 +13,9 @@ from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.util.deadline import Deadline
+from tests.builders import CREATION, opened, points
 from tests.failing_remote import FailingRemote, passing
+from tests.patience import FOREVER_S
 
 RUNS = 30
 
@@ -21,11 +23,8 @@ RUNS = 30
 @pytest.fixture
 def journal(tmp_path):
     """An open journal with thirty components, each with two points."""
-    with closing(Journal.open(tmp_path / "journal")) as opened:
-        for number in range(RUNS):
-            drafts = [vocabulary.create(owner="me"), *(vocabulary.metric("loss", float(step), step, 1) for step in range(2))]
-            opened.append(opened.component(f"run-{number}"), drafts)
-        yield opened
+    with opened(tmp_path, {f"run-{number}": [CREATION, *points(2)] for number in range(RUNS)}) as journal:
+        yield journal
 
 
 def test_three_failures_in_a_row_end_a_pass(journal):
@@ -55,11 +54,11 @@ def test_progress_is_told_from_the_first_entry_to_the_last(journal):
     report = Reconciler(journal, FailingRemote(), options=Options(concurrency=2), on_progress=told.append).run()
     assert {progress.total for progress in told} == {3 * RUNS}
     for earlier, later in itertools.pairwise(told):
-        assert earlier.settled <= later.settled
+        assert earlier.done <= later.done
         assert earlier.requests <= later.requests
-    assert (told[0].settled, told[0].requests) == (0, 0)
-    assert (told[-1].settled, told[-1].requests) == (3 * RUNS, report.requests)
-    assert len({progress.settled for progress in told}) > 2
+    assert (told[0].done, told[0].requests) == (0, 0)
+    assert (told[-1].done, told[-1].requests) == (3 * RUNS, report.requests)
+    assert len({progress.done for progress in told}) > 2
 
 
 def test_what_is_under_way_at_the_end_has_its_grace(tmp_path):
@@ -70,7 +69,7 @@ def test_what_is_under_way_at_the_end_has_its_grace(tmp_path):
         given_up = threading.Event()
 
         def end_and_wait_for_a_renewal():
-            with closing(sqlite3.connect(journal.path / "journal.db", timeout=60)) as other:
+            with closing(sqlite3.connect(journal.path / "journal.db", timeout=FOREVER_S)) as other:
 
                 def expires():
                     return other.execute("SELECT expires_at_ns FROM lease").fetchone()

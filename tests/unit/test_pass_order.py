@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import closing
 
 import pytest
 
@@ -11,10 +10,10 @@ from journaltrack import limits
 from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.entries import BlobRef
-from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.replay.plan import pending
 from journaltrack.replay.reconciler import Options, Reconciler
+from tests.builders import opened
 from tests.failing_remote import FailingRemote, passing
 
 LIMIT = RemoteError("too many", kind=ErrorKind.HOLD, code="ResourceLimitExceeded", hint="ask for more")
@@ -23,8 +22,8 @@ LIMIT = RemoteError("too many", kind=ErrorKind.HOLD, code="ResourceLimitExceeded
 @pytest.fixture
 def journal(tmp_path):
     """An open journal."""
-    with closing(Journal.open(tmp_path / "journal")) as opened:
-        yield opened
+    with opened(tmp_path) as journal:
+        yield journal
 
 
 def created(journal, name):

@@ -24,6 +24,7 @@ from journaltrack.replay.plan import planner as planning
 from journaltrack.replay.plan.actions import PutMetrics, Settle, Update
 from journaltrack.replay.reconciler import Options, Reconciler
 from tests.faults.hostile import by_hand
+from tests.patience import scaled
 
 NAMES = st.sampled_from(["loss", "acc", "l\x00ss", "ü" * 128, "x" * 255])
 METRICS = st.builds(
@@ -113,7 +114,7 @@ def recorded(folder, drafts):
         first.close()
 
 
-@settings(max_examples=60)
+@settings(max_examples=scaled(60))
 @given(
     drafts=st.lists(st.tuples(DRAFTS, st.integers(0, 2), st.booleans()), min_size=1, max_size=40),
     settled=st.sets(st.integers(1, 40), max_size=10),

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journaltrack.remotes.rate_limit import FIRST_PER_S, RateLimit, Throttle
+from tests.patience import FOREVER_S
 
 
 class Clock:
@@ -319,5 +320,5 @@ def test_who_gives_up_gets_no_turn():
         thread.start()
     over.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(FOREVER_S)
     assert came == [False] * 8

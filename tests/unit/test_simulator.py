@@ -26,6 +26,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
+from tests.patience import FOREVER_S
 from tests.simulator import (
     BadGateway,
     BlackHole,
@@ -63,7 +64,7 @@ def sim() -> Iterator[Simulator]:
 
 def client(sim: Simulator, service: str, *, key: str = "AKIDTEST", region: str = "us-east-1", **config: Any) -> Any:
     """Give a real client that tries everything once and doesn't wait long."""
-    options = {"retries": {"total_max_attempts": 1}, "read_timeout": 5, **config}
+    options = {"retries": {"total_max_attempts": 1}, "read_timeout": FOREVER_S, **config}
     make: Any = boto3.client  # its stubs want the name of a service as a literal
     return make(
         service,

@@ -61,6 +61,24 @@ def test_signatures_are_those_of_the_original():
     assert positional(Tracker.log_metric) == [("metric_name", empty), ("value", empty), ("timestamp", None), ("iteration_number", None)]
 
 
+@pytest.mark.parametrize("step", [7, np.int64(7), 7.0, np.array([7])])
+def test_step_is_another_name_of_iteration_number(folder, tracker, step):
+    """A point has the step under whichever of the two names it was given, or under both; a caller's own writer gets one."""
+    for other in ({"step": step}, {"iteration_number": 7, "step": step}, {"iteration_number": step, "step": 7}):
+        tracker.log_metric("loss", 0.5, **other)
+        tracker.log_metrics({"loss": 0.5, "accuracy": 1}, **other)
+    assert rows(folder, "SELECT DISTINCT step FROM entry WHERE kind = 'metric'") == [(7,)]
+    assert rows(folder, "SELECT count(*) FROM entry WHERE kind = 'metric'") == [(9,)]
+    given = []
+
+    class Writer:
+        def log_metric(self, *point):
+            given.append(point)
+
+    Tracker(tracker.trial_component, Writer()).log_metric("loss", 0.5, step=7)
+    assert given == [("loss", 0.5, None, 7)]
+
+
 def test_every_call_is_in_the_file_when_it_returns(folder, tracker):
     """An independent reader finds each call at once."""
     for number, call in enumerate(
@@ -126,6 +144,9 @@ def test_folder_of_artifacts_keeps_relative_names(tracker, tmp_path):
         lambda t: t.log_metric("a\nb", 1.0),
         lambda t: t.log_metric("loss", 1.0, iteration_number=-1),
         lambda t: t.log_metric("loss", 1.0, iteration_number=2**31),
+        lambda t: t.log_metric("loss", 1.0, step=-1),
+        lambda t: t.log_metric("loss", 1.0, iteration_number=1, step=2),
+        lambda t: t.log_metrics({"loss": 1.0}, 1, step=2),
         lambda t: t.log_metric("loss", 1.0, timestamp=-5),
         lambda t: t.log_metric("\ud800", 1.0),
         lambda t: t.log_input("n" * 129, "v"),
@@ -152,6 +173,8 @@ def test_what_can_never_be_right_raises_and_records_nothing(folder, tracker, cal
         lambda t: t.log_metric(3, 1.0),
         lambda t: t.log_metric("loss", 1.0, iteration_number=1.5),
         lambda t: t.log_metric("loss", 1.0, iteration_number=True),
+        lambda t: t.log_metric("loss", 1.0, step="1"),
+        lambda t: t.log_metric("loss", 1.0, iteration_number=1, step="1"),
         lambda t: t.log_metric("loss", 1.0, timestamp="now"),
         lambda t: t.log_parameter(None, 1),
         lambda t: t.log_input("x", 5),

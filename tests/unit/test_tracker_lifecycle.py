@@ -18,6 +18,7 @@ import pytest
 
 from journaltrack import Tracker
 from journaltrack.tracking.services import Services
+from tests.patience import FOREVER_S
 
 
 class BrokenWriter:
@@ -243,7 +244,7 @@ def test_ctrl_c_under_asyncio_is_stopped(tmp_path):
     with subprocess.Popen([sys.executable, "-c", code, tmp_path / "journal"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=120)
+        process.communicate(timeout=FOREVER_S)
     kind, payload = entries_in(tmp_path)[-1]
     assert (kind, json.loads(payload)["primary"]) == ("status", "Stopped")
 

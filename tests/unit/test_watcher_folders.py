@@ -10,22 +10,17 @@ from contextlib import closing
 
 import pytest
 
-from journaltrack import Tracker
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite.files import held_open
 from journaltrack.util import paths
 from journaltrack.watch.folders import files_of, in_arrival, journals_in, log_is_torn
+from tests.builders import tracked
 
 
 @pytest.fixture
 def journal(tmp_path):
     """A closed journal with an artifact and some metrics."""
-    (tmp_path / "model.bin").write_bytes(b"weights" * 1000)
-    with Tracker.create(trial_component_name="run", journal=tmp_path / "journal", sync="off") as tracker:
-        tracker.log_artifact(tmp_path / "model.bin")
-        for step in range(200):
-            tracker.log_metric("loss", 1.0, iteration_number=step)
-    return tmp_path / "journal"
+    return tracked(tmp_path, steps=200, artifact=b"weights" * 1000)
 
 
 def test_journals_are_found_below_a_folder(tmp_path, journal):

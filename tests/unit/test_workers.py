@@ -9,9 +9,7 @@ import threading
 import pytest
 
 from journaltrack.util.threads import Workers
-
-FOREVER_S = 60.0  # a test that waits so long has failed
-
+from tests.patience import FOREVER_S
 
 LANE = "only"
 

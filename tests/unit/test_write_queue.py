@@ -15,6 +15,7 @@ import pytest
 from journaltrack.errors import JournalLockedError
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite.write_queue import WriteQueue
+from tests.patience import FOREVER_S
 
 HOLDING = """
 import sys
@@ -58,7 +59,7 @@ def test_a_stopped_process_holds_up_nobody(tmp_path, holder):
     """Others try without the first place after a while."""
     os.kill(holder.pid, signal.SIGSTOP)
     tries = []
-    assert WriteQueue(tmp_path).wait_for(lambda: tries.append(1) is None and len(tries) > 20, 60.0)
+    assert WriteQueue(tmp_path).wait_for(lambda: tries.append(1) is None and len(tries) > 20, FOREVER_S)
     os.kill(holder.pid, signal.SIGCONT)
 
 
@@ -74,7 +75,7 @@ def test_a_folder_that_can_not_be_locked_is_no_obstacle(tmp_path):
     queue = WriteQueue(tmp_path / "missing")
     assert not queue.has_waiting()
     tries = []
-    assert queue.wait_for(lambda: tries.append(1) is None and len(tries) > 20, 60.0)
+    assert queue.wait_for(lambda: tries.append(1) is None and len(tries) > 20, FOREVER_S)
 
 
 def test_an_append_waits_for_another_connection_and_then_goes_on(tmp_path):

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
 
 HEAD_DIGEST: Final = "9ed323b272150c7f34a49e5b54e64c04b5c57af93cd8b2198cb65c898196396f"
-"""Of the schema of ``schema.HEAD``; ``tests/unit/test_schema_check.py`` compares it with what ``schema`` makes."""
+"""Of the schema of ``schema.HEAD``; ``tests/unit/test_schema_check.py`` compares it with that of a new journal."""
 _VERSION_TABLE: Final = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
 _OURS: Final = frozenset({"entry", "meta", "alembic_version"})
 _TELLING: Final = frozenset({"entry", "meta", "receipt", "writer"})
@@ -242,11 +242,6 @@ def digest(objects: Sequence[_Object]) -> str:
     """Of a schema in order of kind and name, white space taken away; indexes that SQLite makes by itself and its statistics do not count."""
     texts = ["\0".join(each) for each in objects if each.sql and not (each.name.startswith("sqlite_") and _plain(each.sql) in _STATISTICS)]
     return hashlib.sha256(_plain("\0\0".join(texts)).encode()).hexdigest()
-
-
-def made() -> str:
-    """The digest of what ``schema`` makes."""
-    return digest(_made())
 
 
 def _made() -> list[_Object]:

@@ -2,13 +2,12 @@
 
 Who holds a POSIX lock on a file, asked without taking one (fcntl(2), F_GETLK), and who has a file open.
 
-Closing any descriptor of a file drops the locks that this process has on it: ask only about files on which this process
-holds none. Linux only; elsewhere nobody is seen.
+The asking process may have locks of its own on the file, which it keeps. Linux only; elsewhere nobody is seen.
 
 What of a journal's folder may be opened, and who else can get at it.
 
 A journal may come from somebody else. A symbolic link in the place of one of its files would have this process read or
-write a file that is not the journal's; a FIFO would have it wait for ever. Only ``lstat`` is used on the database's files, but for ``held_open``:
+write a file that is not the journal's; a FIFO would have it wait for ever. Only ``lstat`` is used on the database's files:
 closing any descriptor of them drops this process's POSIX locks, and with them SQLite's protection. The folder itself may be
 reached through links.
 """
@@ -27,8 +26,8 @@ from pathlib import Path
 from typing import Final
 
 from journaltrack.errors import NotAJournalError
-from journaltrack.journal.sqlite import claim
-from journaltrack.journal.sqlite.locks import FLOCK, SHARED_RANGE
+from journaltrack.journal.sqlite import claim, locks
+from journaltrack.journal.sqlite.locks import SHARED_RANGE
 from journaltrack.util import paths
 
 
@@ -46,29 +45,29 @@ def holder(path: Path, *, start: int = 0, length: int = 0) -> int | None:
     if not sys.platform.startswith("linux"):
         return None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = locks.take(str(path), os.O_RDONLY)
     except OSError:
         return None
     try:
-        asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
-        lock_type, _, _, _, pid = struct.unpack(FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+        asked = struct.pack(locks.FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+        lock_type, _, _, _, pid = struct.unpack(locks.FLOCK, fcntl.fcntl(descriptor.number, fcntl.F_GETLK, asked))
     except OSError:
         return None
     finally:
-        os.close(descriptor)
+        locks.give_back(descriptor)  # to close it could drop locks of this process
     return None if lock_type == fcntl.F_UNLCK else max(pid, 0)
 
 
-def is_locked(path: Path, locks: Path = Path("/proc/locks")) -> bool | None:
+def is_locked(path: Path, table: Path = Path("/proc/locks")) -> bool | None:
     """Whether anybody on this machine holds a lock on a file that need not be readable; None: that can't be told.
 
     Args:
         path: The file.
-        locks: The kernel's table of locks (proc(5)).
+        table: The kernel's table of locks (proc(5)).
     """
     try:
         status = path.lstat()
-        lines = locks.read_text(encoding="utf-8").splitlines()
+        lines = table.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return None
     place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
@@ -248,8 +247,7 @@ def _refused(path: Path, mode: int, wanted: str) -> NotAJournalError:
 def held_open(journal: Path) -> bool:
     """Return whether some process on this machine has the journal open with SQLite: then it is in use here, and not a copy.
 
-    False where the system does not tell. This opens the database file, and closing it drops this process's own POSIX locks
-    on it, and with them SQLite's protection: it is for journals that this process has not opened.
+    False where the system does not tell.
     """
     start, length = SHARED_RANGE
     return holder(journal / paths.DATABASE, start=start, length=length) is not None

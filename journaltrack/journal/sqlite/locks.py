@@ -86,6 +86,12 @@ class Descriptor:
         start, length = place
         fcntl.lockf(self.number, fcntl.LOCK_SH | fcntl.LOCK_NB, length, start)
 
+    def unlock_as_process(self, place: Place) -> None:
+        """Give up a POSIX lock of this process."""
+        start, length = place
+        with contextlib.suppress(OSError):
+            fcntl.lockf(self.number, fcntl.LOCK_UN, length, start)
+
     def is_locked(self, place: Place) -> bool | None:
         """Whether anything but this description has a lock of either kind there; None: it can't be told."""
         if _GET is None:
@@ -364,6 +370,8 @@ class StandingLocks:
 
     def give_back(self) -> None:
         """Unlock everything, after SQLite has closed its files."""
+        if self._of_memory is not None:
+            self._of_memory.unlock_as_process(self._canary)
         give_back(self._of_database, self._of_memory)
         self._of_database = self._of_memory = None
 

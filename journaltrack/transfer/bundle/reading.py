@@ -42,10 +42,6 @@ _NAMED_MAX: Final = 3
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def _quiet(_: Progress) -> None:
-    """Nobody wants to know."""
-
-
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Open a bundle whose structure is proved: every header, all padding, and that nothing is missing or too much.
 
@@ -109,7 +105,7 @@ class Bundle:
         if descriptor >= 0:
             os.close(descriptor)
 
-    def verify(self, on_progress: Callable[[Progress], None] = _quiet) -> None:
+    def verify(self, on_progress: Callable[[Progress], None] | None = None) -> None:
         """Prove what the database and every blob hold; reads all of the file.
 
         Args:
@@ -124,7 +120,7 @@ class Bundle:
                 os.lseek(self._descriptor, member.content_offset, os.SEEK_SET)
                 self._compare(member, copier.digest(self._descriptor, member.size_bytes, lambda view: tell(len(view))))
 
-    def extract(self, into: str | os.PathLike[str], on_progress: Callable[[Progress], None] = _quiet) -> Path:
+    def extract(self, into: str | os.PathLike[str], on_progress: Callable[[Progress], None] | None = None) -> Path:
         """Make a journal's folder of it. Everything is proved while it is copied.
 
         The folder is hidden (``.NAME.partial``) until all of it is on the disk; after any failure it is gone. ``journaltrack-bundle.json``
@@ -200,16 +196,17 @@ class Bundle:
         if sha256 != member.sha256:
             _damaged(self.path, f"the bytes of {member.name} are not those that were bundled")
 
-    def _counting(self, on_progress: Callable[[Progress], None]) -> Callable[[int], None]:
+    def _counting(self, on_progress: Callable[[Progress], None] | None) -> Callable[[int], None]:
         total = self._layout.database.size_bytes + sum(self.manifest.blobs.values())
         done = 0
 
         def tell(count: int) -> None:
             nonlocal done
             done += count
-            on_progress(Progress(done, total, 0))
+            if on_progress is not None:
+                on_progress(Progress(done, total))
 
-        on_progress(Progress(0, total, 0))
+        tell(0)
         return tell
 
     def _read_layout(self) -> Layout:

@@ -7,14 +7,13 @@ that moment or not at all; memory does not grow with the journal.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
-from journaltrack.errors import InvalidInputError, InvalidTypeError, NothingMatchesError
+from journaltrack.errors import InvalidInputError, NothingMatchesError
 from journaltrack.journal import removed, view
 from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.export.pages import Reader, Selection
@@ -23,6 +22,7 @@ from journaltrack.util import paths
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
+    from journaltrack.journal.view import When
 
 Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
 FORMATS: Final[tuple[Format, ...]] = ("jsonl", "csv", "parquet")
@@ -83,8 +83,8 @@ def export(
     table: TableName = "metrics",
     format: Format | None = None,  # noqa: A002 - what everybody calls it
     component: str | None = None,
-    since: dt.datetime | int | None = None,
-    until: dt.datetime | int | None = None,
+    since: When | None = None,
+    until: When | None = None,
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ExportReport:
@@ -98,8 +98,8 @@ def export(
         table: ``"metrics"``: the points of metrics; ``"entries"``: everything recorded, with what became of it.
         format: ``"jsonl"``, ``"csv"`` or ``"parquet"`` (which needs pyarrow); None: as the file's name says.
         component: Shell pattern of component names (case does not matter); None: all.
-        since: Only what was recorded then or later: an aware datetime, or nanoseconds since the epoch.
-        until: Only what was recorded before.
+        since: Only what was recorded then or later: an aware datetime, a timedelta (so long ago), or nanoseconds since the epoch.
+        until: Only what was recorded before, said in the same way.
         force: Replace the file if it exists.
         on_progress: Called now and then with how many entries were looked at, of how many.
 
@@ -111,7 +111,7 @@ def export(
     chosen = _format(to, format)
     if table not in TABLES:
         raise InvalidInputError(f"there is no table {table!r}", hint=f"it is one of {', '.join(TABLES)}")
-    selection = Selection(component, _nanoseconds("since", since), _nanoseconds("until", until))
+    selection = Selection(component, view.nanoseconds("since", since), view.nanoseconds("until", until))
     return export_selection([journal], selection, to=to, table=table, format=chosen, force=force, on_progress=on_progress)[0]
 
 
@@ -221,17 +221,6 @@ def _format(to: object, chosen: str | None) -> Format:
             f"{what} says no format", hint=f"name one of {', '.join(FORMATS)}, or end the name in {', '.join(_FORMAT_OF)}"
         )
     return _FORMAT_OF[suffix]
-
-
-def _nanoseconds(name: str, moment: dt.datetime | int | None) -> int | None:
-    if moment is None or type(moment) is int:
-        return moment
-    if not isinstance(moment, dt.datetime):
-        raise InvalidTypeError(f"{name} is {type(moment).__name__}, not a datetime")
-    if moment.tzinfo is None:
-        raise InvalidInputError(f"{name} has no time zone", hint="say datetime.now(timezone.utc), or moment.astimezone() for local time")
-    whole = moment - dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
-    return (whole.days * 86_400 + whole.seconds) * 1_000_000_000 + whole.microseconds * 1000
 
 
 def check_target(to: str | os.PathLike[str], journal: Path) -> None:

@@ -116,7 +116,7 @@ class MergeReport:
 
 
 def merge(
-    sources: Sequence[str | os.PathLike[str]],
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     into: str | os.PathLike[str],
     on_progress: Callable[[Progress], None] | None = None,
@@ -127,7 +127,7 @@ def merge(
     theirs waits longer than for one of many short transactions. After a kill merge again: that completes it.
 
     Args:
-        sources: Their folders. They may be appended to meanwhile: merging again brings the rest.
+        sources: Their folders, or the one of them. They may be appended to meanwhile: merging again brings the rest.
         into: The folder of the journal that gets all; made if there is none.
         on_progress: Called now and then with how many entries were brought, of how many.
 
@@ -137,7 +137,7 @@ def merge(
         LeaseHeldError: A source or the target is being reconciled.
         JournalError: A source can't be read, or the target can't be written.
     """
-    folders = [_folder(source) for source in sources]
+    folders = [_folder(source) for source in ([sources] if isinstance(sources, (str, os.PathLike)) else sources)]
     target = _folder(into)
     if not folders:
         raise InvalidInputError("no journal was named to merge from", hint="name one or more, then --into and the journal that gets all")

@@ -1,0 +1,482 @@
+"""The public functions that need more than one package.
+
+Their arguments mean the same in all of them. ``journal`` is a path, an open ``Journal``, or None
+for the configured one. What says how to reach AWS is described at ``sync``; what is not given
+there comes from the configuration, as it does for the command line. Here arguments become the
+objects that the wiring takes, and nothing else is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, TypeAlias
+
+from journaltrack import doctor, limits
+from journaltrack.app import composition
+from journaltrack.app.composition import Connection
+from journaltrack.errors import InvalidInputError, InvalidTypeError
+from journaltrack.journal import provenance, view
+from journaltrack.remotes.rate_limit import RateLimit
+from journaltrack.replay.evidence import in_doubt as doubts
+from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.evidence.statements import DeliveryOutcome, Settlement
+from journaltrack.replay.pass_report import PassReport, Progress
+from journaltrack.replay.reconciler import Options
+from journaltrack.reports.status import status
+from journaltrack.tracking.settings import check_makes_requests
+from journaltrack.util import config
+from journaltrack.util.deadline import Deadline
+from journaltrack.verification.verifier import REQUESTS_PER_S, VerifyOptions, VerifyReport
+
+if TYPE_CHECKING:
+    from journaltrack.doctor import Examination
+    from journaltrack.journal.view import When
+    from journaltrack.retention.prune import PruneReport
+    from journaltrack.util.config import Configuration
+
+AnyPaths: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
+Resolution: TypeAlias = Literal["delivered", "quarantined"]
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What became pending again.
+
+    Attributes:
+        journal, journal_id: Which journal.
+        dry_run: Nothing was changed.
+        quarantined, in_doubt: Entries that were so before.
+        released: Entries that are pending again.
+    """
+
+    journal: str
+    journal_id: str
+    dry_run: bool
+    quarantined: int
+    in_doubt: int
+    released: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``json.dumps`` takes."""
+        members: dict[str, Any] = view.to_json(self)
+        return members
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What was decided about entries in doubt.
+
+    Attributes:
+        journal, journal_id: Which journal.
+        dry_run: Nothing was changed.
+        in_doubt: Entries that were so before.
+        resolved: Entries that are not any more.
+    """
+
+    journal: str
+    journal_id: str
+    dry_run: bool
+    in_doubt: int
+    resolved: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``json.dumps`` takes."""
+        members: dict[str, Any] = view.to_json(self)
+        return members
+
+
+def sync(
+    journal: str | os.PathLike[str] | None = None,
+    *,
+    component: str | None = None,
+    since: When | None = None,
+    create_or_attach: bool = False,
+    buckets: Mapping[str, str] | None = None,
+    even_if_behind: bool = False,
+    unproved: bool = False,
+    concurrency: int | None = None,
+    deadline_s: float | None = None,
+    requests_per_s: float | None = None,
+    profile: str | None = None,
+    region: str | None = None,
+    endpoint_url: str | None = None,
+    boto3_session: Any = None,  # noqa: ANN401 - boto3 is untyped here
+    sagemaker_boto_client: Any = None,  # noqa: ANN401
+    on_progress: Callable[[Progress], None] | None = None,
+) -> PassReport:
+    """Send what is pending in a journal to SageMaker and S3, once.
+
+    Args:
+        journal: Its folder, or an open one; None: the configured one.
+        component: Shell pattern of component names (case does not matter); None: all.
+        since: Only what was recorded then or later, and what makes its components: an aware
+            datetime, a timedelta (so long ago), or nanoseconds since the epoch.
+        create_or_attach: Create loaded components that are missing, attach to foreign ones that
+            exist.
+        buckets: Buckets that turned out wrong, and which to upload to in their place.
+        even_if_behind: Send what is pending even if another copy of the journal was delivered
+            further.
+        unproved: Send also what was recorded by processes whose chain of digests does not hold.
+        concurrency: Requests in flight.
+        deadline_s: Seconds after which no more is sent; None: it takes as long as it takes.
+        requests_per_s: Requests per second at most, for all of this process with the same bound;
+            0: no bound.
+        profile: Of the AWS configuration.
+        region: AWS region.
+        endpoint_url: One endpoint for all services (a local stand-in).
+        boto3_session: Used instead of a new session; profile, region and endpoint are then only
+            what you pass.
+        sagemaker_boto_client: Used for SageMaker calls; its region, endpoint and credentials
+            serve the others too.
+        on_progress: Called now and then, in the calling thread.
+
+    Returns:
+        What was done. A failing remote does not raise: see ``halted``, ``held`` and ``pending``
+        of the report.
+
+    Raises:
+        InvalidInputError: An argument that can't be right. Nothing was sent.
+        NothingMatchesError: (an InvalidInputError) The journal has no such component or bucket.
+            Nothing was sent.
+        JournalNotFoundError: There is no journal.
+        JournalBehindError: Another copy of it was delivered further; nothing was sent.
+        LeaseHeldError: Another process reconciles it.
+        JournalError: It can't be read or written.
+    """
+    deadline = _deadline(deadline_s)
+    known, connection = _reach(
+        boto3_session,
+        sagemaker_boto_client,
+        {"profile": profile, "region": region, "endpoint_url": endpoint_url},
+        requests_per_s,
+        concurrency=concurrency,
+    )
+    if buckets:
+        _check_buckets(buckets)
+        connection = replace(connection, storage=replace(connection.storage, instead=dict(buckets)))
+    options = Options(
+        component,
+        view.nanoseconds("since", since),
+        create_or_attach=create_or_attach,
+        even_if_behind=even_if_behind,
+        unproved=unproved,
+        **known.of_a_pass(),
+    )
+    return composition.run_pass(journal, connection, options, deadline, on_progress)
+
+
+def verify(
+    journal: str | os.PathLike[str] | None = None,
+    *,
+    component: str | None = None,
+    deep: bool = False,
+    repair: bool = False,
+    deadline_s: float | None = None,
+    requests_per_s: float | None = None,
+    profile: str | None = None,
+    region: str | None = None,
+    endpoint_url: str | None = None,
+    boto3_session: Any = None,  # noqa: ANN401 - boto3 is untyped here
+    sagemaker_boto_client: Any = None,  # noqa: ANN401
+    on_progress: Callable[[Progress], None] | None = None,
+) -> VerifyReport:
+    """Compare what a journal delivered with what SageMaker and S3 hold now.
+
+    Change neither, but with ``repair``. Ask a few times a second, since a check is in no hurry.
+
+    Args:
+        journal: As for ``sync``.
+        component: As for ``sync``.
+        deep: Download and hash objects of which S3 has no SHA-256 of the whole (above 8 MiB);
+            nothing is kept.
+        repair: Send again what is missing, and can be sent without being there twice; then verify
+            once more.
+        deadline_s: As for ``sync``.
+        requests_per_s: As for ``sync``, but 10 if nothing is configured.
+        profile: As for ``sync``.
+        region: As for ``sync``.
+        endpoint_url: As for ``sync``.
+        boto3_session: As for ``sync``.
+        sagemaker_boto_client: As for ``sync``.
+        on_progress: As for ``sync``.
+
+    Returns:
+        What was found (after a repair: now). A failing remote does not raise: see ``halted`` of
+        the report.
+
+    Raises:
+        InvalidInputError: An argument that can't be right, or no such component.
+        JournalNotFoundError: There is no journal.
+        LeaseHeldError: With ``repair``: another process reconciles it.
+        JournalAlteredError: With ``repair``: its chains or records do not hold. Nothing was sent,
+            nor looked at.
+        JournalBehindError: With ``repair``: a merge into it was killed. Nothing was sent.
+        JournalError: It can't be read; with ``repair``: or written.
+    """
+    deadline = _deadline(deadline_s)
+    given = {"profile": profile, "region": region, "endpoint_url": endpoint_url}
+    known, connection = _reach(boto3_session, sagemaker_boto_client, given, requests_per_s, unless_configured=REQUESTS_PER_S)
+    options = VerifyOptions(
+        component,
+        deep=deep,
+        visible_after_s=known.visible_after_s,
+        timestamps=known.timestamps,
+        anchor=known.anchor,
+    )
+    return composition.run_verify(journal, connection, options, deadline, on_progress, repair=repair)
+
+
+def prune(
+    journal: str | os.PathLike[str] | None = None,
+    *,
+    delivered_before: When | None = None,
+    blobs_delivered_before: When | None = None,
+    component: str | None = None,
+    archive: str | os.PathLike[str] | None = None,
+    compact: bool = True,
+    dry_run: bool = False,
+    unasked: bool = False,
+    trust: str | Collection[str] = (),
+    deadline_s: float | None = None,
+    requests_per_s: float | None = None,
+    profile: str | None = None,
+    region: str | None = None,
+    endpoint_url: str | None = None,
+    boto3_session: Any = None,  # noqa: ANN401 - boto3 is untyped here
+    sagemaker_boto_client: Any = None,  # noqa: ANN401
+    on_progress: Callable[[Progress], None] | None = None,
+) -> PruneReport:
+    """Remove what was delivered before a time from a journal.
+
+    SageMaker and S3 are asked first: what they do not confirm stays. What is not delivered stays,
+    whatever you ask for. docs/retention.md has the policy.
+
+    Args:
+        journal: As for ``sync``.
+        delivered_before: Entries go whose delivery was recorded before then, said as ``since`` of
+            ``sync``.
+        blobs_delivered_before: Artifacts leave the spool whose uploads were all delivered before
+            then.
+        component: As for ``sync``: entries of these components only. Artifacts belong to no
+            component.
+        archive: A new file for the entries that go, in the format of its name; it is on the disk
+            before they do.
+        compact: Rewrite the database afterwards without the free pages, if nobody else has it
+            open.
+        dry_run: Say what would go and what would stay; change nothing, ask nobody.
+        unasked: Believe the journal's own record of deliveries, and ask nobody.
+        trust: Whose word about deliveries is enough: ids of bundles, files of receipts or
+            journals, or "all".
+        deadline_s: Seconds that the asking may take; nothing is removed if they are not enough.
+        requests_per_s: As for ``verify``.
+        profile: As for ``sync``.
+        region: As for ``sync``.
+        endpoint_url: As for ``sync``.
+        boto3_session: As for ``sync``.
+        sagemaker_boto_client: As for ``sync``.
+        on_progress: As for ``sync``.
+
+    Raises:
+        InvalidInputError: No time was given, the archive can't be written there, or an argument
+            can't be right. Nothing was removed.
+        JournalCorruptError: The journal does not verify. Nothing was removed.
+        RemoteError: SageMaker or S3 could not be asked. Nothing was removed.
+        LeaseHeldError: Another process reconciles the journal.
+        JournalError: It can't be read or written. What was removed until then is on the record.
+        OSError: The archive can't be written. Nothing was removed.
+    """
+    what: dict[str, Any] = {
+        "delivered_before_ns": view.nanoseconds("delivered_before", delivered_before),
+        "blobs_before_ns": view.nanoseconds("blobs_delivered_before", blobs_delivered_before),
+        "component": component,
+        "archive": archive,
+        "compact": compact,
+        "dry_run": dry_run,
+        "trust": (trust,) if isinstance(trust, str) else trust,
+        "on_progress": on_progress,
+    }
+    deadline = _deadline(deadline_s)
+    given = {"profile": profile, "region": region, "endpoint_url": endpoint_url}
+    known, connection = _reach(boto3_session, sagemaker_boto_client, given, requests_per_s, unless_configured=REQUESTS_PER_S)
+    options = VerifyOptions(visible_after_s=known.visible_after_s)
+    return composition.run_prune(journal, connection, options, deadline, unasked=unasked, **what)
+
+
+def check(
+    journal: str | os.PathLike[str] | None = None,
+    *,
+    repair: bool = False,
+    restore_from: AnyPaths = (),
+    anchors: AnyPaths = (),
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Examination:
+    """Check that a journal is whole, and repair what can be repaired. Ask nobody.
+
+    Checked are its files, locks, database, records, chains of digests, artifacts and clock. The
+    process that asks may have it open.
+
+    Args:
+        journal: As for ``sync``.
+        repair: Repair what can be repaired, and check once more. Nothing is deleted: what is
+            replaced goes to ``damaged/`` in the journal's folder.
+        restore_from: With ``repair``: a folder, or some, to look for artifacts in that the spool
+            lacks, by content.
+        anchors: A file, or some, with anchors that were kept elsewhere: what was cut off from the
+            end is found.
+        on_progress: As for ``sync``; it counts checks.
+
+    Returns:
+        What was found; ``healthy`` says whether there is a problem.
+
+    Raises:
+        InvalidInputError: ``restore_from`` without ``repair``.
+        JournalNotFoundError: There is no journal.
+        NotAJournalError: Something else is there.
+        JournalTooNewError: A newer journaltrack wrote it.
+        OSError: An anchor can't be read.
+    """
+    if restore_from and not repair:
+        raise InvalidInputError("restore_from is for repair=True; nothing was changed")
+    documents = {str(path): path.read_bytes() for path in _paths(anchors)}
+    tell = on_progress or (lambda _: None)
+
+    def examined() -> Examination:
+        found = doctor.examine(
+            journal,
+            anchors=documents,
+            progress=lambda check: tell(Progress(doctor.CHECKS.index(check), len(doctor.CHECKS))),
+        )
+        tell(Progress(len(doctor.CHECKS), len(doctor.CHECKS)))
+        return found
+
+    found = examined()
+    if not repair:
+        return found
+    repaired = doctor.mend(found, restore_from=_paths(restore_from))
+    return replace(examined() if repaired else found, repaired=tuple(repaired))
+
+
+def retry(
+    journal: str | os.PathLike[str] | None = None,
+    *,
+    component: str | None = None,
+    in_doubt: bool = False,
+    dry_run: bool = False,
+) -> Retried:
+    """Make quarantined entries pending again: the next sync sends them. A receipt records it.
+
+    Args:
+        journal: As for ``sync``.
+        component: As for ``sync``.
+        in_doubt: Also entries in doubt. Metrics among them may be there twice afterwards.
+        dry_run: Count them; change nothing.
+
+    Raises:
+        NothingMatchesError: The journal has no such component.
+        LeaseHeldError: Another process reconciles it.
+        JournalError: It can't be read or written.
+    """
+    before = status(journal, component=component)
+    outcomes: list[DeliveryOutcome] = ["quarantined", "in doubt"] if in_doubt else ["quarantined"]
+    released = 0
+    if not dry_run and (before.quarantined or (in_doubt and before.in_doubt)):
+        with composition.reconciling(journal) as (opened, lease):
+            ids = view.matching(opened, component)
+            released = Settlement(opened.database, lease).release(outcomes, None if ids is None else json.loads(ids))
+    return Retried(before.path, before.journal_id, dry_run, before.quarantined, before.in_doubt, released)
+
+
+def resolve(
+    journal: str | os.PathLike[str] | None = None,
+    *,
+    outcome: Resolution,
+    component: str | None = None,
+    note: str = "",
+    dry_run: bool = False,
+) -> Resolved:
+    """Decide about entries in doubt. Send nothing.
+
+    Those are metrics that were sent, and whose answer was lost. The decision is recorded with
+    your name. To send the entries again, use ``retry(in_doubt=True)``.
+
+    Args:
+        journal: As for ``sync``.
+        outcome: "delivered": they are in SageMaker; "quarantined": leave them as they are,
+            ``retry`` releases them.
+        component: As for ``sync``.
+        note: Why, for the audit.
+        dry_run: Count them; change nothing.
+
+    Raises:
+        InvalidInputError: No such outcome, or no such component. Nothing was changed.
+        LeaseHeldError: Another process reconciles the journal.
+        JournalError: It can't be read or written.
+    """
+    if outcome not in {"delivered", "quarantined"}:
+        raise InvalidInputError(f"outcome is {limits.shown(str(outcome))}; it must be 'delivered' or 'quarantined'; nothing was changed")
+    before = status(journal, component=component)
+    resolved = 0
+    if not dry_run and before.in_doubt:
+        decision = "there" if outcome == "delivered" else "set aside"
+        reason = f"{provenance.user()} settled it by hand as {decision}" + (f": {note}" if note else "")
+        with composition.reconciling(journal) as (opened, lease):
+            ids = view.matching(opened, component)
+            attestor = Attestor(opened.database, lease)
+            resolved = doubts.decide(attestor, outcome, reason, None if ids is None else json.loads(ids))
+    return Resolved(before.path, before.journal_id, dry_run, before.in_doubt, resolved)
+
+
+def _reach(
+    session: Any,  # noqa: ANN401 - boto3 is untyped here
+    client: Any,  # noqa: ANN401
+    given: dict[str, str | None],
+    requests_per_s: float | None,
+    *,
+    unless_configured: float = 0.0,
+    **others: object,
+) -> tuple[Configuration, Connection]:
+    """Return the configuration with what was given, and how to reach AWS by it.
+
+    Args:
+        session: As for ``sync``.
+        client: As for ``sync``.
+        given: Profile, region and endpoint.
+        requests_per_s: As for ``sync``.
+        unless_configured: The bound on requests per second where there is none.
+        others: What else was given of the configuration.
+    """
+    check_makes_requests(session, client)
+    overrides = {**given, "requests_per_s": requests_per_s, **others}
+    known = config.load(overrides=overrides, origin="call").configuration
+    of_a_connection = known.of_a_connection()
+    if session is not None or client is not None:
+        of_a_connection |= given
+    per_s = known.requests_per_s or (unless_configured if requests_per_s is None else 0.0)
+    rate_limit = composition.limit_of(per_s) if per_s else RateLimit(0)
+    attended = composition.is_attended()
+    return known, Connection(session, client, rate_limit=rate_limit, attended=attended, **of_a_connection)
+
+
+def _paths(given: AnyPaths) -> list[Path]:
+    return [Path(each) for each in ([given] if isinstance(given, (str, os.PathLike)) else given)]
+
+
+def _deadline(deadline_s: float | None) -> Deadline:
+    if deadline_s is None:
+        return Deadline()
+    if isinstance(deadline_s, bool) or not isinstance(deadline_s, SupportsFloat):
+        raise InvalidTypeError(f"deadline_s must be a number of seconds, not {type(deadline_s).__name__}")
+    if not deadline_s > 0:
+        raise InvalidInputError(f"deadline_s is {deadline_s}; it must be more than 0", hint="None: no deadline")
+    return Deadline(float(deadline_s))
+
+
+def _check_buckets(buckets: Mapping[str, str]) -> None:
+    for old, new in buckets.items():
+        problem = limits.bucket_problem(new)
+        if problem is not None:
+            raise InvalidInputError(f"{limits.shown(new)} can't take the place of bucket {limits.shown(old)}: {problem}")

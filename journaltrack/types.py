@@ -1,0 +1,103 @@
+"""Annotate what journaltrack's functions take and return.
+
+Reports, protocols and aliases. Every report that a function returns has ``to_json()``; times in
+reports are nanoseconds since the epoch (``*_ns``).
+"""
+
+from __future__ import annotations
+
+from journaltrack.app.api import Resolution, Resolved, Retried
+from journaltrack.doctor import Examination, Finding, Repaired
+from journaltrack.journal.append import OnJournalError
+from journaltrack.journal.interruption import RunInProgress
+from journaltrack.journal.removed import Removal
+from journaltrack.journal.sqlite.connection import Durability
+from journaltrack.journal.sqlite.copies import Footprint
+from journaltrack.journal.view import ErrorRecord, State, When
+from journaltrack.journal.writers import WriterRecord
+from journaltrack.replay.evidence.anchors import Anchor
+from journaltrack.replay.evidence.taken import Unfinished
+from journaltrack.replay.pass_report import PassReport, Position, Progress
+from journaltrack.reports.proof.hearsay import Hearsay
+from journaltrack.reports.reconcilers import ReconcilerRecord
+from journaltrack.reports.report import AuditReport, ComponentAudit, KindStates, Problem, ReceiptGroup, States
+from journaltrack.reports.status import JournalStatus, LastSuccess, LeaseHolder, PendingStream, Sizes
+from journaltrack.retention.prune import Archive, PruneReport
+from journaltrack.tracking.finish import FinalStatus, Finished
+from journaltrack.tracking.trial_component import TrialComponentArtifact, TrialComponentStatus
+from journaltrack.tracking.validation import Moment, Number, Parameters
+from journaltrack.tracking.writers import ArtifactUploader, MetricsWriter
+from journaltrack.transfer.bundle.layout import Manifest
+from journaltrack.transfer.bundle.pack import BundleReport
+from journaltrack.transfer.bundle.reading import Bundle
+from journaltrack.transfer.export.exporter import ExportReport, Format
+from journaltrack.transfer.export.tables import TableName
+from journaltrack.transfer.merge.merger import MergedSource, MergeReport
+from journaltrack.transfer.receipts import ReceiptsExported, ReceiptsImported
+from journaltrack.verification.anchors import AnchorsReport
+from journaltrack.verification.diff import Difference
+from journaltrack.verification.expected import Undelivered
+from journaltrack.verification.verifier import Checked, Repair, VerifyReport
+
+__all__ = [
+    "Anchor",
+    "AnchorsReport",
+    "Archive",
+    "ArtifactUploader",
+    "AuditReport",
+    "Bundle",
+    "BundleReport",
+    "Checked",
+    "ComponentAudit",
+    "Difference",
+    "Durability",
+    "ErrorRecord",
+    "Examination",
+    "ExportReport",
+    "FinalStatus",
+    "Finding",
+    "Finished",
+    "Footprint",
+    "Format",
+    "Hearsay",
+    "JournalStatus",
+    "KindStates",
+    "LastSuccess",
+    "LeaseHolder",
+    "Manifest",
+    "MergeReport",
+    "MergedSource",
+    "MetricsWriter",
+    "Moment",
+    "Number",
+    "OnJournalError",
+    "Parameters",
+    "PassReport",
+    "PendingStream",
+    "Position",
+    "Problem",
+    "Progress",
+    "PruneReport",
+    "ReceiptGroup",
+    "ReceiptsExported",
+    "ReceiptsImported",
+    "ReconcilerRecord",
+    "Removal",
+    "Repair",
+    "Repaired",
+    "Resolution",
+    "Resolved",
+    "Retried",
+    "RunInProgress",
+    "Sizes",
+    "State",
+    "States",
+    "TableName",
+    "TrialComponentArtifact",
+    "TrialComponentStatus",
+    "Undelivered",
+    "Unfinished",
+    "VerifyReport",
+    "When",
+    "WriterRecord",
+]
