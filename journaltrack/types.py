@@ -15,7 +15,7 @@ from journaltrack.journal.sqlite.connection import Durability
 from journaltrack.journal.sqlite.copies import Footprint
 from journaltrack.journal.view import ErrorRecord, State, When
 from journaltrack.journal.writers import WriterRecord
-from journaltrack.replay.evidence.anchoring import Anchor
+from journaltrack.replay.evidence.anchors import Anchor
 from journaltrack.replay.evidence.taken import Unfinished
 from journaltrack.replay.pass_report import PassReport, Position, Progress
 from journaltrack.reports.proof.hearsay import Hearsay

@@ -257,6 +257,9 @@ class Verifier:
                     self.problems.append(f"receipt {number} can't be read: {error!r}")
                     continue
                 wrong = [body.get(name) for name in RECEIPT] != values
+                nowhere = [seq for seq in seqs if seq not in self.identity]
+                if nowhere and (not self.gaps or nowhere[-1] > max(self.identity)):
+                    wrong = True
                 elsewhere = component is None and not entries
                 if str(body.get("component")).lower() != str(self.names.get(component)).lower() and not elsewhere:
                     wrong = True

@@ -23,7 +23,8 @@ from journaltrack.journal import provenance, view
 from journaltrack.remotes.rate_limit import RateLimit
 from journaltrack.replay.evidence import in_doubt as doubts
 from journaltrack.replay.evidence.attestations import Attestor
-from journaltrack.replay.evidence.outcomes import DeliveryOutcome, Settlement
+from journaltrack.replay.evidence.outcomes import Settlement
+from journaltrack.replay.evidence.statements import DeliveryOutcome
 from journaltrack.replay.pass_report import PassReport, Progress
 from journaltrack.replay.reconciler import Options
 from journaltrack.reports.status import status, undeliverable

@@ -280,18 +280,16 @@ def _refuse_unproved(journal: str | os.PathLike[str] | None) -> None:
         JournalAlteredError: It is not.
         JournalBehindError: A merge into it was killed.
     """
-    from journaltrack.journal.view import snapshot  # noqa: PLC0415
     from journaltrack.replay.evidence import taken  # noqa: PLC0415
     from journaltrack.replay.evidence.proof import altered  # noqa: PLC0415
-    from journaltrack.reports.proof.check import record_evidence  # noqa: PLC0415
+    from journaltrack.reports.proof.check import proved  # noqa: PLC0415
 
     opened = Journal.open(journal, create=False, read_only=True)
     try:
-        with snapshot(opened.database):
-            taken.refuse_unfinished(opened.database)
-            problems, _ = record_evidence(opened.database)
-        if problems:
-            raise altered(opened.path, problems)
+        taken.refuse_unfinished(opened.database)
+        with proved(opened.database) as (problems, _):
+            if problems:
+                raise altered(opened.path, problems)
     finally:
         opened.close()
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from journaltrack.journal.removed import Removal
     from journaltrack.journal.writers import WriterRecord
-    from journaltrack.replay.evidence.anchoring import Anchor
+    from journaltrack.replay.evidence.anchors import Anchor
     from journaltrack.reports.proof.hearsay import Hearsay
     from journaltrack.reports.report import AuditReport, ComponentAudit, States
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Final
 from journaltrack.doctor.findings import Check, Finding
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal import removed, view
+from journaltrack.journal.queries import UNSETTLED
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.lease import TTL_S
-from journaltrack.reports.proof.anchors import anchor_problems
-from journaltrack.reports.proof.attestations import Evidence, attestation_problems
 from journaltrack.reports.proof.check import (
     ADVICE,
+    anchor_problems,
     blob_problem,
     database_problems,
     is_absent,
@@ -31,6 +31,7 @@ from journaltrack.reports.proof.check import (
     record_evidence,
     references_without_blob,
 )
+from journaltrack.reports.proof.replayed import Evidence, attestation_problems
 from journaltrack.util import paths
 from journaltrack.util.intervals import ranges_in
 
@@ -310,10 +311,7 @@ def _check_mark(database: Database) -> Iterator[Finding]:
     ((newest,),) = database.read("SELECT coalesce(max(seq), 0) FROM entry")
     hidden = 0
     if isinstance(mark, int) and 0 <= mark <= newest:
-        sql = (
-            "SELECT count(*) FROM entry e WHERE e.seq <= ? AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) "
-            "AND e.seq NOT IN (SELECT seq FROM unsettled)"
-        )
+        sql = f"SELECT count(*) FROM entry e WHERE e.seq <= ? AND {UNSETTLED} AND e.seq NOT IN (SELECT seq FROM unsettled)"
         ((hidden,),) = database.read(sql, (mark,))
         if not hidden:
             return
@@ -356,7 +354,7 @@ def check_chains(database: Database, anchors: Mapping[str, bytes] | None = None)
 
     Args:
         database: Of the journal.
-        anchors: Documents by name that it is held against too, see ``reports.proof.anchors``.
+        anchors: Documents by name that it is held against too, see ``reports.proof.check``.
     """
     problems, evidence = record_evidence(database)
     problems += anchor_problems(database, anchors or {}, evidence.gaps)

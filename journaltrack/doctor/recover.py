@@ -25,11 +25,12 @@ from journaltrack.doctor.sqlite_pages import Row
 from journaltrack.errors import JournalCorruptError, JournalTooNewError
 from journaltrack.journal import removed
 from journaltrack.journal.entries import description_digest
+from journaltrack.journal.queries import UNSETTLED
 from journaltrack.journal.schema import check, schema, tables
-from journaltrack.replay.evidence.attestations import Scribe, Settled, Statement
-from journaltrack.replay.evidence.outcomes import DeliveryOutcome
+from journaltrack.replay.evidence.attestations import Scribe, insert_receipt
+from journaltrack.replay.evidence.statements import REPAIR, DeliveryOutcome, Settled, Statement
 from journaltrack.util import paths
-from journaltrack.util.intervals import as_intervals, ranges_in
+from journaltrack.util.intervals import as_intervals, as_text, ranges_in
 from journaltrack.util.text import is_newer_version, version_needed
 
 LOST_NAME: Final = "lost-name-of-component"
@@ -237,21 +238,17 @@ def _complete(connection: sqlite3.Connection, found: Salvaged, generation: int |
         settled.append(Settled("in doubt", _PERHAPS_SENT, as_intervals(in_doubt)))
         # What could not be settled above is settled now: no receipt is in flight any more.
         execute("UPDATE receipt SET finished_at_ns = ?, outcome = 'interrupted' WHERE finished_at_ns IS NULL", (now_ns,))
-    pending = "SELECT min(seq) - 1 FROM entry WHERE seq NOT IN (SELECT seq FROM delivery)"
+    pending = f"SELECT min(e.seq) - 1 FROM entry e WHERE {UNSETTLED}"
     execute(f"UPDATE mark SET seq = coalesce(({pending}), (SELECT max(seq) FROM entry), 0)")
     execute("UPDATE lease SET generation = ?", (highest + 1,))
     gaps = execute(
         "SELECT previous + 1, seq - 1 FROM (SELECT seq, lag(seq, 1, 0) OVER (ORDER BY seq) AS previous FROM entry) WHERE seq > previous + 1"
     )
-    found.missing = ",".join(f"{first}-{last}" if last > first else str(first) for first, last in gaps)
+    found.missing = as_text(gaps)
     found.removed = removed.entries_in(connection)
-    values = ("repair", None, "", highest + 1, now_ns, now_ns, "repaired", 0, None, None, str(found))
-    receipt_id = execute(schema.insert_sql("receipt"), values).lastrowid
     settled = [each for each in settled if each.entries]
-    statement = Statement(
-        "repair", "repaired", None, (), now_ns, highest + 1, settled, receipt_id, now_ns, attempts=0, error_text=str(found)
-    )
-    Scribe(lambda: now_ns).attest(connection, [statement])
+    said = Statement(REPAIR, "repaired", None, (), now_ns, highest + 1, settled, None, now_ns, attempts=0, error_text=str(found))
+    Scribe(lambda: now_ns).attest(connection, [said._replace(receipt_id=insert_receipt(connection, said))])
 
 
 def _begin_evidence_anew(connection: sqlite3.Connection, now_ns: int) -> None:
@@ -265,7 +262,7 @@ def _begin_evidence_anew(connection: sqlite3.Connection, now_ns: int) -> None:
 
 def _settle(connection: sqlite3.Connection, outcome: str, reason: str, now_ns: int, which: str, *parameters: object) -> list[int]:
     """Settle the entries of a condition that have no settlement; returns them."""
-    sql = f"SELECT e.seq FROM entry e WHERE {which} AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+    sql = f"SELECT e.seq FROM entry e WHERE {which} AND {UNSETTLED}"
     seqs = [seq for (seq,) in connection.execute(sql, parameters)]
     connection.executemany("INSERT INTO delivery VALUES (?, NULL, ?, ?, ?)", [(seq, outcome, reason, now_ns) for seq in seqs])
     return seqs
@@ -275,7 +272,7 @@ def _settle_by_receipts(connection: sqlite3.Connection, now_ns: int) -> list[int
     """Entries that a receipt calls delivered, and that have no record of their own (any more), are; returns them."""
     settled: list[int] = []
     delivered = "SELECT id, entries FROM receipt WHERE outcome = 'delivered' AND action <> 'readback'"
-    unsettled = "SELECT e.seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+    unsettled = f"SELECT e.seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND {UNSETTLED}"
     for receipt_id, text in connection.execute(delivered).fetchall():
         with contextlib.suppress(ValueError):
             for interval in ranges_in(text):

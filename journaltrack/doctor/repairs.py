@@ -6,7 +6,6 @@ the action ``repair``.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,25 +15,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from journaltrack.doctor.checks_database import expected_objects, objects
 from journaltrack.doctor.checks_files import REPLACEMENT, open_to_others, own_files, scraps
 from journaltrack.doctor.findings import Examination, Finding, Repair, Repaired
 from journaltrack.errors import JournalError, JournalLockedError
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.queries import UNSETTLED
 from journaltrack.journal.schema import check, schema
-from journaltrack.journal.spool.spool import BUFFER_BYTES, Spool
+from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.replay import lease
-from journaltrack.replay.evidence.attestations import Attestor, Statement
+from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.evidence.statements import REPAIR
 from journaltrack.util import paths
+from journaltrack.util.digest import digest_of
 
 DAMAGED: Final = "damaged"
 """The folder, inside the journal's, for what a repair took out of use."""
-_REPAIR: Final = "repair"
-_INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _ORDER: Final[tuple[Repair, ...]] = (
     "owner",
     "permissions",
@@ -182,7 +182,7 @@ def _lease(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], cl
 
 
 def _mark(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
-    pending = "SELECT min(e.seq) - 1 FROM entry e WHERE NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+    pending = f"SELECT min(e.seq) - 1 FROM entry e WHERE {UNSETTLED}"
 
     def compute(connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM unsettled")
@@ -238,18 +238,11 @@ def _matching(folder: Path, restore_from: Sequence[Path], wanted: set[str]) -> I
                     if not stat.S_ISREG(status.st_mode) or (sizes is not None and status.st_size not in sizes):
                         continue
                     with path.open("rb") as file:
-                        sha256 = _digest(file)
+                        sha256 = digest_of(file.read)
                 except OSError:
                     continue
                 if sha256 in wanted:
                     yield sha256, path
-
-
-def _digest(file: BinaryIO) -> str:
-    digest = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
-    while block := file.read(BUFFER_BYTES):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _in_database(folder: Path, work: Callable[[sqlite3.Connection], object], message: str, clock_ns: Callable[[], int]) -> str:
@@ -261,13 +254,7 @@ def _in_database(folder: Path, work: Callable[[sqlite3.Connection], object], mes
         try:
             with attestor.transaction() as connection:
                 work(connection)
-                now_ns = clock_ns()
-                columns = (_REPAIR, None, "", held.generation, now_ns, now_ns, "repaired", 0, None, None, message)
-                receipt_id = connection.execute(_INSERT_RECEIPT, columns).lastrowid
-                statement = Statement(
-                    _REPAIR, "repaired", None, (), now_ns, held.generation, (), receipt_id, now_ns, attempts=0, error_text=message
-                )
-                attestor.attest(connection, [statement])
+                attestor.decide(connection, REPAIR, "repaired", None, (), error_text=message)
         finally:
             held.release()
     return message

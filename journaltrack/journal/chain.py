@@ -1,24 +1,34 @@
-"""The links of the chains of entries: how one is followed, whatever for. Changes nothing.
+"""The chains of digests: every writer is as it described itself, every entry as its writer recorded it. Changes nothing.
 
 A writer's entries are chained by their digests (``entries.chain_next``). Who follows a chain says where it begins, what the
 components are called, and how to go across a place where an entry is not the next one: an audit goes from the first entry to the
-last (``chains``), a pass looks at what it is about to send (``proof``). What was removed on the record (``prune``) is a
-gap that may be gone across.
+last (``chain_problems``), a pass looks at what it is about to send (``proof``). What was removed on the record (``prune``) is a
+gap that may be gone across. Memory grows with writers, not with entries.
 """
 
 from __future__ import annotations
 
 import bisect
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from journaltrack import limits
 from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.schema import schema
+from journaltrack.journal.sqlite.errors import translated
 from journaltrack.util.intervals import merged
 
+if TYPE_CHECKING:
+    import sqlite3
+
+    from journaltrack.journal.sqlite.connection import Database
+
+FACTS: Final = "journal_id, created_at_ns, created_by_version, required_version, attested_after_receipt, attested_after_ns"
+"""The columns of ``meta`` that its digest is of, in this order."""
 ProblemKind: TypeAlias = Literal[
     "database", "meta", "writer", "chain", "gap", "attestation", "receipt", "delivery", "record", "blob", "anchor"
 ]
@@ -218,8 +228,8 @@ def follow(
         if chain.broken:
             continue
         chain.writer_seq, chain.digest = last, before
-        columns = (stream, kind, name, value, step, timestamp_ns, payload)
-        if problem := _link_problem(chain, seq, writer_seq, name_of(component_id), columns, recorded_at_ns, digest, across):
+        columns = (stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns)
+        if problem := _link_problem(chain, seq, writer_seq, name_of(component_id), columns, digest, across):
             found.append(problem)
         last, before = chain.writer_seq, chain.digest
     chain.writer_seq, chain.digest = last, before
@@ -232,7 +242,6 @@ def _link_problem(
     writer_seq: Any,  # noqa: ANN401 - whatever SQLite holds
     component: object,
     columns: tuple[Any, ...],
-    recorded_at_ns: object,
     digest: Any,  # noqa: ANN401
     across: Callable[[Chain, int, int], bool],
 ) -> ChainProblem | None:
@@ -240,7 +249,7 @@ def _link_problem(
     if type(writer_seq) is not int or (writer_seq != chain.writer_seq + 1 and not across(chain, writer_seq, seq)):
         message = f"entry {seq} is number {told(writer_seq)} of its writer, {chain.writer_seq + 1} was expected"
         return chain.problem("gap", f"{message}: {_why_there(chain, writer_seq)}", seq)
-    if not _follows(chain, writer_seq, component, columns, recorded_at_ns, digest):
+    if not follows(chain.digest, writer_seq, component, columns, digest):
         message = f"entry {seq} ({chain.writer_seq + 1} of its writer) is not what its writer recorded: its digest does not fit its content"
         return chain.problem("chain", f"{message}, or what was before it is not there any more", seq)
     chain.digest, chain.writer_seq = digest, writer_seq
@@ -270,23 +279,33 @@ def across_removed(chain: Chain, writer_seq: int, gaps: Gaps) -> bool:
     return True
 
 
-def _follows(chain: Chain, writer_seq: int, component: object, columns: tuple[Any, ...], recorded_at_ns: Any, digest: object) -> bool:  # noqa: ANN401
-    """Whether the digest is that of the content. SQLite keeps no sign of zero, the digest does: both are tried."""
-    stream, kind, name, value, step, timestamp_ns, payload = columns
+def follows(before: bytes, writer_seq: int, component: object, columns: Sequence[Any], digest: object) -> bool:
+    """Whether a digest is that of an entry after the one with the digest ``before``.
+
+    SQLite keeps no sign of zero, the digest does: both are tried.
+
+    Args:
+        before: Of the link before.
+        writer_seq: The entry's place.
+        component: What its component is called.
+        columns: Its columns from ``stream`` to ``recorded_at_ns``.
+        digest: As it is recorded.
+    """
+    stream, kind, name, value, step, timestamp_ns, payload, recorded_at_ns = columns
     for same in (value, -0.0) if value == 0 else (value,):
         draft = vocabulary.Draft(stream, kind, name, same, step, timestamp_ns, payload)
         try:
-            if vocabulary.chain_next(chain.digest, writer_seq, component, draft, recorded_at_ns) == digest:  # type: ignore[arg-type]
+            if vocabulary.chain_next(before, writer_seq, component, draft, recorded_at_ns) == digest:  # type: ignore[arg-type]
                 return True
         except (TypeError, ValueError, RecursionError):  # a column of a type that no entry has
             return False
     return False
 
 
-def read_body(body: str) -> dict[str, Any] | None:
+def read_body(body: object) -> dict[str, Any] | None:
     """The members of an attestation's body; None if it is none: a crafted journal."""
     try:
-        members = json.loads(body) if len(body) <= BODY_CHARS_MAX else None
+        members = json.loads(body) if isinstance(body, str) and len(body) <= BODY_CHARS_MAX else None
     except (ValueError, RecursionError):
         return None
     return members if isinstance(members, dict) else None
@@ -303,3 +322,64 @@ def take_gaps(gaps: dict[str, Removed], members: Mapping[str, Any], member: str 
             msg = "not a range of places"
             raise ValueError(msg)
         gaps.setdefault(uuid, Removed()).add(first, last, bytes.fromhex(digest))
+
+
+def removed_in(connection: sqlite3.Connection) -> dict[str, Removed]:
+    """The runs of entries that attestations say were removed; what can't be read is left out."""
+    gaps: dict[str, Removed] = {}
+    for (body,) in connection.execute("SELECT body FROM attestation WHERE instr(body, '\"removed\"') ORDER BY id"):
+        with contextlib.suppress(ValueError, TypeError):
+            take_gaps(gaps, read_body(body) or {})
+    return gaps
+
+
+def writer_problems(database: Database) -> list[ChainProblem]:
+    """Descriptions that are not those that the chains begin with, of the journal itself and of each writer."""
+    found = []
+    (facts,) = database.read(f"SELECT {FACTS}, digest FROM meta")
+    if not describes(facts[-1], facts[:-1]):
+        found.append(ChainProblem("meta", "what the journal says of itself (its id, when and by which version it was made) was changed"))
+    for *columns, digest in database.read(f"SELECT {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer ORDER BY id"):
+        uuid, host, pid = columns[:3]
+        if not is_described(digest, columns):
+            found.append(undescribed(Chain(str(uuid), str(host), pid, b"")))
+    return found
+
+
+def chains(database: Database, *, attestations: bool = False) -> dict[int, Chain]:
+    """The beginnings of all writers' chains, by the writer's id."""
+    started = {}
+    for writer_id, uuid, host, pid, digest in database.read("SELECT id, uuid, host, pid, digest FROM writer"):
+        begin = begin_of(uuid, digest)
+        started[writer_id] = Chain(str(uuid), str(host), pid, vocabulary.attestation_start(begin) if attestations else begin)
+    return started
+
+
+def chain_problems(database: Database, gaps: Sequence[Gaps] = (), pruned_to: Mapping[str, int] | None = None) -> list[ChainProblem]:
+    """Return the first broken link of each writer's entries.
+
+    Args:
+        database: Of the journal.
+        gaps: Entries that were removed on the record (``prune``), from attestations whose own chain holds.
+        pruned_to: By the writer's uuid: the last place that was removed here, and not in another copy.
+    """
+    started = chains(database)
+    names = dict(database.read("SELECT id, name FROM component"))
+    with database.lock, translated(database.path):
+        rows = database.connection.execute(f"SELECT {COLUMNS} FROM entry e ORDER BY e.seq")
+        found = follow(rows, started.get, names.get, lambda chain, place, _: any(across_removed(chain, place, each) for each in gaps))
+    return found + _cut_off(started.values(), pruned_to or {})
+
+
+def _cut_off(followed: Iterable[Chain], pruned_to: Mapping[str, int]) -> list[ChainProblem]:
+    """Return writers of which something was removed here and nothing is left: the last entry of a writer never is removed so.
+
+    Of what another copy removed, the entries behind it may not have come yet.
+    """
+    found = []
+    for chain in followed:
+        last = pruned_to.get(chain.uuid, 0)
+        if last and last >= chain.writer_seq and not chain.broken:
+            message = f"the entries of writer {limits.shown(chain.uuid)} after number {last} are gone, and nobody attests it"
+            found.append(chain.problem("gap", message))
+    return found

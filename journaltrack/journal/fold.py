@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias, TypeVar
 from journaltrack import limits
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.entries import BlobRef, Entry
+from journaltrack.util.digest import is_digest
 
 FieldMap: TypeAlias = Literal["parameters", "input_artifacts", "output_artifacts", "status"]
 
@@ -146,7 +147,7 @@ def blob_of(entry: Entry) -> BlobRef:
     """
     detail = entry.detail
     sha256 = required_text(detail, "sha256")
-    if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):  # noqa: PLR2004
+    if not is_digest(sha256):
         msg = f"entry {entry.seq}: {limits.shown(sha256)} is not a SHA-256"
         raise ValueError(msg)
     return BlobRef(sha256, text_or_none(detail.get("bucket")), text_or_none(detail.get("prefix")))

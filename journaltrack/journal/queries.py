@@ -1,4 +1,4 @@
-"""How a journal stands: what is pending, how far it is settled, where each process's entries are. Reads alone.
+"""How a journal stands: what is pending, how far it is settled, where entries are, and what is known of components. Reads alone.
 
 What a pass plans from; what it records is in ``outcomes``.
 """
@@ -7,81 +7,56 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from journaltrack.journal import entries as vocabulary
+from journaltrack.util.intervals import merged
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
 
 LOOKED_AT: Final = "(e.seq > (SELECT seq FROM mark) OR e.seq IN (SELECT seq FROM unsettled))"
 """Of an entry ``e``: whether it may be pending. All others are settled, and need not be read."""
-PENDING: Final = f"FROM entry e WHERE {LOOKED_AT} AND e.seq NOT IN (SELECT seq FROM delivery)"
-"""Entries that nothing became of yet, as a FROM clause. NOT IN looks the row up as NOT EXISTS does, in a third of the time."""
+UNSETTLED: Final = "e.seq NOT IN (SELECT seq FROM delivery)"
+"""Of an entry ``e``: whether nothing became of it yet. NOT IN looks the row up as NOT EXISTS does, in a third of the time."""
+PENDING: Final = f"FROM entry e WHERE {LOOKED_AT} AND {UNSETTLED}"
+"""Entries that nothing became of yet, as a FROM clause; reads no more than it must."""
 UNSETTLED_MAX: Final = 10_000
 """Ours: entries that are listed as unsettled; a journal in which more stay pending is read from the first one that is not listed."""
 PROBLEM: Final = "d.outcome IN ('quarantined', 'in doubt')"
 """Of a settlement ``d``: what the index ``delivery_problem`` is of. SQLite uses it only where a query says this in these words
 (https://sqlite.org/partialindex.html#queries_using_partial_indexes); ``d.outcome = 'in doubt'`` alone reads all that was ever delivered."""
+HAS_ARRIVED: Final = frozenset({"delivered", "superseded"})
+ARRIVED: Final = "d.outcome IN ('delivered', 'superseded')"
+"""Of a settlement ``d``: whether the entry, or a later one of its key, is at the remote."""
 
 IS_BEFORE: Final = (
     "(SELECT CASE WHEN a.journal_id IS b.journal_id AND a.host IS b.host THEN n.seq < o.seq "
     "ELSE (n.recorded_at_ns, n.seq) < (o.recorded_at_ns, o.seq) END FROM writer a, writer b WHERE a.id = n.writer_id AND b.id = o.writer_id)"
 )
 """Whether an entry ``n`` was recorded before another one, ``o``: ``Place.is_before`` in SQL."""
+_RUNS: Final = (
+    "SELECT writer_id, min(writer_seq), max(writer_seq), seq - writer_seq, count(*) FROM entry WHERE typeof(writer_seq) = 'integer' "
+    "GROUP BY writer_id, seq - writer_seq"
+)
+_PARTS: Final = (
+    "SELECT writer_id, min(writer_seq), max(writer_seq), seq - writer_seq FROM (SELECT writer_id, writer_seq, seq, "
+    "seq - row_number() OVER (ORDER BY seq) AS part FROM entry WHERE writer_id = ? AND writer_seq = seq - ? AND seq BETWEEN ? AND ?) GROUP BY part"
+)
+_FIND: Final = (
+    "SELECT max(first, :first) + shift, min(last, :last) + shift, first, last, shift FROM run "
+    "WHERE writer = :writer AND last >= :first AND first <= :last ORDER BY last"
+)
 _FEW: Final = 1_000
 """Ours: problems that are looked at one by one."""
-_FIND: Final = (
-    "SELECT max(first, :first) + shift, min(last, :last) + shift FROM run "
-    "WHERE writer_id = :writer_id AND last >= :first AND first <= :last ORDER BY last"
-)
-
-
-class Places:
-    """Where the entries of each process are, as runs in which ``seq`` is the place in the writer's chain plus a shift.
-
-    There is no index for it, so that an append pays for none: one scan, kept in a private database that is gone with its
-    connection, and in memory while it is small.
-
-    Args:
-        database: Of the journal. What others append later is not looked for.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._runs = sqlite3.connect("", isolation_level=None)
-        self._runs.execute("CREATE TABLE run (writer_id, first, last, shift)")
-        with database.lock:
-            rows = database.connection.execute(
-                "SELECT writer_id, min(writer_seq), max(writer_seq), seq - writer_seq FROM entry "
-                "WHERE typeof(writer_seq) = 'integer' GROUP BY writer_id, seq - writer_seq"
-            )
-            self._runs.execute("BEGIN")
-            self._runs.executemany("INSERT INTO run VALUES (?, ?, ?, ?)", rows)
-            self._runs.execute("COMMIT")
-        self._runs.execute("CREATE INDEX run_last ON run (writer_id, last)")
-
-    def add(self, writer_id: int, first: int, last: int, shift: int) -> None:
-        """Entries were added."""
-        self._runs.execute("INSERT INTO run VALUES (?, ?, ?, ?)", (writer_id, first, last, shift))
-
-    def find(self, writer_id: int, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Yield those of the writer's entries that are here, as (first, last) of ``seq``, in the order of their places."""
-        yield from self._runs.execute(_FIND, {"writer_id": writer_id, "first": first, "last": last})
-
-    def close(self) -> None:
-        """Drop it."""
-        self._runs.close()
 
 
 def pending_count(database: Database) -> int:
     """How many entries are pending; costs what lies above the mark, and what is listed."""
     # PENDING would keep a set of all numbers, so that none is counted twice.
-    above = "SELECT count(*) FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND e.seq NOT IN (SELECT seq FROM delivery)"
-    listed = (
-        "SELECT count(*) FROM unsettled u JOIN entry e ON e.seq = u.seq WHERE u.seq <= (SELECT seq FROM mark) "
-        "AND u.seq NOT IN (SELECT seq FROM delivery)"
-    )
+    above = f"SELECT count(*) FROM entry e WHERE e.seq > (SELECT seq FROM mark) AND {UNSETTLED}"
+    listed = f"SELECT count(*) FROM unsettled u CROSS JOIN entry e ON e.seq = u.seq WHERE u.seq <= (SELECT seq FROM mark) AND {UNSETTLED}"
     return int(database.read(f"SELECT ({above}) + ({listed})")[0][0])
 
 
@@ -162,3 +137,76 @@ def of_problems(database: Database) -> str:
     if database.read(sql)[0][0] <= _FEW:
         return "FROM delivery d CROSS JOIN entry e ON e.seq = d.seq"
     return "FROM entry e CROSS JOIN delivery d ON d.seq = e.seq"
+
+
+class Places:
+    """Where the entries of each process are in this journal: there is no index for it, so that an append pays for none.
+
+    Kept in a private database that is gone with its connection, in memory while it is small: an application takes several
+    transactions, and the journal's own connection may be another one in the next.
+
+    Args:
+        database: Of the journal. What is appended later by others is not looked for.
+
+    Attributes:
+        writers: The ids of processes by their uuids.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.writers: dict[str, int] = {str(uuid): i for uuid, i in database.read("SELECT uuid, id FROM writer")}
+        self._runs = sqlite3.connect("", isolation_level=None)
+        self._runs.execute("CREATE TABLE run (writer, first, last, shift)")  # seq is the place in the writer's chain plus a shift
+        with database.lock:
+            self._runs.execute("BEGIN")
+            for *run, entries in database.connection.execute(_RUNS):
+                self._runs.executemany("INSERT INTO run VALUES (?, ?, ?, ?)", [run] if _is_whole(run, entries) else _parts(database, run))
+            self._runs.execute("COMMIT")
+        self._runs.execute("CREATE INDEX run_last ON run (writer, last)")
+        self._met: dict[str, tuple[int, int, int]] = {}  # of each process the run that was found last: often the next one, too
+        self._is_twice = False
+
+    def add(self, writer_id: int, first: int, last: int, shift: int) -> None:
+        """Entries were added."""
+        self._met.clear()
+        self._runs.execute("INSERT INTO run VALUES (?, ?, ?, ?)", (writer_id, first, last, shift))
+
+    def add_removed(self, uuid: str, first: int, last: int, shift: int) -> None:
+        """Entries were there once: they get numbers that no entry has. Those that are there (again) have two then."""
+        self._is_twice = True
+        self.add(self.writers.get(uuid, uuid), first, last, shift)  # type: ignore[arg-type]
+
+    def find(self, named: Mapping[str, Iterable[tuple[int, int]]], above: int = 0) -> list[tuple[int, int]]:
+        """Find those of the entries that are here, as (first, last) of ``seq``, sorted.
+
+        Args:
+            named: By the writer's uuid: (first, last) of places.
+            above: Only entries beyond this ``seq``; 0: all.
+        """
+        found = []
+        for uuid, intervals in named.items():
+            for first, last in intervals:
+                run = self._met.get(uuid)
+                if run is not None and run[0] <= first and last <= run[1] and not self._is_twice:
+                    found.append((first + run[2], last + run[2]))
+                    continue
+                key = {"writer": self.writers.get(uuid, uuid), "first": first, "last": last}
+                for begin, end, *met in self._runs.execute(_FIND, key):
+                    found.append((begin, end))
+                    self._met[uuid] = (met[0], met[1], met[2])
+        if above:
+            found = [(max(first, above + 1), last) for first, last in found if last > above]
+        return merged(found) if found[1:] else found
+
+    def close(self) -> None:
+        """Drop it."""
+        self._runs.close()
+
+
+def _is_whole(run: Sequence[int], entries: int) -> bool:
+    return run[2] - run[1] == entries - 1
+
+
+def _parts(database: Database, run: Sequence[int]) -> Iterable[tuple[int, int, int, int]]:
+    """The parts of a run between which entries were removed: others may have their numbers."""
+    writer_id, first, last, shift = run
+    return database.connection.execute(_PARTS, (writer_id, shift, first + shift, last + shift))

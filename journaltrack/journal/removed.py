@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import json
 import math
 import sys
 from collections import defaultdict
@@ -19,6 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from journaltrack.journal.chain import read_body
 from journaltrack.journal.queries import Places
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def entries(database: Database) -> int:
 
 def entries_in(connection: sqlite3.Connection) -> int:
     """How many entries were removed in all, of a database that is being rebuilt."""
-    return sum(count for *_, body in connection.execute(_BODIES) for _, _, count in _counts(_members(body) or {}))
+    return sum(count for *_, body in connection.execute(_BODIES) for _, _, count in _counts(read_body(body) or {}))
 
 
 @dataclass(slots=True)
@@ -259,20 +259,13 @@ def _look_what_is_here(database: Database, prunes: list[_Prune]) -> None:
     """Sum up what is here of what they removed; one scan for where each process's entries are, then by ``seq``."""
     if not prunes:
         return
-    writers = dict(database.read("SELECT uuid, id FROM writer"))
     sql = (
         "SELECT c.name, e.kind, e.name, count(*), total(e.value), total(abs(e.value)) FROM entry e JOIN component c ON c.id = e.component_id "
-        "WHERE e.seq BETWEEN ? AND ? AND e.writer_id = ? GROUP BY 1, 2, 3"
+        "WHERE e.seq BETWEEN ? AND ? GROUP BY 1, 2, 3"
     )
     with closing(Places(database)) as places:
-        found = [
-            (each, *where, writers[uuid])
-            for each in prunes
-            for uuid, first, last in each.runs
-            if uuid in writers
-            for where in places.find(writers[uuid], first, last)
-        ]
-    for each, *where in found:
+        found = [(each, where) for each in prunes for uuid, first, last in each.runs for where in places.find({uuid: ((first, last),)})]
+    for each, where in found:
         for component, kind, name, points, total, magnitude in database.read(sql, where):
             key = (str(component).lower(), str(kind), _text(name) if kind == "metric" else None)
             known = each.here.get(key, (0, 0.0, 0.0))
@@ -307,17 +300,9 @@ def _attested(database: Database) -> Iterator[tuple[list[Any], dict[str, Any]]]:
             return
         for number, host, user, pid, program, uuid, body in rows:
             after = int(number)
-            members = _members(body)
+            members = read_body(body)
             if members is not None:
                 yield [*(_text(each) for each in (host, user)), pid if isinstance(pid, int) else None, _text(program), str(uuid)], members
-
-
-def _members(body: object) -> dict[str, Any] | None:
-    try:
-        members = json.loads(body) if isinstance(body, str) else None
-    except (ValueError, RecursionError):
-        return None
-    return members if isinstance(members, dict) else None
 
 
 def _metric(member: Any) -> tuple[str, str, RemovedMetric] | None:  # noqa: ANN401 - whatever the journal says

@@ -31,6 +31,7 @@ from urllib.parse import quote
 from journaltrack.errors import JournalError, JournalWriteError
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal import opening
+from journaltrack.journal.sqlite.copies import write_copy
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
@@ -154,17 +155,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
 def _copy(database: Database, path: Path) -> None:
     (path.parent / paths.SPOOL).mkdir(mode=0o700, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        os.close(os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_NOFOLLOW, 0o600))
-        with closing(sqlite3.connect(partial)) as target:
-            database.connection.backup(target)
-        paths.fsync(partial)
+    partial.unlink(missing_ok=True)  # of a process that was killed, and had this number
+    with paths.whole(path, partial):
+        write_copy(database.connection, partial)
         for suffix in ("-wal", "-shm", "-journal"):  # the deleted one's: SQLite would take them for the new one's
             path.with_name(path.name + suffix).unlink(missing_ok=True)
-        partial.rename(path)
-        paths.fsync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _journal_id(path: Path) -> str | None:

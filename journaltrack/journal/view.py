@@ -110,16 +110,25 @@ def opened(journal: Journal | str | os.PathLike[str] | None) -> Iterator[Journal
 
 
 @contextlib.contextmanager
-def snapshot(database: Database) -> Iterator[None]:
-    """All reads inside see the same state of the journal, whatever others append or settle meanwhile."""
+def snapshot(database: Database, *, in_memory: bool = False) -> Iterator[None]:
+    """All reads inside see the same state of the journal, whatever others append or settle meanwhile.
+
+    Args:
+        database: Of the journal.
+        in_memory: Keep temporary tables in memory, and in no file.
+    """
     with database.lock, translated(database.path):
         connection = database.connection
+        if in_memory:
+            connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("BEGIN")
         try:
             yield
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            if in_memory:
+                connection.execute("PRAGMA temp_store = DEFAULT")
 
 
 def matching(journal: Journal, pattern: str | None) -> str | None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.journal import interruption, queries, view
-from journaltrack.journal.spool.spool import is_digest
 from journaltrack.replay.pass_report import Position
 from journaltrack.util import paths
+from journaltrack.util.digest import is_digest
 
 if TYPE_CHECKING:
     from pathlib import Path

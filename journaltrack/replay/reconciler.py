@@ -28,7 +28,7 @@ from journaltrack.replay.attempt import Attempts
 from journaltrack.replay.course import Course
 from journaltrack.replay.dispatch import QUICK, UPLOADS, Crew, Dispatch
 from journaltrack.replay.ending import Ending
-from journaltrack.replay.evidence import ahead, anchoring, readback, taken
+from journaltrack.replay.evidence import ahead, anchors, readback, taken
 from journaltrack.replay.evidence import in_doubt as doubting
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.proof import Proof
@@ -70,7 +70,7 @@ class Options:
         timestamps: Metrics older than ``limits.METRIC_AGE_MAX_S`` or further ahead than ``METRIC_AHEAD_MAX_S``: ``"keep"`` sends
             them as they are, ``"shift"`` with the time of delivery.
         visible_after_s: How long after a request its points are taken for not there when reading back does not show them.
-        anchor: Where the heads of the journal's chains are put after the pass, see ``anchoring.make``.
+        anchor: Where the heads of the journal's chains are put after the pass, see ``anchors.make``.
         anchor_every_s: Not before the last anchor is so old (seconds), unless a component ended in this pass.
         end_interrupted: First end the runs whose processes are proven dead, as Stopped.
         ask_for_copies: Ask, before anything is sent, whether another copy of the journal was delivered further (``ahead``).
@@ -366,7 +366,7 @@ class Reconciler:
         places = self._options.anchor
         if self._report.uploads_halted is not None:  # what takes no artifact takes no anchor
             places = "parameter" if places in {"both", "parameter"} else "off"
-        anchoring.make(
+        anchors.make(
             self._journal.database,
             settlement,
             self._remote,

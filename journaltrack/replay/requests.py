@@ -14,7 +14,8 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from journaltrack.errors import AlreadyExistsError, ComponentMissingError, CopyAheadError, ErrorKind, NotSentError, RemoteError
-from journaltrack.replay.evidence.outcomes import NOTHING_MORE, Delivery, DeliveryOutcome, Outcome
+from journaltrack.replay.evidence.outcomes import NOTHING_MORE, Delivery, Outcome
+from journaltrack.replay.evidence.statements import DeliveryOutcome
 from journaltrack.replay.plan.actions import Associate, Ensure, PutMetrics, Request, Update, Upload
 from journaltrack.replay.plan.beside import beside
 from journaltrack.replay.remote import Answer, BlobUpload, Remote

@@ -30,7 +30,7 @@ SOURCES: Final[dict[State | None, tuple[str, str]]] = {
     None: (_ENTRIES, "1"),
     "pending": (_ENTRIES, "d.seq IS NULL"),
     "in flight": (_FLYING, "d.seq IS NULL"),
-    "delivered": (_ENTRIES, "d.outcome IN ('delivered', 'superseded')"),
+    "delivered": (_ENTRIES, queries.ARRIVED),
     "in doubt": (_PROBLEMS, "d.outcome = 'in doubt'"),
     "quarantined": (_PROBLEMS, "d.outcome = 'quarantined'"),
 }
@@ -170,7 +170,7 @@ def unsettled(journal: Journal | str | os.PathLike[str] | None = None, *, compon
         sql = "SELECT e.seq FROM {0} WHERE {1} AND " + choice.condition + " LIMIT ?6"
         asked = (*choice.parameters(own), 1)
         pending = own.database.read(sql.format(_ENTRIES, f"{queries.LOOKED_AT} AND d.seq IS NULL"), asked)
-        problems = own.database.read(sql.format(_PROBLEMS, "d.outcome IN ('quarantined', 'in doubt')"), asked)
+        problems = own.database.read(sql.format(_PROBLEMS, queries.PROBLEM), asked)
         return bool(pending), bool(problems)
 
 

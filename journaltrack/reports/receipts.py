@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from journaltrack.journal.removed import PRUNE
 from journaltrack.replay.evidence import in_doubt
-from journaltrack.replay.evidence.statements import REOPEN
+from journaltrack.replay.evidence.statements import MERGE, READBACK, REOPEN, REPAIR
 from journaltrack.util.intervals import ranges_in
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 PAGE_RECEIPTS: Final = 5_000
 RELEASE: Final = "release"
 """The action of receipts for what ``retry`` made pending again."""
-NO_REQUESTS: Final = frozenset({RELEASE, REOPEN, in_doubt.READBACK, in_doubt.SETTLE, "repair", "prune", "merge"})
+NO_REQUESTS: Final = frozenset({RELEASE, REOPEN, READBACK, in_doubt.SETTLE, REPAIR, PRUNE, MERGE})
 """Actions of receipts that carried no entry: what was decided or found out of entries that others had carried."""
 COLUMNS: Final = (
     "r.id, r.action, r.component_id, r.entries, r.started_at_ns, r.finished_at_ns, r.outcome, r.attempts, r.request_id, r.error_code, "

@@ -22,11 +22,12 @@ from journaltrack.journal import entries as vocabulary
 from journaltrack.journal import interruption, removed, view
 from journaltrack.journal import writers as report_writers
 from journaltrack.journal.interruption import RunInProgress
+from journaltrack.journal.queries import PROBLEM, UNSETTLED
 from journaltrack.journal.removed import Removal
 from journaltrack.journal.view import ErrorRecord, InFlight, State
 from journaltrack.journal.writers import WriterRecord, nobody
-from journaltrack.replay.evidence import anchoring, taken
-from journaltrack.replay.evidence.anchoring import Anchor
+from journaltrack.replay.evidence import anchors, taken
+from journaltrack.replay.evidence.anchors import Anchor
 from journaltrack.replay.evidence.taken import Unfinished
 from journaltrack.reports.proof.hearsay import Hearsay, told
 from journaltrack.reports.reconcilers import ReconcilerRecord, reconcilers
@@ -260,7 +261,7 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
         removals=tuple(removals),
         hearsay=tuple(each.hearsay for each in told(database)),
         unfinished=tuple(each.what for each in taken.unfinished(database)),
-        anchor=anchoring.last(database),
+        anchor=anchors.last(database),
     )
 
 
@@ -292,7 +293,7 @@ def _tally(database: Database, flying: InFlight, ids: str | None, wrong: list[st
     sent = database.read(
         "SELECT e.component_id, e.stream, e.kind, count(*) FROM json_each(?2) i "
         "CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
-        f"WHERE {_OF_COMPONENTS.format('e.component_id')} AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) GROUP BY 1, 2, 3",
+        f"WHERE {_OF_COMPONENTS.format('e.component_id')} AND {UNSETTLED} GROUP BY 1, 2, 3",
         (ids, flying.json),
     )
     for component_id, stream, kind, count in sent:
@@ -331,7 +332,7 @@ def _problems(database: Database, ids: str | None) -> tuple[dict[int, list[Probl
         "SELECT g.*, (SELECT request_id FROM receipt WHERE id = g.last_id) FROM ("
         "SELECT e.component_id, d.outcome, e.kind, e.name, d.reason, r.error_code, count(*), min(d.seq), max(d.seq), "
         "max(r.id) AS last_id FROM delivery d JOIN entry e ON e.seq = d.seq LEFT JOIN receipt r ON r.id = d.receipt_id "
-        f"WHERE d.outcome IN ('quarantined', 'in doubt') AND {_OF_COMPONENTS.format('e.component_id')} "
+        f"WHERE {PROBLEM} AND {_OF_COMPONENTS.format('e.component_id')} "
         "GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY min(d.seq) LIMIT ?2) g",
         (ids, PROBLEMS_MAX),
     )
@@ -343,8 +344,7 @@ def _problems(database: Database, ids: str | None) -> tuple[dict[int, list[Probl
     if len(rows) < PROBLEMS_MAX:
         return problems, 0
     (total,) = database.read(
-        "SELECT count(*) FROM delivery d JOIN entry e ON e.seq = d.seq "
-        f"WHERE d.outcome IN ('quarantined', 'in doubt') AND {_OF_COMPONENTS.format('e.component_id')}",
+        f"SELECT count(*) FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND {_OF_COMPONENTS.format('e.component_id')}",
         (ids,),
     )[0]
     return problems, int(total) - listed

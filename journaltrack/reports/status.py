@@ -137,7 +137,7 @@ _CHOSEN: Final = (
     "(?1 IS NULL OR e.component_id IN (SELECT value FROM json_each(?1))) "
     "AND (?2 IS NULL OR e.recorded_at_ns >= ?2 OR e.kind IN ('create', 'load'))"
 )
-_UNSETTLED: Final = f"{queries.LOOKED_AT} AND e.seq NOT IN (SELECT seq FROM delivery) AND {_CHOSEN}"
+_UNSETTLED: Final = f"{queries.LOOKED_AT} AND {queries.UNSETTLED} AND {_CHOSEN}"
 
 
 def status(
@@ -186,7 +186,7 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
     )
     streams = tuple(PendingStream(stream, n - in_flight.get(stream, 0), oldest) for stream, n, oldest in rows)
     oldest_ns = min((s.oldest_recorded_at_ns for s in streams if isinstance(s.oldest_recorded_at_ns, int)), default=None)
-    of_problems = "SELECT d.outcome, count(*) FROM delivery d {} WHERE d.outcome IN ('quarantined', 'in doubt') {} GROUP BY 1"
+    of_problems = f"SELECT d.outcome, count(*) FROM delivery d {{}} WHERE {queries.PROBLEM} {{}} GROUP BY 1"
     if ids is None and since_ns is None:  # the index alone
         problems = dict(database.read(of_problems.format("", "")))
     else:

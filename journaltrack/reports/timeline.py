@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 from journaltrack.journal import view, writers
 from journaltrack.journal.writers import WriterRecord
 from journaltrack.replay.evidence import in_doubt
-from journaltrack.replay.evidence.statements import REOPEN
+from journaltrack.replay.evidence.statements import READBACK, REOPEN
 from journaltrack.reports import receipts as report_receipts
 from journaltrack.reports.choice import Choice
 from journaltrack.reports.entries import SOURCES, AuditedEntry, entries_in
@@ -47,7 +47,7 @@ _NS_MIN: Final = -(2**63)
 _DECISIONS: Final[dict[str, EventKind]] = {
     RELEASE: "released",
     REOPEN: "released",
-    in_doubt.READBACK: "read back",
+    READBACK: "read back",
     in_doubt.SETTLE: "decided",
     "repair": "repaired",
 }

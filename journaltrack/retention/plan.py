@@ -34,14 +34,17 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 from journaltrack.errors import LeaseHeldError
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal import view
+from journaltrack.journal.queries import ARRIVED, PROBLEM, UNSETTLED
 from journaltrack.journal.removed import PRUNE
-from journaltrack.journal.spool.spool import TEMPORARY, is_digest, needed_blobs
+from journaltrack.journal.spool.spool import TEMPORARY, needed_blobs
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.journal.sqlite.errors import translated
 from journaltrack.replay import lease as leases
-from journaltrack.replay.evidence.attestations import Attestor, Statement
+from journaltrack.replay.evidence.attestations import Attestor
+from journaltrack.replay.evidence.statements import Statement
 from journaltrack.reports.proof import hearsay
 from journaltrack.util import paths
+from journaltrack.util.digest import is_digest
 
 if TYPE_CHECKING:
     import sqlite3
@@ -120,7 +123,7 @@ _KEEP: Final = (
     # sees the latter, and a tracker continues from them.
     "SELECT seq, 'in use' FROM field",
     _LAST_OF_KEY.format(""),
-    _LAST_OF_KEY.format("AND d.outcome IN ('delivered', 'superseded')"),
+    _LAST_OF_KEY.format(f"AND {ARRIVED}"),
     # An append continues its process's chain. SQLite never reuses a rowid if the highest one stays.
     "SELECT max(seq), 'end of a chain' FROM entry GROUP BY writer_id",
     # max() picks the row of the bare columns: https://sqlite.org/lang_select.html#bareagg
@@ -130,7 +133,7 @@ _DOUBTFUL: Final = (
     "SELECT e.component_id, e.name FROM delivery d JOIN entry e ON e.seq = d.seq "
     "WHERE d.outcome = 'in doubt' AND e.stream = 'metric' UNION SELECT e.component_id, e.name "
     "FROM temp.prune_flying f CROSS JOIN entry e ON e.seq BETWEEN f.first AND f.last "
-    "WHERE e.stream = 'metric' AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
+    f"WHERE e.stream = 'metric' AND {UNSETTLED}"
 )
 
 
@@ -325,7 +328,7 @@ class Plan:
         self._before_ns = before_ns
         ids = view.matching(journal, component)
         in_flight = view.in_flight(database).json
-        goes = f"{_REMOVABLE} AND d.outcome IN ('delivered', 'superseded') AND {self._early}"
+        goes = f"{_REMOVABLE} AND {ARRIVED} AND {self._early}"
         with database.lock, translated(database.path):
             execute = database.connection.execute
             for table in _TABLES:
@@ -367,7 +370,7 @@ class Plan:
     def condition(self) -> str:
         """Return which entries to remove, as SQL about ``e`` and ``d`` on this connection."""
         return (
-            f"e.seq <= {int(self._last_seq)} AND d.outcome IN ('delivered', 'superseded') "
+            f"e.seq <= {int(self._last_seq)} AND {ARRIVED} "
             f"AND {self._early} AND {_REMOVABLE} AND NOT {_COUNTED} "
             f"AND e.component_id IN (SELECT id FROM temp.prune_component) AND NOT {_UNCONFIRMED} "
             "AND NOT EXISTS (SELECT 1 FROM temp.prune_keep k WHERE k.seq = e.seq)"
@@ -399,7 +402,7 @@ class Plan:
         rows = self._database.read(
             "SELECT g.reason, c.name, g.kind, g.entries FROM (SELECT CASE "
             f"WHEN d.seq IS NULL THEN CASE WHEN {_FLYING} THEN 'in flight' ELSE 'pending' END "
-            "WHEN d.outcome IN ('quarantined', 'in doubt') THEN d.outcome "
+            f"WHEN {PROBLEM} THEN d.outcome "
             "WHEN coalesce(d.outcome NOT IN ('delivered', 'superseded') "
             f"OR e.kind NOT IN ({_kinds()}), 1) THEN 'of another version' "
             f"WHEN NOT ({self._early}) THEN 'delivered later' "

@@ -13,7 +13,6 @@ docs/retention.md is the policy. Invariants:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from collections import defaultdict
@@ -30,15 +29,16 @@ from journaltrack.journal.removed import PRUNE, LastPoint, RemovedMetric
 from journaltrack.journal.schema import schema
 from journaltrack.journal.sqlite.copies import Footprint, compact_file, footprint
 from journaltrack.replay import lease as leases
-from journaltrack.replay.evidence.attestations import Attestor, Statement
-from journaltrack.replay.evidence.turns import Turns
+from journaltrack.replay.evidence.attestations import Attestor, Turns
+from journaltrack.replay.evidence.statements import Statement
 from journaltrack.replay.pass_report import Progress
 from journaltrack.reports.proof import hearsay
-from journaltrack.reports.proof.check import blob_problem, database_problems, record_evidence
+from journaltrack.reports.proof.check import blob_problem, database_problems, proved
 from journaltrack.retention.plan import Doomed, Plan, Survey, removable, remove, runs_of
 from journaltrack.transfer.export.exporter import check_target, export_selection
 from journaltrack.transfer.export.pages import Selection
 from journaltrack.util import paths
+from journaltrack.util.digest import digest_of
 from journaltrack.util.intervals import as_intervals
 
 if TYPE_CHECKING:
@@ -321,11 +321,9 @@ class _Prune:
                 f"the archive {path} has {has}: nothing was removed",
                 hint="`journaltrack check` says what is wrong with the journal",
             )
-        digest = hashlib.sha256()
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return Archive(path.name, digest.hexdigest(), path.stat().st_size, made.rows)
+            sha256 = digest_of(file.read)
+        return Archive(path.name, sha256, path.stat().st_size, made.rows)
 
     def _remove(self, plan: Plan, total: int, attestor: Attestor) -> None:
         """Remove what goes, in transactions of bounded time."""
@@ -416,8 +414,8 @@ def _refuse_unless_whole(reader: Journal) -> None:
     Raises:
         JournalCorruptError: The journal does not verify.
     """
-    with view.snapshot(reader.database):
-        problems = [*database_problems(reader.database), *record_evidence(reader.database)[0]]
+    with proved(reader.database) as (found, _):
+        problems = [*database_problems(reader.database), *found]
     if problems:
         shown = "; ".join(limits.shown(problem.message) for problem in problems[:_PROBLEMS_SHOWN])
         more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""

@@ -281,6 +281,30 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def whole(target: Path, partial: Path | None = None, *, durable: bool = True) -> Iterator[Path]:
+    """Make a file in a block: it takes its place, or that of another, when the block is left, and is gone after any exception.
+
+    Args:
+        target: Its place.
+        partial: Where the block makes it, in the same folder; None: under a name that nobody else chooses.
+        durable: Wait until it is on the disk: before it gets its name, and after that.
+
+    Yields:
+        ``partial``; the block creates it.
+    """
+    made = partial or target.with_name(f".{target.name[:200]}.{os.urandom(4).hex()}.partial")
+    try:
+        yield made
+        if durable:
+            fsync(made)
+        made.replace(target)
+        if durable:
+            fsync(target.parent)
+    finally:
+        made.unlink(missing_ok=True)
+
+
 def file_target(to: str | os.PathLike[str], journal: Path, *, force: bool) -> Path:
     """Check where to write a file made of a journal, and return that path with links followed.
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from journaltrack.errors import RemoteError
 from journaltrack.journal import view
 from journaltrack.journal.chain import ChainProblem
-from journaltrack.replay.evidence import anchoring, anchors
-from journaltrack.reports.proof.anchors import anchor_problems
-from journaltrack.reports.proof.attestations import Evidence, attestation_problems
+from journaltrack.replay.evidence import anchors
+from journaltrack.reports.proof.check import anchor_problems
+from journaltrack.reports.proof.replayed import Evidence, attestation_problems
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
@@ -44,8 +44,8 @@ def compare_with_anchors(journal: Journal, remote: Remote, *, default_place: boo
         remote: Where they are.
         default_place: Look also where a journal without artifacts is anchored.
     """
-    known = anchoring.last(journal.database)
-    places = anchoring.places(journal.database, default=default_place)
+    known = anchors.last(journal.database)
+    places = anchors.places(journal.database, default=default_place)
     if known is not None and known.uri is None and not default_place:
         places = []  # named by parameters alone
     documents: dict[str, bytes] = {}

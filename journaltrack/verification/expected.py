@@ -32,10 +32,10 @@ from journaltrack.journal.fold import (
     parts_in_order,
     value_of,
 )
-from journaltrack.journal.queries import origins
-from journaltrack.journal.spool.spool import is_digest
+from journaltrack.journal.queries import HAS_ARRIVED, PROBLEM, origins
 from journaltrack.journal.sqlite import files
 from journaltrack.util import paths
+from journaltrack.util.digest import is_digest
 from journaltrack.verification.diff import Claims, FieldClaim, MetricClaim, ObjectClaim, StatusClaim
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ def undelivered(database: Database, component_ids: str | None) -> Undelivered:
     )
     problems = dict(
         database.read(
-            "SELECT d.outcome, count(*) FROM delivery d JOIN entry e ON e.seq = d.seq WHERE d.outcome IN ('quarantined', 'in doubt') "
-            f"AND {wanted} GROUP BY d.outcome",
+            f"SELECT d.outcome, count(*) FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND {wanted} GROUP BY d.outcome",
             of_these,
         )
     )
@@ -196,7 +195,7 @@ class _Reading:
                 raise ValueError(entry.unsound)  # noqa: TRY301 - as what can't be decoded
             if entry.kind in MAP_OF_KIND:
                 self._add_field(entry, outcome, receipt_id, is_held=is_held)
-            elif entry.kind in {vocabulary.CREATE, vocabulary.LOAD} and outcome in {"delivered", "superseded"}:
+            elif entry.kind in {vocabulary.CREATE, vocabulary.LOAD} and outcome in HAS_ARRIVED:
                 self._add_origin(entry, outcome)
         except ValueError:
             if outcome == "delivered":
@@ -219,7 +218,7 @@ class _Reading:
         if isinstance(value, Status):
             if outcome is None:
                 self._later_status.append(value)
-            elif outcome in {"delivered", "superseded"} and isinstance(receipt_id, int):
+            elif outcome in HAS_ARRIVED and isinstance(receipt_id, int):
                 part = Part(Place(entry.seq, entry.recorded_at_ns, self._origins.get(entry.writer_id, 0)), value)
                 self._statuses[receipt_id].append((part, outcome == "delivered"))
             return

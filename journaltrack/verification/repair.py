@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.journal import entries as vocabulary
-from journaltrack.replay.evidence.anchoring import bucket_used
+from journaltrack.journal.queries import ARRIVED
+from journaltrack.replay.evidence.anchors import bucket_used
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.util.intervals import contains
 from journaltrack.verification.diff import Difference
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
     from journaltrack.replay.lease import Lease
 
-_DELIVERED: Final = "FROM entry e JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND d.outcome IN ('delivered', 'superseded')"
+_DELIVERED: Final = f"FROM entry e JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND {ARRIVED}"
 _FIELDS: Final = {"parameter", "input", "output"}
 
 

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -137,16 +136,11 @@ class Health:
     def _write(self, path: Path, text: str) -> None:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            try:
-                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            with paths.whole(path, durable=False) as partial:
+                with partial.open("x", encoding="utf-8") as file:
                     file.write(text)
                 # A monitor runs as another user.
-                os.chmod(name, 0o644)  # noqa: PTH101
-                os.replace(name, path)  # noqa: PTH105
-            except BaseException:
-                os.unlink(name)  # noqa: PTH108
-                raise
+                partial.chmod(0o644)
         except OSError as error:
             if path not in self._complained:
                 self._complained.add(path)

@@ -38,7 +38,7 @@ from tests.patience import scaled
 KILLS = scaled(8)
 WHY_NOT = supported()
 SIZE = 50
-SMALL = f"import sys; from journaltrack.replay.evidence import turns; turns._FIRST = turns._MIN = turns._MAX = {SIZE}\n"
+SMALL = f"import sys; from journaltrack.replay.evidence import attestations; attestations._FIRST = attestations._MIN = attestations._MAX = {SIZE}\n"
 MERGE = SMALL + "from journaltrack.transfer.merge.merger import merge; merge([sys.argv[1]], into=sys.argv[2])"
 IMPORT = SMALL + "from journaltrack.transfer.receipts import import_receipts; import_receipts(sys.argv[1], sys.argv[2])"
 SETTLE_BY_HAND = """
@@ -59,7 +59,7 @@ REOPEN = SMALL + SETTLE_BY_HAND.format(
 )
 IN_STEPS = """
 import contextlib
-from journaltrack.replay.evidence.turns import Turns
+from journaltrack.replay.evidence.attestations import Turns
 whole = Turns.transaction
 @contextlib.contextmanager
 def told(self):

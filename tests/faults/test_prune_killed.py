@@ -29,7 +29,7 @@ WHY_NOT = supported()
 
 PRUNE = """
 import sys, time
-from journaltrack.retention import prune as pruning; from journaltrack.replay.evidence import turns
+from journaltrack.retention import prune as pruning; from journaltrack.replay.evidence import attestations as turns
 turns._FIRST = turns._MAX = turns._MIN = 40  # many transactions, so that a kill has where to come in between
 pruning.prune(sys.argv[1], ask=None, delivered_before_ns=time.time_ns(), blobs_before_ns=time.time_ns())
 """

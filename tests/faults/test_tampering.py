@@ -30,8 +30,7 @@ from journaltrack.journal.entries import Draft, chain_next
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.reports.proof.chains import ADVICE
-from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.proof.check import ADVICE, verify_chains
 from tests import independent_verifier, tally
 from tests.copies import change, without_triggers
 from tests.faults import hostile, tampering

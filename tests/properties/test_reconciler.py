@@ -24,8 +24,7 @@ from journaltrack.journal.journal import Journal
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.reports.proof.anchors import anchor_problems
-from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.proof.check import anchor_problems, verify_chains
 from journaltrack.reports.report import audit
 from journaltrack.util.deadline import Deadline
 from journaltrack.util.intervals import ranges_in

@@ -13,7 +13,7 @@ from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.entries import BlobRef
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
-from journaltrack.replay.evidence import anchoring, anchors
+from journaltrack.replay.evidence import anchors
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.transfer.merge.merger import merge
 from tests.copies import read
@@ -217,7 +217,7 @@ def test_documents_of_others_and_rubbish_count_for_nothing(restored, remote):
     """What is no anchor of this journal, whatever its name, does not stop it."""
     folder, _ = restored
     ((place, _), *_) = [uri.rsplit("/", 1) for uri in remote.stored]
-    of_another = anchors.Document("another journal", 90, None, 1, {"w": (1, "00")}, {"w": (1, "00")}).encode()
+    of_another = anchors.HeadsDocument("another journal", 90, None, 1, {"w": (1, "00")}, {"w": (1, "00")}).encode()
     for content in (b"{}", b"\xff", of_another, b"[" * 100_000):
         remote.stored[f"{place}/{anchors.name_of(90, hashlib.sha256(content).hexdigest())}"] = content
     remote.stored[f"{place}/99999999-not a name"] = b"{}"
@@ -312,4 +312,4 @@ def test_anchors_are_found_where_the_newest_one_is(restored, remote):
     """The question goes to the bucket and prefix of the newest anchor, not to the remote's own."""
     folder, _ = restored
     with closing(Journal.open(folder, create=False, read_only=True)) as journal:
-        assert anchoring.newest_place(journal.database) == ("the-bucket", "the-prefix")
+        assert anchors.newest_place(journal.database) == ("the-bucket", "the-prefix")

@@ -8,7 +8,7 @@ from journaltrack.errors import ErrorKind, RemoteError
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.entries import BlobRef
 from journaltrack.journal.spool.spool import Spool
-from journaltrack.replay.evidence import anchoring, anchors
+from journaltrack.replay.evidence import anchors
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.verification.anchors import compare_with_anchors
 from tests.builders import CREATION, opened
@@ -53,10 +53,10 @@ def test_a_refused_parameter_leaves_the_document(journal, remote, tmp_path):
     one_pass(journal, remote, anchor="off")
     remote.failures["update"] += [REFUSED]
     (document,) = one_pass(journal, remote, anchor="both")
-    assert anchoring.PARAMETER not in remote.components["run"].parameters
-    known = anchoring.last(journal.database)
+    assert anchors.PARAMETER not in remote.components["run"].parameters
+    known = anchors.last(journal.database)
     assert (known.number, known.uri) == (document.number, next(iter(remote.stored)))
-    assert anchoring.places(journal.database, default=False) == [("the-bucket", "the-prefix")]
+    assert anchors.places(journal.database, default=False) == [("the-bucket", "the-prefix")]
     found = compare_with_anchors(journal, remote)
     assert (found.documents, found.problems, found.note) == (1, (), None)
 
@@ -66,10 +66,10 @@ def test_a_refused_parameter_alone_is_no_anchor(journal, remote):
     one_pass(journal, remote, anchor="off")
     remote.failures["update"] += [REFUSED]
     one_pass(journal, remote, anchor="parameter")
-    assert anchoring.last(journal.database) is None
+    assert anchors.last(journal.database) is None
     one_pass(journal, remote, anchor="parameter")
-    known = anchoring.last(journal.database)
-    assert remote.components["run"].parameters == {anchoring.PARAMETER: f"1 {known.sha256}"}
+    known = anchors.last(journal.database)
+    assert remote.components["run"].parameters == {anchors.PARAMETER: f"1 {known.sha256}"}
 
 
 def test_an_anchor_in_the_default_bucket_is_found_from_elsewhere(journal, remote):
@@ -88,16 +88,16 @@ def test_an_anchor_in_the_default_bucket_is_found_from_elsewhere(journal, remote
 def test_a_journal_that_was_never_anchored_asks_nobody(journal, remote):
     """Without an artifact or an anchor there is no place to look at, unless one is named."""
     one_pass(journal, remote, anchor="off")
-    assert anchoring.places(journal.database, default=False) == []
-    assert anchoring.places(journal.database, default=True) == [(None, None)]
+    assert anchors.places(journal.database, default=False) == []
+    assert anchors.places(journal.database, default=True) == [(None, None)]
 
 
 def test_a_component_with_the_first_entry_alone_is_named(journal, remote):
     """The parameter goes to every component with new entries, also to one whose only entry is number 1; no bucket is looked at then."""
     one_pass(journal, remote, anchor="parameter")
-    assert anchoring.places(journal.database, default=False) == []
-    known = anchoring.last(journal.database)
-    assert remote.components["run"].parameters == {anchoring.PARAMETER: f"1 {known.sha256}"}
+    assert anchors.places(journal.database, default=False) == []
+    known = anchors.last(journal.database)
+    assert remote.components["run"].parameters == {anchors.PARAMETER: f"1 {known.sha256}"}
 
 
 def test_a_chain_with_the_first_attestation_alone_is_in_the_anchor(journal, remote):

@@ -17,10 +17,9 @@ from journaltrack.journal.entries import BlobRef
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.replay.evidence import anchoring, anchors
+from journaltrack.replay.evidence import anchors
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.reports.proof.anchors import anchor_problems
-from journaltrack.reports.proof.check import verify_chains
+from journaltrack.reports.proof.check import anchor_problems, verify_chains
 from journaltrack.reports.report import audit
 from tests.copies import without_triggers
 
@@ -97,7 +96,7 @@ def test_a_pass_anchors_beside_the_artifacts(journal):
     assert document.entries == {writer: (13, digest.hex())}
     assert len(document.attestations) == 1
     assert (document.number, document.previous) == (1, None)
-    known = anchoring.last(journal.database)
+    known = anchors.last(journal.database)
     assert (known.number, known.sha256, known.uri) == (1, sha256, uri)
     assert audit(journal).anchor == known
     assert problems(journal.path, documents) == []
@@ -126,10 +125,10 @@ def test_a_journal_without_artifacts_is_anchored_where_the_configuration_says(tm
             journal.append(journal.component("run"), [vocabulary.create(owner="me"), vocabulary.metric("m", 1.0, 1, 1)])
             remote = MemoryRemote()
             documents = synced(journal, remote, anchor=places)
-            named = remote.components["run"].parameters.get(anchoring.PARAMETER)
+            named = remote.components["run"].parameters.get(anchors.PARAMETER)
             found[places] = (len(documents), named is not None)
             if named is not None:
-                assert named == f"1 {anchoring.last(journal.database).sha256}"
+                assert named == f"1 {anchors.last(journal.database).sha256}"
             assert verify_chains(journal) == []
     assert found == {"artifacts": (0, False), "s3": (1, False), "parameter": (0, True), "both": (0, True), "off": (0, False)}
 

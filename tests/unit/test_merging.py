@@ -22,6 +22,7 @@ from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
 from journaltrack.retention.prune import prune
 from journaltrack.transfer.merge.merger import bring, merge
+from journaltrack.transfer.receipts import export_receipts, import_receipts
 from tests.copies import change, content, points, read, record, sound, states, sync
 from tests.golden import restore
 
@@ -358,3 +359,26 @@ def test_a_gap_that_was_removed_in_several_parts_is_crossed(tmp_path):
         sound(tmp_path / "merged")
         (metric,) = show(tmp_path / "merged", "a").metrics
         assert (metric.points, metric.minimum, metric.maximum) == (1_200, 0.0, 1_199.0)
+
+
+def test_what_came_where_others_were_removed_is_not_taken_for_them(tmp_path):
+    """What is told of removed entries is not said of another process's, which have the numbers here that those would have."""
+    journal = Journal.open(tmp_path / "a")
+    component = journal.component("a")
+    journal.append(component, [vocabulary.create(owner="owner of a", resume=True), *points(1, 2)])
+    journal.flush()
+    shutil.copytree(tmp_path / "a", tmp_path / "all")
+    journal.append(component, points(3, 4, 5, 6, 7, 8))
+    journal.close()
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    sync(tmp_path / "a", MemoryRemote())
+    prune(tmp_path / "a", ask=None, delivered_before_ns=4 * 10**18, compact=False)
+    record(tmp_path / "all", *points(11, 12, 13, 14))
+    merge([tmp_path / "a"], into=tmp_path / "all")
+    ((shift,),) = read(tmp_path / "all", "SELECT seq - writer_seq FROM entry WHERE writer_id = 1 ORDER BY seq DESC LIMIT 1")
+    assert shift == 0  # as before what was removed: the other process's entries are in between
+    sync(tmp_path / "copy", MemoryRemote())
+    export_receipts(tmp_path / "copy", to=tmp_path / "receipts")
+    import_receipts(tmp_path / "receipts", tmp_path / "all")
+    assert states(tmp_path / "all") == {"delivered": 4, "pending": 5}
+    sound(tmp_path / "all")

@@ -16,7 +16,9 @@ from journaltrack.journal.entries import attestation_next, attestation_start
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.outcomes import Delivery, Intent, Outcome, Settlement
+from journaltrack.replay.evidence.statements import REPAIR, Settled
 from journaltrack.reports.report import audit
 from journaltrack.retention.prune import prune
 from journaltrack.transfer.merge.merger import merge
@@ -357,6 +359,24 @@ def test_a_release_that_did_not_know_leaves_it_in_doubt(tmp_path, finish):
     assert import_receipts(tmp_path / "r", tmp_path / "origin").kept == 0
     assert states(tmp_path / "origin") == {"pending": 4}
     sound(tmp_path / "origin")
+
+
+def test_what_a_repair_settled_in_one_copy_is_sound_in_another(tmp_path):
+    """A repair says of earlier requests what became of entries: its own receipt settles nothing, wherever it is taken over."""
+    record(tmp_path / "origin", *points(1, 2, 3))
+    shutil.copytree(tmp_path / "origin", tmp_path / "copy")
+    journal = Journal.open(tmp_path / "copy", create=False)
+    held = leases.acquire(journal.database)
+    attestor = Attestor(journal.database, held)
+    with attestor.transaction() as connection:
+        attestor.decide(connection, REPAIR, "repaired", None, (), [Settled("in doubt", "its page was lost", [(2, 3)])])
+    held.release()
+    journal.close()
+    export_receipts(tmp_path / "copy", to=tmp_path / "receipts.jsonl")
+    import_receipts(tmp_path / "receipts.jsonl", tmp_path / "origin")
+    for folder in (tmp_path / "copy", tmp_path / "origin"):
+        assert states(folder) == {"pending": 2, "in doubt": 2}
+        sound(folder)
 
 
 def test_receipts_of_a_merge_go_back_to_each_node(tmp_path):

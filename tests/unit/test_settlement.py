@@ -11,8 +11,9 @@ from journaltrack.journal import entries
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.queries import PENDING, low_water_mark, pending_count
 from journaltrack.replay import lease as leases
-from journaltrack.replay.evidence.attestations import Scribe, Settled, Statement
+from journaltrack.replay.evidence.attestations import Scribe
 from journaltrack.replay.evidence.outcomes import Delivery, Intent, Outcome, Settlement
+from journaltrack.replay.evidence.statements import Settled, Statement
 from journaltrack.replay.plan import component_states
 from journaltrack.replay.plan.actions import Settle
 from journaltrack.replay.plan.pending import Wanted, pending_chunks

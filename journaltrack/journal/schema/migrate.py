@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib.resources
-import os
 import shutil
 import sqlite3
 import threading
@@ -27,6 +26,7 @@ from sqlalchemy.pool import NullPool
 from journaltrack.errors import JournalAlteredError, JournalFullError, JournalWriteError
 from journaltrack.journal.schema import check, schema
 from journaltrack.journal.sqlite import copies
+from journaltrack.journal.sqlite.copies import write_copy
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
@@ -155,16 +155,10 @@ def _back_up(path: Path, backup: Path) -> None:
         raise OSError(errno.ENOSPC, f"the backup before it takes {wanted_bytes} bytes")
     partial = backup.with_name(backup.name + ".partial")
     try:
-        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
-        with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(partial)) as target:
-            target.execute("PRAGMA journal_mode=OFF")
-            source.backup(target)
-        paths.fsync(partial)
-        partial.replace(backup)
-        paths.fsync(path.parent)
+        with paths.whole(backup, partial), contextlib.closing(sqlite3.connect(path)) as source:
+            write_copy(source, partial)
     except BaseException:
-        for left in (partial, backup):
-            left.unlink(missing_ok=True)
+        backup.unlink(missing_ok=True)
         raise
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import os
 import stat
@@ -40,10 +41,12 @@ from journaltrack.errors import (
     JournalWriteError,
 )
 from journaltrack.journal import queries
+from journaltrack.journal.queries import PROBLEM
 from journaltrack.journal.spool.copy import ALONE_BYTES_MAX, Copier, SteadyFile, are_equal, write_all
 from journaltrack.journal.spool.copy import BUFFER_BYTES as PIECE_BYTES
 from journaltrack.journal.sqlite import files
 from journaltrack.util import paths
+from journaltrack.util.digest import digest_of, is_digest
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -84,7 +87,7 @@ def admit(spool: Spool, file: Path, max_bytes: int, make_room: Callable[[int], i
 _NEEDED: Final = (  # above the mark, and through the index on problems: nothing of what was delivered is read
     f"SELECT json_extract(e.payload, '$.sha256') {queries.PENDING} AND e.stream = 'upload' AND json_valid(e.payload) "
     "UNION SELECT json_extract(e.payload, '$.sha256') {} "
-    "WHERE d.outcome IN ('quarantined', 'in doubt') AND e.stream <> 'metric' AND e.stream = 'upload' AND json_valid(e.payload)"
+    f"WHERE {PROBLEM} AND e.stream <> 'metric' AND e.stream = 'upload' AND json_valid(e.payload)"
 )
 
 
@@ -232,24 +235,18 @@ class Spool:
 
     def holds(self, file_path: Path) -> bool:
         """Whether the bytes of that file are in the spool already; reads all of it."""
-        digest = hashlib.sha256()
         with _opened(file_path) as descriptor:
-            while block := os.read(descriptor, BUFFER_BYTES):
-                digest.update(block)
-        return self.has(digest.hexdigest())
+            return self.has(digest_of(functools.partial(os.read, descriptor)))
 
     def verify(self, sha256: str) -> bool:
         """Whether the blob is there and its bytes have that digest; reads all of it."""
         if not self.has(sha256):
             return False
-        digest = hashlib.sha256()
         try:
             with files.opened_blob(self.path_of(sha256)) as descriptor:
-                while block := os.read(descriptor, BUFFER_BYTES):
-                    digest.update(block)
+                return digest_of(functools.partial(os.read, descriptor)) == sha256
         except (OSError, ValueError):
             return False
-        return digest.hexdigest() == sha256
 
     def collect(self, known: Callable[[str], bool], *, older_than_s: float = 3600.0, now: Callable[[], float] = time.time) -> list[Path]:
         """Remove what no entry names: blobs and temporary files left by a kill.
@@ -341,11 +338,6 @@ class Spool:
     def _sync_folders(self, path: Path) -> None:
         for folder in (path.parent, self.folder, self.folder.parent):
             paths.fsync(folder)
-
-
-def is_digest(value: object) -> bool:
-    """Whether it is a SHA-256 in lower-case hexadecimal: nothing else may become part of a path."""
-    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")  # noqa: PLR2004
 
 
 @contextlib.contextmanager

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from journaltrack.errors import COPY_AHEAD_HINT, JournalBehindError, JournalError, described
-from journaltrack.replay.evidence import anchoring, anchors
+from journaltrack.replay.evidence import anchors
 from journaltrack.util.threads import bounded
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ ASK_S: Final = 3.0
 """Ours: how long a pass waits for the answer. A store that does not answer keeps metrics back for no longer, and only where it answered before."""
 _FETCHED_MAX: Final = 8
 """Ours: of the anchors that others made, the newest are looked at."""
-_NAME: Final = re.compile(r"(\d{8,18})-([0-9a-f]{64})\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +65,17 @@ def ask(database: Database, remote: Remote, places: str, gate: Gate, now_ns: int
     Args:
         database: Of the journal.
         remote: Where its anchors are.
-        places: Where they are put, see ``anchoring.make``. "off": nobody is asked. Those in parameters do not say of which journal they are.
+        places: Where they are put, see ``anchors.make``. "off": nobody is asked. Those in parameters do not say of which journal they are.
         gate: Of the pass.
         now_ns: Nanoseconds since the epoch.
     """
-    if places in {"off", "parameter"} or anchoring.has_to_wait(database, now_ns):
+    if places in {"off", "parameter"} or anchors.has_to_wait(database, now_ns):
         return None
-    place = anchoring.newest_place(database) or ((None, None) if places == "s3" else None)
+    place = anchors.newest_place(database) or ((None, None) if places == "s3" else None)
     if place is None:
         return None
     journal_id = str(database.read("SELECT journal_id FROM meta")[0][0])
-    known, where = anchoring.last(database), (*place, anchors.folder_of(journal_id))
+    known, where = anchors.last(database), (*place, anchors.folder_of(journal_id))
     until = time.monotonic() + ASK_S
 
     def answer(request: Callable[[], T]) -> T:
@@ -86,7 +84,7 @@ def ask(database: Database, remote: Remote, places: str, gate: Gate, now_ns: int
     try:
         listed = answer(lambda: remote.document_names(*where, f"{known.number if known else 0:08d}"))
         own = known and anchors.name_of(known.number, known.sha256)
-        others = {name for name in listed if name != own and _NAME.fullmatch(name)}
+        others = {name for name in listed if name != own and anchors.NAME.fullmatch(name)}
         names = sorted(others - _own_names(database)) if others else []
         for name in reversed(names[-_FETCHED_MAX:]):
             document = anchors.decode(answer(partial(remote.document, *where, name)) or b"")
@@ -101,10 +99,10 @@ def ask(database: Database, remote: Remote, places: str, gate: Gate, now_ns: int
 
 def _own_names(database: Database) -> set[str]:
     """Of all anchors that this copy knows of: one that was synced elsewhere may have brought its receipts."""
-    return {anchors.name_of(anchor.number, anchor.sha256) for anchor in anchoring.own(database)}
+    return {anchors.name_of(anchor.number, anchor.sha256) for anchor in anchors.own(database)}
 
 
-def _is_known(database: Database, document: anchors.Document) -> bool:
+def _is_known(database: Database, document: anchors.HeadsDocument) -> bool:
     """Whether this copy has all that the anchor names of what became of entries: it is its own, and only its answer was lost."""
     sql = (
         "SELECT w.uuid, a.writer_seq, a.digest FROM json_each(?) j JOIN writer w ON w.uuid = json_extract(j.value, '$[0]') "

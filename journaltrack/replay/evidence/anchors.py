@@ -1,17 +1,37 @@
-"""An anchor: the document that holds the heads of a journal's chains outside of it. Pure: text in, values out.
+"""Anchors: the heads of all chains, kept where whoever may write to the journal need not be able to.
 
-It names, by the writer's uuid, the number and digest of the newest entry and the newest attestation of every process that has
-recorded something since the document before, and that one's SHA-256. docs/journal-format.md has its members.
+A chain proves its own past, but not that it once went further. So at the end of a pass the newest digest of every writer is
+put into a small document outside: in S3 beside the artifacts, under a name that tells the document's SHA-256, never over
+another one; and, if wanted, that SHA-256 into a parameter of each component. ``reports.proof.check``
+holds a journal against it.
+
+A failing anchor ends no pass and loses nothing: the next pass makes another. Must not know any particular remote.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import itertools
 import json
+import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from journaltrack._version import __version__
+from journaltrack.errors import RemoteError, UnexpectedError
+from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
+from journaltrack.replay.plan.actions import Fields
+from journaltrack.replay.remote import Document
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from journaltrack.journal.sqlite.connection import Database
+    from journaltrack.replay.evidence.proof import Proof
+    from journaltrack.replay.remote import Answer, Remote
 
 Heads: TypeAlias = Mapping[str, tuple[int, str]]
 """By a writer's uuid: the number and the digest (hexadecimal) of the newest link of its chain."""
@@ -19,12 +39,14 @@ Kind: TypeAlias = Literal["entries", "attestations"]
 
 FORMAT: Final = "journaltrack-anchor"
 VERSION: Final = 1
+NAME: Final = re.compile(r"(\d{8,18})-([0-9a-f]{64})\.json")
+"""What ``name_of`` gives: the number and the SHA-256."""
 BYTES_MAX: Final = 64 << 20
 """Ours: of a document that is read; one has 150 bytes for each process that logged since the one before."""
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class HeadsDocument:
     """What an anchor says. ``previous`` is the SHA-256 of the one before, None for the first; ``made_at_ns`` is nanoseconds since the epoch."""
 
     journal_id: str
@@ -60,13 +82,13 @@ def name_of(number: int, sha256: str) -> str:
     return f"{number:08d}-{sha256}.json"
 
 
-def decode(content: bytes) -> Document | None:
+def decode(content: bytes) -> HeadsDocument | None:
     """What a document says; None if it is none of ours."""
     try:
         told = json.loads(content) if len(content) <= BYTES_MAX else None
         if not isinstance(told, dict) or told["format"] != FORMAT or told["version"] != VERSION:
             return None
-        document = Document(
+        document = HeadsDocument(
             told["journal_id"], told["number"], told["previous"], told["made_at_ns"], _heads(told["entries"]), _heads(told["attestations"])
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -82,3 +104,244 @@ def _heads(told: dict[str, list[object]]) -> dict[str, tuple[int, str]]:
             raise TypeError
         heads[uuid] = (number, digest)
     return heads
+
+
+logger = logging.getLogger(__name__)
+
+ACTION: Final = "anchor"
+PARAMETER: Final = "journaltrack.anchor"
+"""The parameter of a component that names the last anchor: ``<number> <sha256>``."""
+_OWN: Final = (
+    "SELECT a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id JOIN writer w ON w.id = a.writer_id "
+    "WHERE r.component_id IS NULL AND r.action = ? AND r.outcome = 'delivered' "
+    "AND (w.journal_id IS NULL OR w.journal_id = (SELECT journal_id FROM meta)) ORDER BY r.id DESC LIMIT ?"
+)
+"""Those of other journals came with a merge or with receipts: they have numbers and a place of their own."""
+_HEADS: Final[dict[Kind, str]] = {  # the bare columns are those of the row with the maximum: https://sqlite.org/lang_select.html#bareagg
+    "entries": "SELECT w.uuid, e.writer_seq, e.digest, max(e.seq) FROM entry e JOIN writer w ON w.id = e.writer_id WHERE e.seq > ? GROUP BY e.writer_id",
+    # By the index on writers, SQLite would read all attestations there are to have them in groups: of new ones alone by their numbers.
+    "attestations": "SELECT w.uuid, a.writer_seq, a.digest, max(a.id) FROM attestation a NOT INDEXED JOIN writer w ON w.id = a.writer_id "
+    "WHERE a.id > ? GROUP BY a.writer_id",
+}
+
+
+_ATTEMPTS: Final = "SELECT outcome, finished_at_ns FROM receipt WHERE component_id IS NULL AND action = ? AND finished_at_ns IS NOT NULL ORDER BY id DESC LIMIT ?"
+_FAILURES_FREE: Final = 1
+"""Failures in a row after which the next pass tries again;"""
+_PAUSE_FIRST_S: Final = 60.0
+"""... after one more, not within a minute, and twice as long after each."""
+_PAUSE_MAX_S: Final = 3600.0
+_FAILURES_COUNTED: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """An anchor that was made: ``seq`` and ``attestation`` say how far in this journal; ``at_ns`` is nanoseconds since the epoch.
+
+    ``uri`` is None if parameters alone name it.
+    """
+
+    number: int
+    sha256: str
+    at_ns: int
+    uri: str | None
+    seq: int
+    attestation: int
+
+
+def last(database: Database) -> Anchor | None:
+    """The newest of this journal that it knows of."""
+    return next(iter(own(database, 1)), None)
+
+
+def own(database: Database, most: int = -1) -> list[Anchor]:
+    """Return this journal's anchors that it knows of, the newest first; at most ``most``, -1: all."""
+    found = (anchor_of(body) for (body,) in database.read(_OWN, (ACTION, most)))
+    return [anchor for anchor in found if anchor is not None]
+
+
+def anchor_of(body: object) -> Anchor | None:
+    """The anchor that an attestation tells of; None if it tells of none."""
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):  # crafted: as if there were none
+        members = json.loads(str(body))
+        anchor = members["anchor"]
+        at_ns, (seq, attestation) = int(members["finished_at_ns"]), map(int, anchor["reached"])
+        return Anchor(int(anchor["number"]), str(anchor["sha256"]), at_ns, anchor.get("uri"), seq, attestation)
+    return None
+
+
+def make(
+    database: Database,
+    settlement: Settlement,
+    remote: Remote,
+    places: str,
+    *,
+    proof: Proof,
+    is_over: Callable[[], bool],
+    every_s: float,
+    clock_ns: Callable[[], int],
+    above: int = 0,
+) -> Anchor | None:
+    """Anchor what is new since the last time.
+
+    Args:
+        database: Of the journal.
+        settlement: Of the pass; its lease is held.
+        remote: Where to.
+        places: "artifacts": into S3 where the first artifacts went, once there are some; "s3": also before, into the default bucket;
+            "parameter": into a parameter of each component; "both": "artifacts" and "parameter"; "off".
+        proof: What the pass has seen of the chains. Writers whose chains do not hold since the last anchor are left out of this one.
+        is_over: Whether there is no more time.
+        every_s: Not before the last one is so old, seconds.
+        clock_ns: Nanoseconds since the epoch.
+        above: Its number is to be higher: of another copy's newest one.
+
+    Returns:
+        The anchor, None if there is none: nothing new, nowhere to put it, too early or too late, or it failed (there is a receipt then).
+    """
+    place = None if places == "parameter" else newest_place(database) or ((None, None) if places == "s3" else None)
+    named = places in {"parameter", "both"}
+    if places == "off" or (place is None and not named):
+        return None
+    before, now_ns = last(database), clock_ns()
+    if before is not None and 0 <= now_ns - before.at_ns < every_s * 1e9:
+        return None
+    if has_to_wait(database, now_ns):
+        return None
+    reached = (_newest(database, "entry", "seq"), _newest(database, "attestation", "id"))
+    if not _is_new(database, before):
+        return None
+    broken = proof.broken_since(before.seq if before else 0, before.attestation if before else 0, is_over)
+    if broken is None:
+        return None
+    document = _document(database, before, now_ns, above, broken)
+    number, content = document.number, document.encode()
+    sha256 = hashlib.sha256(content).hexdigest()
+    (receipt_id,) = settlement.begin([Intent(ACTION, None, ())])
+    answer: Answer | None = None
+    try:
+        if place is not None:
+            stored = Document(*place, folder_of(document.journal_id), name_of(number, sha256), content)
+            answer = remote.put_document(stored)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the anchor's alone
+        failure = error if isinstance(error, RemoteError) else UnexpectedError(error, maybe_applied=True)
+        logger.info("the journal was not anchored: %s", failure)
+        settlement.finish([_failed(receipt_id, None, failure)])
+        return None
+    if named and not _name_it(database, settlement, remote, before, f"{number} {sha256}") and place is None:
+        settlement.finish([Outcome(receipt_id, None, "failed", attempts=0, error_text="no component took the parameter")])
+        return None
+    uri = answer.uri if answer is not None else None
+    told = {"number": number, "sha256": sha256, "uri": uri, "reached": list(reached), "document": content.decode()}
+    request_id = answer.request_id if answer is not None else None
+    settlement.finish([Outcome(receipt_id, None, "delivered", request_id=request_id, more={"anchor": told})])
+    return Anchor(number, sha256, now_ns, uri, *reached)
+
+
+def has_to_wait(database: Database, now_ns: int) -> bool:
+    """Whether the last attempts failed, and the last of them not long enough ago for another one."""
+    rows = database.read(_ATTEMPTS, (ACTION, _FAILURES_COUNTED))
+    failures = len(list(itertools.takewhile(lambda row: row[0] != "delivered", rows)))
+    if failures <= _FAILURES_FREE or not isinstance(rows[0][1], int):
+        return False
+    pause_s = min(_PAUSE_FIRST_S * 2 ** (failures - _FAILURES_FREE - 1), _PAUSE_MAX_S)
+    return bool(0 <= now_ns - rows[0][1] < pause_s * 1e9)
+
+
+def _name_it(database: Database, settlement: Settlement, remote: Remote, before: Anchor | None, value: str) -> int:
+    """Set the parameter of each component that has new entries; how many took it."""
+    rows = database.read(
+        "SELECT c.id, c.name FROM component c WHERE c.confirmed_at_ns IS NOT NULL AND EXISTS "
+        "(SELECT 1 FROM entry e WHERE e.component_id = c.id AND e.seq > ?)",
+        (before.seq if before else 0,),
+    )
+    taken = 0
+    for component_id, name in rows:
+        (receipt_id,) = settlement.begin([Intent(ACTION, component_id, ())])
+        try:
+            answer = remote.update(str(name), Fields(parameters={PARAMETER: value}))
+        except Exception as error:  # noqa: BLE001 - as above
+            failure = error if isinstance(error, RemoteError) else UnexpectedError(error, maybe_applied=True)
+            logger.info("%s does not name its anchor: %s", name, failure)
+            settlement.finish([_failed(receipt_id, component_id, failure)])
+            continue
+        settlement.finish([Outcome(receipt_id, component_id, "delivered", request_id=answer.request_id, more={"named": value})])
+        taken += 1
+    return taken
+
+
+_SOUND: Final = "typeof(bucket) = 'text' AND typeof(prefix) = 'text' AND typeof(uri) = 'text'"
+_HOST: Final = (
+    "CASE WHEN bucket <> '' AND substr(uri, 6, length(bucket) + 1) = bucket || '/' THEN bucket "
+    "WHEN uri LIKE 's3://_%/%' THEN substr(uri, 6, instr(substr(uri, 6), '/') - 1) ELSE '' END"
+)
+_BY_DEFAULT: Final = re.compile(r"sagemaker-[a-z0-9-]+-[0-9]{12}")
+"""The bucket that a remote chooses itself: it may be another one where a journal is synced next."""
+
+
+def places(database: Database, *, default: bool) -> list[tuple[str | None, str | None]]:
+    """(bucket, prefix), None for the remote's own, where anchors of this journal may be."""
+    rows = database.read(f"SELECT DISTINCT bucket, prefix, {_HOST} FROM location WHERE {_SOUND}")
+    found = [(bucket_used(recorded, actual), prefix or None) for recorded, prefix, actual in rows]
+    known = last(database)
+    if default or (not found and known is not None and known.uri is not None):
+        found.append((None, None))
+    return list(dict.fromkeys(found))
+
+
+def newest_place(database: Database) -> tuple[str | None, str | None] | None:
+    """Where the newest anchor is that this journal knows of, or would be; None where there is no place for one yet."""
+    known = last(database)
+    bucket, _, key = ((known and known.uri) or "").removeprefix("s3://").partition("/")
+    prefix, marked, _ = key.rpartition(f"/{folder_of('')}")
+    # All in one place: a copy of the journal looks for them where the last one is that it knows of.
+    return (bucket_used("", bucket), prefix) if bucket and marked else _place(database)
+
+
+def _place(database: Database) -> tuple[str | None, str | None] | None:
+    """Where the last artifact was put."""
+    rows = database.read(f"SELECT bucket, prefix, {_HOST} FROM location WHERE {_SOUND} ORDER BY receipt_id DESC LIMIT 1")
+    return (bucket_used(rows[0][0], rows[0][2]), rows[0][1] or None) if rows else None
+
+
+def bucket_used(recorded: str, actual: str) -> str | None:
+    """Return where an artifact is, None: in the default bucket.
+
+    Another one may have been used in place of the recorded one (`sync --bucket`).
+    """
+    return None if not recorded and _BY_DEFAULT.fullmatch(actual) else actual or recorded or None
+
+
+def _is_new(database: Database, before: Anchor | None) -> bool:
+    """Whether there is more than the last anchor itself."""
+    if before is None:
+        return bool(database.read("SELECT 1 FROM entry LIMIT 1"))
+    if database.read("SELECT 1 FROM entry WHERE seq > ? LIMIT 1", (before.seq,)):
+        return True
+    newer = database.read(
+        "SELECT r.action FROM attestation a LEFT JOIN receipt r ON r.id = a.receipt_id WHERE a.id > ? LIMIT 1000", (before.attestation,)
+    )
+    return any(action != ACTION for (action,) in newer)
+
+
+def _document(database: Database, before: Anchor | None, now_ns: int, above: int, left_out: Collection[str]) -> HeadsDocument:
+    def heads(kind: Kind, since: int) -> Heads:
+        rows = database.read(_HEADS[kind], (since,))
+        return {str(uuid): (number, digest.hex()) for uuid, number, digest, _ in rows if isinstance(digest, bytes) and uuid not in left_out}
+
+    return HeadsDocument(
+        journal_id=str(database.read("SELECT journal_id FROM meta")[0][0]),
+        number=max(before.number if before else 0, above) + 1,
+        previous=before.sha256 if before else None,
+        made_at_ns=now_ns,
+        entries=heads("entries", before.seq if before else 0),
+        attestations=heads("attestations", before.attestation if before else 0),
+    )
+
+
+def _failed(receipt_id: int, component_id: int | None, error: RemoteError) -> Outcome:
+    return Outcome(receipt_id, component_id, "failed", request_id=error.request_id, error_code=error.code, error_text=error.message[:2_000])
+
+
+def _newest(database: Database, table: str, column: str) -> int:
+    return int(database.read(f"SELECT coalesce(max({column}), 0) FROM {table}")[0][0])

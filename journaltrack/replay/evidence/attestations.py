@@ -1,92 +1,51 @@
 """Attestations: what each finished request, and each decision, says of which entries, in a chain of digests per process.
 
-Receipts and deliveries are this journal's own tables, made for its queries. An attestation is the evidence for them: its body
-names entries by their writer and place, and components by name, so that it means the same in every copy of the journal; it can
-be carried to another copy and applied there. Must not know what an action does or where it goes.
+Receipts and deliveries are this journal's own tables, made for its queries. An attestation is the evidence for them, and can be
+carried to another copy of the journal. Must not know what an action does or where it goes.
 
-Invariants: an attestation is written in the transaction that it speaks of; a process's attestations are dense and chained from
-its description on; none is ever changed. docs/journal-format.md has the body's members.
+Invariants: nothing becomes of an entry but what an attestation says (``follow``), written in the same transaction; a process's
+attestations are dense and chained from its description on; none is ever changed. Who appends waits for whoever holds SQLite's write
+lock: what may be long (a merge, an import, a prune, a release) is done in ``Turns``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal import provenance
-from journaltrack.journal.entries import BlobRef
 from journaltrack.journal.schema import schema
+from journaltrack.replay.evidence.follow import JOURNAL, Tables, follow
+from journaltrack.replay.evidence.statements import Statement
 from journaltrack.util.intervals import as_text
 
 if TYPE_CHECKING:
     import sqlite3
 
     from journaltrack.journal.sqlite.connection import Database
+    from journaltrack.replay.evidence.statements import Intervals, Settled
     from journaltrack.replay.lease import Lease
     from journaltrack.replay.plan.actions import Run
 
+T = TypeVar("T")
+
+TRANSACTION_S: Final = 0.015
+"""Ours: how long a transaction shall take: an append that meets one waits for it."""
+PAUSE_S: Final = 0.002
+"""Ours: at least between two: SQLite looks again after 1 ms and 2 ms, then more rarely, so that a waiting append gets its turn."""
+_FIRST: Final = 500
+_MIN, _MAX = 50, 20_000
+_INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _INSERT_WRITER: Final = schema.insert_sql("writer")
 _INSERT: Final = schema.insert_sql("attestation")
 _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _quoted: Final = json.encoder.encode_basestring_ascii  # of a text, what ``_encode`` gives
-
-Intervals = Sequence[tuple[int, int]]
-"""(first, last) of entries by ``seq``; what is between and not in the journal does not count."""
-
-
-class Settled(NamedTuple):
-    """Entries that share an outcome ("delivered", "superseded", "quarantined", "in doubt") and its reason."""
-
-    outcome: str
-    reason: str | None
-    entries: Intervals
-    at_ns: int | None = None  # since when, if not since the statement: what a merge found settled
-
-
-class Statement(NamedTuple):
-    """What an attestation says. A named tuple: one with so many members is made in a quarter of the time of a dataclass.
-
-    Attributes:
-        action: Of the request ("metrics", "update", ...), or the decision ("plan", "release", "settle", "repair", ...).
-        outcome: Of the receipt; for decisions without one, what was decided.
-        component_id: None: of the journal.
-        entries: That it is about.
-        settled: What became of them; those it names no more stay as they are.
-        receipt_id: Of this journal; None when no request was needed.
-        generation: Of the lease.
-        started_at_ns, finished_at_ns: Nanoseconds since the epoch.
-        attempts, request_id, error_code, error_text: As the receipt has them.
-        arn: The remote said that the component exists, under this ARN ('' if it did not say which).
-        missing: The remote said that the component does not exist (any more).
-        location: (blob, uri) of an upload.
-        more: Further members of the body.
-        runs: Where ``entries`` are in their writers' chains, in order of ``seq``; () if that is to be looked up.
-    """
-
-    action: str
-    outcome: str
-    component_id: int | None
-    entries: Intervals
-    finished_at_ns: int
-    generation: int
-    settled: Sequence[Settled] = ()
-    receipt_id: int | None = None
-    started_at_ns: int | None = None
-    attempts: int | None = None
-    request_id: str | None = None
-    error_code: str | None = None
-    error_text: str | None = None
-    arn: str | None = None
-    missing: bool = False
-    location: tuple[BlobRef, str] | None = None
-    more: Mapping[str, Any] = MappingProxyType({})
-    runs: Sequence[Run] = ()
 
 
 class Scribe:
@@ -107,10 +66,11 @@ class Scribe:
         self._names: dict[int | None, str | None] = {}
         self._uuids: dict[int, str] = {}
 
-    def attest(self, connection: sqlite3.Connection, statements: Sequence[Statement]) -> None:
-        """Inside of a transaction: record what it says, one attestation for each statement."""
+    def attest(self, connection: sqlite3.Connection, statements: Sequence[Statement], tables: Tables = JOURNAL) -> None:
+        """Inside of a transaction: do to the journal's tables what each statement says, and record its attestation."""
         if not statements:
             return
+        follow(connection, statements, tables)
         self._be_recorded(connection)
         bodies = [self._plain_body(connection, statement) for statement in statements]
         others = [statement for statement, body in zip(statements, bodies, strict=True) if body is None]
@@ -129,9 +89,11 @@ class Scribe:
         Put together by hand in a fourth of the time that the encoder takes; a test holds one against the other.
         """
         s, settled, runs = statement, statement.settled, statement.runs
-        if not runs or len(settled) != 1 or settled[0] != ("delivered", None, s.entries, None):
+        if not runs or len(settled) != 1 or settled[0][:4] != ("delivered", None, s.entries, None):
             return None
-        if s.error_code is not None or s.error_text is not None or s.arn is not None or s.location is not None or s.missing or s.more:
+        if s.error_code is not None or s.error_text is not None or s.arn is not None or s.missing or s.more:
+            return None
+        if s.uploaded is not None or s.forgotten is not None:
             return None
         component = self._name(connection, s.component_id)
         if component is None or s.receipt_id is None or s.started_at_ns is None or s.attempts is None or s.request_id is None:
@@ -152,13 +114,12 @@ class Scribe:
         groups: list[Intervals] = []
         for statement in statements:
             groups.append(statement.entries)
-            groups += [settled.entries for settled in _apart(statement)]
+            groups += [settled.entries for settled in statement.apart()]
         identities = iter(self._identities(connection, groups))
         for statement in statements:
             named = next(identities)
-            settled = [_group(s, next(identities)) for s in _apart(statement)]
-            whole = [_group(s, None) for s in statement.settled if s.entries == statement.entries]
-            yield _encode(_body(statement, self._name(connection, statement.component_id), named, [*whole, *settled]))
+            apart = [next(identities) for _ in statement.apart()]
+            yield _encode(statement.body(self._name(connection, statement.component_id), named, apart))
 
     def _be_recorded(self, connection: sqlite3.Connection) -> None:
         """This process is a writer of the journal, and its place in its chain is known."""
@@ -250,35 +211,80 @@ class Attestor(Scribe):
             self._unsure = True
             raise
 
+    def decide(
+        self,
+        connection: sqlite3.Connection,
+        action: str,
+        outcome: str,
+        component_id: int | None,
+        entries: Intervals,
+        settled: Sequence[Settled] = (),
+        *,
+        at_ns: int | None = None,
+        attempts: int = 0,
+        **members: Any,  # noqa: ANN401 - others of the statement's
+    ) -> Statement:
+        """Inside of a transaction: record what was decided or found out, with a receipt that is finished at once.
 
-def _apart(statement: Statement) -> list[Settled]:
-    """What is not about all of the statement's entries, and so must name its own."""
-    return [settled for settled in statement.settled if settled.entries != statement.entries]
+        The arguments are members of ``Statement``; ``at_ns`` is when, and None means now.
+        """
+        now_ns = self.clock_ns() if at_ns is None else at_ns
+        said = Statement(
+            action,
+            outcome,
+            component_id,
+            entries,
+            now_ns,
+            self.lease.generation,
+            settled,
+            started_at_ns=now_ns,
+            attempts=attempts,
+            **members,
+        )
+        said = said._replace(receipt_id=insert_receipt(connection, said))
+        self.attest(connection, [said])
+        return said
 
 
-def _group(settled: Settled, entries: dict[str, str] | None) -> list[Any]:
-    """As it is in a body: without a fourth member, since the statement's own time."""
-    return [settled.outcome, settled.reason, entries, *(() if settled.at_ns is None else (settled.at_ns,))]
+def insert_receipt(connection: sqlite3.Connection, said: Statement) -> int:
+    """Inside of a transaction: record the receipt of what is finished; its id."""
+    columns = (
+        *(said.action, said.component_id, as_text(said.entries), said.generation, said.started_at_ns, said.finished_at_ns),
+        *(said.outcome, said.attempts, said.request_id, said.error_code, said.error_text),
+    )
+    return int(connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
 
 
-def _body(statement: Statement, component: str | None, named: dict[str, str], settled: list[list[Any]]) -> dict[str, Any]:
-    blob, uri = statement.location or (None, None)
-    members = {
-        "action": statement.action,
-        "outcome": statement.outcome,
-        "component": component,
-        "entries": named,
-        "settled": settled or None,
-        "generation": statement.generation,
-        "started_at_ns": statement.started_at_ns,
-        "finished_at_ns": statement.finished_at_ns,
-        "attempts": statement.attempts,
-        "request_id": statement.request_id,
-        "error_code": statement.error_code,
-        "error_text": statement.error_text,
-        "arn": statement.arn,
-        "missing": statement.missing or None,
-        "object": {"sha256": blob.sha256, "bucket": blob.bucket or "", "prefix": blob.prefix or "", "uri": uri} if blob else None,
-        **statement.more,
-    }
-    return {name: value for name, value in members.items() if value is not None}
+class Turns:
+    """Transactions of an attestor, and how much to take into the next one.
+
+    Attributes:
+        size: So many rows.
+    """
+
+    def __init__(self, attestor: Attestor) -> None:
+        self.size = _FIRST
+        self._attestor = attestor
+        self._ended = 0.0
+
+    def pages(self, rows: Iterable[T]) -> Iterator[list[T]]:
+        """As many of them at a time as the next transaction shall take."""
+        left = iter(rows)
+        while page := list(itertools.islice(left, self.size)):
+            yield page
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """As the attestor's, some time after the last one; then choose the next size.
+
+        Raises:
+            LeaseLostError: Somebody else took the lease over.
+        """
+        left_s = self._ended + PAUSE_S - time.monotonic()
+        if left_s > 0:  # else what was prepared since took long enough
+            time.sleep(left_s)
+        with self._attestor.transaction() as connection:
+            began = time.monotonic()  # the wait for others is not what was too much
+            yield connection
+        self._ended = time.monotonic()
+        self.size = max(_MIN, min(int(self.size * min(2.0, TRANSACTION_S / max(self._ended - began, 1e-4))), _MAX))

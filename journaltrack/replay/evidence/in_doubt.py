@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -16,31 +16,27 @@ from journaltrack import limits
 from journaltrack.journal import removed
 from journaltrack.journal.entries import CREATE, LOAD
 from journaltrack.journal.queries import PROBLEM
-from journaltrack.journal.schema import schema
-from journaltrack.replay.evidence.attestations import Attestor, Settled, Statement
+from journaltrack.replay.evidence.attestations import Turns
 from journaltrack.replay.evidence.proof import Proof
 from journaltrack.replay.evidence.readback import Account, Doubt, Finding, Group, Known, Reading
-from journaltrack.replay.evidence.turns import Turns
-from journaltrack.util.intervals import as_intervals, ranges
+from journaltrack.replay.evidence.statements import READBACK, RELEASED, Settled
+from journaltrack.util.intervals import as_intervals
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from journaltrack.journal.sqlite.connection import Database
+    from journaltrack.replay.evidence.attestations import Attestor
 
-READBACK: Final = "readback"
-"""The action of receipts for what reading back told."""
 SETTLE: Final = "settle"
 """The action of receipts for what a person decided."""
 _SHOWN_AT: Final = "shown_at_ns"  # of attestations: when the service showed it, by its own clock
 
-_INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _IN_DOUBT: Final = (  # typeof: SQLite keeps any type in any column, and a journal may be crafted
     f"FROM delivery d JOIN entry e ON e.seq = d.seq JOIN component c ON c.id = e.component_id WHERE {PROBLEM} AND d.outcome = 'in doubt' "
     "AND e.stream = 'metric' AND typeof(e.value) = 'real' AND typeof(e.name) = 'text' AND typeof(d.settled_at_ns) = 'integer' "
     f"AND typeof(c.name) = 'text' AND (e.step IS NULL OR typeof(e.step) = 'integer' AND e.step BETWEEN 0 AND {limits.STEP_MAX})"
 )
-_OF_RECEIPT: Final = {"arrived": "delivered", "not arrived": "released", None: "in doubt"}
+_OF_RECEIPT: Final = {"arrived": "delivered", "not arrived": RELEASED, None: "in doubt"}
+_SETTLES: Final = {"arrived": "delivered", None: "in doubt"}
 
 
 def to_ask(database: Database, *, now_ns: int, visible_after_s: float) -> dict[int, str]:
@@ -127,22 +123,23 @@ def record(attestor: Attestor, component_id: int, findings: Sequence[Finding], r
         by_outcome[finding.outcome].append(finding)
     now_ns = attestor.clock_ns()
     with attestor.transaction() as connection:
-        statements = []
         for outcome, group in by_outcome.items():
-            reasons = {finding.seq: finding.reason for finding in group}
-            statement = _receipt(connection, attestor, READBACK, component_id, list(reasons), now_ns, _OF_RECEIPT[outcome], request_id)
-            if group[0].shown_at_ns is not None:
-                statement = statement._replace(more={_SHOWN_AT: group[0].shown_at_ns})
-            if outcome == "not arrived":
-                _make_pending(connection, list(reasons))
-            elif outcome == "arrived":
-                _settle(connection, "delivered", reasons, statement.receipt_id, now_ns)
-                statement = statement._replace(settled=_settled("delivered", reasons))
-            else:  # still in doubt, and since when as before
-                connection.executemany("UPDATE delivery SET reason = ? WHERE seq = ?", [(reason, seq) for seq, reason in reasons.items()])
-                statement = statement._replace(settled=_settled("in doubt", reasons))
-            statements.append(statement)
-        attestor.attest(connection, statements)
+            settled = _settled(_SETTLES[outcome], group) if outcome in _SETTLES else ()
+            shown_at_ns = group[0].shown_at_ns
+            attestor.decide(
+                *(connection, READBACK, _OF_RECEIPT[outcome], component_id, as_intervals(finding.seq for finding in group), settled),
+                at_ns=now_ns,
+                attempts=1 if request_id else 0,
+                request_id=request_id,
+                more={} if shown_at_ns is None else {_SHOWN_AT: shown_at_ns},
+            )
+
+
+def _settled(outcome: str, findings: Iterable[Finding]) -> list[Settled]:
+    by_reason: dict[str, list[int]] = defaultdict(list)
+    for finding in findings:
+        by_reason[finding.reason].append(finding.seq)
+    return [Settled(outcome, reason, as_intervals(seqs)) for reason, seqs in by_reason.items()]
 
 
 def decide(attestor: Attestor, outcome: Literal["delivered", "quarantined"], reason: str, component_ids: Sequence[int] | None) -> int:
@@ -164,47 +161,6 @@ def decide(attestor: Attestor, outcome: Literal["delivered", "quarantined"], rea
     for component_id, seqs in by_component.items():
         for page in turns.pages(seqs):
             with turns.transaction() as connection:
-                statement = _receipt(connection, attestor, SETTLE, component_id, page, now_ns, outcome, None)
-                reasons = dict.fromkeys(page, reason)
-                _settle(connection, outcome, reasons, statement.receipt_id, now_ns)
-                attestor.attest(connection, [statement._replace(settled=_settled(outcome, reasons))])
+                entries = as_intervals(page)
+                attestor.decide(connection, SETTLE, outcome, component_id, entries, [Settled(outcome, reason, entries)], at_ns=now_ns)
     return sum(map(len, by_component.values()))
-
-
-def _receipt(
-    connection: sqlite3.Connection,
-    attestor: Attestor,
-    action: str,
-    component_id: int,
-    seqs: Sequence[int],
-    now_ns: int,
-    outcome: str,
-    request_id: str | None,
-) -> Statement:
-    """Record the receipt; what is to be attested of it."""
-    generation, attempts = attestor.lease.generation, 1 if request_id else 0
-    columns = (action, component_id, ranges(seqs), generation, now_ns, now_ns, outcome, attempts, request_id, None, None)
-    receipt_id = int(connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
-    entries = as_intervals(seqs)
-    return Statement(
-        action, outcome, component_id, entries, now_ns, generation, (), receipt_id, now_ns, attempts=attempts, request_id=request_id
-    )
-
-
-def _settled(outcome: str, reasons: Mapping[int, str]) -> list[Settled]:
-    by_reason: dict[str, list[int]] = defaultdict(list)
-    for seq, reason in reasons.items():
-        by_reason[reason].append(seq)
-    return [Settled(outcome, reason, as_intervals(seqs)) for reason, seqs in by_reason.items()]
-
-
-def _make_pending(connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
-    connection.executemany("DELETE FROM delivery WHERE seq = ? AND outcome = 'in doubt'", [(seq,) for seq in seqs])
-    connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(min(seqs) - 1, 0),))
-
-
-def _settle(connection: sqlite3.Connection, outcome: str, reasons: Mapping[int, str], receipt_id: int | None, now_ns: int) -> None:
-    connection.executemany(
-        "UPDATE delivery SET outcome = ?, reason = ?, receipt_id = ?, settled_at_ns = ? WHERE seq = ? AND outcome = 'in doubt'",
-        [(outcome, reason, receipt_id, now_ns, seq) for seq, reason in reasons.items()],
-    )

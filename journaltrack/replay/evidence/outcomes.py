@@ -14,20 +14,19 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from journaltrack import limits
 from journaltrack.errors import JournalNotFoundError
 from journaltrack.journal.entries import BlobRef
-from journaltrack.journal.queries import IS_BEFORE, PROBLEM, UNSETTLED_MAX, undeliverable
+from journaltrack.journal.queries import ARRIVED, IS_BEFORE, PROBLEM, UNSETTLED, UNSETTLED_MAX, undeliverable
 from journaltrack.journal.rescue import rescue
-from journaltrack.journal.schema import schema
-from journaltrack.replay.evidence.attestations import Attestor, Settled, Statement
-from journaltrack.replay.evidence.turns import Turns
+from journaltrack.replay.evidence.attestations import Attestor, Turns
+from journaltrack.replay.evidence.follow import PENDING
+from journaltrack.replay.evidence.statements import RELEASED, REOPEN, DeliveryOutcome, Settled, Statement, content_of
 from journaltrack.replay.plan.actions import PutMetrics, Run, Settle
-from journaltrack.util.intervals import SEQ_MAX, as_intervals, as_text, ranges, ranges_in
+from journaltrack.util.intervals import SEQ_MAX, as_intervals, as_text, ranges_in
 
 if TYPE_CHECKING:
     import sqlite3
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 ReceiptOutcome: TypeAlias = Literal[
     "delivered", "partial", "refused", "failed", "in doubt", "held", "halted", "not sent", "interrupted", "released"
 ]
-DeliveryOutcome: TypeAlias = Literal["delivered", "superseded", "quarantined", "in doubt"]
 
 PLAN: Final = "plan"
 """The action of attestations for entries that needed no request."""
@@ -50,20 +48,18 @@ _UNFINISHED_PAGE: Final = (
     "FROM receipt WHERE finished_at_ns IS NULL AND id > :after ORDER BY id LIMIT 100"
 )
 """A journal from elsewhere may have any number of them, of any size; ours are as many as were in flight, and name 20,000 entries at most."""
-_INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _INSERT_INTENT: Final = "INSERT INTO receipt (id, action, component_id, entries, generation, started_at_ns) VALUES (?, ?, ?, ?, ?, ?)"
 _FINISH_RECEIPT: Final = (
     "UPDATE receipt SET finished_at_ns = ?, outcome = ?, attempts = ?, request_id = ?, error_code = ?, error_text = ? WHERE id = ?"
 )
-_INSERT_DELIVERY: Final = "INSERT INTO delivery (seq, receipt_id, outcome, reason, settled_at_ns) VALUES (?, ?, ?, ?, ?)"
-# All entries of a full request in one statement take half the time of one statement each.
-_UNSETTLED_AFTER: Final = "SELECT e.seq FROM entry e WHERE e.seq > ? AND e.seq NOT IN (SELECT seq FROM delivery)"
+_UNSETTLED_AFTER: Final = f"SELECT e.seq FROM entry e WHERE e.seq > ? AND {UNSETTLED}"
+_HOLD: Final = (  # of a status, something may be sent that a later one left open: the later one stays the last
+    "INSERT OR REPLACE INTO field (component_id, map, key, seq) SELECT :component, :map, :key, :seq WHERE :map <> 'status' OR NOT EXISTS "
+    "(SELECT 1 FROM field f JOIN delivery d ON d.seq = f.seq JOIN entry o ON o.seq = f.seq JOIN entry n ON n.seq = :seq "
+    f"WHERE f.component_id = :component AND f.map = :map AND f.key = :key AND d.outcome = 'delivered' AND {IS_BEFORE})"
+)
 _OVER: Final = "(u.seq IN (SELECT seq FROM delivery) OR u.seq NOT IN (SELECT seq FROM entry))"
 """Of a listed entry ``u``: whether it is settled, or was removed since."""
-_FULL: Final = limits.METRICS_PER_REQUEST_MAX
-_INSERT_FULL: Final = "INSERT INTO delivery (seq, receipt_id, outcome, settled_at_ns) VALUES " + ", ".join(
-    ["(?, ?, 'delivered', ?)"] * _FULL
-)
 
 
 class Intent(NamedTuple):
@@ -158,16 +154,17 @@ class Settlement:
             now_ns = self._clock_ns()
             while page := connection.execute(_UNFINISHED_PAGE, {"after": after, "most": limits.PAYLOAD_CHARS_MAX}).fetchall():
                 after = page[-1][0]
-                statements = [self._recovered(connection, row, now_ns) for row in page]
-                total += sum(last - first + 1 for s in statements for each in s.settled for first, last in each.entries)
-                self.attestor.attest(connection, statements)
+                for row in page:  # one by one: what is in doubt by one of them is not by the next
+                    said = self._recovered(connection, row, now_ns)
+                    total += sum(last - first + 1 for each in said.settled for first, last in each.entries)
+                    self.attestor.attest(connection, [said])
         return total
 
     def _recovered(self, connection: sqlite3.Connection, row: tuple[Any, ...], now_ns: int) -> Statement:
         """Settle a request that was begun and not finished; what is attested of it."""
         receipt_id, action, component_id, seqs, generation, started_at_ns = row
         resendable = action != PutMetrics.action
-        in_doubt = [] if resendable else _put_in_doubt(connection, receipt_id, seqs, now_ns)
+        in_doubt = [] if resendable else _perhaps_sent(connection, seqs)
         outcome = "interrupted" if resendable else "in doubt"
         connection.execute(
             "UPDATE receipt SET finished_at_ns = ?, outcome = ?, attempts = 1, error_text = ? WHERE id = ?",
@@ -266,17 +263,9 @@ class Settlement:
             _FINISH_RECEIPT,
             [(now_ns, o.outcome, o.attempts, o.request_id, o.error_code, o.error_text, o.receipt_id) for o in outcomes],
         )
-        full = [
-            tuple(chain.from_iterable((seq, o.receipt_id, now_ns) for seq in o.delivered)) for o in outcomes if len(o.delivered) == _FULL
-        ]
-        connection.executemany(_INSERT_FULL, full)
-        single: list[tuple[Any, ...]]
-        single = [(seq, o.receipt_id, "delivered", None, now_ns) for o in outcomes if len(o.delivered) != _FULL for seq in o.delivered]
-        single += [(d.seq, o.receipt_id, d.outcome, d.reason, now_ns) for o in outcomes for d in o.deliveries]
-        connection.executemany(_INSERT_DELIVERY, single)
-        for outcome in outcomes:
-            _derive(connection, outcome, now_ns)
-        self.attestor.attest(connection, [self._statement(outcome, now_ns) for outcome in outcomes])
+        self.attestor.attest(connection, [self._statement(outcome, now_ns) for outcome in outcomes], PENDING)
+        fields = [(outcome.component_id, *field) for outcome in outcomes for field in outcome.fields]
+        connection.executemany(_HOLD, [dict(zip(("component", "map", "key", "seq"), field, strict=True)) for field in fields])
 
     def _forget(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
@@ -304,7 +293,7 @@ class Settlement:
             error_text=outcome.error_text,
             arn=outcome.confirmed_arn,
             missing=outcome.missing,
-            location=outcome.location,
+            uploaded=None if outcome.location is None else (content_of(outcome.location[0]), outcome.location[1]),
             more=outcome.more,
             runs=begun.runs,
         )
@@ -313,21 +302,22 @@ class Settlement:
         """Record entries that need no request."""
         now_ns = self._clock_ns()
         with self.attestor.transaction() as connection:
-            connection.executemany(_INSERT_DELIVERY, [(seq, a.receipt_id, a.outcome, a.reason, now_ns) for a in actions for seq in a.seqs])
-            groups: dict[int, list[Delivery]] = defaultdict(list)
+            groups: dict[int, dict[tuple[str, str | None, int | None], list[int]]] = defaultdict(lambda: defaultdict(list))
             for action in actions:
-                groups[action.component_id] += [Delivery(seq, action.outcome, action.reason) for seq in action.seqs]
-            self.attestor.attest(connection, [self._planned(component_id, group, now_ns) for component_id, group in groups.items()])
+                groups[action.component_id][action.outcome, action.reason, action.receipt_id] += action.seqs
+            self.attestor.attest(
+                connection, [self._planned(component_id, group, now_ns) for component_id, group in groups.items()], PENDING
+            )
 
-    def _planned(self, component_id: int, deliveries: Sequence[Delivery], now_ns: int) -> Statement:
+    def _planned(self, component_id: int, group: Mapping[tuple[str, str | None, int | None], Sequence[int]], now_ns: int) -> Statement:
         return Statement(
             action=PLAN,
             outcome="settled",
             component_id=component_id,
-            entries=as_intervals(d.seq for d in deliveries),
+            entries=as_intervals(seq for seqs in group.values() for seq in seqs),
             finished_at_ns=now_ns,
             generation=self._lease.generation,
-            settled=_grouped(deliveries),
+            settled=[Settled(outcome, reason, as_intervals(seqs), None, by) for (outcome, reason, by), seqs in group.items()],
         )
 
     def renew(self) -> None:
@@ -385,18 +375,8 @@ class Settlement:
         for component_id, seqs in by_component.items():
             for page in turns.pages(sorted(seqs)):
                 with turns.transaction() as connection:
-                    self._release(connection, component_id, page)
+                    self.attestor.decide(connection, "release", RELEASED, component_id, as_intervals(page))
         return sum(map(len, by_component.values()))
-
-    def _release(self, connection: sqlite3.Connection, component_id: int, seqs: Sequence[int]) -> None:
-        now_ns = self._clock_ns()
-        generation = self._lease.generation
-        columns = ("release", component_id, ranges(seqs), generation, now_ns, now_ns, "released", 0, None, None, None)
-        receipt_id = int(connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
-        connection.executemany("DELETE FROM delivery WHERE seq = ?", [(seq,) for seq in seqs])
-        connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(seqs[0] - 1, 0),))
-        statement = Statement("release", "released", component_id, as_intervals(seqs), now_ns, generation, (), receipt_id, now_ns, 0)
-        self.attestor.attest(connection, [statement])
 
     def reopen(self, component_id: int, seqs: Sequence[int], why: str, *, blob: BlobRef | None = None, absent: bool = False) -> int:
         """Make delivered entries pending again, because the remote does not hold them (any more); a receipt says so.
@@ -422,40 +402,20 @@ class Settlement:
     def _reopen(
         self, connection: sqlite3.Connection, component_id: int, seqs: Sequence[int], why: str, blob: BlobRef | None, *, absent: bool
     ) -> int:
-        arrived = "SELECT settled_at_ns FROM delivery WHERE seq = ? AND outcome IN ('delivered', 'superseded')"
+        arrived = f"SELECT d.settled_at_ns FROM delivery d WHERE d.seq = ? AND {ARRIVED}"
         found = {seq: row[0] for seq in seqs if (row := connection.execute(arrived, (seq,)).fetchone())}
-        reopened = list(found)
-        connection.executemany("DELETE FROM delivery WHERE seq = ?", [(seq,) for seq in reopened])
-        if blob is not None:
-            place = (component_id, blob.sha256, blob.bucket or "", blob.prefix or "")
-            connection.execute("DELETE FROM location WHERE component_id = ? AND sha256 = ? AND bucket = ? AND prefix = ?", place)
-        if absent:
-            connection.execute("UPDATE component SET confirmed_at_ns = NULL WHERE id = ?", (component_id,))
-        if reopened:
-            connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(min(reopened) - 1, 0),))
-        if reopened or absent or blob is not None:
-            # Whoever applies it leaves alone what arrived later: by this clock, which may have been set back, nothing did.
+        if found or absent or blob is not None:
+            # Whoever follows it leaves alone what arrived later: by this clock, which may have been set back, nothing did.
             now_ns = max(self._clock_ns(), *(at_ns for at_ns in found.values() if isinstance(at_ns, int)), 0)
-            generation = self._lease.generation
-            receipt = ("reopen", component_id, ranges(reopened), generation, now_ns, now_ns, "released", 0, None, why, None)
-            statement = Statement(
-                action="reopen",
-                outcome="released",
-                component_id=component_id,
-                entries=as_intervals(reopened),
-                finished_at_ns=now_ns,
-                generation=generation,
-                receipt_id=int(connection.execute(_INSERT_RECEIPT, receipt).lastrowid or 0),
-                started_at_ns=now_ns,
-                attempts=0,
+            gone = None if blob is None else content_of(blob)
+            self.attestor.decide(
+                *(connection, REOPEN, RELEASED, component_id, as_intervals(found)),
+                at_ns=now_ns,
                 error_code=why,
                 missing=absent,
-                more={}
-                if blob is None
-                else {"forgotten": {"sha256": blob.sha256, "bucket": blob.bucket or "", "prefix": blob.prefix or ""}},
+                forgotten=gone,
             )
-            self.attestor.attest(connection, [statement])
-        return len(reopened)
+        return len(found)
 
 
 def _insert_intents(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> list[int]:
@@ -468,18 +428,10 @@ def _insert_intents(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ..
     return receipts
 
 
-def _put_in_doubt(connection: sqlite3.Connection, receipt_id: int, seqs: object, now_ns: int) -> list[int]:
+def _perhaps_sent(connection: sqlite3.Connection, seqs: object) -> list[int]:
     """The entries of a metric request that was begun and not finished; all unsettled metrics if it can't be read which."""
-    lost: list[int] = []
-    unsettled = (
-        "SELECT e.seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' "
-        "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq)"
-    )
-    for interval in _named(seqs):
-        found = [seq for (seq,) in connection.execute(unsettled, interval)]
-        connection.executemany(_INSERT_DELIVERY, [(seq, receipt_id, "in doubt", IN_DOUBT_AFTER_KILL, now_ns) for seq in found])
-        lost += found
-    return lost
+    sql = f"SELECT e.seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' AND {UNSETTLED}"
+    return [seq for interval in _named(seqs) for (seq,) in connection.execute(sql, interval)]
 
 
 def _named(seqs: object) -> list[tuple[int, int]]:
@@ -496,27 +448,3 @@ def _grouped(deliveries: Iterable[Delivery]) -> list[Settled]:
     for delivery in deliveries:
         groups[delivery.outcome, delivery.reason].append(delivery.seq)
     return [Settled(outcome, reason, as_intervals(seqs)) for (outcome, reason), seqs in groups.items()]
-
-
-def _derive(connection: sqlite3.Connection, outcome: Outcome, now_ns: int) -> None:
-    if outcome.confirmed_arn is not None:
-        connection.execute(
-            "UPDATE component SET confirmed_at_ns = ?, arn = coalesce(nullif(?, ''), arn) WHERE id = ?",
-            (now_ns, outcome.confirmed_arn, outcome.component_id),
-        )
-    if outcome.missing:
-        connection.execute("UPDATE component SET confirmed_at_ns = NULL WHERE id = ?", (outcome.component_id,))
-    if outcome.fields:
-        # Of a status, something may be sent that a later one left open: the later one stays the last.
-        connection.executemany(
-            "INSERT OR REPLACE INTO field (component_id, map, key, seq) SELECT :component, :map, :key, :seq WHERE :map <> 'status' OR NOT EXISTS "
-            "(SELECT 1 FROM field f JOIN delivery d ON d.seq = f.seq JOIN entry o ON o.seq = f.seq JOIN entry n ON n.seq = :seq "
-            f"WHERE f.component_id = :component AND f.map = :map AND f.key = :key AND d.outcome = 'delivered' AND {IS_BEFORE})",
-            [{"component": outcome.component_id, "map": kind, "key": key, "seq": seq} for kind, key, seq in outcome.fields],
-        )
-    if outcome.location is not None:
-        blob, uri = outcome.location
-        connection.execute(
-            "INSERT OR REPLACE INTO location (component_id, sha256, bucket, prefix, uri, receipt_id) VALUES (?, ?, ?, ?, ?, ?)",
-            (outcome.component_id, blob.sha256, blob.bucket or "", blob.prefix or "", uri, outcome.receipt_id),
-        )

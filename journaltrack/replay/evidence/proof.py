@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from journaltrack.journal.sqlite.connection import Database
-    from journaltrack.replay.evidence.attestations import Intervals
+    from journaltrack.replay.evidence.statements import Intervals
 
 _AHEAD: Final = 16
 """Entries that are looked at beyond those to be sent: the next one of each writer is among them, where few write at a time."""

@@ -20,9 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from journaltrack import limits
 from journaltrack.errors import JournalBehindError
 from journaltrack.journal.chain import Removed, read_body, take_gaps
-from journaltrack.journal.schema import schema
 from journaltrack.limits import MANIFEST_BYTES_MAX
-from journaltrack.replay.evidence.attestations import Statement
 from journaltrack.util.intervals import as_text, ranges_in
 from journaltrack.util.paths import BUNDLE_MANIFEST
 
@@ -39,7 +37,6 @@ TAKEN: Final = "taken"
 _BEGUN: Final = "begun"
 _ENDED: Final = "ended"
 _ID_CHARS: Final = 16
-_INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _ALL: Final = (
     "SELECT w.host, w.user, r.finished_at_ns, w.uuid, a.writer_seq, a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id "
     f"JOIN writer w ON w.id = a.writer_id WHERE r.component_id IS NULL AND r.action = '{TAKEN}' ORDER BY a.id DESC"
@@ -153,10 +150,7 @@ def _of(origin: Origin, places: Mapping[str, tuple[int, int]]) -> dict[str, Any]
 
 
 def _note(connection: sqlite3.Connection, attestor: Attestor, outcome: str, more: Mapping[str, Any]) -> None:
-    now_ns, generation = attestor.clock_ns(), attestor.lease.generation
-    columns = (TAKEN, None, "", generation, now_ns, now_ns, outcome, 0, None, None, None)
-    receipt_id = int(connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
-    attestor.attest(connection, [Statement(TAKEN, outcome, None, (), now_ns, generation, (), receipt_id, now_ns, attempts=0, more=more)])
+    attestor.decide(connection, TAKEN, outcome, None, (), more=more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +219,7 @@ def unfinished(database: Database) -> list[Begun]:
 
 def _begun(database: Database, note: tuple[str, int], number: int, at_ns: int) -> Begun | None:
     ((body,),) = database.read("SELECT body FROM attestation WHERE id = ?", (number,))
-    members = (read_body(body) if isinstance(body, str) else None) or {}
+    members = read_body(body) or {}
     try:
         kind, name = str(members["origin"]["kind"]), str(members["origin"]["id"])
         places = {str(uuid): ranges_in(text) for uuid, text in members["attestations"].items()}
@@ -236,7 +230,7 @@ def _begun(database: Database, note: tuple[str, int], number: int, at_ns: int) -
 
 def _ends(body: object) -> list[tuple[str, int]]:
     """The notes that it says have ended."""
-    listed = ((read_body(body) if isinstance(body, str) else None) or {}).get("ends")
+    listed = (read_body(body) or {}).get("ends")
     return [(str(each[0]), each[1]) for each in listed if isinstance(each, list) and len(each) == 2] if isinstance(listed, list) else []  # noqa: PLR2004
 
 
@@ -253,7 +247,7 @@ def gaps_to_come(database: Database) -> dict[str, Removed]:
     gaps: dict[str, Removed] = {}
     for (body,) in database.read(_WITH_GAPS):
         with contextlib.suppress(ValueError, TypeError):  # a crafted one: nothing was removed by it
-            take_gaps(gaps, (read_body(body) if isinstance(body, str) else None) or {}, "gaps")
+            take_gaps(gaps, read_body(body) or {}, "gaps")
     return gaps
 
 
@@ -278,7 +272,7 @@ def all_of(database: Database) -> list[Taken]:
     """
     found: list[Taken] = []
     for host, user, at_ns, uuid, place, body in database.read(_ALL):
-        members = (read_body(body) if isinstance(body, str) else None) or {}
+        members = read_body(body) or {}
         if any(first <= place <= last for each in found for first, last in each.places.get(uuid, ())):
             continue
         try:

@@ -7,20 +7,21 @@ Reads attestations alone, and nothing where none was ever taken over.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.errors import InvalidInputError
 from journaltrack.journal.chain import read_body
-from journaltrack.journal.queries import Places
-from journaltrack.replay.evidence import taken
+from journaltrack.journal.queries import ARRIVED
+from journaltrack.replay.evidence import statements, taken
+from journaltrack.replay.evidence.follow import Replay, replaying
+from journaltrack.replay.evidence.statements import MERGE
 from journaltrack.replay.evidence.taken import Taken
-from journaltrack.reports.proof.attestations import Evidence, take
-from journaltrack.util.intervals import merged, without
+from journaltrack.util.intervals import SEQ_MAX, merged, without
 
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 ALL: Final = "all"
 """Instead of an id: everyone is believed."""
 _ID_CHARS_MIN: Final = 8
-_ARRIVED: Final = frozenset({"delivered", "superseded"})
+_PAGE: Final = 100
+"""Ours: attestations that are read at a time: a crafted one has any size."""
+_OF_NUMBERS: Final = "SELECT receipt_id, body FROM attestation WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
 _ATTESTATIONS: Final = "SELECT a.id, w.uuid, a.writer_seq, a.receipt_id, a.body FROM attestation a JOIN writer w ON w.id = a.writer_id WHERE a.id > ? ORDER BY a.id LIMIT 10000"
 _OF_COMPONENT: Final = (
     "SELECT count(*) FROM json_each(?) i CROSS JOIN entry e ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
@@ -40,7 +43,7 @@ _CONTENTS_OF_COMPONENT: Final = (
 )
 _SETTLED: Final = (
     "SELECT d.seq FROM json_each(?) i CROSS JOIN delivery d ON d.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
-    "WHERE d.outcome IN ('delivered', 'superseded')"
+    f"WHERE {ARRIVED}"
 )
 
 _Ranges = list[tuple[int, int]]
@@ -92,27 +95,24 @@ def told(database: Database) -> list[Told]:
         sources[each.origin].append(each)
     if not sources:
         return []
-    own, others = _evidence(database, sources)
-    for origin in others:
-        sources.setdefault(origin, [Taken(origin, 0, "", {})])
-    writers = {str(uuid): int(i) for uuid, i in database.read("SELECT uuid, id FROM writer")}
-    with closing(Places(database)) as where:
-        seen = _seqs(where, writers, own)
-        arrived = {origin: _seqs(where, writers, others[origin]) for origin in sources}
-    sent_contents = {sha256 for _, sha256, _, _ in own.objects}
-    found = []
-    for origin, takings in sources.items():
-        places = arrived[origin]
-        if any(each.whole for each in takings):  # also what nobody attests
-            places = [(1, 2**63 - 1)]
-        settled = _settled(database, without(places, seen))
-        contents = {sha256 for _, sha256, _, _ in others[origin].objects} - sent_contents
-        seen = merged([*seen, *settled])
-        entries = sum(last - first + 1 for first, last in settled)
-        if entries or contents:
-            last = takings[-1]
-            what = Hearsay(origin.kind, origin.id, last.at_ns, last.by, entries, len(contents))
-            found.append(Told(what, tuple(settled), frozenset(contents)))
+    found: list[Told] = []
+    with replaying(database) as replay:
+        others = _others(database, sources, replay)
+        seen, sent_contents = replay.arrived(), replay.uploaded()
+        for origin, numbers in others.items():
+            takings = sources.get(origin) or [Taken(origin, 0, "", {})]
+            _replay(database, replay, numbers)
+            places = replay.arrived()
+            if any(each.whole for each in takings):  # also what nobody attests
+                places = [(1, SEQ_MAX)]
+            settled = _settled(database, without(places, seen))
+            contents = replay.uploaded() - sent_contents
+            seen = merged([*seen, *settled])
+            entries = sum(last - first + 1 for first, last in settled)
+            if entries or contents:
+                last = takings[-1]
+                what = Hearsay(origin.kind, origin.id, last.at_ns, last.by, entries, len(contents))
+                found.append(Told(what, tuple(settled), frozenset(contents)))
     return found
 
 
@@ -137,36 +137,42 @@ def untrusted(database: Database, trust: Collection[str] = ()) -> list[Told]:
     return [each for each in found if ALL not in trust and not any(each.hearsay.id.startswith(name) for name in trust)]
 
 
-def _evidence(database: Database, sources: Mapping[Origin, Iterable[Taken]]) -> tuple[Evidence, dict[Origin, Evidence]]:
-    """What the attestations amount to that were made here, and those that were taken from each source."""
+def _others(database: Database, sources: Mapping[Origin, Iterable[Taken]], replay: Replay) -> dict[Origin, list[int]]:
+    """Follow the attestations that were made here; of each source return those that were taken from it."""
     origins: dict[str, list[tuple[int, int, Origin]]] = defaultdict(list)
     for origin, takings in sources.items():
         for each in takings:
             for uuid, intervals in each.places.items():
                 origins[uuid] += [(first, last, origin) for first, last in intervals]
-    own, others = Evidence(), defaultdict(Evidence, {origin: Evidence() for origin in sources})
+    others: dict[Origin, list[int]] = {origin: [] for origin in sources}
     after = 0
     while rows := database.read_page(_ATTESTATIONS, (after,)):
         for number, uuid, writer_seq, receipt_id, body in rows:
             after = number
-            members = read_body(body) if isinstance(body, str) else None
-            if members is None:
-                continue
             whose = [origin for first, last, origin in origins.get(uuid, ()) if type(writer_seq) is int and first <= writer_seq <= last]
-            if not whose and members.get("action") == "merge":  # which delivers nothing: what it says is what it found there
+            members = {} if whose else read_body(body) or {}
+            if members.get("action") == MERGE:  # which delivers nothing: what it says is what it found there
                 whose = [taken.journal(str(members.get("from")))]
-            for evidence in [others[origin] for origin in whose] or [own]:
-                take(evidence, number, receipt_id, members)
-    return own, others
+            for origin in whose:
+                others.setdefault(origin, []).append(number)
+            if not whose:
+                _follow(replay, receipt_id, body)
+    replay.finish()
+    return others
 
 
-def _seqs(places: Places, writers: Mapping[str, int], evidence: Evidence) -> _Ranges:
-    """Entries that are here, and of which it says that they arrived."""
-    found: _Ranges = []
-    for uuid in evidence.coverage.keys() & writers.keys():
-        for first, last in merged((first, last) for first, last, claim in evidence.coverage[uuid].all() if claim.outcome in _ARRIVED):
-            found += places.find(writers[uuid], first, last)
-    return merged(found)
+def _replay(database: Database, replay: Replay, numbers: Sequence[int]) -> None:
+    """Follow these attestations, and no others."""
+    replay.clear()
+    for at in range(0, len(numbers), _PAGE):
+        for receipt_id, body in database.read(_OF_NUMBERS, (json.dumps(numbers[at : at + _PAGE]),)):
+            _follow(replay, receipt_id, body)
+    replay.finish()
+
+
+def _follow(replay: Replay, receipt_id: int | None, body: object) -> None:
+    with contextlib.suppress(ValueError):
+        replay.follow(statements.read(body), receipt_id)
 
 
 def _settled(database: Database, places: _Ranges) -> _Ranges:

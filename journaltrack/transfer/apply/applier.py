@@ -24,46 +24,28 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from journaltrack import limits
 from journaltrack.errors import JournalAlteredError
 from journaltrack.journal.fold import MAP_OF_KIND, Place
-from journaltrack.journal.queries import Places, origins
+from journaltrack.journal.queries import PROBLEM, Places, origins
 from journaltrack.journal.schema import schema
-from journaltrack.journal.sqlite.connection import bound
 from journaltrack.replay.evidence import statements, taken
-from journaltrack.replay.evidence.attestations import Attestor, Settled, Statement
-from journaltrack.replay.evidence.statements import Named, Said
+from journaltrack.replay.evidence.attestations import Attestor, Turns, insert_receipt
+from journaltrack.replay.evidence.follow import follow, learn
+from journaltrack.replay.evidence.statements import MERGE, RELEASED, Named, Said, Settled, Statement
 from journaltrack.replay.evidence.taken import Origin
-from journaltrack.replay.evidence.turns import Turns
 from journaltrack.replay.plan.actions import PutMetrics
-from journaltrack.transfer.apply import checks
-from journaltrack.transfer.apply.checks import Checked
-from journaltrack.transfer.apply.source import Attested, Source, WriterRow, check_writer, forged, text_of
+from journaltrack.transfer.apply.source import Attested, Checked, Source, WriterRow, check_writer, forged, said_by
 from journaltrack.util.intervals import as_intervals, merged
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Collection
 
-MERGE: Final = "merge"
-"""The action of attestations for what was decided, or found, when copies were brought together."""
 _HEADS: Final = "SELECT w.uuid, max(a.writer_seq) FROM attestation a JOIN writer w ON w.id = a.writer_id GROUP BY a.writer_id"
-_PROBLEMS: Final = "SELECT seq, receipt_id, outcome, reason, settled_at_ns FROM delivery WHERE seq BETWEEN ? AND ? AND outcome IN ('quarantined', 'in doubt')"
+_PROBLEMS: Final = (
+    f"SELECT d.seq, d.receipt_id, d.outcome, d.reason, d.settled_at_ns FROM delivery d WHERE d.seq BETWEEN ? AND ? AND {PROBLEM}"
+)
 _DESCRIBED: Final = ", ".join(schema.WRITER_COLUMNS)
 _INSERT_WRITER: Final = schema.insert_sql("writer")
 _INSERT_ATTESTATION: Final = schema.insert_sql("attestation")
-_INSERT_RECEIPT: Final = schema.insert_sql("receipt")
-_STILL_IN_DOUBT: Final = "outcome = 'in doubt' AND excluded.outcome = 'in doubt'"
-# ``attestations`` says the same of claims: what arrived is final, and the earlier of two arrivals holds; still in doubt is
-# in doubt since when, and by which request, it was.
-_SETTLE: Final = (
-    "INSERT INTO delivery (seq, receipt_id, outcome, reason, settled_at_ns) SELECT e.seq, ?1, ?2, ?3, ?4 FROM entry e "
-    "WHERE e.seq BETWEEN ?5 AND ?6 ON CONFLICT (seq) DO UPDATE SET "
-    f"receipt_id = CASE WHEN {_STILL_IN_DOUBT} THEN receipt_id ELSE excluded.receipt_id END, "
-    f"settled_at_ns = CASE WHEN {_STILL_IN_DOUBT} THEN settled_at_ns ELSE excluded.settled_at_ns END, "
-    "reason = excluded.reason, outcome = excluded.outcome WHERE outcome NOT IN ('delivered', 'superseded') "
-    "OR (excluded.outcome IN ('delivered', 'superseded') AND excluded.settled_at_ns < settled_at_ns)"
-)
-_STILL: Final = "UPDATE delivery SET reason = ? WHERE seq BETWEEN ? AND ? AND outcome = 'in doubt'"
-_RELEASE: Final = "DELETE FROM delivery WHERE seq BETWEEN ? AND ? AND outcome NOT IN ('delivered', 'superseded')"
-_REOPEN: Final = "DELETE FROM delivery WHERE seq BETWEEN ? AND ? AND settled_at_ns <= ?"  # it was found to be gone
 _MAPS: Final = " ".join(f"WHEN '{kind}' THEN '{field_map}'" for kind, field_map in MAP_OF_KIND.items())
 _FIELDS: Final = (
     f"SELECT CASE e.kind {_MAPS} END, coalesce(e.name, ''), e.seq, e.recorded_at_ns, e.writer_id FROM entry e "
@@ -115,12 +97,12 @@ class Applier:
     def __init__(self, attestor: Attestor) -> None:
         database = attestor.database
         self.applied = Applied()
-        self.writers: dict[str, int] = dict(database.read("SELECT uuid, id FROM writer"))
+        self._places = Places(database)
+        self.writers = self._places.writers
         self.turns = Turns(attestor)
         self._attestor = attestor
         self._database = database
         self._components: dict[str, int] = {str(name).lower(): i for i, name in database.read("SELECT id, name FROM component")}
-        self._places = Places(database)
         self._connection: sqlite3.Connection
         self._generation = 0  # the highest of a lease that was read of
         self._touched: set[int] = set()  # components of which something was said
@@ -191,7 +173,7 @@ class Applier:
             known = found[0] if found else self._connection.execute(_INSERT_COMPONENT, columns).lastrowid or 0
             self._components[name.lower()] = known
             for receipt_id, said in self._nameless.get(name.lower(), ()):
-                self._learn(said, receipt_id, known)
+                learn(self._connection, said.here(lambda _: (), known, receipt_id))
         self._touched.add(known)
         return known
 
@@ -201,17 +183,7 @@ class Applier:
 
     def places(self, named: Named, above: int = 0) -> list[tuple[int, int]]:
         """Where those of the entries are that are here, as (first, last) of ``seq``; only those beyond ``above``."""
-        found = []
-        for uuid, intervals in named.items():
-            writer_id = self.writers.get(uuid)
-            if writer_id is None:
-                continue
-            for first, last in intervals:
-                for begin, end in self._places.find(writer_id, first, last):
-                    if end > above:
-                        found.append((max(begin, above + 1), end))
-        found.sort()
-        return found
+        return self._places.find(named, above)
 
     def components_of(self, named: Named) -> Iterator[tuple[str, str]]:
         """Those of the entries that are here: where one of each run of one component is, and the component."""
@@ -266,7 +238,7 @@ class Applier:
         self._last_attestation = self._database.read("SELECT coalesce(max(id), 0) FROM attestation")[0][0]
         self._outcomes = self._count()
         new = (each for each in source.attestations() if each.writer_seq > checked.heads.get(each.uuid, 0))
-        for group in self._groups((each, checks.read(source, each)) for each in new):
+        for group in self._groups((each, said_by(source, each)) for each in new):
             with self.transaction():
                 for each, said in group:
                     if each.uuid not in self.writers:
@@ -291,68 +263,34 @@ class Applier:
 
     def _record(self, each: Attested, said: Said) -> None:
         self._generation = max(self._generation, said.generation)
-        here = self.places(said.entries)
         component_id = None if said.component is None else self._components.get(said.component.lower())
-        receipt_id = None
+        here = said.here(self.places, component_id, None)
         if said.started_at_ns is not None and not taken.is_note(said):
-            columns = (
-                *(said.action, component_id, text_of(here), said.generation, said.started_at_ns, said.finished_at_ns, said.outcome),
-                *(said.attempts, said.request_id, said.error_code, said.error_text),
-            )
-            receipt_id = int(self._connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
+            here = here._replace(receipt_id=insert_receipt(self._connection, here))
             self.applied.receipts += 1
-        self._connection.execute(_INSERT_ATTESTATION, (self.writers[each.uuid], each.writer_seq, receipt_id, each.body, each.digest))
+        self._connection.execute(_INSERT_ATTESTATION, (self.writers[each.uuid], each.writer_seq, here.receipt_id, each.body, each.digest))
         self.applied.attestations += 1
-        self.applied.elsewhere += bool(said.entries) and not here
-        self._follow(said, receipt_id, here)
-        self._learn(said, receipt_id, component_id)
+        self.applied.elsewhere += bool(said.entries) and not here.entries
+        self._follow(here)
+        if said.settled and said.component is None:
+            self._touched.update(self._components.values())
+        elif said.settled and component_id is not None:
+            self._touched.add(component_id)
         if said.settled and said.action != PutMetrics.action:
-            self.note(here)
+            self.note(here.entries)
 
     def note(self, here: Iterable[tuple[int, int]]) -> None:
         """Something was said of these entries."""
         self._settled += [(row[0], first, last) for first, last in here for row in self._connection.execute(_COMPONENTS, (first, last))]
 
-    def _follow(self, said: Said, receipt_id: int | None, here: Sequence[tuple[int, int]], above: int = 0) -> None:
-        """Settle the entries as it says."""
-        if said.released:
-            for first, last in here:
-                self._remember(first, last)
-                if said.reopened:
-                    self._connection.execute(_REOPEN, (first, last, said.finished_at_ns))
-                else:
-                    self._connection.execute(_RELEASE, (first, last))
-            if here:
-                self._connection.execute("UPDATE mark SET seq = min(seq, ?)", (max(here[0][0] - 1, 0),))
+    def _follow(self, said: Statement) -> None:
+        """Settle the entries as it says; what is a problem now is remembered."""
+        for interval in said.entries if said.outcome == RELEASED else ():
+            self._remember(*interval)
         for group in said.settled:
-            for first, last in here if group.entries is said.entries else self.places(group.entries, above):
-                if said.looked(group):
-                    self._connection.execute(_STILL, (group.reason, first, last))
-                else:
-                    if group.outcome == "quarantined":
-                        self._remember(first, last)
-                    settling = (receipt_id, group.outcome, group.reason, group.at_ns, first, last)
-                    self._connection.execute(*bound(_SETTLE, settling))
-
-    def _learn(self, said: Said, receipt_id: int | None, component_id: int | None) -> None:
-        """What it says of the remote."""
-        if said.component is None:
-            self._touched.update(self._components.values() if said.settled else ())
-        if component_id is None:
-            return
-        if said.settled:
-            self._touched.add(component_id)
-        if said.arn is not None:
-            sql = "UPDATE component SET confirmed_at_ns = ?, arn = coalesce(nullif(?, ''), arn) WHERE id = ?"
-            self._connection.execute(sql, (said.finished_at_ns, said.arn, component_id))
-        if said.missing:
-            self._connection.execute("UPDATE component SET confirmed_at_ns = NULL WHERE id = ?", (component_id,))
-        if said.forgotten is not None:
-            sql = "DELETE FROM location WHERE component_id = ? AND sha256 = ? AND bucket = ? AND prefix = ?"
-            self._connection.execute(sql, (component_id, *said.forgotten))
-        if said.location is not None:
-            sql = "INSERT OR REPLACE INTO location (component_id, sha256, bucket, prefix, uri, receipt_id) VALUES (?, ?, ?, ?, ?, ?)"
-            self._connection.execute(sql, (component_id, *said.location, receipt_id or 0))
+            for interval in group.entries if group.outcome == "quarantined" else ():
+                self._remember(*interval)
+        follow(self._connection, [said])
 
     def _remember(self, first: int, last: int) -> None:
         """Problems among these entries as they are now, unless an earlier word of this source's was about them."""
@@ -401,10 +339,9 @@ class Applier:
         about = {n for uuid, (low, high) in brought.items() for first, last, n in ahead.get(uuid, ()) if first <= high and last >= low}
         for number in sorted(about):
             receipt_id, body = self._connection.execute("SELECT receipt_id, body FROM attestation WHERE id = ?", (number,)).fetchone()
-            said = _own(body)
-            here = self.places(said.entries, above)
-            self._follow(said, receipt_id, here, above)
-            self.note(here)
+            here = _own(body).here(lambda named: self.places(named, above), None, receipt_id)
+            self._follow(here)
+            self.note(here.entries)
 
     # -- what is derived ----------------------------------------------------------------------------------------
 
@@ -462,7 +399,7 @@ class Applier:
         ).fetchall()
         known: dict[int, bool] = {}
         planned = self._planned([row[0] for row in lost if self._lost[row[0]][0] is None], checked.source)
-        kept: dict[tuple[int, str, str | None, int], list[int]] = defaultdict(list)
+        kept: dict[tuple[int, str, str | None, int, int | None], list[int]] = defaultdict(list)
         for seq, now, component_id, recorded_at_ns, uuid, place in lost:
             receipt_id, outcome, reason, at_ns = self._lost[seq]
             if now is not None and outcome != "in doubt":
@@ -471,22 +408,16 @@ class Applier:
                 known[receipt_id] = self._is_known(receipt_id, checked.source)
             at_once = receipt_id is None and outcome == "quarantined" and at_ns == recorded_at_ns  # by the append: every copy has it
             if not (at_once or (planned.get(seq, False) if receipt_id is None else known[receipt_id])):
-                self._connection.execute(
-                    "INSERT OR REPLACE INTO delivery VALUES (?, ?, ?, ?, ?)", (seq, receipt_id, outcome, reason, at_ns)
-                )
-                kept[component_id, outcome, reason, at_ns].append(seq)
+                kept[component_id, outcome, reason, at_ns, receipt_id].append(seq)
             elif now is None:
                 fate = next((fate for _, _, fate in checked.fates[uuid].of(place, place)), None) if uuid in checked.fates else None
                 if fate is not None and fate.is_known and fate.group is not None:
                     group = fate.group
-                    self._connection.execute(
-                        "INSERT INTO delivery VALUES (?, NULL, ?, ?, ?)", (seq, group.outcome, group.reason, group.at_ns)
-                    )
-                    kept[component_id, group.outcome, group.reason, group.at_ns].append(seq)
+                    kept[component_id, group.outcome, group.reason, group.at_ns, None].append(seq)
         self.applied.kept += sum(map(len, kept.values()))
         groups: dict[int, list[Settled]] = defaultdict(list)
-        for (component_id, outcome, reason, at_ns), seqs in kept.items():
-            groups[component_id].append(Settled(outcome, reason, as_intervals(seqs), at_ns))
+        for (component_id, outcome, reason, at_ns, receipt_id), seqs in kept.items():
+            groups[component_id].append(Settled(outcome, reason, as_intervals(seqs), at_ns, receipt_id))
         self.attest("kept", groups, {})
 
     def _planned(self, seqs: Sequence[int], source: Source) -> dict[int, bool]:
@@ -522,21 +453,9 @@ class Applier:
 
     def attest(self, outcome: str, groups: Mapping[int, Sequence[Settled]], more: Mapping[str, Any]) -> None:
         """Record what this process decided or found, by component: a receipt and an attestation for each."""
-        now_ns = self._attestor.clock_ns()
-        generation = self._attestor.lease.generation
-        made = []
         for component_id, settled in groups.items():
             entries = merged(interval for each in settled for interval in each.entries)
-            columns = (MERGE, component_id, text_of(entries), generation, now_ns, now_ns, outcome, 0, None, None, None)
-            receipt_id = int(self._connection.execute(_INSERT_RECEIPT, columns).lastrowid or 0)
-            statement = Statement(
-                *(MERGE, outcome, component_id, entries, now_ns, generation, settled, receipt_id, now_ns), attempts=0, more=more
-            )
-            sql = "UPDATE delivery SET receipt_id = ? WHERE seq BETWEEN ? AND ? AND receipt_id IS NULL AND outcome = ?"
-            of_group = [(receipt_id, first, last, each.outcome) for each in settled for first, last in each.entries]
-            self._connection.executemany(sql, of_group)
-            made.append(statement)
-        self._attestor.attest(self._connection, made)
+            self._attestor.decide(self._connection, MERGE, outcome, component_id, entries, settled, more=more)
 
 
 def _latest(rows: Iterable[tuple[Any, ...]], known_origins: Mapping[int, int]) -> dict[tuple[str, str], Place]:

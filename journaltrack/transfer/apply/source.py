@@ -1,21 +1,28 @@
-"""Where attestations come from when they come from elsewhere: what a source offers, and how each is seen to be in its chain.
+"""Attestations from elsewhere: what a source offers, looked at from the first to the last before any is taken over. Changes nothing.
 
-Must not know SQLite. Nothing here follows an attestation: that is ``applier``.
+They are taken over in many transactions (``applier``); a source that contradicts itself or this journal is refused before the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+import bisect
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from journaltrack import limits
 from journaltrack.errors import EvidenceError
 from journaltrack.journal import entries as vocabulary
-from journaltrack.util.intervals import as_text
+from journaltrack.replay.evidence import statements, taken
+from journaltrack.replay.evidence.statements import Group, Named, Said, looked
 
 if TYPE_CHECKING:
+    from journaltrack.journal.sqlite.connection import Database
     from journaltrack.replay.evidence.taken import Origin
+    from journaltrack.transfer.apply.applier import Applier
 
+T = TypeVar("T")
 _SINCE_0002: Final = 9
 """The place of the first column that format 0001 did not have."""
 
@@ -110,17 +117,196 @@ def which(each: Attested) -> str:
     return f"attestation {each.writer_seq} of the process {limits.shown(each.uuid)}"
 
 
-def joined(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same with neighbouring runs joined."""
-    runs: list[list[int]] = []
-    for first, last in places:
-        if runs and first == runs[-1][1] + 1:
-            runs[-1][1] = last
+class Coverage(Generic[T]):
+    """What is said of the places of one writer: the last of it about each place holds."""
+
+    __slots__ = ("_claims", "_firsts", "_lasts")
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        self._claims: list[T] = []
+
+    def put(self, first: int, last: int, claim: T | None) -> None:
+        """These places have this claim, or (None) none any more."""
+        if not self._lasts or first > self._lasts[-1]:
+            if claim is not None:
+                self._firsts.append(first)
+                self._lasts.append(last)
+                self._claims.append(claim)
+            return
+        start = bisect.bisect_left(self._lasts, first)
+        end = bisect.bisect_right(self._firsts, last)
+        firsts, lasts, claims = [], [], []
+        if start < end and self._firsts[start] < first:
+            firsts.append(self._firsts[start])
+            lasts.append(first - 1)
+            claims.append(self._claims[start])
+        if claim is not None:
+            firsts.append(first)
+            lasts.append(last)
+            claims.append(claim)
+        if start < end and self._lasts[end - 1] > last:
+            firsts.append(last + 1)
+            lasts.append(self._lasts[end - 1])
+            claims.append(self._claims[end - 1])
+        self._firsts[start:end], self._lasts[start:end], self._claims[start:end] = firsts, lasts, claims
+
+    def of(self, first: int, last: int) -> list[tuple[int, int, T]]:
+        """The claims about these places, in order, cut to them."""
+        start, end = bisect.bisect_left(self._lasts, first), bisect.bisect_right(self._firsts, last)
+        return [(max(first, self._firsts[i]), min(last, self._lasts[i]), self._claims[i]) for i in range(start, end)]
+
+
+class Fate(NamedTuple):
+    """What became of entries after the source had released them; ``group`` is None where they are pending.
+
+    ``is_known``: the attestation of that is here already, and so will not come.
+    """
+
+    is_known: bool
+    group: Group | None
+
+
+class Checked(NamedTuple):
+    """A source that may be taken over.
+
+    Attributes:
+        source: It.
+        heads: How many attestations of each process were here before it.
+        known: Attestations that are here already.
+        reconcilers: Processes none of whose attestations were here.
+        fates: By the writer's uuid: of entries that were released there.
+        taken: By the process's uuid: the first and the last place of the attestations to take over. Empty if they are nothing but
+            notes of what was taken over there: copies that exchange what they know would never come to an end.
+    """
+
+    source: Source
+    heads: Mapping[str, int]
+    known: int
+    reconcilers: int
+    fates: Mapping[str, Coverage[Fate]]
+    taken: Mapping[str, tuple[int, int]]
+
+
+class Checker:
+    """Looks at sources that are to be taken over one after the other.
+
+    Args:
+        applier: Knows what is here.
+        database: Of the journal.
+        components_of: Some of these entries, here or about to come, in words, with their components: one of each component.
+    """
+
+    def __init__(self, applier: Applier, database: Database, components_of: Callable[[Named], Iterable[tuple[str, str]]]) -> None:
+        self._applier = applier
+        self._database = database
+        self._components_of = components_of
+        self._here = {
+            str(uuid): int(seq)
+            for uuid, seq in database.read(
+                "SELECT w.uuid, max(a.writer_seq) FROM attestation a JOIN writer w ON w.id = a.writer_id GROUP BY a.writer_id"
+            )
+        }
+        self._heads = dict(self._here)  # with those of the sources before
+        self._brought = sqlite3.connect("", isolation_level=None)  # by these, as in ``places``
+        self._brought.execute("CREATE TABLE attestation (uuid, writer_seq, digest, PRIMARY KEY (uuid, writer_seq)) WITHOUT ROWID")
+
+    def close(self) -> None:
+        """Drop what was kept of the sources."""
+        self._brought.close()
+
+    def check(self, source: Source) -> Checked:
+        """See that a source's attestations are in their chains, can be read, and contradict neither each other nor what is here by then.
+
+        Raises:
+            EvidenceError: They do.
+        """
+        before = dict(self._heads)
+        chains: dict[str, tuple[int, bytes]] = {}
+        known = 0
+        fates: dict[str, Coverage[Fate]] = defaultdict(Coverage)
+        new: dict[str, tuple[int, int]] = {}
+        is_told = False
+        self._brought.execute("BEGIN")
+        for each in source.attestations():
+            is_known = each.writer_seq <= before.get(each.uuid, 0)
+            if is_known:
+                self._refuse_fork(source, each)
+                known += 1
+                if not fates:
+                    continue
+            said = said_by(source, each)
+            if not is_known:
+                check_link(each, chains.get(each.uuid) or self._chain(source, each), source.name)
+                chains[each.uuid] = (each.writer_seq, each.digest)
+                self._heads[each.uuid] = each.writer_seq
+                self._brought.execute("INSERT INTO attestation VALUES (?, ?, ?)", (each.uuid, each.writer_seq, each.digest))
+                self._refuse_others(source, each, said)
+                new[each.uuid] = (new.get(each.uuid, (each.writer_seq, 0))[0], each.writer_seq)
+                is_told |= not taken.is_note(said)
+            _foresee(fates, said, is_known=is_known)
+        self._brought.execute("COMMIT")
+        return Checked(source, before, known, len(self._heads.keys() - before.keys()), fates, new if is_told else {})
+
+    def _digest(self, uuid: str, writer_seq: int) -> bytes | None:
+        if writer_seq > self._here.get(uuid, 0):
+            sql = "SELECT digest FROM attestation WHERE uuid = ? AND writer_seq = ?"
+            found = self._brought.execute(sql, (uuid, writer_seq)).fetchall()
         else:
-            runs.append([first, last])
-    return [(first, last) for first, last in runs]
+            sql = "SELECT digest FROM attestation WHERE writer_id = ? AND writer_seq = ?"
+            found = self._database.read(sql, (self._applier.writers[uuid], writer_seq))
+        return found[0][0] if found else None
+
+    def _chain(self, source: Source, each: Attested) -> tuple[int, bytes]:
+        """The last link that is here of the process's chain."""
+        head = self._heads.get(each.uuid)
+        if head is not None:
+            return head, self._digest(each.uuid, head) or b""
+        row = source.writers.get(each.uuid)
+        if row is None:
+            raise forged(source.name, f"an attestation is of the process {limits.shown(each.uuid)}, which is not described")
+        self._applier.check_writer(row, source.name)
+        return 0, vocabulary.attestation_start(row.begin)
+
+    def _refuse_fork(self, source: Source, each: Attested) -> None:
+        if self._digest(each.uuid, each.writer_seq) != each.digest:
+            what = f"attestation {each.writer_seq} of the process {limits.shown(each.uuid)} says something else there than here"
+            raise forged(source.name, f"{what}: one of the two was forged")
+
+    def _refuse_others(self, source: Source, each: Attested, said: Said) -> None:
+        """See that a statement of a component is about entries of it."""
+        for what, component in self._components_of(said.entries) if said.component is not None else ():
+            if component.lower() != str(said.component).lower():
+                told = f"{what} is not of the component {limits.shown(str(said.component))}, as is said there"
+                raise forged(f"{which(each)} of {source.name}", told)
 
 
-def text_of(places: Iterable[tuple[int, int]]) -> str:
-    """Runs as text, neighbours joined."""
-    return as_text(joined(places))
+def said_by(source: Source, each: Attested) -> Said:
+    """What an attestation says.
+
+    Raises:
+        EvidenceError: It can't be read.
+    """
+    try:
+        return statements.read(each.body)
+    except ValueError as error:
+        raise forged(source.name, f"{which(each)} can't be read: {error}") from error
+
+
+def _foresee(fates: dict[str, Coverage[Fate]], said: Said, *, is_known: bool) -> None:
+    """Follow what becomes of entries from their first release on."""
+    for uuid, intervals in said.entries.items() if said.released else ():
+        for first, last in intervals:
+            fates[uuid].put(first, last, Fate(is_known, None))
+    for group in said.settled if fates else ():
+        if not looked(said.action, group.outcome):
+            _change(fates, group.entries, Fate(is_known, group))
+
+
+def _change(fates: dict[str, Coverage[Fate]], named: Named, fate: Fate) -> None:
+    for uuid, intervals in named.items():
+        coverage = fates.get(uuid)
+        for first, last in intervals if coverage is not None else ():
+            for begin, end, _ in coverage.of(first, last):  # type: ignore[union-attr]
+                coverage.put(begin, end, fate)  # type: ignore[union-attr]

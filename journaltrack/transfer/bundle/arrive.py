@@ -23,6 +23,7 @@ from typing import Final
 from journaltrack.errors import LeaseHeldError
 from journaltrack.journal import opening
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.queries import ARRIVED
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.attestations import Attestor
@@ -115,7 +116,7 @@ def _bring_first(bundle: Bundle, folder: Path, on_progress: Callable[[Progress],
             heads = journal.database.read(
                 "SELECT w.uuid, max(a.writer_seq) FROM attestation a JOIN writer w ON w.id = a.writer_id GROUP BY w.uuid"
             )
-            if heads or journal.database.read("SELECT 1 FROM delivery WHERE outcome IN ('delivered', 'superseded') LIMIT 1"):
+            if heads or journal.database.read(f"SELECT 1 FROM delivery d WHERE {ARRIVED} LIMIT 1"):
                 lease = leases.acquire(journal.database)
                 attestor = Attestor(journal.database, lease)
                 with attestor.transaction() as connection:

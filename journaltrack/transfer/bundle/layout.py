@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NoReturn, TypeAlias
 
 from journaltrack.errors import BundleDamagedError, BundleTooNewError
-from journaltrack.journal.spool.spool import is_digest
 from journaltrack.limits import MANIFEST_BYTES_MAX, shown
 from journaltrack.util import paths
+from journaltrack.util.digest import is_digest
 from journaltrack.util.text import is_newer_version, version_needed
 
 FORMAT_VERSION: Final = 1

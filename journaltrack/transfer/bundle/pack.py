@@ -25,7 +25,7 @@ from journaltrack._version import __version__
 from journaltrack.errors import BundleError, BundleSpoolError, JournalFullError
 from journaltrack.journal import view
 from journaltrack.journal.spool.copy import Copier, SteadyFile
-from journaltrack.journal.spool.spool import Spool, is_digest
+from journaltrack.journal.spool.spool import Spool
 from journaltrack.journal.sqlite import files
 from journaltrack.journal.sqlite.copies import write_copy
 from journaltrack.journal.sqlite.errors import translated
@@ -33,6 +33,7 @@ from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.bundle import layout as layouts
 from journaltrack.transfer.bundle.layout import Content, Harm, Layout, Manifest, Member
 from journaltrack.util import paths
+from journaltrack.util.digest import is_digest
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal

@@ -162,8 +162,8 @@ class Incoming:
             for (digest,) in self._database.read("SELECT digest FROM entry WHERE seq = ?", (seq,)):
                 return bytes(digest)
         for source, parts in zip(self._sources, self._parts, strict=True):
-            for writer_id in (i for i, part in parts.items() if part.uuid == uuid and part.after < place):
-                for seq, _ in source.found.find(writer_id, place, place):
+            if any(part.uuid == uuid and part.after < place for part in parts.values()):
+                for seq, _ in source.found.find({uuid: ((place, place),)}):
                     ((digest,),) = source.journal.database.read("SELECT digest FROM entry WHERE seq = ?", (seq,))
                     return bytes(digest)
         return None

@@ -29,21 +29,22 @@ from journaltrack import limits
 from journaltrack.errors import InvalidInputError, LeaseHeldError
 from journaltrack.journal import view
 from journaltrack.journal.journal import Journal
+from journaltrack.journal.queries import HAS_ARRIVED
 from journaltrack.journal.schema import schema
-from journaltrack.journal.spool.spool import Spool, is_digest
+from journaltrack.journal.spool.spool import Spool
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence import statements
-from journaltrack.replay.evidence.attestations import Attestor, Settled
+from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.outcomes import Settlement
-from journaltrack.replay.evidence.statements import Named
+from journaltrack.replay.evidence.statements import MERGE, Named, Settled
 from journaltrack.replay.evidence.taken import TAKEN
 from journaltrack.replay.pass_report import Progress
-from journaltrack.transfer.apply.applier import MERGE, Ahead, Applied, Applier
-from journaltrack.transfer.apply.checks import Checked, Checker
-from journaltrack.transfer.apply.source import forged
+from journaltrack.transfer.apply.applier import Ahead, Applied, Applier
+from journaltrack.transfer.apply.source import Checked, Checker, forged
 from journaltrack.transfer.merge.incoming import COMPONENT, PLACE, RECORDED, REST, SEQ, WRITER, Incoming, Row
 from journaltrack.transfer.merge.source import Found, JournalSource
 from journaltrack.util import paths
+from journaltrack.util.digest import is_digest
 from journaltrack.util.intervals import as_intervals, contains, merged
 
 if TYPE_CHECKING:
@@ -391,8 +392,8 @@ class _Merger:
                 self._applier.tell_origin(source)
         count = 0
         for page in self._applier.turns.pages(self._found(source)):
-            with self._applier.transaction() as connection:
-                self._settle_as_found(connection, page, source)
+            with self._applier.transaction():
+                self._settle_as_found(page, source)
             count += len(page)
         return count
 
@@ -400,7 +401,7 @@ class _Merger:
         """Entries that are here and to be settled so: ``seq``, component. Read outside of a transaction: nobody else settles entries."""
         already = self._taken_before(source)
         for each in source.unattested(IN_FLIGHT):
-            arrived = each.outcome in {"delivered", "superseded"}
+            arrived = each.outcome in HAS_ARRIVED
             for first, last in self._applier.places({each.uuid: ((each.first, each.last),)}):
                 for seq in range(first, last + 1):
                     # None: removed here on the record, between others: it had been delivered.
@@ -412,19 +413,18 @@ class _Merger:
                         if wanted:
                             yield seq, component_id, each
 
-    def _settle_as_found(self, connection: sqlite3.Connection, page: Sequence[tuple[int, int, Found]], source: JournalSource) -> None:
+    def _settle_as_found(self, page: Sequence[tuple[int, int, Found]], source: JournalSource) -> None:
+        """Inside of a transaction: this process attests it."""
         groups: dict[int, dict[tuple[str, str | None, int], list[int]]] = defaultdict(lambda: defaultdict(list))
         for seq, component_id, each in page:
             groups[component_id][each.outcome, each.reason, each.at_ns].append(seq)
-        rows = [(seq, each.outcome, each.reason, each.at_ns) for seq, _, each in page]
-        connection.executemany("INSERT OR REPLACE INTO delivery VALUES (?, NULL, ?, ?, ?)", rows)
         settled = {
             component_id: [Settled(outcome, reason, as_intervals(seqs), at_ns) for (outcome, reason, at_ns), seqs in by_kind.items()]
             for component_id, by_kind in groups.items()
         }
         self._applier.tell_origin(source)
         self._applier.attest("found", settled, {"from": source.journal.journal_id})
-        self._applier.note(as_intervals(row[0] for row in rows))
+        self._applier.note(as_intervals(seq for seq, *_ in page))
 
     def _taken_before(self, source: JournalSource) -> Callable[[int, int], bool]:
         """Whether an earlier merge of the same journal found an entry so, since the same time: who released it since then wants it pending.

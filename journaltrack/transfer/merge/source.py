@@ -18,7 +18,7 @@ from journaltrack.journal.queries import PROBLEM, Places
 from journaltrack.journal.removed import IS_PRUNE
 from journaltrack.journal.schema import schema
 from journaltrack.replay.evidence import taken
-from journaltrack.replay.evidence.outcomes import DeliveryOutcome
+from journaltrack.replay.evidence.statements import DeliveryOutcome
 from journaltrack.replay.plan.actions import Ensure, PutMetrics
 from journaltrack.transfer.apply.source import Attested, WriterRow, forged
 from journaltrack.util.intervals import SEQ_MAX, ranges_in
@@ -152,7 +152,7 @@ class JournalSource:
 
     def components_in(self, writer_id: int, first: int, last: int) -> Iterator[tuple[str, str]]:
         """Of entries of a process, one of each component, in words, with the component."""
-        for begin, end in self.found.find(writer_id, first, last):
+        for begin, end in self.found.find({self.uuids[writer_id]: ((first, last),)}):
             for place, component_id in self.journal.database.read(
                 "SELECT min(writer_seq), component_id FROM entry WHERE seq BETWEEN ? AND ? GROUP BY component_id", (begin, end)
             ):
@@ -174,7 +174,7 @@ class JournalSource:
         """Runs of entries that were removed on the record, with the digest of the last."""
         gaps = taken.gaps_to_come(self.journal.database)
         for (body,) in self.journal.database.connection.execute(f"SELECT a.body FROM attestation a WHERE {IS_PRUNE} ORDER BY a.id"):
-            members = read_body(body) if isinstance(body, str) else None
+            members = read_body(body)
             try:
                 take_gaps(gaps, members or {})
             except (ValueError, TypeError) as error:

@@ -1,0 +1,510 @@
+"""The journal's own tables against the evidence: all that is attested, followed again, is what they must hold. Changes nothing.
+
+Every attestation is in its chain, and ``follow`` does with it what it did when it was made or taken over, in temporary tables
+(in memory while they are small, in ``TMPDIR`` beyond that). What the journal holds otherwise was recorded by nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from journaltrack import limits
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.chain import ChainProblem, Gaps, Removed, chains, removed_in, take_gaps, told
+from journaltrack.journal.queries import IS_BEFORE, UNSETTLED
+from journaltrack.journal.sqlite.errors import translated
+from journaltrack.replay.evidence import statements
+from journaltrack.replay.evidence.follow import Replay, replaying
+from journaltrack.replay.evidence.statements import MERGE, Intervals, Named, Said
+from journaltrack.replay.evidence.taken import TAKEN
+from journaltrack.util.intervals import merged, ranges_in, without
+
+if TYPE_CHECKING:
+    from journaltrack.journal.entries import Entry
+    from journaltrack.journal.sqlite.connection import Database
+
+LISTED_MAX: Final = 100
+"""Ours: problems of one kind that are listed; the first are what matters."""
+_COLUMNS: Final = (
+    "action",
+    "outcome",
+    "generation",
+    "started_at_ns",
+    "finished_at_ns",
+    "attempts",
+    "request_id",
+    "error_code",
+    "error_text",
+)
+"""Of a receipt; its attestation has the same under the same names."""
+_of_receipt: Final = operator.attrgetter(*_COLUMNS)
+_PLAIN: Final = "SELECT a.id, a.writer_id, a.writer_seq, a.receipt_id, a.body, a.digest FROM attestation a ORDER BY a.id"
+_FULL: Final = (
+    f"SELECT a.id, a.writer_id, a.writer_seq, a.receipt_id, a.body, a.digest, r.id, c.name, r.entries, r.{', r.'.join(_COLUMNS)} "
+    "FROM attestation a LEFT JOIN receipt r ON r.id = a.receipt_id LEFT JOIN component c ON c.id = r.component_id ORDER BY a.id"
+)
+"""The same with what is recorded of its receipt."""
+_MAP: Final = (
+    "CASE e.kind WHEN 'parameter' THEN 'parameters' WHEN 'input' THEN 'input_artifacts' WHEN 'output' THEN 'output_artifacts' "
+    "WHEN 'status' THEN 'status' END"
+)
+_LATEST: Final = (  # of each key and each journal and host that recorded: in one pass, and not one for each field
+    f"(SELECT e.component_id AS component_id, {_MAP} AS map, coalesce(e.name, '') AS key, max(e.seq) AS seq, "
+    "max(coalesce(d.receipt_id, 0)) AS receipt_id FROM entry e CROSS JOIN delivery d ON d.seq = e.seq LEFT JOIN writer w ON w.id = e.writer_id "
+    "WHERE e.stream <> 'metric' AND e.kind IN ('parameter', 'input', 'output', 'status') AND d.outcome = 'delivered' "
+    "GROUP BY 1, 2, 3, w.journal_id, w.host)"
+)
+_FIELDS: Final = (
+    "SELECT DISTINCT f.component_id, f.map, f.key, f.seq FROM field f LEFT JOIN entry e ON e.seq = f.seq LEFT JOIN delivery d ON d.seq = f.seq "
+    f"LEFT JOIN {_LATEST} l ON l.component_id = f.component_id AND l.map = f.map AND l.key = f.key LEFT JOIN entry o ON o.seq = l.seq "
+    "WHERE e.seq IS NULL OR e.component_id IS NOT f.component_id OR e.stream = 'metric' OR coalesce(e.name, '') <> f.key "
+    f"OR f.map IS NOT {_MAP} OR coalesce(d.outcome, '') IN ('quarantined', 'in doubt') "
+    f"OR (o.seq <> e.seq AND {IS_BEFORE.replace('n.', 'e.')}) LIMIT ?"
+)
+_FIELDS_LOST: Final = (
+    f"SELECT l.component_id, l.map, l.key, l.seq FROM {_LATEST} l LEFT JOIN field f ON f.component_id = l.component_id AND f.map = l.map "
+    "AND f.key = l.key WHERE f.seq IS NULL AND l.receipt_id > ? LIMIT ?"
+)
+_UNSETTLED_BELOW: Final = (
+    f"SELECT e.seq FROM entry e WHERE e.seq <= ? AND {UNSETTLED} AND e.seq NOT IN (SELECT seq FROM unsettled) ORDER BY e.seq LIMIT 1"
+)
+_BELOW: Final = "SELECT (SELECT count(*) FROM entry WHERE seq <= ?1), (SELECT count(*) FROM delivery WHERE seq <= ?1)"
+# What needed no request of its own may name the one that uploaded the same content, what a merge found any one; a repair speaks
+# of requests from before it.
+_BY_ANOTHER: Final = (
+    "CASE WHEN t.receipt_id IS NOT NULL THEN "
+    f"EXISTS (SELECT 1 FROM receipt r WHERE r.id = t.receipt_id AND r.action = '{MERGE}') AND (d.receipt_id IS NULL OR typeof(d.receipt_id) = 'integer') ELSE d.receipt_id BETWEEN 1 AND ? OR EXISTS "
+    f"(SELECT 1 FROM replayed_upload u JOIN entry e ON e.seq = d.seq WHERE u.receipt_id = d.receipt_id AND u.component_id = e.component_id "
+    "AND CASE WHEN json_valid(e.payload) THEN u.sha256 = json_extract(e.payload, '$.sha256') AND u.bucket = coalesce(json_extract(e.payload, "
+    "'$.bucket'), '') AND u.prefix = coalesce(json_extract(e.payload, '$.prefix'), '') END) END"
+)
+_OTHERWISE: Final = (
+    "SELECT d.seq, d.receipt_id, d.outcome, d.reason, d.settled_at_ns, t.seq IS NOT NULL, EXISTS (SELECT 1 FROM entry e WHERE e.seq = d.seq) "
+    f"FROM delivery d LEFT JOIN replayed_delivery t ON t.seq = d.seq WHERE CASE WHEN t.seq IS NULL THEN 1 ELSE "
+    "d.outcome IS NOT t.outcome OR d.reason IS NOT t.reason OR d.settled_at_ns IS NOT t.settled_at_ns "
+    f"OR (d.receipt_id IS NOT t.receipt_id AND NOT ({_BY_ANOTHER})) END ORDER BY d.seq"
+)
+_NOT_RECORDED: Final = (
+    "SELECT t.seq, t.outcome, (SELECT a.id FROM attestation a WHERE a.receipt_id = t.receipt_id), w.uuid FROM replayed_delivery t "
+    "JOIN entry e ON e.seq = t.seq LEFT JOIN writer w ON w.id = e.writer_id WHERE t.seq NOT IN (SELECT seq FROM delivery) ORDER BY t.seq"
+)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What the attestations that hold say beside what became of entries.
+
+    Attributes:
+        generation: The highest of a lease.
+        gaps: See ``chain.Gaps``; ``gaps_to_come`` were told by merges alone, before the attestations of them came.
+        pruned_to: By the writer's uuid: the last place that was removed here, and not in another copy.
+        blobs_removed: Contents that were removed from the spool on the record.
+    """
+
+    generation: int = 0
+    gaps: dict[str, Removed] = field(default_factory=dict)
+    gaps_to_come: dict[str, Removed] = field(default_factory=dict)
+    pruned_to: dict[str, int] = field(default_factory=dict)
+    blobs_removed: set[str] = field(default_factory=set)
+
+    def take(self, body: object, receipt_id: int | None) -> Said:
+        """Add what one attestation says.
+
+        Raises:
+            ValueError, TypeError: It can't be read.
+        """
+        members = statements.members_of(body)
+        said = statements.said(members)
+        self.generation = max(self.generation, said.generation)
+        take_gaps(self.gaps, members)
+        if receipt_id is None:
+            for uuid, _, last, _ in members.get("removed") or ():
+                self.pruned_to[uuid] = max(last, self.pruned_to.get(uuid, 0))
+        elif said.action == TAKEN:
+            take_gaps(self.gaps_to_come, members, "gaps")
+        self.blobs_removed.update(map(str, members.get("blobs") or ()))
+        return said
+
+
+def attestation_problems(database: Database, evidence: Evidence, proof: Proof | None = None) -> list[ChainProblem]:
+    """The first broken link of each chain of attestations; what the others say goes into ``evidence``, and to ``proof``."""
+    started = chains(database, attestations=True)
+    found = []
+    with database.lock, translated(database.path):
+        for number, writer_id, writer_seq, receipt_id, body, digest, *receipt in database.connection.execute(
+            _PLAIN if proof is None else _FULL
+        ):
+            chain = started.get(writer_id)
+            if chain is None:
+                message = f"attestation {number} is of writer {told(writer_id)}, which is not recorded"
+                found.append(ChainProblem("attestation", message))
+                continue
+            if chain.broken:
+                continue
+            if writer_seq != chain.writer_seq + 1:
+                message = f"attestation {number} is number {told(writer_seq)} of its writer, {chain.writer_seq + 1} was expected"
+                found.append(chain.problem("attestation", message))
+                continue
+            if not isinstance(body, str) or vocabulary.attestation_next(chain.digest, body) != digest:
+                found.append(
+                    chain.problem("attestation", f"attestation {number} is not what was attested: its digest does not fit its body")
+                )
+                continue
+            chain.digest, chain.writer_seq = digest, writer_seq
+            try:
+                said = evidence.take(body, receipt_id)
+            except (ValueError, TypeError) as error:
+                message = f"the body of attestation {number} can't be read: {limits.shown(str(error))}"
+                found.append(chain.problem("attestation", message))
+                continue
+            if proof is not None:
+                proof.take(number, receipt_id, said, receipt)
+    return found
+
+
+def record_problems(database: Database) -> tuple[list[ChainProblem], Evidence]:
+    """Broken chains of attestations, and what is recorded otherwise than it was attested, or by nobody; inside of a snapshot."""
+    evidence = Evidence()
+    legacy = _legacy(database)
+    with replaying(database) as replay:
+        gaps = removed_in(database.connection)
+        replay.number_removed(gaps)
+        if any(legacy):
+            replay.remember(*legacy)
+        proof = Proof(database, replay, gaps)
+        found = attestation_problems(database, evidence, proof)
+        replay.finish()
+        for problems in (
+            [*_unattested(database, legacy[0]), *proof.found],
+            _deliveries(database, legacy),
+            _missing(database),
+            _undelivered_gaps(replay, evidence, legacy[0]),
+            _remote(database, legacy[0]),
+            _derived(database, evidence),
+            _gone(database, evidence),
+        ):
+            for count, problem in enumerate(problems):
+                found.append(problem)
+                if count + 1 == LISTED_MAX:
+                    found.append(ChainProblem(problem.kind, f"and perhaps more: {LISTED_MAX} are listed at most"))
+                    break
+    return found, evidence
+
+
+def _unattested(database: Database, legacy: int) -> Iterator[ChainProblem]:
+    rows = database.read(
+        "SELECT r.id FROM receipt r WHERE r.finished_at_ns IS NOT NULL AND r.id > ? "
+        "AND NOT EXISTS (SELECT 1 FROM attestation a WHERE a.receipt_id = r.id) ORDER BY r.id LIMIT ?",
+        (legacy, LISTED_MAX),
+    )
+    for (receipt_id,) in rows:
+        yield ChainProblem("receipt", f"nobody attests the receipt {receipt_id}: it was forged, or its attestation was removed")
+
+
+class Proof:
+    """Holds each receipt against its attestation, and has what is attested followed.
+
+    Attributes:
+        found: The first receipts that are not what was attested.
+    """
+
+    def __init__(self, database: Database, replay: Replay, gaps: Gaps) -> None:
+        self.found: list[ChainProblem] = []
+        self._replay = replay
+        self._identities = _Identities(database, gaps)
+
+    def take(self, number: int, receipt_id: int | None, said: Said, receipt: Sequence[Any]) -> None:
+        """The next attestation, and what is recorded of its receipt."""
+        here = self._replay.follow(said, receipt_id)
+        if receipt_id is None or len(self.found) >= LISTED_MAX:
+            return
+        there, component, entries, *values = receipt
+        if there is None:
+            self.found.append(ChainProblem("receipt", f"the receipt {receipt_id} is gone, attestation {number} is of it"))
+            return
+        wrong = []
+        if (attested := _of_receipt(said)) != tuple(values):
+            wrong = [name for name, one, other in zip(_COLUMNS, attested, values, strict=True) if one != other]
+        if not _same_component(said.component, component, entries):
+            wrong.append("component")
+        if not self._identities.agree(entries, said.entries, here.entries):
+            wrong.append("entries")
+        if wrong:
+            message = f"the receipt {receipt_id} is not what was attested of it: {', '.join(wrong)}"
+            self.found.append(ChainProblem("receipt", message))
+
+
+def _legacy(database: Database) -> tuple[int, int]:
+    """Up to which receipt, and which time, nothing needs to be attested."""
+    receipt_id, at_ns = database.read("SELECT attested_after_receipt, attested_after_ns FROM meta")[0]
+    return receipt_id if isinstance(receipt_id, int) else 0, at_ns if isinstance(at_ns, int) else 0
+
+
+def _same_component(attested: object, recorded: object, entries: object) -> bool:
+    """Whether a receipt is of the component that its attestation names.
+
+    One from another copy is of none if neither the component nor an entry of it was here.
+    """
+    if recorded is None and entries == "":
+        return attested is None or isinstance(attested, str)
+    same = isinstance(attested, str) and isinstance(recorded, str) and attested.lower() == recorded.lower()
+    return same or (attested is None and recorded is None)
+
+
+def _count(intervals: Iterable[tuple[int, int]]) -> int:
+    return sum(last - first + 1 for first, last in intervals)
+
+
+class _Identities:
+    """Which entries a receipt's text names, in the words of attestations."""
+
+    def __init__(self, database: Database, gaps: Gaps) -> None:
+        self._database = database
+        self._uuids = {i: str(uuid) for i, uuid in database.read("SELECT id, uuid FROM writer")}
+        self._ids = {uuid: i for i, uuid in self._uuids.items()}
+        self._gaps = gaps
+        self._last_seq = database.read("SELECT coalesce(max(seq), 0) FROM entry")[0][0]
+
+    def agree(self, text: object, named: Named, here: Intervals) -> bool:
+        """Whether the receipt names the entries that the attestation names, those that were removed on the record left out.
+
+        Args:
+            text: Of the receipt.
+            named: By the attestation.
+            here: Where those are.
+        """
+        try:
+            intervals = ranges_in(text)
+        except ValueError:
+            return False
+        wanted = {(uuid, interval) for uuid, ranges in named.items() for interval in ranges}
+        if intervals == here and _count(here) == _count(interval for _, interval in wanted):
+            return True  # nearly always: all of them are here
+        found: dict[str, list[list[int]]] = {}
+        highest = count = 0
+        rows = self._database.connection.execute(
+            "SELECT e.seq, e.writer_id, e.writer_seq FROM json_each(?) i CROSS JOIN entry e "
+            "ON e.seq BETWEEN json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') WHERE typeof(e.writer_seq) = 'integer'",
+            (json.dumps(intervals),),
+        )
+        for seq, writer_id, writer_seq in rows:
+            highest, count = max(highest, seq), count + 1
+            runs = found.setdefault(self._uuids.get(writer_id, f"unknown-{writer_id}"), [])
+            if runs and writer_seq == runs[-1][1] + 1:
+                runs[-1][1] = writer_seq
+            else:
+                runs.append([writer_seq, writer_seq])
+        if count != _count(intervals) and (not self._gaps or intervals[-1][1] > self._last_seq):
+            return False  # it names what never was
+        there = {(uuid, (first, last)) for uuid, runs in found.items() for first, last in runs}
+        if there == wanted or (bool(self._gaps) and self._without_removed(wanted) == self._without_removed(there)):
+            return True
+        return self._came_later(there, wanted, highest)
+
+    def _came_later(self, there: set[tuple[str, tuple[int, int]]], wanted: set[tuple[str, tuple[int, int]]], highest: int) -> bool:
+        """Whether a receipt from another copy leaves out nothing but entries that were not here when it came."""
+        coverage: dict[str, list[tuple[int, int]]] = {}
+        for uuid, interval in wanted:
+            coverage.setdefault(uuid, []).append(interval)
+        for uuid, (first, last) in there:
+            if not any(begin <= first and last <= end for begin, end in coverage.get(uuid, ())):
+                return False
+        for uuid, intervals in coverage.items():
+            writer_id = self._ids.get(uuid)
+            known = sum(last - first + 1 for name, (first, last) in there if name == uuid)
+            if writer_id is None or known == sum(last - first + 1 for first, last in intervals):
+                continue
+            left_out = self._database.connection.execute(
+                "SELECT count(*) FROM entry e CROSS JOIN json_each(?) i ON e.writer_seq BETWEEN json_extract(i.value, '$[0]') "
+                "AND json_extract(i.value, '$[1]') WHERE e.writer_id = ? AND e.seq <= ?",
+                (json.dumps(intervals), writer_id, highest),
+            ).fetchone()[0]
+            if left_out != known:
+                return False
+        return True
+
+    def _without_removed(self, runs: set[tuple[str, tuple[int, int]]]) -> dict[str, list[tuple[int, int]]]:
+        named: dict[str, list[tuple[int, int]]] = {}
+        for uuid, interval in runs:
+            named.setdefault(uuid, []).append(interval)
+        left = {uuid: without(merged(each), merged(self._gaps[uuid].runs()) if uuid in self._gaps else ()) for uuid, each in named.items()}
+        return {uuid: each for uuid, each in left.items() if each}
+
+
+def _deliveries(database: Database, legacy: tuple[int, int]) -> Iterator[ChainProblem]:
+    """What became of entries is what was attested; of neighbours that are alike the first is told of."""
+    before: tuple[Any, ...] = ()
+    for seq, *alike in database.connection.execute(_OTHERWISE, (legacy[0],)):
+        receipt_id, outcome, reason, settled_at_ns, is_attested, is_there = alike
+        at_once = receipt_id is None and outcome == "quarantined" and not is_attested and is_there
+        if at_once and _refused_at_once(database, seq, reason, settled_at_ns):
+            continue
+        if before == (seq - 1, *alike):
+            before = (seq, *alike)
+            continue
+        before = (seq, *alike)
+        record = f"the record of what became of entry {seq} ({limits.shown(str(outcome))})"
+        if not is_there:
+            message = f"there is a record of what became of entry {seq}, which is not there"
+        elif is_attested:
+            message = f"{record} is not what was attested of it"
+        elif at_once:
+            message = f"{record} does not follow from the entry, and nobody attests it"
+        else:
+            message = f"{record} is attested by nobody: it was forged, or its attestation was removed"
+        yield ChainProblem("delivery", message, seq=seq)
+
+
+def _refused_at_once(database: Database, seq: int, reason: object, settled_at_ns: object) -> bool:
+    """Whether the append itself refused the entry for that reason."""
+    entry = _entry(database, seq)
+    if entry is None or entry.recorded_at_ns != settled_at_ns:
+        return False
+    if entry.kind == vocabulary.UPLOAD:  # nothing is uploaded for a reference that can't be sent, which was recorded with it
+        reference = _entry(database, seq + 1)
+        with_it = reference is not None and (reference.writer_id, reference.writer_seq) == (entry.writer_id, entry.writer_seq + 1)
+        entry = reference if with_it and reference is not None and reference.name == entry.name else None
+    return entry is not None and (_is_undeliverable(entry, reason) or _is_one_too_many(database, entry, reason))
+
+
+def _entry(database: Database, seq: int) -> Entry | None:
+    columns = database.read(
+        "SELECT e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
+        "e.recorded_at_ns, e.digest FROM entry e WHERE e.seq = ?",
+        (seq,),
+    )
+    found = vocabulary.entry_of(columns[0]) if columns else None
+    return found if found is not None and found.unsound is None else None
+
+
+def _is_undeliverable(entry: Entry, reason: object) -> bool:
+    try:
+        problem = vocabulary.undeliverable(entry)
+        # The second is what was said at first of a number that is too large for a double.
+        return problem == reason or (problem == limits.too_large("the value") and reason == limits.not_finite("the value"))
+    except ValueError:
+        return False
+
+
+def _is_one_too_many(database: Database, entry: Entry, reason: object) -> bool:
+    """Whether the component had as many keys as it may have, and not this one."""
+    if entry.kind not in vocabulary.KEYS_MAX or reason != vocabulary.too_many(entry.kind):
+        return False
+    keys_max, _ = vocabulary.KEYS_MAX[entry.kind]
+    ((keys, same),) = database.read(
+        "SELECT count(*), total(name IS ?1) FROM (SELECT DISTINCT e.name FROM entry e WHERE e.component_id = ?2 AND e.stream <> 'metric' "
+        "AND e.kind = ?3 AND e.seq < ?4)",
+        (entry.name, entry.component_id, entry.kind, entry.seq),
+    )
+    return bool(keys - same >= keys_max)
+
+
+def _missing(database: Database) -> Iterator[ChainProblem]:
+    """Settlements that were attested, are not overridden, and are not recorded (any more)."""
+    for seq, outcome, number, uuid in database.connection.execute(_NOT_RECORDED):
+        which = "by a plan" if number is None else number
+        message = f"what became of entry {seq} ({limits.shown(str(outcome))}) was attested ({which}), and is not recorded (any more)"
+        yield ChainProblem("delivery", message, writer=str(uuid), seq=seq)
+
+
+def _undelivered_gaps(replay: Replay, evidence: Evidence, legacy: int) -> Iterator[ChainProblem]:
+    """Entries that were removed on the record although nothing says that they had been delivered."""
+    for uuid, gaps in evidence.gaps.items():
+        for first, last in gaps.runs():
+            arrived, others = replay.of_removed(uuid, first, last)
+            missing = last - first + 1 - arrived
+            if others or (missing and not legacy):
+                message = (
+                    f"{missing} entries of writer {limits.shown(uuid)} ({first}-{last}) were removed, "
+                    "and nobody attests that they had been delivered"
+                )
+                yield ChainProblem("gap", message, writer=uuid)
+
+
+def _told_early(database: Database) -> set[str]:
+    """Components of which another copy's receipts told before they were recorded here: what the remote has of them was not noted then.
+
+    The next pass asks for it. Such receipts name no component here, and no entries.
+    """
+    rows = database.read(
+        "SELECT DISTINCT CASE WHEN json_valid(a.body) THEN json_extract(a.body, '$.component') END FROM receipt r "
+        "JOIN attestation a ON a.receipt_id = r.id WHERE r.component_id IS NULL AND r.entries = ''"
+    )
+    return {name.lower() for (name,) in rows if isinstance(name, str)}
+
+
+def _remote(database: Database, legacy: int) -> Iterator[ChainProblem]:
+    """What is known of components and objects came from requests."""
+    early = _told_early(database)
+    rows = database.read(
+        "SELECT c.name, c.arn, c.confirmed_at_ns, t.confirmed_at_ns FROM component c JOIN replayed_component t ON t.id = c.id "
+        "WHERE c.arn IS NOT t.arn OR c.confirmed_at_ns IS NOT t.confirmed_at_ns ORDER BY c.id"
+    )
+    for name, arn, confirmed_at_ns, attested_ns in rows:
+        unnoted = str(name).lower() in early and arn is None and confirmed_at_ns is None
+        if not unnoted and not (legacy and confirmed_at_ns == attested_ns):
+            message = f"what is recorded of {limits.shown(str(name))} (its ARN, and that it is there) is not what was attested"
+            yield ChainProblem("record", message)
+    columns = "component_id, sha256, bucket, prefix, uri, receipt_id"
+    forged = database.read(
+        f"SELECT c.name, l.* FROM (SELECT {columns} FROM location EXCEPT SELECT {columns} FROM replayed_location) l "
+        "LEFT JOIN component c ON c.id = l.component_id"
+    )
+    for name, _, sha256, *_ in forged:
+        message = f"where the content {limits.shown(str(sha256))} of {limits.shown(str(name))} was uploaded to is not what was attested"
+        yield ChainProblem("record", message, sha256=str(sha256))
+    key = "component_id, sha256, bucket, prefix"
+    lost = database.read(
+        f"SELECT c.name, l.sha256 FROM replayed_location l JOIN component c ON c.id = l.component_id WHERE l.receipt_id > ? AND "
+        f"({', '.join(f'l.{name}' for name in key.split(', '))}) NOT IN (SELECT {key} FROM location)",
+        (legacy,),
+    )
+    for name, sha256 in lost:
+        if str(name).lower() not in early:
+            message = (
+                f"the content {limits.shown(sha256)} of {limits.shown(str(name))} was uploaded, and where to is not recorded (any more)"
+            )
+            yield ChainProblem("record", message, sha256=sha256)
+
+
+def _gone(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
+    """Numbers that nobody has: entries and receipts are numbered without gaps, whoever writes them."""
+    removed = sum(last - first + 1 for gaps in evidence.gaps.values() for first, last in gaps.runs())
+    for what, table, column, after, allowed in (
+        ("entry", "entry", "seq", 0, removed),
+        ("receipt", "receipt", "id", _legacy(database)[0], 0),
+    ):
+        count, last = database.read(f"SELECT count(*), max({column}) FROM {table} WHERE {column} > ?", (after,))[0]
+        if last is None or last - after - count <= allowed:
+            continue
+        ((first, until),) = database.read(
+            f"SELECT p + 1, n - 1 FROM (SELECT {column} AS n, lag({column}, 1, ?1) OVER (ORDER BY {column}) AS p FROM {table} "
+            f"WHERE {column} > ?1) WHERE n > p + 1 LIMIT 1",
+            (after,),
+        )
+        which = f"{what} {first} is" if first == until else f"{'entries' if what == 'entry' else 'receipts'} {first} to {until} are"
+        message = f"{which} gone: numbers are given without gaps, and nothing records that it was removed"
+        yield ChainProblem("gap" if what == "entry" else "receipt", message)
+
+
+def _derived(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
+    for component_id, field_map, key, seq in database.read(_FIELDS_LOST, (_legacy(database)[0], LISTED_MAX)):
+        what = f"{limits.shown(str(field_map))} {limits.shown(str(key))} of component {told(component_id)}"
+        yield ChainProblem("record", f"entry {told(seq)} was delivered, and it is not recorded that the remote holds {what}")
+    for component_id, field_map, key, seq in database.read(_FIELDS, (LISTED_MAX,)):
+        what = f"{limits.shown(str(field_map))} {limits.shown(str(key))} of component {told(component_id)}"
+        yield ChainProblem("record", f"entry {told(seq)} is not the one that the remote holds for {what}")
+    ((generation,),) = database.read("SELECT generation FROM lease")
+    if not isinstance(generation, int) or generation < evidence.generation:
+        yield ChainProblem("record", f"the lease has generation {told(generation)}, {evidence.generation} was used already")
+    ((mark,),) = database.read("SELECT seq FROM mark")
+    ((recorded, settled),) = database.read(_BELOW, (mark,))
+    unsettled = database.read(_UNSETTLED_BELOW, (mark,)) if recorded > settled else []  # counting costs a tenth of looking
+    if unsettled:
+        ((seq,),) = unsettled
+        message = f"entry {seq} is not settled, and the low-water mark says that all is settled or listed up to it: it would never be sent"
+        yield ChainProblem("record", message, seq=seq)

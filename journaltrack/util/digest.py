@@ -1,0 +1,28 @@
+"""SHA-256: of a whole file, and what one looks like as text. Must not know where files are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Final
+
+BLOCK_BYTES: Final = 1 << 20
+_LENGTH: Final = 64
+_DIGITS: Final = frozenset("0123456789abcdef")
+
+
+def is_digest(value: object) -> bool:
+    """Whether it is a SHA-256 in lower-case hexadecimal: nothing else may become part of a path."""
+    return isinstance(value, str) and len(value) == _LENGTH and _DIGITS.issuperset(value)
+
+
+def digest_of(read: Callable[[int], bytes]) -> str:
+    """Return the SHA-256 of all that ``read`` gives, as hexadecimal; it gives nothing at the end.
+
+    Args:
+        read: Such as ``file.read``; called with the number of bytes to give at most.
+    """
+    digest = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
+    while block := read(BLOCK_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
