@@ -48,8 +48,8 @@ def run(options: Run) -> list[Result]:
 def ours(folder: str, question: str, since: float | None = None, **filters: Any) -> Values:
     """One question, with its modules loaded and the file in the system's cache, as after a first look."""
     from journaltrack.journal.journal import Journal
-    from journaltrack.reports import entries, entry, report, timeline
-    from journaltrack.reports.choice import Choice
+    from journaltrack.reports import entries, entry, history, report
+    from journaltrack.reports.entries import Choice
 
     journal = Journal.open(folder, create=False, read_only=True)
     ((first_ns, last_ns, last_seq),) = journal.database.read("SELECT min(recorded_at_ns), max(recorded_at_ns), max(seq) FROM entry")
@@ -60,7 +60,7 @@ def ours(folder: str, question: str, since: float | None = None, **filters: Any)
         filters["since_ns"] = middle_ns
     answers: dict[str, Callable[[], Any]] = {
         "entries": lambda: list(entries.each_entry(folder, limit=PAGE, **filters)),
-        "timeline": lambda: list(timeline.timeline(folder, Choice(**filters), limit=PAGE)),
+        "timeline": lambda: list(history.timeline(folder, Choice(**filters), limit=PAGE)),
         "entry": lambda: entry.entry(folder, last_seq),
         "report": lambda: report.audit(folder),
         "stream": lambda: sum(1 for _ in entries.each_entry(folder)),

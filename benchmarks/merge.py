@@ -56,7 +56,7 @@ def make(folder: str, entries: int) -> Values:
 
 def ours(folder: str, entries: int) -> Values:
     """One merge, imports done, beside a process that logs."""
-    from journaltrack.transfer.merge.merger import merge
+    from journaltrack.transfer.merge import merge
 
     target = Path(folder, "target")
     shutil.rmtree(target, ignore_errors=True)

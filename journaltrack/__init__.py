@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from journaltrack.transfer.bundle.pack import bundle
     from journaltrack.transfer.bundle.reading import open_bundle
     from journaltrack.transfer.export.exporter import export
-    from journaltrack.transfer.merge.merger import merge
+    from journaltrack.transfer.merge import merge
     from journaltrack.transfer.receipts import export_receipts, import_receipts
 
 __all__ = [
@@ -76,7 +76,7 @@ _LAZY = {
     "export_receipts": "journaltrack.transfer.receipts",
     "finish": "journaltrack.tracking.finish",
     "import_receipts": "journaltrack.transfer.receipts",
-    "merge": "journaltrack.transfer.merge.merger",
+    "merge": "journaltrack.transfer.merge",
     "open_bundle": "journaltrack.transfer.bundle.reading",
     "status": "journaltrack.reports.status",
 }

@@ -19,8 +19,7 @@ from journaltrack.replay.evidence.anchors import Anchor
 from journaltrack.replay.evidence.taken import Unfinished
 from journaltrack.replay.pass_report import PassReport, Position, Progress
 from journaltrack.reports.proof.hearsay import Hearsay
-from journaltrack.reports.reconcilers import ReconcilerRecord
-from journaltrack.reports.report import AuditReport, ComponentAudit, KindStates, Problem, ReceiptGroup, States
+from journaltrack.reports.report import AuditReport, ComponentAudit, KindStates, Problem, ReceiptGroup, ReconcilerRecord, States
 from journaltrack.reports.status import JournalStatus, LastSuccess, LeaseHolder, PendingStream, Sizes
 from journaltrack.retention.prune import Archive, PruneReport
 from journaltrack.tracking.finish import FinalStatus, Finished
@@ -32,7 +31,7 @@ from journaltrack.transfer.bundle.pack import BundleReport
 from journaltrack.transfer.bundle.reading import Bundle
 from journaltrack.transfer.export.exporter import ExportReport, Format
 from journaltrack.transfer.export.tables import TableName
-from journaltrack.transfer.merge.merger import MergedSource, MergeReport
+from journaltrack.transfer.merge import MergedSource, MergeReport
 from journaltrack.transfer.receipts import ReceiptsExported, ReceiptsImported
 from journaltrack.verification.anchors import AnchorsReport
 from journaltrack.verification.diff import Difference

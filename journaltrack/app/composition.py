@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from journaltrack.remotes.rate_limit import RateLimit
     from journaltrack.remotes.retry import RetryingRemote
     from journaltrack.replay.lease import Lease
-    from journaltrack.replay.pass_report import PassReport, Progress
-    from journaltrack.replay.pending_work import Work
+    from journaltrack.replay.pass_report import PassReport, Progress, Work
     from journaltrack.replay.reconciler import Options
     from journaltrack.retention.prune import PruneReport
     from journaltrack.verification.diff import Difference
@@ -163,9 +162,9 @@ def run_pass(
         JournalError: It can't be read or written.
     """
     from journaltrack.journal.view import matching  # noqa: PLC0415
-    from journaltrack.replay.gate import Gate  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.replay.lease import Gate  # noqa: PLC0415 - the tracker's start does not pay for it
     from journaltrack.replay.reconciler import Options, Reconciler  # noqa: PLC0415
-    from journaltrack.reports.choice import check_buckets  # noqa: PLC0415
+    from journaltrack.reports.entries import check_buckets  # noqa: PLC0415
 
     options = options or Options()
     check_size(paths.default_journal() if journal is None else paths.expanded(journal), connection.allow)
@@ -398,12 +397,12 @@ def deliver(
     Raises:
         JournalError: The journal can't be read or written, somebody else reconciles it, or another copy of it is ahead.
     """
-    from journaltrack.replay import pending_work  # noqa: PLC0415 - the tracker's start does not pay for it
+    from journaltrack.replay import pass_report  # noqa: PLC0415 - the tracker's start does not pay for it
     from journaltrack.watch.journal import Delivery  # noqa: PLC0415
 
     check_size(request.journal, connection.allow)
     try:
-        work = pending_work.look(request.journal, blobs=request.arriving)
+        work = pass_report.look(request.journal, blobs=request.arriving)
     except JournalOutdatedError:
         if request.look_only:
             raise

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from journaltrack.errors import JournalBehindError, JournalError, JournalNotFoundError, NotAJournalError
-from journaltrack.replay import pending_work
+from journaltrack.replay import pass_report
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
-    from journaltrack.replay.pending_work import Work
+    from journaltrack.replay.pass_report import Work
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class OnePlace:
 
     def _gives_way(self, place: _Place, folder: Path, work: Work) -> bool:
         try:
-            there = pending_work.look(place.folder)
+            there = pass_report.look(place.folder)
         except (JournalNotFoundError, NotAJournalError):
             return True
         except JournalError:  # it can't be told now

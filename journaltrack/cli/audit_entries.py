@@ -14,12 +14,9 @@ from journaltrack.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from journaltrack.journal.writers import WriterRecord
-    from journaltrack.reports.choice import Choice
-    from journaltrack.reports.entries import AuditedEntry
-    from journaltrack.reports.entry import EntryAudit
-    from journaltrack.reports.history import KeyKind, Revision
-    from journaltrack.reports.receipts import ReceiptRecord
-    from journaltrack.reports.timeline import Event
+    from journaltrack.reports.entries import AuditedEntry, Choice
+    from journaltrack.reports.entry import EntryAudit, ReceiptRecord
+    from journaltrack.reports.history import Event, KeyKind, Revision
 
 _Item = TypeVar("_Item")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -163,7 +160,7 @@ def _choice(path: str | None, component: str | None, *, key: str | None = None, 
     """What the filters choose, if there is such a thing; with a note of what no answer about single entries can have."""
     from journaltrack.journal import view  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.reports import history  # noqa: PLC0415 - SQLAlchemy
-    from journaltrack.reports.choice import Choice  # noqa: PLC0415
+    from journaltrack.reports.entries import Choice  # noqa: PLC0415
 
     choice = Choice(component, asked["kind"], asked.get("name"), asked.get("state"), asked["since"], asked["until"])
     with view.opened(path) as own:
@@ -440,7 +437,7 @@ def commit(writer: WriterRecord, chars_max: int = 13) -> str:
 
 def _list_timeline(path: str | None, choice: Choice, page: Page, after: str | None, *, as_json: bool) -> ExitCode:
     """All that happened, in order."""
-    from journaltrack.reports.timeline import START, position, timeline  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.reports.history import START, position, timeline  # noqa: PLC0415 - SQLAlchemy
 
     try:
         place = START if after is None else position(after)

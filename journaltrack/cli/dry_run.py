@@ -20,7 +20,7 @@ from journaltrack.replay import reconciler
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.proof import Proof
 from journaltrack.replay.plan.actions import Action, Associate, Ensure, PutMetrics, Settle, Upload
-from journaltrack.reports import choice
+from journaltrack.reports.entries import check_buckets
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def plans(
     opened = Journal.open(journal, create=False, read_only=True)
     try:
         view.matching(opened, options.component)
-        choice.check_buckets(opened, instead)
+        check_buckets(opened, instead)
         if not options.even_if_behind:
             taken.refuse_unfinished(opened.database)
         names = {row.id: row.name for row in opened.components()}

@@ -12,7 +12,7 @@ from journaltrack.cli.exit_codes import ExitCode
 from journaltrack.cli.journals import Journals, about_journals
 
 if TYPE_CHECKING:
-    from journaltrack.transfer.merge.merger import MergeReport
+    from journaltrack.transfer.merge import MergeReport
 
 _LISTED_MAX = 5
 
@@ -33,7 +33,7 @@ def command(journals: Journals, *, target: str, as_json: bool) -> ExitCode:
     process that recorded it and its place there are; what was delivered is not sent again. Training may go on in TARGET.
     """
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.transfer.merge.merger import merge  # noqa: PLC0415 - SQLAlchemy
+    from journaltrack.transfer.merge import merge  # noqa: PLC0415 - SQLAlchemy
 
     if not journals.named:
         raise click.UsageError("name the journals to merge: JOURNAL..., or a folder of journals")

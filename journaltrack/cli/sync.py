@@ -164,7 +164,7 @@ def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> Exi
 def _unpacked(bundle: str, into: Path | None, *, as_json: bool) -> Path:
     """The folder of the journal in a bundle."""
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
-    from journaltrack.transfer.bundle.arrive import bring  # noqa: PLC0415
+    from journaltrack.transfer.bundle.reading import bring  # noqa: PLC0415
 
     with ProgressView(common.path_of(bundle), unit="bytes") as view:
         arrived = bring(bundle, into=into, on_progress=view)
@@ -212,14 +212,14 @@ def _sync(run: _Run, journal: str | None, *, as_json: bool, bundle: str | None =
 @contextlib.contextmanager
 def _from_one_place(run: _Run, journal: str | None) -> Iterator[None]:
     """Of copies of a journal in one call, one is synced."""
-    from journaltrack.replay import pending_work  # noqa: PLC0415 - as above
+    from journaltrack.replay import pass_report  # noqa: PLC0415 - as above
     from journaltrack.util import paths  # noqa: PLC0415 - as above
 
     folder = paths.default_journal() if journal is None else paths.expanded(journal)
     with contextlib.ExitStack() as stack:
         if run.one_place is not None:
             with contextlib.suppress(JournalOutdatedError):  # its copies are as old, and told apart by what they find there
-                stack.enter_context(run.one_place.of(folder, pending_work.look(folder)))
+                stack.enter_context(run.one_place.of(folder, pass_report.look(folder)))
         yield
 
 

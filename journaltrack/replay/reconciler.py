@@ -6,10 +6,24 @@ signal handler raises; requests are made on workers' threads, which touch the re
 
 Invariants: memory does not grow with the journal; a request is in flight only with a recorded intent; a failing
 component does not hold up the others; nothing leaves after ``run``. Must not know the tracker, boto3 or tenacity.
+
+The one end of a pass, whatever ends it: nothing left to do, a halt, a deadline, Ctrl-C, an error of the journal, a bug.
+
+Hand nothing more out; take back what no worker began; close the gate, so that nothing more leaves; wait for answers on their way
+within the grace; record every answer in hand, and try again for a while when the journal refuses. Only then the lease is given back.
+
+Must not know what requests are for.
+
+Runs whose processes are proven dead are ended on the record, as Stopped. Part of a pass.
+
+Who says so is the process that makes the pass: its entry is a status like any other, delivered with the rest, and a run that
+is resumed later is InProgress again. Must not know a remote.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import logging
 import time
@@ -18,34 +32,158 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
 
-from journaltrack.errors import CopyAheadError, JournalBehindError, JournalError, LeaseHeldError, RemoteError
-from journaltrack.journal import queries
+from journaltrack import limits
+from journaltrack.errors import (
+    CopyAheadError,
+    JournalBehindError,
+    JournalError,
+    JournalReadOnlyError,
+    JournalWriteError,
+    LeaseHeldError,
+    RemoteError,
+)
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import interruption, queries, writer_life, writers
 from journaltrack.journal.entries import CREATE, LOAD, Entry
 from journaltrack.journal.journal import Journal
-from journaltrack.replay import interrupted_runs
 from journaltrack.replay import lease as leases
-from journaltrack.replay.attempt import Attempts
-from journaltrack.replay.course import Course
-from journaltrack.replay.dispatch import QUICK, UPLOADS, Crew, Dispatch
-from journaltrack.replay.ending import Ending
-from journaltrack.replay.evidence import ahead, anchors, readback, taken
+from journaltrack.replay.dispatch import GROUP_S, HEARTBEAT_S, QUICK, UPLOADS, Course, Crew, Dispatch
+from journaltrack.replay.evidence import anchors, readback, taken
 from journaltrack.replay.evidence import in_doubt as doubting
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.proof import Proof
-from journaltrack.replay.gate import Gate
+from journaltrack.replay.lease import Gate
 from journaltrack.replay.pass_report import PassReport, Position, Progress
-from journaltrack.replay.plan import component_states
 from journaltrack.replay.plan import planner as planning
 from journaltrack.replay.plan.actions import Action, ComponentState, Request, Settle, Update, Upload
-from journaltrack.replay.plan.pending import Chunk, PendingChunks, Wanted, pending_chunks
+from journaltrack.replay.plan.pending import Chunk, PendingChunks, Wanted, pending_chunks, read_states
 from journaltrack.replay.remote import Remote
-from journaltrack.replay.requests import Context
+from journaltrack.replay.requests import Attempts, Context
 from journaltrack.replay.uploads import IN_FLIGHT_MAX, Uploads
 from journaltrack.util import paths, patterns
-from journaltrack.util.deadline import Deadline
+from journaltrack.util.deadline import INTERRUPTED_GRACE_S, Deadline
 from journaltrack.util.threads import Apart, Workers
 
 logger = logging.getLogger(__name__)
+
+GRACE_S: Final = 30.0
+"""How long answers are waited for when no deadline says it: the longest silence that a request allows."""
+AFTER_S: Final = 0.5
+"""Beyond the grace: what arrived with its last moment."""
+RECORD_FOR_S: Final = 20.0
+"""How long recording is tried again: another process's lock, a full disk and an error of the device pass."""
+_PAUSE_MAX_S: Final = 1.0
+
+
+class Ending:
+    """Ends one pass; ``hurry`` may be called by another thread.
+
+    Args:
+        gate: Of the pass.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._interruptions = 0
+        self._patience = Deadline()
+
+    def hurry(self, times: int) -> None:
+        """Somebody interrupted the pass, so many times: end it soon; the second time, wait for nothing any more."""
+        self._interruptions = times
+        self._gate.close(INTERRUPTED_GRACE_S if times == 1 else 0.0)
+        if times > 1:
+            self._patience.cancel()
+
+    def end(self, dispatch: Dispatch, crew: Crew, settlement: Settlement) -> None:
+        """End the pass; afterwards nothing of it leaves, and what is known of its requests is in the journal.
+
+        Raises:
+            JournalError: What is in hand can't be recorded, for as long as was tried.
+        """
+        try:
+            if crew.unfinished():
+                self._gate.close(GRACE_S)
+            dispatch.withdraw()
+            self._await_answers(dispatch, crew, settlement)
+            lost = dispatch.give_up()
+            if lost:
+                logger.warning("%d requests did not end in time; the next sync finds out what became of them", lost)
+            self._record(dispatch)
+        finally:
+            crew.close(wait=not crew.unfinished())  # one that is stuck keeps nobody from exiting
+
+    def _await_answers(self, dispatch: Dispatch, crew: Crew, settlement: Settlement) -> None:
+        dispatch.collect()
+        last_moment: Deadline | None = None
+        while crew.unfinished():
+            left_s = self._gate.grace_remaining_s()
+            if left_s <= 0:
+                last_moment = last_moment or Deadline(AFTER_S)
+                left_s = last_moment.remaining_s()
+            if not crew.wait(min(HEARTBEAT_S, left_s), GROUP_S) and left_s <= 0:
+                return
+            dispatch.collect()
+            with contextlib.suppress(JournalError):  # it is tried again, and told then
+                dispatch.record()
+                settlement.renew()
+
+    def _record(self, dispatch: Dispatch) -> None:
+        pause_s = 0.05
+        self._patience = Deadline(RECORD_FOR_S if self._interruptions <= 1 else 0.0)
+        while True:
+            try:
+                dispatch.record()
+            except JournalReadOnlyError:
+                raise
+            except JournalWriteError as error:
+                if self._patience.over:
+                    raise
+                logger.warning("what was answered could not be recorded, which is tried again: %s", error.message)
+            else:
+                return
+            self._patience.wait(pause_s)
+            pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+
+
+def end_interrupted(journal: Journal, wants: Callable[[str], bool]) -> list[str]:
+    """Record for each interrupted run that it stopped, at the time of its last entry.
+
+    Args:
+        journal: Open for writing.
+        wants: Whether it is about the component of that name.
+
+    Returns:
+        The names of those that were ended.
+
+    Raises:
+        JournalError: The journal can't be read or written.
+    """
+    found = interruption.interrupted(journal)
+    names = {row.id: row.name for row in journal.components() if row.id in found and wants(row.name)}
+    ended = []
+    for component_id, name in names.items():
+        run = interruption.of_component(journal, component_id, name)
+        if run is None:
+            continue
+        message = limits.one_line(f"interrupted: process {run.pid} on {run.host} ended without close; last entry at {run.last_entry_at}")
+        draft = vocabulary.status(primary="Stopped", message=message, end_ns=run.last_entry_at_ns)
+        still = functools.partial(interruption.is_interrupted, journal, component_id, found[component_id])
+        if journal.append_if(still, component_id, [draft]):
+            logger.info("%s is ended as Stopped: %s", name, message)
+            ended.append(name)
+    _forget(journal)
+    return ended
+
+
+def _forget(journal: Journal) -> None:
+    """Remove the files of dead writers that nothing needs any more: those which began no run that is in progress."""
+    for file in writer_life.look(journal.path):
+        if file.alive is False or file.copied:
+            statuses = [journal.last_status(component_id) for component_id in file.components]
+            begun = [writers.writer(journal.database, s.writer_id) for s in statuses if s is not None and s.in_progress]
+            if not any(writer is not None and writer.uuid == file.uuid for writer in begun):
+                writer_life.forget(journal.path, file.uuid)
+
 
 CONCURRENCY: Final = 96
 """Requests in flight: what hides 30 ms of latency and the delays of a busy machine (ADR 0020). A service that allows fewer says so, and is
@@ -192,7 +330,7 @@ class Reconciler:
             settlement = Settlement(self._journal.database, lease, self._clock_ns)
             self._look_for_unfinished(settlement)
             if self._options.end_interrupted:
-                self._report.ended = interrupted_runs.end_interrupted(self._journal, self._options.wants_component)
+                self._report.ended = end_interrupted(self._journal, self._options.wants_component)
             self._deliver(settlement)
             self._course.conclude()
             settlement.advance_mark()
@@ -269,7 +407,7 @@ class Reconciler:
         """Raise ``JournalBehindError`` if another copy of the journal was delivered further."""
         if not self._options.ask_for_copies:
             return
-        found = ahead.ask(self._journal.database, self._remote, self._options.anchor, self._gate, self._clock_ns())
+        found = anchors.ask(self._journal.database, self._remote, self._options.anchor, self._gate, self._clock_ns())
         if found is not None:
             self._ahead = found.number
             if not self._options.even_if_behind:
@@ -329,7 +467,7 @@ class Reconciler:
                 return
 
     def _replay_chunk(self, settlement: Settlement, dispatch: Dispatch, uploads: Uploads, chunk: Chunk) -> None:
-        states = component_states.states(self._journal.database, chunk.component_ids)
+        states = read_states(self._journal.database, chunk.component_ids)
         entries = [entry for entry in chunk.entries if not self._course.is_held(entry)]
         points = [each for each in chunk.points if not self._course.is_closed(each.component_id)]
         actions, metrics = planning.prepare(entries, states, points)
@@ -349,7 +487,7 @@ class Reconciler:
     def _resolved(self, settlement: Settlement, uploads: Uploads, requests: Sequence[Request]) -> list[Request]:
         """With the places of what was uploaded before; references that wait for an upload are put off with it."""
         updated = {r.component_id for r in requests if isinstance(r, Update)}
-        states = component_states.states(self._journal.database, updated)
+        states = read_states(self._journal.database, updated)
         resolved: list[Request] = []
         for request in requests:
             if isinstance(request, Update):
@@ -394,6 +532,6 @@ def dry_run(journal: Journal, options: Options, proof: Proof) -> Iterator[Action
     for pending in pending_chunks(journal, options.wanted):
         proof.look_at(pending.seqs, pending.rows())
         chunk = pending if options.unproved else pending.without(proof.broken)
-        states = component_states.states(journal.database, chunk.component_ids)
+        states = read_states(journal.database, chunk.component_ids)
         for action in planning.plan(chunk.entries, states, chunk.points):
             yield from planning.in_turns(action, states.get(action.component_id, ComponentState()))

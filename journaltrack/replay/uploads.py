@@ -17,16 +17,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from journaltrack.journal.fold import FieldMap, Part, parts_in_order
-from journaltrack.replay.attempt import Job
-from journaltrack.replay.plan import component_states
 from journaltrack.replay.plan import planner as planning
 from journaltrack.replay.plan.actions import Change, Request, Settle, Update, Upload
-from journaltrack.replay.plan.pending import pending_at
+from journaltrack.replay.plan.pending import pending_at, read_states
+from journaltrack.replay.requests import Job
 
 if TYPE_CHECKING:
     from journaltrack.journal.entries import BlobRef
     from journaltrack.journal.journal import Journal
-    from journaltrack.replay.course import Course
+    from journaltrack.replay.dispatch import Course
 
 IN_FLIGHT_MAX: Final = 16
 """Uploads at a time: they are bound by bandwidth, not by latency."""
@@ -139,7 +138,7 @@ class Uploads:
         if entries and entries[-1].seq < max(seqs):  # perhaps too large to be read at once; what is settled is not read again
             rest = array("q", (seq for seq in seqs if seq > entries[-1].seq)) + rest
         self._put_off = rest
-        states = component_states.states(self._journal.database, {entry.component_id for entry in entries})
+        states = read_states(self._journal.database, {entry.component_id for entry in entries})
         actions = planning.plan(entries, states)
         self._settle([action for action in actions if isinstance(action, Settle)])
         uploads = [action for action in actions if isinstance(action, Upload)]
@@ -158,7 +157,7 @@ class Uploads:
     def _resolved(self, component_id: int) -> Update | None:
         """The component's references that can be sent; the others go on waiting."""
         component, changes = self._references.pop(component_id)
-        state = component_states.states(self._journal.database, [component_id])[component_id]
+        state = read_states(self._journal.database, [component_id])[component_id]
         update, settled = planning.resolve(Update(component_id, component, tuple(changes)), state)
         self._settle(settled)
         over = {seq for action in settled for seq in action.seqs} | set(update.seqs if update is not None else ())

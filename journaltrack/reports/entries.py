@@ -1,19 +1,140 @@
-"""Single entries with what became of each: the audit's long form, a page at a time. Prints nothing, changes nothing."""
+"""Single entries with what became of each: the audit's long form, a page at a time. Prints nothing, changes nothing.
+
+Which entries a report is about: the filters that the audit's questions share, as conditions of SQLite. Pure but for the names of components.
+"""
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack.journal import queries, view
+from journaltrack import limits
+from journaltrack.errors import NothingMatchesError
+from journaltrack.journal import entries as vocabulary
+from journaltrack.journal import queries, removed, view
 from journaltrack.journal.view import InFlight, State
-from journaltrack.reports.choice import Choice
+from journaltrack.util import patterns
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
+
+_CONDITIONS: Final = (
+    "e.component_id IN (SELECT value FROM json_each(?1))",
+    "e.kind = ?2",
+    "e.name GLOB ?3",
+    "e.recorded_at_ns >= ?4",
+    "e.recorded_at_ns < ?5",
+)
+
+_NAMES_MAX: Final = 10_000
+_BY_DEFAULT: Final = "sagemaker-"
+"""How the bucket is named that artifacts without one go to."""
+_KINDS: Final = (
+    *(vocabulary.CREATE, vocabulary.LOAD, vocabulary.ASSOCIATE, vocabulary.PARAMETER, vocabulary.INPUT),
+    *(vocabulary.OUTPUT, vocabulary.STATUS, vocabulary.METRIC, vocabulary.UPLOAD),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to report on; None leaves a member open.
+
+    Attributes:
+        component: Shell pattern of component names (case does not matter).
+        kind: Kind of entry.
+        name: Shell pattern of what was logged: a metric, a parameter, an artifact (case matters).
+        state: Where the entry is now.
+        since_ns, until_ns: Recorded since and before, nanoseconds since the epoch.
+    """
+
+    component: str | None = None
+    kind: str | None = None
+    name: str | None = None
+    state: State | None = None
+    since_ns: int | None = None
+    until_ns: int | None = None
+
+    @property
+    def of_entries(self) -> bool:
+        """Whether it chooses among the entries of a component."""
+        return not (self.kind is None and self.name is None and self.state is None)
+
+    @property
+    def condition(self) -> str:
+        """What is asked of ``entry e``, but for the state; ?1 to ?5 are ``parameters``. Only what is asked: it is evaluated a million times."""
+        asked = (self.component, self.kind, self.name, self.since_ns, self.until_ns)
+        return " AND ".join(text for text, value in zip(_CONDITIONS, asked, strict=True) if value is not None) or "1"
+
+    def parameters(self, journal: Journal) -> tuple[Any, ...]:
+        """For ``condition``; further ones begin with ?6, and the last one must be used whatever is asked.
+
+        Raises:
+            NothingMatchesError: There is no such component.
+        """
+        # SQLite's GLOB negates a set with ^ where shells have !.
+        name = None if self.name is None else self.name.replace("[!", "[^")
+        return (view.matching(journal, self.component), self.kind, name, self.since_ns, self.until_ns)
+
+    def check(self, journal: Journal) -> None:
+        """See whether kind and name are of anything that the journal has, or had before a prune.
+
+        Raises:
+            NothingMatchesError: They are not: an empty answer would look like "all is well".
+        """
+        if self.kind is not None and self.kind not in _KINDS and not _any(journal, Choice(self.component, self.kind)):
+            others = {str(kind) for (kind,) in journal.database.read("SELECT DISTINCT kind FROM entry")}
+            raise nothing(journal, "no entry of the kind", self.kind, sorted(others.union(_KINDS)))
+        if self.name is None or _any(journal, Choice(self.component, self.kind, self.name)):
+            return
+        if self.kind in {None, vocabulary.METRIC} and _was_removed(journal, self.name):
+            return
+        known = names(journal, Choice(self.component, self.kind))
+        raise nothing(journal, "no entry whose name fits", self.name, known)
+
+
+def check_buckets(journal: Journal, buckets: Iterable[str]) -> None:
+    """See whether artifacts of the journal go to each of these buckets, as far as it knows.
+
+    Raises:
+        NothingMatchesError: None goes to one of them.
+    """
+    sql = "SELECT DISTINCT json_extract(payload, '$.bucket') FROM entry WHERE kind = ?1 AND json_valid(payload)"
+    known = {bucket for (bucket,) in journal.database.read(sql, (vocabulary.UPLOAD,))}
+    for bucket in buckets:
+        by_default = None in known and bucket.startswith(_BY_DEFAULT)
+        if (bucket or None) not in known and not by_default:
+            named = sorted(str(each) if each else f"{_BY_DEFAULT}<region>-<account>" for each in known)
+            raise nothing(journal, "no artifacts for the bucket", bucket, named)
+
+
+def names(journal: Journal, choice: Choice, condition: str = "1") -> list[str]:
+    """What the chosen entries are named, the newest last; at most ``_NAMES_MAX``. ``condition`` is further SQL about ``e``."""
+    sql = (
+        f"SELECT e.name FROM entry e WHERE e.name IS NOT NULL AND {condition} AND {choice.condition} "
+        "GROUP BY e.name ORDER BY max(e.seq) DESC LIMIT ?6"
+    )
+    rows = journal.database.read(sql, (*choice.parameters(journal), _NAMES_MAX))
+    return [str(name) for (name,) in reversed(rows)]
+
+
+def nothing(journal: Journal, what: str, wanted: str, known: Sequence[str]) -> NothingMatchesError:
+    """The error of a filter that names nothing, with what may have been meant."""
+    message = f"the journal {journal.path} has {what} {limits.shown(wanted)}"
+    return NothingMatchesError(message, hint=patterns.hint(wanted, known))
+
+
+def _any(journal: Journal, choice: Choice) -> bool:
+    sql = f"SELECT 1 FROM entry e WHERE {choice.condition} LIMIT ?6"
+    return bool(journal.database.read(sql, (*choice.parameters(journal), 1)))
+
+
+def _was_removed(journal: Journal, pattern: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for _, name in removed.metrics(journal.database))
+
 
 PAGE_ENTRIES: Final = 5_000
 _ALL: Final = 2**63

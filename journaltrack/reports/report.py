@@ -6,6 +6,8 @@ replaces the package's attribute of the same name.
 Invariants: every entry is counted in exactly one state, and the states are checked to add up to an independent count
 of the entries; what does not fit is named in ``inconsistencies``. Everything is aggregated by SQLite in one snapshot:
 memory grows with components, processes and kinds of problem, not with entries (2.5 s for 1,000,000).
+
+Who reconciled a journal or a copy of it, by the processes that attest what became of its entries. Changes nothing.
 """
 
 from __future__ import annotations
@@ -28,13 +30,40 @@ from journaltrack.journal.view import ErrorRecord, InFlight, State
 from journaltrack.journal.writers import WriterRecord, nobody
 from journaltrack.replay.evidence import anchors, taken
 from journaltrack.replay.evidence.anchors import Anchor
-from journaltrack.replay.evidence.taken import Unfinished
+from journaltrack.replay.evidence.taken import TAKEN, Unfinished
 from journaltrack.reports.proof.hearsay import Hearsay, told
-from journaltrack.reports.reconcilers import ReconcilerRecord, reconcilers
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import ComponentRow, Journal
     from journaltrack.journal.sqlite.connection import Database
+
+RECONCILERS_MAX: Final = 1_000
+"""Ours: users and hosts that are listed; a crafted journal may name any number."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcilerRecord:
+    """A user on a host: how many processes synced, retried, settled or merged there, when the first and the last began."""
+
+    host: str
+    user: str
+    processes: int
+    attestations: int
+    first_started_at_ns: int
+    last_started_at_ns: int
+
+
+def reconcilers(database: Database) -> tuple[ReconcilerRecord, ...]:
+    """In order of their first attestation here. Those of format 0001 attested nothing; whoever only took over what others say did none of it."""
+    rows = database.read(
+        "SELECT w.host, w.user, count(DISTINCT w.id), count(*), min(w.started_at_ns), max(w.started_at_ns) "
+        "FROM attestation a JOIN writer w ON w.id = a.writer_id WHERE a.id NOT IN "
+        "(SELECT t.id FROM receipt r JOIN attestation t ON t.receipt_id = r.id WHERE r.component_id IS NULL AND r.action = ?) "
+        "AND a.id NOT IN (SELECT id FROM attestation WHERE receipt_id IS NULL AND substr(body, 1, 17) = ?) GROUP BY w.host, w.user ORDER BY min(a.id) LIMIT ?",
+        (TAKEN, f'{{"action":"{TAKEN}"', RECONCILERS_MAX),
+    )
+    return tuple(ReconcilerRecord(str(host), str(user), *rest) for host, user, *rest in rows)
+
 
 PROBLEMS_MAX: Final = 1_000
 """Ours: groups of problems listed in a report; the entries of further ones are counted in ``problems_omitted``."""

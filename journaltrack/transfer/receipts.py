@@ -35,8 +35,8 @@ from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.taken import Origin
 from journaltrack.replay.pass_report import Progress
-from journaltrack.transfer.apply.applier import Applied, Applier
-from journaltrack.transfer.apply.source import Attested, Checker, Source, WriterRow, check_link, check_writer, forged
+from journaltrack.transfer.apply import Applied, Applier
+from journaltrack.transfer.apply_source import Attested, Checker, Source, WriterRow, check_link, check_writer, forged
 from journaltrack.util import paths
 from journaltrack.util.text import is_newer_version, version_needed
 

@@ -15,7 +15,7 @@ from journaltrack.cli import main
 from journaltrack.errors import BundleDamagedError
 from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
-from journaltrack.transfer.bundle.arrive import bring
+from journaltrack.transfer.bundle.reading import bring
 from tests.simulator import simulator
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from journaltrack import Tracker, errors
 from journaltrack.journal.journal import Journal
-from journaltrack.replay import ending
+from journaltrack.replay import reconciler
 from journaltrack.replay.reconciler import Options, Reconciler
 from tests.faults.power_programs import Acknowledging, RecordedRemote, call
 
@@ -105,7 +105,7 @@ def creating(folder, acks, *fault):
 
 def syncing(folder, acks, *fault):
     """A pass in the midst of which the journal can't be written, and the next one."""
-    ending.RECORD_FOR_S = 1.0  # the fault outlasts any patience
+    reconciler.RECORD_FOR_S = 1.0  # the fault outlasts any patience
     remote = RecordedRemote()
     remote.acks = acks
     with tracker_at(folder) as tracker:

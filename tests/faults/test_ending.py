@@ -27,7 +27,7 @@ from journaltrack.errors import ErrorKind, JournalFullError, JournalLockedError,
 from journaltrack.journal.journal import Journal
 from journaltrack.journal.sqlite.connection import Database
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.replay.gate import Gate
+from journaltrack.replay.lease import Gate
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.util.deadline import Deadline
 from tests.faults.conftest import ENVIRONMENT
@@ -202,7 +202,7 @@ def test_a_journal_that_refuses_for_a_while_gets_the_answers_later(folder, error
             if "tried again" in record.getMessage():
                 database.refuses = None
 
-    logger = logging.getLogger("journaltrack.replay.ending")
+    logger = logging.getLogger("journaltrack.replay.reconciler")
     handler = Recovers()
     logger.addHandler(handler)
     remote = Hooked(fail)
@@ -235,7 +235,7 @@ def test_a_write_lock_that_is_held_for_long_loses_no_answer(folder):
                 refused.set()
                 holder.execute("ROLLBACK")
 
-    logger = logging.getLogger("journaltrack.replay.ending")
+    logger = logging.getLogger("journaltrack.replay.reconciler")
     handler = Refused()
     logger.addHandler(handler)
     remote = Hooked(hold)

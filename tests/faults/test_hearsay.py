@@ -19,9 +19,9 @@ from journaltrack.replay.evidence.taken import Origin, record
 from journaltrack.reports.proof import hearsay
 from journaltrack.reports.report import audit
 from journaltrack.retention.prune import prune
-from journaltrack.transfer.bundle.arrive import bring
 from journaltrack.transfer.bundle.pack import bundle
-from journaltrack.transfer.merge.merger import merge
+from journaltrack.transfer.bundle.reading import bring
+from journaltrack.transfer.merge import merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts
 from tests.copies import read, sound, sync
 from tests.faults.bundles import crafted

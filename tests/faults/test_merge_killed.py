@@ -27,7 +27,7 @@ from journaltrack.replay.evidence.outcomes import Delivery, Intent, Outcome, Set
 from journaltrack.reports.report import audit
 from journaltrack.reports.status import status
 from journaltrack.retention.prune import prune
-from journaltrack.transfer.merge.merger import merge
+from journaltrack.transfer.merge import merge
 from journaltrack.transfer.receipts import export_receipts
 from tests import tally
 from tests.copies import content, points, read, record, sound, states, sync
@@ -39,7 +39,7 @@ KILLS = scaled(8)
 WHY_NOT = supported()
 SIZE = 50
 SMALL = f"import sys; from journaltrack.replay.evidence import attestations; attestations._FIRST = attestations._MIN = attestations._MAX = {SIZE}\n"
-MERGE = SMALL + "from journaltrack.transfer.merge.merger import merge; merge([sys.argv[1]], into=sys.argv[2])"
+MERGE = SMALL + "from journaltrack.transfer.merge import merge; merge([sys.argv[1]], into=sys.argv[2])"
 IMPORT = SMALL + "from journaltrack.transfer.receipts import import_receipts; import_receipts(sys.argv[1], sys.argv[2])"
 SETTLE_BY_HAND = """
 from journaltrack.journal.journal import Journal

@@ -13,7 +13,7 @@ from journaltrack.journal.journal import Journal
 from journaltrack.reports.component import show
 from journaltrack.reports.report import audit
 from journaltrack.tracking.tracker import Tracker
-from journaltrack.transfer.merge.merger import merge
+from journaltrack.transfer.merge import merge
 from journaltrack.verification.verifier import VerifyOptions
 from tests.simulator import simulator
 

@@ -21,7 +21,7 @@ from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
-from journaltrack.transfer.merge.merger import merge
+from journaltrack.transfer.merge import merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts
 from tests import tally
 from tests.golden import REVISIONS, restore

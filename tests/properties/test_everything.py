@@ -38,14 +38,13 @@ from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.replay.remote import Refusal
 from journaltrack.reports.component import show
 from journaltrack.reports.entry import entry as entry_in_full
-from journaltrack.reports.history import history
+from journaltrack.reports.history import history, timeline
 from journaltrack.reports.proof.check import record_evidence, verify_chains
 from journaltrack.reports.report import audit
-from journaltrack.reports.timeline import timeline
 from journaltrack.retention.prune import prune
-from journaltrack.transfer.bundle.arrive import bring
+from journaltrack.transfer.bundle.reading import bring
 from journaltrack.transfer.export.exporter import export
-from journaltrack.transfer.merge.merger import merge
+from journaltrack.transfer.merge import merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts
 from journaltrack.util import paths
 from journaltrack.verification import repair as mending

@@ -23,8 +23,8 @@ from journaltrack.replay.evidence import in_doubt
 from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.outcomes import Intent, Settlement
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.reports.receipts import NO_REQUESTS
-from journaltrack.reports.timeline import timeline
+from journaltrack.reports.entry import NO_REQUESTS
+from journaltrack.reports.history import timeline
 from tests.patience import scaled
 
 SECOND_NS = 10**9

@@ -15,7 +15,7 @@ from journaltrack.journal.journal import Journal
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.replay.evidence import anchors
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.transfer.merge.merger import merge
+from journaltrack.transfer.merge import merge
 from tests.copies import read
 from tests.failing_remote import FailingRemote, passing
 

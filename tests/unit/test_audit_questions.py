@@ -21,11 +21,9 @@ from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.reconciler import Options, Reconciler
-from journaltrack.reports.choice import Choice
-from journaltrack.reports.entries import each_entry, entries_of, unsettled
+from journaltrack.reports.entries import Choice, each_entry, entries_of, unsettled
 from journaltrack.reports.entry import entry
-from journaltrack.reports.history import history
-from journaltrack.reports.timeline import position, timeline
+from journaltrack.reports.history import history, position, timeline
 
 SECOND_NS = 10**9
 START_NS = 2_000_000_000 * SECOND_NS
@@ -252,8 +250,8 @@ def test_pages_of_the_timeline_make_the_whole(site, choice, monkeypatch):
     site.metrics("b", 5)
     site.replay()
     whole = list(timeline(site.folder, choice))
-    monkeypatch.setattr("journaltrack.reports.timeline._FIRST_PAGE", 3)
-    monkeypatch.setattr("journaltrack.reports.timeline._FEW", 4)  # so that it is many
+    monkeypatch.setattr("journaltrack.reports.history._FIRST_PAGE", 3)
+    monkeypatch.setattr("journaltrack.reports.history._FEW", 4)  # so that it is many
     pages, after = [], {}
     while page := list(timeline(site.folder, choice, limit=7, **after)):
         pages += page

@@ -22,7 +22,7 @@ from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.replay.remote import BlobUpload
 from journaltrack.reports.report import audit
-from journaltrack.transfer.merge.merger import merge
+from journaltrack.transfer.merge import merge
 from tests.builders import CREATION, opened
 from tests.copies import without_triggers
 from tests.failing_remote import FailingRemote

@@ -481,6 +481,6 @@ def test_lines_by_hand_are_those_of_the_csv_module():
     rows = [(1, None, 0.1, "plain"), (2**63, "", -0.0, 'a "b", c'), (3, "line\r\nbreak", 1e300, "ü\t ")]
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
-    from journaltrack.transfer.export.text import _line
+    from journaltrack.transfer.export.tables import _line
 
     assert "".join(map(_line, rows)) == text.getvalue()

@@ -21,7 +21,7 @@ from journaltrack.reports.component import show
 from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
 from journaltrack.retention.prune import prune
-from journaltrack.transfer.merge.merger import bring, merge
+from journaltrack.transfer.merge import bring, merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts
 from tests.copies import change, content, points, read, record, sound, states, sync
 from tests.golden import restore

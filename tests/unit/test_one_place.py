@@ -10,7 +10,7 @@ import pytest
 from journaltrack import Tracker
 from journaltrack.app.one_place import OnePlace
 from journaltrack.errors import JournalBehindError
-from journaltrack.replay import pending_work
+from journaltrack.replay import pass_report
 from tests.patience import FOREVER_S
 
 
@@ -24,7 +24,7 @@ def record(folder, points=1):
 
 def deliver(places, folder):
     """What a pass would be made inside of."""
-    with places.of(folder, pending_work.look(folder)):
+    with places.of(folder, pass_report.look(folder)):
         pass
 
 
@@ -50,7 +50,7 @@ def test_the_copy_that_went_further_takes_over(journal, tmp_path):
     """A copy with more in it is delivered instead, once no pass of the other one is under way."""
     places = OnePlace()
     newer = record(shutil.copytree(journal, tmp_path / "newer"))
-    with places.of(journal, pending_work.look(journal)), pytest.raises(JournalBehindError):
+    with places.of(journal, pass_report.look(journal)), pytest.raises(JournalBehindError):
         deliver(places, newer)
     deliver(places, newer)
     with pytest.raises(JournalBehindError):
@@ -63,7 +63,7 @@ def test_a_moved_journal_keeps_its_place(journal, tmp_path, link):
     places = OnePlace()
     moved = tmp_path / "moved"
     if not link:
-        with places.of(journal, pending_work.look(journal)):
+        with places.of(journal, pass_report.look(journal)):
             journal.rename(moved)
             deliver(places, moved)
     else:
@@ -87,7 +87,7 @@ def test_a_place_that_is_behind_elsewhere_gives_way(journal, tmp_path):
     """A copy that turned out to be behind what was delivered elsewhere keeps no other one from trying."""
     copied = shutil.copytree(journal, tmp_path / "copy")
     places = OnePlace()
-    with pytest.raises(JournalBehindError), places.of(journal, pending_work.look(journal)):
+    with pytest.raises(JournalBehindError), places.of(journal, pass_report.look(journal)):
         raise JournalBehindError("behind")
     deliver(places, copied)
 
@@ -100,7 +100,7 @@ def test_threads_meet(journal, tmp_path):
     meeting = threading.Barrier(len(copies))
 
     def run(folder):
-        work = pending_work.look(folder)
+        work = pass_report.look(folder)
         meeting.wait(FOREVER_S)
         try:
             with places.of(folder, work):

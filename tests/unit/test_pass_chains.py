@@ -10,8 +10,8 @@ from contextlib import closing
 import pytest
 
 from journaltrack.errors import JournalError
-from journaltrack.replay import ending
 from journaltrack.replay import lease as leases
+from journaltrack.replay import reconciler
 from journaltrack.replay.evidence.outcomes import Intent, Outcome, Settlement
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.reports.proof.check import verify_chains
@@ -85,7 +85,7 @@ def test_what_is_recorded_after_a_failed_transaction_continues_the_chain(journal
 
 def test_a_pass_that_could_not_record_an_answer_leaves_whole_chains(journal, trouble, monkeypatch):
     """The disk is full, or locked, when answers come: whatever the pass does then, afterwards each point is there once and every chain holds."""
-    monkeypatch.setattr(ending, "RECORD_FOR_S", 1.0)  # the lock outlasts any patience
+    monkeypatch.setattr(reconciler, "RECORD_FOR_S", 1.0)  # the lock outlasts any patience
     remote = FailingRemote()
 
     def begin_trouble_once():

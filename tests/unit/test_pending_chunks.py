@@ -18,10 +18,10 @@ from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.outcomes import Settlement
-from journaltrack.replay.plan import component_states
 from journaltrack.replay.plan import pending as reading
 from journaltrack.replay.plan import planner as planning
 from journaltrack.replay.plan.actions import PutMetrics, Settle, Update
+from journaltrack.replay.plan.pending import read_states
 from journaltrack.replay.reconciler import Options, Reconciler
 from tests.faults.hostile import by_hand
 from tests.patience import scaled
@@ -69,7 +69,7 @@ POINTS = [(vocabulary.metric("loss", 1.0, step, 5), 0, False) for step in range(
 def of_entries(journal, options):
     """The plan as it is when every entry is read whole."""
     entries = [entry for entry in journal.entries(pending=True, limit=10**6) if options.wants(entry)]
-    states = component_states.states(journal.database, {entry.component_id for entry in entries})
+    states = read_states(journal.database, {entry.component_id for entry in entries})
     return planning.plan(entries, states)
 
 
@@ -78,7 +78,7 @@ def of_chunks(journal, options):
     chunks = list(reading.pending_chunks(journal, options.wanted))
     actions = []
     for chunk in chunks:
-        states = component_states.states(journal.database, chunk.component_ids)
+        states = read_states(journal.database, chunk.component_ids)
         actions += planning.plan(chunk.entries, states, chunk.points)
     return actions, chunks
 

@@ -15,8 +15,7 @@ from journaltrack.errors import ErrorKind, JournalNotFoundError, RemoteError
 from journaltrack.journal.journal import Journal
 from journaltrack.replay import lease
 from journaltrack.replay.evidence.outcomes import Intent, Settlement
-from journaltrack.replay.pass_report import PassReport, Position
-from journaltrack.replay.pending_work import look
+from journaltrack.replay.pass_report import PassReport, Position, look
 from journaltrack.replay.plan.actions import Settle
 
 

@@ -25,8 +25,8 @@ from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence import in_doubt
 from journaltrack.replay.evidence.attestations import Attestor, Statement
 from journaltrack.replay.evidence.outcomes import Intent, Settlement
-from journaltrack.replay.plan import component_states
 from journaltrack.replay.plan.actions import MetricPoint
+from journaltrack.replay.plan.pending import read_states
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.reports.component import show
 from journaltrack.reports.proof.check import verify_chains
@@ -169,7 +169,7 @@ def views(folder):
 def planned_from(folder):
     """What the next plan starts from."""
     with closing(Journal.open(folder, read_only=True)) as journal:
-        return component_states.states(journal.database, [row.id for row in journal.components()])
+        return read_states(journal.database, [row.id for row in journal.components()])
 
 
 @pytest.mark.parametrize("seed", range(12))

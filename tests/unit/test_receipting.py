@@ -21,7 +21,7 @@ from journaltrack.replay.evidence.outcomes import Delivery, Intent, Outcome, Set
 from journaltrack.replay.evidence.statements import REPAIR, Settled
 from journaltrack.reports.report import audit
 from journaltrack.retention.prune import prune
-from journaltrack.transfer.merge.merger import merge
+from journaltrack.transfer.merge import merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts
 from tests.copies import change, content, points, read, record, sound, states, sync
 

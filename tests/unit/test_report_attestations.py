@@ -22,8 +22,8 @@ from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.proof.replayed import Evidence
 from journaltrack.reports.report import audit
-from journaltrack.transfer.apply.source import Coverage
-from journaltrack.transfer.merge.merger import merge
+from journaltrack.transfer.apply_source import Coverage
+from journaltrack.transfer.merge import merge
 from journaltrack.transfer.receipts import export_receipts, import_receipts
 from tests import independent_verifier
 

@@ -14,9 +14,8 @@ from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence.attestations import Scribe
 from journaltrack.replay.evidence.outcomes import Delivery, Intent, Outcome, Settlement
 from journaltrack.replay.evidence.statements import Settled, Statement
-from journaltrack.replay.plan import component_states
 from journaltrack.replay.plan.actions import Settle
-from journaltrack.replay.plan.pending import Wanted, pending_chunks
+from journaltrack.replay.plan.pending import Wanted, pending_chunks, read_states
 from journaltrack.util.intervals import as_intervals
 
 
@@ -215,7 +214,7 @@ def test_what_a_remote_confirmed_is_known_to_the_next_plan(journal, records):
     """A confirmed component, its fields and the places of its blobs are the state that planning starts from."""
     blob = entries.BlobRef("a" * 64, None, "prefix")
     made, updated, uploaded = records.begin([Intent("ensure", 1, [1]), Intent("update", 1, [2]), Intent("upload", 1, [3])])
-    before = component_states.states(journal.database, [1])[1]
+    before = read_states(journal.database, [1])[1]
     assert (before.confirmed, before.create_attempted) == (False, True)
     records.finish(
         [
@@ -224,14 +223,14 @@ def test_what_a_remote_confirmed_is_known_to_the_next_plan(journal, records):
             Outcome(uploaded, 1, "delivered", location=(blob, "s3://b/k")),
         ]
     )
-    state = component_states.states(journal.database, [1])[1]
+    state = read_states(journal.database, [1])[1]
     assert state.confirmed
     assert state.keys["parameters"] == {"lr"}
     assert state.locations == {blob: ("s3://b/k", uploaded)}
     assert journal.find("a").arn == "arn:x"
     (gone,) = records.begin([Intent("update", 1, [4])])
     records.finish([Outcome(gone, 1, "held", missing=True)])
-    assert not component_states.states(journal.database, [1])[1].confirmed
+    assert not read_states(journal.database, [1])[1].confirmed
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -13,7 +13,7 @@ from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
 from journaltrack.replay.evidence import outcomes
-from journaltrack.replay.plan import component_states
+from journaltrack.replay.plan.pending import read_states
 from journaltrack.replay.reconciler import Reconciler
 from journaltrack.util.deadline import Deadline
 from journaltrack.verification import repair
@@ -221,5 +221,5 @@ def test_a_reopened_entry_is_pending_with_a_receipt_that_says_why(folder):
         assert queries.pending_count(opened.database) == 3
         query = "SELECT action, entries, outcome, error_code FROM receipt ORDER BY id DESC LIMIT 1"
         assert opened.database.read(query) == [("reopen", "2-3,5", "released", "missing")]
-        assert not component_states.states(opened.database, [1])[1].confirmed
+        assert not read_states(opened.database, [1])[1].confirmed
         held.release()

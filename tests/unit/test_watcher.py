@@ -14,8 +14,7 @@ from journaltrack import Tracker
 from journaltrack.errors import ErrorKind, LeaseHeldError, RemoteError
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
-from journaltrack.replay.pass_report import PassReport
-from journaltrack.replay.pending_work import look
+from journaltrack.replay.pass_report import PassReport, look
 from journaltrack.replay.reconciler import Reconciler
 from journaltrack.util.config import WatchConfiguration
 from journaltrack.util.deadline import Deadline

@@ -5,6 +5,18 @@ the phases of ``actions``. Coalescing lives here too: all parameters, artifacts 
 into one update (the last call per key wins), metrics go ten to a request, a content is uploaded once per component.
 
 Every action names the entries that it settles. Entries of an unknown kind are in no action: they stay pending.
+
+Values of this journal beside those of others that write to the same component. Pure: what may be sent, and what is older.
+
+A service holds the last value that it was sent, and says of none when it was recorded. What it does show is when the run whose
+status it holds began and ended. A status that was recorded before that run's last known moment is older, and is not sent. A parameter
+or artifact that was recorded before that run *began*, and is there with another value, counts as older, too: the run that came later
+set it. Everything else is sent: whether it is older can't be known.
+
+What no tracker records and no service takes: names and payloads of an entry beyond every limit. Pure.
+
+A tracker refuses these at the call, so they come from journals that somebody made. They are refused while a journal is read, before a
+request is built from them: AWS would refuse them too, but only after megabytes of them were sent, and perhaps with the whole request.
 """
 
 from __future__ import annotations
@@ -13,8 +25,9 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from functools import partial
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from journaltrack import limits
 from journaltrack.journal import entries as vocabulary
@@ -52,7 +65,113 @@ from journaltrack.replay.plan.actions import (
     Update,
     Upload,
 )
-from journaltrack.replay.plan.bounds import out_of_bounds
+
+if TYPE_CHECKING:
+    from journaltrack.replay.remote import RemoteComponent
+
+_EXACT_NS: Final = 1_000_000_000
+"""A service keeps times in less detail than we do."""
+
+
+class Beside(NamedTuple):
+    """What is left of an update; ``older`` says, by ``seq``, why the remote keeps its own."""
+
+    update: Update
+    older: Mapping[int, str]
+
+
+def beside(update: Update, found: RemoteComponent) -> Beside:
+    """Take out of an update what is older than what the remote holds.
+
+    Args:
+        update: Its blobs are resolved.
+        found: The component as it is there.
+    """
+    status = found.status
+    own_ns = update.own_until_ns or 0
+    began_ns, ended_ns = (
+        at_ns if at_ns is not None and at_ns > own_ns + _EXACT_NS else 0
+        for at_ns in ((status.start_ns, status.end_ns) if status else (0, 0))
+    )
+    known_ns = max(began_ns, ended_ns)
+    older: dict[int, str] = {}
+    changes = []
+    for change in update.changes:
+        recorded_ns = change.each[-1].place.recorded_at_ns
+        if change.map == "status":
+            is_older = recorded_ns + _EXACT_NS < known_ns
+        else:
+            theirs = getattr(found, change.map).get(change.key)
+            is_older = recorded_ns + _EXACT_NS < began_ns and theirs is not None and theirs != change.value
+        if is_older:
+            older |= dict.fromkeys((part.place.seq for part in change.each), _reason(change, found, began_ns, known_ns))
+        else:
+            changes.append(change)
+    return Beside(replace(update, changes=tuple(changes)), older)
+
+
+def _reason(change: Change, found: RemoteComponent, began_ns: int, known_ns: int) -> str:
+    primary = (found.status and found.status.primary) or "no status"
+    if change.map == "status":
+        return f"SageMaker holds a later status, of another journal: {primary}, at {_moment(known_ns)}"
+    return f"SageMaker holds another value, of a run that began later, at {_moment(began_ns)}, in another journal"
+
+
+def _moment(at_ns: int) -> str:
+    return datetime.fromtimestamp(at_ns // 10**9, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def out_of_bounds(entry: Entry) -> str | None:
+    """Why the entry can't be sent, whatever else it says; None if nothing is known against it.
+
+    Raises:
+        ValueError: Its payload can't be read.
+    """
+    if len(entry.component) > limits.NAME_CHARS_MAX:
+        return f"the component's name has {len(entry.component)} characters; SageMaker takes at most {limits.NAME_CHARS_MAX}"
+    if entry.kind == vocabulary.CREATE:
+        return _of_creation(entry.detail)
+    if entry.kind == vocabulary.ASSOCIATE:
+        named = ((what, entry.detail.get(what)) for what in ("experiment", "trial"))
+        return next((p for what, name in named if isinstance(name, str) and (p := limits.name_problem(name, f"the {what}'s name"))), None)
+    if entry.kind == vocabulary.STATUS:
+        message = entry.detail.get("message")
+        return _too_long(message, "the status message", limits.STATUS_MESSAGE_CHARS_MAX) or _too_long(
+            entry.detail.get("primary"), "the status", limits.NAME_CHARS_MAX
+        )
+    return _of_upload(entry) if entry.kind == vocabulary.UPLOAD else None
+
+
+def _of_creation(detail: Mapping[str, object]) -> str | None:
+    tags = detail.get("tags")
+    if isinstance(tags, dict):
+        if len(tags) > limits.TAGS_MAX:
+            return f"the component has {len(tags)} tags; SageMaker takes at most {limits.TAGS_MAX}"
+        for key, value in tags.items():
+            problem = limits.tag_problem(key, value) if isinstance(value, str) else "a tag's value is not text"
+            if problem:
+                return problem
+    return _too_long(detail.get("owner"), "the owner", limits.OWNER_CHARS_MAX) or _too_long(
+        detail.get("display_name"), "the display name", limits.NAME_CHARS_MAX
+    )
+
+
+def _of_upload(entry: Entry) -> str | None:
+    bucket, prefix = entry.detail.get("bucket"), entry.detail.get("prefix")
+    if isinstance(bucket, str) and len(bucket) > limits.ARTIFACT_VALUE_CHARS_MAX:  # also an access point's ARN
+        return f"the bucket's name has {len(bucket)} characters"
+    parts = (prefix if isinstance(prefix, str) else "", entry.component, entry.name or "")
+    size_bytes = sum(len(part.encode(errors="replace")) + 1 for part in parts)
+    if size_bytes > limits.OBJECT_KEY_BYTES_MAX:
+        return f"its place in S3 would have {size_bytes} bytes; S3 takes at most {limits.OBJECT_KEY_BYTES_MAX}"
+    return None
+
+
+def _too_long(text: object, what: str, chars_max: int) -> str | None:
+    if isinstance(text, str) and len(text) > chars_max:
+        return f"{what} has {len(text)} characters; SageMaker takes at most {chars_max}"
+    return None
+
 
 _POINT: Final = partial(tuple.__new__, MetricPoint)  # MetricPoint(*members), without a call of Python code
 

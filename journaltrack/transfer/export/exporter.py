@@ -139,9 +139,9 @@ def export_selection(
     """
     chosen = _format(to, format)
     if chosen == "parquet":
-        from journaltrack.transfer.export import parquet  # noqa: PLC0415 - pyarrow
+        from journaltrack.transfer.export import tables  # noqa: PLC0415 - pyarrow
 
-        parquet.load()
+        tables.load()
     tell = on_progress or (lambda _: None)
     named = _named(journals, selection.component)
     made = []
@@ -199,10 +199,10 @@ def _copy(reader: Reader, writer: _Writer, tell: Callable[[Progress], None]) -> 
 
 def _writer(chosen: Format, stream: IO[bytes], table: Table) -> _Writer:
     if chosen == "parquet":
-        from journaltrack.transfer.export.parquet import Parquet  # noqa: PLC0415 - pyarrow
+        from journaltrack.transfer.export.tables import Parquet  # noqa: PLC0415 - pyarrow
 
         return Parquet(stream, table)
-    from journaltrack.transfer.export.text import Csv, JsonLines  # noqa: PLC0415 - one of the three is used
+    from journaltrack.transfer.export.tables import Csv, JsonLines  # noqa: PLC0415 - one of the three is used
 
     return JsonLines(stream, table) if chosen == "jsonl" else Csv(stream, table)
 

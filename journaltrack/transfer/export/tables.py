@@ -1,16 +1,274 @@
 """What an export holds: its two tables, and a page of one as columns. Pure.
 
 Columns are flat and of one type each: text, integers, doubles, times, flags. Names are never changed within a major version.
+
+Pages of an export as JSON Lines and as CSV. Must not know where rows come from or where bytes go.
+
+Both are text in UTF-8. Times are ISO 8601 in UTC with microseconds; the columns ``*_ns`` beside them are exact.
+
+Pages of an export as Parquet: the door to pyarrow, which is imported when a file is begun.
+
+Flat columns of plain types, as Athena, Spark, DuckDB and pandas all read them: text is UTF-8, times are microseconds in UTC.
+Must not know where rows come from or where bytes go.
+
+A page is turned into arrows by the caller's thread and written by another one, since writing holds no interpreter lock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import csv
+import io
+import json
+import math
+import re
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
-from typing import Any, Final, Literal, TypeAlias
+from itertools import islice, repeat
+from typing import IO, Any, Final, Literal, TypeAlias
 
+from journaltrack.errors import InvalidInputError
 from journaltrack.journal import entries as vocabulary
+from journaltrack.journal.view import iso
+
+_ROWS_AT_A_TIME: Final = 500
+_QUOTED: Final = re.compile(r"[,\"\r\n]")
+
+
+class JsonLines:
+    """One JSON object a line, in ASCII. Null for nothing; NaN and infinity, which JSON does not have, are null too."""
+
+    def __init__(self, stream: IO[bytes], table: Table) -> None:
+        self._stream = stream
+        self._table = table
+        self._names = [column.name for column in table.columns]
+        self._encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+    def write(self, page: Page) -> None:
+        """The rows of a page."""
+        encode, names = self._encode, self._names
+        rows = _rows(self._table, page, {"time": _times, "double": _finite})
+        while lines := [encode(dict(zip(names, row, strict=True))) for row in islice(rows, _ROWS_AT_A_TIME)]:
+            lines.append("")
+            self._stream.write("\n".join(lines).encode())
+
+    def close(self) -> None:
+        """Nothing is left to write."""
+
+    def abandon(self) -> None:
+        """Nothing is held."""
+
+
+class Csv:
+    """RFC 4180: a header, lines that end in CR LF, quotes where they are needed; an empty field for null.
+
+    No cell is altered, not even one that a spreadsheet would take for a formula.
+    """
+
+    def __init__(self, stream: IO[bytes], table: Table) -> None:
+        self._stream = stream
+        self._table = table
+        self._text = io.StringIO(newline="")
+        self._writer = csv.writer(self._text)
+        self._writer.writerow([column.name for column in table.columns])
+        self._flush()
+
+    def write(self, page: Page) -> None:
+        """The rows of a page."""
+        rows = _rows(self._table, page, {"time": _times, "flag": _flags})
+        while some := list(islice(rows, _ROWS_AT_A_TIME)):
+            try:
+                self._writer.writerows(some)
+            except csv.Error:  # Python 3.10 takes a NUL for the escape character, of which there is none
+                self._text.seek(0)
+                self._text.truncate()
+                self._text.writelines(map(_line, some))
+            self._flush()
+
+    def close(self) -> None:
+        """Nothing is left to write."""
+
+    def abandon(self) -> None:
+        """Nothing is held."""
+
+    def _flush(self) -> None:
+        self._stream.write(self._text.getvalue().encode())
+        self._text.seek(0)
+        self._text.truncate()
+
+
+def _line(row: tuple[Any, ...]) -> str:
+    """As the csv module writes it."""
+    cells = ("" if cell is None else repr(cell) if isinstance(cell, float) else str(cell) for cell in row)
+    return ",".join(f'"{cell.replace(chr(34), chr(34) * 2)}"' if _QUOTED.search(cell) else cell for cell in cells) + "\r\n"
+
+
+def _rows(table: Table, page: Page, forms: dict[str, Callable[[Iterable[Any]], Iterable[Any]]]) -> Iterator[tuple[Any, ...]]:
+    """The rows of a page, with the columns of some types in another form."""
+    if not page.rows:
+        return iter(())
+    columns = [(column.type, page.columns[column.source]) for column in table.columns]
+    return zip(*(forms[kind](cells) if kind in forms else cells for kind, cells in columns), strict=True)
+
+
+def _finite(cells: Iterable[float | None]) -> Iterator[float | None]:
+    return (cell if cell is not None and math.isfinite(cell) else None for cell in cells)
+
+
+def _flags(cells: Iterable[bool | None]) -> Iterator[str | None]:
+    return (None if cell is None else "true" if cell else "false" for cell in cells)
+
+
+def _times(cells: Iterable[int | None]) -> Iterator[str | None]:
+    """As ``report.iso``, which is asked once a second and not once a row."""
+    second, prefix = None, ""
+    for cell in cells:
+        if cell is None:
+            yield None
+            continue
+        whole, rest_ns = divmod(cell, 1_000_000_000)
+        if whole != second:
+            second, prefix = whole, str(iso(whole * 1_000_000_000))[:19]
+        yield f"{prefix}.{rest_ns // 1000:06d}Z"
+
+
+GROUP_ROWS: Final = 131_072
+"""Ours: rows in a row group. Smaller ones make files slow to read, larger ones take more memory to write (about 20 MB)."""
+_GROUP_BYTES_MAX: Final = 64 * 1024 * 1024
+_NS_PER_US: Final = 1000
+
+
+def load() -> Any:  # noqa: ANN401 - it has no types
+    """Import pyarrow.
+
+    Raises:
+        InvalidInputError: It is not installed, or too old.
+    """
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - an extra, and 0.1 s
+        import pyarrow.compute  # noqa: PLC0415
+        import pyarrow.parquet  # noqa: PLC0415
+    except ImportError as error:
+        raise InvalidInputError(
+            f"Parquet needs pyarrow, which can't be imported: {error}",
+            hint="pip install 'journaltrack[parquet]', or export to jsonl or csv",
+        ) from error
+    return pa
+
+
+class _Sink:
+    """A stream that nothing reaches any more once it is abandoned: pyarrow ends a file whenever it lets go of it, also a half one."""
+
+    closed = False
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream: IO[bytes] | None = stream
+
+    def write(self, data: Any) -> int:  # noqa: ANN401 - any buffer
+        if self._stream is not None:
+            self._stream.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """It is up to whoever opened the stream."""
+
+    def close(self) -> None:
+        """As ``flush``."""
+
+    def abandon(self) -> None:
+        self._stream = None
+
+
+class Parquet:
+    """Writes row groups of ``GROUP_ROWS``."""
+
+    def __init__(self, stream: IO[bytes], table: Table) -> None:
+        self._arrow = pa = load()
+        self._table = table
+        types = {
+            "text": pa.string(),
+            "integer": pa.int64(),
+            "double": pa.float64(),
+            "time": pa.timestamp("us", tz="UTC"),
+            "flag": pa.bool_(),
+        }
+        self._schema = pa.schema([(column.name, types[column.type]) for column in table.columns])
+        # Numbers and times hardly repeat: a dictionary of them is thrown away again when it is full.
+        texts = [column.name for column in table.columns if column.type == "text"]
+        self._sink = _Sink(stream)
+        self._file = pa.parquet.ParquetWriter(self._sink, self._schema, compression="snappy", use_dictionary=texts)
+        self._waiting: list[Any] = []
+        self._rows = self._bytes = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journaltrack-parquet")
+        self._writing: Future[None] | None = None
+
+    def write(self, page: Page) -> None:
+        """The rows of a page."""
+        if not page.rows:
+            return
+        batch = self._batch(page)
+        self._waiting.append(batch)
+        self._rows += batch.num_rows
+        self._bytes += batch.nbytes
+        if self._rows >= GROUP_ROWS or self._bytes >= _GROUP_BYTES_MAX:
+            self._write_group()
+
+    def close(self) -> None:
+        """Write what waits, and the end of the file."""
+        self._write_group()
+        self._wait()
+        self._thread.shutdown()
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Stop writing; what was written is no Parquet file."""
+        self._sink.abandon()
+        self._thread.shutdown(cancel_futures=True)
+        with contextlib.suppress(Exception):  # what went wrong is known already
+            self._file.close()
+
+    def _batch(self, page: Page) -> Any:  # noqa: ANN401 - pyarrow has no types
+        pa = self._arrow
+        made: dict[str, Any] = {}
+        arrays = []
+        for column, field in zip(self._table.columns, self._schema, strict=True):
+            if column.source not in made:
+                kind = pa.int64() if column.type == "time" else field.type
+                made[column.source] = self._array(page.columns[column.source], kind)
+            cells = made[column.source]
+            arrays.append(self._microseconds(cells) if column.type == "time" else cells)
+        return pa.record_batch(arrays, schema=self._schema)
+
+    def _array(self, cells: Sequence[Any], kind: Any) -> Any:  # noqa: ANN401
+        pa = self._arrow
+        if isinstance(cells, Same):
+            return pa.repeat(pa.scalar(cells.value, kind), len(cells))
+        if isinstance(cells, array):  # as it is: no object per number
+            return pa.Array.from_buffers(kind, len(cells), [None, pa.py_buffer(cells)])
+        return pa.array(cells, kind)
+
+    def _microseconds(self, nanoseconds: Any) -> Any:  # noqa: ANN401
+        """As ``report.iso`` has them: rounded down, also before 1970, where a division rounds up."""
+        pc, pa = self._arrow.compute, self._arrow
+        quotient = pc.divide(nanoseconds, _NS_PER_US)
+        below = pc.less(pc.subtract(nanoseconds, pc.multiply(quotient, _NS_PER_US)), 0)
+        return pc.subtract(quotient, below.cast(pa.int64())).cast(pa.timestamp("us", tz="UTC"))
+
+    def _write_group(self) -> None:
+        self._wait()
+        if not self._waiting:
+            return
+        table = self._arrow.Table.from_batches(self._waiting, self._schema)
+        self._waiting, self._rows, self._bytes = [], 0, 0
+        self._writing = self._thread.submit(self._file.write_table, table, GROUP_ROWS)
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
 
 Type: TypeAlias = Literal["text", "integer", "double", "time", "flag"]
 TableName: TypeAlias = Literal["metrics", "entries"]

@@ -20,7 +20,7 @@ from journaltrack.replay.evidence.statements import Group, Named, Said, looked
 if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
     from journaltrack.replay.evidence.taken import Origin
-    from journaltrack.transfer.apply.applier import Applier
+    from journaltrack.transfer.apply import Applier
 
 T = TypeVar("T")
 _SINCE_0002: Final = 9

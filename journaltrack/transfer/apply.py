@@ -32,7 +32,7 @@ from journaltrack.replay.evidence.follow import follow, learn
 from journaltrack.replay.evidence.statements import MERGE, RELEASED, Named, Said, Settled, Statement
 from journaltrack.replay.evidence.taken import Origin
 from journaltrack.replay.plan.actions import PutMetrics
-from journaltrack.transfer.apply.source import Attested, Checked, Source, WriterRow, check_writer, forged, said_by
+from journaltrack.transfer.apply_source import Attested, Checked, Source, WriterRow, check_writer, forged, said_by
 from journaltrack.util.intervals import as_intervals, merged
 
 if TYPE_CHECKING:

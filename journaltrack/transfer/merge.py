@@ -39,10 +39,9 @@ from journaltrack.replay.evidence.outcomes import Settlement
 from journaltrack.replay.evidence.statements import MERGE, Named, Settled
 from journaltrack.replay.evidence.taken import TAKEN
 from journaltrack.replay.pass_report import Progress
-from journaltrack.transfer.apply.applier import Ahead, Applied, Applier
-from journaltrack.transfer.apply.source import Checked, Checker, forged
-from journaltrack.transfer.merge.incoming import COMPONENT, PLACE, RECORDED, REST, SEQ, WRITER, Incoming, Row
-from journaltrack.transfer.merge.source import Found, JournalSource
+from journaltrack.transfer.apply import Ahead, Applied, Applier
+from journaltrack.transfer.apply_source import Checked, Checker, forged
+from journaltrack.transfer.merge_source import COMPONENT, PLACE, RECORDED, REST, SEQ, WRITER, Found, Incoming, JournalSource, Row
 from journaltrack.util import paths
 from journaltrack.util.digest import is_digest
 from journaltrack.util.intervals import as_intervals, contains, merged

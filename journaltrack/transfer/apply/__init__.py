@@ -1,1 +1,0 @@
-"""What another copy attests, looked at first and then applied to this journal."""

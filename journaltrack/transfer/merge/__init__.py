@@ -1,1 +1,0 @@
-"""Several journals, or copies of one, brought into one."""
