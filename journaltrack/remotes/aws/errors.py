@@ -44,7 +44,7 @@ _OF_CLOCKS: Final = ("Signature expired", "Signature not yet current", "current 
 """Words of a refusal that names a signature in its code, and is about the clock."""
 _UNEXPECTED: Final = "run it again with -v and report the traceback; the entries wait in the journal"
 _OLD_STORE: Final = (
-    "this store lacks If-None-Match or SHA-256 checksums, which uploads need: "
+    "this store lacks conditional writes (If-None-Match) or SHA-256 checksums: "
     f"update it, or set artifact_bucket= and AWS_ENDPOINT_URL_S3 to another one; {_SAFE}"
 )
 _REGION: Final = "name the region with --region or AWS_REGION"
