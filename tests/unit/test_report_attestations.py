@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journaltrack import Tracker
+from journaltrack.errors import JournalCorruptError
 from journaltrack.journal import entries as vocabulary
 from journaltrack.journal.journal import Journal
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence import statements
 from journaltrack.replay.evidence.attestations import Attestor, Statement
 from journaltrack.replay.reconciler import Options, Reconciler
 from journaltrack.reports.proof.check import verify_chains
@@ -90,6 +92,26 @@ def test_what_was_removed_on_the_record_may_be_gone(tmp_path):
     remove(tmp_path / "more", "seq = 8")
     assert {problem.kind for problem in verify_chains(tmp_path / "more")} == {"gap"}
     assert independent_verifier.verify(tmp_path / "more")
+
+
+def test_a_journal_that_names_its_entries_without_end_is_refused_soon(tmp_path):
+    """A few megabytes of attestations that each release all entries cost no hours: the proof and the audit say what they are."""
+    with closing(Journal.open(tmp_path / "j")) as journal:
+        component = journal.component("a")
+        journal.append(component, [vocabulary.create(owner="me")])
+        journal.append(component, [vocabulary.metric("loss", 1.0, step, 1) for step in range(2_000)])
+        Reconciler(journal, MemoryRemote(), options=Options(anchor="off")).run()
+        held = leases.acquire(journal.database)
+        attestor = Attestor(journal.database, held)
+        everything = Statement("retry", statements.RELEASED, None, ((1, 2_001),), 1, held.generation)
+        with attestor.transaction() as connection:
+            attestor.attest(connection, [everything] * 90)
+        assert verify_chains(tmp_path / "j") == []
+        with attestor.transaction() as connection:
+            attestor.attest(connection, [everything] * 600)
+        held.release()
+    with pytest.raises(JournalCorruptError, match="more than 100 times"):
+        verify_chains(tmp_path / "j")
 
 
 def remove(folder, which):

@@ -21,6 +21,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from journaltrack.errors import JournalCorruptError
 from journaltrack.journal.queries import ARRIVED, Places
 from journaltrack.journal.schema.schema import ddl
 from journaltrack.journal.sqlite.errors import translated
@@ -91,6 +92,11 @@ _MADE: Final = [
     "CREATE TEMP TABLE replayed_upload (receipt_id, component_id, sha256, bucket, prefix)",
     "CREATE TEMP TABLE replayed_removed (seq INTEGER PRIMARY KEY)",
 ]
+NAMED_MAX: Final = 1_000_000
+"""Ours: entries that all attestations of a journal name, with ``NAMED_TIMES_MAX`` for each entry."""
+NAMED_TIMES_MAX: Final = 100
+"""Ours: how often an entry is sent, refused and released by hand; a crafted journal of a few
+megabytes could name each a hundred thousand times."""
 _REPLAYED: Final = Tables("replayed_", mark=False)
 _WITH_REMOVED: Final = Tables("replayed_", "(SELECT seq FROM entry UNION ALL SELECT seq FROM replayed_removed)", mark=False)
 
@@ -179,6 +185,8 @@ class Replay:
         self._components = {str(name).lower(): i for i, name in database.read("SELECT id, name FROM component")}
         self._waiting: list[Statement] = []
         self._tables = _REPLAYED
+        (entries,) = database.read("SELECT count(*) FROM entry")[0]
+        self._left = NAMED_MAX + NAMED_TIMES_MAX * entries
         self.places = Places(database)
         self.clear()
 
@@ -213,9 +221,21 @@ class Replay:
             self._connection.execute("INSERT OR REPLACE INTO replayed_component SELECT * FROM component")
 
     def follow(self, said: Said, receipt_id: int | None) -> Statement:
-        """Follow one statement after those before; return it in the journal's numbers."""
+        """Follow one statement after those before; return it in the journal's numbers.
+
+        Raises:
+            JournalCorruptError: The attestations name entries more often than journaltrack does.
+        """
         component_id = None if said.component is None else self._components.get(said.component.lower())
         here = said.here(self.places.find, component_id, receipt_id)
+        apart = (each.entries for each in here.settled if each.entries is not here.entries)
+        for intervals in (here.entries, *apart):
+            self._left -= sum(last - first + 1 for first, last in intervals)
+        if self._left < 0:
+            raise JournalCorruptError(
+                f"attestations name each entry more than {NAMED_TIMES_MAX} times: nothing was proved",
+                hint="journaltrack makes no such journal: take a copy of it from where it was recorded",
+            )
         self._waiting.append(here)
         if receipt_id is not None and here.uploaded is not None:
             columns = (receipt_id, component_id, *here.uploaded[0])
