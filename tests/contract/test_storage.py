@@ -246,7 +246,7 @@ def test_a_repair_uses_the_bucket_that_took_the_artifact(sim: Simulator, tmp_pat
     assert run("sync", journal, *at, "--bucket", f"{wrong}=a-bucket").exit_code == 0
     (gone,) = [place for place in sim.objects if place[1].endswith("model.bin")]
     del sim.objects[gone]
-    repaired = run("verify", journal, *at, "--repair")
+    repaired = run("check", "--remote", "--repair", journal, *at)
     assert repaired.exit_code == 0, repaired.output
     assert gone in sim.objects
     assert {bucket for bucket, _ in sim.objects} == {"a-bucket"}

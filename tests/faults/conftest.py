@@ -133,6 +133,5 @@ def watch():
 
     yield start
     for watching in started:
-        if watching.process.poll() is None:
-            watching.end(signal.SIGKILL)
+        watching.end(signal.SIGKILL)  # also of one that has ended by itself: its pipes are closed
         sys.stdout.write("".join(watching.lines))

@@ -41,8 +41,7 @@ def training(folder):
 
     yield start
     for each in started:
-        if each.process.returncode is None:
-            each.kill()
+        each.kill()  # also one that has ended: its pipes are closed
 
 
 def cli(*arguments, code=0):

@@ -447,7 +447,7 @@ def test_without_pyarrow_the_error_says_what_to_install(varied, tmp_path, monkey
 def test_memory_does_not_grow_with_the_journal(tmp_path):
     """The peak of a process that exports 60,000 metrics is that of one that exports 15,000, give or take 4 MiB."""
     code = (
-        "import resource, sys, journaltrack; from journaltrack.transfer.export import pages as exporting_pages, parquet as exporting_parquet; exporting_parquet.GROUP_ROWS = exporting_pages.PAGE_ROWS = 4_000;"
+        "import resource, sys, journaltrack; from journaltrack.transfer.export import pages, tables; tables.GROUP_ROWS = pages.PAGE_ROWS = 4_000;"
         "[journaltrack.export(sys.argv[1], to=f'{sys.argv[1]}{sys.argv[2]}.{suffix}') for suffix in ('csv', 'parquet')];"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )

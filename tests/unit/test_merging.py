@@ -16,7 +16,9 @@ from journaltrack.journal.journal import INSERT_ENTRY, Journal
 from journaltrack.journal.spool.spool import Spool
 from journaltrack.remotes.memory import MemoryRemote
 from journaltrack.replay import lease as leases
+from journaltrack.replay.evidence.attestations import Attestor
 from journaltrack.replay.evidence.outcomes import Intent, Settlement
+from journaltrack.replay.evidence.statements import RELEASED
 from journaltrack.reports.component import show
 from journaltrack.reports.proof.check import verify_chains
 from journaltrack.reports.report import audit
@@ -252,7 +254,7 @@ def test_a_release_in_one_copy_of_an_old_journal_holds(tmp_path):
         "SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE d.outcome = 'quarantined'"
     )
     with journal.database.transaction() as connection:  # as it was done before such entries were left as they are
-        Settlement(journal.database, lease)._release(connection, component_id, [seq])
+        Attestor(journal.database, lease).decide(connection, "release", RELEASED, component_id, [(seq, seq)])
     lease.release()
     journal.close()
     merge([node, tmp_path / "released"], into=tmp_path / "all")
