@@ -182,6 +182,7 @@ meta = Table(
     Column("digest", LargeBinary),
 )
 
+TEXT_FILE = Path(__file__).with_name("text.py")
 _DIALECT = sqlite.dialect()
 _HEADER = '''"""What the package needs of ``tables``, as text. Written by ``python -m journaltrack.journal.schema.tables``: change that instead."""
 
@@ -243,4 +244,4 @@ def rendered() -> str:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("schema_text.py").write_text(rendered(), encoding="utf-8")
+    TEXT_FILE.write_text(rendered(), encoding="utf-8")
