@@ -200,7 +200,7 @@ def _explained(error: BaseException, path: Path) -> BaseException:
     full = isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}
     if full or (isinstance(cause, sqlite3.OperationalError) and "full" in text):
         return JournalFullError(
-            f"the journal at {path.parent} can't be upgraded, its disk is full; no changes were made",
+            f"disk full: the journal at {path.parent} can't be upgraded; no changes were made",
             hint=f"free twice the size of {path.name} there; the upgrade makes a backup first",
         )
     if isinstance(cause, OSError):
