@@ -1,4 +1,4 @@
-"""Read what a journal delivered, as claims that ``diff`` compares with the remote.
+"""Read what a journal delivered, as claims that ``diff`` compares.
 
 Changes nothing.
 
@@ -94,9 +94,7 @@ def undelivered(database: Database, component_ids: str | None) -> Undelivered:
     )
     problems = dict(
         database.read(
-            "SELECT d.outcome, count(*) FROM delivery d JOIN entry e ON e.seq = d.seq "
-            "WHERE d.outcome IN ('quarantined', 'in doubt') "
-            f"AND {wanted} GROUP BY d.outcome",
+            f"SELECT d.outcome, count(*) FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND {wanted} GROUP BY d.outcome",
             of_these,
         )
     )
@@ -126,7 +124,8 @@ def logged(database: Database, claims: Claims) -> Callable[[str, float], bool]:
         margin = abs(value) * 1e-6
         found = database.read(
             f"SELECT 1 {_MAYBE_POINTS} "
-            "AND (d.outcome IS NULL OR d.outcome IN ('delivered', 'in doubt')) AND e.component_id = ? AND e.name = ? AND e.seq <= ? "
+            "AND (d.outcome IS NULL OR d.outcome IN ('delivered', 'in doubt')) "
+            "AND e.component_id = ? AND e.name = ? AND e.seq <= ? "
             "AND e.value BETWEEN ? AND ? ORDER BY e.seq DESC LIMIT 1",
             (claims.component_id, name, claims.metrics[name].last_seq, value - margin, value + margin),
         )
