@@ -227,10 +227,10 @@ def long_text(text: str, what: str) -> str:
     Raises:
         InvalidInputError: It is too long.
     """
-    most = limits.TEXT_CHARS_MAX
-    if len(text) > most:
+    count, most = len(text), limits.TEXT_CHARS_MAX
+    if count > most:
         raise InvalidInputError(
-            f"{what} has {len(text)} characters, more than {most}; nothing was recorded",
+            f"a journal takes at most {most} characters, {what} has {count}; nothing was recorded",
             hint="write it to a file and use log_artifact(file_path)",
         )
     return text
@@ -257,7 +257,7 @@ def step(value: object) -> int | None:
             value = int(operator.index(value))
         except TypeError as error:
             # An array of several elements.
-            raise InvalidTypeError(f"iteration_number must be an integer, not {type(value).__name__}") from error
+            raise InvalidTypeError(f"the step (iteration_number) must be an integer, not {type(value).__name__}") from error
     if not 0 <= value <= limits.STEP_MAX:
         raise InvalidInputError(f"the step (iteration_number) is {_brief(value)}; SageMaker takes 0 to {limits.STEP_MAX}")
     return value
@@ -303,7 +303,7 @@ def timestamp_ns(value: object) -> int:
         if not 0 <= _float(value) <= _SECONDS_MAX:
             in_milliseconds = 0 <= _float(value) / 1000 <= _SECONDS_MAX
             raise InvalidInputError(
-                f"timestamp is {_brief(value)}, not seconds since the epoch up to {_SECONDS_MAX}",
+                f"timestamp is {_brief(value)}, not seconds since the epoch (until {_LAST})",
                 hint="divide milliseconds by 1,000" if in_milliseconds else "",
             )
         nanoseconds = int(value) * 1_000_000_000 if isinstance(value, numbers.Integral) else round(float(value) * 1e6) * 1000
