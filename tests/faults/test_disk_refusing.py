@@ -407,7 +407,7 @@ def test_nowhere_to_write_it_again_keeps_everything_in_the_process(tmp_path):
     shutil.rmtree(tmp_path / "runs")
     (tmp_path / "runs").write_text("in the way")
     go_on(tracker, range(100, 110))
-    with pytest.raises(errors.JournalWriteError, match="is lost when this process ends"):
+    with pytest.raises(errors.JournalWriteError, match="are lost when this process ends"):
         tracker.close()
     (tmp_path / "runs").unlink()
     with pytest.warns(RuntimeWarning, match="was deleted"):
