@@ -43,8 +43,6 @@ _UNFINISHED_PAGE: Final = (
     "FROM receipt WHERE finished_at_ns IS NULL AND id > ?1 ORDER BY id LIMIT 100"
 )
 """Reads 100 at a time: a journal from elsewhere may have any number of them, of any size."""
-_BEYOND: Final = 2**63
-"""More than any entry's ``seq``."""
 _STATE_OF_OUTCOME: Final[dict[str, State]] = {
     "delivered": "delivered",
     "superseded": "delivered",
@@ -195,7 +193,8 @@ def in_flight(database: Database) -> InFlight:
 def state_of(outcome: object, *, flying: bool) -> State | None:
     """Return an entry's state, from its delivery's outcome.
 
-    None for an outcome that this version does not know. ``flying`` says whether an unfinished receipt names the entry.
+    None for an outcome that this version does not know. ``flying`` says whether an unfinished
+    receipt names the entry.
     """
     if outcome is None:
         return "in flight" if flying else "pending"

@@ -1,10 +1,10 @@
 """Prove that a writer's process lives, by a locked file per writer.
 
-The files are in ``writers/`` of the journal's folder. A writer holds ``flock`` on a file named by its uuid. The file says which process it is, and to
-which components it appends. The kernel frees the lock when the process ends, in any way. A POSIX
-lock would not do: closing *any* descriptor of the file drops it (a ``copytree`` of the journal's
-folder). A forked child would keep the lock for its dead parent, so children close what they
-inherit. Executed programs inherit nothing.
+The files are in ``writers/`` of the journal's folder. A writer holds ``flock`` on a file named by
+its uuid. The file says which process it is, and to which components it appends. The kernel frees
+the lock when the process ends, in any way. A POSIX lock would not do: closing *any* descriptor of
+the file drops it (a ``copytree`` of the journal's folder). A forked child would keep the lock for
+its dead parent, so children close what they inherit. Executed programs inherit nothing.
 
 A free lock proves a death only where the lock would be visible: under the same kernel, or after a
 restart of the same host on a local disk. And it must be the file that the writer created: a copy of

@@ -259,16 +259,16 @@ def step(value: object) -> int | None:
             # An array of several elements.
             raise InvalidTypeError(f"the step (iteration_number) must be an integer, not {type(value).__name__}") from error
     if not 0 <= value <= limits.STEP_MAX:
-        raise InvalidInputError(f"the step (iteration_number) is {_brief(value)}; SageMaker takes 0 to {limits.STEP_MAX}")
+        raise InvalidInputError(f"the step (iteration_number) is {_brief(value)}, not from 0 to {limits.STEP_MAX}")
     return value
 
 
 def one_step(iteration_number: SupportsIndex | None, other: SupportsIndex) -> SupportsIndex:
-    """Return the step that a caller gave under one of its two names, or under both.
+    """Return the step that a caller gave under one of its names, or both.
 
     Raises:
-        InvalidTypeError: One of two is not an integer.
-        InvalidInputError: The two differ, or one of them is out of range.
+        InvalidTypeError: One of the two is not an integer.
+        InvalidInputError: The two differ, or one is out of range.
     """
     if iteration_number is not None and step(iteration_number) != step(other):
         raise InvalidInputError(

@@ -220,9 +220,10 @@ def compare(
 
 
 def _later_run(claims: Claims, found: Status) -> int | None:
-    """When the run began whose status is there, if that was after all times of ours: another journal went on with the component.
+    """Return when a later run of another journal began, if the remote has its status.
 
-    A status that was merely edited keeps the start that we sent, or one before our end.
+    Its start is after all times that this journal sent. A status that was only edited keeps the
+    start that we sent, or one before our end.
     """
     own = claims.status.value if claims.status is not None else Status()
     until_ns = max(own.start_ns or 0, own.end_ns or 0)

@@ -92,9 +92,10 @@ def undelivered(database: Database, component_ids: str | None) -> Undelivered:
         f"SELECT count(*) {queries.PENDING} AND {wanted}",
         of_these,
     )
+    joined = "FROM delivery d JOIN entry e ON e.seq = d.seq"
     problems = dict(
         database.read(
-            f"SELECT d.outcome, count(*) FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND {wanted} GROUP BY d.outcome",
+            f"SELECT d.outcome, count(*) {joined} WHERE {PROBLEM} AND {wanted} GROUP BY d.outcome",
             of_these,
         )
     )

@@ -1,1 +1,1 @@
-"""Share one SQLite file among processes: connection, locks, logs, and who has it open."""
+"""Share one SQLite file among processes: connection, locks, logs, and users."""
