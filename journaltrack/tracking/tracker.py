@@ -568,8 +568,8 @@ class Tracker:
             deliver = background.finish
         if deliver is not None:
             request = self._replay_request()
-            how = "the next close or `journaltrack sync` delivers it"
-            failure = f"{name} was not delivered on close; nothing is lost, {how}"
+            how = "the next close or `journaltrack sync` delivers them"
+            failure = f"{name} was not delivered on close; its entries stay in the journal, {how}"
             guarded(lambda: deliver(request), failure, request.deadline, sends=True)
 
     def _replay_request(self) -> ReplayRequest:
