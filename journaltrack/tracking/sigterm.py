@@ -5,7 +5,7 @@ process dead. Only the process that entered the block handles SIGTERM: a forked 
 would do without us.
 
 SIGTERM is blocked during a fork. CPython would lose a signal that reaches the child before its
-handlers are ready, and drops an exception that a handler raises in a fork's hooks.
+handlers are ready. It also drops an exception that a handler raises in a fork's hooks.
 """
 
 from __future__ import annotations

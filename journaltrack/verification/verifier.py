@@ -85,8 +85,8 @@ class VerifyOptions:
 class Checked:
     """How much was compared.
 
-    Objects are compared by the store's digest of the whole (checksum), by reading them (content),
-    or by their size and the digest that we noted at their upload (size).
+    "Checksum" objects are compared by the store's digest of the whole, "content" objects by reading
+    them. "Size" objects are compared by their size and the digest that we noted at their upload.
     """
 
     components: int = 0

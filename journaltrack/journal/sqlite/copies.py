@@ -68,7 +68,7 @@ def compact_file(database: Database) -> str | None:
     others = sorted(set(files.having_open(database.path)))
     if others:
         who = ", ".join(f"process {pid}" for pid in others[:_PROCESSES_SHOWN])
-        return f"{who} has it open, and would wait; the free pages are used by what is recorded next"
+        return f"{who} has it open, and would have to wait; new entries reuse the free pages"
     database.read(_EMPTY_LOG)
     now = footprint(database)
     if now.free_bytes < _GAIN_BYTES_MIN and now.free_bytes * 2 < now.database_bytes:

@@ -2,7 +2,7 @@
 
 A process loses all its POSIX locks on a file when it closes *any* descriptor of that file, and
 SQLite's locks are POSIX locks. So a training script that reads its own journal (``shutil.copytree``
-of the run's folder, a checksum, ``tarfile``) drops SQLite's locks, and SQLite does not notice. The
+of the run's folder, a checksum, ``tarfile``) drops SQLite's locks. SQLite does not notice. The
 next process believes that it is alone. It truncates the shared memory that the first process has
 mapped (SIGBUS), or deletes the log that the first process still writes to.
 

@@ -2,7 +2,7 @@
 
 All users of a write-ahead log share its index in memory. Machines do not share memory: two hosts
 that use one log overwrite each other's entries. So on a file system that other machines may share,
-processes never share a write-ahead log, and a journal that has one is not opened while a process
+processes never share a write-ahead log. There, a journal that has one is not opened while a process
 uses it. Must not know what is stored.
 """
 
