@@ -1,1 +1,4 @@
-"""The journal: an append-only log of calls in one SQLite file. Must not know trackers, passes or remotes."""
+"""Keep an append-only log of calls in one SQLite file: the journal.
+
+Must not know trackers, passes or remotes.
+"""

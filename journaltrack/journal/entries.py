@@ -1,12 +1,13 @@
-"""The vocabulary of a journal: what is recorded, how it is encoded, and what AWS could never accept of it.
+"""Define a journal's entries: kinds, encoding, and what AWS could never accept.
 
 Pure: no I/O, no clock. Must not know SQLite, the tracker or any remote.
 
-An entry is one immutable recorded call. A *draft* is an entry before the journal gave it its place. The payload is a
-JSON object in a text column; numbers that every reader wants (a metric's value, step and time) have columns of their own.
+An entry is one immutable recorded call. A *draft* is an entry before the journal gives it its
+place. The payload is a JSON object in a text column. Numbers that every reader needs (a metric's
+value, step and time) have columns of their own.
 
-Versions: the payload of a kind may gain optional members. A change that old code would misread gets a new kind
-(``create@2``); old code preserves unknown kinds and leaves them pending.
+Versions: the payload of a kind may gain optional members. A change that old code would misread gets
+a new kind (``create@2``). Old code preserves unknown kinds and leaves them pending.
 """
 
 from __future__ import annotations
@@ -37,23 +38,33 @@ OUTPUT: Final = "output"
 STATUS: Final = "status"
 
 KINDS: Final = frozenset({CREATE, LOAD, ASSOCIATE, PARAMETER, INPUT, OUTPUT, STATUS, METRIC, UPLOAD})
-"""Every kind that this version understands. ``metric`` and ``upload`` are alone in the streams of those names."""
+"""Every kind that this version understands.
+
+``metric`` and ``upload`` are the only kinds in the streams of those names.
+"""
 
 KEYS_MAX: Final = {
     PARAMETER: (limits.PARAMETERS_MAX, "parameters"),
     INPUT: (limits.ARTIFACTS_MAX, "input artifacts"),
     OUTPUT: (limits.ARTIFACTS_MAX, "output artifacts"),
 }
-"""How many keys of a kind a component may have, and what they are called."""
+"""How many keys of a kind a component may have, and their name in messages."""
 
 _encode_canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 class Draft(NamedTuple):
-    """What a call wants recorded.
+    """An entry to record.
 
-    ``value`` is a finite double or None; ``timestamp_ns`` is nanoseconds since the epoch, UTC; ``payload`` is a JSON
-    object as text or None; ``undeliverable`` is why AWS could never accept it, or None.
+    Attributes:
+        stream: Its stream.
+        kind: Its kind, one of ``KINDS``.
+        name: The name of the parameter, artifact or metric, or None.
+        value: A finite double or None.
+        step: A metric's step or None.
+        timestamp_ns: A metric's time, nanoseconds since the epoch, UTC, or None.
+        payload: A JSON object as text or None.
+        undeliverable: Why AWS could never accept it, or None.
     """
 
     stream: Stream
@@ -68,7 +79,7 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One recorded call, as the journal holds it. Times are nanoseconds since the epoch, UTC."""
+    """One recorded call in the journal. Times are nanoseconds since the epoch, UTC."""
 
     seq: int
     writer_id: int
@@ -85,21 +96,24 @@ class Entry:
     recorded_at_ns: int
     digest: bytes
     unsound: str | None = None
-    """Why it is nothing that a journaltrack recorded; what could not be kept is left out then. See ``entry_of``."""
+    """Why no journaltrack can have recorded it. ``entry_of`` replaces values of wrong types."""
 
     @property
     def detail(self) -> dict[str, Any]:
-        """The payload decoded; an empty dict when there is none.
+        """Return the decoded payload; an empty dict if there is none.
 
         Raises:
-            ValueError: It can't be decoded: a damaged or crafted journal.
+            ValueError: It can't be decoded: the journal is damaged or crafted.
         """
         return decode(self.payload)
 
 
 @dataclass(frozen=True, slots=True)
 class BlobRef:
-    """Names an uploaded blob before its location is known. ``bucket`` and ``prefix`` are as asked for; None: the default."""
+    """The name of a blob before its location is known.
+
+    ``bucket`` and ``prefix`` are those that were asked for. None means the default.
+    """
 
     sha256: str
     bucket: str | None
@@ -107,9 +121,9 @@ class BlobRef:
 
 
 def encode(detail: dict[str, Any]) -> str:
-    """A payload as JSON text; members that are None are left out.
+    """Encode a payload as JSON text. Members that are None are left out.
 
-    A lone surrogate (a file name that is not UTF-8) can't be stored as text by SQLite: it is escaped instead.
+    A lone surrogate (of a file name that is not UTF-8) is escaped: SQLite can't store it as text.
     """
     kept = {key: value for key, value in detail.items() if value is not None}
     text = json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
@@ -121,16 +135,17 @@ def encode(detail: dict[str, Any]) -> str:
 
 
 def decode(payload: str | None) -> dict[str, Any]:
-    """A payload as ``encode`` made it; an empty dict when there is none.
+    """Decode a payload of ``encode``. Without a payload, return an empty dict.
 
     Raises:
-        ValueError: It is no JSON object, or it has so much outside of its texts, or nests so deep,
-            that no journaltrack wrote it.
+        ValueError: It is no JSON object, or no journaltrack wrote it: it is too long outside its
+            texts, or nested too deep.
     """
     if payload is None:
         return {}
-    if len(payload) > limits.PAYLOAD_CHARS_MAX and (rest := _chars_outside_texts(payload)) > limits.PAYLOAD_CHARS_MAX:
-        msg = f"the payload has {rest} characters outside of its texts, {limits.PAYLOAD_CHARS_MAX} are decoded at most"
+    most = limits.PAYLOAD_CHARS_MAX
+    if len(payload) > most and (rest := _chars_outside_texts(payload)) > most:
+        msg = f"the payload has {rest} characters outside of its texts, {most} are decoded at most"
         raise ValueError(msg)
     try:
         decoded = json.loads(payload)
@@ -139,7 +154,8 @@ def decode(payload: str | None) -> dict[str, Any]:
     if not isinstance(decoded, dict):
         msg = "the payload is not a JSON object"
         raise ValueError(msg)  # noqa: TRY004 - bad data, not a caller's type error
-    if payload.count("{") + payload.count("[") <= limits.PAYLOAD_DEPTH_MAX:  # nearly always
+    # True for nearly all payloads: so few brackets can't nest too deep.
+    if payload.count("{") + payload.count("[") <= limits.PAYLOAD_DEPTH_MAX:
         return decoded
     level: list[Any] = [decoded]
     for _ in range(limits.PAYLOAD_DEPTH_MAX):
@@ -152,8 +168,12 @@ def decode(payload: str | None) -> dict[str, Any]:
 
 
 def _chars_outside_texts(payload: str) -> int:
-    """Count a payload's characters, each of its texts as two; of what is no JSON, some number."""
-    plain = payload.replace("\\\\", "").replace('\\"', "")  # then every quote begins or ends a text
+    """Count a payload's characters, with 2 for each text.
+
+    If it is no JSON, the number means nothing.
+    """
+    # Without escapes, every quote starts or ends a text.
+    plain = payload.replace("\\\\", "").replace('\\"', "")
     return len(plain) - sum(text.end() - text.start() - 2 for text in _TEXT.finditer(plain))
 
 
@@ -170,12 +190,16 @@ _TYPES: Final[tuple[tuple[str, tuple[type, ...], Any], ...]] = (
     ("recorded_at_ns", (int,), 0),
     ("digest", (bytes,), b""),
 )
-"""The members of ``Entry``, what may be in them, and what stands for anything else."""
-_sound: set[tuple[type, ...]] = set()  # combinations of types that were found to be right: a look-up for all but the first of each
+"""The members of ``Entry``, their types, and the value that replaces one of another type."""
+# Combinations of types that were found to be right. So only the first of each is examined.
+_sound: set[tuple[type, ...]] = set()
 
 
 def entry_of(row: tuple[Any, ...]) -> Entry:
-    """An entry from its columns. SQLite keeps any type in any column: one that no entry has makes it ``unsound``."""
+    """Make an entry from its columns.
+
+    SQLite keeps any type in any column. A value of a wrong type makes the entry ``unsound``.
+    """
     types = tuple(map(type, row))
     if types in _sound:
         return Entry(*row)
@@ -194,31 +218,34 @@ def create(
     resume: bool = False,
     tags: dict[str, str] | None = None,
 ) -> Draft:
-    """The component shall exist.
+    """Draft the creation of the component.
 
     Args:
-        owner: Unique id of this component's origin; lets a replay tell its own earlier create from somebody else's.
-        display_name: As SageMaker shows it.
-        resume: Attach to the component if it exists already.
-        tags: Put on the component when it is created.
+        owner: Unique id of this component's origin. By it a replay recognizes a component that it
+            created itself.
+        display_name: The name that SageMaker shows.
+        resume: Attach to the component if it exists.
+        tags: Tags that the component gets when it is created.
     """
-    return Draft(
-        COMPONENT, CREATE, payload=encode({"owner": owner, "display_name": display_name, "resume": resume or None, "tags": tags or None})
-    )
+    detail = {"owner": owner, "display_name": display_name, "resume": resume or None, "tags": tags or None}
+    return Draft(COMPONENT, CREATE, payload=encode(detail))
 
 
 def load(*, job: bool = False, verified: bool = False) -> Draft:
-    """The component exists elsewhere.
+    """Draft that the component exists elsewhere.
 
     Args:
-        job: It belongs to a SageMaker job, which creates it some time after the start.
+        job: It belongs to a SageMaker job: SageMaker creates it some time after the start.
         verified: SageMaker confirmed it when it was loaded.
     """
     return Draft(COMPONENT, LOAD, payload=encode({"job": job or None, "verified": verified or None}))
 
 
 def associate(*, experiment: str | None, trial: str | None) -> Draft:
-    """The component belongs to the trial (of the experiment); what is missing of both is created."""
+    """Draft that the component belongs to a trial of an experiment.
+
+    A replay creates the trial and the experiment if they are missing.
+    """
     return Draft(COMPONENT, ASSOCIATE, payload=encode({"experiment": experiment, "trial": trial}))
 
 
@@ -230,16 +257,16 @@ def status(
     end_ns: int | None = None,
     traceback: str | None = None,
 ) -> Draft:
-    """Status and times; members that are None stay as they are. ``traceback`` is for the journal alone."""
-    return Draft(
-        COMPONENT,
-        STATUS,
-        payload=encode({"primary": primary, "message": message, "start_ns": start_ns, "end_ns": end_ns, "traceback": traceback}),
-    )
+    """Draft a status and times. None changes nothing.
+
+    ``traceback`` stays in the journal and is never sent.
+    """
+    detail = {"primary": primary, "message": message, "start_ns": start_ns, "end_ns": end_ns, "traceback": traceback}
+    return Draft(COMPONENT, STATUS, payload=encode(detail))
 
 
 def primary_status(entry: Entry) -> str | None:
-    """What a status entry sets the status to; None if it leaves it alone, or can't be read."""
+    """Return the status that an entry sets; None if it sets none, or can't be read."""
     try:
         primary = entry.detail.get("primary")
     except ValueError:
@@ -248,9 +275,9 @@ def primary_status(entry: Entry) -> str | None:
 
 
 def parameter(name: str, value: str | float) -> Draft:
-    """A parameter: text, or a number.
+    """Draft a parameter: a text or a number.
 
-    An integer that a double can't hold exactly is text: SageMaker's numbers are doubles.
+    An integer that a double can't hold exactly becomes text: SageMaker's numbers are doubles.
     """
     if isinstance(value, int) and not _is_exact(value):
         value = limits.digits(value)
@@ -263,25 +290,29 @@ def parameter(name: str, value: str | float) -> Draft:
 
 
 def artifact(direction: Direction, name: str, value: str | BlobRef, media_type: str | None) -> Draft:
-    """A reference to an artifact: a URI (or any text), or a blob of this journal's spool.
+    """Draft a reference to an artifact: a URI, a text, or a blob of the spool.
 
-    A media type that AWS refuses is recorded, and left out of the request by ``sent_media_type``.
+    A media type that AWS refuses is recorded, and ``sent_media_type`` leaves it out of the request.
     """
     if isinstance(value, BlobRef):
         detail = {"sha256": value.sha256, "bucket": value.bucket, "prefix": value.prefix, "media_type": media_type}
         return _checked(Draft(COMPONENT, direction, name, payload=encode(detail)))
     problem = limits.text_problem(value, "the value", limits.ARTIFACT_VALUE_CHARS_MAX)
-    return _checked(Draft(COMPONENT, direction, name, payload=encode({"value": value, "media_type": media_type}), undeliverable=problem))
+    payload = encode({"value": value, "media_type": media_type})
+    return _checked(Draft(COMPONENT, direction, name, payload=payload, undeliverable=problem))
 
 
 def redacted(kind: str, name: str) -> Draft:
-    """A parameter, input or output whose value is not to be kept: what stands for it, and the fact."""
+    """Draft a parameter, input or output whose value must not be kept.
+
+    The payload has a placeholder for the value, and says that it was redacted.
+    """
     member = "text" if kind == PARAMETER else "value"
     return _checked(Draft(COMPONENT, kind, name, payload=encode({member: REDACTED, "redacted": True})))
 
 
 def upload(name: str, blob: BlobRef, size_bytes: int, media_type: str | None, file_name: str) -> Draft:
-    """The blob shall be in S3 under the artifact's name."""
+    """Draft the upload of a blob to S3 under the artifact's name."""
     detail = {
         "sha256": blob.sha256,
         "bucket": blob.bucket,
@@ -294,19 +325,25 @@ def upload(name: str, blob: BlobRef, size_bytes: int, media_type: str | None, fi
 
 
 def metric(name: str, value: float, step: int | None, timestamp_ns: int) -> Draft:
-    """One point of a metric. A value that is not finite is kept as text in the payload and marked undeliverable."""
+    """Draft one point of a metric.
+
+    A value that is not finite is text in the payload, and marked undeliverable.
+    """
     number, exact = _finite(value)
     problem = None if number is not None else limits.number_problem(None, "the value", _exact_of(exact))
     return _checked(Draft(METRIC, METRIC, name, number, step, timestamp_ns, exact, problem))
 
 
 def sent_media_type(media_type: str | None) -> str | None:
-    """The media type as it goes into a request: None when AWS would refuse it."""
+    """Return the media type for a request; None if AWS would refuse it."""
     return media_type if media_type and limits.media_type_problem(media_type) is None else None
 
 
 def undeliverable(entry: Entry | Draft) -> str | None:
-    """Why AWS could never accept the entry, whatever the state of its component; None if nothing is known against it."""
+    """Return why AWS could never accept the entry, whatever its component's state.
+
+    None if no reason is known. The texts are part of the journal's format.
+    """
     chars_max = {
         PARAMETER: limits.PARAMETER_KEY_CHARS_MAX,
         INPUT: limits.ARTIFACT_KEY_CHARS_MAX,
@@ -319,21 +356,25 @@ def undeliverable(entry: Entry | Draft) -> str | None:
     if problem:
         return problem
     if entry.kind == METRIC:
-        return (
-            (None if _number(entry.value) is not None else _value_problem(entry))
-            or limits.time_problem(entry.timestamp_ns, "the time")
-            or (None if entry.step is None or 0 <= entry.step <= limits.STEP_MAX else f"the step is not from 0 to {limits.STEP_MAX}")
-        )
+        if _number(entry.value) is None and (problem := _value_problem(entry)):
+            return problem
+        if problem := limits.time_problem(entry.timestamp_ns, "the time"):
+            return problem
+        is_sound = entry.step is None or 0 <= entry.step <= limits.STEP_MAX
+        return None if is_sound else f"the step is not from 0 to {limits.STEP_MAX}"
     detail = entry.detail if isinstance(entry, Entry) else json.loads(entry.payload or "{}")
     if entry.kind == PARAMETER:
         if "text" in detail:
-            return limits.text_problem(_text_of(detail, "text"), "the value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0)
+            text = _text_of(detail, "text")
+            return limits.text_problem(text, "the value", limits.PARAMETER_STRING_CHARS_MAX, chars_min=0)
         return limits.number_problem(_number(entry.value), "the value")
-    return limits.text_problem(_text_of(detail, "value"), "the value", limits.ARTIFACT_VALUE_CHARS_MAX) if "value" in detail else None
+    if "value" not in detail:
+        return None
+    return limits.text_problem(_text_of(detail, "value"), "the value", limits.ARTIFACT_VALUE_CHARS_MAX)
 
 
 def _value_problem(entry: Entry | Draft) -> str | None:
-    """Why a number is none that can be sent: NaN, infinite, or too large."""
+    """Return why a number can't be sent: it is NaN, infinite, or too large."""
     exact = entry.detail.get("exact") if isinstance(entry, Entry) else _exact_of(entry.payload)
     return limits.number_problem(None, "the value", exact)
 
@@ -343,7 +384,10 @@ def _exact_of(payload: str | None) -> object:
 
 
 def too_many(kind: str) -> str:
-    """Why a further key of this kind (of ``KEYS_MAX``) can't be delivered; part of the format, as ``undeliverable``'s texts are."""
+    """Return why one more key of this kind (of ``KEYS_MAX``) can't be delivered.
+
+    The text is part of the journal's format, as those of ``undeliverable`` are.
+    """
     keys_max, what = KEYS_MAX[kind]
     return f"the component has {keys_max} {what} already, which is SageMaker's limit"
 
@@ -356,37 +400,55 @@ def _text_of(detail: dict[str, Any], key: str) -> str:
 
 
 def _number(value: float | None) -> float | None:
-    """A finite number, or None: SQLite keeps infinity, though no journaltrack writes it."""
+    """Return a finite number, else None.
+
+    SQLite keeps infinity, though no journaltrack writes it.
+    """
     return value if value is not None and value - value == 0 else None
 
 
 def chain_start(writer_uuid: str) -> bytes:
-    """The digest before the first entry of a writer of format 0001; later ones begin with their ``description_digest``."""
+    """Return the digest before the first entry of a writer of format 0001.
+
+    Later formats start from the writer's ``description_digest``.
+    """
     return hashlib.sha256(writer_uuid.encode()).digest()
 
 
 def description_digest(*columns: str | int | None) -> bytes:
-    """SHA-256 of what a row says in its other columns, as a JSON array without spaces: a writer's, and the journal's own."""
+    """Return the SHA-256 of a row's other columns, as a JSON array without spaces.
+
+    For the rows of writers, and for the journal's own in ``meta``.
+    """
     return hashlib.sha256(_encode_canonical(columns).encode("utf-8", "surrogatepass")).digest()
 
 
 def attestation_start(description: bytes) -> bytes:
-    """The digest before a writer's first attestation, from that of its description: another chain than that of its entries."""
+    """Return the digest before a writer's first attestation.
+
+    It comes from the digest of the writer's description. Attestations are a chain of their own,
+    beside that of the writer's entries.
+    """
     return hashlib.sha256(b"attestation" + description).digest()
 
 
 def attestation_next(previous: bytes, body: str) -> bytes:
-    """The digest of an attestation: SHA-256 over its writer's previous digest and its body, a JSON object in ASCII."""
+    """Return an attestation's digest.
+
+    It is the SHA-256 over its writer's previous digest and its body, a JSON object in ASCII.
+    """
     return hashlib.sha256(previous + body.encode()).digest()
 
 
 def chain_next(
     previous: bytes, writer_seq: int, component: str, draft: Draft, recorded_at_ns: int, sha256: Callable[[bytes], Any] = hashlib.sha256
 ) -> bytes:
-    """The digest of an entry: SHA-256 over its writer's previous digest and the entry's canonical encoding.
+    """Return an entry's digest: SHA-256 over the previous one and the encoding.
 
-    The canonical encoding is a JSON array in UTF-8 without spaces: ``[writer_seq, component, stream, kind, name, value,
-    step, timestamp_ns, payload, recorded_at_ns]``; doubles in the shortest form that reads back the same.
+    The previous digest is that of the writer's entry before. The canonical encoding is a JSON array
+    in UTF-8 without spaces: ``[writer_seq, component, stream, kind, name, value, step,
+    timestamp_ns, payload, recorded_at_ns]``. Doubles have the shortest form that reads back the
+    same.
     """
     text = _encode_canonical((writer_seq, component, *draft[:7], recorded_at_ns))
     digest: bytes = sha256(previous + text.encode("utf-8", "surrogatepass")).digest()
@@ -394,28 +456,43 @@ def chain_next(
 
 
 def metric_text(component: str, name: str) -> str:
-    """What the canonical encodings of all points of a metric share, for ``chain_next_metric``."""
+    """Return the part that all points of a metric share, for ``chain_next_metric``."""
     return f',{_encode_canonical(component)},"metric","metric",{_encode_canonical(name)},'
 
 
 def chain_next_metric(
     previous: bytes, writer_seq: int, middle: str, value: float, step: int | None, timestamp_ns: int, recorded_at_ns: int
 ) -> bytes:
-    """``chain_next`` for a metric point without payload, in a third of the time: the encoding is put together by hand.
+    """Return the same as ``chain_next`` for a metric point without payload.
 
-    ``middle`` is from ``metric_text``; ``value`` is a plain, finite ``float``, whose ``repr`` is what JSON has too.
+    It takes a third of the time, because it builds the encoding as text.
+
+    Args:
+        previous: The writer's previous digest.
+        writer_seq: The entry's number in its writer's chain.
+        middle: From ``metric_text``.
+        value: A plain, finite ``float``: its ``repr`` is the same in JSON.
+        step: The step, or None.
+        timestamp_ns: The point's time.
+        recorded_at_ns: When it was recorded.
     """
-    text = f"[{writer_seq}{middle}{value!r},{'null' if step is None else step},{timestamp_ns},null,{recorded_at_ns}]"
+    said = "null" if step is None else step
+    text = f"[{writer_seq}{middle}{value!r},{said},{timestamp_ns},null,{recorded_at_ns}]"
     return hashlib.sha256(previous + text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _finite(value: float) -> tuple[float | None, str | None]:
-    """A number as (finite double or None, payload that keeps what the double loses or None)."""
+    """Return a number as a finite double or None, and a payload or None.
+
+    The payload keeps what the double would lose.
+    """
     try:
         number = float(value)
-    except OverflowError:  # an int of more than 308 digits
+    except OverflowError:
+        # An int of more than 308 digits.
         return None, encode({"exact": limits.digits(int(value))})
-    if number != number or number in (float("inf"), float("-inf")):  # noqa: PLR0124 - the test for NaN without an import
+    # The first condition is the test for NaN, without an import.
+    if number != number or number in (float("inf"), float("-inf")):  # noqa: PLR0124
         return None, encode({"exact": repr(number)})
     if isinstance(value, int) and not _is_exact(value):
         return number, encode({"exact": limits.digits(value)})
@@ -431,7 +508,7 @@ def _is_exact(value: int) -> bool:
 
 
 def _checked(draft: Draft) -> Draft:
-    """The draft with a reason against its name, if there is one and none stands yet."""
+    """Return the draft, marked undeliverable if there is a reason."""
     if draft.undeliverable is not None:
         return draft
     problem = undeliverable(draft)

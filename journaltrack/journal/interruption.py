@@ -1,7 +1,7 @@
-"""Runs that are in progress, as far as was recorded: do they run, were they interrupted, or can't it be told from here?
+"""Tell whether runs in progress run, were interrupted, or are unknown.
 
-A run is interrupted when its last status is InProgress and every process that appended to it is proven dead, see
-``writer_life``. Reads alone, prints nothing.
+A run is interrupted if its last status is InProgress and every process that appended to it is
+proven dead (``writer_life``). Only reads; prints nothing.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class RunInProgress:
     """A component whose last recorded status is InProgress.
 
     Attributes:
-        component: Its name.
-        state: "unknown" from another host, or where locks do not work.
-        last_entry_at_ns: When its last call was recorded.
-        host, pid: Of the process that recorded the status.
+        component: The component's name.
+        state: Whether it runs. It is "unknown" from another host, or if locks do not work.
+        last_entry_at_ns: When its last call was recorded, nanoseconds since the epoch.
+        host, pid: The process that recorded the status.
     """
 
     component: str
@@ -38,32 +38,37 @@ class RunInProgress:
 
     @property
     def last_entry_at(self) -> str:
-        """The same as text, in UTC to the second."""
+        """Return the time of the last entry as text, in UTC to the second."""
         return view.iso_seconds(self.last_entry_at_ns) or "an unknown time"
 
     @property
     def text(self) -> str:
-        """As people read it."""
+        """Return the state in words."""
         if self.state == "running":
             return "running"
         last = f"last entry at {self.last_entry_at}"
-        return f"interrupted, {last}" if self.state == "interrupted" else f"in progress, {last} on host {self.host or '(unknown)'}"
+        if self.state == "interrupted":
+            return f"interrupted, {last}"
+        return f"in progress, {last} on host {self.host or '(unknown)'}"
 
 
 def of_component(journal: Journal, component_id: int, name: str) -> RunInProgress | None:
-    """The component's run; None if it is not in progress."""
+    """Return the component's run; None if it is not in progress."""
     status = journal.last_status(component_id)
-    return None if status is None or not status.in_progress else _run(journal, component_id, name, status, _files(journal))
+    if status is None or not status.in_progress:
+        return None
+    return _run(journal, component_id, name, status, _files(journal))
 
 
 def left_open(journal: Journal, only: Iterable[int] | None = None) -> list[RunInProgress]:
-    """The runs whose processes ended without ending them, or can't be seen from here; costs what there are of those, and their files.
+    """Return the runs in progress whose processes are dead, or unknown from here.
 
-    Those of a bundle or of a copy without ``writers/`` are not among them: see ``of_component``.
+    Runs of a bundle, or of a copy without ``writers/``, are left out: see ``of_component``. The
+    time grows with the number of such runs and of files in ``writers/``.
 
     Args:
         journal: An open journal.
-        only: Components' ids; None: all.
+        only: Ids of components; None for all.
     """
     files = _files(journal)
     names = {row.id: row.name for row in journal.components()} if files else {}
@@ -77,7 +82,7 @@ def left_open(journal: Journal, only: Iterable[int] | None = None) -> list[RunIn
 
 
 def interrupted(journal: Journal) -> dict[int, LastStatus]:
-    """The components that are interrupted, and what their last status is."""
+    """Return the interrupted components with their last status."""
     files = _files(journal)
     found = {}
     for component_id in sorted({each for file in files if file.alive is False for each in file.components}):
@@ -88,23 +93,38 @@ def interrupted(journal: Journal) -> dict[int, LastStatus]:
 
 
 def is_interrupted(journal: Journal, component_id: int, status: LastStatus) -> bool:
-    """Whether it still is: inside a write transaction nobody can resume it meanwhile."""
-    return journal.last_status(component_id) == status and _state(journal, component_id, status, _files(journal)) == "interrupted"
+    """Return whether a component is still interrupted, with the same last status.
+
+    Call it in a write transaction, so that no process can resume the run meanwhile.
+    """
+    if journal.last_status(component_id) != status:
+        return False
+    return _state(journal, component_id, status, _files(journal)) == "interrupted"
 
 
 def last_entry_at_ns(journal: Journal, component_id: int, from_seq: int = 0) -> int | None:
-    """When the component's last entry was recorded, of those from ``from_seq`` on; costs what others recorded since then."""
+    """Return when the last entry of a component was recorded, or None.
+
+    Only entries from ``from_seq`` on count.
+
+    The time grows with what others recorded since then.
+    """
+    of_component = "component_id = ? AND seq >= ?"
     rows = journal.database.read(
-        "SELECT recorded_at_ns FROM entry WHERE component_id = ? AND seq >= ? ORDER BY seq DESC LIMIT 1", (component_id, from_seq)
+        f"SELECT recorded_at_ns FROM entry WHERE {of_component} ORDER BY seq DESC LIMIT 1",
+        (component_id, from_seq),
     )
     return rows[0][0] if rows and isinstance(rows[0][0], int) else None
 
 
-# -- inside -----------------------------------------------------------------------------------------------------------
+# -- inside --------------------------------------------------------------------------------
 
 
 def _files(journal: Journal) -> list[WriterFile]:
-    """Without that of who asks: a sync that is about to end a run appends to it."""
+    """Return the writers' files, without that of the asking process.
+
+    A sync that ends a run appends to it.
+    """
     return [file for file in writer_life.look(journal.path) if file.uuid != journal.writer_uuid]
 
 

@@ -1,7 +1,7 @@
-"""The journal: an append-only log of calls in one SQLite file, with the artifact bytes beside it.
+"""Open a journal and read it: an append-only log of calls in one SQLite file.
 
-This module opens one, and reads it plainly; how entries get in is in ``append``, what a replay records in
-``outcomes``. Must not know AWS, boto3, the tracker or the reconciler.
+Artifact bytes are beside that file. ``append`` records entries; ``outcomes`` records what a replay
+did. Must not know AWS, boto3, the tracker or the reconciler.
 """
 
 from __future__ import annotations
@@ -23,16 +23,21 @@ from journaltrack.util import paths
 __all__ = ["INSERT_ENTRY", "ComponentRow", "Journal", "LastStatus", "OnJournalError"]
 
 SELECT_ENTRY: Final = (
-    "SELECT e.seq, e.writer_id, e.writer_seq, c.id, c.name, e.stream, e.kind, e.name, e.value, e.step, "
-    "e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest FROM entry e JOIN component c ON c.id = e.component_id "
+    "SELECT e.seq, e.writer_id, e.writer_seq, c.id, c.name, e.stream, e.kind, e.name, "
+    "e.value, e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest "
+    "FROM entry e JOIN component c ON c.id = e.component_id "
 )
 
-_STATUSES_MAX: Final = 100  # all that are read: every one that a journaltrack writes says the status
+_STATUSES_MAX: Final = 100
+"""How many status entries are read at most. All that a journaltrack writes have a status."""
 _ANY_OF_COMPONENT: Final = "SELECT 1 FROM entry WHERE component_id = ? AND stream <> 'metric' LIMIT 1"
 
 
 class ComponentRow(NamedTuple):
-    """A trial component as the journal knows it. ``arn`` and ``confirmed_at_ns`` are None until a replay confirmed it."""
+    """A trial component in the journal.
+
+    ``arn`` and ``confirmed_at_ns`` are None until a replay confirmed the component.
+    """
 
     id: int
     name: str
@@ -41,7 +46,7 @@ class ComponentRow(NamedTuple):
 
 
 class LastStatus(NamedTuple):
-    """What the last status call of a component says, and who made it."""
+    """A component's last recorded status, and the writer that recorded it."""
 
     seq: int
     writer_id: int
@@ -49,16 +54,19 @@ class LastStatus(NamedTuple):
 
     @property
     def in_progress(self) -> bool:
-        """Whether the run is not over, as far as was recorded."""
+        """Return whether the run is not over, according to the journal."""
         return self.primary == "InProgress"
 
     def is_begun_by(self, writer_id: int) -> bool:
-        """Whether that writer began a run that is not over."""
+        """Return whether that writer began a run that is not over."""
         return self.in_progress and self.writer_id == writer_id
 
 
 class Journal(Appender):
-    """An open journal. Threads may share it; every process opens its own, a forked child does so by itself."""
+    """An open journal. It is thread-safe.
+
+    Every process opens its own. A forked child does so by itself.
+    """
 
     def __init__(
         self,
@@ -85,29 +93,31 @@ class Journal(Appender):
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> Journal:
-        """Open a journal, made on first use and upgraded (after a backup) when an older version wrote it.
+        """Open a journal. Create a missing one, and upgrade an older one after a backup.
 
         Args:
-            path: The journal's folder; None: the default journal (``journaltrack.util.paths.default_journal``).
-            durability: ``"process"``: a returned call survives SIGKILL. ``"power"``: also loss of power, at the price
-                of a disk barrier per call.
-            on_journal_error: When the journal takes no entry (disk full, locked): ``"buffer"`` keeps it in memory and
-                writes it as soon as possible, ``"raise"`` raises at the call.
-            create: Make the journal when there is none.
-            read_only: For reading alone; never makes, upgrades or locks anything. An older journal is read by way of a private
-                copy that is upgraded.
-            appending: For appending alone, as a tracker does: an older journal that can't be upgraded now (no room for the
-                backup) is used as it is.
-            busy_timeout_s: How long to wait for another process's transaction, seconds.
-            clock_ns: Nanoseconds since the epoch.
+            path: The journal's folder. None means the default journal
+                (``journaltrack.util.paths.default_journal``).
+            durability: With ``"process"``, a returned call survives SIGKILL. With ``"power"``, it
+                also survives loss of power, for one disk barrier per call.
+            on_journal_error: If the journal refuses an entry (disk full, locked), ``"buffer"``
+                keeps it in memory and writes it as soon as possible; ``"raise"`` raises.
+            create: Create the journal if there is none.
+            read_only: Only read: create, upgrade and lock nothing. An older journal is read from a
+                private, upgraded copy.
+            appending: Only append, as a tracker does. An older journal that can't be upgraded now
+                (no room for the backup) is used as it is.
+            busy_timeout_s: How long to wait for another process's transaction, in seconds.
+            clock_ns: Returns nanoseconds since the epoch.
 
         Raises:
-            InvalidInputError: An unknown ``durability`` or ``on_journal_error``.
-            JournalNotFoundError: No journal there and ``create`` is false.
+            InvalidInputError: ``durability`` or ``on_journal_error`` is unknown.
+            JournalNotFoundError: There is no journal and ``create`` is false.
             NotAJournalError: Something else is there.
-            JournalTooNewError: Written by a newer version; nothing was changed.
-            JournalOutdatedError: With ``read_only``: an older version wrote it, and there is no room for a copy.
-            JournalCorruptError: The file is damaged; nothing was changed.
+            JournalTooNewError: A newer version wrote it. No changes were made.
+            JournalOutdatedError: With ``read_only``: an older version wrote it, and there is no
+                room for a copy.
+            JournalCorruptError: The file is damaged. No changes were made.
             JournalWriteError: The folder can't be written.
         """
         if durability not in {"process", "power"} or on_journal_error not in {"buffer", "raise"}:
@@ -129,21 +139,24 @@ class Journal(Appender):
                 raise
 
     def __fspath__(self) -> str:
-        """Return its folder: whatever takes the path of a journal takes an open one."""
+        """Return the journal's folder, so that an open journal is also a path."""
         return os.fspath(self.path)
 
-    # -- writing ------------------------------------------------------------------------------------------------
+    # -- writing ---------------------------------------------------------------------------
 
     def component(self, name: str) -> int:
-        """The local id of the component of that name (case does not matter), made if new.
+        """Return the local id of a component, and record the component if it is new.
+
+        The name is case-insensitive.
 
         Raises:
-            JournalWriteError: It is new and the journal takes nothing.
+            JournalWriteError: It is new, and the journal can't be written.
         """
         row = self.find(name)
         if row is None:
             columns = (name, self._clock_ns())
-            self.database.write(lambda c: c.execute("INSERT OR IGNORE INTO component (name, created_at_ns) VALUES (?, ?)", columns))
+            sql = "INSERT OR IGNORE INTO component (name, created_at_ns) VALUES (?, ?)"
+            self.database.write(lambda c: c.execute(sql, columns))
             row = self.find(name)
         if row is None:  # pragma: no cover - the row was just written
             raise JournalWriteError(f"the component {name} could not be recorded")
@@ -151,15 +164,16 @@ class Journal(Appender):
         return row.id
 
     def append_first(self, component_id: int, drafts: Sequence[Draft]) -> bool:
-        """Record the first calls of a component, unless it has some: of several processes that try, one does.
+        """Record a component's first calls, unless it has some.
 
-        A row of the component without an entry is nobody's: its creator was killed, or did not come further yet.
+        If several processes try, only one succeeds. A component without an entry belongs to no
+        process: its creator was killed, or has not recorded the entry yet.
 
         Returns:
-            Whether they were the first. If not, nothing was recorded.
+            Whether the calls were the first. If not, nothing was recorded.
 
         Raises:
-            JournalWriteError: As ``append``.
+            JournalWriteError: See ``append``.
         """
         with self.database.lock:
             if any(entry.component_id == component_id for entry in self._in_memory()):
@@ -167,20 +181,25 @@ class Journal(Appender):
             return self.append_if(lambda: not self.database.read(_ANY_OF_COMPONENT, (component_id,)), component_id, drafts)
 
     def renew_blob(self, sha256: str) -> None:
-        """A content is about to be in the spool again: whoever removes delivered ones leaves it alone from now on."""
+        """Announce that a content will be in the spool again.
+
+        From now on, processes that remove delivered contents keep this one.
+        """
         columns = (self._clock_ns(), sha256)
-        self.database.write(lambda connection: connection.execute("UPDATE blob SET spooled_at_ns = ? WHERE sha256 = ?", columns))
+        sql = "UPDATE blob SET spooled_at_ns = ? WHERE sha256 = ?"
+        self.database.write(lambda connection: connection.execute(sql, columns))
 
     def add_blob(self, sha256: str, size_bytes: int) -> None:
-        """Record that the spool holds a content."""
+        """Record that the spool has a content."""
         columns = (sha256, size_bytes, self._clock_ns())
-        self.database.write(lambda connection: connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?, ?)", columns))
+        sql = "INSERT OR IGNORE INTO blob VALUES (?, ?, ?)"
+        self.database.write(lambda connection: connection.execute(sql, columns))
 
     def close(self) -> None:
         """Flush and close. Idempotent.
 
         Raises:
-            JournalWriteError: As ``flush``; the journal stays open then.
+            JournalWriteError: See ``flush``. The journal stays open then.
         """
         if self.database.closed or self.postpone(self.close):
             return
@@ -191,7 +210,10 @@ class Journal(Appender):
         self.database.close()
 
     def rest(self) -> None:
-        """Give the connection back, after ``flush``; the next use opens another, and what is appended then is another writer's."""
+        """Close the connection until its next use. Call ``flush`` before.
+
+        What is appended afterwards belongs to a new writer.
+        """
         if self.postpone(self.rest):
             return
         self._checkpointer.wait()
@@ -199,7 +221,11 @@ class Journal(Appender):
         self.database.rest()
 
     def _leave(self) -> None:
-        """This writer ends. Its file stays while a run that it began is in progress: it says whose death interrupts that run."""
+        """End this writer.
+
+        While a run that it began is in progress, its file stays: it names the process whose death
+        interrupts the run.
+        """
         with self.database.lock:
             life, self._life = self._life, None
             if life is None:
@@ -215,29 +241,39 @@ class Journal(Appender):
             else:
                 life.end(self.path)
 
-    # -- reading ------------------------------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------
 
     def find(self, name: str) -> ComponentRow | None:
-        """The component of that name (case does not matter), or None."""
+        """Return the component of that name, case-insensitive, or None."""
         rows = self.database.read(
-            "SELECT id, name, arn, confirmed_at_ns FROM component WHERE name = ?", (name.encode("utf-8", "replace").decode(),)
+            "SELECT id, name, arn, confirmed_at_ns FROM component WHERE name = ?",
+            (name.encode("utf-8", "replace").decode(),),
         )
         return _component_row(rows[0]) if rows else None
 
     def components(self) -> list[ComponentRow]:
-        """All components, in order of their first mention."""
-        return [_component_row(row) for row in self.database.read("SELECT id, name, arn, confirmed_at_ns FROM component ORDER BY id")]
+        """Return all components, in the order in which they were recorded."""
+        rows = self.database.read("SELECT id, name, arn, confirmed_at_ns FROM component ORDER BY id")
+        return [_component_row(row) for row in rows]
 
     def state_entries(self, component_id: int) -> list[Entry]:
-        """All entries of a component but its metrics, in order; costs what is there of those, not of metrics."""
+        """Return all entries of a component except metrics, in order.
+
+        The time does not depend on the number of metrics.
+        """
         sql = SELECT_ENTRY + "WHERE e.component_id = ? AND e.stream <> 'metric' ORDER BY e.seq"
         written = [vocabulary.entry_of(row) for row in self.database.read(sql, (component_id,))]
         with self.database.lock:
-            return written + [e for e in self._in_memory() if e.component_id == component_id and e.stream != vocabulary.METRIC]
+            waiting = [e for e in self._in_memory() if e.component_id == component_id]
+        return written + [e for e in waiting if e.stream != vocabulary.METRIC]
 
     def last_status(self, component_id: int) -> LastStatus | None:
-        """The last call that set the component's status; None if there is none. Costs its calls since then, but no metrics."""
-        sql = SELECT_ENTRY + "WHERE e.component_id = ? AND e.stream <> 'metric' AND e.kind = 'status' ORDER BY e.seq DESC LIMIT ?"
+        """Return the last status that was set for the component, or None.
+
+        The time grows with the component's calls since then, without metrics.
+        """
+        of_component = "e.component_id = ? AND e.stream <> 'metric' AND e.kind = 'status'"
+        sql = f"{SELECT_ENTRY}WHERE {of_component} ORDER BY e.seq DESC LIMIT ?"
         for entry in map(vocabulary.entry_of, self.database.read(sql, (component_id, _STATUSES_MAX))):
             primary = vocabulary.primary_status(entry)
             if primary is not None:
@@ -245,16 +281,16 @@ class Journal(Appender):
         return None
 
     def last_seq(self) -> int:
-        """The newest entry's ``seq``; 0 when there is none."""
+        """Return the newest entry's ``seq``; 0 if there is none."""
         return int(self.database.read("SELECT coalesce(max(seq), 0) FROM entry")[0][0])
 
     def entries(self, *, after_seq: int = 0, pending: bool = False, limit: int = 10_000) -> list[Entry]:
-        """Entries in order of ``seq``, a page at a time.
+        """Return one page of entries, in order of ``seq``.
 
         Args:
             after_seq: The last ``seq`` of the page before.
-            pending: Only those that are not settled.
-            limit: Entries in a page.
+            pending: Only entries that are not settled.
+            limit: Number of entries per page.
         """
         settled = "AND e.seq NOT IN (SELECT seq FROM delivery) " if pending else ""
         sql = f"{SELECT_ENTRY}WHERE e.seq > ? {settled}ORDER BY e.seq LIMIT ?"
@@ -262,7 +298,7 @@ class Journal(Appender):
 
 
 def _component_row(row: tuple[Any, ...]) -> ComponentRow:
-    """SQLite keeps any type in any column."""
+    """Return a row with the right types: SQLite keeps any type in any column."""
     component_id, name, arn, confirmed_at_ns = row
     return ComponentRow(
         component_id,

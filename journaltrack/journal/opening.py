@@ -1,4 +1,4 @@
-"""The first steps with a journal's folder: make it, recognize it, bring it up to date.
+"""Take the first steps with a journal's folder: create, recognize, upgrade.
 
 Must not know what is appended to it or read from it.
 """
@@ -36,26 +36,27 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(folder: Path, file: Path, *, create: bool) -> None:
-    """See that the database file exists, with permissions for its owner alone.
+    """Make sure that the database file exists, with permissions only for its owner.
 
     Raises:
         NotAJournalError: The folder is a file.
-        JournalNotFoundError: There is none, and ``create`` is false.
-        JournalFullError, JournalReadOnlyError: It can't be made.
+        JournalNotFoundError: There is no journal, and ``create`` is false.
+        JournalFullError, JournalReadOnlyError: It can't be created.
         JournalWriteError: This process has too many files open.
     """
     _check_name(folder)
     if folder.exists() and not folder.is_dir():
         hint = "name the folder, not the journal.db in it"
         if _is_bundle(folder):
-            hint = "it is a bundle: `journaltrack sync` delivers it and names its journal, `journaltrack bundle --check` says what is in it"
+            hint = "it is a bundle: deliver it with `journaltrack sync`, or look with `bundle --check`"
         raise NotAJournalError(f"{folder} is a file; a journal is a folder", hint=hint)
     files.check_files(folder)
     if file.exists():
         return
     if not create:
         raise JournalNotFoundError(
-            f"there is no journal at {folder}", hint="check the path; a training script makes the journal at its first Tracker.create()"
+            f"there is no journal at {folder}",
+            hint="check the path; a training script's first Tracker.create() makes the journal",
         )
     own = unusable(file)
     if own is not None:
@@ -67,19 +68,24 @@ def prepare(folder: Path, file: Path, *, create: bool) -> None:
         paths.fsync(folder)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise JournalFullError(f"no journal can be made at {folder}: {error.strerror}", hint="free space on that device") from error
+            raise JournalFullError(
+                f"no journal can be made at {folder}: {error.strerror}",
+                hint="free space on that device",
+            ) from error
         raise JournalReadOnlyError(
-            f"no journal can be made at {folder}: {error.strerror}", hint="set JOURNALTRACK_HOME or journal= to a folder that you can write"
+            f"no journal can be made at {folder}: {error.strerror}",
+            hint="set JOURNALTRACK_HOME or journal= to a folder that you can write to",
         ) from error
 
 
 def _check_name(folder: Path) -> None:
-    """See that there can be a folder of that name.
+    """Check that a folder of that name is possible.
 
     Raises:
-        JournalNotFoundError: It is too long.
-        JournalReadOnlyError: This user may not look there, or the file system does not answer. Nobody knows whether there is one.
-        InvalidInputError: It has a character that no path has.
+        JournalNotFoundError: The name is too long.
+        JournalReadOnlyError: This user may not look there, or the file system does not answer. So
+            nothing is known of a journal there.
+        InvalidInputError: The name has a character that no path has.
     """
     try:
         os.lstat(folder / paths.DATABASE)
@@ -92,12 +98,13 @@ def _check_name(folder: Path) -> None:
             ) from error
         if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
             raise JournalReadOnlyError(
-                f"the journal at {folder} can't be looked at: {error.strerror}; nothing was changed", hint=os_hint(error)
+                f"the journal at {folder} can't be read: {error.strerror}; no changes were made",
+                hint=os_hint(error),
             ) from error
 
 
 def _is_bundle(file: Path) -> bool:
-    """Whether a file begins as bundles do."""
+    """Return whether a file starts like a bundle."""
     name = paths.BUNDLE_MANIFEST.encode()
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -110,7 +117,7 @@ def _is_bundle(file: Path) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """The folder and what is missing above it; their names are on the disk when this returns."""
+    """Create a folder and its missing parents, and sync their names to the disk."""
     if folder.exists():
         return
     make_folder(folder.parent)
@@ -120,7 +127,7 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def recognizing_newer(file: Path) -> Iterator[None]:
-    """Tell a newer journaltrack's journal from a damaged one, where SQLite can't."""
+    """Report a newer journaltrack's journal as such where SQLite reports damage."""
     try:
         yield
     except JournalCorruptError as error:
@@ -131,22 +138,24 @@ def recognizing_newer(file: Path) -> Iterator[None]:
 
 
 def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create: bool, appending: bool = False) -> str:
-    """Make the schema in an empty database, upgrade an older one after a backup, refuse a newer one.
+    """Create the schema of an empty database, upgrade an older, refuse a newer one.
 
-    An older one that is open for reading alone is left as it is: a private copy is upgraded, and read instead.
+    An upgrade makes a backup first. An older journal that is open read-only stays unchanged: a
+    private copy is upgraded and read instead.
 
     Args:
-        database: Of the journal.
-        clock_ns: Nanoseconds since the epoch.
-        create: Make the schema.
-        appending: Nothing but appending needs it: an older one that can't be upgraded now is used as it is.
+        database: The journal's database.
+        clock_ns: Returns nanoseconds since the epoch.
+        create: Create the schema if the database is empty.
+        appending: The journal is only appended to. If an older one can't be upgraded now, use it as
+            it is.
 
     Returns:
-        The schema revision that it has now.
+        The schema revision that the database has now.
 
     Raises:
-        JournalNotFoundError: It is empty, and ``create`` is false.
-        JournalTooNewError, JournalOutdatedError, NotAJournalError: As ``Journal.open`` says.
+        JournalNotFoundError: The database is empty, and ``create`` is false.
+        JournalTooNewError, JournalOutdatedError, NotAJournalError: See ``Journal.open``.
     """
     writing = not database.read_only
     with database.lock, translated(database.path):
@@ -155,12 +164,17 @@ def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create:
         database.choose_log()
     if current is None:
         if not create:
-            raise JournalNotFoundError(f"the journal at {database.path.parent} is empty", hint="nothing was ever recorded in it")
+            raise JournalNotFoundError(
+                f"the journal at {database.path.parent} is empty",
+                hint="check the path: nothing was ever recorded in it",
+            )
         with database.lock, translated(database.path):
             schema.create(database.connection, journal_id=str(uuid.uuid4()), now_ns=clock_ns(), version=__version__)
         current = schema.HEAD
+    elif current != schema.HEAD and writing:
+        current = _upgrade(database, current, clock_ns(), appending=appending)
     elif current != schema.HEAD:
-        current = _upgrade(database, current, clock_ns(), appending=appending) if writing else read_upgraded(database, current)
+        current = read_upgraded(database, current)
     with database.lock, translated(database.path):
         check.check_records(database.connection, database.path)
     if writing:
@@ -170,15 +184,17 @@ def bring_up_to_date(database: Database, clock_ns: Callable[[], int], *, create:
 
 def _upgrade(database: Database, current: str, now_ns: int, *, appending: bool) -> str:
     try:
-        from journaltrack.journal.schema import migrate  # noqa: PLC0415 - imports SQLAlchemy and Alembic, 0.6 s
+        # Imported here, because SQLAlchemy and Alembic take 0.6 s.
+        from journaltrack.journal.schema import migrate  # noqa: PLC0415
 
-        database.make_way()  # for the upgrade's own connection
+        # The upgrade has a connection of its own.
+        database.make_way()
         with translated(database.path):
             migrate.upgrade(database.path, current, now_ns=now_ns)
     except Exception as error:
         if not appending or (isinstance(error, JournalError) and not isinstance(error, JournalWriteError)):
             raise
-        logger.warning("%s. What is logged is recorded in it, and delivered once it can be upgraded", error)
+        logger.warning("%s. Calls are recorded in it, and delivered once it can be upgraded", error)
         return current
     with database.lock, translated(database.path):
         check.revision(database.connection, database.path, writing=True)
@@ -186,26 +202,27 @@ def _upgrade(database: Database, current: str, now_ns: int, *, appending: bool) 
 
 
 def read_upgraded(database: Database, current: str) -> str:
-    """Read from now on a private copy of an older journal that is upgraded; the journal itself stays as it is.
+    """Read an upgraded, private copy of an older journal, which stays unchanged.
 
     Args:
-        database: Open for reading alone.
+        database: The journal's database, opened read-only.
         current: Its schema revision.
 
     Returns:
-        The schema revision of what is read.
+        The schema revision of the copy.
 
     Raises:
         JournalOutdatedError: There is no room for a copy.
-        JournalAlteredError: It does not have the schema of its revision.
+        JournalAlteredError: The schema is not that of its revision.
     """
-    from journaltrack.journal.schema import migrate  # noqa: PLC0415 - as above
+    # Imported here, because SQLAlchemy and Alembic take 0.6 s.
+    from journaltrack.journal.schema import migrate  # noqa: PLC0415
 
     try:
         database.read_copy(migrate.upgraded_copy)
     except JournalFullError as error:
         raise JournalOutdatedError(
-            f"the journal at {database.path.parent} has the older schema revision {current}: {error.message}",
-            hint=f"{error.hint}; or let `journaltrack check --repair PATH` upgrade the journal, after a backup",
+            f"the journal at {database.path.parent} has the old schema {current}: {error.message}",
+            hint=f"{error.hint}; or upgrade the journal: `journaltrack check --repair PATH`",
         ) from error
     return schema.HEAD

@@ -1,8 +1,9 @@
-"""Who appends or reconciles: the process as the journal's ``writer`` row describes it.
+"""Describe a process that appends or reconciles, for its ``writer`` row.
 
-The commit is read from git's files. Whether the work tree has changes git itself must say: it is asked in good time
-(``ask_git``), beside the imports and the making of the journal, so that the first append hardly waits for it. Nothing of
-the environment is recorded, and of the command line only the program's path: arguments may hold secrets.
+The commit is read from git's files. Only git itself knows whether the work tree has changes. It is
+asked early (``ask_git``), while modules are imported and the journal is opened, so that the first
+append hardly waits for it. The environment is not recorded, and of the command line only the
+program's path: arguments may hold secrets.
 """
 
 from __future__ import annotations
@@ -25,22 +26,27 @@ from journaltrack._version import __version__
 from journaltrack.journal.entries import description_digest
 
 GIT_WAIT_S: Final = 0.25
-"""Ours: how long the first append waits for git's answer, seconds; a large work tree that takes longer is not told dirty or clean."""
+"""Our choice: how many seconds the first append waits for git.
+
+For a large work tree that takes longer, the state is recorded as unknown.
+"""
 GIT_ENDS_S: Final = 30.0
-"""Ours: git that has not answered by then is ended."""
+"""Our choice: git is killed after this many seconds."""
 PACKAGES_MAX: Final = 200
-"""Ours: packages whose versions are recorded."""
+"""Our limit for the packages whose versions are recorded."""
 _VERSION_CHARS_MAX: Final = 100
 
-_asked: dict[Path, _Question] = {}  # by folder; a forked child has the answers, too
+# By folder. A forked child inherits the answers.
+_asked: dict[Path, _Question] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class WriterInfo:
-    """One process that appends or reconciles. ``uuid`` is unique; the order of the fields is that of the table's columns.
+    """One process that appends or reconciles, with the fields of the table's columns.
 
-    ``packages`` is a JSON object of names and versions; ``journal_id`` is of the journal that it wrote into; ``digest`` is of all
-    other fields, and the chains of the process begin with it.
+    ``uuid`` is unique. ``packages`` is a JSON object of names and versions. ``journal_id`` names
+    the journal that it wrote into. ``digest`` covers all other fields, and the chains of the
+    process start from it.
     """
 
     uuid: str
@@ -59,12 +65,13 @@ class WriterInfo:
 
 
 def describe_process(now_ns: int, journal_id: str, *, training: bool = True) -> WriterInfo:
-    """This process, now (nanoseconds since the epoch, UTC).
+    """Describe this process.
 
     Args:
-        now_ns: When it began.
-        journal_id: What it writes into.
-        training: What it runs matters for its results: say also what of it git does not know, and which packages it has imported.
+        now_ns: When it began to write, nanoseconds since the epoch, UTC.
+        journal_id: The journal that it writes into.
+        training: Also record whether the work tree has changes, and the imported packages: what the
+            process runs matters for its results.
     """
     program = _program()
     folder = _folder(program)
@@ -87,10 +94,10 @@ def describe_process(now_ns: int, journal_id: str, *, training: bool = True) -> 
 
 
 def packages() -> str:
-    """Versions of the packages that are imported by now and say theirs, as a JSON object."""
+    """Return the versions of the imported packages that state one, as a JSON object."""
     versions: dict[str, str] = {}
     for name, module in sorted(sys.modules.copy().items()):
-        # Not getattr: a module's own __getattr__ may warn, or import half the world.
+        # Not getattr: a module's own __getattr__ may warn, or import other modules.
         skipped = "." in name or name.startswith("_") or name in sys.stdlib_module_names
         version = None if skipped else getattr(module, "__dict__", {}).get("__version__")
         if isinstance(version, str) and 0 < len(version) <= _VERSION_CHARS_MAX and len(versions) < PACKAGES_MAX:
@@ -99,7 +106,7 @@ def packages() -> str:
 
 
 def ask_git() -> None:
-    """Ask git whether the program's work tree has changes, without waiting for the answer."""
+    """Ask git whether the program's work tree has changes. Does not wait."""
     folder = _folder(_program())
     if folder not in _asked:
         question = _asked[folder] = _Question()
@@ -108,13 +115,19 @@ def ask_git() -> None:
 
 
 def git_dirty(folder: Path) -> int | None:
-    """Whether files that git tracks differ from the commit: 1 or 0; None if nobody asked, or git does not say so within ``GIT_WAIT_S``."""
+    """Return whether tracked files differ from the commit: 1 or 0.
+
+    None if ``ask_git`` was not called, or git does not answer within ``GIT_WAIT_S``.
+    """
     asked = _asked.get(folder)
     return None if asked is None else asked.answer()
 
 
 class _Question:
-    """Put to git by a thread that waits for it: git leaves no zombie, and may take its time on a disk that hangs."""
+    """A question to git, with a thread that waits for the answer.
+
+    So git leaves no zombie, and a disk that hangs delays nothing else.
+    """
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -122,20 +135,24 @@ class _Question:
 
     def ask(self, folder: Path) -> None:
         self._thread = threading.Thread(target=self._ask, args=(folder,), name="journaltrack-git", daemon=True)
-        with contextlib.suppress(RuntimeError):  # no more threads here: then it is not known
+        # If no thread can start, the answer stays unknown.
+        with contextlib.suppress(RuntimeError):
             self._thread.start()
 
     def answer(self) -> int | None:
-        thread, self._thread = self._thread, None  # waited for once, and not by a forked child, which does not have it
+        # Wait only once. A forked child does not have the thread.
+        thread, self._thread = self._thread, None
         if thread is not None and thread.is_alive():
             thread.join(GIT_WAIT_S)
         return None if self._is_dirty is None else int(self._is_dirty)
 
     def _ask(self, folder: Path) -> None:
-        # No locks and no monitor: a look must leave nothing in the work tree, and run nothing that its configuration names.
-        command = ["git", "-c", "core.fsmonitor=false", "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty"]
+        # No locks and no monitor: git must leave nothing in the work tree, and run no program that
+        # its configuration names.
+        options = ["--porcelain", "--untracked-files=no", "--ignore-submodules=dirty"]
+        command = ["git", "-c", "core.fsmonitor=false", "status", *options]
         environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-        # No git at all, or one that takes too long: the commit is known all the same.
+        # If git is missing or takes too long, at least the commit is known.
         with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
             done = subprocess.run(  # noqa: S603 - a constant command
                 command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=GIT_ENDS_S
@@ -150,33 +167,41 @@ def _program() -> str:
 def _folder(program: str) -> Path:
     try:
         return Path(program).parent if os.path.exists(program) else Path.cwd()  # noqa: PTH110
-    except OSError:  # the working folder was removed
+    except OSError:
+        # The working folder was removed.
         return Path()
 
 
 def _absolute(program: str) -> str:
     try:
-        return os.path.abspath(program) if os.path.exists(program) else program  # noqa: PTH100, PTH110 - keeps symlinks
-    except OSError:  # the working folder was removed
+        # abspath keeps symbolic links.
+        is_file = os.path.exists(program)  # noqa: PTH110
+        return os.path.abspath(program) if is_file else program  # noqa: PTH100
+    except OSError:
+        # The working folder was removed.
         return program
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit checked out in the work tree that ``folder`` is in, or None."""
+    """Return the commit checked out in the work tree of ``folder``, or None."""
     try:
         for parent in (folder.resolve(), *folder.resolve().parents):
             git = parent / ".git"
             if not git.exists():
                 continue
-            if git.is_file():  # a linked work tree: "gitdir: PATH"
+            if git.is_file():
+                # A linked work tree: "gitdir: PATH".
                 git = parent / git.read_text(encoding="utf-8").partition(":")[2].strip()
-            common = git / (git / "commondir").read_text(encoding="utf-8").strip() if (git / "commondir").exists() else git
+            common = git
+            if (git / "commondir").exists():
+                common = git / (git / "commondir").read_text(encoding="utf-8").strip()
             head = (git / "HEAD").read_text(encoding="utf-8").strip()
             if not head.startswith("ref: "):
                 return _commit(head)
             return _branch_commit(common, git, head[5:])
     except (OSError, UnicodeDecodeError):
-        pass  # provenance is a courtesy: training goes on without it
+        # Training does not need the commit.
+        pass
     return None
 
 
@@ -202,8 +227,9 @@ def _storable(text: str) -> str:
 
 
 def user() -> str:
-    """Who runs this process: a name, or a number without one."""
+    """Return the name of the user of this process, or its number if it has no name."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container with a uid that has no name
+    except (KeyError, OSError):
+        # For example in a container.
         return str(os.getuid())

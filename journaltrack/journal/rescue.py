@@ -1,16 +1,19 @@
-"""The journal's files were deleted, moved or replaced while this process has them open.
+"""Save a journal whose files were deleted, moved or replaced while they are open.
 
-SQLite goes on writing to what it has open: into files that no longer have a name, if they were deleted, where everything
-ends with the process. So an open journal looks now and then whether its path still names what it writes to, and if not,
-this module saves what is there: through the open connection everything ever committed can still be read.
+SQLite continues to write to the files that it has open. Deleted files have no name, and everything
+in them ends with the process. So an open journal checks from time to time that its path still names
+the files that it writes to. If not, this module saves the entries: the open connection can still
+read everything that was committed.
 
-- Moved (``mv``): the files are somewhere else, whole; logging goes on there.
-- Deleted (``rm -r``, a clean-up job): everything is written to a new database under the old name.
-- Deleted, and another journal is there now: to a new journal beside it, ``<name>.rescued-<number>``.
-- Only the log is gone: what it held is written into the database.
+- Moved (``mv``): the files are complete elsewhere. Logging continues there.
+- Deleted (``rm -r``, a clean-up job): all is written to a new database under the old name.
+- Deleted, and another journal is there now: all is written to a new journal beside it,
+  ``<name>.rescued-<number>``.
+- Only the log was deleted: its content is written into the database.
 
-The chains need no care, since entries are copied as they are. What only waits in memory, because the journal's disk refuses,
-goes into a journal of its own elsewhere (``keep_elsewhere``), which `journaltrack merge` brings back.
+Entries are copied unchanged, so their chains stay valid. Entries that wait in memory, because the
+journal's disk refuses them, go into another journal elsewhere (``keep_elsewhere``).
+`journaltrack merge` brings them back.
 """
 
 from __future__ import annotations
@@ -42,20 +45,20 @@ logger = logging.getLogger(__name__)
 
 _SIBLINGS_MAX: Final = 1_000
 _NUMBERED: Final = {"writer": "uuid", "component": "name", "receipt": "action || ' ' || started_at_ns"}
-"""Tables whose rows have numbers of this copy alone, and what a number means."""
+"""Tables whose ids are valid only in one copy, and what identifies their rows in all."""
 _LOCK_FILE: Final = "rescue.lock"
 
 
 def rescue(database: Database) -> tuple[Path, str]:
-    """Save what the open connection can still read, and connect to where it is now.
+    """Save what the open connection can still read, and connect to the saved files.
 
-    Hold ``database.lock``; no transaction may be open.
+    Hold ``database.lock``, with no transaction open.
 
     Returns:
-        The journal's folder, which may be another one than before, and what to tell the user.
+        The journal's folder, perhaps a new one, and a message for the user.
 
     Raises:
-        JournalWriteError: It can't be written anywhere; the open connection is kept.
+        JournalWriteError: It can't be written anywhere. The open connection is kept.
     """
     before = database.path
     try:
@@ -65,40 +68,45 @@ def rescue(database: Database) -> tuple[Path, str]:
                 database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             database.rest()
             return before.parent, (
-                f"the write-ahead log of the journal at {before.parent} was deleted while it was in use; what it held was saved"
+                f"the write-ahead log of the journal at {before.parent} was deleted while it was "
+                "in use; its entries were saved, nothing is lost"
             )
         if place is not None and place.name == before.name:
             database.move_to(place)
             return place.parent, (
-                f"the journal at {before.parent} was moved to {place.parent} while it was in use; what is logged goes there now"
+                f"the journal at {before.parent} was moved to {place.parent} while it was in use; "
+                "calls are recorded there from now on, nothing is lost"
             )
         folder = _write_again(database)
     except (OSError, sqlite3.Error) as error:
         raise JournalWriteError(
-            f"the journal at {before.parent} was deleted while it was in use, and can't be written again: {error}. "
-            "What was recorded in it is lost when this process ends",
-            hint="make its folder writable before that: this process still holds everything, and tries again",
+            f"the journal at {before.parent} was deleted while it was in use, and can't be "
+            f"written again: {error}. Its entries are lost when this process ends",
+            hint="make its folder writable before: this process has all entries, and tries again",
         ) from error
     database.move_to(folder / before.name)
     return folder, (
-        f"the journal at {before.parent} was deleted while it was in use; all that was recorded in it was written again to {folder}. "
-        "Artifacts of its spool that were not delivered are lost unless they are logged again"
+        f"the journal at {before.parent} was deleted while it was in use; all its entries were "
+        f"written again to {folder}. Log its undelivered artifacts again: their contents are lost"
     )
 
 
 def keep_elsewhere(folder: Path, journal_id: str, calls: Sequence[tuple[str | None, Sequence[Draft]]], copy: Path | None) -> Path | None:
-    """Write calls that wait in memory into a journal of their own, on another disk if there is one.
+    """Write calls that wait in memory into another journal, on another disk.
+
+    If there is no other disk, it is another folder.
 
     Args:
-        folder: Of the journal that does not take them.
-        journal_id: Of that journal.
-        calls: Component and drafts of each.
+        folder: The folder of the journal that refuses them.
+        journal_id: That journal's identity.
+        calls: Component and drafts of each call.
         copy: An earlier copy, which this one replaces.
 
     Returns:
-        Where they are; None: no place takes them.
+        The other journal's folder; None if no place accepts it.
     """
-    from journaltrack.journal.journal import Journal  # noqa: PLC0415 - a journal opens with what this module is for
+    # Imported here, because ``journal`` imports this module.
+    from journaltrack.journal.journal import Journal  # noqa: PLC0415
 
     if copy is not None:
         shutil.rmtree(copy, ignore_errors=True)
@@ -124,12 +132,19 @@ def keep_elsewhere(folder: Path, journal_id: str, calls: Sequence[tuple[str | No
 
 
 def _write_again(database: Database) -> Path:
-    """A copy of the deleted journal under its old name, or beside it; or what is missing in the copy that another process made."""
+    """Write the deleted journal again under its old name, or beside it.
+
+    If another process wrote a copy already, add what is missing there.
+
+    Returns:
+        The folder of the copy.
+    """
     path = database.path
     (journal_id,) = database.connection.execute("SELECT journal_id FROM meta").fetchone()
     for folder in (path.parent, *(path.parent.with_name(f"{path.parent.name}.rescued-{n}") for n in range(1, _SIBLINGS_MAX))):
         if os.path.lexists(folder) and not folder.is_dir():
-            continue  # somebody put a file in its place
+            # A file is in its place.
+            continue
         opening.make_folder(folder)
         with _alone_in(folder):
             if not os.path.lexists(folder / path.name):
@@ -143,7 +158,10 @@ def _write_again(database: Database) -> Path:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Of several processes that had the deleted journal open, one makes the copy and the others find it."""
+    """Lock a folder, so that only one process makes the copy.
+
+    Other processes that had the deleted journal open then find the copy.
+    """
     descriptor = os.open(folder / _LOCK_FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
@@ -155,10 +173,12 @@ def _alone_in(folder: Path) -> Iterator[None]:
 def _copy(database: Database, path: Path) -> None:
     (path.parent / paths.SPOOL).mkdir(mode=0o700, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)  # of a process that was killed, and had this number
+    # Left by a killed process that had this pid.
+    partial.unlink(missing_ok=True)
     with paths.whole(path, partial):
         write_copy(database.connection, partial)
-        for suffix in ("-wal", "-shm", "-journal"):  # the deleted one's: SQLite would take them for the new one's
+        # They belong to the deleted database, and SQLite would use them for the new one.
+        for suffix in ("-wal", "-shm", "-journal"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
@@ -171,23 +191,15 @@ def _journal_id(path: Path) -> str | None:
 
 
 def _add_missing(old: sqlite3.Connection, path: Path) -> bool:
-    """Add what was committed to the deleted files after another process had copied them.
+    """Add what was committed to the deleted files after their copy was made.
 
     Returns:
-        Whether it could be done: not where a number means one thing here and another there, since an older copy was put into
-        the place, or others have begun something new in it. Nothing is changed then.
+        Whether that was possible. It is not if an id means different things in both: the place has
+        an older copy, or others already recorded something new there. Then nothing is changed.
     """
     with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as new:
         new.execute("BEGIN IMMEDIATE")
-        for table, what in _NUMBERED.items():
-            sql = f"SELECT id, {what} FROM {table}"
-            known = dict(new.execute(sql).fetchall())
-            places = {name: number for number, name in known.items()}
-            for number, name in old.execute(sql):
-                if known.get(number, name) != name or places.get(name, number) != number:
-                    new.execute("ROLLBACK")
-                    return False
-        if not _same_order(old, new):
+        if not _same_numbers(old, new) or not _same_order(old, new):
             new.execute("ROLLBACK")
             return False
         for table in _NUMBERED:
@@ -196,22 +208,38 @@ def _add_missing(old: sqlite3.Connection, path: Path) -> bool:
             _insert(new, table, rows)
             if table == "receipt":
                 for receipt_id, *_ in rows:
-                    _insert(
-                        new, "delivery", old.execute("SELECT * FROM delivery WHERE receipt_id = ?", (receipt_id,)).fetchall(), "OR IGNORE"
-                    )
-                    _insert(new, "attestation", old.execute("SELECT * FROM attestation WHERE receipt_id = ?", (receipt_id,)).fetchall())
+                    for follower, conflict in (("delivery", "OR IGNORE"), ("attestation", "")):
+                        sql = f"SELECT * FROM {follower} WHERE receipt_id = ?"
+                        _insert(new, follower, old.execute(sql, (receipt_id,)).fetchall(), conflict)
         ends = dict(new.execute("SELECT writer_id, max(writer_seq) FROM entry GROUP BY writer_id"))
-        for writer_id, seq in old.execute("SELECT writer_id, max(writer_seq) FROM entry GROUP BY writer_id").fetchall():
+        sql = "SELECT writer_id, max(writer_seq) FROM entry GROUP BY writer_id"
+        for writer_id, seq in old.execute(sql).fetchall():
+            end = ends.get(writer_id, 0)
             sql = "SELECT * FROM entry WHERE writer_id = ? AND writer_seq > ? ORDER BY seq"
-            if seq > ends.get(writer_id, 0):
-                _insert(new, "entry", [(None, *row[1:]) for row in old.execute(sql, (writer_id, ends.get(writer_id, 0)))])
+            if seq > end:
+                _insert(new, "entry", [(None, *row[1:]) for row in old.execute(sql, (writer_id, end))])
         _insert(new, "blob", old.execute("SELECT * FROM blob").fetchall(), "OR IGNORE")
         new.execute("COMMIT")
         return True
 
 
+def _same_numbers(old: sqlite3.Connection, new: sqlite3.Connection) -> bool:
+    """Return whether no id of a writer, component or receipt means different rows."""
+    for table, what in _NUMBERED.items():
+        sql = f"SELECT id, {what} FROM {table}"
+        known = dict(new.execute(sql).fetchall())
+        places = {name: number for number, name in known.items()}
+        for number, name in old.execute(sql):
+            if known.get(number, name) != name or places.get(name, number) != number:
+                return False
+    return True
+
+
 def _same_order(old: sqlite3.Connection, new: sqlite3.Connection) -> bool:
-    """Return whether what became of entries means the same there: it names them by their numbers."""
+    """Return whether missing receipts would mean the same there.
+
+    Receipts name entries by ``seq``, so the entries must have the same order.
+    """
     (missing,) = old.execute("SELECT max(id) FROM receipt").fetchone()
     (there,) = new.execute("SELECT max(id) FROM receipt").fetchone()
     if (missing or 0) <= (there or 0):

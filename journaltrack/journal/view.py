@@ -1,7 +1,8 @@
-"""What all reports share: a consistent view of a journal, states, and the way to JSON. Prints nothing, changes nothing.
+"""Give reports a consistent view of a journal, its entries' states, and JSON.
 
-Reports read through a connection of their own, so that a report of a million entries keeps no append waiting. What a
-journal holds is data from somebody else: columns may be of any type and of any size, receipts may name nonsense.
+Prints nothing, changes nothing. A report reads through its own connection, so that a report of a
+million entries does not delay an append. A journal may come from somebody else: columns may have
+any type and any size, and receipts may name entries that do not exist.
 """
 
 from __future__ import annotations
@@ -35,14 +36,13 @@ When: TypeAlias = dt.datetime | dt.timedelta | int
 """A point in time: an aware datetime, how long ago, or nanoseconds since the epoch."""
 STATES: Final[tuple[State, ...]] = ("pending", "in flight", "delivered", "in doubt", "quarantined")
 RECENT_RECEIPTS: Final = 10_000
-"""Ours: how far back ``status`` looks for the last success and the last error, in receipts."""
+"""Our limit: how many receipts ``status`` searches for the last success and the last error."""
 
 _UNFINISHED_PAGE: Final = (
-    "SELECT id, CASE WHEN typeof(entries) = 'text' AND length(entries) <= ?2 THEN entries END FROM receipt "
-    "WHERE finished_at_ns IS NULL AND id > ?1 ORDER BY id LIMIT 100"
+    "SELECT id, CASE WHEN typeof(entries) = 'text' AND length(entries) <= ?2 THEN entries END "
+    "FROM receipt WHERE finished_at_ns IS NULL AND id > ?1 ORDER BY id LIMIT 100"
 )
-"""A journal from elsewhere may have any number of them, of any size."""
-_BEYOND: Final = 2**63  # more than any entry's seq
+"""Reads 100 at a time: a journal from elsewhere may have any number of them, of any size."""
 _STATE_OF_OUTCOME: Final[dict[str, State]] = {
     "delivered": "delivered",
     "superseded": "delivered",
@@ -53,7 +53,10 @@ _STATE_OF_OUTCOME: Final[dict[str, State]] = {
 
 @dataclass(frozen=True, slots=True)
 class ErrorRecord:
-    """A request that did not deliver all that it carried. ``outcome`` is the receipt's ("held", "failed", ...)."""
+    """A request that did not deliver all its entries.
+
+    ``outcome`` is that of the receipt ("held", "failed", ...).
+    """
 
     receipt_id: int
     action: str
@@ -67,12 +70,12 @@ class ErrorRecord:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """What unfinished receipts name.
+    """The entries that unfinished receipts name.
 
     Attributes:
-        receipts: How many are unfinished.
-        intervals: (first, last) of the entries that they name; sorted, they do not overlap.
-        unreadable: Receipts whose list of entries can't be read: a damaged or crafted journal.
+        receipts: Number of unfinished receipts.
+        intervals: (first, last) of their entries, sorted and without overlaps.
+        unreadable: Receipts whose list of entries can't be read: the journal is damaged or crafted.
     """
 
     receipts: int
@@ -80,18 +83,21 @@ class InFlight:
     unreadable: tuple[int, ...]
 
     def names(self, seq: int) -> bool:
-        """Whether one of them names the entry; a crafted journal may have as many intervals as entries."""
+        """Return whether an unfinished receipt names the entry.
+
+        Fast also in a crafted journal with as many intervals as entries.
+        """
         return contains(self.intervals, seq)
 
     @property
     def json(self) -> str:
-        """The intervals as SQLite's ``json_each`` takes them."""
+        """Return the intervals for SQLite's ``json_each``."""
         return json.dumps(self.intervals)
 
 
 @contextlib.contextmanager
 def opened(journal: Journal | str | os.PathLike[str] | None) -> Iterator[Journal]:
-    """A read-only journal, with a connection of its own, for the length of a report.
+    """Yield a read-only journal with its own connection, for the time of a report.
 
     Args:
         journal: An open journal, a path, or None for the default journal.
@@ -111,11 +117,13 @@ def opened(journal: Journal | str | os.PathLike[str] | None) -> Iterator[Journal
 
 @contextlib.contextmanager
 def snapshot(database: Database, *, in_memory: bool = False) -> Iterator[None]:
-    """All reads inside see the same state of the journal, whatever others append or settle meanwhile.
+    """Make all reads in the block see the same state of the journal.
+
+    Others may append and settle meanwhile.
 
     Args:
-        database: Of the journal.
-        in_memory: Keep temporary tables in memory, and in no file.
+        database: The journal's database.
+        in_memory: Keep temporary tables in memory instead of a file.
     """
     with database.lock, translated(database.path):
         connection = database.connection
@@ -132,10 +140,12 @@ def snapshot(database: Database, *, in_memory: bool = False) -> Iterator[None]:
 
 
 def matching(journal: Journal, pattern: str | None) -> str | None:
-    """The ids of the components that a shell pattern names (case does not matter), as a JSON array; None for all.
+    """Return the ids of the components that a shell pattern matches, as a JSON array.
+
+    The pattern is case-insensitive. None means all components.
 
     Raises:
-        NothingMatchesError: It names none: an empty answer would look like "all is well".
+        NothingMatchesError: No component matches. An empty report would look like success.
     """
     if pattern is None:
         return None
@@ -147,7 +157,7 @@ def matching(journal: Journal, pattern: str | None) -> str | None:
 
 
 def component(journal: Journal, name: str) -> ComponentRow:
-    """The component of a name (case does not matter).
+    """Return the component of a name, case-insensitive.
 
     Raises:
         NothingMatchesError: There is none.
@@ -165,7 +175,7 @@ def _no_component(journal: Journal, which: str, wanted: str) -> NothingMatchesEr
 
 
 def in_flight(database: Database) -> InFlight:
-    """What unfinished receipts name; never more than is in the journal, whatever they say."""
+    """Return the entries that unfinished receipts name."""
     intervals: list[tuple[int, int]] = []
     unreadable = []
     count = after = 0
@@ -181,14 +191,18 @@ def in_flight(database: Database) -> InFlight:
 
 
 def state_of(outcome: object, *, flying: bool) -> State | None:
-    """The one state of an entry, from its delivery's outcome; None for an outcome that this version does not know."""
+    """Return an entry's state, from its delivery's outcome.
+
+    None for an outcome that this version does not know. ``flying`` says whether an unfinished
+    receipt names the entry.
+    """
     if outcome is None:
         return "in flight" if flying else "pending"
     return _STATE_OF_OUTCOME.get(outcome) if isinstance(outcome, str) else None
 
 
 def error_record(row: tuple[Any, ...] | None) -> ErrorRecord | None:
-    """From a row of ``ERROR_COLUMNS``."""
+    """Make an error record from a row of ``ERROR_COLUMNS``."""
     return ErrorRecord(*row) if row is not None else None
 
 
@@ -196,16 +210,18 @@ ERROR_COLUMNS: Final = "id, action, outcome, error_code, error_text, finished_at
 
 
 def last_error(database: Database) -> ErrorRecord | None:
-    """The last request that did not go well, among the ``RECENT_RECEIPTS`` last ones."""
+    """Return the last failed request of the newest ``RECENT_RECEIPTS``, or None."""
     rows = database.read(
-        f"SELECT {ERROR_COLUMNS} FROM receipt WHERE error_text IS NOT NULL AND action <> 'repair' AND "
-        f"id > (SELECT coalesce(max(id), 0) FROM receipt) - {RECENT_RECEIPTS} ORDER BY id DESC LIMIT 1"
+        f"SELECT {ERROR_COLUMNS} FROM receipt "
+        "WHERE error_text IS NOT NULL AND action <> 'repair' AND "
+        f"id > (SELECT coalesce(max(id), 0) FROM receipt) - {RECENT_RECEIPTS} "
+        "ORDER BY id DESC LIMIT 1"
     )
     return error_record(rows[0] if rows else None)
 
 
 def detail_of(payload: object) -> dict[str, Any]:
-    """A payload decoded; an empty dict when it is absent or can't be read."""
+    """Decode a payload. Return an empty dict if it is absent or can't be read."""
     if not isinstance(payload, str):
         return {}
     if len(payload) > limits.PAYLOAD_CHARS_MAX:
@@ -217,9 +233,13 @@ def detail_of(payload: object) -> dict[str, Any]:
 
 
 def origins(database: Database, component_id: int) -> tuple[str, ...]:
-    """How a component came to be in this journal, in order: "created", "resumed", "loaded", "job"."""
+    """Return how a component came into this journal, in order.
+
+    Each is "created", "resumed", "loaded" or "job".
+    """
+    of_component = "component_id = ? AND stream <> 'metric' AND kind IN ('create', 'load')"
     rows = database.read(
-        "SELECT kind, payload FROM entry WHERE component_id = ? AND stream <> 'metric' AND kind IN ('create', 'load') ORDER BY seq",
+        f"SELECT kind, payload FROM entry WHERE {of_component} ORDER BY seq",
         (component_id,),
     )
     found = []
@@ -236,12 +256,12 @@ def nanoseconds(name: str, when: When | None) -> int | None:
     """Return a point in time as nanoseconds since the epoch; None for None.
 
     Args:
-        name: Of the argument, for the message.
+        name: The argument's name, for the message.
         when: An aware datetime, how long ago, or nanoseconds since the epoch.
 
     Raises:
-        InvalidTypeError: None of these.
-        InvalidInputError: A datetime without a time zone.
+        InvalidTypeError: It is none of these.
+        InvalidInputError: It is a datetime without a time zone.
     """
     if when is None:
         return None
@@ -257,8 +277,8 @@ def nanoseconds(name: str, when: When | None) -> int | None:
     elif type(when) is int:
         found = when
     else:
-        raise InvalidTypeError(f"{name} is {type(when).__name__}; it must be a datetime, a timedelta or nanoseconds since the epoch")
-    # Nothing in a journal is older or newer, and SQLite takes no larger number.
+        raise InvalidTypeError(f"{name} is {type(when).__name__}; it must be a datetime, a timedelta or nanoseconds")
+    # A journal has nothing older or newer, and SQLite accepts no larger number.
     return min(max(found, 0), limits.JOURNAL_NS_MAX)
 
 
@@ -267,7 +287,10 @@ def _nanoseconds_in(span: dt.timedelta) -> int:
 
 
 def iso(time_ns: object) -> str | None:
-    """Nanoseconds since the epoch as ISO 8601 in UTC with microseconds; None for None or no time at all."""
+    """Format nanoseconds since the epoch as ISO 8601 in UTC, with microseconds.
+
+    None for None and for what is no integer.
+    """
     if not isinstance(time_ns, int):
         return None
     seconds, rest_ns = divmod(time_ns, 1_000_000_000)
@@ -275,19 +298,23 @@ def iso(time_ns: object) -> str | None:
         moment = dt.datetime.fromtimestamp(seconds, dt.timezone.utc)
     except (OverflowError, ValueError, OSError):
         return f"out of range: {time_ns} ns"
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest_ns // 1000:06d}Z" if moment.year >= 1000 else f"out of range: {time_ns} ns"  # noqa: PLR2004
+    # strftime does not fill years before 1000 to four digits.
+    if moment.year < 1000:  # noqa: PLR2004
+        return f"out of range: {time_ns} ns"
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest_ns // 1000:06d}Z"
 
 
 def iso_seconds(time_ns: object) -> str | None:
-    """``iso`` to the second."""
+    """Format a time like ``iso``, to the second."""
     text = iso(time_ns)
     return f"{text[:19]}Z" if text is not None and text.endswith("Z") else text
 
 
 def to_json(value: Any) -> Any:  # noqa: ANN401 - any report, or any part of one
-    """What ``json.dumps`` takes: dataclasses as objects, times (``*_ns``) as ISO 8601 text under the name without ``_ns``.
+    """Convert a report for ``json.dumps``.
 
-    Numbers that JSON has not (NaN, infinity) become text, bytes hexadecimal text.
+    Dataclasses become objects. Times (``*_ns``) become ISO 8601 text, under the name without
+    ``_ns``. Bytes become hexadecimal text, and NaN and infinity become text.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _members({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})

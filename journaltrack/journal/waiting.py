@@ -1,7 +1,8 @@
-"""Calls that the journal has not taken yet: they wait in memory, in order, and are lost if the process ends.
+"""Keep calls in memory, in order, until the journal accepts them.
 
-Invariant: adding and removing a call is one step of the interpreter, so that neither an exception nor a call from a signal
-handler finds a part of one. Must not know how calls are written.
+They are lost if the process ends before. Invariant: adding or removing a call is one step of the
+interpreter, so no exception and no signal handler finds a part of a call. Must not know how calls
+are written.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from journaltrack.journal.entries import Draft
 
 
 class Call(NamedTuple):
-    """A call on its way into the journal: all its drafts are recorded, or none.
+    """A call to record: all its drafts, or none.
 
     Attributes:
-        component_id: Of the component that it is about.
-        drafts: What it records.
-        at_ns: When it was made, nanoseconds since the epoch, UTC.
-        condition: Checked in the transaction that records it: only if it holds, anything is recorded.
+        component_id: The component's id.
+        drafts: The entries to record.
+        at_ns: The time of the call, nanoseconds since the epoch, UTC.
+        condition: Checked in the transaction that records the call. If it is false, nothing is
+            recorded.
     """
 
     component_id: int
@@ -34,11 +36,11 @@ class Call(NamedTuple):
 
 
 class Waiting(deque[Call]):
-    """The calls that wait.
+    """The waiting calls.
 
     Attributes:
-        generation: Of the process that they belong to (``Database.generation``).
-        entries: How many entries they hold.
+        generation: The process that they belong to (``Database.generation``).
+        entries: Number of their entries.
     """
 
     def __init__(self, generation: int) -> None:
@@ -47,15 +49,15 @@ class Waiting(deque[Call]):
         self.entries = 0
 
     def add(self, call: Call) -> None:
-        """Let a call wait.
+        """Add a call.
 
         Raises:
-            JournalWriteError: Too many entries wait already. This call does not.
+            JournalWriteError: Too many entries wait. This call was not added.
         """
         if self.entries + len(call.drafts) > limits.BUFFERED_ENTRIES_MAX:
             raise JournalWriteError(
-                f"the journal takes no entries and {self.entries} wait in memory, which is the limit; this call was not recorded",
-                hint="free the disk or the lock on the journal",
+                f"this call was not recorded: {self.entries} entries wait in memory, the limit",
+                hint="free space on its disk, or end the process that locks it",
                 unwritten=self.entries,
             )
         self.append(call)
@@ -64,11 +66,12 @@ class Waiting(deque[Call]):
     def first(self, count: int) -> tuple[Call, ...]:
         """Return the first calls, ``count`` at most."""
         while True:
-            with contextlib.suppress(RuntimeError):  # a signal handler has let another one wait meanwhile
+            # A signal handler may add a call meanwhile: then try again.
+            with contextlib.suppress(RuntimeError):
                 return tuple(islice(self, count))
 
     def forget(self, *calls: Call) -> bool:
-        """Let calls wait no longer; return whether the last one still did."""
+        """Remove calls, and return whether the last one was still waiting."""
         found = False
         for call in calls:
             found = call in self
@@ -78,7 +81,7 @@ class Waiting(deque[Call]):
         return found
 
     def count_again(self) -> None:
-        """Count the entries: an interruption may have left another number."""
+        """Count the entries again: an interruption may have left a wrong number."""
         self.entries = sum(len(call.drafts) for call in tuple(self))
 
     def follow_fork(self, generation: int) -> None:

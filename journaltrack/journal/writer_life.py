@@ -1,13 +1,14 @@
-"""Whether the process that recorded something still lives: a locked file per writer, in ``writers/`` of the journal's folder.
+"""Prove that a writer's process lives, by a locked file per writer.
 
-A writer holds ``flock`` on a file named by its uuid, which says what it is and to which components it appends. The kernel
-frees the lock with the process, however that ends. Of the kinds of lock this is the one that survives whatever else the
-process does: a POSIX lock is dropped when *any* descriptor of the file is closed (a ``copytree`` of the journal's folder).
-A forked child would keep it for its dead parent, so children close what they inherit; programs that are executed inherit nothing.
+The files are in ``writers/`` of the journal's folder. A writer holds ``flock`` on a file named by
+its uuid. The file says which process it is, and to which components it appends. The kernel frees
+the lock when the process ends, in any way. A POSIX lock would not do: closing *any* descriptor of
+the file drops it (a ``copytree`` of the journal's folder). A forked child would keep the lock for
+its dead parent, so children close what they inherit. Executed programs inherit nothing.
 
-That a lock is free proves a death only where the lock could be seen: under the same kernel, or after a restart of the same
-host on a local disk, and of the very file that the writer made (a copy of the folder has others). Everything else is "can't
-be told". Must not know SQLite or entries.
+A free lock proves a death only where the lock would be visible: under the same kernel, or after a
+restart of the same host on a local disk. And it must be the file that the writer created: a copy of
+the folder has other files. Otherwise the state is unknown. Must not know SQLite or entries.
 """
 
 from __future__ import annotations
@@ -30,12 +31,18 @@ from journaltrack.util import paths, process
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _RECORD_BYTES_MAX: Final = 1 << 20
-"""Ours: what is read of a file; a journal from elsewhere may hold anything."""
-_TRIES: Final = 3  # another writer may remove the empty folder between our making it and using it
+"""Our limit for what is read of a file: a journal from elsewhere may have any content."""
+_DIGITS_MAX: Final = 20
+"""An id of 64 bits has fewer digits."""
+_TRIES: Final = 3
+"""Another writer may remove the empty folder after this one created it."""
 
 
 class WriterLife:
-    """The lock of one writer of this process. Make one with ``hold``; it ends with the object, ``leave`` or ``end``."""
+    """The lock of one writer of this process.
+
+    Make one with ``hold``. The lock ends with the object, ``leave`` or ``end``.
+    """
 
     def __init__(self, name: str, descriptor: int) -> None:
         """Use ``hold``."""
@@ -45,25 +52,29 @@ class WriterLife:
         _held.add(self)
 
     def join(self, component_id: int) -> None:
-        """The writer appends to this component from now on; again costs a look-up."""
+        """Note that the writer appends to this component.
+
+        Repeated calls cost one look-up.
+        """
         if component_id not in self._components and self._descriptor >= 0:
-            with contextlib.suppress(OSError):  # a full disk: it is said again at the next occasion
+            # If the disk is full, the next call tries again.
+            with contextlib.suppress(OSError):
                 os.write(self._descriptor, b"%d\n" % component_id)
                 self._components.add(component_id)
 
     @property
     def components(self) -> frozenset[int]:
-        """What it appended to."""
+        """Return the ids of the components that the writer appended to."""
         return frozenset(self._components)
 
     def leave(self) -> None:
-        """Free the lock; the file goes on telling who wrote."""
+        """Free the lock. The file stays, and still names the writer."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
     def end(self, folder: Path) -> None:
-        """Free the lock and remove the file from the journal's folder: nothing that this writer began is left open."""
+        """Free the lock and remove the file: no run that the writer began is left open."""
         if self._descriptor >= 0:
             with contextlib.suppress(OSError):
                 path = folder / paths.WRITERS / self._name
@@ -77,13 +88,13 @@ class WriterLife:
 
 @dataclass(frozen=True, slots=True)
 class WriterFile:
-    """What a writer's file tells.
+    """The content of a writer's file, and whether its process lives.
 
     Attributes:
-        uuid: Of the writer.
-        alive: Whether its process lives; None where that can't be told.
-        copied: It came with a copy of the folder: its writer appended to the original.
-        components: To which it appended.
+        uuid: The writer's uuid.
+        alive: Whether its process lives; None if unknown.
+        copied: Whether it came with a copy of the folder: its writer appended to the original.
+        components: Ids of the components that it appended to.
     """
 
     uuid: str
@@ -93,11 +104,14 @@ class WriterFile:
 
 
 def hold(folder: Path, uuid: str) -> WriterLife | None:
-    """Prove from now on that this process lives, as a writer of the journal in that folder; None where that can't be done.
+    """Create and lock a writer's file, which proves that this process lives.
 
     Args:
-        folder: Of the journal.
-        uuid: Of the writer.
+        folder: The journal's folder.
+        uuid: The writer's uuid.
+
+    Returns:
+        The lock; None if that is not possible here.
     """
     with contextlib.suppress(OSError):
         for _ in range(_TRIES):
@@ -107,23 +121,26 @@ def hold(folder: Path, uuid: str) -> WriterLife | None:
 
 
 def look(folder: Path) -> list[WriterFile]:
-    """The writers that live, and those that ended without ending what they had begun; costs what there are of them."""
+    """Return the writers that live, and those that left a run open.
+
+    The time grows with their number.
+    """
     return [found for path in _files(folder) if (found := _look(path)) is not None]
 
 
 def dead(folder: Path) -> frozenset[str]:
-    """Those that are proven dead, by their uuid."""
+    """Return the uuids of writers that are proven dead."""
     return frozenset(each.uuid for each in look(folder) if each.alive is False)
 
 
 def forget(folder: Path, uuid: str) -> None:
-    """Remove the file of a writer that is dead."""
+    """Remove the file of a dead writer."""
     if _UUID.fullmatch(uuid):
         with contextlib.suppress(OSError):
             _remove(folder / paths.WRITERS / uuid)
 
 
-# -- inside -----------------------------------------------------------------------------------------------------------
+# -- inside --------------------------------------------------------------------------------
 
 _held: weakref.WeakSet[WriterLife] = weakref.WeakSet()
 
@@ -133,7 +150,7 @@ def _hold(path: Path) -> WriterLife:
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Only now: nobody asks for the lock of a file that says nothing yet.
+        # After the lock: others do not look at the lock of an empty file.
         os.write(descriptor, json.dumps(_self(os.fstat(descriptor).st_ino)).encode() + b"\n")
     except OSError:
         os.close(descriptor)
@@ -157,14 +174,14 @@ def _files(folder: Path) -> Iterator[Path]:
     try:
         if not stat.S_ISDIR(place.lstat().st_mode):
             return
-        names = os.listdir(place)  # noqa: PTH208 - names are all that is wanted
+        names = os.listdir(place)  # noqa: PTH208 - only names are needed
     except OSError:
         return
     yield from (place / name for name in sorted(names) if _UUID.fullmatch(name))
 
 
 def _look(path: Path) -> WriterFile | None:
-    """None when it is gone, or no writer's."""
+    """Read a writer's file; None if it is gone, or is no writer's."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -172,9 +189,10 @@ def _look(path: Path) -> WriterFile | None:
     try:
         status = os.fstat(descriptor)
         lines = os.read(descriptor, _RECORD_BYTES_MAX).split(b"\n") if stat.S_ISREG(status.st_mode) else []
-        if len(lines) < 2:  # noqa: PLR2004 - the first line is not complete: its writer has no lock yet
+        # The first line is not complete: its writer may have no lock yet.
+        if len(lines) < 2:  # noqa: PLR2004
             return None
-        components = frozenset(int(line) for line in lines[1:-1] if line.isdigit() and len(line) < 20)  # noqa: PLR2004 - 64 bits
+        components = frozenset(int(line) for line in lines[1:-1] if line.isdigit() and len(line) < _DIGITS_MAX)
         told = _decoded(lines[0])
         locked = _is_locked(descriptor)
         copied = locked is False and told.get("inode") != status.st_ino
@@ -187,7 +205,7 @@ def _look(path: Path) -> WriterFile | None:
 
 
 def _is_locked(descriptor: int) -> bool | None:
-    """Whether its writer holds it; None where locks do not work."""
+    """Return whether its writer holds the lock; None if locks do not work here."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -206,18 +224,18 @@ def _decoded(line: bytes) -> dict[str, Any]:
 
 
 def _is_alive(told: dict[str, Any], place: Path) -> bool | None:
-    """Of a writer whose lock is free."""
+    """Return whether a writer lives whose lock is free; None if unknown."""
     here = _self(told["inode"])
     same = {name for name, value in here.items() if told.get(name) == value}
     if "boot" in same and (here["boot"] is not None or "host" in same):
-        # Its process may be there: it may have freed its lock, or lost it (``os.closerange``, a file server).
+        # Its process may live without the lock: freed, or lost (``os.closerange``, a file server).
         return "pid_namespace" in same and process.runs(told.get("pid"), told.get("started"))
     restarted = {"host", "machine"} <= same and told.get("boot") is not None and paths.network_file_system(place) is None
     return False if restarted else None
 
 
 def _self(inode: int) -> dict[str, Any]:
-    """This process as its file tells it."""
+    """Return this process's description for its file."""
     pid = os.getpid()
     namespace = None
     with contextlib.suppress(OSError):
@@ -234,8 +252,9 @@ def _self(inode: int) -> dict[str, Any]:
 
 
 def _after_fork_in_child() -> None:
+    # This closes descriptors but frees no lock: the parent still has it.
     for life in list(_held):
-        life.leave()  # frees nothing: the parent has it
+        life.leave()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

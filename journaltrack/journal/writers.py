@@ -1,4 +1,4 @@
-"""The processes that recorded, as their rows say. Prints nothing, changes nothing."""
+"""Read the rows of the processes that recorded. Prints nothing, changes nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS: Final = (
     "git_dirty",
     "packages",
 )
-"""Of the table ``writer``, in the order of ``WriterRecord``; a further one is added here and there."""
+"""Columns of the table ``writer``, in the order of ``WriterRecord``: change both together."""
 _SELECTED: Final = ", ".join(f'"{name}"' for name in COLUMNS)
 
 
@@ -35,9 +35,10 @@ class WriterRecord:
     """A process that recorded.
 
     Attributes:
-        git_dirty: Whether there were changes beside ``git_commit``; None if that is not known.
-        packages: Versions by name of package; None if they were not recorded.
-        entries: Those of the component, or of the journal in ``AuditReport.writers``; None in reports that do not count them.
+        git_dirty: Whether the work tree differed from ``git_commit``; None if unknown.
+        packages: Versions by the package's name; None if they were not recorded.
+        entries: Number of its entries in the component, or in the journal for
+            ``AuditReport.writers``. None in reports that do not count them.
     """
 
     id: int
@@ -56,28 +57,29 @@ class WriterRecord:
 
 
 def writers(database: Database) -> dict[int, WriterRecord]:
-    """All of them by id."""
+    """Return all writers by id."""
     return {row[0]: _record(row) for row in database.read(f"SELECT {_SELECTED} FROM writer ORDER BY id")}
 
 
 def writer(database: Database, writer_id: object) -> WriterRecord | None:
-    """One of them; None if it is not recorded."""
+    """Return one writer; None if it is not recorded."""
     rows = database.read(f"SELECT {_SELECTED} FROM writer WHERE id = ?", (writer_id,))
     return _record(rows[0]) if rows else None
 
 
 def nobody(writer_id: int) -> WriterRecord:
-    """What stands for a writer that is not recorded."""
+    """Return a placeholder for a writer that is not recorded."""
     return WriterRecord(writer_id, None, None, None, None, None, None, None, None, None)
 
 
 def _record(row: tuple[Any, ...]) -> WriterRecord:
     *plain, dirty, packages = row
-    return replace(WriterRecord(*plain), git_dirty=bool(dirty) if dirty in {0, 1} else None, packages=_packages(packages))
+    is_dirty = bool(dirty) if dirty in {0, 1} else None
+    return replace(WriterRecord(*plain), git_dirty=is_dirty, packages=_packages(packages))
 
 
 def _packages(text: object) -> dict[str, str] | None:
-    """Names and versions; None when there are none, or nothing that a journaltrack writes."""
+    """Return names and versions; None if there are none that journaltrack wrote."""
     if not isinstance(text, str) or len(text) > limits.PAYLOAD_CHARS_MAX:
         return None
     try:

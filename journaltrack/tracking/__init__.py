@@ -1,1 +1,4 @@
-"""What a training script touches: the tracker and what it checks, records and reads back. Must not know passes or remotes."""
+"""Give a training script its tracker: check, record and read back.
+
+Must not know passes or remotes.
+"""

@@ -1,6 +1,6 @@
-"""Find the files that a call names: by a path with ``~`` in it, or by the folder that they are in.
+"""Find the files that a call names, by a path or by their folder.
 
-Reads names alone, no content. Must not know the tracker or the journal.
+Reads only names, no content. Must not know the tracker or the journal.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ class LeftOut(NamedTuple):
 
 
 class Files(NamedTuple):
-    """What is below a folder: paths and their relative names, in order; and what can't be read."""
+    """The files below a folder: (path, relative name), sorted; and those left out."""
 
     found: list[tuple[str, str]]
     left_out: list[LeftOut]
 
 
 def given(path: object) -> str:
-    """Return the path that a caller means: ``~`` is the home folder, if no file has that very name.
+    """Return the path that a caller means.
+
+    ``~`` is the home folder, unless a file of exactly that name exists.
 
     Raises:
-        InvalidTypeError: It is no path.
+        InvalidTypeError: It is not a path.
     """
     if not isinstance(path, (str, bytes, os.PathLike)):
         kind = type(path).__name__
@@ -44,7 +46,9 @@ def given(path: object) -> str:
 
 
 def below(root: str) -> Files:
-    """List everything below a folder. Links are followed, unless to a folder that they lie in.
+    """List everything below a folder.
+
+    Links are followed, except to a folder that contains them.
 
     Raises:
         ArtifactError: The folder itself can't be read.
@@ -84,7 +88,7 @@ def below(root: str) -> Files:
 
 
 def told(root: str, left_out: list[LeftOut], recorded: int) -> str:
-    """Say which files of a folder are not recorded, and why; of many, the first ones."""
+    """Say which files of a folder are not recorded, and why. Names 5 at most."""
     some = "; ".join(f"{limits.shown(each.name)}: {each.reason}" for each in left_out[:_SHOWN_MAX])
     more = f"; and {len(left_out) - _SHOWN_MAX} more" if len(left_out) > _SHOWN_MAX else ""
     count = len(left_out)

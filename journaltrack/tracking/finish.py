@@ -1,6 +1,7 @@
-"""A person says how a run ended: the status is recorded, offline, as any other call is.
+"""Record how a run ended, when a person says so, offline.
 
-For runs of which nobody can prove that they are over: recorded on another host, or where locks do not work.
+This is for runs whose end nothing can prove: recorded on another host, or on a file system without
+working locks.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ FINAL_STATUSES: Final[tuple[FinalStatus, ...]] = get_args(FinalStatus)
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What was recorded.
+    """The status that was recorded.
 
     Attributes:
-        journal: Its folder.
-        component: As the journal knows it.
-        status, message, end_ns: As recorded; ``end_ns`` is None where an earlier end stays.
-        before: How the run stood while it was in progress; None: it was over, or had no status.
-        replaced: The status that it had ended with; None: it had not.
+        journal: The journal's folder.
+        component: The component's name in the journal.
+        status, message, end_ns: As recorded. ``end_ns`` is None if an earlier end stays.
+        before: The run's state before, if it was in progress; None if it was over or had no status.
+        replaced: The final status that this one replaces; None if there was none.
     """
 
     journal: str
@@ -46,11 +47,11 @@ class Finished:
 
     @property
     def is_alive(self) -> bool:
-        """Whether a process that appends to the run lives: what it records later counts."""
+        """Return whether a process still appends to the run: its later status will win."""
         return self.before is not None and self.before.state == "running"
 
     def to_json(self) -> dict[str, Any]:
-        """As ``json.dumps`` takes it, see ``journaltrack.journal.view.to_json``."""
+        """Return this for ``json.dumps``, see ``journaltrack.journal.view.to_json``."""
         converted: dict[str, Any] = view.to_json(self)
         return {**converted, "is_alive": self.is_alive}
 
@@ -63,17 +64,19 @@ def finish(
     journal: str | os.PathLike[str] | None = None,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> Finished:
-    """Record how a run ended, with the time of its last entry as the end; the next sync delivers it.
+    """Record how a run ended. The next sync delivers the status.
+
+    The time of the run's last entry becomes its end.
 
     Args:
-        component: Its name (case does not matter).
+        component: The component's name, case-insensitive.
         status: "Stopped", "Failed" or "Completed".
-        message: Why; on one line, at most 1,024 characters.
-        journal: The journal's folder; None: the default journal.
-        clock_ns: Nanoseconds since the epoch.
+        message: The reason, in one line of at most 1,024 characters.
+        journal: The journal's folder; None for the default journal.
+        clock_ns: Returns nanoseconds since the epoch.
 
     Raises:
-        InvalidInputError: No such component, or no such status. Nothing was recorded.
+        InvalidInputError: The component or the status does not exist. Nothing was recorded.
         JournalError: The journal can't be read or written.
     """
     if status not in FINAL_STATUSES:
@@ -90,7 +93,9 @@ def finish(
         text = None if message is None else limits.one_line(message) or None
         opened.append(row.id, [vocabulary.status(primary=status, message=text, end_ns=end_ns)])
         opened.flush()
-        replaced = last.primary if before is None and last is not None and last.primary in FINAL_STATUSES else None
+        replaced = None
+        if before is None and last is not None and last.primary in FINAL_STATUSES:
+            replaced = last.primary
         return Finished(str(opened.path), row.name, status, text, end_ns, before, replaced)
     finally:
         opened.close()

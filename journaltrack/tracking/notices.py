@@ -32,13 +32,15 @@ class Notice(NamedTuple):
 
 
 class Notices:
-    """Of one tracker."""
+    """Tell each notice of one tracker once."""
 
     def __init__(self) -> None:
         self._told: set[tuple[str, str]] = set()
 
     def refuse(self, drafts: Iterable[Draft]) -> None:
-        """Refuse what AWS could never accept, for strict trackers, before anything is recorded.
+        """Refuse, for strict trackers, what AWS could never accept.
+
+        Nothing is recorded by then.
 
         Raises:
             UndeliverableError: AWS could never accept one of them.
@@ -50,7 +52,7 @@ class Notices:
                 raise UndeliverableError(text, hint=hint)
 
     def tell(self, drafts: Iterable[Draft], others: Iterable[Notice] = ()) -> None:
-        """Warn of recorded drafts that AWS could never accept, and of what else there is to tell."""
+        """Warn of recorded drafts that AWS could never accept, and give other notices."""
         for draft in drafts:
             if draft.undeliverable is not None:
                 text = f"{_told_of(draft)}. It is recorded, but will not be delivered"
@@ -60,7 +62,8 @@ class Notices:
 
     def _tell(self, notice: Notice) -> None:
         if notice[:2] not in self._told:
-            self._told.add(notice[:2])  # first: the warning may be an error
+            # Before the warning, which may be an error.
+            self._told.add(notice[:2])
             warn(notice.text)
 
 

@@ -1,7 +1,8 @@
-"""Which SageMaker job this process runs in, and what that job's trial component is called.
+"""Find the trial component of the SageMaker job that this process runs in.
 
-Sources: the environment and files that SageMaker gives to a job, as read by the original library
-(``smexperiments/_environment.py``); a job's component is created by SageMaker shortly after the job starts.
+SageMaker creates a job's component shortly after the job starts. The sources are the environment
+and the files that SageMaker gives to a job, as the original library reads them
+(``smexperiments/_environment.py``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ PROCESSING_JOB_CONFIG: Final = Path("/opt/ml/config/processingjobconfig.json")
 
 
 def component_of_this_job(processing_config: Path = PROCESSING_JOB_CONFIG) -> str | None:
-    """The name of the component of the training, processing or transform job we are in; None outside of a job."""
+    """Return the name of this job's component; None outside a SageMaker job."""
     for variable, kind in (("TRAINING_JOB_ARN", "training"), ("TRANSFORM_JOB_ARN", "transform")):
         name = _name_in(os.environ.get(variable))
         if name:
@@ -29,10 +30,13 @@ def component_of_this_job(processing_config: Path = PROCESSING_JOB_CONFIG) -> st
 
 
 def component_of(job_name: str, kind: str) -> str:
-    """The name of the component that SageMaker makes for a job: ``kind`` is training, processing or transform."""
+    """Return the name of the component that SageMaker creates for a job.
+
+    ``kind`` is "training", "processing" or "transform".
+    """
     return f"{job_name}-aws-{kind}-job".lower()
 
 
 def _name_in(arn: object) -> str | None:
-    """The last part of ``arn:aws:sagemaker:REGION:ACCOUNT:training-job/NAME``."""
+    """Return the last part of ``arn:aws:sagemaker:REGION:ACCOUNT:training-job/NAME``."""
     return arn.rpartition("/")[2] or None if isinstance(arn, str) and "/" in arn else None

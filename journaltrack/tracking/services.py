@@ -1,7 +1,9 @@
-"""What a tracker needs of the network and of the reconciling side, as callables. Nothing here does anything.
+"""Name the services that a tracker needs from others, as callables.
 
-The tracker knows none of those who do it. ``WIRED`` finds them in the composition root, which is imported when one of them
-is called first: wherever a tracker's class comes from (a worker unpickles it by its module), it is complete.
+The callables need the network or the reconciler. This module implements none of them, and the
+tracker does not know who does. ``WIRED`` finds them in the composition root, which the first call
+of one imports. So a tracker's class is complete wherever it comes from: a worker unpickles it by
+its module.
 """
 
 from __future__ import annotations
@@ -20,16 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ReplayRequest:
-    """What a tracker asks for: its component, in its journal, in time.
+    """A tracker's request for one component of its journal.
 
     Attributes:
-        journal: Its folder.
-        component: Its name.
-        deadline_s: How long it may take, seconds.
-        deadline: The same, begun when it was asked for; cancelled when nobody waits for it any more.
-        configuration: As it was when the tracker was made.
-        boto3_session: Of the caller, or None.
-        sagemaker_client: Of the caller, or None.
+        journal: The journal's folder.
+        component: The component's name.
+        deadline_s: How long it may take, in seconds.
+        deadline: The same, running since the request. It is cancelled when nobody waits any more.
+        configuration: The configuration when the tracker was created.
+        boto3_session: The caller's session, or None.
+        sagemaker_client: The caller's client, or None.
     """
 
     journal: Path
@@ -42,23 +44,26 @@ class ReplayRequest:
 
 
 class Background(Protocol):
-    """Delivers a journal while training goes on."""
+    """A delivery of a journal that runs beside training."""
 
     def finish(self, request: ReplayRequest) -> None:
-        """Deliver what is asked for, within its deadline, and end when no other tracker needs it."""
+        """Deliver the request within its deadline; end if no other tracker needs it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What needs the network or the lease. Each may raise anything, which the tracker's guard keeps from training.
+    """Callables that need the network or the lease.
+
+    Each may raise anything. The tracker's guard keeps that from training.
 
     Attributes:
         replay: Delivers what it can.
-        lookup: Whether SageMaker has a component of that name.
-        background: Begins to deliver a journal from now on, for ``sync="background"``.
-        make_room: Removes delivered contents from the spool of the journal in a folder, until so many bytes are free or nothing more
-            can go; returns how many it freed.
+        lookup: Returns whether SageMaker has a component of that name.
+        background: Starts to deliver a journal, for ``sync="background"``.
+        make_room: Removes delivered contents from the spool of the journal in a folder. It stops
+            when that many bytes are free, or when nothing more can be removed. Returns how many
+            bytes it freed.
     """
 
     replay: Callable[[ReplayRequest], None] | None = None
@@ -75,4 +80,4 @@ def _later(service: str) -> Callable[..., Any]:
 
 
 WIRED: Final = Services(*(_later(service) for service in ("replay", "lookup", "background", "make_room")))
-"""The composition root's own."""
+"""The services of the composition root."""

@@ -1,6 +1,6 @@
-"""How a tracker starts and ends: its settings, the name it tracks, the journal it opens, its final status.
+"""Prepare a tracker's start and end: settings, names, journal, final status.
 
-The parts of ``tracker`` that need no tracker. Must not know the reconciler, boto3 or SQL.
+These are the parts of ``tracker`` that need no tracker. Must not know the reconciler, boto3 or SQL.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `create` and `load` were given, and the configuration at that time: for the life of the tracker."""
+    """The arguments of `create` and `load`, and the configuration at that time.
+
+    They stay the same for the life of the tracker.
+    """
 
     artifact_bucket: str | None = None
     artifact_prefix: str | None = None
@@ -66,11 +69,11 @@ def settings_of(
     redact: Iterable[str] | None = None,
     sigterm: str | None = None,
 ) -> Settings:
-    """The settings, checked; what was not given comes from the configuration.
+    """Check the settings. What is None comes from the configuration.
 
     Raises:
-        InvalidInputError: An option that can't be right.
-        InvalidTypeError: A bucket or prefix that is no str, patterns that are no list of str, a session or client that is none.
+        InvalidInputError: An option has an impossible value.
+        InvalidTypeError: An option has the wrong type.
     """
     known = current()
     if not isinstance(sync, (str, bool, type(None))):
@@ -80,14 +83,24 @@ def settings_of(
         raise InvalidInputError(f"sync={limits.shown(chosen)} is not known", hint=_SYNC_HINT)
     close_deadline_s = known.close_deadline_s if close_deadline_s is None else close_deadline_s
     if isinstance(close_deadline_s, bool) or not isinstance(close_deadline_s, SupportsFloat):
-        raise InvalidTypeError(f"close_deadline_s must be a number of seconds, not {type(close_deadline_s).__name__}")
+        kind = type(close_deadline_s).__name__
+        raise InvalidTypeError(f"close_deadline_s must be a number of seconds, not {kind}")
     if not close_deadline_s > 0:
-        raise InvalidInputError(f"close_deadline_s is {close_deadline_s}; it must be positive", hint='sync="off" replays nothing on close')
+        raise InvalidInputError(
+            f"close_deadline_s is {close_deadline_s}; it must be positive",
+            hint='sync="off" replays nothing on close',
+        )
     if not isinstance(durability, (str, type(None))):
-        raise InvalidTypeError(f"durability must be a str, not {type(durability).__name__}", hint='it is "process" or "power"')
+        raise InvalidTypeError(
+            f"durability must be a str, not {type(durability).__name__}",
+            hint='give "process" or "power"',
+        )
     sigterm = known.sigterm if sigterm is None else sigterm
     if sigterm not in {"default", "stop"}:
-        raise InvalidInputError(f"sigterm={sigterm!r} is not known", hint='"stop" ends the with block and the run; "default" does nothing')
+        raise InvalidInputError(
+            f"sigterm={sigterm!r} is not known",
+            hint='"stop" ends the with block and the run; "default" does nothing',
+        )
     validation.optional_text(prefix, "artifact_prefix")
     check_makes_requests(session, client)
     return Settings(
@@ -106,10 +119,12 @@ def settings_of(
 
 
 def check_makes_requests(session: object, client: object) -> None:
-    """Refuse a prefix or a region in the place of a session at the call, not by a warning hours later.
+    """Refuse a value that is no session or client, such as a prefix or a region.
+
+    Without this check the caller would learn it hours later, from a warning.
 
     Raises:
-        InvalidTypeError: It makes no requests.
+        InvalidTypeError: It can't make requests.
     """
     for value, what, method, example in (
         (session, "boto3_session", "client", "boto3.Session()"),
@@ -117,13 +132,13 @@ def check_makes_requests(session: object, client: object) -> None:
     ):
         if value is not None and not callable(getattr(value, method, None)):
             raise InvalidTypeError(
-                f"{what} is of the type {type(value).__name__}, which makes no requests: it has no {method}()",
-                hint=f"pass what {example} returns, or nothing",
+                f"{what} is of the type {type(value).__name__}, which has no {method}()",
+                hint=f"pass the result of {example}, or nothing",
             )
 
 
 def replay_request(journal: Path, component: str, deadline_s: float, settings: Settings) -> ReplayRequest:
-    """What a tracker with these settings asks for; its time begins now."""
+    """Return a tracker's request to replay. Its deadline starts now."""
     return ReplayRequest(
         journal, component, deadline_s, Deadline(deadline_s), settings.configuration, settings.boto3_session, settings.sagemaker_client
     )
@@ -131,38 +146,43 @@ def replay_request(journal: Path, component: str, deadline_s: float, settings: S
 
 _SYNC_OF_BOOL: Final = {True: "close", False: "off"}
 _SYNC_HINT: Final = (
-    '"close" (or True) replays on close, "background" all the time, "off" (or False) leaves it to `journaltrack sync` or `watch`'
+    '"close" (or True) replays on close, "background" all the time; with "off" (or False) '
+    "run `journaltrack sync` or `journaltrack watch` yourself"
 )
 
 
 def name_for(name: str | None, base: str | None, *, resume: bool) -> str:
-    """The name of a new component: the given one in lower case, or one made here, unique."""
+    """Return a new component's name: the given one in lower case, or a unique one."""
     if name is not None:
         if base is not None:
             raise InvalidInputError("give trial_component_name or base_trial_component_name, not both")
         return _lower(validation.entity_name(name, "trial component name"))
     if resume:
-        raise InvalidInputError("resume=True needs a trial_component_name", hint="the name is how the next job finds the run")
+        raise InvalidInputError(
+            "resume=True needs a trial_component_name",
+            hint="the next job finds the run by its name",
+        )
     base = "trialcomponent" if base is None else _lower(validation.entity_name(base, "base trial component name"))
     suffix = f"-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
     return base[: limits.NAME_CHARS_MAX - len(suffix)].rstrip("-") + suffix
 
 
 def name_to_load(name: str | None, training_job: str | None, processing_job: str | None) -> tuple[str, bool]:
-    """The name to load, and whether it is a job's component."""
+    """Return the name to load, and whether it is a job's component."""
     given = [n for n in (name, training_job, processing_job) if n is not None]
     if len(given) > 1:
         raise InvalidInputError("give one of trial_component_name, training_job_name and processing_job_name")
     if training_job is not None:
-        return _lower(validation.entity_name(sagemaker_job.component_of(training_job, "training"), "trial component name")), True
-    if processing_job is not None:
-        return _lower(validation.entity_name(sagemaker_job.component_of(processing_job, "processing"), "trial component name")), True
+        name = sagemaker_job.component_of(training_job, "training")
+    elif processing_job is not None:
+        name = sagemaker_job.component_of(processing_job, "processing")
     if name is not None:
-        return _lower(validation.entity_name(name, "trial component name")), False
+        of_job = training_job is not None or processing_job is not None
+        return _lower(validation.entity_name(name, "trial component name")), of_job
     resolved = sagemaker_job.component_of_this_job()
     if resolved is None:
         raise InvalidInputError(
-            "no trial_component_name was given, and this is no SageMaker training, processing or transform job",
+            "no trial_component_name was given, and this process runs in no SageMaker job",
             hint="name the component, or use Tracker.create()",
         )
     return resolved, True
@@ -170,14 +190,17 @@ def name_to_load(name: str | None, training_job: str | None, processing_job: str
 
 def _lower(name: str) -> str:
     if name != name.lower():
-        logger.warning("trial component names are kept in lower case, which is all that SageMaker's metrics accept: %s", name.lower())
+        logger.warning(
+            "the name is recorded in lower case, because SageMaker's metrics accept no other: %s",
+            name.lower(),
+        )
     return name.lower()
 
 
 def open_journal(
     journal: str | os.PathLike[str] | Journal | None, durability: Durability, on_journal_error: OnJournalError
 ) -> tuple[Journal, bool]:
-    """The journal to write to, and whether it was opened here."""
+    """Return the journal to write to, and whether this call opened it."""
     if isinstance(journal, Journal):
         return journal, False
     provenance.ask_git()
@@ -186,7 +209,7 @@ def open_journal(
 
 @contextlib.contextmanager
 def closing_on_error(journal: Journal, owned: bool) -> Iterator[None]:
-    """Close a journal that was opened here if the block fails."""
+    """Close an owned journal if the block fails."""
     try:
         yield
     except BaseException:
@@ -196,7 +219,7 @@ def closing_on_error(journal: Journal, owned: bool) -> Iterator[None]:
 
 
 def attached(journal: Journal, name: object) -> TrialComponent:
-    """A foreign trial component object, tracked in the default journal."""
+    """Return a component of the journal for a name from a foreign component object."""
     checked = _lower(validation.entity_name(name, "trial_component.trial_component_name"))
     component_id = journal.component(checked)
     if not journal.state_entries(component_id):
@@ -205,10 +228,11 @@ def attached(journal: Journal, name: object) -> TrialComponent:
 
 
 def keys_in(journal: Journal, component_id: int) -> dict[str, set[str]]:
-    """The names that the component has in the journal, deliverable ones."""
+    """Return the deliverable names that the component has in the journal, by kind."""
     keys: dict[str, set[str]] = {kind: set() for kind in vocabulary.KEYS_MAX}
     for entry in journal.state_entries(component_id):
-        with contextlib.suppress(ValueError):  # a damaged payload, which ``plan`` quarantines
+        # A damaged payload, which ``plan`` quarantines.
+        with contextlib.suppress(ValueError):
             if (
                 entry.kind in keys
                 and len(keys[entry.kind]) < vocabulary.KEYS_MAX[entry.kind][0]
@@ -219,9 +243,11 @@ def keys_in(journal: Journal, component_id: int) -> dict[str, set[str]]:
 
 
 def final_status(error: BaseException | None) -> Draft:
-    """The status at the end of a `with` block that ended so; the traceback is for the journal alone.
+    """Return the status at the end of a `with` block.
 
-    An exception may be of any class: nothing that its own methods do keeps the run from its end.
+    Only the journal gets the traceback.
+
+    An exception may be of any class. Errors in its own methods do not prevent the status.
     """
     now_ns = time.time_ns()
     if error is None or (isinstance(error, SystemExit) and _is_success(error.code)):
@@ -246,18 +272,18 @@ def _message_of(error: BaseException | None) -> str:
 def _is_success(code: object) -> bool:
     """Return whether the interpreter exits with 0 for the code of a ``SystemExit``.
 
-    It prints what is no integer, and exits with 1.
+    If the code is no integer, the interpreter prints it and exits with 1.
     """
     return code is None or (isinstance(code, int) and int(code) == 0)
 
 
 def _is_stop(error: BaseException) -> bool:
-    """Return whether somebody asked the block to end, by an exception or a group of nothing else.
+    """Return whether an exception only asks the block to end, or is a group of such.
 
-    Those are Ctrl-C, the cancelling of a task, and the closing of a generator.
+    These are SIGTERM, Ctrl-C, the cancellation of a task, and the closing of a generator.
     """
     classes = type(error).__mro__
-    # By name, since Python 3.10 has none; trio and anyio raise one on Ctrl-C.
+    # By name, because Python 3.10 has no such class. trio and anyio raise groups on Ctrl-C.
     if any(each.__name__ == "BaseExceptionGroup" for each in classes):
         members = getattr(error, "exceptions", ())
         return bool(members) and all(_is_stop(each) for each in members)
@@ -266,13 +292,14 @@ def _is_stop(error: BaseException) -> bool:
 
 
 _CANCELLED: Final = {("asyncio.exceptions", "CancelledError"), ("trio", "Cancelled")}
-"""Known by name: to import asyncio takes longer than to create a tracker."""
+"""By name, because importing asyncio takes longer than creating a tracker."""
 
 
 def _text_of(make: Callable[[], str]) -> str:
-    """Return a text that foreign code makes; an empty one when that fails, however it does."""
+    """Return a text that foreign code makes; an empty one if that code fails."""
     try:
         return str.__str__(make())
-    except BaseException as error:  # noqa: BLE001 - what ended the block is what has to be seen
+    # Nothing may hide the error that ended the block.
+    except BaseException as error:  # noqa: BLE001
         logger.debug("an exception has no text: %s", type(error).__name__)
         return ""

@@ -1,9 +1,11 @@
-"""SIGTERM as the clean end of a ``with`` block: ``sigterm="stop"``.
+"""End a ``with`` block cleanly on SIGTERM: ``sigterm="stop"``.
 
-Without it SIGTERM kills the process where it stands, and its run stays InProgress until a sync finds that out. Only the
-process that entered the block is concerned: a forked child does with SIGTERM what it would have done without us. CPython
-forgets signals that reach a child before its handlers are in order, and drops what a handler raises inside of a fork's
-hooks: SIGTERM is held back during a fork.
+Without it SIGTERM kills the process at once, and its run stays InProgress until a sync finds the
+process dead. Only the process that entered the block handles SIGTERM: a forked child does what it
+would do without us.
+
+SIGTERM is blocked during a fork. CPython would lose a signal that reaches the child before its
+handlers are ready. It also drops an exception that a handler raises in a fork's hooks.
 """
 
 from __future__ import annotations
@@ -23,14 +25,12 @@ if TYPE_CHECKING:
     from types import FrameType
 
 EXIT_CODE: Final = 128 + signal.SIGTERM
-"""What a shell says of a process that SIGTERM ended."""
-
-
+"""The exit code that a shell reports for a process that SIGTERM ended."""
 _AGAIN_S: Final = 0.01
 
 
 class TerminatedError(SystemExit):
-    """SIGTERM came: the ``with`` block ends, and then the process unless somebody catches this."""
+    """SIGTERM came: the ``with`` block ends, and the process unless you catch this."""
 
     def __init__(self) -> None:
         super().__init__(EXIT_CODE)
@@ -40,7 +40,10 @@ class TerminatedError(SystemExit):
 
 
 class SigtermStops:
-    """The handler for one ``with`` block: ``install`` at its begin, ``at_the_end`` around its end."""
+    """Handle SIGTERM for one ``with`` block.
+
+    Call ``install`` at its start, and use ``at_the_end`` around its end.
+    """
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -51,10 +54,13 @@ class SigtermStops:
         self._came_at_the_end = False
 
     def install(self) -> None:
-        """Handle SIGTERM from now on. Python lets the main thread alone do that: elsewhere this warns, and does nothing."""
+        """Handle SIGTERM from now on.
+
+        Python allows that only in the main thread: in another one this only warns.
+        """
         if threading.current_thread() is not threading.main_thread():
             warnings.warn(
-                'sigterm="stop" has no effect here: only the main thread can handle signals. The run is recorded as without it',
+                'sigterm="stop" has no effect here: only the main thread can handle signals',
                 RuntimeWarning,
                 stacklevel=4,
             )
@@ -63,7 +69,8 @@ class SigtermStops:
             return
         self._pid, self._ending, self._came_at_the_end = os.getpid(), False, False
         former = signal.getsignal(signal.SIGTERM)
-        self._former = signal.SIG_DFL if former is None else former  # None: C code's, which Python can't call
+        # None is a handler in C, which Python can't call.
+        self._former = signal.SIG_DFL if former is None else former
         self._installed = True
         self._former_hook, sys.unraisablehook = sys.unraisablehook, self._not_raised
         signal.signal(signal.SIGTERM, self._handle)
@@ -71,10 +78,13 @@ class SigtermStops:
 
     @contextlib.contextmanager
     def at_the_end(self, error: BaseException | None) -> Iterator[None]:
-        """Let SIGTERM not tear the last status and its delivery apart, and put the former handler back.
+        """Delay SIGTERM while the block ends, then restore the former handler.
+
+        So SIGTERM can't interrupt the last status and its delivery.
 
         Args:
-            error: What ended the block. If it was something else than SIGTERM, one that comes now has its effect afterwards.
+            error: What ended the block. If that was not SIGTERM, a SIGTERM that comes meanwhile
+                takes effect afterwards.
         """
         self._ending = True
         try:
@@ -89,16 +99,22 @@ class SigtermStops:
         self._installed = False
         with contextlib.suppress(ValueError):
             _installed.remove(self)
-        # Somebody who handles SIGTERM since then may call us for what was before: that is passed on.
+        # A handler that was installed since then may call this one as its predecessor, which passes
+        # the signal on. So it stays.
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == self._handle:
             signal.signal(signal.SIGTERM, self._former)
         if sys.unraisablehook == self._not_raised:
             sys.unraisablehook = self._former_hook
 
     def _not_raised(self, unraisable: sys.UnraisableHookArgs) -> None:
-        """CPython drops what is raised inside of a callback of its own (``__del__``, weak references, fork): raise it again behind it."""
-        if self._installed and isinstance(unraisable.exc_value, TerminatedError) and os.getpid() == self._pid:
-            _thread.start_new_thread(self._send_again, ())  # sent from here it would be raised, and dropped, here
+        """Send SIGTERM again if its exception was raised in a callback that drops it.
+
+        CPython drops exceptions in ``__del__``, weak references' callbacks and fork's hooks.
+        """
+        is_ours = isinstance(unraisable.exc_value, TerminatedError) and os.getpid() == self._pid
+        if self._installed and is_ours:
+            # From a thread: sent from here, it would be raised and dropped here.
+            _thread.start_new_thread(self._send_again, ())
         else:
             self._former_hook(unraisable)
 
@@ -116,7 +132,10 @@ class SigtermStops:
             raise TerminatedError
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        """What would have happened without us: in a forked child, or when somebody put us back after the block."""
+        """Do what would happen without us.
+
+        Called in a forked child, or if a program restored this handler after the block.
+        """
         if callable(self._former):
             self._former(number, frame)
         elif self._former == signal.SIG_DFL:
@@ -125,7 +144,8 @@ class SigtermStops:
 
 
 _installed: list[SigtermStops] = []
-_masks: dict[int, set[int | signal.Signals]] = {}  # by thread: what it had blocked before the fork that is under way
+# By thread: the signals that it had blocked before its current fork.
+_masks: dict[int, set[int | signal.Signals]] = {}
 
 
 def _before_fork() -> None:
@@ -140,11 +160,12 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    while _installed:  # the newest first: what was there before the first of them comes last
+    # The newest first, so that the oldest former handler is restored last.
+    while _installed:
         _installed[-1]._restore()  # noqa: SLF001 - this module's own
     _after_fork_in_parent()
     _masks.clear()
 
 
-# After ``database``, so that a fork's hooks begin and end with these.
+# Registered after the hooks of ``connection``, so that these are the first and last ones of a fork.
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,10 +1,11 @@
-"""The public API: the SageMaker Experiments ``Tracker``, with a journal in front of the network.
+"""Track a run: SageMaker Experiments' ``Tracker``, before a journal.
 
-validate → spool → append. Must not know the reconciler, boto3 or SQL; what needs the network (*replay on close*, *look
-up on load*) are callables, ``Tracker.services``, and every call of one goes through ``guard``.
+This is the public API: validate → spool → append. Must not know the reconciler, boto3 or SQL. What
+needs the network (*replay on close*, *look up on load*) are callables, ``Tracker.services``. Every
+call of one goes through ``guard``.
 
-Invariants: a call has either journaled all it was given, in one transaction, when it returns, or raised and journaled
-nothing. No call but ``close`` and ``load`` of an unknown name touches the network, both bounded by a deadline.
+Invariants: a call either records all its arguments in one transaction, or raises and records
+nothing. Only ``close`` and ``load`` of an unknown name touch the network, both within a deadline.
 """
 
 from __future__ import annotations
@@ -60,18 +61,21 @@ logger = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Records the parameters, metrics and artifacts of one trial component.
+    """Record the parameters, metrics and artifacts of one trial component.
 
-    Make one with ``create`` or ``load``. Threads may share it; a forked child may go on using it (it becomes a writer
-    of its own). As a context manager it sets status and times: Completed, Failed on an exception (with its message),
-    Stopped on KeyboardInterrupt, asyncio's CancelledError, GeneratorExit, and on SIGTERM (see ``create``); ``SystemExit`` with
-    code 0 or None is a completed run, with any other a failed one.
+    Make one with ``create`` or ``load``. It is thread-safe. A forked child may use it, and becomes
+    a writer of its own.
+
+    As a context manager it sets the run's status and times. The status is Completed at the end of
+    the block, and Failed with the message of an exception. It is Stopped on KeyboardInterrupt,
+    asyncio's CancelledError, GeneratorExit and SIGTERM (see ``create``). ``SystemExit`` with code 0
+    or None means Completed, with any other code Failed.
 
     Args:
-        trial_component: From another tracker, or any object with a ``trial_component_name``, which is then tracked in
-            the default journal.
-        metrics_writer: Takes the metrics; None: the journal.
-        artifact_uploader: Takes the files of ``log_artifact``; None: the journal's spool.
+        trial_component: From another tracker, or any object with a ``trial_component_name``, which
+            is then tracked in the default journal.
+        metrics_writer: Takes the metrics; None for the journal.
+        artifact_uploader: Takes the files of ``log_artifact``; None for the journal's spool.
     """
 
     services: ClassVar[Services] = WIRED
@@ -128,39 +132,48 @@ class Tracker:
         redact: Sequence[str] | None = None,
         sigterm: str | None = None,
     ) -> Tracker:
-        """A tracker for a new trial component. Needs neither network nor credentials.
+        """Create a tracker for a new trial component, without network or credentials.
+
+        None for ``durability``, ``sync``, ``close_deadline_s`` or ``sigterm`` means the configured
+        value (docs/configuration.md), else the default given here.
 
         Args:
-            display_name: As SageMaker shows it; dots, underscores and spaces, which it refuses, become
-                hyphens, with a warning.
-            artifact_bucket: For artifacts; None: ``sagemaker-<region>-<account>``, found out at the replay.
-            artifact_prefix: Of the artifacts' keys; None: ``trial-component-artifacts``.
-            boto3_session: For the replay on close.
-            sagemaker_boto_client: For the replay on close.
-            trial_component_name: None: made here, unique.
-            base_trial_component_name: The beginning of a made name.
-            resume: Attach to the component of that name if it exists, in this journal or in SageMaker: for a script
-                that does not know whether it is the first of its run.
-            experiment_name: Experiment to belong to, created at the replay when missing.
-            trial_name: Trial to belong to, created at the replay when missing (if the experiment is named).
-            tags: Put on the component when it is created.
-            journal: A journal or its folder; None: the default journal.
-            durability: ``"process"`` or ``"power"``, see ``Journal.open``. Here and below None: what the configuration says
-                (docs/configuration.md), else ``"process"``.
-            strict: Raise ``UndeliverableError`` for what AWS could never accept, instead of journaling it marked so.
+            display_name: The name that SageMaker shows. Dots, underscores and spaces, which it
+                refuses, become hyphens, with a warning.
+            artifact_bucket: Bucket for artifacts. None means ``sagemaker-<region>-<account>``,
+                which the replay finds out.
+            artifact_prefix: Prefix of the artifacts' keys; None for ``trial-component-artifacts``.
+            boto3_session: Session for the replay on close.
+            sagemaker_boto_client: Client for the replay on close.
+            trial_component_name: The component's name; None for a new, unique one.
+            base_trial_component_name: The beginning of a new, unique name.
+            resume: Attach to the component of that name if it exists, in this journal or in
+                SageMaker. For a script that may not be the first of its run.
+            experiment_name: Experiment that the component belongs to. A replay creates it if it is
+                missing.
+            trial_name: Trial that the component belongs to. If the experiment is named, a replay
+                creates it if it is missing.
+            tags: Tags that the component gets when it is created.
+            journal: A journal or its folder; None for the default journal.
+            durability: ``"process"`` (the default) or ``"power"``, see ``Journal.open``.
+            strict: Raise ``UndeliverableError`` for values that AWS could never accept, instead of
+                recording them marked as such.
             on_journal_error: ``"buffer"`` or ``"raise"``, see ``Journal.open``.
-            sync: ``"close"`` or True: replay on close; ``"background"``: also while training runs, in
-                another process; ``"off"`` or False: leave it to ``journaltrack sync`` or ``watch``.
-                None: see ``durability``, else ``"close"``.
-            close_deadline_s: Seconds that the replay on close may take; None: see ``durability``, else 10.
-            redact: Patterns of names (case does not matter), beside those of the configuration: the values of parameters, inputs
-                and outputs with such a name are replaced by "[redacted]" before they are recorded, for ever.
-            sigterm: ``"stop"``: SIGTERM ends the `with` block as an exception does (``SystemExit`` with code 143), and the run as Stopped;
-                only in the process and on the main thread that entered it. ``"default"``: what it does without us. None: see ``durability``.
+            sync: ``"close"`` (the default) or True replays on close. ``"background"`` replays also
+                while training runs, in another process. ``"off"`` or False leaves it to
+                ``journaltrack sync`` or ``watch``.
+            close_deadline_s: Seconds that the replay on close may take, by default 10.
+            redact: Patterns of names, case-insensitive, in addition to the configured ones. The
+                values of parameters, inputs and outputs with such a name are never recorded:
+                "[redacted]" replaces them.
+            sigterm: With ``"stop"``, SIGTERM ends the `with` block like an exception
+                (``SystemExit`` with code 143), and the run as Stopped. That works only in the
+                process and the main thread that entered the block. ``"default"`` does not handle
+                SIGTERM.
 
         Raises:
-            InvalidInputError: A name, tag or option that can't be right, or (without ``resume``) a name that this
-                journal has already.
+            InvalidInputError: A name, tag or option has an impossible value. Or, without
+                ``resume``, the journal has a component of that name.
             JournalError: The journal can't be opened.
         """
         settings = settings_of(
@@ -186,7 +199,8 @@ class Tracker:
         opened, owned = open_journal(journal, settings.durability, on_journal_error)
         with closing_on_error(opened, owned):
             component_id = opened.component(name)
-            drafts = [vocabulary.create(owner=str(uuid.uuid4()), display_name=display_name, resume=resume, tags=checked_tags)]
+            owner = str(uuid.uuid4())
+            drafts = [vocabulary.create(owner=owner, display_name=display_name, resume=resume, tags=checked_tags)]
             if experiment_name is not None or trial_name is not None:
                 drafts.append(vocabulary.associate(experiment=experiment_name, trial=trial_name))
             if resume:
@@ -200,7 +214,8 @@ class Tracker:
         if mended:
             try:
                 warn(mended)
-            except JournaltrackWarning:  # an error here would cost the run its tracker
+            except JournaltrackWarning:
+                # With `-W error` the warning is an error, which would cost the run its tracker.
                 logger.warning("%s", mended)
         return tracker
 
@@ -225,33 +240,34 @@ class Tracker:
         redact: Sequence[str] | None = None,
         sigterm: str | None = None,
     ) -> Tracker:
-        """A tracker for a trial component that exists.
+        """Create a tracker for a trial component that exists.
 
-        Without a name, inside a SageMaker job: the component of that job. A name that this journal knows needs no
-        network. Any other is looked up if AWS answers in time; otherwise it is taken on trust and verified by the
-        first replay.
+        Without a name, inside a SageMaker job, this is the component of that job. A name that this
+        journal has needs no network. Any other name is looked up in SageMaker. If AWS does not
+        answer in time, the first replay verifies the name.
 
         Args:
-            trial_component_name: Or None inside a job.
-            artifact_bucket: As for ``create``; likewise the other arguments of the same name.
+            trial_component_name: The component's name; None inside a job.
+            artifact_bucket: See ``create``.
             artifact_prefix: See ``create``.
             boto3_session: See ``create``; also for the look-up.
             sagemaker_boto_client: See ``create``; also for the look-up.
-            training_job_name: Track that job's component.
-            processing_job_name: Track that job's component.
+            training_job_name: Track the component of this training job.
+            processing_job_name: Track the component of this processing job.
             journal: See ``create``.
             durability: See ``create``.
             strict: See ``create``.
             on_journal_error: See ``create``.
             sync: See ``create``; ``"off"`` also skips the look-up.
             close_deadline_s: See ``create``.
-            lookup_deadline_s: Seconds that the look-up may take; None: see ``durability``, else 3.
+            lookup_deadline_s: Seconds that the look-up may take. None means the configured value,
+                else 3.
             redact: See ``create``.
             sigterm: See ``create``.
 
         Raises:
-            ComponentNotFoundError: (a ValueError) AWS says that it does not exist.
-            InvalidInputError: (a ValueError) No name and no job, or a name that can't be right.
+            ComponentNotFoundError: (a ValueError) SageMaker has no such component.
+            InvalidInputError: (a ValueError) There is no name and no job, or the name is invalid.
             JournalError: The journal can't be opened.
         """
         settings = settings_of(
@@ -275,33 +291,34 @@ class Tracker:
             verified: bool | None = None
             lookup = cls.services.lookup
             if not is_job and settings.sync != "off" and lookup is not None:
-                deadline_s = settings.configuration.lookup_deadline_s if lookup_deadline_s is None else lookup_deadline_s
-                request = replay_request(opened.path, name, deadline_s, settings)
+                if lookup_deadline_s is None:
+                    lookup_deadline_s = settings.configuration.lookup_deadline_s
+                request = replay_request(opened.path, name, lookup_deadline_s, settings)
                 failure = f"SageMaker could not be asked for {name}; it is verified at the first replay"
                 verified = guarded(lambda: lookup(request), failure, request.deadline)
             if verified is False:
                 raise ComponentNotFoundError(
                     f"SageMaker has no trial component {name}",
-                    hint="check name and region, or use Tracker.create(trial_component_name=..., resume=True)",
+                    hint="check name and region, or create it: Tracker.create(..., resume=True)",
                 )
             component_id = opened.component(name)
             opened.append(component_id, [vocabulary.load(job=is_job, verified=bool(verified))])
             return cls._made(TrialComponent(opened, component_id, name), settings, owned)
 
-    # -- logging ------------------------------------------------------------------------------------------------
+    # -- logging ---------------------------------------------------------------------------
 
     def log_parameter(self, name: str, value: Any) -> None:  # noqa: ANN401 - anything has a str()
-        """Record a parameter; the last value per name counts.
+        """Record a parameter. The last value per name counts.
 
         Args:
             name: At most 320 characters on one line.
-            value: Text or a number (NumPy scalars, and arrays and tensors of one element, too);
-                booleans become "True" or "False", anything else its ``str()``. Text beyond 2,500
-                characters is journaled, but not delivered. An integer that a double can't hold exactly
-                (beyond 2^53) is text with all its digits: SageMaker's numbers are doubles.
+            value: Text or a number, also a NumPy scalar, or an array or tensor of one element.
+                Booleans become "True" or "False", anything else its ``str()``. Text of more than
+                2,500 characters is recorded, but not delivered. An integer that a double can't hold
+                exactly (beyond 2^53) is text with all its digits: SageMaker's numbers are doubles.
 
         Raises:
-            InvalidInputError: A name that AWS can never accept, or a value without a text.
+            InvalidInputError: AWS can never accept the name, or the value has no text.
         """
         self.log_parameters({name: value})
 
@@ -309,33 +326,42 @@ class Tracker:
         """Record parameters, all or none; see ``log_parameter``.
 
         Args:
-            parameters: A mapping, an ``argparse.Namespace``, a dataclass, or an iterable of (name, value) pairs.
+            parameters: A mapping, an ``argparse.Namespace``, a dataclass, or an iterable of
+                (name, value) pairs.
 
         Raises:
-            InvalidTypeError: None of these.
+            InvalidTypeError: It is none of these.
             InvalidInputError: See ``log_parameter``.
         """
         self._append([self._parameter(name, value) for name, value in validation.pairs(parameters, "parameters")])
 
     def log_input(self, name: str, value: str, media_type: str | None = None) -> None:
-        """Record an input artifact: a URI or other text of at most 2,048 characters; the last value per name counts."""
+        """Record an input artifact: a URI or other text. The last value per name counts.
+
+        Args:
+            name: At most 128 characters.
+            value: At most 2,048 characters. A longer text is recorded, but not delivered.
+            media_type: The media type, if you want to record it.
+        """
         self._append(*self._reference("input", name, value, media_type))
 
     def log_output(self, name: str, value: str, media_type: str | None = None) -> None:
-        """Record an output artifact: a URI or other text of at most 2,048 characters; the last value per name counts."""
+        """Record an output artifact: a URI or other text; see ``log_input``."""
         self._append(*self._reference("output", name, value, media_type))
 
     def log_artifact(self, file_path: str | os.PathLike[str], name: str | None = None, media_type: str | None = None) -> None:
-        """Record a local file as an output artifact: its bytes as they are now; later changes to the file do not matter.
+        """Record a local file as an output artifact, with its bytes as they are now.
+
+        Later changes to the file do not matter.
 
         Args:
-            file_path: A regular file; ``~`` is the home folder.
-            name: Of the artifact; None: the file's name.
-            media_type: None: guessed from the file's suffix.
+            file_path: A regular file. ``~`` is the home folder.
+            name: The artifact's name; None for the file's name.
+            media_type: The media type; None to guess it from the file's suffix.
 
         Raises:
-            ArtifactError: (a ValueError) The file is missing, not a regular file, or keeps changing.
-            JournalWriteError: The journal's disk does not take it.
+            ArtifactError: (a ValueError) The file is missing, no regular file, or keeps changing.
+            JournalWriteError: The journal's disk refuses it.
         """
         self.log_output_artifact(file_path, name, media_type)
 
@@ -348,16 +374,18 @@ class Tracker:
         self._record_kept([self._keep("input", artifact_files.given(file_path), name, media_type, set())])
 
     def log_artifacts(self, directory: str | os.PathLike[str], *, direction: Direction = "output") -> None:
-        """Record every file below a folder, named by its path relative to it, all in one transaction.
+        """Record every file below a folder, all in one transaction.
 
-        Links are followed. A file or folder that can't be read is left out with a warning, and so is
-        a name that AWS can never accept (not UTF-8, beyond 128 characters). A strict tracker raises.
+        Each artifact's name is the file's path relative to the folder. Links are followed. A file
+        or folder that can't be read is left out, with a warning. So is a name that AWS can never
+        accept (not UTF-8, or longer than 128 characters). A strict tracker raises instead.
 
         Raises:
-            ArtifactError: (a ValueError) Not a folder that can be read, or nothing in it can be recorded.
+            ArtifactError: (a ValueError) It is not a readable folder, or has nothing to record.
             InvalidInputError: ``direction`` is neither "input" nor "output".
         """
-        if direction not in {"input", "output"}:  # anything else would be an entry of an unknown kind: pending for ever
+        # Any other direction would be an entry of an unknown kind, which stays pending for ever.
+        if direction not in {"input", "output"}:
             raise InvalidInputError(f'direction is {direction!r}; it is "input" or "output"')
         root = artifact_files.given(directory)
         if not os.path.isdir(root):  # noqa: PTH112 - never raises
@@ -429,32 +457,34 @@ class Tracker:
             return
         self._journal_metrics.log_metrics(points, timestamp, iteration_number)
 
-    # -- life -------------------------------------------------------------------------------------------------------
+    # -- life ------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """A power barrier: all that was logged is on the disk when this returns.
+        """Wait until everything logged is on the disk, where it survives a loss of power.
 
         Raises:
-            JournalWriteError: Entries wait wait in memory, ``unwritten`` of them, because the journal takes none.
+            JournalWriteError: The journal refuses entries; ``unwritten`` of them wait in memory.
         """
         self._journal.flush()
 
     def close(self) -> None:
         """Flush the journal to the disk, then replay within the deadline. Idempotent.
 
-        Nothing that the replay meets is raised: what is not delivered stays in the journal. What is logged afterwards is
-        recorded, and delivered by the next ``close``. In a forked child this flushes alone: the run is the parent's to deliver.
+        The replay never raises: undelivered entries stay in the journal. What you log afterwards is
+        recorded, and the next ``close`` delivers it. In a forked child this only flushes: the
+        parent delivers the run.
 
         Raises:
-            JournalWriteError: Entries could not be written to the journal; the tracker stays open.
+            JournalWriteError: The journal refuses entries. The tracker stays open.
         """
         if self._closed or self._journal.postpone(self.close):
             return
         self._journal.save()
         try:
             self._metrics_writer.close()
-        finally:  # a caller's writer may raise: what is in the journal is delivered all the same
-            if not self._closed:  # else a signal handler closed it meanwhile
+        finally:
+            # Also if a caller's writer raises. A signal handler may have closed it meanwhile.
+            if not self._closed:
                 self._closed = True
                 self._deliver()
 
@@ -472,20 +502,25 @@ class Tracker:
 
     def _end(self, error: BaseException | None) -> None:
         try:
-            if os.getpid() == self._pid and not self._is_job():  # a forked child that leaves the block does not end the run
+            # A forked child that leaves the block does not end the run.
+            if os.getpid() == self._pid and not self._is_job():
                 self._append([final_status(error)])
             self.close()
         except Exception as failure:
             if error is None:
                 raise
-            # Also what a caller's own metrics writer raises: the exception that ended the block is the one to see.
+            # Any error of the end, also of a caller's metrics writer, must not hide the exception
+            # that ended the block.
             logger.exception("closing failed while another exception was on its way out")
-            with contextlib.suppress(RuntimeWarning):  # `-W error`: as above
+            # With `-W error` the warning is an error, too.
+            with contextlib.suppress(RuntimeWarning):
                 warnings.warn(f"closing the tracker failed: {failure}", RuntimeWarning, stacklevel=2)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """In a process that gets it by pickle (``multiprocessing`` with "spawn", a DataLoader's worker): another writer of the same
-        component in the same journal. Like a forked child, it neither replays nor ends the run.
+        """Pickle as a tracker of the same component in the same journal.
+
+        For ``multiprocessing`` with "spawn" and a DataLoader's workers. In the other process it is
+        a writer of its own. Like a forked child, it neither replays nor ends the run.
         """
         own = [
             None if isinstance(given, default) else given
@@ -498,7 +533,7 @@ class Tracker:
     def __repr__(self) -> str:
         return f"Tracker({self.trial_component!r})"
 
-    # -- inside -----------------------------------------------------------------------------------------------------
+    # -- inside ----------------------------------------------------------------------------
 
     @classmethod
     def _made(cls, trial_component: TrialComponent, settings: Settings, owned: bool) -> Tracker:
@@ -510,25 +545,31 @@ class Tracker:
     def _begin_delivering(self) -> None:
         begin = self.services.background
         if self._settings.sync == "background" and begin is not None and os.getpid() == self._pid:
-            failure = f"{self.trial_component.trial_component_name} is not delivered in the background, but on close"
+            name = self.trial_component.trial_component_name
+            failure = f"{name} is not delivered in the background, but on close"
             request = self._replay_request()
             self._background = guarded(lambda: begin(request), failure)
 
     def _deliver(self) -> None:
-        """Have what was logged delivered, and give up what a closed tracker does not need."""
+        """Deliver what was logged, and release what a closed tracker does not need."""
         name = self.trial_component.trial_component_name
         if self._owns_journal:
             try:
-                self._journal.rest()  # reading back opens it again
-            except Exception:  # everything is on the disk by now
+                # Reading back opens it again.
+                self._journal.rest()
+            except Exception:
+                # Everything is on the disk by now.
                 logger.debug("the journal of %s stays open", name, exc_info=True)
         if os.getpid() != self._pid:
             return
         background, self._background = self._background, None
-        deliver = background.finish if background is not None else self.services.replay if self._settings.sync != "off" else None
+        deliver = self.services.replay if self._settings.sync != "off" else None
+        if background is not None:
+            deliver = background.finish
         if deliver is not None:
             request = self._replay_request()
-            failure = f"{name} was not delivered on close, its entries stay in the journal until the next close or `journaltrack sync`"
+            how = "the next close or `journaltrack sync` delivers them"
+            failure = f"{name} was not delivered on close; its entries stay in the journal, {how}"
             guarded(lambda: deliver(request), failure, request.deadline, sends=True)
 
     def _replay_request(self) -> ReplayRequest:
@@ -543,20 +584,23 @@ class Tracker:
         return guarded(lambda: make_room(journal, wanted_bytes), "no room could be made in the spool") or 0
 
     def _reopen(self) -> None:
-        """A call after ``close``: it is recorded as any other, and the next ``close`` delivers it."""
+        """Record a call after ``close`` like any other: the next ``close`` delivers it."""
         self._closed = False
         self._begin_delivering()
 
     def _is_job(self) -> bool:
-        """Whether the component is that of the SageMaker job we are in: the job owns status and times then."""
+        """Return whether SageMaker made the component for the job we are in.
+
+        Then the job owns its status and times.
+        """
         return sagemaker_job.component_of_this_job() == self.trial_component.trial_component_name.lower()
 
     def _append(self, drafts: Sequence[Draft], notices: Sequence[Notice] = ()) -> None:
-        """Record drafts in one transaction; then tell what there is to tell."""
+        """Record drafts in one transaction, then give the notices."""
         self._notices.tell(self._record(drafts), notices)
 
     def _record(self, drafts: Sequence[Draft]) -> list[Draft]:
-        """``_append`` without the telling; the drafts as they were recorded."""
+        """Record drafts in one transaction, and return them as recorded."""
         if self._closed:
             self._reopen()
         new: set[tuple[str, str | None]] = set()
@@ -571,7 +615,10 @@ class Tracker:
         return checked
 
     def _within_limit(self, draft: Draft, new: set[tuple[str, str | None]]) -> Draft:
-        """Mark a name beyond what a component can hold; ``new`` collects those that the same call brings."""
+        """Mark a draft undeliverable if its name is one too many for the component.
+
+        ``new`` collects the new names of the same call.
+        """
         if draft.kind not in vocabulary.KEYS_MAX or draft.undeliverable is not None:
             return draft
         keys_max, _ = vocabulary.KEYS_MAX[draft.kind]
@@ -590,11 +637,15 @@ class Tracker:
         return vocabulary.parameter(key, validation.parameter_value(value))
 
     def _is_redacted(self, kind: str, name: str) -> bool:
-        """Whether the value of that name is not to be recorded; says so once per name, and never says the value."""
+        """Return whether not to record a value. Logs each such name once."""
         if not self._redaction.matches(name):
             return False
         if self._redaction.is_news(kind, name):
-            logger.info("the value of %s %s is not recorded: its name matches a pattern of `redact`", kind, limits.shown(name))
+            logger.info(
+                "the value of %s %s is not recorded: its name matches a pattern of `redact`",
+                kind,
+                limits.shown(name),
+            )
         return True
 
     def _reference(self, direction: Direction, name: str, value: str | BlobRef, media_type: str | None) -> tuple[list[Draft], list[Notice]]:
@@ -614,9 +665,9 @@ class Tracker:
     def _keep(
         self, direction: Direction, file_path: str, name: str | None, media_type: str | None, new: set[tuple[str, str | None]]
     ) -> _Kept:
-        """Keep the file's bytes; return what to record. Everything is checked before the copy.
+        """Check everything, then keep the file's bytes, and return what to record.
 
-        ``new`` collects the names that the same call brings, as for ``_within_limit``.
+        ``new`` collects the new names of the same call, as for ``_within_limit``.
         """
         path = Path(file_path)
         key = validation.key(path.name if name is None else name, "artifact name", limits.ARTIFACT_KEY_CHARS_MAX)
@@ -632,7 +683,7 @@ class Tracker:
         return _Kept({spooled.sha256: path}, [upload._replace(undeliverable=reference.undeliverable), reference], notices)
 
     def _record_kept(self, files: Sequence[_Kept], notices: Sequence[Notice] = ()) -> None:
-        """Record files that were kept, all in one transaction; then tell what there is to tell."""
+        """Record kept files in one transaction, then give the notices."""
         recorded = self._record([draft for file in files for draft in file.drafts])
         if isinstance(self._uploader, JournalArtifactUploader):
             self._uploader.confirm({sha256: path for file in files for sha256, path in file.content.items()})
@@ -640,7 +691,7 @@ class Tracker:
 
 
 class _Kept(NamedTuple):
-    """A file whose bytes were kept (by digest) or handed on; what to record and to tell about it."""
+    """A file that was kept (``content``: by digest) or uploaded, and what to record."""
 
     content: dict[str, Path]
     drafts: list[Draft]
@@ -654,9 +705,10 @@ def _elsewhere(
     metrics_writer: MetricsWriter | None,
     artifact_uploader: ArtifactUploader | None,
 ) -> Tracker:
-    """A tracker that was pickled, in the process that it came to."""
+    """Rebuild a pickled tracker in the process that received it."""
     path, durability, on_journal_error = how
     journal = Journal.open(path, durability=durability, on_journal_error=on_journal_error, create=False, appending=True)
     tracker = Tracker(TrialComponent(journal, journal.component(name), name), metrics_writer, artifact_uploader, _settings=settings)
-    tracker._owns_journal, tracker._pid = True, -1  # noqa: SLF001 - this module's own; nobody's pid: not its run
+    # -1 is no process's pid: this process does not end the run.
+    tracker._owns_journal, tracker._pid = True, -1  # noqa: SLF001 - this module's own
     return tracker

@@ -1,4 +1,7 @@
-"""A trial component as the journal knows it: what was logged, read back; also what AWS could never accept of it."""
+"""Read a trial component back from the journal, as it was logged.
+
+That includes values that AWS could never accept.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrialComponentArtifact:
-    """An artifact: ``value`` is a URI or text, or the path in the spool of a file that was logged."""
+    """An artifact. ``value`` is a URI, a text, or a logged file's path in the spool."""
 
     value: str
     media_type: str | None = None
@@ -33,14 +36,14 @@ class TrialComponentStatus:
 
 
 class TrialComponent:
-    """The component that a tracker tracks; every attribute reads the journal anew.
+    """The component that a tracker tracks. Every attribute reads the journal again.
 
-    Entries whose payload can't be decoded (a damaged or crafted journal) are passed over.
+    Entries whose payload can't be decoded are skipped: the journal may be damaged or crafted.
 
     Args:
-        journal: That holds it.
-        component_id: From ``journal.component``.
-        name: Of the component.
+        journal: The journal that has it.
+        component_id: Its id, from ``journal.component``.
+        name: Its name.
     """
 
     def __init__(self, journal: Journal, component_id: int, name: str) -> None:
@@ -50,19 +53,19 @@ class TrialComponent:
 
     @property
     def trial_component_arn(self) -> str | None:
-        """The ARN; None until a replay confirmed the component."""
+        """Return the ARN; None until a replay confirmed the component."""
         row = self.journal.find(self.trial_component_name)
         return row.arn if row else None
 
     @property
     def display_name(self) -> str | None:
-        """As given to ``create``."""
+        """Return the display name that was given to ``create``."""
         names = [e.detail.get("display_name") for e in self._entries(vocabulary.CREATE)]
         return next((name for name in reversed(names) if name), None)
 
     @property
     def parameters(self) -> dict[str, str | float]:
-        """The last value per name; a number that is no finite double is its text."""
+        """Return the last value per name. A number that is no finite double is text."""
         values: dict[str, str | float] = {}
         for entry in self._entries(vocabulary.PARAMETER):
             detail = entry.detail
@@ -71,32 +74,35 @@ class TrialComponent:
 
     @property
     def input_artifacts(self) -> dict[str, TrialComponentArtifact]:
-        """The last input per name."""
+        """Return the last input per name."""
         return self._artifacts(vocabulary.INPUT)
 
     @property
     def output_artifacts(self) -> dict[str, TrialComponentArtifact]:
-        """The last output per name."""
+        """Return the last output per name."""
         return self._artifacts(vocabulary.OUTPUT)
 
     @property
     def status(self) -> TrialComponentStatus | None:
-        """The last status; None if none was set."""
+        """Return the last status; None if none was set."""
         status = self._status()
         return TrialComponentStatus(status.primary, status.message) if status.primary else None
 
     @property
     def start_time(self) -> datetime | None:
-        """When the run started, UTC."""
+        """Return when the run started, in UTC."""
         return _moment(self._status().start_ns)
 
     @property
     def end_time(self) -> datetime | None:
-        """When the run ended, UTC."""
+        """Return when the run ended, in UTC."""
         return _moment(self._status().end_ns)
 
     def _entries(self, kind: str) -> list[vocabulary.Entry]:
-        """In the order in which they were recorded, which in a merged journal is not that of ``seq``."""
+        """Return entries in the order in which they were recorded.
+
+        In a merged journal this is not the order of ``seq``.
+        """
         found = [e for e in self.journal.state_entries(self.component_id) if e.kind == kind and _is_readable(e)]
         origin = origins(self.journal.database.read).get
         return in_order(found, [Place(n, e.recorded_at_ns, origin(e.writer_id, 0)) for n, e in enumerate(found)])
@@ -109,7 +115,8 @@ class TrialComponent:
             if not isinstance(value, str):
                 if not isinstance(detail.get("sha256"), str):
                     continue
-                sha256 = blob_of(entry).sha256  # a crafted one could name a file outside of the spool
+                # This checks the digest: a crafted one could name a file outside the spool.
+                sha256 = blob_of(entry).sha256
                 value = str(self.journal.path / paths.SPOOL / sha256[:2] / sha256)
             artifacts[entry.name or ""] = TrialComponentArtifact(value, detail.get("media_type"))
         return artifacts
@@ -117,7 +124,8 @@ class TrialComponent:
     def _status(self) -> Status:
         merged: FieldValue = Status()
         for entry in self._entries(vocabulary.STATUS):
-            with contextlib.suppress(ValueError):  # a crafted time
+            # A crafted journal may have impossible times.
+            with contextlib.suppress(ValueError):
                 merged = merge_status(merged, value_of(entry))
         return merged if isinstance(merged, Status) else Status()
 

@@ -1,7 +1,8 @@
-"""Checks and conversions of what a caller passes in: the line between a programmer's mistake and what only the data decides.
+"""Check and convert a caller's arguments. Pure.
 
-Pure. A mistake (wrong type, a name that AWS can never accept, a negative step) raises here, before anything is journaled.
-What the data decides (NaN, a long string) passes; ``entries`` marks it undeliverable.
+A programmer's mistake (a wrong type, a name that AWS can never accept, a negative step) raises
+here, before anything is recorded. A problem of the data (NaN, a long string) passes: ``entries``
+marks it undeliverable.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _UNIT: Final = re.compile(r"\[(\d*)(ns|ps|fs|as)\]")
 
 
 class ArrayScalar(Protocol):
-    """What NumPy's scalars (also ``datetime64``) and arrays or tensors of one element have."""
+    """The interface of NumPy's scalars, also ``datetime64``, and of arrays."""
 
     @property
     def dtype(self) -> Any: ...  # noqa: ANN401, D102 - NumPy's
@@ -41,11 +42,12 @@ class ArrayScalar(Protocol):
 
 
 Number: TypeAlias = "SupportsFloat | SupportsIndex | ArrayScalar"
-"""What a metric's value may be: any number, NumPy's and one-element tensors too."""
+"""A metric's value: any number, also NumPy's, or a one-element array or tensor."""
 Moment: TypeAlias = "datetime | SupportsFloat | ArrayScalar"
-"""What a timestamp may be."""
-Parameters: TypeAlias = "Mapping[str, Any] | Iterable[tuple[str, Any]] | Namespace | SimpleNamespace | DataclassInstance"
-"""What ``log_parameters`` takes."""
+"""A point in time, see ``timestamp_ns``."""
+_Fields: TypeAlias = "Namespace | SimpleNamespace | DataclassInstance"
+Parameters: TypeAlias = "Mapping[str, Any] | Iterable[tuple[str, Any]] | _Fields"
+"""The argument of ``log_parameters``, see ``pairs``."""
 
 
 class JournaltrackWarning(UserWarning):
@@ -53,10 +55,10 @@ class JournaltrackWarning(UserWarning):
 
 
 def entity_name(name: object, what: str) -> str:
-    """A trial component's, trial's, experiment's or display name that AWS accepts.
+    """Check the name of an experiment, trial or trial component, or a display name.
 
     Raises:
-        InvalidTypeError: Not a string.
+        InvalidTypeError: It is not a string.
         InvalidInputError: AWS could never accept it.
     """
     if not isinstance(name, str):
@@ -68,28 +70,26 @@ def entity_name(name: object, what: str) -> str:
 
 
 def display_name(name: object) -> tuple[str, str | None]:
-    """Return a display name that SageMaker takes, and what to tell if it is another than given.
+    """Return a display name that SageMaker accepts, and a notice if it was changed.
 
     Raises:
-        InvalidTypeError: Not a string.
-        InvalidInputError: It takes more than other separators to make it one.
+        InvalidTypeError: It is not a string.
+        InvalidInputError: Replacing separators is not enough to make it valid.
     """
     if not isinstance(name, str):
         raise InvalidTypeError(f"display name must be a str, not {type(name).__name__}")
     mended = limits.mended_name(name)
     if mended == name or limits.name_problem(mended, "display name"):
         return entity_name(name, "display name"), None
-    return (
-        mended,
-        f"display name {limits.shown(name)} is recorded and sent as {mended!r}: SageMaker takes no dots, underscores or spaces in it",
-    )
+    why = "SageMaker takes no dots, underscores or spaces in it"
+    return mended, f"display name {limits.shown(name)} is recorded and sent as {mended!r}: {why}"
 
 
 def bucket(name: object) -> str | None:
-    """The name of an S3 bucket, or None for the default one; an empty name is none.
+    """Check the name of an S3 bucket. None and "" mean the default one.
 
     Raises:
-        InvalidTypeError: Neither a string nor None.
+        InvalidTypeError: It is neither a string nor None.
         InvalidInputError: No bucket can have that name.
     """
     text = optional_text(name, "artifact_bucket") or None
@@ -100,20 +100,24 @@ def bucket(name: object) -> str | None:
     hint = "give the bucket's name alone"
     if first != text and limits.bucket_problem(first) is None:
         hint = f"pass artifact_bucket={first!r}" + (f" and artifact_prefix={rest!r}" if rest else "")
-    raise InvalidInputError(f"artifact_bucket {limits.shown(text)} can't be a bucket: {problem}; nothing was recorded", hint=hint)
+    raise InvalidInputError(
+        f"artifact_bucket {limits.shown(text)} can't be a bucket: {problem}; nothing was recorded",
+        hint=hint,
+    )
 
 
 def pairs(value: object, what: str) -> list[tuple[Any, Any]]:
-    """Return names and values from a mapping, a namespace, a dataclass or an iterable of pairs.
+    """Return names and values from a mapping, namespace, dataclass or pairs.
 
     The names are not checked.
 
     Raises:
-        InvalidTypeError: None of these.
+        InvalidTypeError: It is none of these.
     """
     if isinstance(value, Mapping):
         return list(value.items())
-    argparse = sys.modules.get("argparse")  # who has a Namespace has imported it
+    # A caller that has a Namespace has imported argparse.
+    argparse = sys.modules.get("argparse")
     if isinstance(value, SimpleNamespace) or (argparse is not None and isinstance(value, argparse.Namespace)):
         return list(vars(value).items())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -128,18 +132,22 @@ def pairs(value: object, what: str) -> list[tuple[Any, Any]]:
             hint="a dict, an argparse.Namespace, a dataclass or (name, value) pairs",
         )
     known = list(found)
-    odd = next((each for each in known if not isinstance(each, (tuple, list)) or len(each) != 2), None)  # noqa: PLR2004 - a pair
+    odd = next((each for each in known if not _is_pair(each)), None)
     if odd is not None:
-        raise InvalidTypeError(f"{what} must be (name, value) pairs; one of them is {_brief(odd)}; nothing was recorded")
+        raise InvalidTypeError(f"{what} must be (name, value) pairs, not {_brief(odd)}; nothing was recorded")
     return [(each[0], each[1]) for each in known]
 
 
+def _is_pair(value: object) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2  # noqa: PLR2004 - a pair
+
+
 def key(name: object, what: str, chars_max: int) -> str:
-    """The name of a metric, parameter or artifact.
+    """Check the name of a metric, parameter or artifact.
 
     Raises:
-        InvalidTypeError: Not a string.
-        InvalidInputError: Empty, too long, with a line break, or not encodable as UTF-8.
+        InvalidTypeError: It is not a string.
+        InvalidInputError: It is empty, too long, has a line break, or can't be encoded as UTF-8.
     """
     if not isinstance(name, str):
         raise InvalidTypeError(f"{what} must be a str, not {type(name).__name__}")
@@ -150,24 +158,29 @@ def key(name: object, what: str, chars_max: int) -> str:
 
 
 def scalar(value: Any) -> Any:  # noqa: ANN401 - whatever a caller has
-    """Return the Python value in a NumPy scalar or a one-element array or tensor; else the value.
+    """Return the Python value in a NumPy scalar or a one-element array or tensor.
 
-    Times of NumPy stay as they are: what ``item`` makes of them depends on their unit.
+    Any other value is returned as it is. So are NumPy's times, because the result of their ``item``
+    depends on their unit.
     """
     try:
         if _is_time(value) or any(length != 1 for length in value.shape):
             return value
         item = getattr(value, "item", None)
-        return scalar(value.numpy()) if item is None else item()  # TensorFlow's tensors have no item()
-    except Exception:  # noqa: BLE001 - no array, or one without a value here (lazy, sharded)
+        # TensorFlow's tensors have no item().
+        return scalar(value.numpy()) if item is None else item()
+    # It is no array, or has no value here (lazy, sharded).
+    except Exception:  # noqa: BLE001
         return value
 
 
 def metric_value(value: object) -> float | int:
-    """A metric's value as a Python number, finite or not.
+    """Return a metric's value as a Python number, finite or not.
+
+    Booleans count as 0 and 1, as in the original library.
 
     Raises:
-        InvalidTypeError: Not a real number. Booleans count as 0 and 1, as in the original.
+        InvalidTypeError: It is not a real number.
     """
     if type(value) is float or type(value) is int:
         return value
@@ -177,7 +190,7 @@ def metric_value(value: object) -> float | int:
             return int(value)
         if isinstance(value, numbers.Real) or _is_decimal(value):
             return _float(value)
-        # For an array of several elements each library has an error of its own.
+        # Each library has its own error for an array of several elements.
         with contextlib.suppress(Exception):
             if isinstance(value, (SupportsFloat, SupportsIndex)) and not isinstance(value, numbers.Complex):
                 return float(value)
@@ -185,10 +198,12 @@ def metric_value(value: object) -> float | int:
 
 
 def parameter_value(value: object) -> str | float | int:
-    """A parameter's value as it is journaled: numbers as numbers, booleans as "True" or "False", the rest as text.
+    """Return a parameter's value as it is recorded.
+
+    Numbers stay numbers, booleans become "True" or "False", everything else becomes text.
 
     Raises:
-        InvalidInputError: It has no text, or more of it than a journal takes.
+        InvalidInputError: It can't become text, or the text is too long for a journal.
     """
     value = scalar(value)
     if not isinstance(value, (str, bool)) and not _is_time(value):
@@ -200,32 +215,35 @@ def parameter_value(value: object) -> str | float | int:
         text = _plain(value if isinstance(value, str) else str(value))
     except Exception as error:
         raise InvalidInputError(
-            f"the value, of type {type(value).__name__}, has no text: {type(error).__name__}; nothing was recorded",
+            f"a {type(value).__name__} has no text: {type(error).__name__}; nothing was recorded",
             hint="pass text or a number",
         ) from error
     return long_text(text, "the value")
 
 
 def long_text(text: str, what: str) -> str:
-    """Return a text that a journal takes, whether or not SageMaker does.
+    """Return a text that a journal accepts, whether or not SageMaker does.
 
     Raises:
         InvalidInputError: It is too long.
     """
-    if len(text) > limits.TEXT_CHARS_MAX:
+    count, most = len(text), limits.TEXT_CHARS_MAX
+    if count > most:
         raise InvalidInputError(
-            f"{what} has {len(text)} characters; a journal takes at most {limits.TEXT_CHARS_MAX}; nothing was recorded",
+            f"a journal takes at most {most} characters, {what} has {count}; nothing was recorded",
             hint="write it to a file and use log_artifact(file_path)",
         )
     return text
 
 
 def step(value: object) -> int | None:
-    """An iteration number: an integer from 0 to 2^31-1 (an integral float is one), or None.
+    """Return an iteration number: an integer from 0 to 2^31-1, or None.
+
+    A float without a fraction counts as an integer.
 
     Raises:
-        InvalidTypeError: Not an integer.
-        InvalidInputError: Negative or too large.
+        InvalidTypeError: It is not an integer.
+        InvalidInputError: It is negative or too large.
     """
     if value is None:
         return None
@@ -237,19 +255,20 @@ def step(value: object) -> int | None:
             raise InvalidTypeError(f"the step (iteration_number) must be an integer, not {type(value).__name__}")
         try:
             value = int(operator.index(value))
-        except TypeError as error:  # an array of several elements
+        except TypeError as error:
+            # An array of several elements.
             raise InvalidTypeError(f"the step (iteration_number) must be an integer, not {type(value).__name__}") from error
     if not 0 <= value <= limits.STEP_MAX:
-        raise InvalidInputError(f"the step (iteration_number) is {_brief(value)}; SageMaker takes 0 to {limits.STEP_MAX}")
+        raise InvalidInputError(f"the step (iteration_number) is {_brief(value)}, not from 0 to {limits.STEP_MAX}")
     return value
 
 
 def one_step(iteration_number: SupportsIndex | None, other: SupportsIndex) -> SupportsIndex:
-    """Return the step that a caller gave under one of its two names, or under both.
+    """Return the step that a caller gave under one of its names, or both.
 
     Raises:
-        InvalidTypeError: One of two is not an integer.
-        InvalidInputError: The two differ, or one of them is out of range.
+        InvalidTypeError: One of the two is not an integer.
+        InvalidInputError: The two differ, or one is out of range.
     """
     if iteration_number is not None and step(iteration_number) != step(other):
         raise InvalidInputError(
@@ -261,15 +280,15 @@ def one_step(iteration_number: SupportsIndex | None, other: SupportsIndex) -> Su
 
 
 def timestamp_ns(value: object) -> int:
-    """A point in time as nanoseconds since the epoch, UTC.
+    """Return a point in time as nanoseconds since the epoch, UTC.
 
     Args:
-        value: A datetime (a naive one is local time; pandas' have nanoseconds), NumPy's datetime64
-            (which is UTC), or a number of seconds since the epoch.
+        value: A datetime (local time if naive; pandas' have nanoseconds), NumPy's datetime64
+            (UTC), or a number of seconds since the epoch.
 
     Raises:
-        InvalidTypeError: None of these.
-        InvalidInputError: Before 1970, or later than a journal's 64-bit nanoseconds hold.
+        InvalidTypeError: It is none of these.
+        InvalidInputError: It is before 1970, or too late for a journal's 64-bit nanoseconds.
     """
     if isinstance(value, datetime):
         nanoseconds = _of_datetime(value)
@@ -278,30 +297,37 @@ def timestamp_ns(value: object) -> int:
     else:
         value = scalar(value)
         if isinstance(value, bool) or not isinstance(value, numbers.Real) or _is_time(value):
-            raise InvalidTypeError(f"timestamp must be a datetime or seconds since the epoch, not {type(value).__name__}")
-        if not 0 <= _float(value) <= _SECONDS_MAX:  # also refuses NaN; a plain float() could overflow
+            kind = type(value).__name__
+            raise InvalidTypeError(f"timestamp must be a datetime or seconds since the epoch, not {kind}")
+        # This refuses NaN, too. A plain float() could overflow.
+        if not 0 <= _float(value) <= _SECONDS_MAX:
+            in_milliseconds = 0 <= _float(value) / 1000 <= _SECONDS_MAX
             raise InvalidInputError(
-                f"timestamp is {_brief(value)}: seconds since the epoch are expected, 0 to {_SECONDS_MAX} ({_LAST})",
-                hint="milliseconds have to be divided by 1,000" if 0 <= _float(value) / 1000 <= _SECONDS_MAX else "",
+                f"timestamp is {_brief(value)}, not seconds since the epoch (until {_LAST})",
+                hint="divide milliseconds by 1,000" if in_milliseconds else "",
             )
         nanoseconds = int(value) * 1_000_000_000 if isinstance(value, numbers.Integral) else round(float(value) * 1e6) * 1000
     if not 0 <= nanoseconds <= limits.JOURNAL_NS_MAX:
-        raise InvalidInputError(
-            f"timestamp {_brief(value)} is before 1970 or after {_LAST}, the last that a journal's 64-bit nanoseconds hold"
-        )
+        raise InvalidInputError(f"timestamp {_brief(value)} is before 1970 or after {_LAST}")
     return nanoseconds
 
 
 def like_a_step(timestamp: object, nanoseconds: int) -> bool:
-    """Return whether a timestamp, of so many nanoseconds, looks like a step: a small number."""
-    return nanoseconds < limits.STEP_LIKE_S_MAX * 1_000_000_000 and isinstance(scalar(timestamp), numbers.Real)
+    """Return whether a timestamp looks like a step: a small number.
+
+    Args:
+        timestamp: As the caller gave it.
+        nanoseconds: The same, converted by ``timestamp_ns``.
+    """
+    is_small = nanoseconds < limits.STEP_LIKE_S_MAX * 1_000_000_000
+    return is_small and isinstance(scalar(timestamp), numbers.Real)
 
 
 def optional_text(value: object, what: str) -> str | None:
-    """A string or None.
+    """Check that a value is a string or None.
 
     Raises:
-        InvalidTypeError: Neither.
+        InvalidTypeError: It is neither.
     """
     if value is None or isinstance(value, str):
         return value
@@ -309,11 +335,11 @@ def optional_text(value: object, what: str) -> str | None:
 
 
 def tags(value: object) -> dict[str, str]:
-    """Tags as AWS accepts them: a dict, or AWS's list of ``{"Key": ..., "Value": ...}``.
+    """Return tags as a dict, from a dict or a list as AWS takes it.
 
     Raises:
-        InvalidTypeError: Neither.
-        InvalidInputError: Too many, or a key or value that AWS refuses.
+        InvalidTypeError: It is neither.
+        InvalidInputError: There are too many, or AWS refuses a key or value.
     """
     if value is None:
         return {}
@@ -337,7 +363,10 @@ _LAST: Final = "2262-04-11"
 
 
 def _of_datetime(value: datetime) -> int:
-    """Of a datetime, by its fields: pandas' and others override the arithmetic."""
+    """Return a datetime's nanoseconds, by its fields.
+
+    Subclasses such as pandas' override the arithmetic.
+    """
     if value != value:  # noqa: PLR0124 - pandas' NaT
         raise InvalidInputError(f"timestamp is {value}, no point in time")
     try:
@@ -345,50 +374,64 @@ def _of_datetime(value: datetime) -> int:
             value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond, value.tzinfo, fold=value.fold
         )
         since = (plain if plain.tzinfo is not None else plain.astimezone()) - _EPOCH
-    except (OverflowError, ValueError) as error:  # datetime.min has no local time
+    except (OverflowError, ValueError) as error:
+        # datetime.min has no local time.
         raise InvalidInputError(f"timestamp {value} is before 1970 or after {_LAST}") from error
-    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000 + int(getattr(value, "nanosecond", 0))
+    microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return microseconds * 1000 + int(getattr(value, "nanosecond", 0))
 
 
-def _of_datetime64(value: Any) -> int:  # noqa: ANN401 - NumPy's datetime64, or an array of one
+def _of_datetime64(value: Any) -> int:  # noqa: ANN401 - NumPy's
+    """Return the nanoseconds of a ``datetime64``, or of an array with one."""
     if any(length != 1 for length in value.shape):
         raise InvalidTypeError(f"timestamp must be one point in time, not an array of shape {tuple(value.shape)}")
-    item = value.item()  # a datetime or date, or an integer where those can't hold it
+    # A datetime or date, or an integer if those can't hold it.
+    item = value.item()
     if item is None:
         raise InvalidInputError("timestamp is NaT, no point in time")
     if isinstance(item, int):
         unit = _UNIT.search(str(value.dtype))
-        if unit is None:  # a coarse unit: the year has more than four digits
+        if unit is None:
+            # The unit is coarse: the year has more than four digits.
             raise InvalidInputError(f"timestamp {value} is before 1970 or after {_LAST}")
         return item * int(unit.group(1) or 1) // _PER_NANOSECOND[unit.group(2)]
     if not isinstance(item, datetime) and isinstance(item, date):
-        item = datetime(item.year, item.month, item.day)  # noqa: DTZ001 - below
+        item = datetime(item.year, item.month, item.day)  # noqa: DTZ001 - the next line sets it
     return _of_datetime(item.replace(tzinfo=timezone.utc))
 
 
 def _kind(value: object) -> str | None:
-    """Return the kind of an array's elements: "M" for datetime64, "m" for timedelta64; or None."""
-    with contextlib.suppress(Exception):  # whatever a foreign object does when it is asked
+    """Return the kind of an array's elements, or None.
+
+    "M" means datetime64, "m" means timedelta64.
+    """
+    # A foreign object may raise anything.
+    with contextlib.suppress(Exception):
         return getattr(getattr(value, "dtype", None), "kind", None)
     return None
 
 
 def _is_time(value: object) -> bool:
-    """Return whether it is a time or a span of NumPy's: ``timedelta64`` counts as an integer."""
+    """Return whether a value is a time or time span of NumPy's.
+
+    ``timedelta64`` is also a ``numbers.Integral``.
+    """
     return _kind(value) in {"m", "M"}
 
 
 def _is_decimal(value: object) -> bool:
-    """Return whether it is a ``decimal.Decimal``, which is no ``numbers.Real``."""
-    decimal = sys.modules.get("decimal")  # who has a Decimal has imported it
+    """Return whether a value is a ``decimal.Decimal``, which is no ``numbers.Real``."""
+    # A caller that has a Decimal has imported decimal.
+    decimal = sys.modules.get("decimal")
     return decimal is not None and isinstance(value, decimal.Decimal)
 
 
 def _brief(value: object) -> str:
-    """For a message: never fails, never long."""
+    """Return a value's text for a message. It never fails and is never long."""
     try:
         text = limits.digits(value) if isinstance(value, int) else str(value)
-    except Exception:  # noqa: BLE001 - a foreign object's own
+    # A foreign object may raise anything.
+    except Exception:  # noqa: BLE001
         text = f"a {type(value).__name__}"
     return text if len(text) <= _BRIEF_CHARS_MAX else text[: _BRIEF_CHARS_MAX - 1] + "…"
 
@@ -401,10 +444,14 @@ def _float(value: Any) -> float:  # noqa: ANN401
         return float(value)
     except OverflowError:
         return float("inf") if value > 0 else float("-inf")
-    except ValueError:  # Decimal("sNaN")
+    except ValueError:
+        # Decimal("sNaN").
         return float("nan")
 
 
 def _plain(text: str) -> str:
-    """The characters of a ``str`` or of an instance of a subclass of it: ``str()`` of an enum's member is its name."""
+    """Return the characters of a ``str``, also of a subclass.
+
+    ``str()`` of an enum's member would be its name.
+    """
     return str.__str__(text)

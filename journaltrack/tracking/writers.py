@@ -1,4 +1,7 @@
-"""What a tracker hands metrics and files to: two small protocols, and the defaults that write to the journal."""
+"""Take a tracker's metrics and files: two small protocols, and their defaults.
+
+The defaults write to the journal.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,14 @@ if TYPE_CHECKING:
 
 
 class MetricsWriter(Protocol):
-    """Takes metric points, one a call, as the caller gave them."""
+    """Takes metric points, one per call, as the caller gave them."""
 
     def log_metric(self, metric_name: str, value: Any, timestamp: Any = None, iteration_number: Any = None) -> None:  # noqa: ANN401
         """Record one point."""
         ...
 
     def close(self) -> None:
-        """No more points come."""
+        """Finish: no more points follow."""
         ...
 
 
@@ -39,24 +42,25 @@ class ArtifactUploader(Protocol):
     """Takes files and says where they are."""
 
     def upload_artifact(self, file_path: str | os.PathLike[str]) -> tuple[str, str]:
-        """Store a file; returns its URI and an ETag or digest."""
+        """Store a file, and return its URI and an ETag or digest."""
         ...
 
 
 class JournalMetricsWriter:
-    """Writes points to the journal: the default.
+    """Write points to the journal. This is the default.
 
     Args:
-        trial_component: Of which the points are.
-        record: Takes drafts that can't go the short way, and what to tell about them. It raises
-            when strict, records, then warns.
+        trial_component: The component that the points belong to.
+        record: Takes drafts that need the general path, and the notices about them. It raises if
+            strict, else records and then warns.
     """
 
     def __init__(self, trial_component: TrialComponent, record: Callable[[list[vocabulary.Draft], list[Notice]], None]) -> None:
         self._journal: Journal = trial_component.journal
         self._component_id = trial_component.component_id
         self._record = record
-        self._valid: set[str] = set()  # names that passed: the check costs more than the look-up
+        # Names that passed the check, which costs more than this look-up.
+        self._valid: set[str] = set()
 
     def log_metric(
         self,
@@ -68,7 +72,8 @@ class JournalMetricsWriter:
         """Record one point; see ``Tracker.log_metric``."""
         if (
             type(value) is float
-            and value - value == 0  # neither NaN nor infinite
+            # False for NaN and infinity.
+            and value - value == 0
             and timestamp is None
             and (iteration_number is None or (type(iteration_number) is int and 0 <= iteration_number <= limits.STEP_MAX))
             and metric_name in self._valid
@@ -83,7 +88,7 @@ class JournalMetricsWriter:
         timestamp: validation.Moment | None,
         iteration_number: SupportsIndex | None,
     ) -> None:
-        """Record points of one moment and step, all or none; see ``Tracker.log_metrics``."""
+        """Record points of one time and step, all or none; see ``Tracker.log_metrics``."""
         if timestamp is None:
             valid, points = self._valid, []
             for name, value in metrics:
@@ -102,7 +107,7 @@ class JournalMetricsWriter:
         timestamp: validation.Moment | None,
         iteration_number: SupportsIndex | None,
     ) -> None:
-        """Record points of which something has to be checked.
+        """Check points and record them.
 
         Raises:
             InvalidInputError: A name, step or time that can never be right.
@@ -121,33 +126,32 @@ class JournalMetricsWriter:
         self._record(drafts, notices)
 
     def close(self) -> None:
-        """Nothing: every point is in the journal already."""
+        """Do nothing: every point is in the journal."""
 
 
 def _of_rounding(draft: vocabulary.Draft) -> Notice:
     name, exact = draft.name or "", limits.shown(vocabulary.decode(draft.payload)["exact"])
-    text = (
-        f"metric {limits.shown(name)}: {exact} is recorded with all its digits; SageMaker's numbers are doubles, so {draft.value!r} is sent"
-    )
+    metric = f"metric {limits.shown(name)}"
+    text = f"{metric}: {exact} is recorded with all its digits; {draft.value!r} is sent"
     return Notice("digits", name, text)
 
 
 def _of_a_step(name: str, timestamp_ns: int) -> Notice:
     moment = datetime.fromtimestamp(timestamp_ns // 1_000_000_000, timezone.utc).isoformat()
     text = (
-        f"metric {limits.shown(name)} is recorded with the time {moment}: its timestamp is so small "
-        "that it may be a step, which belongs into iteration_number="
+        f"metric {limits.shown(name)} is recorded with the time {moment}: its timestamp is so "
+        "small that it may be a step; pass a step as iteration_number="
     )
     return Notice("timestamp", name, text)
 
 
 class JournalArtifactUploader:
-    """Keeps files in the journal's spool, to be uploaded by a replay: the default.
+    """Keep files in the journal's spool for a replay to upload. This is the default.
 
     Args:
-        trial_component: Of which the files are.
-        make_room: For ``limit``: called with the journal's folder and the bytes that are needed.
-        spool_max_bytes: How large the spool may grow; 0: no limit.
+        trial_component: The component that the files belong to.
+        make_room: Frees room in the spool. Called with the journal's folder and the bytes needed.
+        spool_max_bytes: The spool's limit in bytes; 0 for no limit.
     """
 
     def __init__(
@@ -162,10 +166,11 @@ class JournalArtifactUploader:
 
         Raises:
             ArtifactError: The file is missing, not a regular file, or keeps changing.
-            JournalWriteError: The journal's disk does not take it.
-            JournalFullError: (a JournalWriteError) The disk is full, or the spool has reached its limit.
+            JournalWriteError: The journal's disk refuses it.
+            JournalFullError: (a JournalWriteError) The disk is full, or the spool is at its limit.
         """
-        folder = self._journal.path  # now: the journal may have been moved
+        # Read at every call: the journal may have been moved.
+        folder = self._journal.path
         spool = Spool(folder / paths.SPOOL)
         if self._spool_max_bytes:
             make_room = self._make_room
@@ -178,27 +183,31 @@ class JournalArtifactUploader:
     def _of_size(self, size_bytes: int) -> list[str]:
         try:
             return blobs_of_size(self._journal.database, size_bytes)
-        except JournalError:  # then it is copied; what is wrong with the journal is told where it matters
+        except JournalError:
+            # Then the file is copied, and the next append reports the journal's error.
             return []
 
     def confirm(self, files: Mapping[str, Path]) -> None:
-        """After the call is recorded: nobody removes its contents any more. See that nobody did until now.
+        """Check that the spool has a recorded call's contents; add missing ones again.
+
+        Once the call is recorded, no process removes them. One may have removed them before, if the
+        call took longer than its grace time.
 
         Args:
-            files: By digest, where each content came from.
+            files: By digest, the file that each content came from.
 
         Raises:
-            ArtifactError: A content left the spool while its call took longer than others wait for it, and its file has changed since.
+            ArtifactError: A content is not in the spool any more, and its file has changed.
         """
         for sha256, path in files.items():
             spool = Spool(self._journal.path / paths.SPOOL)
             if not spool.has(sha256) and spool.add(path, self._journal.renew_blob).sha256 != sha256:
                 raise ArtifactError(
-                    f"{path} is recorded, but its content is not in the spool any more, and the file has changed since",
-                    hint="log it again; the entry that can't be delivered is quarantined",
+                    f"{path} is recorded, but its content left the spool and the file has changed",
+                    hint="log it again; a sync will quarantine the entry that can't be delivered",
                 )
 
     def upload_artifact(self, file_path: str | os.PathLike[str]) -> tuple[str, str]:
-        """Keep the file; returns its path in the spool and its SHA-256."""
+        """Keep the file, and return its path in the spool and its SHA-256."""
         blob = self.spool(file_path)
         return str(blob.path), blob.sha256

@@ -1,1 +1,1 @@
-"""What a journal delivered, against what the remote holds now."""
+"""Compare what a journal delivered with what the remote holds now."""

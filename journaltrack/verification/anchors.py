@@ -1,7 +1,8 @@
-"""Fetches a journal's anchors from where passes put them, and holds the journal against them. Reads both, changes neither.
+"""Fetch a journal's anchors and compare the journal with them. Changes neither.
 
-Where anchors may be is told by the journal (its last anchor, and where its artifacts went), or by the configuration. What the
-journal itself remembers of them is no proof: whoever cuts off its end cuts that off, too. So the documents are listed.
+The journal names the places where anchors may be (its last anchor, and the places of its
+artifacts), or the configuration does. The journal's own record of its anchors is no proof: whoever
+removes the journal's end removes that record, too. So the anchors are listed at the remote.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AnchorsReport:
-    """How a journal compares with its anchors.
+    """The result of comparing a journal with its anchors.
 
     Attributes:
-        documents: How many were found.
-        problems: Where the journal is behind them, or is not what they say; or where one is missing.
-        note: Why they could not be asked for, if so.
+        documents: How many anchors were found.
+        problems: Where the journal lacks or contradicts what an anchor states; missing anchors.
+        note: Why the remote could not be asked, if so.
     """
 
     documents: int = 0
@@ -37,17 +38,18 @@ class AnchorsReport:
 
 
 def compare_with_anchors(journal: Journal, remote: Remote, *, default_place: bool = False) -> AnchorsReport:
-    """Fetch the anchors and compare.
+    """Fetch the anchors and compare the journal with them.
 
     Args:
-        journal: Opened for reading alone.
-        remote: Where they are.
-        default_place: Look also where a journal without artifacts is anchored.
+        journal: The journal, opened read-only.
+        remote: The remote that holds the anchors.
+        default_place: Look also at the place for journals without artifacts.
     """
     known = anchors.last(journal.database)
     places = anchors.places(journal.database, default=default_place)
     if known is not None and known.uri is None and not default_place:
-        places = []  # named by parameters alone
+        # Its only anchors are parameters of components.
+        places = []
     documents: dict[str, bytes] = {}
     try:
         for bucket, prefix in places:
@@ -56,7 +58,8 @@ def compare_with_anchors(journal: Journal, remote: Remote, *, default_place: boo
         return AnchorsReport(len(documents), note=f"{error.code}: {error.message}")
     with view.snapshot(journal.database):
         evidence = Evidence()
-        attestation_problems(journal.database, evidence)  # for what was removed on the record
+        # Called for the gaps that it collects: entries that were removed on the record.
+        attestation_problems(journal.database, evidence)
         problems = anchor_problems(journal.database, documents, evidence.gaps)
     if known is not None and known.uri is not None and not any(known.sha256 in name for name in documents):
         problems.append(ChainProblem("anchor", f"the newest anchor that the journal knows of is gone: {known.uri}"))

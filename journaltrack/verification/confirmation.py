@@ -1,6 +1,7 @@
-"""Whether the remote holds what a prune is about to remove the only other copy of: ``verifier``'s questions, asked for it.
+"""Confirm for a prune that the remote holds what the prune would remove here.
 
-Reads the journal and the remote, changes neither; must not know how anything is removed, nor boto3.
+It asks the questions of ``verifier``. It reads the journal and the remote and changes neither.
+Must not know how entries are removed, nor boto3.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 from journaltrack.journal.entries import BlobRef
 from journaltrack.verification.diff import Claims, Difference, ObjectClaim, compare_object
 from journaltrack.verification.verifier import Verifier, VerifyOptions
@@ -20,23 +21,25 @@ if TYPE_CHECKING:
     from journaltrack.util.deadline import Deadline
 
 _AT_A_TIME: Final = 200
-"""Components that one report is about: what it can't list, it says of all of them."""
+"""Components per report. If a report can't list all differences, all its components are kept."""
 _HARMLESS: Final = frozenset({"status", "display name"})
-"""What may differ although everything that a prune removes has arrived: its entries stay whatever is removed."""
+"""Differences that do not prevent a prune, which never removes the entries behind them."""
 _LOCATIONS: Final = (
-    "SELECT l.sha256, l.component_id, c.name, l.bucket, l.prefix, l.uri, b.size_bytes FROM location l JOIN component c ON c.id = l.component_id "
-    "JOIN blob b ON b.sha256 = l.sha256 WHERE l.sha256 IN (SELECT value FROM json_each(?)) AND typeof(l.uri) = 'text' ORDER BY l.sha256, l.uri"
+    "SELECT l.sha256, l.component_id, c.name, l.bucket, l.prefix, l.uri, b.size_bytes "
+    "FROM location l JOIN component c ON c.id = l.component_id "
+    "JOIN blob b ON b.sha256 = l.sha256 WHERE l.sha256 IN (SELECT value FROM json_each(?)) "
+    "AND typeof(l.uri) = 'text' ORDER BY l.sha256, l.uri"
 )
 
 
 class Confirmation:
-    """Asks one remote about one journal.
+    """Ask one remote about one journal.
 
     Args:
-        journal: Opened for reading alone.
-        remote: Retries what is worth it, paces itself, and raises ``RemoteError`` alone.
-        options: As a verification has them; components are named by each question.
-        deadline: Ends the asking.
+        journal: The journal, opened read-only.
+        remote: A remote that retries, limits its rate, and raises only ``RemoteError``.
+        options: The options of a verification. Each call names its own components.
+        deadline: When it is over, calls raise ``RemoteError``.
     """
 
     def __init__(self, journal: Journal, remote: Remote, options: VerifyOptions, deadline: Deadline) -> None:
@@ -46,14 +49,14 @@ class Confirmation:
         self._deadline = deadline
 
     def components(self, names: Sequence[str], on_progress: Callable[[], None]) -> dict[str, str]:
-        """Ask for what was delivered of these components.
+        """Ask for everything delivered of these components.
 
         Args:
-            names: Of the components.
-            on_progress: Called now and then.
+            names: Names of the components.
+            on_progress: Called from time to time.
 
         Returns:
-            Those of which not all is there, or it can't be told, and why.
+            The components that must be kept, with the reason: something is missing or unknown.
 
         Raises:
             RemoteError: The remote can't be asked.
@@ -68,14 +71,25 @@ class Confirmation:
                 raise found.halted
             self._refuse_if_over()
             if sum(found.counts.values()) > len(found.differences):
-                kept.update(dict.fromkeys(some, "there is more that differs than can be listed"))
+                kept.update(dict.fromkeys(some, "it has more differences than a report can list"))
             for difference in found.differences:
                 if difference.kind != "extra" and difference.what not in _HARMLESS:
                     kept.setdefault(difference.component, _told(difference))
         return kept
 
     def contents(self, sha256s: Sequence[str], on_progress: Callable[[], None]) -> dict[str, str]:
-        """Ask for these contents wherever they were uploaded to; the same of them."""
+        """Ask for these contents at each place to which they were uploaded.
+
+        Args:
+            sha256s: Digests of the contents.
+            on_progress: Called from time to time.
+
+        Returns:
+            The contents that must be kept, with the reason.
+
+        Raises:
+            RemoteError: The remote can't be asked.
+        """
         kept: dict[str, str] = {}
         for sha256, claims, claim in self._uploaded(sha256s):
             self._refuse_if_over()
@@ -99,11 +113,15 @@ class Confirmation:
 
     def _refuse_if_over(self) -> None:
         if self._deadline.over:
-            raise RemoteError("the time was over before everything was asked for", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
+            raise RemoteError(
+                "the deadline expired before everything was asked for",
+                kind=ErrorKind.TRANSIENT,
+                code=DEADLINE_OVER,
+            )
 
 
 def _told(difference: Difference) -> str:
-    """In a line."""
+    """Describe a difference in one line."""
     which = f" {difference.name}" if difference.name is not None and difference.name != difference.component else ""
-    told = {"missing": "is not there", "different": "is not what was delivered"}.get(difference.kind, "could not be told")
+    told = {"missing": "is not there", "different": "is not what was delivered"}.get(difference.kind, "is unknown")
     return f"{difference.what}{which} {told}" + (f" ({difference.note})" if difference.note else "")

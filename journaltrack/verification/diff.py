@@ -1,10 +1,11 @@
-"""What a journal has delivered, against what the remote holds: claims, and how each is borne out. Pure.
+"""Compare what a journal delivered (claims) with what the remote holds. Pure.
 
-Only what counts as delivered is claimed. What is pending or in doubt is not: it is no difference that it is there (it may
-have been sent), nor that it is not. What other journals or people add to a component is *extra*: told, and no failure.
+Only delivered entries are claimed. Pending entries and those in doubt may or may not be at the
+remote; neither is a difference. What other journals or people add to a component is *extra*: it is
+reported, and is no failure.
 
-Metrics are compared by what a service shows of them, which is a summary. A point can't be told from another one: so many
-points fewer than were delivered is a difference, so many more is extra.
+Metrics are compared by the summary that the service shows. It does not identify single points:
+fewer points than were delivered are a difference, more points are extra.
 """
 
 from __future__ import annotations
@@ -32,34 +33,37 @@ WHAT: Final[Mapping[FieldMap, What]] = {
     "status": "status",
 }
 TIME_TOLERANCE_NS: Final = 1_000_000
-"""SageMaker keeps milliseconds (botocore serializes timestamps of a JSON service so)."""
-_METRIC_TOLERANCE: Final = 1e-6  # relative, as in ``readback``: how a service sums up is its own affair
+"""SageMaker keeps milliseconds: botocore serializes a JSON service's timestamps that way."""
+_METRIC_TOLERANCE: Final = 1e-6
+"""Relative, as in ``readback``: services round their summaries in their own ways."""
 
-SHARED: Final = "others may write to this component: theirs is left"
-LATER: Final = "of a run that began later, in another journal: theirs is left"
-FOREIGN: Final = "the component is not the one that this journal created: nothing of it is repaired"
+SHARED: Final = "others may write to this component: their values are not overwritten"
+LATER: Final = "a later run in another journal wrote it: it is not overwritten"
+FOREIGN: Final = "this journal did not create the component that is there: it can't be repaired"
 HIDDEN: Final = "delivered a moment ago: SageMaker may not show it yet"
-REMOVED: Final = "points of it were removed from the journal: they can't be sent again"
-NOT_TOLD: Final = "SageMaker does not tell which points are there: sent again, some might be there twice"
+REMOVED: Final = "some points were pruned from the journal: they can't be sent again"
+NOT_TOLD: Final = "SageMaker does not say which points it has: a repair could store some twice"
+_NOT_IN_SPOOL: Final = "the spool lacks it: run `journaltrack check --repair --restore-from FOLDER`"
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Something that is not as the journal says.
+    """One difference between the journal and the remote.
 
     Attributes:
-        component_id: In the journal.
-        component: Its name.
-        kind: "missing", "different"; "extra": more than this journal delivered, which is no failure; "unknown": could not be told.
-        what: What it is about.
-        name: Of the parameter, artifact, metric or member of the status; of an object its URI.
-        expected: What the journal says.
-        found: What the remote holds.
-        repairable: Whether sending again mends it.
-        note: What is to be known about it, or why it can't be repaired.
-        seq: The entry that says what is expected.
-        steps: (first, last): of a metric, the steps that are proven not to be there.
-        blob: Of an object.
+        component_id: The component's id in the journal.
+        component: The component's name.
+        kind: "missing", "different", "extra" (more than this journal delivered, which is no
+            failure) or "unknown" (the remote did not tell).
+        what: What differs.
+        name: Name of the parameter, artifact, metric or member of the status; an object's URI.
+        expected: The value according to the journal.
+        found: The value that the remote holds.
+        repairable: Whether sending again repairs it.
+        note: An explanation, or why it can't be repaired.
+        seq: The entry that states the expected value.
+        steps: For a metric: (first, last) of the steps that are proven to be missing.
+        blob: For an object: its blob.
     """
 
     component_id: int
@@ -78,7 +82,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class FieldClaim:
-    """A parameter or artifact that the remote holds by our doing; ``also``: what later entries may have made of it."""
+    """A parameter or artifact as delivered.
+
+    ``also`` has the values that later entries may have given it.
+    """
 
     value: str | float | Artifact
     seq: int
@@ -88,7 +95,10 @@ class FieldClaim:
 
 @dataclass(frozen=True, slots=True)
 class StatusClaim:
-    """The status as delivered; ``also``: what later entries may have made of it."""
+    """The status as delivered.
+
+    ``also`` has the values that later entries may have given it.
+    """
 
     value: Status
     seq: int
@@ -97,14 +107,15 @@ class StatusClaim:
 
 @dataclass(frozen=True, slots=True)
 class MetricClaim:
-    """Points of one metric: those delivered, and those in doubt. Extremes of no points are None.
+    """One metric's points: the delivered ones, and those in doubt.
 
     Attributes:
-        points, minimum, maximum: Of those delivered.
+        points, minimum, maximum: Number and extremes of the delivered points. Extremes of no points
+            are None.
         last, last_seq: The value that was recorded last, and its entry.
-        in_doubt, doubt_minimum, doubt_maximum: Of those in doubt.
-        settled_at_ns: When the newest of those delivered was, nanoseconds since the epoch.
-        removed: How many of ``points`` are no longer in the journal (``removed``).
+        in_doubt, doubt_minimum, doubt_maximum: The same of the points in doubt.
+        settled_at_ns: Time of the newest delivery, nanoseconds since the epoch.
+        removed: How many of ``points`` were pruned from the journal.
     """
 
     points: int = 0
@@ -121,7 +132,14 @@ class MetricClaim:
 
 @dataclass(frozen=True, slots=True)
 class ObjectClaim:
-    """An uploaded blob; ``size_bytes`` is None if the journal does not say it, ``in_spool`` whether it can be sent again."""
+    """An uploaded blob.
+
+    Attributes:
+        uri: Where it is.
+        blob: Its digest, with the bucket and prefix that were asked for.
+        size_bytes: Its size; None if the journal does not say.
+        in_spool: Whether the spool has it, so that it can be sent again.
+    """
 
     uri: str
     blob: BlobRef
@@ -131,18 +149,21 @@ class ObjectClaim:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a journal has delivered of one component.
+    """What a journal delivered of one component.
 
     Attributes:
-        component_id: In the journal.
-        name: Of the component.
-        receipt_id: Of the newest receipt about the component, when this was read.
-        owner: ``ComponentSpec.owner`` of its create; None: this journal did not create it.
-        owners: Of all creates of this journal: a merged one may have several.
-        exclusive: Whether it was created to be this journal's alone (not resumed, not loaded).
-        display_name: That it was created with, if any.
-        fields: By map and key.
-        named: Keys of entries that are not delivered: that they are there is not extra.
+        component_id: The component's id in the journal.
+        name: The component's name.
+        receipt_id: The newest receipt about the component when the claims were read.
+        owner: ``ComponentSpec.owner`` of its create; None if this journal did not create it.
+        owners: The owners of all its creates: a merged journal may have several.
+        exclusive: Whether it belongs to this journal alone: neither resumed nor loaded.
+        display_name: The display name with which it was created, if any.
+        fields: Parameters and artifacts by map and key.
+        status: The status, if one was delivered.
+        metrics: Metrics by name.
+        objects: Uploaded blobs.
+        named: Keys of undelivered entries: their presence is not extra.
         unreadable: Entries that can't be read.
     """
 
@@ -164,25 +185,26 @@ class Claims:
 def compare(
     claims: Claims, found: RemoteComponent | None, *, shown_until_ns: int, logged: Callable[[str, float], bool]
 ) -> list[Difference]:
-    """How the remote's component differs from what was delivered; objects apart.
+    """Return the differences of a component, without its objects.
 
     Args:
         claims: What was delivered.
-        found: The component, read after ``claims``; None: it does not exist.
-        shown_until_ns: Points delivered later may not be shown yet, nanoseconds since the epoch.
-        logged: Whether a value is one that was logged for a metric.
+        found: The remote's component, read after ``claims``; None if it does not exist.
+        shown_until_ns: The remote may not show points that were delivered after this time,
+            nanoseconds since the epoch.
+        logged: Returns whether a value was logged for a metric.
     """
     differences = [_difference(claims, "unknown", "component", note=f"entry {seq} can't be read", seq=seq) for seq in claims.unreadable]
     if found is None:
         created = claims.owner is not None
-        note = None if created else "this journal did not create it: whoever did has to"
+        note = None if created else "this journal did not create it and can't repair it"
         return [*differences, _difference(claims, "missing", "component", claims.name, "there", None, repairable=created, note=note)]
     foreign = claims.exclusive and found.owner != claims.owner
     if foreign:
-        note = "attached to, or deleted and made anew by somebody else"
+        note = "somebody else attached to it, or deleted and created it again"
         differences.append(_difference(claims, "extra", "component", "owner", claims.owner, found.owner, note=note))
     elif claims.owner == found.owner and claims.display_name is not None and claims.display_name != found.display_name:
-        note = "it is set when a component is created, and by nothing that journaltrack sends later"
+        note = "journaltrack sets it only when it creates a component"
         differences.append(_difference(claims, "different", "display name", None, claims.display_name, found.display_name, note=note))
     is_ours = found.owner is not None and found.owner in {claims.owner, *claims.owners}
     leave = FOREIGN if foreign else None if is_ours else SHARED
@@ -198,9 +220,10 @@ def compare(
 
 
 def _later_run(claims: Claims, found: Status) -> int | None:
-    """When the run began whose status is there, if that was after all times of ours: another journal went on with the component.
+    """Return when a later run of another journal began, if the remote has its status.
 
-    A status that was merely edited keeps the start that we sent, or one before our end.
+    Its start is after all times that this journal sent. A status that was only edited keeps the
+    start that we sent, or one before our end.
     """
     own = claims.status.value if claims.status is not None else Status()
     until_ns = max(own.start_ns or 0, own.end_ns or 0)
@@ -209,7 +232,10 @@ def _later_run(claims: Claims, found: Status) -> int | None:
 
 
 def compare_object(claims: Claims, claim: ObjectClaim, found: RemoteObject | None) -> Difference | None:
-    """How an object differs from the blob that was uploaded; None if it does not, as far as ``found`` tells."""
+    """Return how an object differs from the uploaded blob.
+
+    None if it does not, as far as ``found`` tells.
+    """
     kind: Kind
     if found is None:
         kind, expected, there = "missing", _bytes(claim.size_bytes), None
@@ -222,17 +248,17 @@ def compare_object(claims: Claims, claim: ObjectClaim, found: RemoteObject | Non
         there = f"noted SHA-256 {found.noted_sha256}" if found.noted_sha256 else "no note of ours"
     else:
         return None
-    note = None if claim.in_spool else "the content is no longer in the spool: `journaltrack check --repair --restore-from FOLDER`"
+    note = None if claim.in_spool else _NOT_IN_SPOOL
     return _difference(claims, kind, "object", claim.uri, expected, there, repairable=claim.in_spool, note=note, blob=claim.blob)
 
 
 def empty_steps(delivered: Mapping[int, int], shown: Mapping[int, int], points: int) -> tuple[tuple[int, int], ...]:
-    """The steps of which provably nothing is there, as (first, last).
+    """Return the steps that are proven to have no points, as (first, last).
 
     Args:
-        delivered: Points delivered, by step.
-        shown: Points that the service shows, by step.
-        points: That it shows in all: unless the steps add up to it, nothing is proven.
+        delivered: Number of delivered points by step.
+        shown: Number of points that the service shows, by step.
+        points: The total that it shows. If the steps do not add up to it, nothing is proven.
     """
     if sum(shown.values()) != points:
         return ()
@@ -276,7 +302,8 @@ def _status(claims: Claims, found: Status, leave: str | None, *, handed_over: bo
     others = [_members(status) for status in claimed.also]
     for name, wanted in wanted_members.items():
         there = held[name]
-        says_message = name == "message" and claimed.value.primary is not None  # that there is none is said, too
+        # A status without a message clears the message.
+        says_message = name == "message" and claimed.value.primary is not None
         if wanted is None and not says_message:
             continue
         if any(_close(value, there) for value in (wanted, *(other[name] for other in others))):
@@ -312,12 +339,13 @@ def _metric(
         note = FOREIGN if foreign else NOT_TOLD if points else REMOVED if claim.removed else None
         yield _difference(claims, "different" if points else "missing", "metric", name, expected, there, repairable=note is None, note=note)
         return
-    if found is None or not claim.points:  # what is in doubt is not claimed, whether it is there or not
+    # Points in doubt are not claimed.
+    if found is None or not claim.points:
         return
     more = points > claim.points + claim.in_doubt
     if more:
         yield _difference(
-            claims, "extra", "metric", name, f"{claim.points} points", f"{points} points", note="of another journal, or twice"
+            claims, "extra", "metric", name, f"{claim.points} points", f"{points} points", note="from another journal, or stored twice"
         )
     least, most = claim.minimum, claim.maximum
     low = -math.inf if more else _least(claim.minimum, claim.doubt_minimum) if points > claim.points else least
@@ -326,9 +354,10 @@ def _metric(
         yield _difference(claims, "different", "metric", f"{name}: min", least, found.minimum, note=NOT_TOLD)
     if most is not None and high is not None and not _between(found.maximum, most, high):
         yield _difference(claims, "different", "metric", f"{name}: max", most, found.maximum, note=NOT_TOLD)
-    # AWS does not say in which order it takes points that came side by side: any of ours may be the last.
+    # The last point may be a pruned one.
     if claim.removed:
-        return  # the last may be one of those
+        return
+    # AWS does not define an order for points that arrive at the same time: any of ours may be last.
     if not more and claim.last is not None and not _between(found.last, claim.last, claim.last) and not logged(name, found.last):
         yield _difference(claims, "different", "metric", f"{name}: last", claim.last, found.last, note=NOT_TOLD)
 
@@ -348,7 +377,10 @@ def _between(value: float, low: float, high: float) -> bool:
 
 
 def _same(one: object, other: object) -> bool:
-    """Text and numbers are told apart, as SageMaker does; a number is a double."""
+    """Return whether two values are the same for SageMaker.
+
+    It distinguishes text from numbers, and keeps every number as a double.
+    """
     return isinstance(one, str) == isinstance(other, str) and one == other
 
 

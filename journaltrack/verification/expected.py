@@ -1,9 +1,13 @@
-"""What a journal has delivered, read from its tables as claims that ``diff`` holds against the remote. Changes nothing.
+"""Read what a journal delivered, as claims that ``diff`` compares.
 
-The remote holds, per key, the value of the entry that ``field`` names; status calls merge in the order in which they were
-sent; blobs are where ``location`` says. Metrics are summed up for many components in one scan of the journal.
+Changes nothing.
 
-What a journal holds is data from somebody else: columns may be of any type, and what can't be read is named, not claimed.
+For each key, the remote holds the value of the entry that ``field`` names. Status calls merge in
+the order in which they were recorded. Blobs are where ``location`` says. One scan of the journal
+sums up the metrics of many components.
+
+A journal may come from somebody else: its columns may have any type. An entry that can't be read is
+named, and nothing is claimed of it.
 """
 
 from __future__ import annotations
@@ -46,22 +50,24 @@ if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
 
 STEPS_MAX: Final = 100_000
-"""Ours: steps of one metric that are compared one by one; bounds memory."""
-_STATUS: Final = ("status", "")
+"""Our limit: how many steps of one metric are compared one by one. It bounds the memory."""
 _COLUMNS: Final = (
-    "e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
-    "e.recorded_at_ns, e.digest"
+    "e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, "
+    "e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest"
 )
-_IS_POINT: Final = (  # typeof and abs: SQLite keeps any type in any column, and infinity
-    "e.stream = 'metric' AND e.kind = 'metric' AND typeof(e.name) = 'text' AND typeof(e.value) = 'real' AND abs(e.value) < 9e999"
-)
+# typeof and abs: SQLite keeps values of any type in any column, and infinity.
+_IS_NUMBER: Final = "typeof(e.value) = 'real' AND abs(e.value) < 9e999"
+_IS_POINT: Final = f"e.stream = 'metric' AND e.kind = 'metric' AND typeof(e.name) = 'text' AND {_IS_NUMBER}"
 _POINTS: Final = f"FROM entry e JOIN delivery d ON d.seq = e.seq WHERE {_IS_POINT}"
 _MAYBE_POINTS: Final = f"FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE {_IS_POINT}"
 
 
 @dataclass(frozen=True, slots=True)
 class Undelivered:
-    """Entries that nothing is claimed of. ``pending`` includes those in flight."""
+    """Numbers of entries of which nothing is claimed.
+
+    ``pending`` includes those in flight.
+    """
 
     pending: int = 0
     in_doubt: int = 0
@@ -69,21 +75,27 @@ class Undelivered:
 
     @property
     def any(self) -> bool:
-        """Whether there are any."""
+        """Return whether there are any."""
         return bool(self.pending or self.in_doubt or self.quarantined)
 
 
 def undelivered(database: Database, component_ids: str | None) -> Undelivered:
-    """Entries of these components (a JSON array; None: of all) that are not delivered."""
+    """Count the entries of some components that are not delivered.
+
+    Args:
+        database: The journal's database.
+        component_ids: Their ids as a JSON array; None for all components.
+    """
     wanted = "(? IS NULL OR e.component_id IN (SELECT value FROM json_each(?)))"
     of_these = (component_ids, component_ids)
     ((pending,),) = database.read(
         f"SELECT count(*) {queries.PENDING} AND {wanted}",
         of_these,
     )
+    joined = "FROM delivery d JOIN entry e ON e.seq = d.seq"
     problems = dict(
         database.read(
-            f"SELECT d.outcome, count(*) FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND {wanted} GROUP BY d.outcome",
+            f"SELECT d.outcome, count(*) {joined} WHERE {PROBLEM} AND {wanted} GROUP BY d.outcome",
             of_these,
         )
     )
@@ -91,7 +103,10 @@ def undelivered(database: Database, component_ids: str | None) -> Undelivered:
 
 
 def read(journal: Journal, rows: Sequence[ComponentRow]) -> list[Claims]:
-    """What was delivered of these components; those of which nothing was are left out."""
+    """Return what was delivered of these components.
+
+    Components of which nothing was delivered are left out.
+    """
     database = journal.database
     with view.snapshot(database):
         metrics = _metrics(database, rows)
@@ -100,12 +115,18 @@ def read(journal: Journal, rows: Sequence[ComponentRow]) -> list[Claims]:
 
 
 def logged(database: Database, claims: Claims) -> Callable[[str, float], bool]:
-    """Whether a value was logged for a metric of the component. Read backwards: what was sent side by side was logged together."""
+    """Return a function that says whether a value was logged for a metric.
+
+    It reads backwards from the newest point: points that AWS took in another order were logged
+    close together.
+    """
 
     def is_logged(name: str, value: float) -> bool:
         margin = abs(value) * 1e-6
         found = database.read(
-            f"SELECT 1 {_MAYBE_POINTS} AND (d.outcome IS NULL OR d.outcome IN ('delivered', 'in doubt')) AND e.component_id = ? AND e.name = ? AND e.seq <= ? "
+            f"SELECT 1 {_MAYBE_POINTS} "
+            "AND (d.outcome IS NULL OR d.outcome IN ('delivered', 'in doubt')) "
+            "AND e.component_id = ? AND e.name = ? AND e.seq <= ? "
             "AND e.value BETWEEN ? AND ? ORDER BY e.seq DESC LIMIT 1",
             (claims.component_id, name, claims.metrics[name].last_seq, value - margin, value + margin),
         )
@@ -115,9 +136,13 @@ def logged(database: Database, claims: Claims) -> Callable[[str, float], bool]:
 
 
 def steps_of(database: Database, component_id: int, name: str) -> dict[int, int] | None:
-    """Points of a metric that were delivered, by step; None if some have no step, or there are too many steps."""
+    """Count a metric's delivered points by step.
+
+    None if a point has no step, or if there are more than ``STEPS_MAX`` steps.
+    """
+    of_metric = "e.component_id = ? AND e.name = ? GROUP BY e.step LIMIT ?"
     rows = database.read(
-        f"SELECT e.step, count(*) {_POINTS} AND d.outcome = 'delivered' AND e.component_id = ? AND e.name = ? GROUP BY e.step LIMIT ?",
+        f"SELECT e.step, count(*) {_POINTS} AND d.outcome = 'delivered' AND {of_metric}",
         (component_id, name, STEPS_MAX + 1),
     )
     sound = all(isinstance(step, int) and 0 <= step <= limits.STEP_MAX for step, _ in rows)
@@ -125,8 +150,12 @@ def steps_of(database: Database, component_id: int, name: str) -> dict[int, int]
 
 
 def last_receipt(database: Database, component_id: int) -> int:
-    """The newest receipt about the component: whether anything was sent meanwhile."""
-    return int(database.read("SELECT coalesce(max(id), 0) FROM receipt WHERE component_id = ?", (component_id,))[0][0])
+    """Return the newest receipt about the component; 0 if there is none.
+
+    If it changes, a request was sent meanwhile.
+    """
+    ((newest,),) = database.read("SELECT coalesce(max(id), 0) FROM receipt WHERE component_id = ?", (component_id,))
+    return int(newest)
 
 
 def _claims(journal: Journal, row: ComponentRow, metrics: Mapping[str, MetricClaim]) -> Claims | None:
@@ -135,7 +164,8 @@ def _claims(journal: Journal, row: ComponentRow, metrics: Mapping[str, MetricCla
     locations = {
         BlobRef(sha256, bucket or None, prefix or None): (uri, size_bytes)
         for sha256, bucket, prefix, uri, size_bytes in database.read(
-            "SELECT l.sha256, l.bucket, l.prefix, l.uri, b.size_bytes FROM location l LEFT JOIN blob b ON b.sha256 = l.sha256 "
+            "SELECT l.sha256, l.bucket, l.prefix, l.uri, b.size_bytes "
+            "FROM location l LEFT JOIN blob b ON b.sha256 = l.sha256 "
             "WHERE l.component_id = ? AND typeof(l.sha256) = 'text' AND typeof(l.uri) = 'text'",
             (row.id,),
         )
@@ -155,13 +185,18 @@ def _claims(journal: Journal, row: ComponentRow, metrics: Mapping[str, MetricCla
 
 
 def _state_rows(database: Database, component_id: int) -> Iterator[tuple[Any, ...]]:
-    """Its entries but metrics, uploads and values that later ones override, with outcome and receipt; a page at a time."""
+    """Yield the entries of a component's state, with their outcome and receipt.
+
+    Leaves out metrics, uploads and values that later ones override. Reads 10,000 entries at a time.
+    """
     after_seq = 0
     while True:
         rows = database.read_page(
-            f"SELECT {_COLUMNS}, d.outcome, d.receipt_id FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? "
+            f"SELECT {_COLUMNS}, d.outcome, d.receipt_id "
+            "FROM entry e LEFT JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? "
             "AND e.stream <> 'metric' AND e.kind <> 'upload' AND e.seq > ? "
-            "AND (d.outcome IS NOT 'superseded' OR e.kind IN ('status', 'create', 'load')) ORDER BY e.seq LIMIT 10000",
+            "AND (d.outcome IS NOT 'superseded' OR e.kind IN ('status', 'create', 'load')) "
+            "ORDER BY e.seq LIMIT 10000",
             (component_id, after_seq),
         )
         if not rows:
@@ -171,10 +206,11 @@ def _state_rows(database: Database, component_id: int) -> Iterator[tuple[Any, ..
 
 
 class _Reading:
-    """What one component's entries add up to."""
+    """Fold one component's entries into its claims."""
 
     def __init__(self, locations: Mapping[BlobRef, str], known_origins: Mapping[int, int]) -> None:
-        self.there = False  # whether the remote confirmed the component
+        # Whether the remote confirmed the component.
+        self.there = False
         self._locations = locations
         self._origins = known_origins
         self._owner: str | None = None
@@ -183,16 +219,24 @@ class _Reading:
         self._shared = False
         self._fields: dict[tuple[FieldMap, str], FieldClaim] = {}
         self._later: dict[tuple[FieldMap, str], list[str | float | Artifact]] = defaultdict(list)
-        self._statuses: dict[int, list[tuple[Part, bool]]] = defaultdict(list)  # by receipt, with whether it was the last of its request
+        # By receipt. The boolean says whether the part was the last one of its request.
+        self._statuses: dict[int, list[tuple[Part, bool]]] = defaultdict(list)
         self._later_status: list[Status] = []
         self._named: set[tuple[FieldMap, str]] = set()
         self._unreadable: list[int] = []
 
     def add(self, entry: Entry, outcome: object, receipt_id: object, *, is_held: bool) -> None:
-        """One more, in order of ``seq``; ``is_held``: the table ``field`` names it."""
+        """Add one entry, in order of ``seq``.
+
+        Args:
+            entry: The entry.
+            outcome: Its delivery's outcome; None if it has none.
+            receipt_id: Its delivery's receipt.
+            is_held: Whether the table ``field`` names it.
+        """
         try:
             if entry.unsound:
-                raise ValueError(entry.unsound)  # noqa: TRY301 - as what can't be decoded
+                raise ValueError(entry.unsound)  # noqa: TRY301 - handled like a decoding error
             if entry.kind in MAP_OF_KIND:
                 self._add_field(entry, outcome, receipt_id, is_held=is_held)
             elif entry.kind in {vocabulary.CREATE, vocabulary.LOAD} and outcome in HAS_ARRIVED:
@@ -239,7 +283,7 @@ class _Reading:
         return None if isinstance(value, Status) else value
 
     def result(self, claims: Claims) -> Claims:
-        """The claims with what was added."""
+        """Return the claims, completed with the added entries."""
         fields = {place: replace(claim, also=tuple(self._later.get(place, ()))) for place, claim in self._fields.items()}
         return replace(
             claims,
@@ -254,13 +298,16 @@ class _Reading:
         )
 
     def _status(self) -> StatusClaim | None:
-        """In the order in which they were recorded; a request that ended in quarantine has no entry that was delivered."""
+        """Merge the delivered statuses in the order in which they were recorded.
+
+        A request that ended in quarantine delivered none of its entries.
+        """
         sent = [[part for part, _ in group] for group in self._statuses.values() if any(was_last for _, was_last in group)]
         merged: Status | None = None
         last_seq = 0
         for part in parts_in_order(part for group in sent for part in group):
             if isinstance(part.value, Status):
-                # SageMaker takes no message alone
+                # SageMaker accepts no message without a status.
                 value = part.value if part.value.primary is not None else replace(part.value, message=None)
                 merged, last_seq = _merged(merged, value), part.place.seq
         if merged is None:
@@ -279,24 +326,32 @@ def _merged(earlier: Status | None, later: Status) -> Status:
 
 
 def _metrics(database: Database, rows: Sequence[ComponentRow]) -> dict[int, dict[str, MetricClaim]]:
-    """By component and metric, in one scan. Points in flight may be there as those in doubt may."""
+    """Sum up metrics by component and name, in one scan.
+
+    Points in flight count as in doubt: the remote may have them.
+    """
     ids = json.dumps([row.id for row in rows])
     summed = (
-        "count(*), min(e.value), max(e.value), max(CASE WHEN typeof(d.settled_at_ns) = 'integer' THEN d.settled_at_ns ELSE 0 END), "
+        "count(*), min(e.value), max(e.value), "
+        "max(CASE WHEN typeof(d.settled_at_ns) = 'integer' THEN d.settled_at_ns ELSE 0 END), "
         "max(e.seq) AS last_seq"
     )
     of_these = "e.component_id IN (SELECT value FROM json_each(?)) GROUP BY 1, 2, 3"
     found = database.read(
-        f"SELECT m.*, (SELECT e.value FROM entry e WHERE e.seq = m.last_seq) FROM (SELECT e.component_id, e.name, d.outcome, {summed} "
+        "SELECT m.*, (SELECT e.value FROM entry e WHERE e.seq = m.last_seq) "
+        f"FROM (SELECT e.component_id, e.name, d.outcome, {summed} "
         f"{_POINTS} AND d.outcome IN ('delivered', 'in doubt') AND {of_these}) m",
         (ids,),
     )
     flying = view.in_flight(database)
     if flying.intervals:
-        # From the intervals to the entries: a crafted journal may have as many of either.
+        # CROSS JOIN makes SQLite go from the intervals to the entries: a crafted journal may have
+        # very many of both.
         found += database.read(
-            f"SELECT m.*, NULL FROM (SELECT e.component_id, e.name, NULL, {summed} FROM json_each(?) i CROSS JOIN entry e ON e.seq BETWEEN "
-            "json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') LEFT JOIN delivery d ON d.seq = e.seq "
+            f"SELECT m.*, NULL FROM (SELECT e.component_id, e.name, NULL, {summed} "
+            "FROM json_each(?) i CROSS JOIN entry e ON e.seq BETWEEN "
+            "json_extract(i.value, '$[0]') AND json_extract(i.value, '$[1]') "
+            "LEFT JOIN delivery d ON d.seq = e.seq "
             f"WHERE {_IS_POINT} AND d.seq IS NULL AND {of_these}) m",
             (flying.json, ids),
         )
@@ -323,7 +378,7 @@ def _metrics(database: Database, rows: Sequence[ComponentRow]) -> dict[int, dict
 
 
 def _with_removed(claim: MetricClaim, gone: RemovedMetric) -> MetricClaim:
-    """What was delivered, with what is no longer in the journal."""
+    """Add the delivered points that were pruned from the journal."""
     return replace(
         claim,
         points=claim.points + gone.points,
@@ -334,7 +389,7 @@ def _with_removed(claim: MetricClaim, gone: RemovedMetric) -> MetricClaim:
 
 
 def _in_spool(spool: Path, sha256: str, size_bytes: object) -> bool:
-    """Whether the blob is there with its size; an upload sees to its bytes."""
+    """Return whether the spool has the blob, judged by its size alone."""
     if not is_digest(sha256):
         return False
     try:

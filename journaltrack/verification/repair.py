@@ -1,8 +1,11 @@
-"""What a verification found missing becomes pending again, so that the next pass sends it. The reconciling side: needs the lease.
+"""Make what a verification found missing pending again, for the next pass.
 
-Points of metrics are sent again only where it is proven that nothing is there, since the service takes a point twice: those
-of a metric of which it shows none, or of steps at which it shows none, that were delivered before anybody looked. Nothing is
-removed from the remote, and no object is overwritten.
+This changes the journal, and needs the lease. It removes nothing from the remote, and overwrites no
+object.
+
+The service stores a point twice if it is sent twice. So points are sent again only where it is
+proven that the remote has none: for a metric, or a step, of which the service shows no point. The
+points must have been delivered before the verification began.
 """
 
 from __future__ import annotations
@@ -23,22 +26,24 @@ if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
     from journaltrack.replay.lease import Lease
 
-_DELIVERED: Final = f"FROM entry e JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND {ARRIVED}"
+_OF_COMPONENT: Final = f"WHERE e.component_id = ? AND {ARRIVED}"
+_DELIVERED: Final = f"FROM entry e JOIN delivery d ON d.seq = e.seq {_OF_COMPONENT}"
 _FIELDS: Final = {"parameter", "input", "output"}
 
 
 def reopen(database: Database, lease: Lease, differences: Sequence[Difference], *, read_at_ns: int, receipt_id: int) -> int:
-    """Make the entries behind what is repairable pending again.
+    """Make the entries behind repairable differences pending again.
 
     Args:
-        database: Of the journal, for writing.
-        lease: Held by the caller.
-        differences: As a verification found them.
-        read_at_ns: When it began, nanoseconds since the epoch: what was delivered later is not what it has seen to be missing.
-        receipt_id: The journal's newest receipt at that time; the same, whatever clocks do.
+        database: The journal's database, for writing.
+        lease: The lease that the caller holds.
+        differences: The differences that a verification found.
+        read_at_ns: When the verification began, nanoseconds since the epoch. Points delivered later
+            stay delivered.
+        receipt_id: The journal's newest receipt at that time: the same limit, if clocks are wrong.
 
     Returns:
-        How many entries are pending now that were not.
+        How many entries became pending.
     """
     settlement = Settlement(database, lease)
     reopened = 0
@@ -63,7 +68,12 @@ def reopen(database: Database, lease: Lease, differences: Sequence[Difference], 
 
 
 def by_bucket(differences: Sequence[Difference]) -> dict[tuple[str, str] | None, list[Difference]]:
-    """Return them by the bucket that took an object in place of another one: (recorded, '' for the default one; used), None: in none's."""
+    """Group differences by the bucket that was used in place of the recorded one.
+
+    Returns:
+        Differences by (recorded bucket or '' for the default, used bucket). The key None has those
+        whose bucket was not replaced.
+    """
     found: dict[tuple[str, str] | None, list[Difference]] = {}
     for each in differences:
         replaced = None
@@ -76,26 +86,36 @@ def by_bucket(differences: Sequence[Difference]) -> dict[tuple[str, str] | None,
 
 
 def _all_of(database: Database, component_id: int) -> list[int]:
-    """What makes the component and its state; not its blobs, which are elsewhere, nor its metrics: the new one shows what it has."""
+    """Return the entries that make the component and its state.
+
+    Its blobs are in S3, and not lost with it. Its metrics are left out: what the new component
+    shows decides about them.
+    """
     held = database.read("SELECT seq FROM field WHERE component_id = ?", (component_id,))
     making = (vocabulary.CREATE, vocabulary.LOAD, vocabulary.ASSOCIATE, vocabulary.STATUS)
     return sorted({*_of_kind(database, component_id, *making), *(seq for (seq,) in held)})
 
 
 def _of_kind(database: Database, component_id: int, *kinds: str) -> list[int]:
+    of_kinds = "e.kind IN (SELECT value FROM json_each(?))"
     rows = database.read(
-        f"SELECT e.seq {_DELIVERED} AND e.stream <> 'metric' AND e.kind IN (SELECT value FROM json_each(?)) ORDER BY e.seq",
+        f"SELECT e.seq {_DELIVERED} AND e.stream <> 'metric' AND {of_kinds} ORDER BY e.seq",
         (component_id, json.dumps(kinds)),
     )
     return [seq for (seq,) in rows]
 
 
 def _of_blob(database: Database, component_id: int, blob: BlobRef) -> list[int]:
-    """Its uploads, and the references that the component holds now: the content may get another name."""
+    """Return a blob's uploads, and the references to it that the component holds now.
+
+    A new upload may get another URI.
+    """
     rows = database.read(
-        f"SELECT e.seq {_DELIVERED} AND e.stream <> 'metric' AND (e.kind = 'upload' OR EXISTS (SELECT 1 FROM field f WHERE "
-        "f.component_id = e.component_id AND f.seq = e.seq)) AND CASE WHEN json_valid(e.payload) THEN "
-        "json_extract(e.payload, '$.sha256') = ? AND coalesce(json_extract(e.payload, '$.bucket'), '') = ? "
+        f"SELECT e.seq {_DELIVERED} AND e.stream <> 'metric' "
+        "AND (e.kind = 'upload' OR EXISTS (SELECT 1 FROM field f WHERE "
+        "f.component_id = e.component_id AND f.seq = e.seq)) "
+        "AND CASE WHEN json_valid(e.payload) THEN json_extract(e.payload, '$.sha256') = ? "
+        "AND coalesce(json_extract(e.payload, '$.bucket'), '') = ? "
         "AND coalesce(json_extract(e.payload, '$.prefix'), '') = ? ELSE 0 END ORDER BY e.seq",
         (component_id, blob.sha256, blob.bucket or "", blob.prefix or ""),
     )
@@ -104,8 +124,11 @@ def _of_blob(database: Database, component_id: int, blob: BlobRef) -> list[int]:
 
 def _points(database: Database, difference: Difference, read_at_ns: int, receipt_id: int) -> list[int]:
     rows = database.read(
-        f"SELECT e.seq, e.step {_DELIVERED} AND d.outcome = 'delivered' AND e.stream = 'metric' AND e.name = ? AND d.settled_at_ns <= ? "
+        f"SELECT e.seq, e.step {_DELIVERED} AND d.outcome = 'delivered' "
+        "AND e.stream = 'metric' AND e.name = ? AND d.settled_at_ns <= ? "
         "AND d.receipt_id <= ? ORDER BY e.seq",
         (difference.component_id, difference.name, read_at_ns, receipt_id),
     )
-    return [seq for seq, step in rows if not difference.steps or (isinstance(step, int) and contains(difference.steps, step))]
+    if not difference.steps:
+        return [seq for seq, _ in rows]
+    return [seq for seq, step in rows if isinstance(step, int) and contains(difference.steps, step)]

@@ -1,8 +1,11 @@
-"""Whether the remote holds what a journal delivered: journal + remote → report. Reads both, changes neither.
+"""Verify that the remote holds what a journal delivered.
 
-Components are asked for a few at a time, on threads that touch the remote alone; how often, is the remote's rate limit's
-affair. Claims are read before the remote is asked, so that what a pass sends meanwhile is more than was claimed and not
-less; a component about which something was sent meanwhile is looked at again before it is said to differ.
+It reads both and changes neither. Threads that touch only the remote ask for a few components at a
+time; the remote limits its own rate.
+
+Claims are read before the remote is asked. So what a pass sends meanwhile is extra, and never seems
+missing. Before a component is reported as different, it is asked for again if a request about it
+was sent meanwhile.
 
 Invariant: memory does not grow with the journal. Must not know boto3 or the tracker.
 """
@@ -16,7 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from journaltrack.errors import ErrorKind, RemoteError
+from journaltrack.errors import DEADLINE_OVER, ErrorKind, RemoteError
 from journaltrack.journal import view
 from journaltrack.journal.queries import last_receipt_id
 from journaltrack.replay.evidence import readback
@@ -34,13 +37,15 @@ if TYPE_CHECKING:
     from journaltrack.replay.remote import Remote, RemoteComponent, RemoteObject
 
 REQUESTS_PER_S: Final = 10.0
-"""Ours: requests per second unless something else is configured: a check is in no hurry, and training's passes come first."""
+"""Our default for requests per second: a check has time, and training's passes come first."""
 CONCURRENCY: Final = 4
 """Requests in flight."""
 DIFFERENCES_MAX: Final = 10_000
-"""Ours: differences that a report lists; the others are counted."""
-_GROUP_COMPONENTS: Final = 200  # whose metrics are summed up in one scan of the journal
-_PASSING_MAX: Final = 3  # failures in a row after retries: the remote is not well
+"""Our limit for the differences that a report lists. The others are only counted."""
+_GROUP_COMPONENTS: Final = 200
+"""For how many components one scan of the journal sums up the metrics."""
+_PASSING_MAX: Final = 3
+"""After this many failures in a row, each after retries, a verification ends."""
 _BUSY: Final = "a sync is sending to this component now: verify again after it"
 
 
@@ -49,12 +54,13 @@ class VerifyOptions:
     """What to verify.
 
     Attributes:
-        component: Shell pattern of component names (case does not matter); None: all.
-        deep: Read the content of objects of which the store has no digest.
-        visible_after_s: How long after their delivery points may not be shown yet.
-        timestamps: Of a repair, see ``reconciler.Options``.
-        names: Of these components alone, and nothing but them; None: of all that the pattern matches.
-        anchor: Where passes put anchors, see ``reconciler.Options``; they are looked at when all components are.
+        component: Shell pattern of component names, case-insensitive; None for all.
+        deep: Read the content of objects for which the store has no digest.
+        visible_after_s: Seconds after a delivery in which the remote may not show the points yet.
+        timestamps: For a repair, see ``reconciler.Options``.
+        anchor: Where passes put anchors, see ``reconciler.Options``. Anchors are compared only when
+            all components are verified.
+        names: Verify only components of these names; None for all that the pattern matches.
     """
 
     component: str | None = None
@@ -65,11 +71,11 @@ class VerifyOptions:
     names: frozenset[str] | None = None
 
     def of(self, names: frozenset[str]) -> VerifyOptions:
-        """The same of these components."""
+        """Return the same options for these components."""
         return replace(self, component=None, names=names)
 
     def wants(self, name: str) -> bool:
-        """Whether the component is to be verified."""
+        """Return whether to verify the component of that name."""
         if self.names is not None:
             return name in self.names
         return patterns.fits(name, self.component)
@@ -77,7 +83,11 @@ class VerifyOptions:
 
 @dataclass(slots=True)
 class Checked:
-    """What was compared. Objects: by the store's digest of the whole, by reading them, or by size and our note of the digest alone."""
+    """How much was compared.
+
+    "Checksum" objects are compared by the store's digest of the whole, "content" objects by reading
+    them. "Size" objects are compared by their size and the digest that we noted at their upload.
+    """
 
     components: int = 0
     parameters: int = 0
@@ -91,7 +101,7 @@ class Checked:
 
 @dataclass(slots=True)
 class Repair:
-    """What a repair did: entries made pending again, and the passes that sent them."""
+    """A repair's result: entries made pending again, and the passes that sent them."""
 
     reopened: int = 0
     passes: list[PassReport] = field(default_factory=list)
@@ -99,21 +109,22 @@ class Repair:
 
 @dataclass(slots=True)
 class VerifyReport:
-    """How the remote compares with the journal.
+    """The result of comparing the remote with the journal.
 
     Attributes:
-        journal, journal_id: Which journal.
-        at_ns: When it was begun, nanoseconds since the epoch.
-        receipt_id: The journal's newest receipt then.
-        checked: What was compared.
-        counts: Differences by kind.
+        journal, journal_id: The journal's path and identity.
+        at_ns: When the verification began, nanoseconds since the epoch.
+        receipt_id: The journal's newest receipt at that time.
+        checked: How much was compared.
+        counts: Number of differences by kind.
         differences: The first ``DIFFERENCES_MAX`` of them.
-        undelivered: Entries of the components that nothing is claimed of yet.
-        unverified: Components of which nothing was delivered.
-        halted: Why it ended early, if it did.
-        out_of_time: The deadline ended it.
-        repair: What was repaired before this; None: nothing was to be.
-        anchors: How the journal compares with its anchors; None: not looked.
+        undelivered: Entries of the components of which nothing is claimed yet.
+        unverified: Number of components of which nothing was delivered.
+        halted: Why the verification ended early, if it did.
+        out_of_time: Whether the deadline ended it.
+        duration_s: How long it took, in seconds.
+        repair: The repair before this; None if none was asked for.
+        anchors: The comparison with the journal's anchors; None if they were not compared.
     """
 
     journal: str
@@ -133,17 +144,17 @@ class VerifyReport:
 
     @property
     def complete(self) -> bool:
-        """Whether everything that was delivered was looked at, and could be told."""
+        """Return whether everything delivered was compared, with a known result."""
         return self.halted is None and not self.out_of_time and not self.counts["unknown"]
 
     @property
     def verified(self) -> bool:
-        """Whether everything that was delivered is there as it was sent."""
+        """Return whether the remote holds everything delivered, as it was sent."""
         anchored = self.anchors is None or not self.anchors.problems
         return self.complete and anchored and not self.counts["missing"] and not self.counts["different"]
 
     def to_json(self) -> dict[str, Any]:
-        """The report as ``json.dumps`` takes it, see ``journaltrack.journal.view.to_json``."""
+        """Return the report for ``json.dumps``, see ``journal.view.to_json``."""
         converted: dict[str, Any] = view.to_json(replace(self, halted=None, repair=None))
         for difference, told in zip(self.differences, converted["differences"], strict=True):
             for internal in ("component_id", "blob", "steps"):
@@ -155,13 +166,14 @@ class VerifyReport:
         converted["verified"] = self.verified
         converted["halted"] = error_to_json(self.halted)
         if self.repair is not None:
-            converted["repair"] = {"reopened": self.repair.reopened, "passes": [each.to_json() for each in self.repair.passes]}
+            passes = [each.to_json() for each in self.repair.passes]
+            converted["repair"] = {"reopened": self.repair.reopened, "passes": passes}
         return converted
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What the remote answered about one component."""
+    """The remote's answers about one component."""
 
     component: RemoteComponent | None
     objects: Sequence[RemoteObject | RemoteError | None] = ()
@@ -169,15 +181,15 @@ class _Found:
 
 
 class Verifier:
-    """Compares one journal with one remote.
+    """Compare one journal with one remote.
 
     Args:
-        journal: Opened for reading alone.
-        remote: Retries what is worth it, paces itself, and raises ``RemoteError`` alone.
+        journal: The journal, opened read-only.
+        remote: A remote that retries, limits its rate, and raises only ``RemoteError``.
         options: What to verify.
-        deadline: Ends it.
-        on_progress: Called from the calling thread after every component.
-        clock_ns: Nanoseconds since the epoch.
+        deadline: When it is over, the verification ends.
+        on_progress: Called on the caller's thread, when components were compared.
+        clock_ns: Returns nanoseconds since the epoch.
     """
 
     def __init__(
@@ -200,13 +212,13 @@ class Verifier:
         self._failures = 0
 
     def run(self) -> VerifyReport:
-        """Look at every component of which something was delivered.
+        """Verify every component of which something was delivered.
 
         Returns:
-            What was found; failures of requests are in it, they are not raised.
+            The result. It includes failed requests, which are not raised.
 
         Raises:
-            NothingMatchesError: There is no such component; nothing was asked.
+            NothingMatchesError: No component matches. The remote was not asked.
             JournalError: The journal can't be read.
         """
         started = time.monotonic()
@@ -254,13 +266,13 @@ class Verifier:
                 yield found
 
     def _ask(self, claims: Claims) -> _Found:
-        """On a worker's thread."""
+        """Ask the remote about one component. Called on a worker's thread."""
         component = self._remote.describe(claims.name)
         objects: list[RemoteObject | RemoteError | None] = []
         objects_read = 0
         for claim in claims.objects:
             if self._deadline.over:
-                raise RemoteError("the time was over", kind=ErrorKind.TRANSIENT, code="DeadlineOver")
+                raise RemoteError("the deadline expired", kind=ErrorKind.TRANSIENT, code=DEADLINE_OVER)
             try:
                 found = self._remote.find_object(claim.uri)
                 if self._options.deep and found is not None and found.sha256 is None and found.size_bytes == claim.size_bytes:
@@ -311,7 +323,7 @@ class Verifier:
         return differences
 
     def _with_steps(self, claims: Claims, component: RemoteComponent | None, difference: Difference) -> Difference:
-        """Of a metric with fewer points than were delivered: the steps at which provably nothing is there, so that they can be sent."""
+        """Add the steps of a metric that are proven to be missing: safe to repair."""
         name = difference.name or ""
         if difference.what != "metric" or difference.kind != "different" or name not in claims.metrics or component is None:
             return difference

@@ -301,7 +301,7 @@ def go_on(tracker, numbers):
 def test_a_journal_deleted_under_a_live_tracker_is_written_again(live, tmp_path):
     """rm -r of the folder: everything ever committed is there again, under the old name, with a warning."""
     shutil.rmtree(tmp_path / "journal")
-    with pytest.warns(RuntimeWarning, match="was deleted while it was in use; all that was recorded"):
+    with pytest.warns(RuntimeWarning, match="was deleted while it was in use; all its entries"):
         go_on(live, range(100, 200))
     live.close()
     assert values_in(tmp_path / "journal") == [float(n) for n in range(200)]
@@ -407,7 +407,7 @@ def test_nowhere_to_write_it_again_keeps_everything_in_the_process(tmp_path):
     shutil.rmtree(tmp_path / "runs")
     (tmp_path / "runs").write_text("in the way")
     go_on(tracker, range(100, 110))
-    with pytest.raises(errors.JournalWriteError, match="is lost when this process ends"):
+    with pytest.raises(errors.JournalWriteError, match="are lost when this process ends"):
         tracker.close()
     (tmp_path / "runs").unlink()
     with pytest.warns(RuntimeWarning, match="was deleted"):

@@ -60,6 +60,7 @@ def test_the_text_of_the_tables_is_that_of_the_tables():
     made: dict[str, object] = {}
     exec(tables.rendered(), made)
     assert (made["DDL"], made["COLUMNS"], made["INSERTS"]) == (text.DDL, text.COLUMNS, text.INSERTS)
+    assert str(tables.TEXT_FILE) == text.__file__
 
 
 def test_revisions_make_what_the_code_makes(journal, tmp_path):

@@ -249,7 +249,7 @@ def test_a_journal_upgraded_under_a_tracker_is_told(tmp_path):
         connection.executescript(
             "ALTER TABLE entry RENAME COLUMN value TO number; UPDATE meta SET required_version = '9.9.0'; UPDATE alembic_version SET version_num = '0009'"
         )
-    with pytest.warns(RuntimeWarning, match=r"upgraded by a newer journaltrack.*wait in memory.*9\.9\.0"):
+    with pytest.warns(RuntimeWarning, match=r"a newer journaltrack upgraded.*wait in memory.*9\.9\.0"):
         tracker.log_metric("m", 2.0)
     with pytest.raises(JournalWriteError, match="newer journaltrack") as caught:
         tracker.close()

@@ -246,7 +246,7 @@ def test_a_file_that_keeps_changing_is_refused(spool, file, monkeypatch):
             growing.write(b"more")
 
     before_each_copy(monkeypatch, grow)
-    with pytest.raises(ArtifactError, match="changed while it was copied"):
+    with pytest.raises(ArtifactError, match="changed during each of"):
         spool.add(file)
     assert len(copies) == TRIES
     assert files_in(spool) == []

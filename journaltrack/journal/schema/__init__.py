@@ -1,1 +1,1 @@
-"""The journal's tables and triggers: their definition, their check, and their upgrades."""
+"""Define, check and upgrade the journal's tables and triggers."""

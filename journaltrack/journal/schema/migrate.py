@@ -1,7 +1,10 @@
-"""Bringing an older journal to the current schema: after a backup, in one transaction, by Alembic's revisions.
+"""Upgrade an older journal to the current schema with Alembic's revisions.
 
-The only place that imports Alembic, and with ``tables`` SQLAlchemy: nothing of this is needed for a journal of this version.
-Invariant: after any failure the journal is as it was, and nothing of the attempt is left beside it.
+An upgrade makes a backup first and runs in one transaction. Invariant: after any failure the
+journal is unchanged, and no file of the attempt is left beside it.
+
+Only this module imports Alembic; only this one and ``tables`` import SQLAlchemy. A journal of the
+current version needs neither.
 """
 
 from __future__ import annotations
@@ -33,43 +36,45 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 UPGRADE_WAIT_S: Final = 600.0
-"""How long a process waits for another one that upgrades the journal, backup included, seconds."""
+"""How long a process waits while another one backs up and upgrades the journal, in seconds."""
 SPARE_BYTES: Final = 128 << 10
-"""Ours: what a backup leaves free on the disk, for the upgrade itself and for those who append."""
+"""Our choice: what a backup leaves free on the disk, for the upgrade and for appends."""
 _NOT_OURS: Final = ("duplicate column", "already exists", "no such")
 
-_alembic = threading.Lock()  # it keeps what it works on in module-level variables
+# Alembic keeps its state in module-level variables.
+_alembic = threading.Lock()
 
 
 def upgrade(path: Path, current: str, *, now_ns: int, migrations: Path | None = None, head: str = schema.HEAD) -> Path | None:
-    """Bring a journal's database to ``head``, atomically, after a backup beside it.
+    """Upgrade a journal's database to ``head`` atomically, after a backup beside it.
 
     Args:
         path: The database file.
         current: Its revision, one that this code knows.
-        now_ns: Names the backup.
-        migrations: Folder of the revisions; default: the one inside the package.
+        now_ns: The time in the backup's name, nanoseconds since the epoch.
+        migrations: Folder of the revisions. The default is the one inside the package.
         head: The revision to reach.
 
     Returns:
-        The backup's path, or None when there was nothing to do, or another process did it meanwhile.
+        The backup's path; None if the database has that revision already.
 
     Raises:
-        JournalFullError: There is no room for the backup or the upgrade. Nothing was changed.
-        JournalAlteredError: It does not have the schema of its revision. Nothing was changed.
-        JournalWriteError: The disk refuses. Nothing was changed.
+        JournalFullError: The backup or the upgrade has no room. No changes were made.
+        JournalAlteredError: The schema is not that of its revision. No changes were made.
+        JournalWriteError: The disk refuses. No changes were made.
     """
     if current == head:
         return None
     backup = None
     engine = upgrading_engine(path)
     try:
-        # One transaction from here on: nobody appends, and no other process upgrades, between the backup and the end.
+        # One transaction from here on: no process appends or upgrades after the backup.
         with engine.begin() as connection:
             current = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one()
-            if current == head:  # by another process, meanwhile
+            # Another process may have upgraded it meanwhile, perhaps one of a newer version.
+            if current == head:
                 return None
-            if current > schema.HEAD:  # by one of a newer version
+            if current > schema.HEAD:
                 check.version(_driver(connection), path)
             backup = path.with_name(f"{path.name}.{current}.{now_ns}.backup")
             _back_up(path, backup)
@@ -87,14 +92,14 @@ def upgrade(path: Path, current: str, *, now_ns: int, migrations: Path | None = 
 
 
 def upgraded_copy(source: sqlite3.Connection, copy: Path) -> None:
-    """Write a copy of an older journal's database and upgrade that; the journal itself stays as it is.
+    """Write an upgraded copy of an older journal's database, which stays unchanged.
 
     Args:
-        source: To the database.
-        copy: The file to make.
+        source: An open connection to the database.
+        copy: The file to create.
 
     Raises:
-        JournalAlteredError: It does not have the schema of its revision.
+        JournalAlteredError: The schema is not that of its revision.
     """
     copies.write_copy(source, copy)
     engine = upgrading_engine(copy)
@@ -108,7 +113,10 @@ def upgraded_copy(source: sqlite3.Connection, copy: Path) -> None:
 
 
 def upgrading_engine(path: Path) -> Engine:
-    """Connections whose transactions take the write lock when they begin, and keep DDL inside: the driver commits before it otherwise."""
+    """Return an engine whose transactions begin with the write lock and include DDL.
+
+    By default, Python's driver commits before a DDL statement.
+    """
     engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool, connect_args={"timeout": UPGRADE_WAIT_S})
 
     @event.listens_for(engine, "connect")
@@ -123,7 +131,7 @@ def upgrading_engine(path: Path) -> Engine:
 
 
 def _run_revisions(connection: Connection, path: Path, migrations: Path | None, head: str) -> None:
-    """Run the revisions up to ``head`` in the connection's transaction, and see that they made what they should."""
+    """Run the revisions up to ``head`` in the connection's transaction, then check."""
     with _script_folder(migrations) as folder, _alembic:
         config = Config()
         config.set_main_option("script_location", str(folder).replace("%", "%%"))
@@ -147,8 +155,12 @@ def _script_folder(migrations: Path | None) -> Iterator[Path]:
 
 
 def _back_up(path: Path, backup: Path) -> None:
-    """A consistent copy, readable by the owner alone, whole on disk before it gets its name."""
-    for left in path.parent.glob(f"{path.name}.*.backup.partial"):  # of upgrades that were killed; nobody else upgrades now
+    """Make a consistent copy that only its owner can read.
+
+    It gets its name only when it is complete and on the disk.
+    """
+    # Left by upgrades that were killed: the write lock excludes any other upgrade now.
+    for left in path.parent.glob(f"{path.name}.*.backup.partial"):
         left.unlink(missing_ok=True)
     wanted_bytes = path.stat().st_size
     if shutil.disk_usage(path.parent).free < wanted_bytes + SPARE_BYTES:
@@ -163,7 +175,7 @@ def _back_up(path: Path, backup: Path) -> None:
 
 
 def _revision(path: Path) -> str | None:
-    """The revision that the database has now; None when that can't be told."""
+    """Return the revision that the database has now; None if unknown."""
     try:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
@@ -173,23 +185,28 @@ def _revision(path: Path) -> str | None:
 
 
 def _explained(error: BaseException, path: Path) -> BaseException:
-    """What was raised in an upgrade, in our words where it is about the disk or the schema; SQLite's are ``translated`` later."""
+    """Return our error if the disk or the schema made an upgrade fail.
+
+    SQLite's other errors are returned as they are: ``translated`` turns them into ours later.
+    """
     cause: BaseException = (error.orig or error) if isinstance(error, DBAPIError) else error
     text = str(cause)
     if isinstance(cause, sqlite3.OperationalError) and any(words in text for words in _NOT_OURS):
         return JournalAlteredError(
-            f"the journal at {path.parent} can't be upgraded, its schema is not what any journaltrack made: {text}; it was left as it is",
+            f"the journal at {path.parent} can't be upgraded, because its schema is not one that "
+            f"journaltrack made: {text}; no changes were made",
             hint="`journaltrack check` says more",
         )
     full = isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}
     if full or (isinstance(cause, sqlite3.OperationalError) and "full" in text):
         return JournalFullError(
-            f"the older journal at {path.parent} can't be upgraded: no space is left on its disk. It was left as it was",
+            f"disk full: the journal at {path.parent} can't be upgraded; no changes were made",
             hint=f"free twice the size of {path.name} there; the upgrade makes a backup first",
         )
     if isinstance(cause, OSError):
+        reason = cause.strerror or text
         return JournalWriteError(
-            f"the older journal at {path.parent} can't be upgraded: {cause.strerror or text}. It was left as it was",
+            f"the journal at {path.parent} can't be upgraded: {reason}; no changes were made",
             hint="check the folder's permissions and the disk (dmesg)",
         )
     return cause

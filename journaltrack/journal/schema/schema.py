@@ -1,6 +1,7 @@
-"""The journal's schema: its revision, creation in one transaction, and the statements that write whole rows.
+"""Create the journal's schema, and give the statements that write whole rows.
 
-The tables are defined in ``tables`` and come from there as text. Must not import SQLAlchemy: a training script waits for this.
+``tables`` defines the tables; ``text`` has their SQL. Must not import SQLAlchemy: its import would
+delay the start of a training script.
 """
 
 from __future__ import annotations
@@ -12,48 +13,72 @@ from journaltrack.journal.entries import description_digest
 from journaltrack.journal.schema.text import COLUMNS, DDL, INSERTS
 
 HEAD: Final = "0003"
-"""The revision that this code reads and writes; ``tests/migrations`` compares it with Alembic's head.
+"""The revision that this code reads and writes. ``tests/migrations`` compares it with Alembic's.
 
-Revisions are four digits and only grow: a number above this one is a newer journaltrack's, whatever else the database holds.
+Revisions have four digits and only grow. A higher number belongs to a newer journaltrack, whatever
+else the database holds.
 """
 REQUIRED_VERSION: Final = "0.1.0"
-"""The first journaltrack that knows ``HEAD``, stated in ``meta.required_version`` by new journals and by the upgrade to it."""
+"""The first journaltrack that can read ``HEAD``.
+
+New journals and the upgrade to ``HEAD`` state it in ``meta.required_version``.
+"""
 UNDESCRIBED: Final = frozenset({"0001"})
-"""Revisions in which a writer has no digest: its row ends with ``git_commit``, and its chain begins with its uuid alone."""
+"""Revisions in which a writer has no digest.
+
+Its row ends with ``git_commit``, and its chain starts from its uuid alone.
+"""
 UNDESCRIBED_COLUMNS: Final = COLUMNS["writer"][1:10]
 WRITER_COLUMNS: Final = tuple(name for name in COLUMNS["writer"] if name not in {"id", "digest"})
-"""Of a writer, those that its digest is of, in this order."""
+"""The columns that a writer's digest covers, in this order."""
+
+
+def _refusing(statement: str, table: str, why: str) -> str:
+    event = f"{table}_no_{statement.lower()} BEFORE {statement} ON {table}"
+    return f"CREATE TRIGGER {event} BEGIN SELECT RAISE(ABORT, '{why}'); END"
+
 
 TRIGGERS: Final = (
-    "CREATE TRIGGER entry_no_update BEFORE UPDATE ON entry BEGIN SELECT RAISE(ABORT, 'journal entries are immutable'); END",
-    "CREATE TRIGGER entry_no_delete BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'journal entries are immutable'); END",
-    "CREATE TRIGGER writer_no_update BEFORE UPDATE ON writer BEGIN SELECT RAISE(ABORT, 'writers are kept as they were'); END",
-    "CREATE TRIGGER writer_no_delete BEFORE DELETE ON writer BEGIN SELECT RAISE(ABORT, 'writers are kept as they were'); END",
-    "CREATE TRIGGER attestation_no_update BEFORE UPDATE ON attestation BEGIN SELECT RAISE(ABORT, 'attestations are immutable'); END",
-    "CREATE TRIGGER attestation_no_delete BEFORE DELETE ON attestation BEGIN SELECT RAISE(ABORT, 'attestations are immutable'); END",
-    "CREATE TRIGGER receipt_no_delete BEFORE DELETE ON receipt BEGIN SELECT RAISE(ABORT, 'receipts are kept'); END",
+    _refusing("UPDATE", "entry", "journal entries are immutable"),
+    _refusing("DELETE", "entry", "journal entries are immutable"),
+    _refusing("UPDATE", "writer", "writers are kept as they were"),
+    _refusing("DELETE", "writer", "writers are kept as they were"),
+    _refusing("UPDATE", "attestation", "attestations are immutable"),
+    _refusing("DELETE", "attestation", "attestations are immutable"),
+    _refusing("DELETE", "receipt", "receipts are kept"),
     (
-        "CREATE TRIGGER receipt_settled_once BEFORE UPDATE ON receipt WHEN OLD.finished_at_ns IS NOT NULL "
+        "CREATE TRIGGER receipt_settled_once BEFORE UPDATE ON receipt "
+        "WHEN OLD.finished_at_ns IS NOT NULL "
         "BEGIN SELECT RAISE(ABORT, 'a finished receipt is immutable'); END"
     ),
 )
-"""Guards against our own mistakes and other people's scripts; they cost an INSERT nothing."""
+"""Guards against our own mistakes and other people's scripts. They cost an INSERT nothing."""
 
 
 def ddl() -> list[str]:
-    """Every statement that makes the schema of ``HEAD``, in order."""
+    """Return the statements that create the schema of ``HEAD``, in order."""
     return [*DDL, *TRIGGERS]
 
 
 def insert_sql(table: str) -> str:
-    """The INSERT of all columns of a table but an integer primary key, with ``?`` in the order of the columns."""
+    """Return the INSERT of a table's columns, with ``?`` in their order.
+
+    An integer primary key is left out.
+    """
     return INSERTS[table]
 
 
 def create(connection: sqlite3.Connection, *, journal_id: str, now_ns: int, version: str) -> None:
-    """Make the schema in one transaction: after a kill the database is either whole or empty.
+    """Create the schema in one transaction.
 
-    Does nothing if another process made it meanwhile. The connection is in autocommit mode.
+    After a kill the database has the whole schema or none. Does nothing if another
+    process created it meanwhile.
+
+    Args:
+        connection: A connection in autocommit mode.
+        journal_id: The new journal's identity.
+        now_ns: The time of its creation, nanoseconds since the epoch.
+        version: The version of journaltrack that creates it.
     """
     connection.execute("BEGIN IMMEDIATE")
     try:

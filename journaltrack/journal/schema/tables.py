@@ -1,17 +1,21 @@
-"""The journal's tables, in SQLAlchemy Core: the one truth, shared with Alembic.
+"""Define the journal's tables in SQLAlchemy Core, for us and for Alembic.
 
-``python -m journaltrack.journal.schema.tables`` writes what the rest of the package needs of it, as plain text, into ``text.py``: importing
-SQLAlchemy takes longer (0.15 s) than everything else between the start of a training script and its first recorded call. A test
-compares the two, and ``tests/migrations`` compares what ``schema.create`` makes with what the revisions in ``migrations/`` make.
+``python -m journaltrack.journal.schema.tables && make format`` writes the SQL that the rest of the
+package needs into ``text.py``. The reason is time: importing SQLAlchemy takes 0.15 s, longer than
+everything else between the start of a training script and its first recorded call. One test
+compares ``text.py`` with this module. ``tests/migrations`` compares the schema of ``schema.create``
+with that of the revisions in ``migrations/``.
 
-Everything recorded is in ``entry``, which only grows. ``receipt`` and ``delivery`` say what became of it. The other
-tables are what can be derived (``field``, ``location``, ``mark``) or belongs to the machinery (``lease``, ``meta``).
-``attestation`` is the evidence for all of that: what each finished receipt says, in a chain of digests.
+``entry`` holds everything recorded, and only grows. ``receipt`` and ``delivery`` say what became of
+each entry. ``attestation`` is the evidence for that: the content of each finished receipt, in a
+chain of digests. ``field``, ``location``, ``mark`` and ``unsettled`` can be derived from these.
+``lease`` and ``meta`` belong to the journal itself.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text, text
 from sqlalchemy.dialects import sqlite
@@ -36,7 +40,8 @@ entry = Table(
     Column("recorded_at_ns", Integer, nullable=False),
     Column("digest", LargeBinary, nullable=False),
 )
-# Metrics are nearly all entries and are read in order of seq: an index that leaves them out costs their append nothing.
+# Most entries are metrics, which are read in order of seq. An index without them costs their append
+# nothing.
 Index("entry_state", entry.c.component_id, entry.c.seq, sqlite_where=text("stream <> 'metric'"))
 
 writer = Table(
@@ -66,7 +71,7 @@ component = Table(
     Column("id", Integer, primary_key=True),
     Column("name", Text(collation="NOCASE"), nullable=False, unique=True),
     Column("created_at_ns", Integer, nullable=False),
-    # What the remote told us: NULL until a replay confirmed that the component is there.
+    # From the remote: NULL until a pass confirmed that the component exists there.
     Column("arn", Text),
     Column("confirmed_at_ns", Integer),
 )
@@ -99,10 +104,12 @@ delivery = Table(
     Column("reason", Text),
     Column("settled_at_ns", Integer, nullable=False),
 )
-# Problems are few: status and retry find them without reading what was delivered.
+# Problems are few: with this index, status and retry find them without reading delivered entries.
 Index("delivery_problem", delivery.c.outcome, delivery.c.seq, sqlite_where=text("outcome IN ('quarantined', 'in doubt')"))
 
-attestation = Table(  # what a finished request or a decision says, chained per process and readable without this journal
+# The statement of a finished request or a decision, chained per process and readable without this
+# journal.
+attestation = Table(
     "attestation",
     metadata,
     Column("id", Integer, primary_key=True),
@@ -123,7 +130,8 @@ blob = Table(
     Column("spooled_at_ns", Integer, nullable=False),
 )
 
-location = Table(  # where a component's blob is in S3; bucket and prefix as asked for, '' for the default
+# Where a component's blob is in S3. Bucket and prefix are those asked for, '' for the default.
+location = Table(
     "location",
     metadata,
     Column("component_id", Integer, primary_key=True),
@@ -134,7 +142,8 @@ location = Table(  # where a component's blob is in S3; bucket and prefix as ask
     Column("receipt_id", Integer, nullable=False),
 )
 
-field = Table(  # the entry that the remote holds now for each key of a component, as far as this journal knows
+# The entry that the remote holds for each key of a component, as far as this journal knows.
+field = Table(
     "field",
     metadata,
     Column("component_id", Integer, primary_key=True),
@@ -143,14 +152,16 @@ field = Table(  # the entry that the remote holds now for each key of a componen
     Column("seq", Integer, nullable=False),
 )
 
-mark = Table(  # every entry up to seq is settled, or listed as unsettled
+# Every entry up to seq is settled, or listed in ``unsettled``.
+mark = Table(
     "mark",
     metadata,
     Column("name", Text, primary_key=True),
     Column("seq", Integer, nullable=False),
 )
 
-unsettled = Table(  # entries up to the mark that passes have left pending; a row may outlive its entry's settlement
+# Entries up to the mark that passes left pending. A row may outlive its entry's settlement.
+unsettled = Table(
     "unsettled",
     metadata,
     Column("seq", Integer, primary_key=True),
@@ -176,14 +187,15 @@ meta = Table(
     Column("created_at_ns", Integer, nullable=False),
     Column("created_by_version", Text, nullable=False),
     Column("required_version", Text, nullable=False),
-    # Since 0002: receipts up to this one, and settlements up to this time, are from before there were attestations.
+    # Since 0002: receipts up to this one, and settlements up to this time, have no attestations.
     Column("attested_after_receipt", Integer),
     Column("attested_after_ns", Integer),
     Column("digest", LargeBinary),
 )
 
+TEXT_FILE = Path(__file__).with_name("text.py")
 _DIALECT = sqlite.dialect()
-_HEADER = '''"""What the package needs of ``tables``, as text. Written by ``python -m journaltrack.journal.schema.tables``: change that instead."""
+_HEADER = '''"""Give the SQL of ``tables`` as text. Generated: change that module instead."""
 
 from __future__ import annotations
 
@@ -192,7 +204,7 @@ from typing import Final
 
 
 def ddl() -> list[str]:
-    """Every statement that makes tables and indexes, in order."""
+    """Return the statements that create tables and indexes, in order."""
     statements = [str(CreateTable(table).compile(dialect=_DIALECT)) for table in metadata.sorted_tables]
     for table in metadata.sorted_tables:
         indexes = sorted(table.indexes, key=lambda index: str(index.name))
@@ -201,23 +213,34 @@ def ddl() -> list[str]:
 
 
 def insert_sql(table: Table) -> str:
-    """The INSERT of all columns of a table but an integer primary key, with ``?`` in the order of the columns."""
-    names = [c.name for c in table.columns if not (c.primary_key and isinstance(c.type, Integer) and len(table.primary_key) == 1)]
+    """Return the INSERT of a table's columns, with ``?`` in their order.
+
+    An integer primary key is left out.
+    """
+    names = [c.name for c in table.columns if not _is_rowid(c, table)]
     return str(table.insert().values(dict.fromkeys(names)).compile(dialect=_DIALECT, column_keys=names))
 
 
+def _is_rowid(column: Column[Any], table: Table) -> bool:
+    return column.primary_key and isinstance(column.type, Integer) and len(table.primary_key) == 1
+
+
 def value_kinds(table: Table) -> tuple[tuple[type, ...], ...]:
-    """The Python types that SQLite may give for each column; an integer primary key is the rowid, and None in its row."""
+    """Return the Python types that SQLite may give for each column.
+
+    An integer primary key is the rowid, for which the row itself stores None.
+    """
     shape: list[tuple[type, ...]] = []
     for column in table.columns:
-        if column.primary_key and isinstance(column.type, Integer) and len(table.primary_key) == 1:
-            shape.append((type(None),))  # the rowid
+        if _is_rowid(column, table):
+            shape.append((type(None),))
             continue
         kinds: tuple[type, ...] = (str,)
         if isinstance(column.type, Integer):
             kinds = (int,)
         elif isinstance(column.type, Float):
-            kinds = (float, int)  # SQLite stores a whole number in fewer bytes
+            # SQLite stores a float without fraction as an integer, to save bytes.
+            kinds = (float, int)
         elif isinstance(column.type, LargeBinary):
             kinds = (bytes,)
         shape.append((*kinds, type(None)) if column.nullable else kinds)
@@ -225,22 +248,18 @@ def value_kinds(table: Table) -> tuple[tuple[type, ...], ...]:
 
 
 def rendered() -> str:
-    """The text of ``text.py``."""
+    """Return the content of ``text.py``, before formatting."""
     columns = {table.name: tuple(column.name for column in table.columns) for table in metadata.sorted_tables}
     inserts = {table.name: insert_sql(table) for table in metadata.sorted_tables}
     parts = [_HEADER]
-    parts += ["DDL: Final = (", *(f"    {statement!r}," for statement in ddl()), ")", '"""Makes tables and indexes, in order."""', ""]
-    parts += [
-        "COLUMNS: Final = {",
-        *(f"    {name!r}: {names!r}," for name, names in columns.items()),
-        "}",
-        '"""Of each table, in order."""',
-        "",
-    ]
+    parts += ["DDL: Final = (", *(f"    {statement!r}," for statement in ddl()), ")"]
+    parts += ['"""The statements that create tables and indexes, in order."""', ""]
+    parts += ["COLUMNS: Final = {", *(f"    {name!r}: {names!r}," for name, names in columns.items()), "}"]
+    parts += ['"""The columns of each table, in order."""', ""]
     parts += ["INSERTS: Final = {", *(f"    {name!r}: {sql!r}," for name, sql in inserts.items()), "}"]
-    parts += ['"""Of all columns of a table but an integer primary key, with ``?`` in the order of the columns."""', ""]
+    parts += ['"""The INSERT of each table\'s columns, without an integer primary key."""', ""]
     return "\n".join(parts)
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("schema_text.py").write_text(rendered(), encoding="utf-8")
+    TEXT_FILE.write_text(rendered(), encoding="utf-8")

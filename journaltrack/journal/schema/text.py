@@ -1,4 +1,4 @@
-"""What the package needs of ``tables``, as text. Written by ``python -m journaltrack.journal.schema.tables``: change that instead."""
+"""Give the SQL of ``tables`` as text. Generated: change that module instead."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DDL: Final = (
     "CREATE INDEX receipt_component ON receipt (component_id, id)",
     "CREATE INDEX receipt_unfinished ON receipt (id) WHERE finished_at_ns IS NULL",
 )
-"""Makes tables and indexes, in order."""
+"""The statements that create tables and indexes, in order."""
 
 COLUMNS: Final = {
     "attestation": ("id", "writer_id", "writer_seq", "receipt_id", "body", "digest"),
@@ -93,7 +93,7 @@ COLUMNS: Final = {
         "digest",
     ),
 }
-"""Of each table, in order."""
+"""The columns of each table, in order."""
 
 INSERTS: Final = {
     "attestation": "INSERT INTO attestation (writer_id, writer_seq, receipt_id, body, digest) VALUES (?, ?, ?, ?, ?)",
@@ -110,4 +110,4 @@ INSERTS: Final = {
     "unsettled": "INSERT INTO unsettled DEFAULT VALUES",
     "writer": "INSERT INTO writer (uuid, host, pid, user, program, started_at_ns, package_version, python_version, git_commit, git_dirty, packages, journal_id, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 }
-"""Of all columns of a table but an integer primary key, with ``?`` in the order of the columns."""
+"""The INSERT of each table's columns, without an integer primary key."""

@@ -1,1 +1,1 @@
-"""The spool: artifact bytes that wait for their upload, once per content."""
+"""Keep artifact bytes until their upload, once per content."""

@@ -1,11 +1,14 @@
-"""Bytes from one file into another: a second thread reads and hashes them while the first one writes.
+"""Copy a file's bytes: one thread reads and hashes, another writes.
 
-SHA-256 takes about as long for a byte as a disk does (1.2 GiB/s beside 1.4): in turns, a copy would take twice as long as either.
-``hashlib`` and ``os`` free the interpreter's lock. What is hashed is what is written: both from the same buffer.
+SHA-256 and a disk are about equally fast (1.2 and 1.4 GiB/s): one after the other would take twice
+as long. ``hashlib`` and ``os`` release the interpreter's lock. Both threads use the same buffer, so
+the bytes that are hashed are the bytes that are written.
+
+copy_file_range(2) with hashing beside it was measured, too (ADR 0022). It is no faster, because the
+digest needs the bytes in memory anyway. It can't tell a failing source from a failing target. And
+the bytes that are hashed come from a second read.
+
 Must not know what is copied.
-
-copy_file_range(2) with hashing beside it was measured too (ADR 0022): no faster, since the bytes have to be read for their digest
-anyway, it can't tell a failing source from a failing target, and what is hashed is then read a second time.
 """
 
 from __future__ import annotations
@@ -28,30 +31,48 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 BUFFER_BYTES: Final = 256 * 1024
-"""Stays in a core's cache between reading and hashing; smaller ones cost more in handing over."""
+"""Small enough to stay in a core's cache between reading and hashing.
+
+Smaller buffers cost more to hand over.
+"""
 ALONE_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Up to here one thread does both: starting another and handing over cost more than they save on a busy machine."""
+"""Up to this size one thread reads, hashes and writes.
+
+On a busy machine, a second thread costs more than it saves.
+"""
 _BUFFERS: Final = 32
-"""8 MiB: what is hashed while a disk stalls for 5 ms. One more is taken only when all wait to be written: most of the time
-three do, which stay in the cache, and a fresh page costs more than hashing it."""
-_KEEP_SIZE: Final = 1  # fallocate(2): the blocks, but not the size
-_ALL_OF_IT: Final = 7  # sync_file_range(2): wait for what is under way, write the rest, wait for that
+"""8 MiB in all: what one thread hashes while a disk stalls for 5 ms.
+
+A new buffer is used only when all others wait to be written. Most of the time three are in use and
+stay in the cache. A page that was never used costs more than its hashing.
+"""
+# fallocate(2): allocate the blocks, and keep the file's size.
+_KEEP_SIZE: Final = 1
+# sync_file_range(2): wait for writes in progress, start the rest, and wait for it.
+_ALL_OF_IT: Final = 7
 _NOT_HERE: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.ESPIPE})
 _LOOK_S: Final = 1.0
-"""How often it is seen whether the hashing thread still lives while it hands nothing over."""
+"""How often to check that the hashing thread is alive while it hands nothing over."""
 _FLUSH_EVERY_BYTES: Final = 8 * 1024 * 1024
-"""So much at most waits for the disk unasked: progress is true also on a slow stick, and the last barrier is short."""
+"""How many bytes may be written before they are pushed to the disk.
+
+So progress is real on a slow USB stick, too, and the last fsync is short.
+"""
 
 
 class Copier:
-    """Buffers, and a thread that reads and hashes; use it as a context manager, from one thread at a time."""
+    """Own the buffers and the thread that reads and hashes.
+
+    Use it as a context manager. Not thread-safe.
+    """
 
     def __init__(self) -> None:
-        self._memory = memoryview(mmap.mmap(-1, _BUFFERS * BUFFER_BYTES))  # zeroed by the kernel, page by page, when it is used
+        # The kernel provides a page when it is first used.
+        self._memory = memoryview(mmap.mmap(-1, _BUFFERS * BUFFER_BYTES))
         self._taken = 0
         self._free: SimpleQueue[memoryview] = SimpleQueue()
         self._tasks: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
-        # Pieces, and then their digest or what went wrong.
+        # Pieces with their size; at the end the digest, or the error.
         self._filled: SimpleQueue[tuple[memoryview, int] | str | BaseException] = SimpleQueue()
         self._cancelled = False
         self._thread: threading.Thread | None = None
@@ -64,18 +85,24 @@ class Copier:
         if self._thread is not None:
             self._cancelled = True
             self._tasks.put(None)
-            self._free.put(memoryview(b""))  # Ctrl-C may have come between taking one and giving it back
+            # Ctrl-C may have come before a buffer was given back: the thread must not wait for it.
+            self._free.put(memoryview(b""))
             self._thread.join()
 
     def copy(self, source: int, size_bytes: int, write: Callable[[memoryview], object]) -> str:
-        """Hand ``size_bytes`` from the descriptor's position on to ``write``, or fewer if the file ends before.
+        """Pass bytes from a descriptor's position on to ``write``, and hash them.
+
+        Args:
+            source: The descriptor.
+            size_bytes: How many bytes. If the file ends before, fewer are copied.
+            write: Called on this thread with each piece.
 
         Returns:
-            Their SHA-256 in hexadecimal.
+            The bytes' SHA-256 in hexadecimal.
 
         Raises:
             OSError: The file can't be read.
-            Exception: Whatever else ended the hashing, on whichever thread.
+            Exception: Any other error of either thread.
         """
         if size_bytes <= ALONE_BYTES_MAX or not self._started():
             return self.digest(source, size_bytes, write)
@@ -97,7 +124,10 @@ class Copier:
         return result
 
     def digest(self, source: int, size_bytes: int, write: Callable[[memoryview], object] = lambda _: None) -> str:
-        """As ``copy``, all on this thread: where ``write`` costs nothing, that is faster, since what was read is in its core's cache."""
+        """Do the same as ``copy`` on this thread alone.
+
+        That is faster if ``write`` costs nothing, because the bytes stay in one core's cache.
+        """
         digest = hashlib.sha256()
         view = self._memory[:BUFFER_BYTES]
         with open(source, "rb", buffering=0, closefd=False) as file:
@@ -108,7 +138,10 @@ class Copier:
         return digest.hexdigest()
 
     def _started(self) -> bool:
-        """Whether there is a thread; there can't be when the interpreter is on its way out, or has too many."""
+        """Start the thread if there is none, and return whether there is one now.
+
+        None can start while the interpreter exits, or at the limit of threads.
+        """
         if self._thread is None:
             thread = threading.Thread(target=self._work, name="journaltrack-hash", daemon=True)
             try:
@@ -119,7 +152,7 @@ class Copier:
         return True
 
     def _buffer(self) -> memoryview:
-        """A free one; on the hashing thread."""
+        """Return a free buffer. Called on the hashing thread."""
         if self._taken < _BUFFERS:
             try:
                 return self._free.get_nowait()
@@ -129,22 +162,23 @@ class Copier:
         return self._free.get()
 
     def _abandon(self) -> None:
-        """Have the thread stop, and the buffers back."""
+        """Stop the thread's work, and take its buffers back."""
         self._cancelled = True
         while isinstance(piece := self._handed(), tuple):
             self._free.put(piece[0])
 
     def _handed(self) -> tuple[memoryview, int] | str | BaseException:
-        """Return what the thread hands over next; an error when it ended without a word.
+        """Return what the thread hands over next; an error if the thread died.
 
-        To hand over an error takes memory, too.
+        A thread without memory can't even hand over its error.
         """
         while True:
             try:
                 return self._filled.get(timeout=_LOOK_S)
             except Empty:  # noqa: PERF203 - once a second at most
                 if self._thread is None or not self._thread.is_alive():
-                    self._thread = None  # the next copy starts another
+                    # The next copy starts another thread.
+                    self._thread = None
                     return RuntimeError("the thread that hashes has ended")
 
     def _work(self) -> None:
@@ -168,17 +202,19 @@ class Copier:
                 if not count:
                     self._free.put(buffer)
                     break
-                self._filled.put((buffer, count))  # first: it is written while it is hashed, and filled anew by this thread alone
+                # Hand over before hashing, so that it is written meanwhile. Only this thread
+                # changes buffers, so it can still read this one.
+                self._filled.put((buffer, count))
                 digest.update(view[:count])
                 size_bytes -= count
         return digest.hexdigest()
 
 
 class SteadyFile:
-    """A file that is written at its position, and waited for in the background while more is written.
+    """Write a file, and push its bytes to the disk in the background.
 
     Args:
-        descriptor: Open for writing; stays the caller's.
+        descriptor: Open for writing. The caller closes it.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -188,10 +224,12 @@ class SteadyFile:
         self._unflushed = 0
 
     def reserve(self, size_bytes: int) -> None:
-        """Have the blocks for so many bytes found at once, in a piece, where the file system can; its size stays.
+        """Allocate the blocks for that many bytes at once, if the file system can.
+
+        The file's size does not change.
 
         Raises:
-            OSError: There is not so much room.
+            OSError: The disk has no room for them.
         """
         if _fallocate is not None and _fallocate(self._descriptor, _KEEP_SIZE, 0, size_bytes) != 0:
             number = ctypes.get_errno()
@@ -199,30 +237,32 @@ class SteadyFile:
                 raise OSError(number, os.strerror(number))
 
     def write(self, data: bytes | memoryview) -> None:
-        """All of it.
+        """Write all the bytes.
 
         Raises:
-            OSError: The disk refuses it, or what was written before.
+            OSError: The disk refuses these bytes, or earlier ones.
         """
         write_all(self._descriptor, data)
         self._unflushed += len(data)
         if self._unflushed >= _FLUSH_EVERY_BYTES and (self._flushing is None or self._flushing.done()):
             self._awaited()
             self._unflushed = 0
-            with contextlib.suppress(RuntimeError):  # no new thread while the interpreter is on its way out: ``flush`` does it all
+            # No new thread can start while the interpreter exits: then ``flush`` does all of it.
+            with contextlib.suppress(RuntimeError):
                 self._flushing = self._pool.submit(_push, self._descriptor)
 
     def flush(self) -> None:
         """Wait until everything is on the disk.
 
         Raises:
-            OSError: It is not.
+            OSError: The disk refuses it.
         """
-        self._awaited()  # the kernel tells of a failure once, and perhaps told that call
+        # The kernel reports a failure only once, perhaps to the background call.
+        self._awaited()
         os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """End the thread; call it in any case."""
+        """End the thread. Call it in every case."""
         self._pool.shutdown()
 
     def _awaited(self) -> None:
@@ -232,21 +272,23 @@ class SteadyFile:
 
 
 def _push(descriptor: int) -> None:
-    """Wait until the bytes of a file are with the disk; no barrier, so that nobody has to wait for the file system's own log meanwhile.
+    """Write a file's bytes to the disk and wait for that, without a barrier.
 
-    fdatasync, which commits that log each time, held up every write for 50 ms.
+    fdatasync would commit the file system's own log each time, which delayed every other write by
+    50 ms.
 
     Raises:
         OSError: The disk refuses them.
     """
-    if _sync_file_range is None:  # macOS
+    # macOS does not have it.
+    if _sync_file_range is None:
         os.fsync(descriptor)
     elif _sync_file_range(descriptor, 0, 0, _ALL_OF_IT) != 0 and ctypes.get_errno() not in _NOT_HERE:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _found(name: str, *types: type[Any]) -> Callable[..., int] | None:
-    """A function of the C library; None where it has none of that name."""
+    """Return a function of the C library; None if it does not exist here."""
     try:
         function = getattr(ctypes.CDLL(None, use_errno=True), name)
     except AttributeError:
@@ -257,13 +299,15 @@ def _found(name: str, *types: type[Any]) -> Callable[..., int] | None:
 
 _sync_file_range: Final = _found("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _memcmp: Final = _found("memcmp", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-_fallocate: Final = _found(
-    "fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64
-)  # posix_fallocate would write zeros where it must
+# posix_fallocate would write zeros on file systems that can't allocate.
+_fallocate: Final = _found("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 def are_equal(one: memoryview, other: memoryview) -> bool:
-    """Whether two writable buffers have the same bytes; other threads run meanwhile, which ``==`` does not let them."""
+    """Return whether two writable buffers have the same bytes.
+
+    Unlike ``==``, memcmp lets other threads run meanwhile.
+    """
     if _memcmp is None or len(one) != len(other):
         return len(one) == len(other) and bytes(one) == bytes(other)
     places = [ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer)) for buffer in (one, other)]
@@ -271,7 +315,7 @@ def are_equal(one: memoryview, other: memoryview) -> bool:
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """All of it, at the descriptor's position."""
+    """Write all the bytes at the descriptor's position."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

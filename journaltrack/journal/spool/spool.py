@@ -1,19 +1,20 @@
-"""The spool: artifact bytes waiting to be uploaded, stored once per content under their SHA-256.
+"""Keep artifact bytes until their upload, once per content, under their SHA-256.
 
-Invariants: a file named by a digest is whole and on the disk (it gets its name after an fsync); nothing but whole blobs and
-temporary files (of processes that add or remove, of uploads under way) is in the folder; no path outside of it is ever opened
-for a digest.
-Must not know the journal's tables or any remote.
+Invariants:
 
-Bytes are hashed and written side by side (``copy``). A content that is there already is not written again: the file is compared
-with the blob byte by byte while it is hashed, which proves the blob, too.
+- A file named by a digest is complete and on the disk: it gets its name after an fsync.
+- The folder holds complete blobs, and temporary files of processes that add, remove or upload.
+- No path outside the folder is ever opened for a digest.
+- A limit of the spool never removes an undelivered content, and never skips an artifact silently.
 
-A limit for the spool: delivered artifacts make room, the oldest first, and if that is not enough the call fails.
+Hashing and writing run side by side (``copy``). A content that the spool has is not written again:
+the file is compared with the blob byte by byte while it is hashed, which verifies the blob, too.
 
-Nothing that is not delivered is ever removed, and no artifact is left out in silence. Must not know the lease or SQL: making room
-is handed in by ``composition``.
+If a new file exceeds the spool's limit, delivered contents are removed, the oldest first. If that
+is not enough, the call fails. ``composition`` passes in the function that removes them.
 
-What the spool takes on the disk, and which contents something undelivered needs. Reads alone; must not know how they are removed.
+Must not know any remote, the lease, or how contents are removed. The database is only read, for
+digests.
 """
 
 from __future__ import annotations
@@ -55,23 +56,24 @@ if TYPE_CHECKING:
 
 
 def admit(spool: Spool, file: Path, max_bytes: int, make_room: Callable[[int], int] | None) -> None:
-    """See that a file fits into the spool.
+    """Check that a file fits into the spool, and make room if it does not.
 
-    Several processes that log at the same moment may go beyond the limit by what each of them logs.
+    Several processes that log at the same moment may exceed the limit by one file each.
 
     Args:
-        spool: Where it goes.
-        file: What is to be logged.
-        max_bytes: Of all files in the spool.
-        make_room: Removes delivered contents until so many bytes are free; returns how many it freed.
+        spool: The spool to which the file will be added.
+        file: The file to log.
+        max_bytes: The limit for all files in the spool, in bytes.
+        make_room: Removes delivered contents to free that many bytes. Returns how many it freed.
 
     Raises:
         JournalFullError: It does not fit. Nothing was copied.
     """
     try:
         wanted = os.stat(file).st_size  # noqa: PTH116
-    except (OSError, ValueError):  # also a NUL in the path
-        return  # copying it says what is wrong
+    except (OSError, ValueError):
+        # Also a NUL in the path. The copy will say what is wrong.
+        return
     excess = spool_use(spool.folder).size_bytes + wanted - max_bytes
     if excess <= 0:
         return
@@ -79,25 +81,38 @@ def admit(spool: Spool, file: Path, max_bytes: int, make_room: Callable[[int], i
         excess -= make_room(excess)
     if excess > 0 and not spool.holds(file):
         raise JournalFullError(
-            f"{file} ({wanted} bytes) was not logged: with it the spool at {spool.folder} would be {excess} bytes over its limit of {max_bytes}",
-            hint="`journaltrack sync` delivers what waits, and then makes room; or raise spool_max_bytes",
+            f"{file} ({wanted} bytes) was not logged: with it the spool at {spool.folder} would be "
+            f"{excess} bytes over its limit of {max_bytes}",
+            hint="run `journaltrack sync`, which delivers and makes room; or raise spool_max_bytes",
         )
 
 
-_NEEDED: Final = (  # above the mark, and through the index on problems: nothing of what was delivered is read
-    f"SELECT json_extract(e.payload, '$.sha256') {queries.PENDING} AND e.stream = 'upload' AND json_valid(e.payload) "
+# Reads above the mark and the index on problems: no delivered entry.
+_NEEDED: Final = (
+    f"SELECT json_extract(e.payload, '$.sha256') {queries.PENDING} "
+    "AND e.stream = 'upload' AND json_valid(e.payload) "
     "UNION SELECT json_extract(e.payload, '$.sha256') {} "
-    f"WHERE {PROBLEM} AND e.stream <> 'metric' AND e.stream = 'upload' AND json_valid(e.payload)"
+    f"WHERE {PROBLEM} "
+    "AND e.stream <> 'metric' AND e.stream = 'upload' AND json_valid(e.payload)"
 )
 
 
 _OF_SIZE: Final = "SELECT sha256 FROM blob WHERE size_bytes = ? ORDER BY spooled_at_ns DESC LIMIT 8"
-"""Reads the whole table, which has a row per content: 3 ms for 100,000, where the alternative is to write a file of a megabyte or more."""
+"""Reads the whole table, one row per content.
+
+It takes 3 ms for 100,000 contents; the alternative is to write a file of 1 MiB or more.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolUse:
-    """Regular files in the spool: how many, their bytes, and the bytes of contents that nothing undelivered needs."""
+    """How much the spool takes on the disk.
+
+    Attributes:
+        files: Number of regular files.
+        size_bytes: Their size.
+        delivered_bytes: The size of the contents that no undelivered entry needs.
+    """
 
     files: int = 0
     size_bytes: int = 0
@@ -105,21 +120,29 @@ class SpoolUse:
 
 
 def needed_blobs(database: Database) -> set[str]:
-    """Contents of uploads that are pending, in flight, in doubt or quarantined; costs what is not delivered."""
+    """Return the digests of uploads that are not delivered.
+
+    That is: pending, in flight, in doubt or quarantined.
+
+    The time grows with what is not delivered, not with the journal.
+    """
     return {sha256 for (sha256,) in database.read(_NEEDED.format(queries.of_problems(database))) if isinstance(sha256, str)}
 
 
 def blobs_of_size(database: Database, size_bytes: int) -> list[str]:
-    """Contents of that many bytes that the spool holds or held, the newest first; a few at most."""
+    """Return digests of contents of that size, the newest first, 8 at most.
+
+    The spool has them, or had them.
+    """
     return [sha256 for (sha256,) in database.read(_OF_SIZE, (size_bytes,)) if is_digest(sha256)]
 
 
 def spool_use(spool: Path, wanted: Collection[str] = ()) -> SpoolUse:
-    """One look at every file, no link followed.
+    """Measure the spool with one look at every file. No link is followed.
 
     Args:
         spool: The folder.
-        wanted: Contents that something undelivered needs.
+        wanted: Digests that an undelivered entry needs.
     """
     files = size = delivered = 0
     for parent, _, names in os.walk(spool):
@@ -128,7 +151,8 @@ def spool_use(spool: Path, wanted: Collection[str] = ()) -> SpoolUse:
             try:
                 status = os.lstat(f"{parent}/{name}")
             except OSError:
-                continue  # an upload's temporary file, or somebody removes it
+                # An upload's temporary file that is gone, or a blob that was just removed.
+                continue
             if stat.S_ISREG(status.st_mode):
                 files += 1
                 size += status.st_size
@@ -140,18 +164,22 @@ T = TypeVar("T")
 
 BUFFER_BYTES: Final = 1024 * 1024
 TRIES: Final = 3
-"""Copies made of a file that keeps changing, before giving up."""
+"""How often to copy a file that keeps changing before the call fails."""
 COMPARED_BYTES_MIN: Final = 1024 * 1024
-"""From here on a blob of the same size is looked at before a file is copied: for less, asking costs as much as it saves."""
+"""From this size on, look for a blob of the same size before copying a file.
+
+For smaller files the look costs as much as it saves.
+"""
 _LOOK_BYTES: Final = 4096
-_FICLONE: Final = 0x40049409  # ioctl_ficlone(2): share the blocks where the file system can
+# ioctl_ficlone(2): share the blocks, if the file system can.
+_FICLONE: Final = 0x40049409
 TEMPORARY: Final = "incoming-"
-"""How the names of files begin that are on their way into the spool, or out of it."""
+"""Prefix of the names of files that are being added or removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpooledBlob:
-    """Bytes in the spool; ``sha256`` in hexadecimal."""
+    """One content in the spool. ``sha256`` is in hexadecimal."""
 
     sha256: str
     size_bytes: int
@@ -162,7 +190,7 @@ class Spool:
     """A folder of blobs.
 
     Args:
-        folder: Made at the first ``add``.
+        folder: The first ``add`` creates it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -178,30 +206,37 @@ class Spool:
 
         Args:
             file_path: The file.
-            announce: Called with the digest before the blob gets its name: nobody may take it for old from then on.
-            of_size: Digests of some contents of that many bytes, which the spool may hold: if the file's is one of them, nothing is written.
+            announce: Called with the digest before the blob gets its name. From then on no process
+                may remove it as old.
+            of_size: Returns digests of that size that the spool may have. If the file's digest is
+                one of them, nothing is written.
 
         Raises:
-            ArtifactError: The file is missing, is not a regular file, can't be read, or changed during each of
-                ``TRIES`` copies.
+            ArtifactError: The file is missing, is not a regular file, can't be read, or changed
+                during each of ``TRIES`` copies.
             JournalFullError: No space is left for the copy.
             JournalReadOnlyError: The spool can't be written.
         """
         source = Path(file_path)
         for _ in range(TRIES):
             with _opened(source) as descriptor, _ending_clearly(source):
-                blob = self._held(descriptor, source, announce, of_size) or self._copy_open(descriptor, source, announce=announce)
+                blob = self._held(descriptor, source, announce, of_size)
+                blob = blob or self._copy_open(descriptor, source, announce=announce)
             if blob is not None:
                 return blob
         raise ArtifactError(
-            f"{source} changed while it was copied, {TRIES} times; it was not logged",
-            hint="log it when its writer is done, or write to a temporary name and rename",
+            f"{source} changed during each of {TRIES} copies; it was not logged",
+            hint="log it when its writer is done, or write to a temporary name and rename it",
         )
 
     def take_over(self, other: Path, sha256: str, size_bytes: object) -> SpooledBlob | None:
-        """Keep a blob of another spool too, verified while it is copied; no link is followed there. None: it is missing or damaged.
+        """Copy a blob of another spool, and verify it meanwhile.
 
-        One that is larger than was recorded is damaged, and not read: a sparse file would fill this disk.
+        No link is followed there. A blob larger than recorded is damaged and is not read:
+        a sparse file would fill this disk.
+
+        Returns:
+            The blob; None if it is missing or damaged.
 
         Raises:
             JournalFullError: No space is left for the copy.
@@ -217,29 +252,29 @@ class Spool:
             return None
 
     def path_of(self, sha256: str) -> Path:
-        """Where the blob of that digest is, or would be.
+        """Return the path at which the blob of that digest is, or would be.
 
         Raises:
-            InvalidInputError: Not a SHA-256 in lower-case hexadecimal.
+            InvalidInputError: It is not a SHA-256 in lower-case hexadecimal.
         """
         if not is_digest(sha256):
             raise InvalidInputError(f"{sha256[:80]!r} is not a SHA-256 in hexadecimal")
         return self.folder / sha256[:2] / sha256
 
     def has(self, sha256: str) -> bool:
-        """Whether a regular file (not a link) is there for the digest."""
+        """Return whether the digest has a regular file, not a link, in the spool."""
         try:
             return stat.S_ISREG(self.path_of(sha256).lstat().st_mode)
         except OSError:
             return False
 
     def holds(self, file_path: Path) -> bool:
-        """Whether the bytes of that file are in the spool already; reads all of it."""
+        """Return whether the spool has that file's bytes. Reads the whole file."""
         with _opened(file_path) as descriptor:
             return self.has(digest_of(functools.partial(os.read, descriptor)))
 
     def verify(self, sha256: str) -> bool:
-        """Whether the blob is there and its bytes have that digest; reads all of it."""
+        """Return whether the blob exists and has that digest. Reads the whole blob."""
         if not self.has(sha256):
             return False
         try:
@@ -249,19 +284,20 @@ class Spool:
             return False
 
     def collect(self, known: Callable[[str], bool], *, older_than_s: float = 3600.0, now: Callable[[], float] = time.time) -> list[Path]:
-        """Remove what no entry names: blobs and temporary files left by a kill.
+        """Remove blobs and temporary files that no entry names: a kill left them.
 
         Args:
-            known: Whether an entry names the digest.
-            older_than_s: Grace time, seconds: a file may be about to get its entry.
-            now: Seconds since the epoch.
+            known: Returns whether an entry names the digest.
+            older_than_s: Grace time in seconds: a younger file may be about to get its entry.
+            now: Returns the time in seconds since the epoch.
 
         Returns:
-            What was removed.
+            The paths that were removed.
         """
         removed = []
         for path in sorted(self.folder.glob("**/*")):
-            with contextlib.suppress(FileNotFoundError):  # another process collects, or an add is done with its temporary file
+            # Another process may collect as well, or finish with its temporary file.
+            with contextlib.suppress(FileNotFoundError):
                 status = path.lstat()
                 if stat.S_ISDIR(status.st_mode) or now() - status.st_mtime < older_than_s:
                     continue
@@ -273,7 +309,10 @@ class Spool:
     def _held(
         self, descriptor: int, source: Path, announce: Callable[[str], None], of_size: Callable[[int], Iterable[str]]
     ) -> SpooledBlob | None:
-        """The blob that has the very bytes of an open file; None if there is none, or one of both changed meanwhile."""
+        """Return the blob with the bytes of an open file.
+
+        None if there is none, or if the file or the blob changed meanwhile.
+        """
         before = os.fstat(descriptor)
         if before.st_size < COMPARED_BYTES_MIN:
             return None
@@ -284,13 +323,16 @@ class Spool:
                     continue
                 if not _is_same(descriptor, held, before.st_size, source, sha256) or _changed(before, os.fstat(descriptor)):
                     return None
-                os.fsync(held)  # whoever put it there
+                # The process that added it may not have finished its fsync.
+                os.fsync(held)
                 announce(sha256)
-                os.utime(held)  # a new grace time in ``collect``
+                # Starts a new grace time in ``collect``.
+                os.utime(held)
                 path = self.path_of(sha256)
                 now = path.lstat()
                 if (now.st_dev, now.st_ino) != (status.st_dev, status.st_ino):
-                    return None  # it was removed before it was announced
+                    # It was removed before it was announced.
+                    return None
                 self._sync_folders(path)
                 return SpooledBlob(sha256, status.st_size, path)
         return None
@@ -298,7 +340,10 @@ class Spool:
     def _copy_open(
         self, descriptor: int, source: Path, *, only: str | None = None, announce: Callable[[str], None] = lambda _: None
     ) -> SpooledBlob | None:
-        """One copy of an open file; None if it changed meanwhile, or has not the digest that is wanted."""
+        """Copy an open file into the spool.
+
+        None if it changed meanwhile, or if its digest is not ``only``.
+        """
         with _writing(self.folder):
             before = os.fstat(descriptor)
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -321,13 +366,13 @@ class Spool:
                 temporary.unlink(missing_ok=True)
 
     def _store(self, temporary: Path, sha256: str) -> Path:
-        # Also over a blob of that name: it may be damaged, and its age may be past the grace time of ``collect``. Also then the
-        # folders are waited for: an earlier call may have failed to.
+        # Replace a blob of that name, too: it may be damaged, or too old for ``collect``. Sync the
+        # folders in that case as well: an earlier call may have failed to.
         path = self.path_of(sha256)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         if path.parent.is_symlink():
             raise JournalWriteError(
-                f"{path.parent} is a symbolic link; nothing was written to where it points",
+                f"{path.parent} is a symbolic link; the artifact was not logged",
                 hint="do not trust this journal; make a new one",
             )
         files.hand_over(path.parent, self.folder.parent)
@@ -348,11 +393,15 @@ def _opened(source: Path) -> Iterator[int]:
     except OSError as error:
         hint = "check the path" if error.errno == errno.ENOENT else ""
         raise ArtifactError(f"{source} can't be logged: {error.strerror}", hint=hint) from error
-    except ValueError as error:  # a NUL, or a character that no file's name can have
+    except ValueError as error:
+        # A NUL, or another character that no file's name can have.
         raise ArtifactError(f"{source} can't be logged: {error}", hint="check the path") from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ArtifactError(f"{source} can't be logged: it is not a regular file", hint="for a folder use log_artifacts(directory)")
+            raise ArtifactError(
+                f"{source} can't be logged: it is not a regular file",
+                hint="for a folder use log_artifacts(directory)",
+            )
         yield descriptor
     finally:
         os.close(descriptor)
@@ -360,14 +409,18 @@ def _opened(source: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _ending_clearly(source: Path) -> Iterator[None]:
-    """Say what is not recorded, whatever ended the copy: no memory, no thread, a fault of ours."""
+    """Say that the file was not logged if an unexpected error ends the copy.
+
+    For example: no memory, no thread, or a bug of ours.
+    """
     try:
         yield
     except (JournaltrackError, OSError):
         raise
     except Exception as error:
         raise ArtifactError(
-            f"{source} could not be copied: {type(error).__name__} {error}; it was not logged", hint="log it again; free memory first"
+            f"{source} could not be copied: {type(error).__name__} {error}; it was not logged",
+            hint="free memory, then log it again",
         ) from error
 
 
@@ -385,7 +438,10 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 class _TargetError(Exception):
-    """The copy can't be written; a read that fails is an ``OSError`` too, and not the journal's fault."""
+    """The copy can't be written.
+
+    A failed read is an ``OSError``, too, but concerns the source and not the journal.
+    """
 
     def __init__(self, error: OSError) -> None:
         super().__init__(error)
@@ -393,12 +449,16 @@ class _TargetError(Exception):
 
 
 def _copy_bytes(source: int, target: int, path: Path) -> tuple[str, int]:
-    """Clone or copy everything; digest and size of what was written. ``path`` is the source's, for messages."""
+    """Clone or copy a whole file, and return the digest and size of what was written.
+
+    ``path`` is the source's, for messages.
+    """
     size_bytes = os.fstat(source).st_size
     if _clone(source, target):
         return _read_all(target, size_bytes, lambda _: None)
     with _reading(path):
-        if size_bytes <= ALONE_BYTES_MAX:  # to its end, which may be further on: what /proc holds has no size
+        # Read to the end, which may be beyond the stated size: files in /proc state 0.
+        if size_bytes <= ALONE_BYTES_MAX:
             return _read_all(source, size_bytes, lambda view: _write(lambda data: write_all(target, data), view))
         file = SteadyFile(target)
         try:
@@ -413,7 +473,7 @@ def _copy_bytes(source: int, target: int, path: Path) -> tuple[str, int]:
 
 
 def _read_all(descriptor: int, size_bytes: int, write: Callable[[memoryview], object]) -> tuple[str, int]:
-    """Hand a file's bytes to ``write``; their digest and how many there were."""
+    """Pass a file's bytes to ``write``, and return their digest and number."""
     digest = hashlib.sha256()
     count = 0
     view = memoryview(bytearray(min(max(size_bytes + 1, _LOOK_BYTES), BUFFER_BYTES)))
@@ -435,14 +495,15 @@ def _write(write: Callable[[T], object], data: T) -> None:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Tell a source that can't be read from a target that can't be written."""
+    """Raise different errors for an unreadable source and an unwritable target."""
     try:
         yield
     except _TargetError as error:
         raise error.error from None
     except OSError as error:
         raise ArtifactError(
-            f"{path} could not be read to its end: {error.strerror}; it was not logged", hint="check the disk or mount that it is on"
+            f"{path} could not be read to its end: {error.strerror}; it was not logged",
+            hint="check the disk or mount that it is on",
         ) from error
 
 
@@ -451,7 +512,10 @@ def _changed(before: os.stat_result, after: os.stat_result) -> bool:
 
 
 def _look_alike(one: int, other: int, size_bytes: int) -> bool:
-    """Whether two files of a size have the same bytes at their begin, in the middle and at their end: most that differ, differ there."""
+    """Return whether two files of one size agree at their start, middle and end.
+
+    Most files that differ, differ there.
+    """
     places = (0, size_bytes // 2, max(0, size_bytes - _LOOK_BYTES))
     return all(os.pread(one, _LOOK_BYTES, place) == os.pread(other, _LOOK_BYTES, place) for place in places)
 
@@ -461,7 +525,10 @@ class _DifferentError(Exception):
 
 
 def _is_same(source: int, held: int, size_bytes: int, path: Path, sha256: str) -> bool:
-    """Whether two files have the same bytes, and these that digest. ``path`` is the source's, for messages."""
+    """Return whether two files have the same bytes, and these have that digest.
+
+    ``path`` is the source's, for messages.
+    """
     place = 0
     buffer = memoryview(bytearray(PIECE_BYTES))
 

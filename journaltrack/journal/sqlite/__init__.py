@@ -1,1 +1,1 @@
-"""One SQLite file that several processes share: connection, locks, logs, and who else has it open."""
+"""Share one SQLite file among processes: connection, locks, logs, and users."""

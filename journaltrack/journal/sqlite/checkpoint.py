@@ -1,16 +1,17 @@
-"""Writes a journal's log back into its database beside those who append, instead of at the call that meets the limit.
+"""Checkpoint a journal's write-ahead log in the background.
 
-SQLite's automatic checkpoint runs inside the commit that makes the log 1,000 pages long: a caller waits for milliseconds,
-once in about a thousand calls. A connection that appends turns it off (``Database.append_beside_others``) and wakes this
-one when it has appended ``CHECKPOINT_ENTRIES``: a thread with a connection of its own, for as long as there is something
-to write back.
+SQLite's automatic checkpoint runs inside the commit that makes the log 1,000 pages long. That
+caller waits for milliseconds, once in about 1,000 calls. So a connection that appends turns it off
+(``Database.append_beside_others``). After ``CHECKPOINT_ENTRIES`` entries it wakes a thread, which
+checkpoints through a connection of its own and then ends.
 
-A passive checkpoint makes nobody wait, but the log begins anew only at a moment when all of it is written back: under a
-caller that never pauses it would grow for ever. So once it has more than ``LOG_PAGES_MAX`` pages, what the passive ones
-left (a few hundred pages) is written back while appends wait: a millisecond, in ten thousand calls or more.
+A passive checkpoint blocks nobody. But SQLite reuses the log from its start only when every page of
+it is in the database. If callers never pause, that moment never comes and the log grows without
+limit. So when the log has more than ``LOG_PAGES_MAX`` pages, appends wait while the rest (a few
+hundred pages) is checkpointed: 1 ms, once in 10,000 calls or more.
 
-What is in the log is as safe as what is in the database: neither a failure nor a kill here loses anything. Must not know
-what is stored.
+Pages in the log are as durable as pages in the database: a failure or a kill here loses nothing.
+Must not know what is stored.
 """
 
 from __future__ import annotations
@@ -30,48 +31,63 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_ENTRIES: Final = 1_000
-"""Appended by one process since the last time: about as many pages of the log, which is SQLite's own limit."""
+"""Entries that one process appends between checkpoints.
+
+One entry takes about one page of the log, so this is SQLite's own limit.
+"""
 LOG_BYTES: Final = CHECKPOINT_ENTRIES * 4_096
-"""As much, for a process that has just begun."""
+"""The same limit as a size of the log, for a process that has just started."""
 LOG_PAGES_MAX: Final = 8_192
-"""Of 4 KiB: 32 MiB that a start after a kill has to read, 30 ms."""
+"""Pages of 4 KiB, 32 MiB in all: the next start after a kill reads them in 30 ms."""
 LOG_PAGES_MAX_BEHIND_DISK: Final = 1_000
-"""... where each call waits for the disk: a log that grows needs its new size on the disk, too, which doubles the wait (measured: 280 µs
-against 140 on ext4); one that begins anew is written over."""
+"""The limit with ``durability="power"``, where each call waits for the disk.
+
+A log that grows must also sync its new size, which doubles the wait (measured on ext4: 280 µs
+instead of 140 µs). A log that starts again from its beginning is overwritten in place.
+"""
 
 _LOOK_EVERY_S: Final = 0.001
 
 
 class Checkpointer:
-    """Of one process that appends. Threads may share it; a forked child starts a thread of its own.
+    """Run checkpoints in the background for one appending process.
+
+    Threads may share it. A forked child starts a thread of its own.
 
     Args:
-        database: The appending connection; its lock is what appends hold.
+        database: The appending connection. Appends hold its lock.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._generation = database.generation
-        self._working = _thread.allocate_lock()  # held by the thread that is at it
+        # Held by the thread that is checkpointing.
+        self._working = _thread.allocate_lock()
         self._wanted = False
         self._log_pages_max = LOG_PAGES_MAX_BEHIND_DISK if database.durability == "power" else LOG_PAGES_MAX
 
     def wake(self) -> None:
-        """Begin in the background, unless it is under way. Costs the starting of a thread at most."""
-        if self._generation != self._database.generation:  # the parent's thread is not here to give the lock back
+        """Start a checkpoint in the background, unless one is running.
+
+        Costs the caller the start of one thread at most.
+        """
+        # After a fork, the parent's thread does not exist here and would never release the lock.
+        if self._generation != self._database.generation:
             self._working = _thread.allocate_lock()
             self._generation = self._database.generation
         self._wanted = True
-        # No ``threading.Thread``: its clean-up runs in whichever thread, and swallows what a signal handler raises there.
+        # Not ``threading.Thread``: its clean-up can run in any thread, and there it swallows
+        # exceptions that a signal handler raises.
         try:
             _thread.start_new_thread(self._run, ())
-        except RuntimeError:  # no more threads here, or the interpreter is ending: as SQLite does it
+        except RuntimeError:
+            # No thread can start, or the interpreter is exiting: checkpoint here, as SQLite would.
             self._run()
 
     def wait(self) -> None:
-        """Until nothing is under way any more."""
+        """Wait until no checkpoint is running."""
         self._wanted = False
-        # Never holds the lock: a signal handler that comes here meanwhile would wait for its own thread.
+        # Polls without taking the lock: a signal handler that called this would wait for itself.
         while self._generation == self._database.generation and self._working.locked():
             time.sleep(_LOOK_EVERY_S)
 
@@ -81,24 +97,25 @@ class Checkpointer:
         try:
             if self._wanted:
                 write_back(self._database, log_pages_max=self._log_pages_max)
-        except JournalError as error:  # the disk is full, the journal was moved or closed: whoever appends finds out, and says so
+        except JournalError as error:
+            # The disk is full, or the journal was moved or closed: the next append reports it.
             logger.debug("the log could not be written back: %s", error)
         finally:
             self._working.release()
 
 
 def write_back(database: Database, *, log_pages_max: int = LOG_PAGES_MAX) -> bool:
-    """Write the log back into the database without holding up those who append, if that can be.
+    """Checkpoint the log, without blocking appends if possible.
 
     Args:
         database: The appending connection.
-        log_pages_max: With more pages in the log, appends wait for the last of them.
+        log_pages_max: Above this many pages in the log, appends wait until the rest is written.
 
     Returns:
-        Whether all of it was written back.
+        Whether the whole log was checkpointed.
 
     Raises:
-        JournalError: It could not be opened or written.
+        JournalError: The database could not be opened or written.
     """
     with database.checkpointing() as alone:
         if not alone:
@@ -110,9 +127,13 @@ def write_back(database: Database, *, log_pages_max: int = LOG_PAGES_MAX) -> boo
 
 
 def _passive(connection: sqlite3.Connection) -> tuple[int, int, int]:
-    """Whether another process is at it; pages in the log when it began, and how many of those are in the database.
+    """Run two passive checkpoints.
 
-    Twice: the second time is short, and leaves next to nothing for the moment at which appends wait.
+    The second one is short, and leaves almost nothing for which appends may have to wait.
+
+    Returns:
+        1 if another process was checkpointing, else 0; pages in the log when the second checkpoint
+        began; how many of those are in the database.
     """
     for _ in range(2):
         answer: tuple[int, int, int] = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

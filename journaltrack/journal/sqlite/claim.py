@@ -1,17 +1,16 @@
 """Decide who may use a journal where processes can't share a write-ahead log.
 
-A file that says which process has a journal, on file systems where nothing can be locked.
+On a file system that other machines share, or that has no shared memory, a rollback journal lets
+several processes write and read. It takes 37 system calls per entry: too many where each call is a
+round trip of milliseconds. A single process needs only 2: it keeps its locks, and a write-ahead log
+of one process needs no shared memory. So on a slow file system the first process has the journal
+alone. It looks from time to time whether another one asks, and then gives way. From then on all use
+a rollback journal, until one process is left (``Admission``).
 
-The last resort: a process that dies leaves it, and only a look at the process, or at the file's age from another machine,
-tells that. So it names machine, boot and process, and is touched as long as its maker lives. Must not know what is stored.
-
-Who may use a journal where several processes can't share a write-ahead log, and by which log.
-
-On a file system that other machines share, or without shared memory, a rollback journal lets several processes write, and
-others read. It takes 37 system calls for an entry. Where each is a round trip of milliseconds, that is too much. A single
-process does without most of them: it keeps its locks, and needs no shared memory for a write-ahead log (2 calls). So on a
-slow file system who comes first has the journal alone, looks now and then whether somebody else asks, and makes way. Then
-all use a rollback journal until one is left.
+Where a file system has no locks at all, a file names the process that has the journal (``Claim``).
+This is the last resort: a process that dies leaves the file behind. To detect that, the file names
+machine, boot and process, and its owner touches it while it lives. On the same machine a look at
+the process decides; from another machine, the file's age.
 
 Must not know what is stored.
 """
@@ -40,13 +39,13 @@ from journaltrack.util import paths, process
 FILE: Final = "journal.claim"
 _TOUCH_EVERY_S: Final = 10.0
 _STALE_S: Final = 60.0
-"""Of a claim that was not touched for so long its maker, on another machine, is gone."""
+"""When a claim from another machine was not touched for this long, its owner is gone."""
 _TRIES: Final = 5
 _BYTES_MAX: Final = 4_096
 
 
 class Claim:
-    """That of one connection to the journal in ``folder``. One thread at a time uses it."""
+    """One connection's claim on the journal in ``folder``. Not thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / FILE
@@ -54,7 +53,7 @@ class Claim:
 
     @property
     def is_held(self) -> bool:
-        """Whether this connection has it."""
+        """Return whether this connection has the claim."""
         return self._held is not None
 
     def take(self) -> None:
@@ -62,7 +61,7 @@ class Claim:
 
         Raises:
             JournalLockedError: Another process has it.
-            OSError: No file can be made here.
+            OSError: The file can't be created.
         """
         if self._held is not None:
             return
@@ -81,7 +80,7 @@ class Claim:
         raise self._refused({})
 
     def release(self) -> None:
-        """Leave the journal to others."""
+        """Release the journal to others."""
         held, self._held = self._held, None
         if held is not None:
             held.set()
@@ -89,7 +88,7 @@ class Claim:
                 self._file.unlink()
 
     def leave_to_parent(self) -> None:
-        """In a forked child: it is the parent's."""
+        """Forget the claim in a forked child: it is the parent's."""
         self._held = None
 
     def _remove_if_dead(self) -> None:
@@ -100,7 +99,8 @@ class Claim:
         holder = _parsed(text)
         if not _is_dead(holder, age_s):
             raise self._refused(holder)
-        # Of several that find it dead one renames it; what it renamed must be what it found.
+        # Several processes may find the owner dead; only one of them can rename the file. What it
+        # renamed may be a new claim, made after its look: then it puts that one back.
         aside = self._file.with_name(f"{FILE}.{uuid.uuid4().hex}")
         with contextlib.suppress(FileNotFoundError):
             self._file.rename(aside)
@@ -111,9 +111,10 @@ class Claim:
 
     def _refused(self, holder: dict[str, Any]) -> JournalLockedError:
         return JournalLockedError(
-            f"the journal at {self._file.parent} is on a file system without locks, and process {holder.get('pid', '?')} "
-            f"on {holder.get('host', '?')} has it; nothing was opened",
-            hint=f"end that process, or use a local disk; if it is gone, remove {FILE} in that folder",
+            f"the journal at {self._file.parent} is on a file system without locks, "
+            f"and process {holder.get('pid', '?')} on {holder.get('host', '?')} has it; "
+            "nothing was opened",
+            hint=f"end that process, or use a local disk; if it is gone, remove {FILE} there",
         )
 
 
@@ -132,7 +133,7 @@ def _read(file: Path) -> tuple[bytes, float]:
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
-    """Empty when it is no claim, or one that is being written."""
+    """Return the claim, or {} if the text is no claim or is still being written."""
     try:
         parsed = json.loads(text)
     except ValueError:
@@ -154,25 +155,28 @@ def _boot() -> str:
 _WITHOUT_LOCKS: Final = "a file system without locks"
 WITHOUT_MEMORY: Final = "a file system without shared memory"
 SLOW_S: Final = 0.001
-"""An answer of the file system that takes longer came over a network: 37 of them are not for each call of a training loop."""
+"""If the file system takes longer than this to answer, a network is in between.
+
+37 such answers per entry would slow a training loop down.
+"""
 _IN_USE: Final = "a disk that others use without a write-ahead log"
 
 
 class Admission:
-    """That of one connection. One thread at a time uses it.
+    """Decide for one connection how it may use the database. Not thread-safe.
 
     Args:
         path: The database.
-        standing: The connection's.
+        standing: The connection's standing locks.
         read_only: See ``Database``.
     """
 
     def __init__(self, path: Path, standing: StandingLocks, *, read_only: bool) -> None:
         self.mode: Mode = "log"
         self.shared: str | None = None
-        """The file system, where a write-ahead log can't be shared."""
+        """The file system, in words, if a write-ahead log can't be shared on it."""
         self.has_memory = True
-        """Until it turns out that a file can't be mapped here."""
+        """False once a file could not be mapped here."""
         self._path = path
         self._standing = standing
         self._read_only = read_only
@@ -181,23 +185,23 @@ class Admission:
 
     @property
     def options(self) -> str:
-        """Of the connection's URI."""
+        """Return what the connection's URI needs in addition."""
         return "&vfs=unix-none" if self._claim.is_held else ""
 
     @property
     def is_alone(self) -> bool:
-        """Whether no other process can use the journal now."""
+        """Return whether no other process can use the journal now."""
         return self.mode in {"log alone", "rollback alone"}
 
     def enter(self, timeout_s: float, let_neighbours_go: Callable[[], None]) -> None:
-        """Find out how the database may be used, and keep others from using it in another way.
+        """Choose how to use the database, and keep others from using it differently.
 
         Args:
-            timeout_s: How long to wait for others.
-            let_neighbours_go: Has this process's other connections let go.
+            timeout_s: How long to wait for other processes.
+            let_neighbours_go: Makes this process's other connections let go.
 
         Raises:
-            JournalLockedError: Somebody uses it in a way that can't be shared, and does not let go.
+            JournalLockedError: A process has the journal alone and does not let go.
         """
         standing = self._standing
         kind = paths.network_file_system(self._path.parent)
@@ -210,13 +214,16 @@ class Admission:
                 if not self._read_only:
                     raise
             return
-        self.shared = kind or (None if self.has_memory else WITHOUT_MEMORY) or (_IN_USE if standing.are_shared() else None)
+        self.shared = kind or (None if self.has_memory else WITHOUT_MEMORY)
+        if self.shared is None and standing.are_shared():
+            self.shared = _IN_USE
         if self.shared is None:
             self.mode = "log"
             standing.take()
             return
         if not self._read_only and standing.answers_in_s() > SLOW_S and standing.be_alone():
-            # A killed process leaves its log, which is not to be taken for that of a living one (log_modes.refuse_foreign).
+            # A killed process leaves its write-ahead log. Where locks do not reach other machines,
+            # log_modes.refuse_foreign would take it for the log of a living process.
             safe = kind is None or paths.locks_reach_other_machines(self._path.parent)
             self.mode = "log alone" if safe else "rollback alone"
         else:
@@ -224,31 +231,35 @@ class Admission:
             let_neighbours_go()
             if not standing.share(timeout_s):
                 raise JournalLockedError(
-                    f"the journal at {self._path.parent} is on {self.shared}, and a process that has it alone does not let go",
-                    hint="see who has it open (fuser, lsof) and whether it is stopped (Ctrl-Z, a debugger)",
+                    f"the journal at {self._path.parent} is on {self.shared}, and a process "
+                    "that has it alone does not let go; nothing was opened",
+                    hint="find that process (fuser, lsof); resume it if it is stopped, or end it",
                 )
         log_modes.refuse_foreign(self._path, self.shared)
 
     def could_be_alone(self) -> bool:
-        """Whether all others have left since, where that makes a difference."""
+        """Return whether all others have left and using it alone would be faster."""
         if self.mode != "rollback" or self._read_only or not self._standing.is_left_alone():
             return False
         return self._standing.answers_in_s() > SLOW_S
 
     def listen(self, give_way: weakref.WeakMethod[Callable[[], None]]) -> None:
-        """Call ``give_way`` on a thread when others ask, as long as this process has the journal alone."""
+        """While this process has the journal alone, call ``give_way`` when others ask.
+
+        The call comes on a thread of its own.
+        """
         if self.is_alone and not self._claim.is_held:
             self._left = threading.Event()
             _thread.start_new_thread(_listen, (self._path, self._left, give_way))
 
     def leave(self) -> None:
-        """Nothing is used any more."""
+        """Release the journal: this connection uses it no more."""
         self._left.set()
         self._claim.release()
         self.mode = "log"
 
     def leave_to_parent(self) -> None:
-        """In a forked child, whose parent goes on."""
+        """Forget the claim in a forked child: the parent still uses it."""
         self._claim.leave_to_parent()
         self.leave()
 

@@ -1,15 +1,15 @@
-"""Copy a journal's database for reading, and give free pages back to the file system.
+"""Copy a journal's database for reading, and give back its free pages.
 
-The size of a journal's database, and giving free pages back to the file system. Must not know what is stored.
+A copy serves to read a database that can't be read where it is. It is in ``TMPDIR``, in a folder
+that is deleted when the ``with`` block ends. A connection that has the copy open by then keeps the
+unlinked file until it closes.
 
-VACUUM rewrites what is left into the log and from there into the file, while nobody can append: it takes as long as there is
-something left, and up to twice its room. So it is done only while nobody else has the file open; until then SQLite uses free
-pages for what is recorded next. docs/adr/0016-pruning.md has the alternatives.
+VACUUM rewrites the remaining pages into the log and from there into the file, and blocks every
+append meanwhile. Its time and room grow with what remains; it needs up to twice that room. So it
+runs only while no other process has the file open. Until then SQLite reuses free pages for new
+entries. docs/adr/0016-pruning.md has the alternatives.
 
-Private copies of a journal's database, for reading what can't be read where it is.
-
-A copy is in ``TMPDIR``, in a folder of its own that is gone when its block is left: whoever opened the copy by then keeps
-it, without a name, until it is closed. Must not know what is stored.
+Must not know what is stored.
 """
 
 from __future__ import annotations
@@ -32,15 +32,19 @@ if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
 
 _GAIN_BYTES_MIN: Final = 1 << 20
-"""Ours: less is not worth rewriting a file for, unless it is half of it."""
-_ROOM: Final = 3  # times what is left: the log, the file's growth, and what others need meanwhile
+"""Our choice: a smaller gain is not worth a rewrite, unless it is half of the file."""
+_ROOM: Final = 3
+"""Room needed, as a multiple of what remains: for the log, the file, and other programs."""
 _PROCESSES_SHOWN: Final = 3
 _EMPTY_LOG: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a database takes on the disk. ``free_bytes`` are inside of its file, for what is recorded next."""
+    """A database's size on the disk.
+
+    ``free_bytes`` are inside its file, and SQLite reuses them for new entries.
+    """
 
     database_bytes: int
     wal_bytes: int
@@ -48,17 +52,23 @@ class Footprint:
 
 
 def footprint(database: Database) -> Footprint:
-    """As it is now."""
-    pages, page_bytes = database.read("PRAGMA freelist_count")[0][0], database.read("PRAGMA page_size")[0][0]
-    return Footprint(_file_size(database.path), _file_size(database.path.with_name(f"{database.path.name}-wal")), pages * page_bytes)
+    """Measure the database's size now."""
+    free_pages = database.read("PRAGMA freelist_count")[0][0]
+    page_bytes = database.read("PRAGMA page_size")[0][0]
+    log = database.path.with_name(f"{database.path.name}-wal")
+    return Footprint(_size(database.path), _size(log), free_pages * page_bytes)
 
 
 def compact_file(database: Database) -> str | None:
-    """Rewrite the file without its free pages; None when that was done, else why not."""
+    """Rewrite the file without its free pages.
+
+    Returns:
+        None if that was done, else why not, in words.
+    """
     others = sorted(set(files.having_open(database.path)))
     if others:
         who = ", ".join(f"process {pid}" for pid in others[:_PROCESSES_SHOWN])
-        return f"{who} has it open, and would wait; the free pages are used by what is recorded next"
+        return f"{who} has it open, and would have to wait; new entries reuse the free pages"
     database.read(_EMPTY_LOG)
     now = footprint(database)
     if now.free_bytes < _GAIN_BYTES_MIN and now.free_bytes * 2 < now.database_bytes:
@@ -74,13 +84,6 @@ def compact_file(database: Database) -> str | None:
     return None
 
 
-def _file_size(path: Path) -> int:
-    try:
-        return path.lstat().st_size
-    except OSError:
-        return 0
-
-
 LOGS: Final = ("-wal", "-journal")
 _MARGIN_BYTES: Final = 1 << 20
 """Ours: free beside the copy, for an upgrade's own log."""
@@ -91,10 +94,12 @@ _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 @contextlib.contextmanager
 def place_for_copy(path: Path) -> Iterator[Path]:
-    """Yield a path for a copy of the database at ``path``; what is there is deleted when the block is left.
+    """Yield a path for a copy of the database at ``path``.
+
+    The file at that path is deleted when the block ends.
 
     Raises:
-        JournalFullError: ``TMPDIR`` has no room for it.
+        JournalFullError: ``TMPDIR`` has no room for the copy.
         JournalError: ``TMPDIR`` can't be written.
     """
     try:
@@ -108,11 +113,14 @@ def place_for_copy(path: Path) -> Iterator[Path]:
             raise _no_room(path) from error
         if isinstance(error, sqlite3.Error):
             raise
-        raise JournalError(f"the journal at {path.parent} can be read only as a copy, which can't be made: {error}", hint=_HINT) from error
+        raise JournalError(
+            f"the journal at {path.parent} can be read only as a copy, and that failed: {error}",
+            hint=_HINT,
+        ) from error
 
 
 def copy_files(path: Path, copy: Path) -> None:
-    """Copy a database that nobody has open, and bring into it what a killed writer left in its log."""
+    """Copy a database that no process has open, with the entries still in its log."""
     for suffix in ("", *LOGS):
         with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(path.with_name(path.name + suffix), copy.with_name(copy.name + suffix))
@@ -121,10 +129,11 @@ def copy_files(path: Path, copy: Path) -> None:
 
 
 def write_copy(source: sqlite3.Connection, copy: Path) -> None:
-    """Copy a database as it is at one moment, whoever appends to it meanwhile, to a new file that needs no log.
+    """Write a snapshot of a database to a new file that needs no log.
 
-    All pages in one step, in one read transaction: with a write-ahead log, that neither waits for appends nor holds them
-    up. Page by page SQLite would begin anew whenever somebody writes, and never end beside a training.
+    One step copies all pages in one read transaction. With a write-ahead log it neither waits for
+    appends nor blocks them. Copied page by page, SQLite would start again at every write, and would
+    never finish beside a running training.
     """
     descriptor = os.open(copy, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
@@ -139,15 +148,16 @@ def write_copy(source: sqlite3.Connection, copy: Path) -> None:
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return path.lstat().st_size
     except OSError:
         return 0
 
 
-_HINT: Final = "set TMPDIR to a folder on a disk with room that you can write to"
+_HINT: Final = "set TMPDIR to a folder that you can write to, on a disk with enough free space"
 
 
 def _no_room(path: Path) -> JournalFullError:
     return JournalFullError(
-        f"the journal at {path.parent} can be read only as a copy, and {tempfile.gettempdir()} has no room for it", hint=_HINT
+        f"{tempfile.gettempdir()} has no room for a copy of {path.parent}, needed to read it",
+        hint=_HINT,
     )

@@ -1,6 +1,7 @@
-"""SQLite's errors in our own words, with what they mean for the data and what to do.
+"""Turn SQLite's errors into ours: what they mean for the data, what to do.
 
-The one place that reads SQLite's error codes and messages (https://sqlite.org/rescode.html). Must not know what is stored.
+This module alone reads SQLite's error codes and messages (https://sqlite.org/rescode.html).
+Must not know what is stored.
 """
 
 from __future__ import annotations
@@ -25,18 +26,20 @@ from journaltrack.errors import (
 )
 
 PATH_BYTES_MAX: Final = 504
-"""SQLite's limit for a database's path, with all links resolved: MAX_PATHNAME (os_unix.c) less 8 for suffixes."""
+"""SQLite's limit for a database's path, in bytes, with all links resolved.
+
+MAX_PATHNAME (os_unix.c) less 8 for suffixes.
+"""
 OUT_OF_DESCRIPTORS: Final = frozenset([errno.EMFILE, errno.ENFILE])
 _DESCRIPTORS: Final = 6
-"""Of one open journal: the database, its log and memory, our locks on them, and one for a moment."""
-
+"""File descriptors of one open journal: database, log, shared memory, our locks, one to spare."""
 
 REFUSED: Final = (sqlite3.Error, OverflowError, UnicodeError, MemoryError)
-"""What the driver raises; anything else that comes out of a statement is of a signal handler."""
+"""What the driver raises. Any other exception from a statement comes from a signal handler."""
 
 
 def is_about_values(error: BaseException) -> bool:
-    """Return whether a statement failed for what it was to bind, so that it would fail every time."""
+    """Return whether a statement failed for its values, so that it always will."""
     return isinstance(error, (OverflowError, UnicodeError, sqlite3.InterfaceError)) or (
         isinstance(error, sqlite3.ProgrammingError) and "bind" in str(error)
     )
@@ -47,24 +50,29 @@ def translated(path: Path) -> Iterator[None]:
     """Turn SQLite's errors about the file at ``path`` into ours, with a hint."""
     try:
         yield
-    except OSError as error:  # of what is done beside SQLite: looking at the folder, syncing names
-        if error.errno is None:  # of a signal handler: a time-out is an OSError, too
+    except OSError as error:
+        # Without errno it comes from a signal handler (a time-out is an OSError). Others come from
+        # what we do beside SQLite: looking at the folder, syncing names.
+        if error.errno is None:
             raise
+        code = errno.errorcode.get(error.errno, "")
         raise unusable(path) or JournalWriteError(
-            f"the journal at {path.parent} can't be reached: {error.strerror or error} ({errno.errorcode.get(error.errno or 0, '')})",
-            hint="check the folder's permissions and its file system; nothing already written is lost",
+            f"the journal at {path.parent} can't be reached: {error.strerror or error} ({code})",
+            hint="check the folder's permissions and file system; recorded entries are not lost",
         ) from error
-    except UnicodeDecodeError as error:  # SQLite quotes the damage in its message, byte by byte
+    except UnicodeDecodeError as error:
+        # SQLite quotes the damaged bytes in its message.
         raise JournalCorruptError(
             f"the journal at {path.parent} is damaged: its schema is not text",
             hint="copy the whole folder, then `journaltrack check --repair`",
         ) from error
     except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
-        raise  # our own mistake
+        # A bug of ours: no hint would help.
+        raise
     except sqlite3.IntegrityError as error:
         raise JournalCorruptError(
             f"the journal at {path.parent} contradicts itself: {error}; this was not recorded",
-            hint="`journaltrack check` says more; copy the whole folder before anything else",
+            hint="copy the whole folder before anything else; then `journaltrack check` says more",
         ) from error
     except sqlite3.Error as error:
         raise _translate(error, path) from error
@@ -76,7 +84,7 @@ def _translate(error: sqlite3.Error, path: Path) -> JournalError:
     if is_lock(error):
         return JournalLockedError(
             f"the journal at {path.parent} is locked by another process: {text}",
-            hint="see who has it open (fuser, lsof); on a network file system move the journal to a local disk",
+            hint="find that process (fuser, lsof); if this disk is on a network, use a local one",
         )
     if "unable to open" in text:
         own = unusable(path)
@@ -84,36 +92,46 @@ def _translate(error: sqlite3.Error, path: Path) -> JournalError:
             return own
     if "full" in text:
         return JournalFullError(
-            f"no space is left for the journal at {path.parent}", hint="free space on that device; nothing written is lost"
+            f"no space is left for the journal at {path.parent}",
+            hint="free space on that device; recorded entries are not lost",
         )
     if "readonly" in text or "read-only" in text:
         return JournalReadOnlyError(
-            f"the journal at {path.parent} can't be written: {text}", hint="make it writable, or copy it to a folder that is"
+            f"the journal at {path.parent} can't be written: {text}",
+            hint="make it writable, or copy it to a folder that is",
         )
     if "not a database" in text:
         return NotAJournalError(f"{path} is not a journal: {text}", hint="name the folder of a journal")
     if "malformed" in text or "corrupt" in text or name.startswith("SQLITE_CORRUPT"):
         return JournalCorruptError(
             f"the journal at {path.parent} is damaged: {text}",
-            hint="copy the whole folder before anything else; `journaltrack check --repair` then restores what is readable",
+            hint="copy the whole folder; then `journaltrack check --repair` restores what it can",
         )
     reason = _reason(path)
     if "unable to open" in text:
         if isinstance(reason, (FileNotFoundError, NotADirectoryError)):
-            return JournalNotFoundError(f"there is no journal at {path.parent}", hint="check the path, or set JOURNALTRACK_JOURNAL")
+            return JournalNotFoundError(
+                f"there is no journal at {path.parent}",
+                hint="check the path, or set JOURNALTRACK_JOURNAL",
+            )
         return JournalReadOnlyError(
             f"the journal at {path.parent} can't be opened: {_worded(text, reason)}",
             hint="check owner and permissions of the folder, or copy it to one that is writable",
         )
     return JournalWriteError(
-        f"the journal at {path.parent} failed: {_worded(text, reason)}", hint="check the disk (dmesg); nothing already written is lost"
+        f"the journal at {path.parent} failed: {_worded(text, reason)}",
+        hint="check the disk (dmesg); recorded entries are not lost",
     )
 
 
 def _reason(path: Path) -> OSError | None:
-    """Why the operating system does not let the file be looked at: SQLite's messages hide it. None: it does."""
+    """Return why the operating system refuses to look at the file.
+
+    None if it does not refuse. SQLite's messages hide this reason.
+    """
     try:
-        os.stat(path)  # noqa: PTH116 - nothing is opened: closing it would drop this process's locks
+        # This opens nothing: closing a descriptor would drop this process's locks.
+        path.stat()
     except OSError as error:
         return error
     return None
@@ -124,7 +142,11 @@ def _worded(text: str, reason: OSError | None) -> str:
 
 
 def unusable(path: Path) -> JournalError | None:
-    """Return what keeps this process from opening any file, or any file of that name; None: nothing of that kind."""
+    """Return an error if this process can't open files, or no file of that name.
+
+    Returns:
+        An error about file descriptors or the path's length; None if neither is the reason.
+    """
     opened: list[int] = []
     try:
         while len(opened) < _DESCRIPTORS:
@@ -133,7 +155,7 @@ def unusable(path: Path) -> JournalError | None:
         if error.errno in OUT_OF_DESCRIPTORS:
             return JournalWriteError(
                 f"the journal at {path.parent} can't be opened: {error.strerror}",
-                hint="close files, or raise the limit (ulimit -n); nothing already written is lost",
+                hint="close files, or raise the limit (ulimit -n); recorded entries are not lost",
             )
     finally:
         for descriptor in opened:
@@ -141,13 +163,14 @@ def unusable(path: Path) -> JournalError | None:
     size = len(os.fsencode(os.path.realpath(path)))
     if size > PATH_BYTES_MAX:
         return JournalNotFoundError(
-            f"there can be no journal at {path.parent}: {path.name}'s path has {size} bytes, and SQLite opens {PATH_BYTES_MAX} at most",
+            f"there can be no journal at {path.parent}: the path of {path.name} has {size} bytes, "
+            f"and SQLite opens {PATH_BYTES_MAX} at most",
             hint="name a folder with a shorter path",
         )
     return None
 
 
 def is_lock(error: sqlite3.Error) -> bool:
-    """Whether another connection's lock is the reason."""
+    """Return whether another connection's lock caused the error."""
     name = getattr(error, "sqlite_errorname", "") or ""  # Python 3.11 and later
     return "locked" in str(error) or "busy" in str(error) or name.startswith("SQLITE_BUSY")

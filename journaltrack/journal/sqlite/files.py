@@ -1,15 +1,16 @@
 """Open a journal's files safely, and tell who else has them open.
 
-Who holds a POSIX lock on a file, asked without taking one (fcntl(2), F_GETLK), and who has a file open.
+A journal may come from somebody else. A symbolic link in the place of one of its files would make
+this process read or write a file outside the journal. A FIFO would block it for ever. So
+``check_files`` refuses both before anything is opened. The folder itself may be reached through
+links.
 
-The asking process may have locks of its own on the file, which it keeps. Linux only; elsewhere nobody is seen.
+Closing any descriptor of a file drops the POSIX locks that this process has on it, and with them
+SQLite's protection. So the database's files are looked at with ``lstat`` only. ``holder`` opens
+them, but closes none that this process uses (``locks``): the process keeps its locks.
 
-What of a journal's folder may be opened, and who else can get at it.
-
-A journal may come from somebody else. A symbolic link in the place of one of its files would have this process read or
-write a file that is not the journal's; a FIFO would have it wait for ever. Only ``lstat`` is used on the database's files:
-closing any descriptor of them drops this process's POSIX locks, and with them SQLite's protection. The folder itself may be
-reached through links.
+``holder`` asks for a POSIX lock without taking one (fcntl(2), F_GETLK). It works on Linux only;
+elsewhere it finds nobody.
 """
 
 from __future__ import annotations
@@ -32,15 +33,16 @@ from journaltrack.util import paths
 
 
 def holder(path: Path, *, start: int = 0, length: int = 0) -> int | None:
-    """The process that keeps others from write-locking these bytes; None: nobody, or it can't be told.
+    """Return the process whose lock prevents a write lock on these bytes.
 
     Args:
-        path: The file; a link is not followed.
+        path: The file. A link is not followed.
         start: First byte.
-        length: Bytes; 0: to the end of the file, however long it grows.
+        length: Number of bytes. 0 means to the end of the file, however long it grows.
 
     Returns:
-        Its pid; 0 when it runs on another machine or in another pid namespace.
+        Its pid; 0 if it runs on another machine or in another pid namespace; None if there is no
+        such process, or the system does not tell.
     """
     if not sys.platform.startswith("linux"):
         return None
@@ -54,15 +56,18 @@ def holder(path: Path, *, start: int = 0, length: int = 0) -> int | None:
     except OSError:
         return None
     finally:
-        locks.give_back(descriptor)  # to close it could drop locks of this process
+        # Closing it here could drop locks of this process.
+        locks.give_back(descriptor)
     return None if lock_type == fcntl.F_UNLCK else max(pid, 0)
 
 
 def is_locked(path: Path, table: Path = Path("/proc/locks")) -> bool | None:
-    """Whether anybody on this machine holds a lock on a file that need not be readable; None: that can't be told.
+    """Return whether a process on this machine holds a lock on the file.
+
+    None if the system does not tell.
 
     Args:
-        path: The file.
+        path: The file. It need not be readable.
         table: The kernel's table of locks (proc(5)).
     """
     try:
@@ -75,7 +80,10 @@ def is_locked(path: Path, table: Path = Path("/proc/locks")) -> bool | None:
 
 
 def having_open(path: Path) -> Iterator[int]:
-    """The other processes of this user that have the file open, as far as /proc tells; opens nothing."""
+    """Yield the pids of this user's other processes that have the file open.
+
+    /proc tells, as far as it can. The file itself is not opened.
+    """
     try:
         wanted = path.lstat()
     except FileNotFoundError:
@@ -86,9 +94,12 @@ def having_open(path: Path) -> Iterator[int]:
 
 
 def _has_open(process: Path, wanted: os.stat_result) -> bool:
-    """False also for a process that ends meanwhile, or is another user's."""
+    """Return whether the process has the file open.
+
+    False also for a process that ends meanwhile, or that belongs to another user.
+    """
     with contextlib.suppress(OSError):
-        for name in os.listdir(process / "fd"):  # noqa: PTH208 - names are all that is wanted
+        for name in os.listdir(process / "fd"):  # noqa: PTH208 - only names are needed
             with contextlib.suppress(OSError):
                 if os.path.samestat((process / "fd" / name).stat(), wanted):
                     return True
@@ -114,10 +125,12 @@ _warned: set[str] = set()
 
 
 def check_files(folder: Path) -> None:
-    """See that the journal's files are files, and its folders folders, as far as they are there; opens nothing.
+    """Check that the journal's files are regular files and its folders are folders.
+
+    Opens nothing. A missing file is no error.
 
     Raises:
-        NotAJournalError: One of them is a link, FIFO or something else.
+        NotAJournalError: One of them is a link, a FIFO or something else.
     """
     inside = os.fspath(folder)
     for name in _FILES:
@@ -141,9 +154,11 @@ def warn_if_exposed(folder: Path) -> None:
 
 
 def exposure(folder: Path) -> str | None:
-    """Why others than this user can read or change the journal, and what to do; None if they can't, or it can't be told.
+    """Return why other users can read or change the journal, and what to do.
 
-    File systems without permissions (FAT and its like) tell nothing. Root may open anybody's journal.
+    Returns:
+        None if they can't, or if the file system has no permissions (FAT). Another owner is no
+        reason for root.
     """
     try:
         of_folder, of_database = folder.lstat(), (folder / paths.DATABASE).lstat()
@@ -168,12 +183,13 @@ def exposure(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def opened_blob(path: Path) -> Iterator[int]:
-    """A descriptor of a blob ``<spool>/<two digits>/<digest>``, for reading; no link is followed below the spool's parent.
+    """Yield a descriptor for reading the blob ``<spool>/<two digits>/<digest>``.
 
-    What is checked and what is sent are the same file, whatever happens to the name meanwhile.
+    No link is followed below the spool's parent. The descriptor stays on the same file if the name
+    changes: the bytes that are checked are the bytes that are sent.
 
     Raises:
-        OSError: It is not there, or something on the way to it is a link.
+        OSError: It does not exist, or a part of its path is a link.
         ValueError: It is not a regular file.
     """
     opened: list[int] = []
@@ -183,7 +199,7 @@ def opened_blob(path: Path) -> Iterator[int]:
         for name in (path.parents[1].name, path.parent.name):
             parent = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
             opened.append(parent)
-        # Without O_NONBLOCK a FIFO would be waited for.
+        # Without O_NONBLOCK, opening a FIFO would block.
         file = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
         opened.append(file)
         if not stat.S_ISREG(os.fstat(file).st_mode):
@@ -196,18 +212,20 @@ def opened_blob(path: Path) -> Iterator[int]:
 
 
 def hand_over(file: int | Path, folder: Path) -> None:
-    """Give what was just made in a journal to whom its folder belongs, if it was root who made it.
+    """Give a file that root created to the owner of the journal's folder.
 
-    One `sudo journaltrack sync` would else leave files that keep the user from delivering ever after. SQLite does the same for its own.
-    A file of several names stays whose it is: another of them may be anywhere.
+    Otherwise one `sudo journaltrack sync` would leave files that stop the user's next sync. SQLite
+    does the same for its own files. A file with several hard links keeps its owner, because the
+    other links may be outside the journal.
 
     Args:
-        file: A descriptor, or the path of what is no link.
-        folder: The journal's.
+        file: A descriptor, or a path that is not a link.
+        folder: The journal's folder.
     """
     if os.geteuid() != 0:
         return
-    with contextlib.suppress(OSError):  # a file system without owners
+    # Some file systems have no owners.
+    with contextlib.suppress(OSError):
         owner = folder.stat()
         status = os.fstat(file) if isinstance(file, int) else file.lstat()
         if status.st_uid == owner.st_uid or not (status.st_nlink == 1 or stat.S_ISDIR(status.st_mode)):
@@ -219,7 +237,7 @@ def hand_over(file: int | Path, folder: Path) -> None:
 
 
 def of_others(folder: Path) -> list[Path]:
-    """The journal's own files that belong to somebody else than its folder does."""
+    """Return the journal's own files whose owner is not the owner of its folder."""
     found = []
     for name in _FILES:
         with contextlib.suppress(OSError):
@@ -230,8 +248,10 @@ def of_others(folder: Path) -> list[Path]:
 
 def _mode(path: str) -> int | None:
     try:
-        return os.lstat(path).st_mode  # this is done at every opening: a Path costs as much again
-    except OSError:  # not there, or nothing that can be looked at: opening it will say so
+        # A string, because this runs at every opening: building a Path would double its cost.
+        return os.lstat(path).st_mode
+    except OSError:
+        # It does not exist, or can't be looked at. Opening it will say so.
         return None
 
 
@@ -239,15 +259,14 @@ def _refused(path: Path, mode: int, wanted: str) -> NotAJournalError:
     kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "a device")
     return NotAJournalError(
         f"{path} is {kind}, not {wanted}; nothing was opened",
-        hint="a journal's own files are never links: if you did not make it, do not trust this journal; "
-        "to keep a journal elsewhere, link or mount its whole folder",
+        hint="unless you made it so, do not trust this journal; link or mount whole folders only",
     )
 
 
 def held_open(journal: Path) -> bool:
-    """Return whether some process on this machine has the journal open with SQLite: then it is in use here, and not a copy.
+    """Return whether a process on this machine has the journal open with SQLite.
 
-    False where the system does not tell.
+    Then the journal is in use here, and is not an unused copy. False if the system does not tell.
     """
     start, length = SHARED_RANGE
     return holder(journal / paths.DATABASE, start=start, length=length) is not None

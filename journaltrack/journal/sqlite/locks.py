@@ -1,26 +1,26 @@
-"""SQLite's standing locks, held once more in a form that closing a file does not drop.
+"""Hold SQLite's long-lived locks a second time, so that they survive a close.
 
-A process that closes a file of its own journal (``shutil.copytree`` of the run's folder, a checksum, ``tarfile``) drops
-SQLite's POSIX locks, and SQLite does not know. The next process believes that it is alone: it truncates the shared memory
-that the first one has mapped (SIGBUS), or deletes the log that the first one goes on writing to.
+A process loses all its POSIX locks on a file when it closes *any* descriptor of that file, and
+SQLite's locks are POSIX locks. So a training script that reads its own journal (``shutil.copytree``
+of the run's folder, a checksum, ``tarfile``) drops SQLite's locks. SQLite does not notice. The
+next process believes that it is alone. It truncates the shared memory that the first process has
+mapped (SIGBUS), or deletes the log that the first process still writes to.
 
-So each connection has OFD locks on the very bytes that SQLite locks for as long as a write-ahead log is in use: the
-database's shared range, and the "dead man's switch" in the shared memory. Whatever program comes next, it sees them as it
-sees SQLite's. Nothing is done per append.
+An OFD lock (fcntl(2), Linux only) belongs to one open file description instead, and other processes
+see it like a POSIX lock. So each connection holds OFD locks on the same bytes that SQLite locks for
+as long as it uses a write-ahead log: the database's shared range, and the "dead man's switch" in
+the shared memory. Every other program respects them. They cost nothing per append.
 
-What SQLite locks for moments can be dropped only by another thread, in the midst of a transaction. For who writes the log
-back there is a lock of our own. A process that is seen to drop locks says so, and from then on all that append take turns
-by such a lock, too: slower, as long as it lives. Why, and what lost: docs/adr/0023-presence-lock.md.
+To close one of our own descriptors would drop SQLite's locks as well. So a descriptor is closed
+only when nothing else in this process has the file open. Until then it waits in a pool for reuse.
 
-Where there are no such locks, SQLite's own must do. Must not know what is stored.
+SQLite also takes short locks, within a transaction. Only another thread can drop these, in the
+middle of it. Checkpoints have a lock of our own against that. When a process is seen to drop its
+locks, it logs a warning. From then on, and while it lives, every append takes a lock of our own,
+too, which is slower. docs/adr/0023-presence-lock.md has the reasons and the alternatives.
 
-Locks that closing a file does not drop (OFD locks, fcntl(2)), on descriptors that are closed when it does no harm.
-
-A process loses all its POSIX locks on a file when it closes *any* descriptor of it, and SQLite's are such locks. An OFD
-lock belongs to one open file description instead. Others see both kinds alike. Our descriptors are descriptors, too: one
-is closed only when nothing else in this process has the file open. Otherwise it waits in a pool for its next use.
-
-Linux only. Must not know what is locked.
+Where OFD locks do not exist, only SQLite's own locks protect the journal. Must not know what is
+stored.
 """
 
 from __future__ import annotations
@@ -47,15 +47,16 @@ EVERYWHERE: Final = (0, 0)
 
 _SET: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None)
 _GET: Final[int | None] = getattr(fcntl, "F_OFD_GETLK", None)
-_pool_lock = threading.RLock()  # a signal handler, or the garbage collector, may come back here
+# Reentrant: a signal handler or the garbage collector may interrupt its holder and take it again.
+_pool_lock = threading.RLock()
 
 
 class Descriptor:
-    """An open file description of this process alone. Use ``take`` to get one, and ``give_back``.
+    """One open file description, with its locks. Use ``take`` and ``give_back``.
 
     Args:
-        path: The file; a link is not followed.
-        mode: ``os.O_RDONLY``, or ``os.O_RDWR`` for one that locks others out.
+        path: The file. A link is not followed.
+        mode: ``os.O_RDONLY``, or ``os.O_RDWR`` for exclusive locks.
 
     Raises:
         OSError: It can't be opened.
@@ -67,21 +68,21 @@ class Descriptor:
         self.file = _identity(os.fstat(self.number))
 
     def lock(self, kind: int, place: Place) -> None:
-        """Change an OFD lock, without waiting.
+        """Set or release an OFD lock, without waiting.
 
         Raises:
-            BlockingIOError, PermissionError: It is taken.
-            OSError: There are no such locks here.
+            BlockingIOError, PermissionError: Another holder has it.
+            OSError: OFD locks do not exist here.
         """
         if _SET is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         fcntl.fcntl(self.number, _SET, struct.pack(FLOCK, kind, os.SEEK_SET, *place, 0))
 
     def lock_as_process(self, place: Place) -> None:
-        """Share a place by a POSIX lock, which is dropped as SQLite's are.
+        """Take a shared POSIX lock, which is lost in the same ways as SQLite's.
 
         Raises:
-            OSError: It is taken, or there are no locks here.
+            OSError: Another holder has it, or locks do not exist here.
         """
         start, length = place
         fcntl.lockf(self.number, fcntl.LOCK_SH | fcntl.LOCK_NB, length, start)
@@ -93,7 +94,7 @@ class Descriptor:
             fcntl.lockf(self.number, fcntl.LOCK_UN, length, start)
 
     def is_locked(self, place: Place) -> bool | None:
-        """Whether anything but this description has a lock of either kind there; None: it can't be told."""
+        """Return whether another description has a lock there; None if unknown."""
         if _GET is None:
             return None
         try:
@@ -103,16 +104,17 @@ class Descriptor:
         return bool(struct.unpack(FLOCK, answer)[0] != fcntl.F_UNLCK)
 
     def unlock(self) -> None:
-        """Give up its OFD locks."""
+        """Release all its OFD locks."""
         with contextlib.suppress(OSError):
             self.lock(fcntl.F_UNLCK, EVERYWHERE)
 
 
-_pool: list[Descriptor] = []  # without locks
+# Unlocked descriptors, for reuse.
+_pool: list[Descriptor] = []
 
 
 def take(path: str, mode: int) -> Descriptor:
-    """A descriptor of the file, from the pool if there is one.
+    """Return a descriptor of the file, from the pool if it has one.
 
     Raises:
         OSError: It can't be opened.
@@ -127,11 +129,12 @@ def take(path: str, mode: int) -> Descriptor:
 
 
 def give_back(*descriptors: Descriptor | None) -> None:
-    """Unlock them, and close them as soon as nothing else in this process has their files open."""
+    """Unlock descriptors, and close them once nothing else here has their files open."""
     with _pool_lock:
         for descriptor in descriptors:
             if descriptor is not None:
-                # Not merely closed: between fork and exec a child that another thread starts has the same description.
+                # Closing alone would not unlock: a child that another thread starts shares the
+                # description between its fork and exec.
                 descriptor.unlock()
                 _pool.append(descriptor)
         if _pool:
@@ -139,21 +142,28 @@ def give_back(*descriptors: Descriptor | None) -> None:
 
 
 def leave_to_parent(*descriptors: Descriptor | None) -> None:
-    """Close them in a forked child, and leave their locks to the parent, which has the same descriptions."""
+    """Close descriptors in a forked child without unlocking them.
+
+    The parent shares the descriptions, and so the locks.
+    """
     for descriptor in descriptors:
         if descriptor is not None:
-            os.close(descriptor.number)  # a new process has no POSIX locks to lose
+            # A new process has no POSIX locks to lose.
+            os.close(descriptor.number)
 
 
 def _close_unneeded() -> None:
     ours = {descriptor.number for descriptor in _pool}
     in_use = set()
     try:
-        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - at every close of a journal
+        # listdir, because it is fast: this runs at every close of a journal.
+        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
             if int(name) not in ours:
-                with contextlib.suppress(OSError):  # that of the listing itself
+                # The listing's own descriptor is closed by now.
+                with contextlib.suppress(OSError):
                     in_use.add(_identity(os.fstat(int(name))))
-    except OSError:  # it can't be told
+    except OSError:
+        # Without /proc nobody can tell what is in use.
         return
     for descriptor in [d for d in _pool if d.file not in in_use]:
         _pool.remove(descriptor)
@@ -165,7 +175,8 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _after_fork_in_child() -> None:
-    global _pool_lock  # noqa: PLW0603 - another thread may have had it
+    # Another thread of the parent may have held the lock.
+    global _pool_lock  # noqa: PLW0603
     _pool_lock = threading.RLock()
     leave_to_parent(*_pool)
     _pool.clear()
@@ -175,41 +186,61 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 SHARED_RANGE: Final = (0x40000002, 510)
-"""What every connection with a write-ahead log has locked in the database: first byte and length (SQLite's os.h)."""
-_VERSIONS_AT, _HAS_LOG = 18, b"\2\2"  # of the database's header (https://sqlite.org/fileformat2.html)
-_DEAD_MAN_SWITCH: Final = (128, 1)  # ... and in the shared memory (https://sqlite.org/walformat.html#locks)
-# Ours, far beyond what either file ever holds. In the database:
-_CHECKPOINT: Final = (1 << 62, 1)  # whose turn it is to write the log back,
-_TURN: Final = ((1 << 62) + 1, 1)  # whose to write at all when somebody is careless,
-_CARELESS: Final = ((1 << 62) + 2, 1)  # and who is;
-_SHARING: Final = ((1 << 62) + 3, 1)  # who uses it from where a write-ahead log can't be shared,
-_ASKING: Final = ((1 << 62) + 4, 1)  # and who waits for one that has it alone.
-_PROBE: Final = ((1 << 62) + 5, 1)  # of nobody
-_CANARIES: Final = range(1 << 61, 1 << 62)  # in the shared memory, a byte of each connection
-_ANSWERS: Final = 4  # of a busy machine one comes late, but not all
+"""Bytes of the database that every connection with a write-ahead log has locked.
+
+First byte and length (SQLite's os.h).
+"""
+# Of the database's header (https://sqlite.org/fileformat2.html).
+_VERSIONS_AT, _HAS_LOG = 18, b"\2\2"
+_DEAD_MAN_SWITCH: Final = (128, 1)
+"""The byte of the shared memory that every such connection has locked.
+
+https://sqlite.org/walformat.html#locks
+"""
+
+# Our own locks on the database, at places far beyond its end.
+_CHECKPOINT: Final = (1 << 62, 1)
+"""Held by the process that writes the log back."""
+_TURN: Final = ((1 << 62) + 1, 1)
+"""Held for one transaction, while some process is careless."""
+_CARELESS: Final = ((1 << 62) + 2, 1)
+"""Shared by the processes that were seen to drop their locks."""
+_SHARING: Final = ((1 << 62) + 3, 1)
+"""Shared by processes that can't share a write-ahead log; exclusive for one that is alone."""
+_ASKING: Final = ((1 << 62) + 4, 1)
+"""Held by a process that waits for another one to give way."""
+_PROBE: Final = ((1 << 62) + 5, 1)
+"""Never held: taken to see whether locks exist here."""
+
+_CANARIES: Final = range(1 << 61, 1 << 62)
+"""Places in the shared memory: each connection has a POSIX lock on one, and looks if it is lost."""
+_ANSWERS: Final = 4
+"""How often to measure: on a busy machine some answers come late, but not all."""
 _ANSWERS_SOON_S: Final = 0.000_5
 _ASK_EVERY_S: Final = 0.02
 LOOK_EVERY_S: Final = 0.1
-"""How often who is alone looks whether somebody asks ..."""
-_LOOKS_COST: Final = 20  # ... where a look costs little; else so many times what it costs
+"""How often a process that is alone looks whether another one asks."""
+_LOOKS_COST: Final = 20
+"""If a look is slow: the least pause, as a multiple of the look's duration."""
 _TAKEN: Final = frozenset([errno.EAGAIN, errno.EACCES])
 
-_careless: set[tuple[int, int]] = set()  # databases of which this process closed a file while it used them
+# Databases of which this process closed a file while it used them.
+_careless: set[tuple[int, int]] = set()
 
 
 class StandingLocks:
-    """Those of one connection. One thread at a time uses them, but for ``checkpointing``.
+    """Hold one connection's standing locks. Only ``checkpointing`` is thread-safe.
 
     Args:
-        database: The file, which is there.
+        database: The file, which exists.
         read_only: See ``Database``.
-        news: Gets what there is to warn of.
+        news: Receives warnings for the user.
     """
 
     def __init__(self, database: Path, *, read_only: bool, news: deque[str] | None = None) -> None:
         self._news: deque[str] = deque() if news is None else news
         self.guarded = False
-        """Whether a transaction needs ``take_turn``, as far as the last ``look`` knows."""
+        """Whether a transaction needs ``take_turn``, according to the last ``look``."""
         self._path = os.fspath(database)
         self._mode = os.O_RDONLY if read_only else os.O_RDWR
         self._of_database: Descriptor | None = None
@@ -217,10 +248,12 @@ class StandingLocks:
         self._canary = (0, 1)
 
     def take(self) -> None:
-        """Lock a database that has a write-ahead log: before SQLite opens it, so that there is no moment without.
+        """Lock a database that has a write-ahead log.
 
-        Without such a log, or beside a rollback journal, nothing is locked: who gives it one, or rolls back a transaction that was
-        cut short, does so only while nobody else has a lock.
+        Call this before SQLite opens it, so that it is never open without the lock.
+
+        Without a write-ahead log, or beside a rollback journal, nothing is locked: switching to
+        such a log, or rolling back an interrupted transaction, needs that nobody else has a lock.
         """
         with contextlib.suppress(FileNotFoundError):
             if os.stat(f"{self._path}-journal").st_size:  # noqa: PTH116 - at every opening
@@ -233,7 +266,8 @@ class StandingLocks:
     def take_all(self) -> None:
         """Lock the database, and the shared memory that SQLite has opened by now.
 
-        Not before: who finds the switch locked takes what is in the shared memory as it is, even if a crash left it.
+        Call this only after SQLite opened it: a connection that finds the switch locked trusts the
+        shared memory, even one that a crash left behind.
         """
         self.take()
         with contextlib.suppress(OSError):
@@ -245,7 +279,7 @@ class StandingLocks:
         self.look()
 
     def has_locks(self) -> bool:
-        """Whether this file system has locks as SQLite uses them."""
+        """Return whether this file system has the locks that SQLite uses."""
         try:
             self._database().lock_as_process(_PROBE)
         except OSError as error:
@@ -253,7 +287,10 @@ class StandingLocks:
         return True
 
     def answers_in_s(self) -> float:
-        """How long the file system takes for a lock and a read, at best: where it takes long, a few times as long passes."""
+        """Measure how long the file system takes for a lock and a read, at best.
+
+        Takes up to ``_ANSWERS`` times as long itself.
+        """
         best_s = math.inf
         with contextlib.suppress(OSError):
             database = self._database()
@@ -267,7 +304,11 @@ class StandingLocks:
         return best_s
 
     def be_alone(self) -> bool:
-        """Keep all others out from where a log can't be shared; whether nobody is there and nobody asks."""
+        """Lock all others out of a database whose log can't be shared.
+
+        Returns:
+            Whether that succeeded: no other process uses it, and none asks to.
+        """
         try:
             database = self._database()
             if database.is_locked(_ASKING) is not False:
@@ -278,9 +319,12 @@ class StandingLocks:
         return True
 
     def share(self, timeout_s: float) -> bool:
-        """Keep others from being alone, and from beginning a log that all share; whether that could be done in time.
+        """Keep others from using the database alone or with a shared write-ahead log.
 
-        Who is alone lets go when it sees that somebody asks. Yes where there are no such locks.
+        A process that has it alone gives way when it sees that another one asks.
+
+        Returns:
+            Whether that succeeded in time. True where OFD locks do not exist.
         """
         until = time.monotonic() + timeout_s
         try:
@@ -298,27 +342,30 @@ class StandingLocks:
         return True
 
     def are_shared(self) -> bool:
-        """Whether somebody else has said ``share``, or is alone."""
+        """Return whether another connection called ``share``, or is alone."""
         try:
             return bool(self._database().is_locked(_SHARING))
         except OSError:
             return False
 
     def is_left_alone(self) -> bool:
-        """Whether nobody else has said ``share``, and nobody asks to."""
+        """Return whether no other connection called ``share``, and none asks to."""
         database = self._of_database
-        return database is not None and database.is_locked(_SHARING) is False and database.is_locked(_ASKING) is False
+        if database is None:
+            return False
+        return database.is_locked(_SHARING) is False and database.is_locked(_ASKING) is False
 
     def look(self) -> None:
-        """See whether this process has dropped its locks, or another one says that it does."""
+        """Detect whether this process dropped its locks, or another one says that it did."""
         database, memory = self._of_database, self._of_memory
         if database is None or memory is None:
             return
         if database.file not in _careless and memory.is_locked(self._canary) is False:
             _careless.add(database.file)
             self._news.append(
-                f"event=careless journal={Path(self._path).parent} this process closed a file of the journal that it uses, which drops "
-                "SQLite's locks; from now on calls are recorded more slowly, and safely. Let another process copy or read these files"
+                f"event=careless journal={Path(self._path).parent} this process closed a file of "
+                "the journal that it uses, which drops SQLite's locks; from now on calls are "
+                "recorded safely, but more slowly. Let another process copy or read these files"
             )
         if database.file in _careless:
             with contextlib.suppress(OSError):
@@ -328,7 +375,11 @@ class StandingLocks:
             self.guarded = bool(database.is_locked(_CARELESS))
 
     def take_turn(self) -> bool:
-        """Be the only one that writes, where ``guarded``; whether that could be done at once."""
+        """Take the writers' lock if ``guarded``, without waiting.
+
+        Returns:
+            False if another process has it.
+        """
         if self.guarded and self._of_database is not None:
             try:
                 self._of_database.lock(fcntl.F_WRLCK, _TURN)
@@ -337,17 +388,17 @@ class StandingLocks:
         return True
 
     def end_turn(self) -> None:
-        """Let others write."""
+        """Release the writers' lock."""
         if self.guarded and self._of_database is not None:
             with contextlib.suppress(OSError):
                 self._of_database.lock(fcntl.F_UNLCK, _TURN)
 
     @contextlib.contextmanager
     def checkpointing(self) -> Iterator[bool]:
-        """Whether no other process writes the log back, for the block. Yes where there are no such locks.
+        """Yield whether this connection alone may checkpoint, within the block.
 
-        Two at once damage the database: the slower one writes older pages over newer ones, which nobody looks for in the log
-        any more.
+        Two checkpoints at once damage the database: the slower one writes older pages over newer
+        ones, and the log no longer has the newer ones. True where OFD locks do not exist.
         """
         descriptor, alone = self._of_database, True
         if descriptor is not None:
@@ -364,7 +415,10 @@ class StandingLocks:
                     descriptor.lock(fcntl.F_UNLCK, _CHECKPOINT)
 
     def let_go(self) -> None:
-        """Unlock the database: SQLite is about to close it, and sees for itself whether it is the last."""
+        """Unlock the database, before SQLite closes it.
+
+        SQLite must be able to see whether its connection is the last one.
+        """
         if self._of_database is not None:
             self._of_database.unlock()
 
@@ -376,7 +430,7 @@ class StandingLocks:
         self._of_database = self._of_memory = None
 
     def leave_to_parent(self) -> None:
-        """Have nothing any more, in a forked child."""
+        """Forget all locks in a forked child: they are the parent's."""
         leave_to_parent(self._of_database, self._of_memory)
         self._of_database = self._of_memory = None
 
@@ -387,14 +441,14 @@ class StandingLocks:
 
 
 def is_asked_for(database: Path, until: threading.Event) -> bool:
-    """Wait until somebody asks for the database that this process has alone.
+    """Wait until another process asks for the database that this process has alone.
 
     Args:
         database: The file.
         until: Ends the wait.
 
     Returns:
-        Whether somebody does.
+        Whether another process asks.
     """
     try:
         descriptor = take(os.fspath(database), os.O_RDONLY)
@@ -413,10 +467,10 @@ def is_asked_for(database: Path, until: threading.Event) -> bool:
 
 
 def _locked(descriptor: Descriptor, kind: int, place: Place) -> bool:
-    """Whether it could be locked.
+    """Try to take a lock, and return whether that succeeded.
 
     Raises:
-        OSError: There are no such locks here.
+        OSError: OFD locks do not exist here.
     """
     try:
         descriptor.lock(kind, place)

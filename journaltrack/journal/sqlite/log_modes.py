@@ -1,8 +1,9 @@
-"""Which log SQLite keeps for a journal: a write-ahead log where that is safe, elsewhere a rollback journal.
+"""Choose SQLite's log: write-ahead where safe, else a rollback journal.
 
-A write-ahead log has an index in memory that all its users share. Machines do not share memory: two hosts that use one
-log overwrite each other's entries. So on a file system that other machines may share, a journal never has one, and a
-journal that has one is left alone as long as somebody uses it. Must not know what is stored.
+All users of a write-ahead log share its index in memory. Machines do not share memory: two hosts
+that use one log overwrite each other's entries. So on a file system that other machines may share,
+processes never share a write-ahead log. There, a journal that has one is not opened while a process
+uses it. Must not know what is stored.
 """
 
 from __future__ import annotations
@@ -21,20 +22,26 @@ from journaltrack.journal.sqlite.locks import SHARED_RANGE
 from journaltrack.util import paths
 
 Mode: TypeAlias = Literal["log", "log alone", "rollback alone", "rollback"]
-"""A write-ahead log or a rollback journal; alone: of a single process, which needs no shared memory and keeps its locks."""
+"""A write-ahead log or a rollback journal.
+
+Alone: one process has the journal, keeps its locks and needs no shared memory.
+"""
 _PRAGMAS: Final[dict[Mode, str]] = {"log": "WAL", "log alone": "WAL", "rollback alone": "PERSIST", "rollback": "DELETE"}
 MEANING: Final[dict[Mode, str]] = {
     "log": "it has one",
-    "log alone": "this process has the journal alone, and makes way when another one comes",
-    "rollback alone": "this process has the journal alone with a slower rollback journal, and makes way when another one comes",
+    "log alone": "this process alone uses it, and gives way when another one asks",
+    "rollback alone": "this process alone uses it, with a slower log, until another one asks",
     "rollback": "a slower rollback journal is used",
 }
+"""The end of a sentence that says why a journal has no shared write-ahead log."""
 _PAUSE_S: Final = 0.005
 _PATIENCE_S: Final = 1.0
-"""How long another process may take to end its use of a write-ahead log: to convert or close it takes milliseconds."""
+"""How long to wait for another process to give up its write-ahead log, which takes milliseconds."""
 _ALIVE_S: Final = 60.0
-"""A log that was written so recently has a writer, where locks of other machines can't be seen."""
-_VERSIONS: Final = slice(18, 20)  # of the database's header: 2 says write-ahead log (https://sqlite.org/fileformat2.html)
+"""A log written less than this ago has a writer, where other machines' locks can't be seen."""
+# Two bytes of the database's header; both are 2 for a write-ahead log
+# (https://sqlite.org/fileformat2.html).
+_VERSIONS: Final = slice(18, 20)
 
 
 def is_wal(connection: sqlite3.Connection) -> bool:
@@ -43,15 +50,20 @@ def is_wal(connection: sqlite3.Connection) -> bool:
 
 
 def choose(connection: sqlite3.Connection, mode: Mode, timeout_s: float) -> bool:
-    """Have the database use that log; whether it is a write-ahead log. Only for what is known to be a journal.
+    """Switch the database to a log.
+
+    Call it only for a file that is known to be a journal.
 
     Args:
-        connection: In no transaction.
-        mode: Which.
-        timeout_s: How long to wait for others.
+        connection: Not in a transaction.
+        mode: The log to use.
+        timeout_s: How long to wait for other processes.
+
+    Returns:
+        Whether the database has a write-ahead log now.
 
     Raises:
-        sqlite3.OperationalError: Others did not let go in time.
+        sqlite3.OperationalError: Others did not release their locks in time.
     """
     until = time.monotonic() + timeout_s
     while True:
@@ -59,8 +71,10 @@ def choose(connection: sqlite3.Connection, mode: Mode, timeout_s: float) -> bool
             used = connection.execute(f"PRAGMA journal_mode = {_PRAGMAS[mode]}").fetchone()[0]
             if mode == "rollback":
                 connection.execute("PRAGMA locking_mode = NORMAL")
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log, or lets go
-        except sqlite3.OperationalError as error:  # noqa: PERF203 - SQLite does not wait here when several make a journal at once
+            # The first read opens the log, or releases the locks.
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        # SQLite does not wait here when several processes create a journal at once.
+        except sqlite3.OperationalError as error:  # noqa: PERF203
             if not is_lock(error) or time.monotonic() >= until:
                 raise
             time.sleep(_PAUSE_S)
@@ -69,11 +83,12 @@ def choose(connection: sqlite3.Connection, mode: Mode, timeout_s: float) -> bool
 
 
 def says_log(path: Path) -> bool:
-    """Return whether the database's header says that it has a write-ahead log. Nothing is opened by SQLite."""
+    """Return whether the database's header names a write-ahead log, without SQLite."""
     try:
         descriptor = locks.take(os.fspath(path), os.O_RDONLY)
     except OSError:
-        return False  # SQLite will say why
+        # SQLite will say why.
+        return False
     try:
         return _says_log(descriptor)
     finally:
@@ -81,27 +96,28 @@ def says_log(path: Path) -> bool:
 
 
 def refuse_foreign(path: Path, shared: str) -> None:
-    """Leave a write-ahead log alone that somebody uses, perhaps on another machine.
+    """Refuse a write-ahead log that a process uses, perhaps on another machine.
 
     Args:
         path: The database.
-        shared: Its file system.
+        shared: Its file system, in words.
 
     Raises:
-        JournalLockedError: Somebody does.
+        JournalLockedError: A process uses it.
     """
     try:
         descriptor = locks.take(os.fspath(path), os.O_RDONLY)
     except OSError:
-        return  # SQLite will say why
+        # SQLite will say why.
+        return
     try:
         until = time.monotonic() + _PATIENCE_S
         while _says_log(descriptor) and _is_in_use(path, descriptor):
             if time.monotonic() >= until:
                 raise JournalLockedError(
-                    f"the journal at {path.parent} has a write-ahead log that a process, here or on another machine, writes to; "
-                    f"it can't be shared over {shared}. Nothing was opened and nothing was changed",
-                    hint="use the journal on that machine, or end what uses it there and try again in a minute",
+                    f"a process, here or on another machine, writes to the write-ahead log of the "
+                    f"journal at {path.parent}, which {shared} can't share; no changes were made",
+                    hint="use the journal on that machine, or end that process and wait a minute",
                 )
             time.sleep(_PAUSE_S)
     finally:
