@@ -183,9 +183,10 @@ class EverythingMachine(RuleBasedStateMachine):
 
     def forget(self, values) -> None:
         """They may be sent again, and whoever knew that they arrived is right to."""
+        gone = set(values)
         for folder in self.folders:
-            self.known[folder] -= set(values)
-            self.flying[folder] -= set(values)
+            self.known[folder] -= gone
+            self.flying[folder] -= gone
 
     # -- what is done -------------------------------------------------------------------------------------------
 
