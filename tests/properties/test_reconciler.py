@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from journaltrack.errors import JournalWriteError, LeaseHeldError, LeaseLostError
 from journaltrack.journal import entries as vocabulary
@@ -239,13 +239,13 @@ class ReplayMachine(RuleBasedStateMachine):
         doubtful = [e for e in self._entries() if self.states()[e.seq] == "in doubt" and e.seq not in self.resent]
         assert all(e.step is None or e.value < 0 for e in doubtful) or self.resent, "a point with a step of its own is still in doubt"
 
-    @precondition(lambda self: any(s == "quarantined" for s in self.states().values()))
+    # No preconditions: which of a pass's threads meets a fault is the scheduler's choice, and with it
+    # the states; rules that come and go would make the choice of examples depend on it.
     @rule()
     def release(self) -> None:
         """Quarantined entries become pending again."""
         self._release("quarantined")
 
-    @precondition(lambda self: any(s == "in doubt" for s in self.states().values()))
     @rule()
     def send_again_what_is_in_doubt(self) -> None:
         """A person prefers a double to a loss."""
