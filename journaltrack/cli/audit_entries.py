@@ -1,4 +1,7 @@
-"""The questions of ``journaltrack audit`` about single entries: a list, one in full, the history of a key, the timeline."""
+"""Answer the questions of ``journaltrack audit`` about single entries.
+
+The questions are a list of entries, one entry in full, the history of a key, and the timeline.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _STATES = ("pending", "in flight", "delivered", "in doubt", "quarantined")
 _KEY_KINDS = ("parameter", "input", "output", "status")
 _TERMINAL_LIMIT = 200
-"""Lines of a page on a terminal, where nobody reads a million."""
+"""Lines of a page on a terminal; nobody reads a million."""
 _ENTRY_COLUMNS = (
     "seq",
     "recorded",
@@ -50,7 +53,7 @@ _until = click.option("--until", metavar="WHEN", type=_WHEN, help="Only what was
 
 
 def _page_options(command: _Command) -> _Command:
-    """``--state``, ``--kind``, ``--name``, times, and pages: of the questions that list."""
+    """Add the options of questions that list: state, kind, name, times and pages."""
     state = click.option("--state", type=click.Choice(_STATES), help="Only entries in this state.")
     kind = click.option("--kind", metavar="KIND", help="Only entries of this kind (parameter, metric, upload, ...).")
     name = click.option("--name", metavar="GLOB", help="Only entries whose name fits the pattern, such as 'train:*' (case matters).")
@@ -75,9 +78,10 @@ def entries_command(
     as_json: bool,
     **asked: Any,  # noqa: ANN401 - click's
 ) -> ExitCode:
-    """List every entry of each JOURNAL with what became of it; with --json one JSON object a line.
+    """List every entry of each JOURNAL with what became of it.
 
-    The exit code is 0 only if all is delivered: 3 while some is pending, 4 if some is quarantined or in doubt.
+    With --json, print one JSON object per line. The exit code is 0 if everything is delivered, 3
+    if entries are pending, and 4 if some are quarantined or in doubt.
     """
     if after is not None:
         journals.only("--after")
@@ -94,7 +98,10 @@ def entries_command(
 @about_journals
 @common.common_options
 def entry_command(number: int, journals: Journals, *, as_json: bool) -> ExitCode:
-    """Tell all about entry N of JOURNAL: what was recorded, who wrote it, and every request that carried it."""
+    """Show entry N of JOURNAL in full.
+
+    Show what was recorded, who wrote it, and every request that carried it.
+    """
     path = journals.only("audit entry")
     _tell_removed(path)
     return _show_entry(path, number, as_json=as_json)
@@ -109,7 +116,10 @@ def entry_command(number: int, journals: Journals, *, as_json: bool) -> ExitCode
 @_until
 @common.common_options
 def history_command(name: str, journals: Journals, *, component: str | None, as_json: bool, **asked: Any) -> ExitCode:  # noqa: ANN401 - click's
-    """Tell every value of the parameter, input or output NAME, or of the `status`, and what it changed."""
+    """Show every value of NAME and what it changed.
+
+    NAME is a parameter, an input, an output, or `status`.
+    """
 
     def answer(path: str | None) -> ExitCode:
         choice = _choice(path, component, key=name, **asked)
@@ -132,7 +142,10 @@ def timeline_command(
     as_json: bool,
     **asked: Any,  # noqa: ANN401 - click's
 ) -> ExitCode:
-    """Tell all that happened in each JOURNAL, in order: writers, entries, requests, settlements, decisions."""
+    """Show everything that happened in each JOURNAL, in order.
+
+    Events are writers, entries, requests, settlements and decisions.
+    """
     if after is not None:
         journals.only("--after")
 
@@ -157,7 +170,10 @@ def _limit(limit: int | None, as_json: bool) -> int | None:
 
 
 def _choice(path: str | None, component: str | None, *, key: str | None = None, **asked: Any) -> Choice:  # noqa: ANN401 - click's
-    """What the filters choose, if there is such a thing; with a note of what no answer about single entries can have."""
+    """Return what the filters choose, and note what no answer about single entries can show.
+
+    Raises an error if the filters name nothing.
+    """
     from journaltrack.journal import view  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.reports import history  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.reports.entries import Choice  # noqa: PLC0415
@@ -172,7 +188,7 @@ def _choice(path: str | None, component: str | None, *, key: str | None = None, 
 
 
 def _tell_removed(path: str | None) -> None:
-    """What no answer about single entries can have."""
+    """Say which entries were removed: no answer about single entries can show them."""
     from journaltrack.journal import removed, view  # noqa: PLC0415 - SQLAlchemy
 
     with view.opened(path) as own:
@@ -193,14 +209,17 @@ def _seq(after: str | None) -> int:
 
 
 class Page:
-    """Items up to a limit (None: all), and where the next page begins: ``next_after``, None at the end."""
+    """Hold items up to a limit, and where the next page begins.
+
+    ``limit`` None means all. ``next_after`` is None at the end.
+    """
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
         self.next_after: int | str | None = None
 
     def of(self, items: Iterable[_Item], place: Callable[[_Item], int | str]) -> Iterator[_Item]:
-        """The items of this page, of ``to_read`` items; ``place`` is that of an item as ``--after`` takes it."""
+        """Return this page's part of ``to_read`` items; ``place`` gives an item's ``--after``."""
         last: int | str | None = None
         for number, item in enumerate(items):
             if number == self._limit:
@@ -211,11 +230,11 @@ class Page:
 
     @property
     def to_read(self) -> int | None:
-        """How many items to ask for: one more tells whether there is a further page."""
+        """Return how many items to ask for: one more shows whether there is another page."""
         return None if self._limit is None else self._limit + 1
 
     def say(self, *, as_json: bool) -> None:
-        """How to get the next page, if there is one."""
+        """Say how to get the next page, if there is one."""
         if self.next_after is None:
             return
         if as_json:
@@ -225,7 +244,7 @@ class Page:
 
 
 def _list_entries(path: str | None, choice: Choice, page: Page, after_seq: int, *, as_json: bool) -> ExitCode:
-    """Every chosen entry, in constant memory; the code says whether all of the components is delivered."""
+    """List every chosen entry in constant memory; return a code for the components' delivery."""
     from journaltrack.journal.view import to_json  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.reports.entries import each_entry, unsettled  # noqa: PLC0415
 
@@ -279,17 +298,20 @@ def _entry_row(entry: AuditedEntry) -> tuple[object, ...]:
 
 
 def state_of(entry: AuditedEntry) -> str | None:
-    """The state, with what is superseded told apart."""
+    """Return the entry's state; superseded entries are named as such."""
     return "superseded" if entry.superseded else entry.state
 
 
 def who(entry: AuditedEntry) -> str:
-    """The process that recorded it."""
+    """Describe the process that recorded the entry."""
     return f"{entry.user}@{entry.host}:{entry.pid}"
 
 
 def short_value(entry: AuditedEntry) -> str:
-    """The value as recorded, or what stands for it: text, a URI, a digest, a status. On a terminal numbers have ten digits."""
+    """Return the value as recorded, or what stands for it: text, URI, digest or status.
+
+    On a terminal numbers have ten digits.
+    """
     if entry.value is not None:
         text = str(entry.value)
         return f"{entry.value:.10g}" if output.on_terminal() and len(text) > _NUMBER_CHARS_MAX else text
@@ -300,7 +322,7 @@ def short_value(entry: AuditedEntry) -> str:
 
 
 def _show_entry(path: str | None, seq: int, *, as_json: bool) -> ExitCode:
-    """One entry in full."""
+    """Print one entry in full."""
     from journaltrack.reports.entry import entry  # noqa: PLC0415 - SQLAlchemy
 
     found = entry(path, seq)
@@ -387,7 +409,7 @@ def _receipt_row(receipt: ReceiptRecord) -> tuple[object, ...]:
 
 
 def _show_history(path: str | None, name: str, kind: KeyKind | None, choice: Choice, *, as_json: bool) -> ExitCode:
-    """Every value of a key."""
+    """Print every value of a key."""
     from journaltrack.journal.view import to_json  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.reports.history import history  # noqa: PLC0415
 
@@ -431,12 +453,12 @@ def _said(value: object) -> str:
 
 
 def commit(writer: WriterRecord, chars_max: int = 13) -> str:
-    """The commit that a process ran from, and whether there were changes beside it."""
+    """Describe the commit that a process ran from, and whether the tree had other changes."""
     return output.cut(writer.git_commit or "", chars_max) + ("+changes" if writer.git_dirty else "")
 
 
 def _list_timeline(path: str | None, choice: Choice, page: Page, after: str | None, *, as_json: bool) -> ExitCode:
-    """All that happened, in order."""
+    """Print everything that happened, in order."""
     from journaltrack.reports.history import START, position, timeline  # noqa: PLC0415 - SQLAlchemy
 
     try:

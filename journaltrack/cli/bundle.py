@@ -1,4 +1,4 @@
-"""``journaltrack bundle``: a journal in one file, and back."""
+"""Implement ``journaltrack bundle``: pack a journal into one file."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ def command(
     extracted: tuple[str, str] | None,
     as_json: bool,
 ) -> ExitCode:
-    """Pack JOURNAL and the artifacts that wait in it into FILE, to be delivered where there is a network.
+    """Pack JOURNAL and its undelivered artifacts into FILE, to deliver elsewhere.
 
-    Training may go on: what is recorded after the start is left out. Interrupted, it leaves no file. The file is a tar archive
-    (docs/bundles.md). No network; changes no journal.
+    Training may go on: entries recorded after the start are left out. If you interrupt it, no file
+    is left. FILE is a tar archive (see docs/bundles.md). The command uses no network and changes
+    no journal.
     """
     if checked is None and extracted is None:
         if target is None:

@@ -1,4 +1,4 @@
-"""``journaltrack check``: is the journal well, and is what it delivered still there? ``--repair`` mends what can be mended."""
+"""Implement ``journaltrack check``: diagnose a journal, compare it with AWS, and repair."""
 
 from __future__ import annotations
 
@@ -83,15 +83,21 @@ def command(
     as_json: bool,
     **asked: Any,  # noqa: ANN401 - click's
 ) -> ExitCode:
-    """Check each JOURNAL: files, disk, locks, database, records, chains of digests, artifacts and clock.
+    """Check each JOURNAL, and repair it.
 
-    Each finding says what it means for the data, and what to do. Training and syncs may go on meanwhile.
+    The checks cover files, disk, locks, database, records, chains of digests, artifacts and the
+    clock.
 
-    With --remote also: parameters, artifacts, status, display name, counts and extremes of metrics, sizes
-    and checksums of objects, a few requests a second. What is there beyond that is told, and is no failure.
+    Each finding says what it means for your data and what to do. Training and syncs may go on
+    meanwhile.
 
-    The exit code is 0 if all is well, 4 for problems and for what is missing or different, 8 if something was
-    altered after it had been recorded, 3 if something is not delivered or could not be told (--remote).
+    With --remote, also compare with SageMaker and S3: parameters, artifacts, status, display name,
+    counts and extremes of metrics, sizes and checksums of objects. This sends a few requests per
+    second. What AWS has beyond that is listed, and is not a failure.
+
+    The exit code is 0 if all is well, 3 if something is not delivered or could not be compared
+    (--remote), 4 for problems and for what is missing or different, and 8 if something was altered
+    after it was recorded.
     """
     if restore_from and not repair:
         raise click.UsageError("--restore-from is for --repair")
@@ -122,7 +128,7 @@ def _comparison(
     config_file: str | None,
     **aws: Any,  # noqa: ANN401 - as above
 ) -> Callable[[str | None], VerifyReport]:
-    """How a journal is compared with SageMaker and S3."""
+    """Say how to compare a journal with SageMaker and S3."""
     from journaltrack.app.composition import Connection, is_attended, run_verify  # noqa: PLC0415
     from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
     from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
@@ -148,7 +154,7 @@ def _check(
     repair: bool,
     as_json: bool,
 ) -> ExitCode:
-    """Check one journal, and say what was found: all of it, also where SageMaker and S3 could not be asked."""
+    """Check one journal and print every finding, even if SageMaker and S3 can't be asked."""
     from journaltrack.app.api import check  # noqa: PLC0415 - shell completion imports this module
 
     examination = check(journal, repair=repair, restore_from=restore_from, anchors=anchors, on_progress=_progress())
@@ -209,7 +215,7 @@ def _json(examination: Examination, report: VerifyReport | None, failure: Journa
 
 
 def _progress() -> Callable[[Progress], None]:
-    """A line on a terminal for each check, once that they take long."""
+    """Return a callback that prints a line per check on a terminal, once checks take long."""
     from journaltrack.doctor import CHECKS  # noqa: PLC0415
 
     began = time.monotonic()
@@ -222,7 +228,10 @@ def _progress() -> Callable[[Progress], None]:
 
 
 def _teller() -> Callable[[Progress], None]:
-    """A line on stderr now and then: at ten requests a second a thousand components take some minutes."""
+    """Return a callback that prints a line on stderr now and then.
+
+    At ten requests per second, a thousand components take some minutes.
+    """
     told = time.monotonic()
 
     def tell(progress: Progress) -> None:
@@ -269,7 +278,7 @@ def _print_examination(examination: Examination, *, offer: bool) -> None:
 
 
 def _print_findings(alike: Sequence[Finding]) -> None:
-    """Findings that mean the same: what each is, then once what it means and what to do."""
+    """Print findings that mean the same: each message, then the meaning and the advice once."""
     for finding in alike[:_ALIKE_MAX]:
         text = f"{finding.severity}: {finding.check}: {output.cut(output.clean(finding.message), 500)}"
         output.say(text, style=_STYLES.get(finding.severity))
@@ -358,7 +367,7 @@ def _remark(difference: Difference) -> str | None:
 
 
 def _explain(report: VerifyReport) -> None:
-    """On stderr: why it is not complete, and what to do."""
+    """Explain on stderr why the comparison is not complete, and what to do."""
     if report.halted is not None:
         output.problem("error", f"the comparison stopped: {report.halted.message}", report.halted.hint)
     for found in report.anchors.problems if report.anchors is not None else ():

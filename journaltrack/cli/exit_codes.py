@@ -1,4 +1,4 @@
-"""The exit codes of every command: the one place where they are defined, and from which the help prints them."""
+"""Define the exit codes of every command, and their meanings for the help."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 class ExitCode(enum.IntEnum):
-    """What a command's exit code says. Stable: scripts depend on it.
+    """Say how a command ended. Stable: scripts depend on the numbers.
 
-    Of several that apply, ``worst`` names the one to return.
+    If several apply, ``worst`` picks the one to return.
     """
 
     OK = 0
@@ -28,7 +28,7 @@ class ExitCode(enum.IntEnum):
 
     @property
     def meaning(self) -> str:
-        """One line for the help."""
+        """Return the meaning in one line, for the help."""
         return _MEANINGS[self]
 
 
@@ -65,10 +65,10 @@ _SEVERITY = (
 
 
 def worst(codes: Iterable[ExitCode]) -> ExitCode:
-    """The one to return of several; ``OK`` for none."""
+    """Return the worst of several codes; ``OK`` for none."""
     return max(codes, key=_SEVERITY.index, default=ExitCode.OK)
 
 
 def table() -> str:
-    """All codes with their meanings, a line each."""
+    """Return all codes with their meanings, one per line."""
     return "\n".join(f"  {code.value:>3}  {code.meaning}" for code in ExitCode)

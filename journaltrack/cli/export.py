@@ -1,4 +1,4 @@
-"""``journaltrack export``: metrics or entries as a file for other programs."""
+"""Implement ``journaltrack export``: write metrics or entries to a file for other programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WHEN = "2h, 3d (ago), 2026-11-03, 2026-11-03T12:00+01:00"
 
 
 class _TerminatedError(BaseException):
-    """SIGTERM: ends the export as Ctrl-C does, so that no half of a file stays behind."""
+    """Signal SIGTERM: it ends the export as Ctrl-C does, so that no partial file stays."""
 
 
 @click.command(
@@ -70,10 +70,13 @@ def command(
     until: int | None,
     as_json: bool,
 ) -> ExitCode:
-    """Write the metrics of JOURNAL, or all that it holds with what became of it, as JSON Lines, CSV or Parquet.
+    """Write the metrics or all entries of JOURNAL as JSON Lines, CSV or Parquet.
 
-    A folder of journals stands for those in it; all go into one FILE, where journal_id tells them apart. FILE gets its name when it is whole. What is recorded after the start is left out; states are as of reading. The columns
-    are in docs/export.md. Reads the journal alone: no network. Changes nothing.
+    A folder of journals stands for those in it. All go into one FILE, where journal_id tells them
+    apart. FILE appears only when it is complete. Entries recorded after the start are left out.
+    States are as of reading.
+
+    docs/export.md describes the columns. The command uses no network and changes nothing.
     """
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.export.exporter import export_selection  # noqa: PLC0415 - SQLAlchemy
@@ -122,7 +125,7 @@ def command(
 
 
 def _tell(made: Sequence[ExportReport]) -> None:
-    """What the rows do not show."""
+    """Say what the rows do not show."""
     removed, unsound = sum(each.removed for each in made), sum(each.unsound for each in made)
     if removed:
         gone = output.plural(removed, "entry")
@@ -135,10 +138,10 @@ def _tell(made: Sequence[ExportReport]) -> None:
 
 
 class _Terminal:
-    """A terminal as a binary stream: what a journal holds can do nothing to it."""
+    """Write to a terminal as a binary stream; escape what could control it."""
 
     def write(self, data: bytes) -> int:
-        """Whole lines."""
+        """Write whole lines."""
         text = data.decode().replace("\r\n", "\n")
         output.say("\n".join(map(output.clean, text.removesuffix("\n").split("\n"))))
         return len(data)
@@ -146,7 +149,7 @@ class _Terminal:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[threading.Event]:
-    """SIGTERM raises ``_TerminatedError`` until the event is set."""
+    """Raise ``_TerminatedError`` on SIGTERM until the event is set."""
     ended = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield ended

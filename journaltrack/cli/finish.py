@@ -1,4 +1,4 @@
-"""``journaltrack finish``: say how a run ended."""
+"""Implement ``journaltrack finish``: record how a run ended."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Do not warn when the run is alive, or had ended.")
 @common.common_options
 def command(component: str, journals: Journals, *, ended_as: str, message: str | None, force: bool, as_json: bool) -> ExitCode:
-    """Record how the run COMPONENT in JOURNAL ended, with the time of its last entry. Contacts nobody; the next sync delivers it.
+    """Record how the run COMPONENT in JOURNAL ended, with the time of its last entry.
 
-    A sync ends interrupted runs by itself where it can prove that their processes are dead. This is for the others: runs of
-    another host, or of a disk where locks do not work.
+    The command contacts nobody; the next sync delivers the record. A sync ends interrupted runs
+    itself if it can prove that their processes are dead. Use this command for the others: runs of
+    another host, or on a disk without locks.
     """
     from journaltrack.tracking.finish import finish  # noqa: PLC0415 - opens journals
 

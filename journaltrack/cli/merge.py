@@ -1,4 +1,4 @@
-"""``journaltrack merge``: several journals, or copies of one, into one."""
+"""Implement ``journaltrack merge``: merge several journals, or copies of one, into one."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ _LISTED_MAX = 5
 )
 @common.common_options
 def command(journals: Journals, *, target: str, as_json: bool) -> ExitCode:
-    """Bring the entries, receipts and artifacts of each JOURNAL into TARGET: of a fleet of nodes, or of copies of one journal.
+    """Merge the entries, receipts and artifacts of each JOURNAL into TARGET.
 
-    The journals are not changed, and may be written to meanwhile: merging again brings the rest. An entry is the same if the
-    process that recorded it and its place there are; what was delivered is not sent again. Training may go on in TARGET.
+    The journals may come from a fleet of nodes, or be copies of one journal. They are not changed,
+    and may be written to meanwhile: merge again to bring the rest. No entry is merged twice, and
+    what was delivered is not sent again. Training may go on in TARGET.
     """
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.merge import merge  # noqa: PLC0415 - SQLAlchemy

@@ -1,4 +1,4 @@
-"""``journaltrack prune``: removes what was delivered long ago, on the record."""
+"""Implement ``journaltrack prune``: remove what was delivered long ago, on the record."""
 
 from __future__ import annotations
 
@@ -63,13 +63,17 @@ def command(
     endpoint_url: str | None,
     as_json: bool,
 ) -> ExitCode:
-    """Remove from JOURNAL what was delivered before a time; what is not delivered stays, whatever is asked for.
+    """Remove entries of JOURNAL that were delivered before a time.
 
-    SageMaker and S3 are asked first, as `check --remote` does: of a component of which something but its status is missing or different nothing goes, nor does an
-    artifact that S3 does not have. If they can't be asked, nothing goes at all (exit code 5 or 6).
+    Undelivered entries always stay.
 
-    Of a component stays what it is continued and shown from: how it came to be, its status, the last value of each name, the sums of its
-    metrics. What is removed is recorded, and the chains of digests hold across it. See docs/retention.md.
+    The command first asks SageMaker and S3, as `check --remote` does. A component stays whole if
+    anything but its status is missing or different there. An artifact stays if S3 does not have
+    it. If AWS can't be asked, nothing is removed (exit code 5 or 6).
+
+    Each component keeps what it needs to continue and to be shown: its origin, its status, the
+    last value of each name, and the sums of its metrics. Each removal is recorded, and the chains
+    of digests still hold. See docs/retention.md.
     """
     from journaltrack.app.composition import Connection, is_attended, run_prune  # noqa: PLC0415
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
@@ -119,7 +123,7 @@ def command(
 
 
 def _explain(done: PruneReport, unconfirmed: Mapping[str, str]) -> None:
-    """On stderr: what stayed although it was asked for, and what to do."""
+    """Explain on stderr what stayed although it was asked for, and what to do."""
     if done.blobs_kept:
         output.problem(
             "warning",

@@ -1,4 +1,4 @@
-"""``journaltrack resolve``: a person decides what became of entries in doubt."""
+"""Implement ``journaltrack resolve``: decide what became of entries in doubt."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 def command(
     journals: Journals, *, component: str | None, delivered: bool, set_aside: bool, note: str, dry_run: bool, as_json: bool
 ) -> ExitCode:
-    """Decide about the entries of each JOURNAL that are in doubt: metrics that were sent, and whose answer was lost.
+    """Decide about the entries of each JOURNAL that are in doubt.
 
-    Every sync reads back what SageMaker shows, and settles by itself what that proves; the audit tells what was seen of the rest.
-    The decision is recorded with your name. Nothing is sent.
+    These are metrics that were sent, but whose answer was lost.
+
+    Every sync reads back what SageMaker shows, and settles what that proves. `journaltrack audit`
+    shows what was seen of the rest. Your decision is recorded with your name. Nothing is sent.
     """
     if delivered == set_aside:
         raise click.UsageError("say --delivered or --set-aside")

@@ -1,4 +1,4 @@
-"""``journaltrack sync``: replay what is pending, with progress, and say what became of it."""
+"""Implement ``journaltrack sync``: replay what is pending, with progress and a summary."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _CONCURRENCY_MAX: Final = 256
 
 
 class _Replacement(click.ParamType[tuple[str, str]]):
-    """Two buckets: ``OLD=NEW``."""
+    """Parse two buckets: ``OLD=NEW``."""
 
     name = "buckets"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:  # noqa: ANN401 - click's
-        """See ``click.ParamType.convert``."""
+        """Convert as click does."""
         from journaltrack import limits  # noqa: PLC0415 - shell completion imports this module
 
         old, _, new = value.partition("=")
@@ -47,7 +47,7 @@ class _Replacement(click.ParamType[tuple[str, str]]):
 
 @dataclass(slots=True, kw_only=True)
 class _Run(common.Stoppable):
-    """What all journals of one call share. ``one_place`` is None where copies do not matter."""
+    """Hold what all journals of one call share. ``one_place`` is None if copies do not matter."""
 
     options: Options
     connection: Connection
@@ -109,13 +109,16 @@ def command(
 ) -> ExitCode:
     """Send what is pending in each JOURNAL to SageMaker and S3, one journal after the other.
 
-    A folder of journals stands for those in it. A JOURNAL may be a bundle: a file that `journaltrack bundle` made. It is unpacked once, into "bundles" beside the default
-    journal; later bundles of the same journal bring what is new in them.
+    A folder of journals stands for those in it. A JOURNAL may be a bundle, a file that
+    `journaltrack bundle` made. It is unpacked once, into "bundles" beside the default journal;
+    later bundles of the same journal add what is new.
 
-    Sync as often as you like: what is delivered is not sent again. Ctrl-C (or SIGTERM) ends it after the requests in
-    flight, with everything recorded; a second one ends it at once. Of several journals the worst exit code is returned.
+    Sync as often as you like: what is delivered is not sent again. Ctrl-C or SIGTERM stops after
+    the requests in flight, with everything recorded; a second one stops at once. With several
+    journals, the worst exit code is returned.
 
-    What a process recorded whose chain of digests does not hold is not sent (exit code 8): somebody altered it. The rest is.
+    If a process's chain of digests does not hold, somebody altered what it recorded. Its entries
+    are not sent (exit code 8); all others are.
     """
     from journaltrack.app.composition import Connection, is_attended  # noqa: PLC0415
     from journaltrack.app.one_place import OnePlace  # noqa: PLC0415
@@ -162,7 +165,7 @@ def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> Exi
 
 
 def _unpacked(bundle: str, into: Path | None, *, as_json: bool) -> Path:
-    """The folder of the journal in a bundle."""
+    """Return the folder of the journal in a bundle."""
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.bundle.reading import bring  # noqa: PLC0415
 
@@ -211,14 +214,15 @@ def _sync(run: _Run, journal: str | None, *, as_json: bool, bundle: str | None =
 
 @contextlib.contextmanager
 def _from_one_place(run: _Run, journal: str | None) -> Iterator[None]:
-    """Of copies of a journal in one call, one is synced."""
+    """Sync only one of several copies of a journal in one call."""
     from journaltrack.replay import pass_report  # noqa: PLC0415 - as above
     from journaltrack.util import paths  # noqa: PLC0415 - as above
 
     folder = paths.default_journal() if journal is None else paths.expanded(journal)
     with contextlib.ExitStack() as stack:
         if run.one_place is not None:
-            with contextlib.suppress(JournalOutdatedError):  # its copies are as old, and told apart by what they find there
+            # Copies are as old, and are told apart by what they find there.
+            with contextlib.suppress(JournalOutdatedError):
                 stack.enter_context(run.one_place.of(folder, pass_report.look(folder)))
         yield
 
@@ -242,7 +246,7 @@ def _summary(report: PassReport, after: JournalStatus) -> str:
 
 
 def _explain(report: PassReport, after: JournalStatus, component: str | None, *, stopped: bool) -> None:
-    """On stderr: why it is not all delivered, and what to do."""
+    """Explain on stderr why not everything is delivered, and what to do."""
     _tell_ended(report.ended)
     if report.arrived or report.not_arrived:
         output.say(
@@ -267,7 +271,7 @@ def _explain(report: PassReport, after: JournalStatus, component: str | None, *,
 
 
 def _what_to_do(after: JournalStatus, never: int) -> str:
-    """What helps entries that are quarantined or in doubt, and what nothing helps: ``never`` of them."""
+    """Say what to do about entries in quarantine or in doubt; nothing helps ``never`` of them."""
     hints = ["`journaltrack audit` names them and says why"]
     if never:
         which = "they" if never == after.quarantined and not after.in_doubt else f"{never} of them"
@@ -280,7 +284,7 @@ def _what_to_do(after: JournalStatus, never: int) -> str:
 
 
 def _tell_held(report: PassReport) -> None:
-    """Which components can't go on: each reason once, and not at all where it is why everything stopped."""
+    """Report which components are held: each reason once, but not why the pass stopped."""
     told = {error.message for error in (report.halted, report.uploads_halted) if error is not None}
     by_reason: dict[tuple[str, str], list[str]] = {}
     for name, error in report.held.items():
