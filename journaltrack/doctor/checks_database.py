@@ -1,6 +1,8 @@
-"""What is inside the database: pages, schema, records, chains, clock. Reads alone, through one snapshot.
+"""Check what is inside the database, and the artifact bytes that its entries name.
 
-Are the artifact bytes there that the entries name, and whole? Follows no link, opens regular files in the spool alone.
+The checks cover pages, schema, records, chains, clock and spool. Invariants: they only read, and
+see the database through one snapshot. In the spool they follow no link and open only regular
+files.
 """
 
 from __future__ import annotations
@@ -40,11 +42,11 @@ if TYPE_CHECKING:
 
 
 def check_spool(database: Database, progress: Callable[[int], None] = lambda _: None) -> Iterator[Finding]:
-    """Every recorded content, and every file in the spool.
+    """Check every recorded content, and every file in the spool.
 
     Args:
         database: Of the journal.
-        progress: Told the bytes of each content when it has been read.
+        progress: Called with the bytes of each content once it was read.
     """
     folder = database.path.parent
     wanted = needed_contents(database)
@@ -55,7 +57,8 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
     bad: dict[str, str] = {}
     for sha256, size_bytes in recorded:
         if sha256 in removed and is_absent(folder / paths.SPOOL, sha256):
-            continue  # on the record: see ``prune``
+            # It was removed on the record, see ``prune``.
+            continue
         message = blob_problem(folder / paths.SPOOL, sha256, size_bytes)
         if message is not None:
             bad[str(sha256)] = message
@@ -125,7 +128,7 @@ def _strangers(folder: Path, recorded: set[str]) -> Iterator[Finding]:
 
 
 def files_in_spool(folder: Path) -> Iterator[Path]:
-    """All files of the spool (two levels; links are not followed)."""
+    """Yield all files of the spool (two levels; links are not followed)."""
     spool = folder / paths.SPOOL
     if spool.is_symlink() or not spool.is_dir():
         return
@@ -140,7 +143,7 @@ def files_in_spool(folder: Path) -> Iterator[Path]:
 
 _WAL_LARGE_BYTES: Final = 256 << 20
 _CLOCK_STEP_NS: Final = 60 * 10**9
-"""A clock that differs by more is worth a note; less is a time server's work."""
+"""A larger clock difference is worth a note; a smaller one is a time server's work."""
 _TIMES_AT_ONCE: Final = 20_000
 _ALTERED: Final = (
     "copy the whole journal before anything else, and compare with a backup; "
@@ -150,7 +153,7 @@ _KINDS: Final = tuple(sorted(vocabulary.KINDS))
 
 
 def check_pages(database: Database) -> Iterator[Finding]:
-    """SQLite's own check, and the size of its log."""
+    """Run SQLite's own check, and check the size of its log."""
     problems = [problem.message for problem in database_problems(database)]
     if problems:
         yield damaged(f"SQLite finds the database damaged: {'; '.join(problems[:3])}" + (" ..." if len(problems) > 3 else ""))  # noqa: PLR2004
@@ -167,7 +170,7 @@ def check_pages(database: Database) -> Iterator[Finding]:
 
 
 def damaged(message: str) -> Finding:
-    """The finding that calls for the database to be rebuilt."""
+    """Return the finding that makes a repair rebuild the database."""
     return Finding(
         "database",
         "problem",
@@ -179,20 +182,20 @@ def damaged(message: str) -> Finding:
 
 
 def objects(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
-    """Tables, indexes, triggers and views of a database: (type, name) to SQL in one spelling."""
+    """Return a database's tables, indexes, triggers and views: normalized SQL by (type, name)."""
     rows = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
     return {(str(kind), str(name)): "".join(str(sql).split()) for kind, name, sql in rows}
 
 
 def expected_objects() -> dict[tuple[str, str], str]:
-    """Those of a journal that this version makes."""
+    """Return the objects of a journal that this version creates."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         schema.create(connection, journal_id="", now_ns=0, version="")
         return objects(connection)
 
 
 def check_schema(database: Database) -> Iterator[Finding]:
-    """Are there the tables, indexes and triggers of a journal, and nothing else?"""
+    """Check for a journal's tables, indexes and triggers, and for objects that do not belong."""
     with database.lock:
         found, expected = objects(database.connection), expected_objects()
     strange = {key: sql for key, sql in found.items() if expected.get(key) != sql}
@@ -236,7 +239,7 @@ def check_schema(database: Database) -> Iterator[Finding]:
 
 
 def check_records(database: Database) -> Iterator[Finding]:
-    """Do the tables agree with each other?"""
+    """Check that the tables agree with each other."""
     read = database.read
     for each, *_ in taken.unfinished(database):
         effect = "nothing is altered or lost; what is pending here may have been sent there already, so that a sync sends nothing"
@@ -350,22 +353,23 @@ def _check_lease_row(database: Database) -> Iterator[Finding]:
 
 
 def check_chains(database: Database, anchors: Mapping[str, bytes] | None = None) -> Iterator[Finding]:
-    """Is everything as it was recorded: entries, who recorded them, and what became of them?
+    """Check that entries, writers and settlements are as they were recorded.
 
     Args:
         database: Of the journal.
-        anchors: Documents by name that it is held against too, see ``reports.proof.check``.
+        anchors: Documents by name to check the journal against, see ``reports.proof.check``.
     """
     problems, evidence = record_evidence(database)
     problems += anchor_problems(database, anchors or {}, evidence.gaps)
     for problem in problems:
         whose = f" (writer {problem.writer}, pid {problem.pid} on {problem.host})" if problem.writer else ""
-        check: Check = "records" if problem.kind == "record" else "chains"  # what is derived is no evidence
+        # Derived tables are no evidence.
+        check: Check = "records" if problem.kind == "record" else "chains"
         yield Finding(check, "problem", f"{problem.message}{whose}", ADVICE[problem.kind], _ALTERED)
 
 
 def check_clock(database: Database, clock_ns: Callable[[], int] = time.time_ns) -> Iterator[Finding]:
-    """Did the clock of a node jump, or is it ahead of this one?"""
+    """Check whether a node's clock jumped, or is ahead of this one."""
     sql = "SELECT count(*), max(recorded_at_ns) FROM entry WHERE recorded_at_ns > ?"
     ((ahead, newest_ns),) = database.read(sql, (clock_ns() + _CLOCK_STEP_NS,))
     effect = "order is kept; metrics carry the time of that clock: see `timestamps` in docs/configuration.md; docs/export.md shows how to list them"
@@ -379,7 +383,7 @@ def check_clock(database: Database, clock_ns: Callable[[], int] = time.time_ns) 
 
 
 def _steps_back(database: Database) -> int:
-    """Count how often the clock of a writer went back between two of its entries."""
+    """Count how often a writer's clock went back between two of its entries."""
     sql = (
         "SELECT seq, writer_id, recorded_at_ns FROM entry WHERE seq > ? AND typeof(recorded_at_ns) = 'integer' "
         f"AND typeof(writer_id) = 'integer' ORDER BY seq LIMIT {_TIMES_AT_ONCE}"

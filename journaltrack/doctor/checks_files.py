@@ -1,7 +1,8 @@
-"""The journal's folder seen from outside: files, permissions, medium, locks. Opens no database.
+"""Check the journal's folder from outside: files, permissions, medium and locks.
 
-Asking for locks opens the files, and closing them drops this process's own: these checks come before SQLite opens the
-journal, in a process that has not opened it.
+Invariant: opens no database. To test a lock, these checks open and close the files, which drops
+this process's own POSIX locks. So they run before SQLite opens the journal, in a process that has
+not opened it.
 """
 
 from __future__ import annotations
@@ -21,25 +22,30 @@ from journaltrack.replay import lease
 from journaltrack.util import paths
 
 REPLACEMENT: Final = f"{paths.DATABASE}.rebuilt"
-"""A rebuilt database that is whole and has not taken the damaged one's place yet."""
+"""A rebuilt database that is complete, but has not yet replaced the damaged one."""
 SCRAP_AGE_S: Final = 3600.0
-"""Half copies that are older belong to a process that is gone."""
+"""Seconds after which a half copy must belong to a process that is gone."""
 _FREE_PROBLEM_BYTES: Final = 1 << 20
 _FREE_WARNING_BYTES: Final = 256 << 20
-_WAL_WRITE_LOCK: Final = 120  # the byte in the -shm file that a writer locks (https://sqlite.org/walformat.html)
-_RESERVED_LOCK: Final = 0x40000001  # ... and the one in the database without a write-ahead log (sqlite3's os.h)
+# the byte in the -shm file that a writer locks (https://sqlite.org/walformat.html)
+_WAL_WRITE_LOCK: Final = 120
+# ... and the one in the database without a write-ahead log (sqlite3's os.h)
+_RESERVED_LOCK: Final = 0x40000001
 _LOOKS: Final = 5
 _BETWEEN_LOOKS_S: Final = 0.2
 
 
 def own_files(folder: Path) -> list[Path]:
-    """The files that SQLite and the lease keep in the folder, those that are there (links included)."""
+    """Return the files of SQLite and of the lease that exist in the folder, links included."""
     names = [paths.DATABASE, *(f"{paths.DATABASE}-{suffix}" for suffix in ("wal", "shm", "journal")), files.LOCK_FILE, claim.FILE]
     return [folder / name for name in names if os.path.lexists(folder / name)]
 
 
 def scraps(folder: Path, now: Callable[[], float] = time.time) -> list[Path]:
-    """Half copies left by processes that were killed: of artifacts, of backups. No call that returned needs them."""
+    """Return half copies of artifacts and backups that killed processes left.
+
+    No call that returned needs them.
+    """
     found = []
     for path in [*folder.glob(f"{paths.SPOOL}/incoming-*"), *folder.glob(f"{paths.DATABASE}.*.partial")]:
         try:
@@ -52,7 +58,7 @@ def scraps(folder: Path, now: Callable[[], float] = time.time) -> list[Path]:
 
 
 def check_files(folder: Path) -> Iterator[Finding]:
-    """Are the files there, are they files, may others read them, what did killed processes leave?"""
+    """Check files, permissions and leftovers of killed processes."""
     try:
         os.lstat(folder / paths.DATABASE)
     except PermissionError as error:
@@ -65,7 +71,8 @@ def check_files(folder: Path) -> Iterator[Finding]:
         )
         return
     except OSError:
-        pass  # said below
+        # Reported below.
+        pass
     if os.path.lexists(folder / REPLACEMENT):
         yield Finding(
             "files",
@@ -110,7 +117,7 @@ def check_files(folder: Path) -> Iterator[Finding]:
 
 
 def open_to_others(folder: Path) -> list[Path]:
-    """The folder and its files that others may read or write, and whose mode can be changed by this user."""
+    """Return the folder and files that others may access and whose mode this user can change."""
     candidates = [folder, folder / paths.SPOOL, *own_files(folder), *folder.glob(f"{paths.DATABASE}.*.backup")]
     found = []
     for path in candidates:
@@ -125,7 +132,7 @@ def open_to_others(folder: Path) -> list[Path]:
 
 def _check_permissions(folder: Path) -> Iterator[Finding]:
     loose = open_to_others(folder)
-    # Inside a folder that is closed nobody comes to the files.
+    # Nobody else can reach the files inside a closed folder.
     if folder in loose:
         names = tuple("." if p == folder else p.name for p in loose)
         yield Finding(
@@ -160,7 +167,7 @@ def _check_permissions(folder: Path) -> Iterator[Finding]:
 
 
 def check_medium(folder: Path) -> Iterator[Finding]:
-    """Where the folder is: network, full, read-only."""
+    """Check where the folder is: on a network, on a full disk, on a read-only medium."""
     kind = paths.network_file_system(folder)
     if kind:
         yield Finding(
@@ -191,7 +198,7 @@ def check_medium(folder: Path) -> Iterator[Finding]:
 
 
 def check_locks(folder: Path, sleep: Callable[[float], None] = time.sleep) -> Iterator[Finding]:
-    """Does a process keep others from appending, or from reconciling?"""
+    """Check whether a process keeps others from appending or reconciling."""
     writer = _write_lock_holder(folder)
     for _ in range(_LOOKS - 1):
         if writer is None:
