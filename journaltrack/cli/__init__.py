@@ -27,7 +27,7 @@ COMMANDS = {
     "sync": "Replay what is pending to SageMaker and S3.",
     "watch": "Deliver what is written into journals, as it is written.",
     "status": "Show what is pending, how old it is, and what went wrong last.",
-    "audit": "Tell what was recorded, by whom, and what became of it.",
+    "audit": "Show what was recorded, by whom, and what became of it.",
     "check": "Check a journal, or with --remote what SageMaker and S3 hold; repair.",
     "show": "Show a component's parameters, artifacts and metrics, offline.",
     "export": "Export metrics or entries as JSON Lines, CSV or Parquet.",
@@ -36,7 +36,7 @@ COMMANDS = {
     "receipts": "Carry acknowledgements from one copy to another.",
     "retry": "Make quarantined entries pending again.",
     "resolve": "Decide about entries in doubt.",
-    "finish": "Say how a run ended whose process is gone.",
+    "finish": "Record how a run ended whose process is gone.",
     "prune": "Remove what was delivered long ago, on the record.",
     "config": "Show what is configured, and where each value comes from.",
     "completion": "Print shell completion for bash, zsh or fish.",
@@ -147,12 +147,12 @@ def _refused(error: click.ClickException, *, as_json: bool) -> click.exceptions.
 def main() -> None:
     """Record experiments offline, replay them to SageMaker, and prove what arrived.
 
-    A JOURNAL is the folder that a training script wrote; without one, commands use
-    JOURNALTRACK_JOURNAL, or "journal" in JOURNALTRACK_HOME or in the user's data folder.
+    A JOURNAL is the folder that a training script wrote. Without one, commands use JOURNALTRACK_JOURNAL, or
+    "journal" in JOURNALTRACK_HOME, or "journal" in your data folder.
 
     \b
     Example:
-      journaltrack status                  what waits
+      journaltrack status                  show what is pending
       journaltrack sync                    send it
-      journaltrack audit                   what arrived, and what did not
+      journaltrack audit                   show what arrived and what did not
     """  # noqa: D301 - click wants the backspace itself

@@ -113,7 +113,7 @@ def _overview(journals: Journals, *, component: str | None, as_json: bool) -> Ex
     for named in journals.named:
         meant = patterns.near(named, list(command.commands)) if not Path(named).exists() else []
         if meant:
-            raise click.UsageError(f"There is no journal {output.clean(named)}; if it is a question: 'journaltrack audit {meant[0]}'")
+            raise click.UsageError(f"There is no journal {output.clean(named)}. Did you mean 'journaltrack audit {meant[0]}'?")
 
     def answer(path: str | None) -> ExitCode:
         return _report(path, component, as_json=as_json, apart=journals.are_several)
@@ -269,7 +269,7 @@ def _print_component(component: ComponentAudit) -> None:
     if component.unknown_kinds:
         rows.append(("  needs newer", f"kinds that this version can't send: {', '.join(component.unknown_kinds)}"))
     if component.removed:
-        rows.append(("  removed", f"{output.plural(component.removed, 'entry')}, on the record; they are in no other number here"))
+        rows.append(("  removed", f"{output.plural(component.removed, 'entry')}, on the record; no other number here counts them"))
     if component.redacted:
         rows.append(("  redacted", f"{', '.join(component.redacted)}: the values were not recorded"))
     output.fields(rows)

@@ -58,9 +58,9 @@ def _page_options(command: _Command) -> _Command:
     kind = click.option("--kind", metavar="KIND", help="Only entries of this kind (parameter, metric, upload, ...).")
     name = click.option("--name", metavar="GLOB", help="Only entries whose name fits the pattern, such as 'train:*' (case matters).")
     limit = click.option(
-        "--limit", metavar="N", type=click.IntRange(min=1), help=f"A page of so many lines; {_TERMINAL_LIMIT} on a terminal, else all."
+        "--limit", metavar="N", type=click.IntRange(min=1), help=f"Lines per page; {_TERMINAL_LIMIT} on a terminal, else all."
     )
-    after = click.option("--after", metavar="PLACE", help="The next page: what the page before said.")
+    after = click.option("--after", metavar="PLACE", help="Continue after this place, as the page before printed it.")
     return state(kind(name(_since(_until(limit(after(command)))))))
 
 
@@ -93,7 +93,7 @@ def entries_command(
     return _answered(journals, answer, as_json=as_json)
 
 
-@click.command("entry", short_help="Tell all about one entry, and every request that carried it.")
+@click.command("entry", short_help="Show one entry in full, and every request that carried it.")
 @click.argument("number", metavar="N", type=click.IntRange(min=1))
 @about_journals
 @common.common_options
@@ -107,7 +107,7 @@ def entry_command(number: int, journals: Journals, *, as_json: bool) -> ExitCode
     return _show_entry(path, number, as_json=as_json)
 
 
-@click.command("history", short_help="Tell every value of a parameter, input, output, or the status.")
+@click.command("history", short_help="Show every value of a parameter, input, output, or the status.")
 @click.argument("name")
 @about_journals
 @common.component_option
@@ -128,7 +128,7 @@ def history_command(name: str, journals: Journals, *, component: str | None, as_
     return _answered(journals, answer, as_json=as_json)
 
 
-@click.command("timeline", short_help="Tell all that happened, in order.")
+@click.command("timeline", short_help="Show everything that happened, in order.")
 @about_journals
 @common.component_option
 @_page_options
@@ -195,16 +195,14 @@ def _tell_removed(path: str | None) -> None:
         entries = removed.entries(own.database)
     if entries:
         gone = output.plural(entries, "entry")
-        output.say(
-            f"note: {gone} are removed from the journal, on the record, and not in the answer; `journaltrack audit` says more", err=True
-        )
+        output.say(f"note: {gone} were pruned from the journal and are not shown; `journaltrack audit` has the record", err=True)
 
 
 def _seq(after: str | None) -> int:
     if after is None:
         return 0
     if not after.isascii() or not after.isdecimal() or int(after[:20]) >= 2**63 - 1:
-        raise click.BadParameter("it is the number of the last entry of the page before", param_hint="--after")
+        raise click.BadParameter("it must be the number of the last entry of the page before", param_hint="--after")
     return int(after)
 
 
@@ -240,7 +238,7 @@ class Page:
         if as_json:
             output.print_json_line({"next_after": self.next_after})
         else:
-            output.say(f"more follow: say the same with --after {self.next_after}")
+            output.say(f"more follow: repeat the command with --after {self.next_after}")
 
 
 def _list_entries(path: str | None, choice: Choice, page: Page, after_seq: int, *, as_json: bool) -> ExitCode:
@@ -464,7 +462,9 @@ def _list_timeline(path: str | None, choice: Choice, page: Page, after: str | No
     try:
         place = START if after is None else position(after)
     except ValueError as error:
-        raise click.BadParameter("it is what the page before said, such as 1790000000000000000.1.23", param_hint="--after") from error
+        raise click.BadParameter(
+            "it must be what the page before printed, such as 1790000000000000000.1.23", param_hint="--after"
+        ) from error
     found = page.of(timeline(path, choice, after=place, limit=page.to_read), lambda event: str(event.position))
     if as_json:
         for event in found:

@@ -36,19 +36,19 @@ _OF_REMOTE: Final = ("component", "deep", "rate_per_s", "config_file", "profile"
     "  journaltrack check --remote --repair     send again what is missing there"
 )
 @about_journals
-@click.option("--remote", is_flag=True, help="Compare what was delivered with what SageMaker and S3 hold now, too. Reads only.")
+@click.option("--remote", is_flag=True, help="Also compare what was delivered with what SageMaker and S3 hold now.")
 @click.option(
     "--repair",
     is_flag=True,
-    help="Repair what can be repaired; with --remote send again what is missing there, and can't be there twice then. "
-    "Nothing is deleted: what is replaced goes to damaged/ in the journal.",
+    help="Repair what can be repaired. With --remote, send again what is missing there and can't be duplicated. "
+    "Nothing is deleted: replaced files move to damaged/ in the journal.",
 )
 @click.option(
     "--restore-from",
     metavar="FOLDER",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="With --repair: look there, by content, for artifacts that are missing from the spool or damaged in it. May be repeated.",
+    help="With --repair: a folder to restore missing or damaged artifacts from, by content. May be repeated.",
 )
 @click.option(
     "--anchor",
@@ -56,13 +56,13 @@ _OF_REMOTE: Final = ("component", "deep", "rate_per_s", "config_file", "profile"
     metavar="FILE",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="An anchor that was kept outside: finds what was cut off from the journal's end. May be repeated.",
+    help="An anchor kept outside the journal: shows whether its end was cut off. May be repeated.",
 )
 @common.component_option
 @click.option(
     "--deep",
     is_flag=True,
-    help="With --remote: download and hash objects of which S3 has no SHA-256 of the whole (above 8 MiB); nothing is kept.",
+    help="With --remote: download and hash objects without a whole SHA-256 in S3 (above 8 MiB). Nothing is kept.",
 )
 @common.connection_options
 @click.option(
@@ -100,7 +100,7 @@ def command(
     after it was recorded.
     """
     if restore_from and not repair:
-        raise click.UsageError("--restore-from is for --repair")
+        raise click.UsageError("--restore-from needs --repair")
     given = [name for name in _OF_REMOTE if asked[name]]
     if given and not remote:
         options = {"rate_per_s": "rate", "config_file": "config", "endpoint_url": "endpoint-url"}
@@ -274,7 +274,7 @@ def _print_examination(examination: Examination, *, offer: bool) -> None:
     else:
         output.say(f"the journal has {output.plural(problems, 'problem')}" + (f" and {also}" if warnings else ""))
     if offer and any(f.repair for f in examination.findings):
-        output.say("hint: journaltrack check --repair mends what can be mended", err=True)
+        output.say("hint: `journaltrack check --repair` repairs what can be repaired", err=True)
 
 
 def _print_findings(alike: Sequence[Finding]) -> None:
@@ -310,7 +310,7 @@ def _print_report(report: VerifyReport) -> None:
         output.say("nothing was delivered yet: there is nothing to compare")
     elif report.verified:
         later = any(difference.note == LATER for difference in extra)
-        but = ", but for what a later run of another journal replaced" if later else ""
+        but = ", except what a later run of another journal replaced" if later else ""
         output.say(f"everything that was delivered is there{but}")
     else:
         output.say(f"{counts['missing']} missing, {counts['different']} different, {counts['unknown']} could not be told")
@@ -329,7 +329,7 @@ def _objects(report: VerifyReport) -> str:
     ways = (
         (checked.objects_by_checksum, "by checksum"),
         (checked.objects_by_content, "by content"),
-        (checked.objects_by_size, "by size and noted digest alone"),
+        (checked.objects_by_size, "by size and recorded digest alone"),
     )
     told = [f"{count} {how}" for count, how in ways if count]
     total = sum(count for count, _ in ways)
@@ -371,12 +371,12 @@ def _explain(report: VerifyReport) -> None:
     if report.halted is not None:
         output.problem("error", f"the comparison stopped: {report.halted.message}", report.halted.hint)
     for found in report.anchors.problems if report.anchors is not None else ():
-        hint = "copy the whole journal before anything else, and compare with a backup: something is missing from it, or from where it was anchored"
+        hint = "first copy the whole journal, then compare it with a backup: it or its anchors lost something"
         output.problem("error", found.message, hint)
     if report.anchors is not None and report.anchors.note is not None:
-        output.problem("warning", f"the journal's anchors could not be looked at: {report.anchors.note}")
+        output.problem("warning", f"the journal's anchors could not be checked: {report.anchors.note}")
     if report.out_of_time:
-        output.problem("error", "it was stopped before everything was compared")
+        output.problem("error", "the comparison was stopped before everything was compared")
     for sent in report.repair.passes if report.repair is not None else ():
         problem = sent.problem
         if problem is not None:

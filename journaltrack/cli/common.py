@@ -62,7 +62,7 @@ class When(click.ParamType[int]):
             # Python 3.10 knows no "Z"; a time without an offset is local time.
             return int(dt.datetime.fromisoformat(re.sub("[zZ]$", "+00:00", value.strip())).astimezone().timestamp() * 1e9)
         except (ValueError, OverflowError, OSError):
-            self.fail(f"{clean(value)} is no time: say 2h, 3d, 2026-11-03 or 2026-11-03T12:00+01:00", param, ctx)
+            self.fail(f"{clean(value)} is not a time: use 2h, 3d, 2026-11-03 or 2026-11-03T12:00+01:00", param, ctx)
 
 
 def _set_json(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
@@ -85,7 +85,7 @@ def verbose_option(command: _Command) -> _Command:
         expose_value=False,
         is_eager=True,
         callback=_set_verbose,
-        help="Log to stderr, with tracebacks; -vv: all of it.",
+        help="Log to stderr, with tracebacks; -vv for debug messages.",
     )(command)
 
 
@@ -153,7 +153,7 @@ def told_unheard(error: UnheardError) -> ExitCode:
     """
     if error.reason.errno == errno.EPIPE:
         return ExitCode.BROKEN_PIPE
-    problem("error", f"what the command prints can't be written: {error.reason.strerror}", errors.os_hint(error.reason))
+    problem("error", f"the output can't be written: {error.reason.strerror}", errors.os_hint(error.reason))
     return ExitCode.OUTPUT
 
 
@@ -260,7 +260,7 @@ def stopping(run: Stoppable) -> Iterator[None]:
         for each, handler in before.items():
             signal.signal(each, handler)
         # ``print`` is not safe in a signal handler.
-        os.write(2, b"\nstopping after the requests in flight; once more to stop at once\n")
+        os.write(2, b"\nstopping after the requests in flight; repeat to stop at once\n")
 
     for number in before:
         signal.signal(number, stop)

@@ -33,8 +33,8 @@ _NAMES_MAX: Final = 20
 _MODES: Final = {
     "create": "create it",
     "resume": "create it, or attach to it if it exists",
-    "load": "look whether it exists",
-    "job": "look whether its job has created it",
+    "load": "check whether it exists",
+    "job": "check whether its job created it",
 }
 
 

@@ -41,10 +41,10 @@ _MEANINGS = {
     ExitCode.HALTED: "stopped by credentials, permission or region; nothing is lost",
     ExitCode.UNREACHABLE: "AWS can't be reached, or the deadline expired",
     ExitCode.LEASE_HELD: "another process reconciles this journal",
-    ExitCode.JOURNAL: "the journal is missing, none, too new, damaged, altered, read-only, behind another copy, or its disk fails",
-    ExitCode.OUTPUT: "what the command prints can't be written: a full disk",
+    ExitCode.JOURNAL: "the journal is missing, not a journal, too new, damaged, altered, read-only, behind another copy, or its disk fails",
+    ExitCode.OUTPUT: "the output can't be written, for example on a full disk",
     ExitCode.INTERRUPTED: "ended by Ctrl-C before everything was delivered",
-    ExitCode.BROKEN_PIPE: "nobody reads any more what the command prints, as with head",
+    ExitCode.BROKEN_PIPE: "the reader of the output is gone, as with head",
     ExitCode.TERMINATED: "ended by SIGTERM before everything was delivered",
 }
 _SEVERITY = (

@@ -38,10 +38,10 @@ class _TerminatedError(BaseException):
     type=click.Choice(["metrics", "entries"]),
     default="metrics",
     show_default=True,
-    help="Points of metrics, or all that was recorded.",
+    help="The points of metrics, or all entries.",
 )
 @click.option(
-    "--format", "file_format", type=click.Choice(["jsonl", "csv", "parquet"]), help="Without it, as FILE's name ends; jsonl for -."
+    "--format", "file_format", type=click.Choice(["jsonl", "csv", "parquet"]), help="Default: by the ending of FILE; jsonl for -."
 )
 @click.option(
     "-o",
@@ -87,9 +87,9 @@ def command(
     if target == _STDOUT:
         file_format = file_format or "jsonl"
         if as_json:
-            raise click.UsageError("--json reports on stdout, where the export goes too: name a file with --output")
+            raise click.UsageError("--json and the export both use stdout; name a file with --output")
         if file_format == "parquet" and output.on_terminal():
-            raise click.UsageError("Parquet is not for terminals: name a file with --output")
+            raise click.UsageError("Parquet can't be printed on a terminal; name a file with --output")
         to = _Terminal() if output.on_terminal() else cast("IO[bytes]", output.Bytes())  # type: ignore[assignment]
     with _terminable() as ended, ProgressView(f"export of {what}") as view:
         try:
@@ -129,12 +129,10 @@ def _tell(made: Sequence[ExportReport]) -> None:
     removed, unsound = sum(each.removed for each in made), sum(each.unsound for each in made)
     if removed:
         gone = output.plural(removed, "entry")
-        output.say(
-            f"note: {gone} are removed from the journal, on the record, and not in the export; `journaltrack audit` says more", err=True
-        )
+        output.say(f"note: {gone} were pruned from the journal and are not in the export; `journaltrack audit` has the record", err=True)
     if unsound:
-        hint = "the column unsound says what; `journaltrack check` says more about the journal"
-        output.problem("warning", f"in {output.plural(unsound, 'row')} cells were left out that no journaltrack recorded", hint)
+        hint = "the column `unsound` lists them; check the journal with `journaltrack check`"
+        output.problem("warning", f"in {output.plural(unsound, 'row')} cells were left out that journaltrack never records", hint)
 
 
 class _Terminal:

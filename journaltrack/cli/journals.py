@@ -154,7 +154,7 @@ def _tell_unnamed(errors: Sequence[NothingMatchesError], journals: int) -> None:
     if len(errors) == 1:
         output.problem("note", errors[0].message)
     elif errors:
-        output.problem("note", f"{len(errors)} of {journals} journals have nothing that the filter names")
+        output.problem("note", f"{len(errors)} of {journals} journals have nothing that matches the filter")
 
 
 def _named_nowhere(errors: Sequence[NothingMatchesError]) -> list[dict[str, Any]]:

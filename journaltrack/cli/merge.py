@@ -23,7 +23,7 @@ _LISTED_MAX = 5
 )
 @about_journals
 @click.option(
-    "--into", "target", metavar="TARGET", required=True, type=click.Path(), help="The journal that gets all; made if there is none."
+    "--into", "target", metavar="TARGET", required=True, type=click.Path(), help="The journal to merge into; created if it is missing."
 )
 @common.common_options
 def command(journals: Journals, *, target: str, as_json: bool) -> ExitCode:
@@ -63,8 +63,6 @@ def _print(done: MergeReport) -> None:
         if source.blobs_missing:
             shown = ", ".join(source.blobs_missing[:_LISTED_MAX]) + (", ..." if len(source.blobs_missing) > _LISTED_MAX else "")
             message = f"{source.journal} lacks {output.plural(len(source.blobs_missing), 'artifact')} that it names: {shown}"
-            output.problem(
-                "warning", message, "`journaltrack check --repair --restore-from FOLDER` takes them from elsewhere; merge again then"
-            )
+            output.problem("warning", message, "`journaltrack check --repair --restore-from FOLDER` restores them; then merge again")
     made = "made" if done.created else ("changed" if done.changed else "nothing new")
     output.say(f"{output.clean(done.journal)}: {made}; {output.plural(done.entries, 'entry')}, {done.pending} pending")

@@ -496,7 +496,7 @@ def _list_briefly(
             break
     write("\n".join(lines))
     if left_out or shown != whole:
-        say("hint: what is cut or left out is whole with --json, and in `journaltrack audit entry N`", err=True)
+        say("hint: --json and `journaltrack audit entry N` show what is cut or left out", err=True)
 
 
 def aligned(

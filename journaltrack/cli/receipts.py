@@ -48,7 +48,7 @@ def export_command(journals: Journals, *, target: str, force: bool, as_json: boo
 
     path = journals.only("receipts export")
     if target == _STDOUT and as_json:
-        raise click.UsageError("--json reports on stdout, where the receipts go too: name a file with --output")
+        raise click.UsageError("--json and the receipts both use stdout; name a file with --output")
     to: str | IO[bytes] = cast("IO[bytes]", output.Bytes()) if target == _STDOUT else target
     with ProgressView(f"receipts of {common.path_of(path)}", unit="receipts") as view:
         try:
@@ -70,7 +70,7 @@ def export_command(journals: Journals, *, target: str, force: bool, as_json: boo
 @command.command("import")
 @click.argument("file", metavar="FILE", type=click.Path())
 @about_journals
-@click.option("--dry-run", is_flag=True, help="Say what would change, change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would change; change nothing.")
 @common.common_options
 def import_command(file: str, journals: Journals, *, dry_run: bool, as_json: bool) -> ExitCode:
     """Import the receipts in FILE into JOURNAL.
@@ -109,7 +109,7 @@ def _print(done: ReceiptsImported) -> None:
     if done.kept:
         output.say(f"{output.plural(done.kept, 'entry')} stay as they are here: the copy that released them did not know why")
     if done.elsewhere:
-        output.say(f"{output.plural(done.elsewhere, 'receipt')} about entries that are not here: kept for when those come")
+        output.say(f"{output.plural(done.elsewhere, 'receipt')} about entries that are not here: kept until they arrive")
 
 
 def _processes(count: int) -> str:

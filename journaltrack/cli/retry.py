@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @about_journals
 @common.component_option
 @click.option("--in-doubt", is_flag=True, help="Also entries whose delivery is in doubt. Metrics among them may be duplicated.")
-@click.option("--dry-run", is_flag=True, help="Say what would be released, change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be released; change nothing.")
 @common.common_options
 def command(journals: Journals, *, component: str | None, in_doubt: bool, dry_run: bool, as_json: bool) -> ExitCode:
     """Release the quarantined entries of each JOURNAL: the next sync sends them again.

@@ -75,13 +75,11 @@ def _print(view: ComponentView) -> None:
     cut.append(output.table("metrics", shown, metrics, width, frozenset(shown) - {"name"}))
     gone = sum(metric.removed for metric in view.metrics)
     if gone:
-        output.say(
-            f"{output.plural(gone, 'point')} of these are removed from the journal, on the record; `journaltrack audit` says when and by whom"
-        )
+        output.say(f"{output.plural(gone, 'point')} of these were pruned from the journal; `journaltrack audit` says when and by whom")
     for told in view.hearsay:
         output.say(hearsay_text(told))
     if any(cut):
-        output.say("hint: what ends in … is whole with --json, and in `journaltrack audit entry N`", err=True)
+        output.say("hint: --json and `journaltrack audit entry N` show in full what ends in …", err=True)
     if view.unreadable:
         output.problem("warning", f"{output.plural(len(view.unreadable), 'entry')} can't be read, the first is {view.unreadable[0]}")
 

@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     "  journaltrack status --watch /data/journals\n  journaltrack status --check || echo 'not all is delivered'"
 )
 @about_journals
-@click.option("--watch", is_flag=True, help="Go on showing it, with the rate of delivery and the watcher's next attempt, until Ctrl-C.")
-@click.option("--interval", metavar="SECONDS", type=click.FloatRange(0.1), default=2.0, help="With --watch: how often.  [default: 2]")
-@click.option("--count", metavar="N", type=click.IntRange(1), help="With --watch: end after so many times.")
+@click.option("--watch", is_flag=True, help="Repeat until Ctrl-C, with the rate of delivery and the watcher's next attempt.")
+@click.option(
+    "--interval", metavar="SECONDS", type=click.FloatRange(0.1), default=2.0, help="With --watch: time between looks.  [default: 2]"
+)
+@click.option("--count", metavar="N", type=click.IntRange(1), help="With --watch: end after N looks.")
 @click.option(
     "--health-file",
     "health_files",
     metavar="FILE",
     multiple=True,
     type=click.Path(),
-    help="With --watch: what a watcher of another user tells. May be repeated.",
+    help="With --watch: the health file of another user's watcher. May be repeated.",
 )
 @click.option("--check", is_flag=True, help="Exit with 4 when entries are quarantined or in doubt, with 3 when some are pending.")
 @common.common_options

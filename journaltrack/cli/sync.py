@@ -39,7 +39,7 @@ class _Replacement(click.ParamType[tuple[str, str]]):
         from journaltrack import limits  # noqa: PLC0415 - shell completion imports this module
 
         old, _, new = value.partition("=")
-        problem = "it is not OLD=NEW" if not old or not new else limits.bucket_problem(new)
+        problem = "it must be OLD=NEW" if not old or not new else limits.bucket_problem(new)
         if problem is not None:
             self.fail(f"{output.clean(value)}: {problem}", param, ctx)
         return old, new
@@ -76,7 +76,7 @@ class _Run(common.Stoppable):
 @click.option(
     "--even-if-behind",
     is_flag=True,
-    help="Send what is pending even if another copy of the journal was delivered further; points may be there twice.",
+    help="Send what is pending even if another copy of the journal was delivered further; metric points may be duplicated.",
 )
 @click.option("--unproved", is_flag=True, help="Send also entries whose chain of digests does not hold: somebody may have altered them.")
 @common.connection_options
@@ -86,7 +86,7 @@ class _Run(common.Stoppable):
     "deadline_s",
     metavar="SECONDS",
     type=click.FloatRange(0, min_open=True),
-    help="End after so long; the rest stays pending.",
+    help="Stop after this time; the rest stays pending.",
 )
 @common.common_options
 def command(
@@ -259,7 +259,7 @@ def _explain(report: PassReport, after: JournalStatus, component: str | None, *,
     if report.failed is not None and (report.halted is None or report.failed.message != report.halted.message):
         output.problem("error", f"some requests failed, their entries stay pending: {report.failed.message}", report.failed.hint)
     if report.out_of_time and not stopped:
-        output.problem("error", "the time was over before everything was sent", "sync again: it goes on where this one ended")
+        output.problem("error", "the deadline expired before everything was sent", "sync again: it continues where this one stopped")
     if after.quarantined or after.in_doubt:
         from journaltrack.reports.status import undeliverable  # noqa: PLC0415 - SQLAlchemy
 
@@ -277,7 +277,7 @@ def _what_to_do(after: JournalStatus, never: int) -> str:
         which = "they" if never == after.quarantined and not after.in_doubt else f"{never} of them"
         hints.append(f"{which} can never be sent to SageMaker, and stay in the journal")
     if after.quarantined > never:
-        hints.append(f"`journaltrack retry` makes {'the others' if never else 'them'} pending again, when the cause is gone")
+        hints.append(f"`journaltrack retry` makes {'the others' if never else 'them'} pending again, once the cause is gone")
     if after.in_doubt:
         hints.append("a later sync reads back what is in doubt")
     return "; ".join(hints)
@@ -302,9 +302,11 @@ def _tell_held(report: PassReport) -> None:
 
 def _tell_ended(names: Sequence[str]) -> None:
     for name in names[:_HELD_MAX]:
-        output.problem("note", f"{name} was interrupted: its process is gone. It is ended as Stopped")
+        output.problem("note", f"{name} was interrupted: its process is gone. It is recorded as Stopped")
     if len(names) > _HELD_MAX:
-        output.say(f"note: {len(names) - _HELD_MAX} more runs were interrupted, and are ended as Stopped; --json names them all", err=True)
+        output.say(
+            f"note: {len(names) - _HELD_MAX} more runs were interrupted, and are recorded as Stopped; --json names them all", err=True
+        )
 
 
 def _json(report: PassReport, after: JournalStatus, code: ExitCode) -> dict[str, Any]:

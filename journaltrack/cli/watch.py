@@ -41,9 +41,9 @@ _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 @common.connection_options
 @click.option("--concurrency", metavar="N", type=int, help="Requests in flight for one journal.")
 @click.option("--rate-limit", metavar="N", type=float, help="Requests per second at most, for all journals together; 0: no limit.")
-@click.option("--debounce", metavar="SECONDS", type=float, help="How long after a write to wait for more.")
-@click.option("--poll", metavar="SECONDS", type=float, help="How often to look without an event.")
-@click.option("--settle", metavar="SECONDS", type=float, help="How long a journal that appears must stay unchanged to count as whole.")
+@click.option("--debounce", metavar="SECONDS", type=float, help="How long to wait for more after a write.")
+@click.option("--poll", metavar="SECONDS", type=float, help="How long to wait between looks without an event.")
+@click.option("--settle", metavar="SECONDS", type=float, help="How long a new journal must stay unchanged to count as complete.")
 @click.option("--health-file", metavar="FILE", type=click.Path(dir_okay=False), help="Where to write the state as JSON.")
 @click.option("--metrics-file", metavar="FILE", type=click.Path(dir_okay=False), help="Where to write the state for Prometheus.")
 @click.option("--child", is_flag=True, hidden=True, help='For sync="background": configured by a line of stdin, and ends with it.')
@@ -195,7 +195,7 @@ class _Service:
             beside = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
             meant = [str(parent / name) for name in patterns.near(root.name, beside)]
             hint = f"{patterns.PERHAPS}{' or '.join(meant)}" if meant else None if parent.is_dir() else f"nor does {parent}"
-            logger.warning(logfmt("folder-missing", folder=root, text="it does not exist yet, and is waited for", hint=hint))
+            logger.warning(logfmt("folder-missing", folder=root, text="it does not exist yet; waiting for it", hint=hint))
 
     def _deliver(self, request: DeliveryRequest) -> Delivery:
         from journaltrack.app import composition  # noqa: PLC0415
