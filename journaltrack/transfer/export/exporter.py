@@ -18,7 +18,7 @@ from journaltrack.errors import InvalidInputError, NothingMatchesError
 from journaltrack.journal import removed, view
 from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.export.pages import Reader, Selection
-from journaltrack.transfer.export.tables import TABLES, Page, Table, TableName
+from journaltrack.transfer.export.tables import TABLES, Csv, JsonLines, Page, Parquet, Table, TableName, load
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
@@ -144,9 +144,7 @@ def export_selection(
     """
     chosen = _format(to, format)
     if chosen == "parquet":
-        from journaltrack.transfer.export import tables  # noqa: PLC0415 - pyarrow
-
-        tables.load()
+        load()
     tell = on_progress or (lambda _: None)
     named = _named(journals, selection.component)
     made = []
@@ -207,12 +205,7 @@ def _copy(reader: Reader, writer: _Writer, tell: Callable[[Progress], None]) -> 
 
 def _writer(chosen: Format, stream: IO[bytes], table: Table) -> _Writer:
     if chosen == "parquet":
-        from journaltrack.transfer.export.tables import Parquet  # noqa: PLC0415 - pyarrow
-
         return Parquet(stream, table)
-    # Only one of the three is used.
-    from journaltrack.transfer.export.tables import Csv, JsonLines  # noqa: PLC0415 - as above
-
     return JsonLines(stream, table) if chosen == "jsonl" else Csv(stream, table)
 
 
@@ -227,7 +220,7 @@ def _format(to: object, chosen: str | None) -> Format:
     if suffix not in _FORMAT_OF:
         what = f"the name {Path(to).name}" if isinstance(to, (str, os.PathLike)) else "a stream"
         raise InvalidInputError(
-            f"{what} says no format", hint=f"name one of {', '.join(FORMATS)}, or end the name in {', '.join(_FORMAT_OF)}"
+            f"{what} implies no format", hint=f"name one of {', '.join(FORMATS)}, or end the name in {', '.join(_FORMAT_OF)}"
         )
     return _FORMAT_OF[suffix]
 
