@@ -147,8 +147,8 @@ def _refused(error: click.ClickException, *, as_json: bool) -> click.exceptions.
 def main() -> None:
     """Record experiments offline, replay them to SageMaker, and prove what arrived.
 
-    A JOURNAL is the folder that a training script wrote. Without one, commands use JOURNALTRACK_JOURNAL, or
-    "journal" in JOURNALTRACK_HOME, or "journal" in your data folder.
+    A JOURNAL is the folder that a training script wrote. Without one, commands use
+    JOURNALTRACK_JOURNAL, or "journal" in JOURNALTRACK_HOME, or "journal" in your data folder.
 
     \b
     Example:

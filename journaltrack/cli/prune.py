@@ -81,10 +81,7 @@ def command(
     from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
     from journaltrack.verification.verifier import REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
 
-    if delivered_before is None and blobs_delivered_before is None:
-        raise click.UsageError("give --delivered-before WHEN, or --blobs-delivered-before WHEN for the spool alone; nothing was removed")
-    if archive is not None and delivered_before is None:
-        raise click.UsageError("--archive holds entries: give --delivered-before WHEN too")
+    _check_times(delivered_before, blobs_delivered_before, archive)
     path = journals.only()
     known = config.load(config_file, overrides={"profile": profile, "region": region, "endpoint_url": endpoint_url}).configuration
     rate_limit = RateLimit(known.requests_per_s or REQUESTS_PER_S)
@@ -120,6 +117,14 @@ def command(
         _print(done)
     _explain(done, unconfirmed)
     return code
+
+
+def _check_times(delivered_before: int | None, blobs_delivered_before: int | None, archive: str | None) -> None:
+    """Refuse a prune that names no time for what it would remove."""
+    if delivered_before is None and blobs_delivered_before is None:
+        raise click.UsageError("give --delivered-before WHEN, or --blobs-delivered-before WHEN for the spool alone; nothing was removed")
+    if archive is not None and delivered_before is None:
+        raise click.UsageError("--archive holds entries: give --delivered-before WHEN too")
 
 
 def _explain(done: PruneReport, unconfirmed: Mapping[str, str]) -> None:
