@@ -343,7 +343,7 @@ def check(
         OSError: An anchor can't be read.
     """
     if restore_from and not repair:
-        raise InvalidInputError("restore_from is for repair=True; nothing was changed")
+        raise InvalidInputError("restore_from needs repair=True; no changes were made")
     documents = {str(path): path.read_bytes() for path in _paths(anchors)}
     tell = on_progress or (lambda _: None)
 
@@ -423,7 +423,7 @@ def resolve(
         JournalError: The journal can't be read or written.
     """
     if outcome not in {"delivered", "quarantined"}:
-        raise InvalidInputError(f"outcome is {limits.shown(str(outcome))}; it must be 'delivered' or 'quarantined'; nothing was changed")
+        raise InvalidInputError(f"outcome is {limits.shown(str(outcome))}; it must be 'delivered' or 'quarantined'; no changes were made")
     before = status(journal, component=component)
     resolved = 0
     if not dry_run and before.in_doubt:

@@ -161,7 +161,7 @@ class _Child:
             # No process or descriptor is left, or a variable went away while the environment was
             # read.
             except (OSError, KeyError) as error:
-                logger.debug("the child could not be looked after: %s", error)
+                logger.debug("the background delivery's child could not be supervised: %s", error)
         self._process.wait()
 
 

@@ -108,7 +108,7 @@ class Connection:
                 f"boto3 can't be imported: {type(error).__name__}: {error}",
                 kind=ErrorKind.HALT,
                 code="ImportError",
-                hint="install it anew: pip install --force-reinstall boto3; everything stays in the journal until then",
+                hint="reinstall it: pip install --force-reinstall boto3; everything stays in the journal until then",
                 everywhere=True,
             ) from error
         return AwsRemote(
@@ -204,7 +204,7 @@ def check_size(journal: Path, allow: AllowConfiguration) -> None:
     if 0 < allow.journal_bytes_max < size_bytes:
         raise JournalError(
             f"the database of {journal} has {size_bytes} bytes, and allow.journal_bytes_max is {allow.journal_bytes_max}; nothing was sent",
-            hint="raise it in the configuration if the journal is yours, else take the journal away",
+            hint="raise the limit in the configuration if the journal is yours, else move the journal away",
         )
 
 
@@ -487,7 +487,7 @@ def replay(request: ReplayRequest) -> None:
     report = run_pass(request.journal, Connection.of(request), options, request.deadline)
     problem = report.halted or report.uploads_halted or report.altered or report.held.get(request.component) or report.failed
     if problem is not None or report.out_of_time:
-        why = str(problem) if problem is not None else f"the deadline of {request.deadline_s:g} s was over"
+        why = str(problem) if problem is not None else f"the deadline of {request.deadline_s:g} s expired"
         logger.warning(
             "%s was not delivered completely on close, %d entries of its journal are pending; `journaltrack sync` delivers the rest: %s",
             request.component,

@@ -99,5 +99,5 @@ def _is_same(folder: Path, other: Path) -> bool:
 def _twice(folder: Path, other: Path) -> JournalBehindError:
     return JournalBehindError(
         f"{folder} is a copy of the journal at {other}, which is delivered from there; nothing of this copy was sent",
-        hint=f"if it has entries that the other one has not, `journaltrack merge {folder} --into {other}` brings them; then move it away",
+        hint=f"if it has entries that the other lacks, run `journaltrack merge {folder} --into {other}`; then move it away",
     )

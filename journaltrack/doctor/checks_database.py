@@ -70,7 +70,7 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
             "problem",
             _listed(needed),
             "artifacts with these bytes can't be delivered; all else can",
-            "journaltrack check --repair --restore-from FOLDER takes them from wherever the files are still; then journaltrack retry",
+            "`journaltrack check --repair --restore-from FOLDER` restores them from a folder that still has the files; then run `journaltrack retry`",
             "spool",
             tuple(sorted(needed)),
         )
@@ -81,7 +81,7 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
             "note",
             _listed(gone),
             "they are delivered: S3 holds them",
-            "nothing, unless you want them here too",
+            "do nothing, unless you want them here too",
             None,
             tuple(sorted(gone)),
         )
@@ -92,7 +92,7 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
             "problem",
             _listed(changed),
             "somebody or the disk changed contents that are delivered: S3 holds them as they were",
-            "`journaltrack check --remote` compares; journaltrack check --repair moves the changed ones aside",
+            "`journaltrack check --remote` compares them; `journaltrack check --repair` moves the changed ones aside",
             "spool",
             tuple(sorted(changed)),
         )
@@ -102,7 +102,7 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
             "problem",
             problem.message,
             "the artifact can't be delivered unless its bytes are found",
-            "journaltrack check --repair --restore-from FOLDER; then journaltrack retry",
+            "run `journaltrack check --repair --restore-from FOLDER`, then `journaltrack retry`",
             "spool",
             (str(problem.sha256),),
         )
@@ -122,7 +122,7 @@ def _strangers(folder: Path, recorded: set[str]) -> Iterator[Finding]:
             "note",
             f"files in the spool that belong to no entry: {len(strangers)}",
             "a kill left them before their call was recorded, or their entry is on a page that is lost: they are kept",
-            "remove them by hand if the journal is otherwise well",
+            "remove them by hand if the journal has no other problem",
             subjects=tuple(str(path.relative_to(folder)) for path in strangers[:100]),
         )
 
@@ -146,7 +146,7 @@ _CLOCK_STEP_NS: Final = 60 * 10**9
 """A larger clock difference is worth a note; a smaller one is a time server's work."""
 _TIMES_AT_ONCE: Final = 20_000
 _ALTERED: Final = (
-    "copy the whole journal before anything else, and compare with a backup; "
+    "first copy the whole journal, and compare it with a backup; "
     "`journaltrack sync` holds back what its chain does not prove, `--unproved` sends it"
 )
 _KINDS: Final = tuple(sorted(vocabulary.KINDS))
@@ -163,8 +163,8 @@ def check_pages(database: Database) -> Iterator[Finding]:
             "database",
             "warning",
             f"the write-ahead log has {log.stat().st_size} bytes",
-            "nothing is lost, but opening and reading the journal get slow; a process that reads for hours keeps the log from being emptied",
-            "end long readers; journaltrack check --repair empties the log",
+            "nothing is lost, but opening and reading the journal get slow; a process that reads for hours keeps the log growing",
+            "end long readers, then run `journaltrack check --repair` to empty the log",
             "log",
         )
 
@@ -176,7 +176,7 @@ def damaged(message: str) -> Finding:
         "problem",
         message,
         "entries on damaged pages can't be read; the others can",
-        "end the processes that log, then journaltrack check --repair rebuilds the database from all that is readable and keeps the damaged files",
+        "end the processes that log, then run `journaltrack check --repair`: it rebuilds the database from all that is readable and keeps the damaged files",
         "rebuild",
     )
 
@@ -208,9 +208,9 @@ def check_schema(database: Database) -> Iterator[Finding]:
         yield Finding(
             "schema",
             "problem",
-            f"the database has objects that no journal has, or has differently: {', '.join(foreign)}",
+            f"the database has objects that are not a journal's, or differ from a journal's: {', '.join(foreign)}",
             "somebody else made them; triggers and views among them could change what is recorded or shown",
-            "journaltrack check --repair copies the entries into a clean database and keeps this one aside",
+            "`journaltrack check --repair` copies the entries into a clean database and keeps this one in damaged/",
             "rebuild",
             tuple(foreign),
         )
@@ -232,7 +232,7 @@ def check_schema(database: Database) -> Iterator[Finding]:
             "problem",
             f"the database misses {', '.join(rest)}",
             "what was recorded is no longer guarded against changes (triggers), or found slowly (indexes)",
-            "journaltrack check --repair makes them again; the check of the chains tells whether entries were changed meanwhile",
+            "`journaltrack check --repair` creates them again; the check of the chains tells whether entries were changed meanwhile",
             "schema",
             rest,
         )
@@ -268,7 +268,7 @@ def check_records(database: Database) -> Iterator[Finding]:
         yield Finding(
             "records",
             "problem",
-            f"receipts that don't say of which entries they are: {', '.join(map(str, unreadable[:5]))} ({len(unreadable)} in all)",
+            f"receipts that don't say which entries they are about: {', '.join(map(str, unreadable[:5]))} ({len(unreadable)} in all)",
             "what those requests sent can't be told; their entries count as they are recorded otherwise",
             "compare with a copy of the journal",
         )
@@ -287,7 +287,7 @@ def check_records(database: Database) -> Iterator[Finding]:
             "records",
             "note",
             f"entries removed on the record: {sum(removal.entries for removal in prunes)}, the last {view.iso(prunes[-1].at_ns)}",
-            "they were delivered before; journaltrack audit says when and by whom they were removed, and where they are archived",
+            "they were delivered before; `journaltrack audit` says when and by whom they were removed, and where they are archived",
         )
     places = ",".join("?" * len(_KINDS))
     (unknown,) = read(f"SELECT count(*) FROM entry WHERE stream <> 'metric' AND kind NOT IN ({places})", _KINDS)[0]
@@ -323,7 +323,7 @@ def _check_mark(database: Database) -> Iterator[Finding]:
         "problem",
         f"the low-water mark is {mark!r}" + (f"; pending entries below it: {hidden}" if hidden else f", the newest entry is {newest}"),
         "pending entries below the mark would never be sent",
-        "journaltrack check --repair computes it anew",
+        "`journaltrack check --repair` computes it again",
         "mark",
     )
 
@@ -336,7 +336,7 @@ def _check_lease_row(database: Database) -> Iterator[Finding]:
             "problem",
             f"the lease can't be read: generation {generation!r}, expires {expires_at_ns!r}",
             "no process can reconcile the journal",
-            "journaltrack check --repair makes it anew",
+            "`journaltrack check --repair` creates it again",
             "lease",
         )
         return

@@ -65,8 +65,8 @@ def check_files(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "files",
             "problem",
-            f"the folder can't be looked at: {error.strerror}",
-            "nobody knows from here what is in it",
+            f"the folder can't be examined: {error.strerror}",
+            "its contents are unknown",
             os_hint(error),
         )
         return
@@ -78,8 +78,8 @@ def check_files(folder: Path) -> Iterator[Finding]:
             "files",
             "problem",
             "an earlier repair was interrupted after it had rebuilt the database",
-            "the rebuilt database is whole, and not in its place yet",
-            "journaltrack check --repair puts it there",
+            "the rebuilt database is complete, but not in its place yet",
+            "`journaltrack check --repair` puts it there",
             "finish",
         )
     if not os.path.lexists(folder / paths.DATABASE):
@@ -99,7 +99,7 @@ def check_files(folder: Path) -> Iterator[Finding]:
                 "problem",
                 f"{path.name} is not a regular file",
                 "journaltrack follows no links inside a journal and does not use it",
-                "put the file itself in the folder",
+                "replace it by the file itself",
                 subjects=(path.name,),
             )
     yield from _check_permissions(folder)
@@ -110,7 +110,7 @@ def check_files(folder: Path) -> Iterator[Finding]:
             "note",
             f"half copies left by processes that were killed: {len(left)}, of {sum(p.lstat().st_size for p in left)} bytes",
             "no call that returned needs them",
-            "journaltrack check --repair removes them",
+            "`journaltrack check --repair` removes them",
             "leftovers",
             tuple(str(p.relative_to(folder)) for p in left),
         )
@@ -138,9 +138,9 @@ def _check_permissions(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "files",
             "warning",
-            f"others may look into the folder: mode {stat.S_IMODE(folder.stat().st_mode):04o}",
-            "who can write there can change the journal; who can read sees all that was logged",
-            "journaltrack check --repair closes it (0700, files 0600), unless the file system knows no permissions",
+            f"others can access the folder: mode {stat.S_IMODE(folder.stat().st_mode):04o}",
+            "whoever can write there can change the journal; whoever can read sees all that was logged",
+            "`journaltrack check --repair` closes it (0700, files 0600), unless the file system has no permissions",
             "permissions",
             names,
         )
@@ -149,9 +149,9 @@ def _check_permissions(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "files",
             "problem",
-            f"{', '.join(path.name for path in foreign)}: not of the user that the folder belongs to, as after `sudo journaltrack sync`",
-            "that user can't log or deliver as long as it stays so; nothing is lost",
-            "journaltrack check --repair, as that user or as root",
+            f"{', '.join(path.name for path in foreign)}: not owned by the folder's owner, as after `sudo journaltrack sync`",
+            "the folder's owner can't log or deliver until this is repaired; nothing is lost",
+            "run `journaltrack check --repair` as that user or as root",
             "owner",
             tuple(path.name for path in foreign),
         )
@@ -160,9 +160,9 @@ def _check_permissions(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "files",
             "warning",
-            f"the folder belongs to the user with the id {owner}, not to you ({os.geteuid()})",
+            f"the folder belongs to user id {owner}, not to you ({os.geteuid()})",
             "that user can change the journal",
-            "copy the folder if you want it for yourself",
+            "copy the folder to have a journal of your own",
         )
 
 
@@ -183,7 +183,7 @@ def check_medium(folder: Path) -> Iterator[Finding]:
             "warning",
             "the folder can't be written",
             "it can be read and audited; nothing can be logged, synced or repaired here",
-            "copy the folder to a disk that can be written",
+            "copy the folder to a writable disk",
         )
         return
     free = shutil.disk_usage(folder).free
@@ -211,7 +211,7 @@ def check_locks(folder: Path, sleep: Callable[[float], None] = time.sleep) -> It
             "problem",
             f"{_named(writer)} has been inside a transaction for a second or longer",
             "every other process that logs waits for it, and keeps entries in memory after 30 s",
-            "look whether it is stopped (Ctrl-Z, a debugger) and let it go on, or end it: what it had committed stays",
+            "if it is stopped (Ctrl-Z, a debugger), resume it or end it: what it committed stays",
         )
     reconciler = lease.lock_holder(folder)
     if reconciler is not None:
@@ -220,7 +220,7 @@ def check_locks(folder: Path, sleep: Callable[[float], None] = time.sleep) -> It
             "note",
             f"{_named(reconciler)} reconciles this journal",
             "no other process can sync it meanwhile; logging goes on",
-            "if it hangs, end it: its lease is free at once, and the next sync finds out what arrived",
+            "if it hangs, end it: that frees the lease, and the next sync finds out what arrived",
         )
 
 

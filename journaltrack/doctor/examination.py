@@ -152,8 +152,8 @@ def _older(revision: str) -> Finding:
         "schema",
         "note",
         f"the journal has the older schema revision {revision}",
-        "nothing is wrong: a copy of it was upgraded, and looked at",
-        "logging, a sync, or journaltrack check --repair upgrades it, after a backup",
+        "nothing is wrong: a copy of it was upgraded and examined",
+        "logging, a sync, or `journaltrack check --repair` upgrades it, after a backup",
         "upgrade",
     )
 
@@ -163,4 +163,4 @@ def _unopened(error: Exception) -> Finding:
     if isinstance(error, (JournalAlteredError, JournalCorruptError, NotAJournalError, sqlite3.DatabaseError)):
         return damaged(message)
     advice = error.hint if isinstance(error, JournalError) else ""
-    return Finding("database", "problem", message, "what is inside was not looked at", advice)
+    return Finding("database", "problem", message, "what is inside was not examined", advice)

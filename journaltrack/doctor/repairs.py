@@ -70,7 +70,7 @@ def mend(examination: Examination, *, restore_from: Sequence[Path] = (), clock_n
             continue
         try:
             message = _REPAIRS[repair](folder, findings, restore_from, clock_ns)
-            done.append(Repaired(repair, message is not None, message or "nothing could be done"))
+            done.append(Repaired(repair, message is not None, message or "nothing could be repaired"))
         except (JournalError, OSError, sqlite3.Error) as error:
             text = error.message if isinstance(error, JournalError) else str(error)
             hint = f" ({error.hint})" if isinstance(error, JournalError) and error.hint else ""
@@ -185,7 +185,7 @@ def _lease(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], cl
 
     with closing(Database(folder / paths.DATABASE)) as database:
         database.write(reset)
-    return _in_database(folder, lambda _: None, "made the lease anew", clock_ns)
+    return _in_database(folder, lambda _: None, "created the lease again", clock_ns)
 
 
 def _mark(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
@@ -195,7 +195,7 @@ def _mark(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clo
         connection.execute("DELETE FROM unsettled")
         connection.execute(f"UPDATE mark SET seq = coalesce(({pending}), (SELECT max(seq) FROM entry), 0)")
 
-    return _in_database(folder, compute, "computed the low-water mark anew", clock_ns)
+    return _in_database(folder, compute, "computed the low-water mark again", clock_ns)
 
 
 def _log(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]) -> str | None:
@@ -280,7 +280,7 @@ def _refuse_if_used(folder: Path) -> None:
         who = ", ".join(f"process {pid}" for pid in users) or "a process"
         raise JournalLockedError(
             f"{who} has the journal at {folder} open; its database was not replaced",
-            hint="end what logs to it or syncs it, then repair again",
+            hint="end the processes that log to it or sync it, then repair again",
         )
 
 

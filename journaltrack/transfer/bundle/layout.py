@@ -227,7 +227,7 @@ def described(block: bytes) -> str:
     if not any(block):
         return "zeros"
     if block[257:262] != b"ustar":
-        return "no header of an archive"
+        return "not the header of an archive"
     # Also of a header whose checksum is wrong.
     name = block[:100].partition(b"\0")[0].decode("utf-8", "replace")
     kind = _TYPES.get(block[156:157])
@@ -286,11 +286,11 @@ def decode(data: bytes, *, reader_version: str) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleDamagedError("its manifest can't be read", hint=DAMAGED_HINT) from error
     if not exact:
-        _damaged("is not as journaltrack writes it")
+        _damaged("is not what journaltrack writes")
     return manifest
 
 
-DAMAGED_HINT: Final = "carry it over once more, or make it anew with `journaltrack bundle`; if you did not make it, do not trust it"
+DAMAGED_HINT: Final = "copy the bundle again, or create it again with `journaltrack bundle`; if you did not create it, do not trust it"
 
 
 def _manifest(members: dict[str, Any]) -> Manifest:
@@ -331,7 +331,7 @@ def _manifest(members: dict[str, Any]) -> Manifest:
         and set(damaged.values()) <= {"missing", "damaged"}
     )
     if not sound:
-        msg = "values that no journaltrack writes"
+        msg = "values that journaltrack never writes"
         raise ValueError(msg)
     return manifest
 

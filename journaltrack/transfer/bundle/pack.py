@@ -43,7 +43,7 @@ _NAMED_MAX: Final = 5
 _HINTS: Final = {
     errno.ENOSPC: "free space there, then run the same command again",
     errno.EDQUOT: "free space there, then run the same command again",
-    errno.EFBIG: "this file system takes no file of that size (FAT32 ends at 4 GiB): use one that does, such as exFAT or ext4",
+    errno.EFBIG: "this file system can't hold a file of that size (FAT32 ends at 4 GiB): use one that can, such as exFAT or ext4",
     errno.EROFS: "name a file where you can write",
     errno.EACCES: "name a file where you can write",
 }
@@ -180,7 +180,7 @@ class _Target:
         free = room.f_bavail * room.f_frsize
         if free < size_bytes:
             raise BundleError(
-                f"the bundle takes {size_bytes} bytes, and in {self._path.parent} {free} are free; nothing was written",
+                f"the bundle takes {size_bytes} bytes, but {self._path.parent} has {free} free; nothing was written",
                 hint="free space there, or name a file on another disk",
             )
 
@@ -316,8 +316,8 @@ class _Work:
         more = f", and {len(harmed) - _NAMED_MAX} more" if len(harmed) > _NAMED_MAX else ""
         return BundleSpoolError(
             f"blobs in the spool of {self._journal.path} are not what was logged: {some}{more}; no bundle was made",
-            hint="`journaltrack check --repair --restore-from FOLDER` takes their bytes from wherever the files are still; "
-            "--skip-damaged bundles all the others",
+            hint="`journaltrack check --repair --restore-from FOLDER` restores them from a folder that still has the files; "
+            "--skip-damaged bundles all others",
             blobs=harmed,
         )
 

@@ -88,7 +88,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     except OSError as error:
         os.close(descriptor)
         raise BundleDamagedError(
-            f"{file} can't be read: {error.strerror}", hint="check the disk (dmesg), or carry it over once more"
+            f"{file} can't be read: {error.strerror}", hint="check the disk (dmesg), or copy the bundle again"
         ) from error
     except BaseException:
         os.close(descriptor)
@@ -269,9 +269,9 @@ class Bundle:
         for member in layout.members():
             found = self._read(member.offset, BLOCK_BYTES)
             if not layouts.is_header_of(member, found):
-                _damaged(self.path, f"where {member.name} should be (byte {member.offset}) it holds {layouts.described(found)}")
+                _damaged(self.path, f"{member.name} should be at byte {member.offset}, but there it has {layouts.described(found)}")
             if self._read(member.content_end, len(member.padding)) != member.padding:
-                _damaged(self.path, f"after {member.name} there are bytes that belong to nothing")
+                _damaged(self.path, f"after {member.name} there are bytes that belong to no member")
         if self._read(layout.sums.content_offset, layout.sums.size_bytes) != layout.sums_bytes:
             _damaged(self.path, f"{layouts.MANIFEST} does not have the digest that {layouts.SUMS} says")
         if self._read(layout.sums.end, len(layouts.END)) != layouts.END:
@@ -279,7 +279,7 @@ class Bundle:
 
     def _cut_short(self, layout: Layout) -> NoReturn:
         first = next((m for m in layout.members() if m.end > self.size_bytes), None)
-        where = f"; {first.name} is the first that is not whole" if first else ""
+        where = f"; {first.name} is the first incomplete member" if first else ""
         raise BundleDamagedError(
             f"{self.path} is cut short: it has {self.size_bytes} of {layout.size_bytes} bytes{where}; nothing was taken from it",
             hint=DAMAGED_HINT,
@@ -317,11 +317,11 @@ def _new_folder(folder: Path, size_bytes: int) -> Iterator[Path]:
     if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
         raise taken
     if not folder.parent.is_dir():
-        raise InvalidInputError(f"there is no folder {folder.parent}", hint="make it first, or name another one")
+        raise InvalidInputError(f"there is no folder {folder.parent}", hint="create it first, or name another one")
     free = shutil.disk_usage(folder.parent).free
     if free < size_bytes:
         raise BundleError(
-            f"the bundle takes {size_bytes} bytes, and in {folder.parent} {free} are free; nothing was written", hint="free space there"
+            f"the bundle takes {size_bytes} bytes, but {folder.parent} has {free} free; nothing was written", hint="free space there"
         )
     partial = folder.with_name(f".{folder.name[:200]}.partial")
     with contextlib.suppress(FileExistsError):
@@ -333,7 +333,7 @@ def _new_folder(folder: Path, size_bytes: int) -> Iterator[Path]:
         except BlockingIOError as error:
             raise BundleError(f"another process extracts to {folder} now", hint="wait for it, or name another folder") from error
         if os.fstat(lock).st_uid != os.geteuid():
-            raise BundleError(f"{partial} belongs to another user; nothing was written there", hint="name a folder in a place of your own")
+            raise BundleError(f"{partial} belongs to another user; nothing was written there", hint="name a folder that you own")
         os.fchmod(lock, 0o700)
         try:
             _empty(partial)
@@ -444,7 +444,7 @@ def _alone(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise LeaseHeldError(
                 f"another process unpacks a bundle of this journal into {folder} now; nothing was changed",
-                hint="wait until it has ended, then sync again",
+                hint="wait until it ends, then sync again",
             ) from error
         yield
     finally:
