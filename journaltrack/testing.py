@@ -1,4 +1,4 @@
-"""Test your own code that uses journaltrack: no AWS, and no file outside one folder.
+"""Test your code that uses journaltrack: no AWS, no file outside one folder.
 
 In ``conftest.py``, for pytest:
 
@@ -50,7 +50,9 @@ _NOWHERE: Final = "http://127.0.0.1:9"
 
 @dataclass(frozen=True, slots=True)
 class LoggedRun:
-    """Say what was logged of one run, as read from a journal; see ``Tracker`` for the calls.
+    """Say what was logged of one run, as read from a journal.
+
+    See ``Tracker`` for the calls.
 
     Attributes:
         name, display_name: Of its trial component.
@@ -88,11 +90,11 @@ class OfflineJournal:
         self.remote = MemoryRemote()
 
     def __fspath__(self) -> str:
-        """Return the folder, so that it works as ``journal`` in every function of journaltrack."""
+        """Return the folder, so that any function takes this as ``journal``."""
         return os.fspath(self.path)
 
     def runs(self) -> list[str]:
-        """Return the names of the runs in the journal, in the order in which they came to be."""
+        """Return the names of the runs in the journal, in order of creation."""
         with view.opened(self.path) as journal:
             return [row.name for row in journal.components()]
 
@@ -171,7 +173,10 @@ def offline(folder: str | os.PathLike[str] | None = None) -> Iterator[OfflineJou
 
 
 def _let_go(folder: Path) -> None:
-    """Make open trackers give up the folder: else they would write it again once deleted."""
+    """Make open trackers give up the folder.
+
+    Else they would write it again once it is deleted.
+    """
     for journal in appending_in(folder):
         if isinstance(journal, Journal):
             journal.flush()

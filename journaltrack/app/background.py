@@ -1,4 +1,4 @@
-"""Run ``journaltrack watch`` as a child of the training process, for ``sync="background"``.
+"""Run ``journaltrack watch`` as a child process, for ``sync="background"``.
 
 All trackers of a process that write to one journal share one child. Its stdin is a pipe: one line
 of configuration, then nothing until this process closes its end. The kernel closes it when this
@@ -55,7 +55,10 @@ _START: Final = "import sys; sys.path[:] = {path!a}; from journaltrack.cli impor
 
 class _Deliverer(Protocol):
     def end(self, deadline: Deadline) -> None:
-        """End, and wait until the deadline; after that, continue to end without the caller."""
+        """End, waiting until the deadline at most.
+
+        After that, continue to end without the caller.
+        """
 
 
 class Background:
@@ -145,7 +148,7 @@ class _Child:
                 self._process.stdin.write(self._configuration)
 
     def _keep(self) -> None:
-        """Restart the child when it ends or when credentials in the environment change; reap it."""
+        """Restart the child when it ends or its credentials change; finally reap it."""
         pauses = Backoff(_RESTART_FIRST_S, _RESTART_MAX_S, random.random)
         while not self._ending.wait(_LOOK_EVERY_S):
             try:
@@ -210,7 +213,10 @@ _left_behind: list[object] = []
 
 
 def start(request: ReplayRequest) -> Background:
-    """Deliver a journal in the background until ``finish``; trackers share one delivery."""
+    """Deliver a journal in the background until ``finish``.
+
+    Trackers of one journal share one delivery.
+    """
     journal = request.journal.resolve()
     with _guard:
         found = _running.get(journal)

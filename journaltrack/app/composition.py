@@ -80,7 +80,7 @@ class Connection:
 
     @classmethod
     def of(cls, request: ReplayRequest) -> Connection:
-        """Build it from a tracker's configuration; the caller's session or client comes first."""
+        """Build it from a tracker's request; the caller's session or client wins."""
         known = request.configuration
         limit = limit_of(known.requests_per_s)
         if request.boto3_session is not None or request.sagemaker_client is not None:
@@ -130,7 +130,7 @@ class Connection:
 
 
 def configured_region(profile: str | None = None) -> tuple[str, str] | None:
-    """Return the region as ``journaltrack.remotes.aws.clients.configured_region`` does."""
+    """Return the configured region as ``remotes.aws.clients`` finds it."""
     from journaltrack.remotes.aws import clients  # noqa: PLC0415 - boto3
 
     return clients.configured_region(profile)
@@ -195,7 +195,10 @@ def run_pass(
 
 
 def check_size(journal: Path, allow: AllowConfiguration) -> None:
-    """Raise ``JournalError`` for a journal that is too large to deliver, before it is opened."""
+    """Raise ``JournalError`` for a journal that is too large to deliver.
+
+    This looks at the file's size, before the journal is opened.
+    """
     size_bytes = 0
     for name in (paths.DATABASE, f"{paths.DATABASE}-wal"):
         # Opening the journal reports what is wrong.
@@ -376,7 +379,7 @@ def run_prune(
     unasked: bool = False,
     **what: Any,  # noqa: ANN401 - of pruning.prune
 ) -> PruneReport:
-    """Remove what was delivered before a time, once the remote has confirmed that it holds it.
+    """Remove what was delivered before a time, once the remote confirms it.
 
     Args:
         journal: Its folder; None: the default journal.
@@ -407,7 +410,7 @@ def run_prune(
 def deliver(
     request: DeliveryRequest, connection: Connection, options: Options | None = None, one_place: OnePlace | None = None
 ) -> Delivery:
-    """Look at one journal for the watcher, and run a pass if there is something new to do.
+    """Look at one journal for the watcher, and run a pass if there is news.
 
     Args:
         request: What to do.
@@ -438,7 +441,10 @@ def deliver(
 
 
 def _delivered(request: DeliveryRequest, connection: Connection, options: Options | None, work: Work | None = None) -> Delivery:
-    """Deliver as ``deliver`` does; ``work`` None: an older journal, which the pass upgrades."""
+    """Deliver as ``deliver`` does.
+
+    ``work`` is None for an older journal, which the pass upgrades.
+    """
     from journaltrack.replay.pass_report import PassReport  # noqa: PLC0415 - as above
     from journaltrack.replay.reconciler import Options as ReconcilerOptions  # noqa: PLC0415
     from journaltrack.watch.journal import Delivery  # noqa: PLC0415
@@ -458,7 +464,7 @@ def _delivered(request: DeliveryRequest, connection: Connection, options: Option
 
 
 def probe(connection: Connection, deadline: Deadline | None = None) -> RemoteError | None:
-    """Ask the endpoint once whether it answers and takes the credentials; change nothing.
+    """Ask the endpoint once whether it takes the credentials; change nothing.
 
     Args:
         connection: How to reach it.

@@ -89,7 +89,10 @@ def _reach(work: Work) -> tuple[int, int]:
 
 
 def _is_same(folder: Path, other: Path) -> bool:
-    """Return whether both are one folder: it may have moved and left a link in its place."""
+    """Return whether both are one folder.
+
+    A folder may have moved and left a link in its place.
+    """
     try:
         return (folder / paths.DATABASE).samefile(other / paths.DATABASE)
     except OSError:

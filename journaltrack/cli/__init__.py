@@ -1,4 +1,4 @@
-"""Run the command line: a click group that imports a command's module only when it runs.
+"""Run the command line, importing only the command that runs.
 
 Invariant: ``journaltrack --help`` imports click and nothing heavy. SQLAlchemy, rich and boto3 come
 with the commands that use them (``tests/unit/test_cli.py`` measures it). The group also handles
@@ -76,7 +76,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does; remember ``--json`` so that wrong usage is reported as JSON too."""
+        """Parse as click does; note ``--json``, so that errors are JSON too."""
         ctx.meta[JSON] = "--json" in args
         return super().parse_args(ctx, args)
 
@@ -91,7 +91,7 @@ class LazyGroup(click.Group):
         return super().main(*args, **options)
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:  # noqa: ANN401 - click's
-        """Make the context as click does; handle errors of printing the help and the version."""
+        """Make the context as click does; handle errors of printing the help."""
         try:
             return super().make_context(*args, **options)
         except OSError as error:
@@ -127,7 +127,10 @@ class LazyGroup(click.Group):
 
 
 def _refused(error: click.ClickException, *, as_json: bool) -> click.exceptions.Exit:
-    """Report wrong usage and return the exit; if stderr can't be written, the exit code tells."""
+    """Report wrong usage and return the exit.
+
+    If stderr can't be written, the exit code tells.
+    """
     try:
         if as_json:
             print_json_line({"error": {"type": "UsageError", "message": error.format_message(), "hint": ""}, "exit_code": error.exit_code})

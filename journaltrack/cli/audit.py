@@ -92,7 +92,7 @@ class _Questions(click.Group):
     "  journaltrack audit timeline --since 2h --limit 100",
 )
 def command() -> None:
-    """Show what was recorded in each JOURNAL, what was delivered when, and what was not.
+    """Show what each JOURNAL recorded, what was delivered when, and what was not.
 
     Every entry is in exactly one state, and the states add up. Delivered entries come with AWS's
     request ids.
@@ -204,7 +204,7 @@ def hearsay_text(told: Hearsay) -> str:
 
 
 def _anchored(anchor: Anchor) -> str:
-    """Return when and where it was anchored; on a terminal the bucket alone, without digests."""
+    """Return when and where it was anchored; on a terminal only the bucket."""
     where = "in parameters" if anchor.uri is None else anchor.uri
     if output.on_terminal() and anchor.uri is not None:
         where = "/".join(anchor.uri.split("/")[:3])
@@ -226,7 +226,10 @@ def _removal(removal: Removal) -> str:
 
 
 def _table_of_states(title: str, of: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
-    """Print a table of counts; a narrow terminal leaves out columns that are 0 in every row."""
+    """Print a table of counts.
+
+    A narrow terminal leaves out columns that are 0 in every row.
+    """
     columns = (*of, *_STATE_COLUMNS)
     zero = [name for place, name in enumerate(columns) if all(row[place] == 0 for row in rows)]
     output.table(

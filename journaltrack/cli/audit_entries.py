@@ -217,7 +217,10 @@ class Page:
         self.next_after: int | str | None = None
 
     def of(self, items: Iterable[_Item], place: Callable[[_Item], int | str]) -> Iterator[_Item]:
-        """Return this page's part of ``to_read`` items; ``place`` gives an item's ``--after``."""
+        """Return the page's part of ``to_read`` items.
+
+        ``place`` returns an item's place as ``--after`` takes it.
+        """
         last: int | str | None = None
         for number, item in enumerate(items):
             if number == self._limit:
@@ -242,7 +245,10 @@ class Page:
 
 
 def _list_entries(path: str | None, choice: Choice, page: Page, after_seq: int, *, as_json: bool) -> ExitCode:
-    """List every chosen entry in constant memory; return a code for the components' delivery."""
+    """List the chosen entries in constant memory.
+
+    Return the exit code of the components' delivery.
+    """
     from journaltrack.journal.view import to_json  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.reports.entries import each_entry, unsettled  # noqa: PLC0415
 
@@ -306,7 +312,7 @@ def who(entry: AuditedEntry) -> str:
 
 
 def short_value(entry: AuditedEntry) -> str:
-    """Return the value as recorded, or what stands for it: text, URI, digest or status.
+    """Return the value as recorded, or its text, URI, digest or status.
 
     On a terminal numbers have ten digits.
     """
@@ -451,7 +457,7 @@ def _said(value: object) -> str:
 
 
 def commit(writer: WriterRecord, chars_max: int = 13) -> str:
-    """Describe the commit that a process ran from, and whether the tree had other changes."""
+    """Describe the commit that a process ran from, and whether it was modified."""
     return output.cut(writer.git_commit or "", chars_max) + ("+changes" if writer.git_dirty else "")
 
 

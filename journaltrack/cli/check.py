@@ -1,4 +1,4 @@
-"""Implement ``journaltrack check``: diagnose a journal, compare it with AWS, and repair."""
+"""Implement ``journaltrack check``: diagnose, compare with AWS, and repair."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _check(
     repair: bool,
     as_json: bool,
 ) -> ExitCode:
-    """Check one journal and print every finding, even if SageMaker and S3 can't be asked."""
+    """Check one journal and print every finding, even if AWS can't be asked."""
     from journaltrack.app.api import check  # noqa: PLC0415 - shell completion imports this module
 
     examination = check(journal, repair=repair, restore_from=restore_from, anchors=anchors, on_progress=_progress())
@@ -215,7 +215,10 @@ def _json(examination: Examination, report: VerifyReport | None, failure: Journa
 
 
 def _progress() -> Callable[[Progress], None]:
-    """Return a callback that prints a line per check on a terminal, once checks take long."""
+    """Return a callback that prints a line per check, once checks take long.
+
+    It prints on a terminal only.
+    """
     from journaltrack.doctor import CHECKS  # noqa: PLC0415
 
     began = time.monotonic()
@@ -278,7 +281,7 @@ def _print_examination(examination: Examination, *, offer: bool) -> None:
 
 
 def _print_findings(alike: Sequence[Finding]) -> None:
-    """Print findings that mean the same: each message, then the meaning and the advice once."""
+    """Print findings that mean the same, with one meaning and one advice."""
     for finding in alike[:_ALIKE_MAX]:
         text = f"{finding.severity}: {finding.check}: {output.cut(output.clean(finding.message), 500)}"
         output.say(text, style=_STYLES.get(finding.severity))

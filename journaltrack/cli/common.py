@@ -1,4 +1,4 @@
-"""Share among commands: options, exit codes of errors, logging, and the handling of signals.
+"""Share options, exit codes, logging and signal handling among commands.
 
 Invariant: imports nothing heavy, since shell completion imports every command's module.
 """
@@ -187,7 +187,10 @@ class _Printer(logging.Handler):
 
 
 class _OnceOnly(logging.Filter):
-    """Let our own warnings pass without ``-v``, except those that a sync's summary repeats."""
+    """Let our own warnings pass, except those that a sync's summary repeats.
+
+    This is the filter without ``-v``.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.name.startswith("journaltrack") and not record.name.startswith("journaltrack.replay.reconciler")
@@ -212,7 +215,7 @@ def configure_logging(verbose: int = 0) -> None:
 
 
 def complete_component(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Return component names for the shell, from the journal on the command line so far."""
+    """Complete component names, from the journal on the command line so far."""
     from journaltrack.journal.journal import Journal  # noqa: PLC0415
 
     named = [*(ctx.params.get("arguments") or ()), *(ctx.params.get("options") or ())]
@@ -248,7 +251,10 @@ class Stoppable:
 
 @contextlib.contextmanager
 def stopping(run: Stoppable) -> Iterator[None]:
-    """Cut the deadline short at the first SIGINT or SIGTERM; restore the handlers for a second."""
+    """Cut the deadline short at the first SIGINT or SIGTERM.
+
+    The handlers are then restored: a second signal has its usual effect.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

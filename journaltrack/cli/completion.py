@@ -1,4 +1,4 @@
-"""Implement ``journaltrack completion``: print the shell's completion script from click."""
+"""Implement ``journaltrack completion``: print click's completion script."""
 
 from __future__ import annotations
 

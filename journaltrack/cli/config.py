@@ -1,4 +1,4 @@
-"""Implement ``journaltrack config``: show each value in force and where it comes from."""
+"""Implement ``journaltrack config``: show each value and its origin."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--example", is_flag=True, help="Print a file with all keys and their defaults instead.")
 @common.common_options
 def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCode:
-    """Show the journal, the region and every setting in force, and where each comes from.
+    """Show the journal, the region and all settings in force, with their origins.
 
     The file is the one named by --config or JOURNALTRACK_CONFIG, else config.toml in your
     configuration folder. Environment variables (JOURNALTRACK_<KEY>, JOURNALTRACK_WATCH_<KEY>)

@@ -91,7 +91,7 @@ class ComponentPlan:
 def plans(
     journal: str | None, options: Options, allow: AllowConfiguration, instead: Mapping[str, str]
 ) -> tuple[str, list[ComponentPlan], JournalAlteredError | None]:
-    """Return the journal's path, each component's plan, and why a sync would not send all.
+    """Return the journal's path, the plans, and why a sync would not send all.
 
     Args:
         journal: Its folder; None: the default journal.

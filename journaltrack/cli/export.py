@@ -1,4 +1,4 @@
-"""Implement ``journaltrack export``: write metrics or entries to a file for other programs."""
+"""Implement ``journaltrack export``: write metrics or entries to a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ _WHEN = "2h, 3d (ago), 2026-11-03, 2026-11-03T12:00+01:00"
 
 
 class _TerminatedError(BaseException):
-    """Signal SIGTERM: it ends the export as Ctrl-C does, so that no partial file stays."""
+    """Signal SIGTERM.
+
+    It ends the export as Ctrl-C does, so that no partial file stays.
+    """
 
 
 @click.command(

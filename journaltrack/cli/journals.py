@@ -48,7 +48,10 @@ class Journals:
 
     @property
     def folders(self) -> tuple[str | None, ...]:
-        """Return each journal once, expanding folders of journals; None is the default journal."""
+        """Return each journal once; None is the default journal.
+
+        A folder of journals is replaced by the journals in it.
+        """
         return tuple(self._found)
 
     @property
@@ -158,7 +161,10 @@ def _tell_unnamed(errors: Sequence[NothingMatchesError], journals: int) -> None:
 
 
 def _named_nowhere(errors: Sequence[NothingMatchesError]) -> list[dict[str, Any]]:
-    """Report once that a filter names nothing in any journal; prefer an error with a suggestion."""
+    """Report once that a filter names nothing in any journal.
+
+    Of the journals' errors, prefer one with a suggestion.
+    """
     error = next((each for each in errors if each.hint.startswith(patterns.PERHAPS)), errors[0])
     common.report_error(error, verbose=common.is_verbose())
     if len(errors) > 1:

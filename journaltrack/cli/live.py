@@ -1,4 +1,4 @@
-"""Implement ``journaltrack status --watch``: show where journals stand, repeatedly.
+"""Implement ``journaltrack status --watch``: show the status repeatedly.
 
 It prints a table on a terminal, lines elsewhere, and JSON lines for monitors.
 """
@@ -64,7 +64,7 @@ class Row:
 
     @property
     def urgency(self) -> tuple[bool, bool, bool]:
-        """Sort unreadable and undeliverable journals first, then problems, then waiting ones."""
+        """Sort by urgency: undeliverable first, then problems, then waiting ones."""
         return (self.error is None, not self.in_trouble, not self.waits)
 
     @property
@@ -169,7 +169,10 @@ def _outage(row: Row) -> Mapping[str, Any] | None:
 
 
 def _error_of(found: JournalStatus, told: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Return the journal's own problem: what keeps it waiting now, else its last failed request."""
+    """Return the journal's own problem.
+
+    That is what keeps it waiting now, else its last failed request while something is pending.
+    """
     waits = bool(found.pending or found.in_flight)
     error = (told or {}).get("last_error")
     if isinstance(error, dict) and waits:
@@ -219,7 +222,7 @@ def _lines(rows: Sequence[Row], width: int | None = None) -> list[tuple[str, str
 
 
 def _of_endpoint(endpoint: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Say whether the endpoint answers; if not, when it is asked next, why, and what to do."""
+    """Describe the endpoint; if it is down, say why and when it is asked next."""
     error, at = endpoint.get("error"), endpoint.get("next_probe")
     if endpoint.get("up"):
         return [("endpoint: up", "green")]

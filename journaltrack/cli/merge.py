@@ -1,4 +1,4 @@
-"""Implement ``journaltrack merge``: merge several journals, or copies of one, into one."""
+"""Implement ``journaltrack merge``: merge journals or copies into one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write the output of the command line: escaped text, aligned lines, tables and colours.
+"""Write the command line's output: escaped, aligned and coloured.
 
 In a pipe, lines are not folded: one line is one thing to grep for. On a terminal every line fits.
 It breaks between words (a path or URI after a slash), never inside a number, a time or a digest. A
@@ -68,7 +68,10 @@ _going_on: Final[list[list[UnheardError]]] = []
 
 @contextlib.contextmanager
 def going_on() -> Iterator[list[UnheardError]]:
-    """Collect write errors instead of raising them, for commands that do more than print."""
+    """Collect write errors instead of raising them.
+
+    This is for commands that do more than print.
+    """
     _going_on.append([])
     try:
         yield _going_on[-1]
@@ -81,7 +84,10 @@ _collected: Final[list[tuple[str, list[Any]]]] = []
 
 @contextlib.contextmanager
 def collected(journal: str, documents: list[Any]) -> Iterator[None]:
-    """Collect JSON documents about one of several journals; lines of JSON name the journal."""
+    """Collect JSON documents about one of several journals.
+
+    Lines of JSON are not collected, and name the journal.
+    """
     _collected.append((journal, documents))
     try:
         yield
@@ -97,7 +103,10 @@ def with_streams() -> None:
 
 
 def _discard(stream: IO[str]) -> None:
-    """Drop what a stream still holds and what comes; else Python would fail again at exit."""
+    """Drop what a stream still holds and what comes.
+
+    Else Python would fail again at exit.
+    """
     # Without a descriptor nothing is left to write.
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
@@ -266,7 +275,10 @@ def on_terminal(*, err: bool = False) -> bool:
 
 
 def terminal(*, err: bool = False) -> Console:
-    """Return a console for what moves; it honours NO_COLOR. Only for text that passed ``clean``."""
+    """Return a console for what moves; it honours NO_COLOR.
+
+    Print only text that passed ``clean``.
+    """
     from rich.console import Console  # noqa: PLC0415 - 60 ms, and only for a terminal
 
     return Console(stderr=err, markup=False, emoji=False, highlight=False)
@@ -350,7 +362,9 @@ def table(
     *,
     spare: Sequence[str] = (),
 ) -> bool:
-    """Print a table with a title, or nothing if there are no rows. Cells are escaped here.
+    """Print a table with a title, or nothing if there are no rows.
+
+    Cells are escaped here.
 
     Args:
         title: Printed above it.
@@ -401,7 +415,10 @@ def _fit(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence
 
 
 def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
-    """Return the columns' widths, narrowing long texts alike; None if their words do not fit."""
+    """Return the columns' widths; None if the words of their cells do not fit.
+
+    Columns of long texts are narrowed alike.
+    """
     columns = list(zip(*rows, strict=True))
     natural = [max(map(columns_of, column)) for column in columns]
     least = [max(columns_of(part) for text in column for part in _STEPS.findall(text) or [text]) for column in columns]

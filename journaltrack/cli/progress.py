@@ -1,4 +1,4 @@
-"""Show the progress of a sync on stderr: a bar on a terminal, plain lines elsewhere."""
+"""Show a sync's progress on stderr: a bar on a terminal, else plain lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Implement ``journaltrack prune``: remove what was delivered long ago, on the record."""
+"""Implement ``journaltrack prune``: remove what was delivered long ago."""
 
 from __future__ import annotations
 

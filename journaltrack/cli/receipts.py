@@ -1,4 +1,4 @@
-"""Implement ``journaltrack receipts``: carry acknowledgements between copies of a journal."""
+"""Implement ``journaltrack receipts``: carry receipts between copies."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _NUMBERS = frozenset({"last", "min", "max"})
 @about_journals
 @common.common_options
 def command(component: str, journals: Journals, *, as_json: bool) -> ExitCode:
-    """Show the parameters, artifacts, status and last metrics of COMPONENT, delivered or not.
+    """Show COMPONENT's parameters, artifacts, status and last metrics.
 
     The command reads JOURNAL alone. It uses no network and changes nothing.
     """
@@ -93,7 +93,10 @@ def _wrapped(name: str, value: object, width: int) -> list[tuple[str, object]]:
 
 
 def _metrics(metrics: Sequence[MetricView], width: int) -> tuple[Sequence[str], list[tuple[object, ...]]]:
-    """Return columns and rows with all digits if they fit; else fewer columns and five digits."""
+    """Return columns and rows that fit.
+
+    If all digits do not fit, there are fewer columns and five digits.
+    """
     columns = ("name", "points", "not finite", "last", "step", "min", "max", "at")
     rows: list[tuple[object, ...]] = []
     for m in metrics:

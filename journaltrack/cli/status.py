@@ -74,7 +74,10 @@ def command(
 
 
 def _configured() -> list[Path]:
-    """Return the configured health file: a watcher of another user may read the same one."""
+    """Return the configured health file.
+
+    A watcher of another user may have the same configuration.
+    """
     from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
 
     named = config.current().watch.health_file

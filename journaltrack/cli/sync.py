@@ -1,4 +1,4 @@
-"""Implement ``journaltrack sync``: replay what is pending, with progress and a summary."""
+"""Implement ``journaltrack sync``: replay what is pending."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ class _Replacement(click.ParamType[tuple[str, str]]):
 
 @dataclass(slots=True, kw_only=True)
 class _Run(common.Stoppable):
-    """Hold what all journals of one call share. ``one_place`` is None if copies do not matter."""
+    """Hold what all journals of one call share.
+
+    ``one_place`` is None if copies do not matter.
+    """
 
     options: Options
     connection: Connection
@@ -107,7 +110,7 @@ def command(
     deadline_s: float | None,
     as_json: bool,
 ) -> ExitCode:
-    """Send what is pending in each JOURNAL to SageMaker and S3, one journal after the other.
+    """Send what is pending in each JOURNAL to SageMaker and S3, one by one.
 
     A folder of journals stands for those in it. A JOURNAL may be a bundle, a file that
     `journaltrack bundle` made. It is unpacked once, into "bundles" beside the default journal;
@@ -271,7 +274,10 @@ def _explain(report: PassReport, after: JournalStatus, component: str | None, *,
 
 
 def _what_to_do(after: JournalStatus, never: int) -> str:
-    """Say what to do about entries in quarantine or in doubt; nothing helps ``never`` of them."""
+    """Say what to do about entries that are quarantined or in doubt.
+
+    Nothing helps ``never`` of them.
+    """
     hints = ["`journaltrack audit` names them and says why"]
     if never:
         which = "they" if never == after.quarantined and not after.in_doubt else f"{never} of them"
@@ -284,7 +290,10 @@ def _what_to_do(after: JournalStatus, never: int) -> str:
 
 
 def _tell_held(report: PassReport) -> None:
-    """Report which components are held: each reason once, but not why the pass stopped."""
+    """Report which components are held, each reason once.
+
+    The reason that stopped the pass is not repeated.
+    """
     told = {error.message for error in (report.halted, report.uploads_halted) if error is not None}
     by_reason: dict[tuple[str, str], list[str]] = {}
     for name, error in report.held.items():

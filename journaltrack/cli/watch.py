@@ -1,4 +1,4 @@
-"""Implement ``journaltrack watch``: deliver what is written until a signal ends it."""
+"""Implement ``journaltrack watch``: deliver until a signal ends it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 @click.option("--child", is_flag=True, hidden=True, help='For sync="background": configured by a line of stdin, and ends with it.')
 @common.common_options
 def command(journals: Journals, *, config_file: str | None, child: bool, as_json: bool, **given: Any) -> ExitCode:  # noqa: ANN401 - the options above
-    """Deliver what is written into each JOURNAL, as it is written, until a signal ends it.
+    """Deliver what is written into each JOURNAL, until a signal ends it.
 
     A folder of journals stands for those in it. The watcher picks up new journals, and waits for a
     folder that does not exist yet. Without JOURNAL, it watches the configured folders, or the
@@ -144,7 +144,7 @@ class _Service:
 
     @staticmethod
     def _end_with_parent() -> None:
-        """Wait until the other end of stdin is closed everywhere, then end as after SIGTERM."""
+        """Wait until stdin is closed at its other end, then end as after SIGTERM."""
         while os.read(0, 4096):
             pass
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
@@ -185,7 +185,10 @@ class _Service:
         return list(dict.fromkeys(paths.expanded(folder).resolve() for folder in named))
 
     def _tell_missing(self) -> None:
-        """Warn about missing folders and suggest names: a misspelt one would wait in silence."""
+        """Warn about missing folders, and suggest similar names.
+
+        Else the watcher would wait for a misspelt one in silence.
+        """
         from journaltrack.util import patterns  # noqa: PLC0415 - as above
 
         for root in self._roots():

@@ -182,7 +182,10 @@ def damaged(message: str) -> Finding:
 
 
 def objects(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
-    """Return a database's tables, indexes, triggers and views: normalized SQL by (type, name)."""
+    """Return the normalized SQL of a database's objects, by (type, name).
+
+    Objects are tables, indexes, triggers and views.
+    """
     rows = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
     return {(str(kind), str(name)): "".join(str(sql).split()) for kind, name, sql in rows}
 
@@ -195,7 +198,7 @@ def expected_objects() -> dict[tuple[str, str], str]:
 
 
 def check_schema(database: Database) -> Iterator[Finding]:
-    """Check for a journal's tables, indexes and triggers, and for objects that do not belong."""
+    """Check that the schema has a journal's objects, and no others."""
     with database.lock:
         found, expected = objects(database.connection), expected_objects()
     strange = {key: sql for key, sql in found.items() if expected.get(key) != sql}

@@ -36,7 +36,7 @@ _BETWEEN_LOOKS_S: Final = 0.2
 
 
 def own_files(folder: Path) -> list[Path]:
-    """Return the files of SQLite and of the lease that exist in the folder, links included."""
+    """Return the existing files of SQLite and the lease, links included."""
     names = [paths.DATABASE, *(f"{paths.DATABASE}-{suffix}" for suffix in ("wal", "shm", "journal")), files.LOCK_FILE, claim.FILE]
     return [folder / name for name in names if os.path.lexists(folder / name)]
 
@@ -117,7 +117,7 @@ def check_files(folder: Path) -> Iterator[Finding]:
 
 
 def open_to_others(folder: Path) -> list[Path]:
-    """Return the folder and files that others may access and whose mode this user can change."""
+    """Return what others may access and whose mode this user can change."""
     candidates = [folder, folder / paths.SPOOL, *own_files(folder), *folder.glob(f"{paths.DATABASE}.*.backup")]
     found = []
     for path in candidates:

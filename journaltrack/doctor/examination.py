@@ -130,7 +130,10 @@ def _look_inside(
 
 
 def _is_readable(database: Database, findings: list[Finding]) -> bool:
-    """Return whether the schema can be examined; replace an older one by an upgraded copy."""
+    """Return whether the schema can be examined.
+
+    Of an older one, examine an upgraded copy from now on.
+    """
     try:
         with database.lock, translated(database.path):
             revision = schema_check.version(database.connection, database.path)

@@ -83,7 +83,9 @@ class Salvaged:
 
 
 def salvage(folder: Path, target: Path, *, now_ns: int) -> Salvaged:
-    """Build a database at ``target`` from the journal in ``folder``, which nobody may have open.
+    """Build a database at ``target`` from the damaged journal in ``folder``.
+
+    Nobody may have the journal open.
 
     Args:
         folder: The journal's.
@@ -168,7 +170,7 @@ _SQL: Final = {
 
 
 def _copy(connection: sqlite3.Connection, rows: Iterable[Row], found: Salvaged) -> int | None:
-    """Copy every row of a journal's shape into its table; return the highest lease generation.
+    """Copy every row into its table; return the highest lease generation.
 
     None means that no lease was found.
     """
@@ -219,7 +221,7 @@ def _refuse_newer(required: object) -> None:
 
 
 def _complete(connection: sqlite3.Connection, found: Salvaged, generation: int | None, now_ns: int, *, whole: bool) -> None:
-    """Name nameless components, settle what may have been sent, and derive the rest again."""
+    """Name nameless components, settle what may be sent, derive the rest again."""
     execute = connection.execute
     settled: list[Settled] = []
     execute(
@@ -259,7 +261,9 @@ def _complete(connection: sqlite3.Connection, found: Salvaged, generation: int |
 
 
 def _begin_evidence_anew(connection: sqlite3.Connection, now_ns: int) -> None:
-    """Do not require attestations of what was recorded so far: theirs may be on a lost page.
+    """Require no attestations of what was recorded so far.
+
+    Those may be on a lost page.
 
     Attestations that are there still count.
     """
@@ -279,7 +283,10 @@ def _settle(connection: sqlite3.Connection, outcome: str, reason: str, now_ns: i
 
 
 def _settle_by_receipts(connection: sqlite3.Connection, now_ns: int) -> list[int]:
-    """Settle entries that a receipt calls delivered but that have no delivery row; return them."""
+    """Settle entries that a receipt calls delivered; return them.
+
+    These are the entries without a delivery row of their own.
+    """
     settled: list[int] = []
     delivered = "SELECT id, entries FROM receipt WHERE outcome = 'delivered' AND action <> 'readback'"
     unsettled = f"SELECT e.seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND {UNSETTLED}"

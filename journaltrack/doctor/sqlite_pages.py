@@ -41,7 +41,10 @@ _READ_TIMES_MAX: Final = 8
 
 
 class Row(NamedTuple):
-    """Hold a row of some table. An INTEGER PRIMARY KEY is ``rowid``, and None among ``values``."""
+    """Hold a row of some table.
+
+    An INTEGER PRIMARY KEY is ``rowid``, and None among ``values``.
+    """
 
     page: int
     rowid: int
@@ -279,7 +282,10 @@ def _checksum(order: str, content: bytes, sums: tuple[int, int]) -> tuple[int, i
 
 
 def _put_back(pages: Pages, journal: bytes | mmap.mmap) -> None:
-    """Apply a rollback journal that a kill left: the pages as before the unfinished transaction."""
+    """Apply a rollback journal that a kill left.
+
+    It holds the pages as they were before the unfinished transaction.
+    """
     start, first = 0, True
     while journal[start : start + 8] == _ROLLBACK_MAGIC:
         count, _, before, sector, size = struct.unpack(">IIIII", journal[start + 8 : start + 28].ljust(20, b"\0"))

@@ -1,4 +1,4 @@
-"""Lay out a bundle: a tar archive whose members and places follow from its manifest.
+"""Lay out a bundle: a tar archive that follows from its manifest.
 
 docs/bundles.md describes the format for readers.
 
@@ -210,7 +210,10 @@ def is_header_of(member: Member, block: bytes) -> bool:
 
 
 def manifest_size(block: bytes) -> int | None:
-    """Return the manifest's length from the first header of a file; None if it is no bundle's."""
+    """Return the manifest's length, from the first header of a file.
+
+    Return None if the header is not that of a bundle.
+    """
     info = _read(block)
     sound = info is not None and 0 < info.size <= MANIFEST_BYTES_MAX and is_header_of(Member(MANIFEST, info.size, "", 0), block)
     return info.size if info is not None and sound else None

@@ -1,4 +1,4 @@
-"""Implement ``journaltrack.bundle``: pack a journal into one file, to carry it to a network.
+"""Implement ``journaltrack.bundle``: pack a journal into one file.
 
 Must not know a remote. Invariants: changes no journal. A bundle is one consistent snapshot with
 the blobs that it needs, each checked against its digest while it is copied. Every blob that the
@@ -100,7 +100,9 @@ def bundle(
     on_progress: Callable[[Progress], None] | None = None,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> BundleReport:
-    """Pack a snapshot of a journal and its blobs into one file. Others may continue to append.
+    """Pack a snapshot of a journal and its blobs into one file.
+
+    Others may continue to append.
 
     Args:
         journal: An open journal, a path, or None for the default journal.
@@ -301,7 +303,10 @@ class _Work:
         return found
 
     def _harm(self, member: Member, read: Callable[[int], str]) -> Harm | None:
-        """Return what is wrong with a blob; ``read`` returns the digest of a descriptor's bytes."""
+        """Return what is wrong with a blob.
+
+        ``read`` returns the digest of a descriptor's bytes.
+        """
         try:
             with files.opened_blob(self._spool.path_of(member.sha256)) as source:
                 whole = os.fstat(source).st_size == member.size_bytes and read(source) == member.sha256
@@ -382,7 +387,7 @@ def snapshot(journal: Journal) -> Iterator[Snapshot]:
 
 
 def _contents(folder: Path) -> tuple[int, set[str], set[str]]:
-    """Return the last entry, the digests of undelivered uploads, and all other digests."""
+    """Return the last entry, and the digests of undelivered and other uploads."""
     undelivered: set[str] = set()
     delivered: set[str] = set()
     with view.opened(folder) as copy:

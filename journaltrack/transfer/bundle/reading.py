@@ -265,7 +265,7 @@ class Bundle:
         return layout
 
     def _check_structure(self, layout: Layout) -> None:
-        """Check, member by member, that the file has what the manifest says and nothing else."""
+        """Check that the file has what the manifest says and nothing else."""
         for member in layout.members():
             found = self._read(member.offset, BLOCK_BYTES)
             if not layouts.is_header_of(member, found):
@@ -305,7 +305,9 @@ def _explained(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _new_folder(folder: Path, size_bytes: int) -> Iterator[Path]:
-    """Yield a hidden folder that gets its name at the end, and is gone after any exception.
+    """Yield a hidden folder that gets its name at the end.
+
+    After any exception the folder is gone.
 
     A folder left by a killed run is removed: we made its name, and nobody holds its lock.
 
@@ -498,7 +500,7 @@ def _bring_new(bundle: Bundle, folder: Path, on_progress: Callable[[Progress], N
 
 
 def _upgrade(bundle: Bundle, folder: Path) -> None:
-    """Upgrade the schema of an older version's bundle, so that its needs can be checked."""
+    """Upgrade an older bundle's schema, so that its needs can be checked."""
     with closing(Journal.open(folder, create=False)) as journal:
         bundle.check_contents(journal.database)
 

@@ -1,4 +1,4 @@
-"""Implement ``journaltrack.export``: a file of metrics or entries for pandas, DuckDB or Spark.
+"""Implement ``journaltrack.export``: write metrics or entries to a file.
 
 Must not know a remote. Invariants: changes no journal. A file gets its name only when it is
 complete and on the disk; until then an existing file of that name stays as it is. Memory does not
@@ -90,7 +90,9 @@ def export(
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ExportReport:
-    """Write a journal's metrics or entries to a file. docs/export.md describes the columns.
+    """Write a journal's metrics or entries to a file.
+
+    docs/export.md describes the columns.
 
     Entries recorded after the start are left out. The state of an entry is as of when it is read.
 
@@ -192,7 +194,7 @@ def _named(journals: Sequence[_AnyJournal], component: str | None) -> list[tuple
 
 
 def _copy(reader: Reader, writer: _Writer, tell: Callable[[Progress], None]) -> tuple[int, int, int]:
-    """Copy the rows; return their number, the unsound ones of them, and the last entry."""
+    """Copy the rows; return how many, how many unsound, and the last entry."""
     rows = unsound = 0
     tell(Progress(0, reader.last_seq, 0))
     for page in reader.pages():

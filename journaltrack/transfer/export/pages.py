@@ -155,7 +155,7 @@ class _Gathered:
         return sum(map(sys.getsizeof, part))
 
     def column(self, name: str, notes: Notes) -> Sequence[Any]:
-        """Return the column with None for each cell of another type, and note what was there."""
+        """Return the column; replace and note each cell of another type."""
         cells = self.cells
         if type(cells) is array:
             return cells
@@ -247,7 +247,7 @@ class Reader:
         return Page(rows, {column.source: columns[column.source] for column in self._table.columns}, last_seq, len(notes))
 
     def _read(self, parameters: Sequence[Any]) -> tuple[list[_Gathered], bool]:
-        """Return columns of rows until they take ``PAGE_BYTES_MAX``, and whether these are all."""
+        """Return columns of at most ``PAGE_BYTES_MAX``, and whether these are all."""
         connection = self._journal.database.connection
         lenient = connection.text_factory
         with translated(self._journal.database.path):
@@ -320,7 +320,7 @@ def _states(seqs: Sequence[int], outcomes: Sequence[str | None], flying: view.In
 
 
 def _texts(kinds: Sequence[str | None], payloads: Sequence[str | None]) -> Sequence[str | None]:
-    """Return each entry's value that is not a number: text, URI, status, or all digits.
+    """Return what each entry says: text, URI, status, or all digits.
 
     All digits are for a number that a double can't hold.
     """

@@ -1,4 +1,4 @@
-"""Define an export's two tables, and write their pages as JSON Lines, CSV or Parquet.
+"""Define an export's tables, and write them as JSON Lines, CSV or Parquet.
 
 Columns are flat and of one type each: text, integers, doubles, times, flags. So Athena, Spark,
 DuckDB and pandas all read them. Column names never change within a major version.
@@ -124,7 +124,10 @@ def _flags(cells: Iterable[bool | None]) -> Iterator[str | None]:
 
 
 def _times(cells: Iterable[int | None]) -> Iterator[str | None]:
-    """Format times as ``report.iso`` does, asking it once a second instead of once a row."""
+    """Format times as ``report.iso`` does, asking it once a second.
+
+    Asking it for every row would be slow.
+    """
     second, prefix = None, ""
     for cell in cells:
         if cell is None:
@@ -260,7 +263,10 @@ class Parquet:
         return pa.array(cells, kind)
 
     def _microseconds(self, nanoseconds: Any) -> Any:  # noqa: ANN401
-        """Round down as ``report.iso`` does, also before 1970, where a cast would round up."""
+        """Round down as ``report.iso`` does.
+
+        Before 1970 a division would round up.
+        """
         pc, pa = self._arrow.compute, self._arrow
         quotient = pc.divide(nanoseconds, _NS_PER_US)
         below = pc.less(pc.subtract(nanoseconds, pc.multiply(quotient, _NS_PER_US)), 0)
