@@ -1,6 +1,6 @@
 """Track experiments offline first, with the API of SageMaker Experiments' ``Tracker``.
 
-Every call is committed to a local SQLite journal before it returns; a reconciler replays what is
+Every call is committed to a local SQLite journal before it returns. A reconciler replays what is
 pending to SageMaker and S3, and an audit says what was recorded and what arrived.
 
     from journaltrack import Tracker
@@ -9,12 +9,12 @@ pending to SageMaker and S3, and an audit says what was recorded and what arrive
         tracker.log_parameter("learning_rate", 0.01)
         tracker.log_metric("train:loss", 0.25, step=1)
 
-Public are the names in ``__all__``, and the modules ``journaltrack.errors``,
-``journaltrack.types`` (what the functions return, for annotations) and ``journaltrack.testing``
-(for your own tests). Everything else is internal: it may change in any release.
-docs/python-api.md describes what is public.
+The public API is the names in ``__all__``, and the modules ``journaltrack.errors``,
+``journaltrack.types`` (annotations for what the functions return) and ``journaltrack.testing``
+(for your own tests). Everything else is internal and may change in any release.
+docs/python-api.md describes the public API.
 
-Nothing heavy is imported until it is used: boto3 comes with the first replay.
+Heavy imports wait until they are used: boto3 comes with the first replay.
 """
 
 from __future__ import annotations

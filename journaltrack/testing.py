@@ -1,4 +1,4 @@
-"""Test your own code that uses journaltrack: no AWS, no file outside of one folder.
+"""Test your code that uses journaltrack: no AWS, no file outside one folder.
 
 In ``conftest.py``, for pytest:
 
@@ -50,11 +50,13 @@ _NOWHERE: Final = "http://127.0.0.1:9"
 
 @dataclass(frozen=True, slots=True)
 class LoggedRun:
-    """What was logged of one run, read from a journal; see ``Tracker`` for the calls.
+    """Say what was logged of one run, as read from a journal.
+
+    See ``Tracker`` for the calls.
 
     Attributes:
         name, display_name: Of its trial component.
-        parameters: The last value of each; one that is no finite number is its text.
+        parameters: The last value of each; text if it is not a finite number.
         metrics: The points of each, in the order in which they were logged.
         inputs, outputs: The last of each; the ``value`` of a logged file is the path of its bytes
             in the journal.
@@ -73,13 +75,13 @@ class LoggedRun:
 
 
 class OfflineJournal:
-    """A journal, and a remote in memory to deliver it to.
+    """Hold a journal, and a remote in memory to deliver it to.
 
     Args:
-        path: The journal's folder; the first call that is logged makes it.
+        path: The journal's folder; the first logged call creates it.
 
     Attributes:
-        path: The same.
+        path: The journal's folder.
         remote: What SageMaker and S3 would hold.
     """
 
@@ -88,19 +90,19 @@ class OfflineJournal:
         self.remote = MemoryRemote()
 
     def __fspath__(self) -> str:
-        """Return its folder: pass it as ``journal`` to any function of journaltrack."""
+        """Return the folder, so that any function takes this as ``journal``."""
         return os.fspath(self.path)
 
     def runs(self) -> list[str]:
-        """Return the names of the runs in the journal, in the order in which they came to be."""
+        """Return the names of the runs in the journal, in order of creation."""
         with view.opened(self.path) as journal:
             return [row.name for row in journal.components()]
 
     def run(self, name: str | None = None) -> LoggedRun:
-        """Read what was logged of a run; delivered or not.
+        """Read what was logged of a run, delivered or not.
 
         Args:
-            name: Of its trial component; None: of the only run in the journal.
+            name: Of its trial component; None: the only run in the journal.
 
         Raises:
             InvalidInputError: There is no such run, or not exactly one.
@@ -127,20 +129,20 @@ class OfflineJournal:
             )
 
     def deliver(self) -> PassReport:
-        """Deliver what is pending to ``remote``; inside of ``offline`` only."""
+        """Deliver what is pending to ``remote``; only inside ``offline``."""
         return api.sync(self.path)
 
 
 @contextlib.contextmanager
 def offline(folder: str | os.PathLike[str] | None = None) -> Iterator[OfflineJournal]:
-    """Keep journaltrack from AWS and from your journals until the block is left.
+    """Keep journaltrack away from AWS and from your journals for the block.
 
-    Inside, the journal that it gives is the default one. Whatever delivers or asks (``close``,
+    Inside, the yielded journal is the default one. Everything that delivers or asks (``close``,
     ``sync``, ``verify``, ``Tracker.load``) gets ``remote`` instead of AWS. Trackers deliver at
-    ``close`` only if your code says ``sync=``. No configuration of the machine counts. Processes
-    that your code starts log to the same journal, and can't deliver.
+    ``close`` only if your code sets ``sync=``. The machine's configuration is ignored. Processes
+    that your code starts log to the same journal, but can't deliver.
 
-    The environment is the process's: run no two of these at a time in threads.
+    It changes the environment of the process: never run two at a time in threads.
 
     Args:
         folder: For the journal and everything else that journaltrack writes; None: a temporary
@@ -164,13 +166,17 @@ def offline(folder: str | os.PathLike[str] | None = None) -> Iterator[OfflineJou
             JOURNALTRACK_ENDPOINT_URL=_NOWHERE,
         )
         stack.enter_context(mock.patch.object(Connection, "remote", side_effect=lambda *_, **__: journal.remote))
-        # Another process, as of sync="background", knows nothing of this remote: deliver at close.
+        # A child process, as of sync="background", knows nothing of this remote: deliver at
+        # close.
         stack.enter_context(mock.patch.object(Tracker, "services", replace(WIRED, background=None)))
         yield journal
 
 
 def _let_go(folder: Path) -> None:
-    """Have trackers that were left open give up the folder: what is deleted they write again."""
+    """Make open trackers give up the folder.
+
+    Else they would write it again once it is deleted.
+    """
     for journal in appending_in(folder):
         if isinstance(journal, Journal):
             journal.flush()
@@ -191,7 +197,8 @@ def _metrics(journal: Journal, component_id: int) -> dict[str, list[MetricPoint]
 
 try:
     import pytest
-except ImportError:  # not everybody's tests run with it
+# Not every test suite has pytest.
+except ImportError:
     pass
 else:
 

@@ -1,7 +1,7 @@
 """Annotate what journaltrack's functions take and return.
 
-Reports, protocols and aliases. Every report that a function returns has ``to_json()``; times in
-reports are nanoseconds since the epoch (``*_ns``).
+These are reports, protocols and aliases. Every report that a function returns has ``to_json()``.
+Times in reports are nanoseconds since the epoch (``*_ns``).
 """
 
 from __future__ import annotations

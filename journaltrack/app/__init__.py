@@ -1,1 +1,1 @@
-"""The wiring: the one place where trackers, passes, watchers and remotes meet."""
+"""Wire trackers, passes, watchers and remotes together; only this package does."""

@@ -1,9 +1,9 @@
-"""The public functions that need more than one package.
+"""Offer the public functions that need more than one package.
 
-Their arguments mean the same in all of them. ``journal`` is a path, an open ``Journal``, or None
-for the configured one. What says how to reach AWS is described at ``sync``; what is not given
-there comes from the configuration, as it does for the command line. Here arguments become the
-objects that the wiring takes, and nothing else is done.
+An argument means the same in every function. ``journal`` is a path, an open ``Journal``, or None
+for the configured one. ``sync`` describes the arguments that say how to reach AWS; what you leave
+out comes from the configuration, as for the command line. These functions turn arguments into the
+objects that the wiring takes, and do nothing else.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ Resolution: TypeAlias = Literal["delivered", "quarantined"]
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """What became pending again.
+    """Say which entries became pending again.
 
     Attributes:
         journal, journal_id: Which journal.
-        dry_run: Nothing was changed.
-        quarantined, in_doubt: Entries that were so before.
-        undeliverable: Those of the quarantined that AWS can never take: they stay so.
-        released: Entries that are pending again.
+        dry_run: Whether nothing was changed.
+        quarantined, in_doubt: How many entries were so before.
+        undeliverable: How many of the quarantined AWS can never take; they stay quarantined.
+        released: How many entries are pending again.
     """
 
     journal: str
@@ -71,13 +71,13 @@ class Retried:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What was decided about entries in doubt.
+    """Say what was decided about entries in doubt.
 
     Attributes:
         journal, journal_id: Which journal.
-        dry_run: Nothing was changed.
-        in_doubt: Entries that were so before.
-        resolved: Entries that are not any more.
+        dry_run: Whether nothing was changed.
+        in_doubt: How many entries were in doubt before.
+        resolved: How many of them no longer are.
     """
 
     journal: str
@@ -116,25 +116,25 @@ def sync(
     Args:
         journal: Its folder, or an open one; None: the configured one.
         component: Shell pattern of component names (case does not matter); None: all.
-        since: Only what was recorded then or later, and what makes its components: an aware
-            datetime, a timedelta (so long ago), or nanoseconds since the epoch.
+        since: Send only what was recorded then or later, and what creates its components: an
+            aware datetime, a timedelta (before now), or nanoseconds since the epoch.
         create_or_attach: Create loaded components that are missing, attach to foreign ones that
             exist.
-        buckets: Buckets that turned out wrong, and which to upload to in their place.
+        buckets: Buckets to upload to, by the wrong bucket that each replaces.
         even_if_behind: Send what is pending even if another copy of the journal was delivered
             further.
         unproved: Send also what was recorded by processes whose chain of digests does not hold.
         concurrency: Requests in flight.
-        deadline_s: Seconds after which no more is sent; None: it takes as long as it takes.
-        requests_per_s: Requests per second at most, for all of this process with the same bound;
-            0: no bound.
-        profile: Of the AWS configuration.
+        deadline_s: Seconds after which no more is sent; None: no limit.
+        requests_per_s: Maximal requests per second, shared by all calls of this process with the
+            same limit; 0: no limit.
+        profile: Profile of the AWS configuration.
         region: AWS region.
         endpoint_url: One endpoint for all services (a local stand-in).
         boto3_session: Used instead of a new session; profile, region and endpoint are then only
             what you pass.
         sagemaker_boto_client: Used for SageMaker calls; its region, endpoint and credentials
-            serve the others too.
+            serve the other services too.
         on_progress: Called now and then, in the calling thread.
 
     Returns:
@@ -142,13 +142,13 @@ def sync(
         of the report.
 
     Raises:
-        InvalidInputError: An argument that can't be right. Nothing was sent.
+        InvalidInputError: An argument is invalid. Nothing was sent.
         NothingMatchesError: (an InvalidInputError) The journal has no such component or bucket.
             Nothing was sent.
         JournalNotFoundError: There is no journal.
-        JournalBehindError: Another copy of it was delivered further; nothing was sent.
-        LeaseHeldError: Another process reconciles it.
-        JournalError: It can't be read or written.
+        JournalBehindError: Another copy of the journal was delivered further. Nothing was sent.
+        LeaseHeldError: Another process reconciles the journal.
+        JournalError: The journal can't be read or written.
     """
     deadline = _deadline(deadline_s)
     known, connection = _reach(
@@ -189,15 +189,15 @@ def verify(
 ) -> VerifyReport:
     """Compare what a journal delivered with what SageMaker and S3 hold now.
 
-    Change neither, but with ``repair``. Ask a few times a second, since a check is in no hurry.
+    Without ``repair``, change neither. Send only a few requests per second: a check is in no
+    hurry.
 
     Args:
         journal: As for ``sync``.
         component: As for ``sync``.
         deep: Download and hash objects of which S3 has no SHA-256 of the whole (above 8 MiB);
             nothing is kept.
-        repair: Send again what is missing, and can be sent without being there twice; then verify
-            once more.
+        repair: Send again what is missing and can't be duplicated; then verify once more.
         deadline_s: As for ``sync``.
         requests_per_s: As for ``sync``, but 10 if nothing is configured.
         profile: As for ``sync``.
@@ -208,17 +208,17 @@ def verify(
         on_progress: As for ``sync``.
 
     Returns:
-        What was found (after a repair: now). A failing remote does not raise: see ``halted`` of
-        the report.
+        What was found; after a repair, what is there now. A failing remote does not raise: see
+        ``halted`` of the report.
 
     Raises:
-        InvalidInputError: An argument that can't be right, or no such component.
+        InvalidInputError: An argument is invalid, or there is no such component.
         JournalNotFoundError: There is no journal.
-        LeaseHeldError: With ``repair``: another process reconciles it.
-        JournalAlteredError: With ``repair``: its chains or records do not hold. Nothing was sent,
-            nor looked at.
-        JournalBehindError: With ``repair``: a merge into it was killed. Nothing was sent.
-        JournalError: It can't be read; with ``repair``: or written.
+        LeaseHeldError: With ``repair``: another process reconciles the journal.
+        JournalAlteredError: With ``repair``: its chains or records do not hold. Nothing was sent
+            or compared.
+        JournalBehindError: With ``repair``: a merge into the journal was killed. Nothing was sent.
+        JournalError: The journal can't be read; with ``repair``: or written.
     """
     deadline = _deadline(deadline_s)
     given = {"profile": profile, "region": region, "endpoint_url": endpoint_url}
@@ -255,26 +255,25 @@ def prune(
 ) -> PruneReport:
     """Remove what was delivered before a time from a journal.
 
-    SageMaker and S3 are asked first: what they do not confirm stays. What is not delivered stays,
-    whatever you ask for. docs/retention.md has the policy.
+    First ask SageMaker and S3: what they do not confirm stays. What is not delivered always stays.
+    docs/retention.md has the policy.
 
     Args:
         journal: As for ``sync``.
-        delivered_before: Entries go whose delivery was recorded before then, said as ``since`` of
-            ``sync``.
-        blobs_delivered_before: Artifacts leave the spool whose uploads were all delivered before
-            then.
+        delivered_before: Remove entries whose delivery was recorded before then; given as
+            ``since`` of ``sync``.
+        blobs_delivered_before: Remove artifacts from the spool whose uploads were all delivered
+            before then.
         component: As for ``sync``: entries of these components only. Artifacts belong to no
             component.
-        archive: A new file for the entries that go, in the format of its name; it is on the disk
-            before they do.
-        compact: Rewrite the database afterwards without the free pages, if nobody else has it
-            open.
+        archive: A new file for the removed entries, in the format of its name. It is on the disk
+            before they are removed.
+        compact: Then rewrite the database without its free pages, if nobody else has it open.
         dry_run: Say what would go and what would stay; change nothing, ask nobody.
-        unasked: Believe the journal's own record of deliveries, and ask nobody.
-        trust: Whose word about deliveries is enough: ids of bundles, files of receipts or
-            journals, or "all".
-        deadline_s: Seconds that the asking may take; nothing is removed if they are not enough.
+        unasked: Trust the journal's own record of deliveries, and ask nobody.
+        trust: Ids of bundles, receipts files or journals whose claims of delivery are enough, or
+            "all".
+        deadline_s: Seconds that asking may take; nothing is removed if they are not enough.
         requests_per_s: As for ``verify``.
         profile: As for ``sync``.
         region: As for ``sync``.
@@ -285,11 +284,12 @@ def prune(
 
     Raises:
         InvalidInputError: No time was given, the archive can't be written there, or an argument
-            can't be right. Nothing was removed.
+            is invalid. Nothing was removed.
         JournalCorruptError: The journal does not verify. Nothing was removed.
         RemoteError: SageMaker or S3 could not be asked. Nothing was removed.
         LeaseHeldError: Another process reconciles the journal.
-        JournalError: It can't be read or written. What was removed until then is on the record.
+        JournalError: The journal can't be read or written. What was removed until then is on the
+            record.
         OSError: The archive can't be written. Nothing was removed.
     """
     what: dict[str, Any] = {
@@ -317,23 +317,23 @@ def check(
     anchors: AnyPaths = (),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Examination:
-    """Check that a journal is whole, and repair what can be repaired. Ask nobody.
+    """Check that a journal is intact, and repair what can be repaired. Contact nobody.
 
-    Checked are its files, locks, database, records, chains of digests, artifacts and clock. The
-    process that asks may have it open.
+    The checks cover files, locks, database, records, chains of digests, artifacts and the clock.
+    The calling process may have the journal open.
 
     Args:
         journal: As for ``sync``.
-        repair: Repair what can be repaired, and check once more. Nothing is deleted: what is
-            replaced goes to ``damaged/`` in the journal's folder.
-        restore_from: With ``repair``: a folder, or some, to look for artifacts in that the spool
-            lacks, by content.
-        anchors: A file, or some, with anchors that were kept elsewhere: what was cut off from the
-            end is found.
+        repair: Repair what can be repaired, and check once more. Nothing is deleted: replaced
+            files move to ``damaged/`` in the journal's folder.
+        restore_from: With ``repair``: one or more folders to restore missing artifacts from, by
+            content.
+        anchors: One or more files with anchors kept elsewhere: they show whether the journal's
+            end was cut off.
         on_progress: As for ``sync``; it counts checks.
 
     Returns:
-        What was found; ``healthy`` says whether there is a problem.
+        What was found; ``healthy`` says whether there is no problem.
 
     Raises:
         InvalidInputError: ``restore_from`` without ``repair``.
@@ -343,7 +343,7 @@ def check(
         OSError: An anchor can't be read.
     """
     if restore_from and not repair:
-        raise InvalidInputError("restore_from is for repair=True; nothing was changed")
+        raise InvalidInputError("restore_from needs repair=True; no changes were made")
     documents = {str(path): path.read_bytes() for path in _paths(anchors)}
     tell = on_progress or (lambda _: None)
 
@@ -370,20 +370,20 @@ def retry(
     in_doubt: bool = False,
     dry_run: bool = False,
 ) -> Retried:
-    """Make quarantined entries pending again: the next sync sends them. A receipt records it.
+    """Make quarantined entries pending again, so that the next sync sends them.
 
-    What AWS can never take, such as NaN, stays quarantined.
+    A receipt records it. What AWS can never take, such as NaN, stays quarantined.
 
     Args:
         journal: As for ``sync``.
         component: As for ``sync``.
-        in_doubt: Also entries in doubt. Metrics among them may be there twice afterwards.
+        in_doubt: Also release entries in doubt. Metrics among them may be duplicated.
         dry_run: Count them; change nothing.
 
     Raises:
         NothingMatchesError: The journal has no such component.
-        LeaseHeldError: Another process reconciles it.
-        JournalError: It can't be read or written.
+        LeaseHeldError: Another process reconciles the journal.
+        JournalError: The journal can't be read or written.
     """
     before = status(journal, component=component)
     never = undeliverable(journal, component=component) if before.quarantined else 0
@@ -406,24 +406,24 @@ def resolve(
 ) -> Resolved:
     """Decide about entries in doubt. Send nothing.
 
-    Those are metrics that were sent, and whose answer was lost. The decision is recorded with
+    These are metrics that were sent, but whose answer was lost. Your decision is recorded with
     your name. To send the entries again, use ``retry(in_doubt=True)``.
 
     Args:
         journal: As for ``sync``.
-        outcome: "delivered": they are in SageMaker; "quarantined": leave them as they are,
-            ``retry`` releases them.
+        outcome: "delivered": they are in SageMaker; "quarantined": set them aside until ``retry``
+            releases them.
         component: As for ``sync``.
-        note: Why, for the audit.
+        note: The reason, for the audit.
         dry_run: Count them; change nothing.
 
     Raises:
-        InvalidInputError: No such outcome, or no such component. Nothing was changed.
+        InvalidInputError: No such outcome, or no such component. No changes were made.
         LeaseHeldError: Another process reconciles the journal.
-        JournalError: It can't be read or written.
+        JournalError: The journal can't be read or written.
     """
     if outcome not in {"delivered", "quarantined"}:
-        raise InvalidInputError(f"outcome is {limits.shown(str(outcome))}; it must be 'delivered' or 'quarantined'; nothing was changed")
+        raise InvalidInputError(f"outcome is {limits.shown(str(outcome))}; it must be 'delivered' or 'quarantined'; no changes were made")
     before = status(journal, component=component)
     resolved = 0
     if not dry_run and before.in_doubt:
@@ -445,15 +445,15 @@ def _reach(
     unless_configured: float = 0.0,
     **others: object,
 ) -> tuple[Configuration, Connection]:
-    """Return the configuration with what was given, and how to reach AWS by it.
+    """Return the configuration with the given values, and the connection to AWS.
 
     Args:
         session: As for ``sync``.
         client: As for ``sync``.
         given: Profile, region and endpoint.
         requests_per_s: As for ``sync``.
-        unless_configured: The bound on requests per second where there is none.
-        others: What else was given of the configuration.
+        unless_configured: The limit of requests per second if none is configured.
+        others: Other given values of the configuration.
     """
     check_makes_requests(session, client)
     overrides = {**given, "requests_per_s": requests_per_s, **others}

@@ -1,12 +1,13 @@
-"""``sync="background"``: ``journaltrack watch`` as a child of the training process.
+"""Run ``journaltrack watch`` as a child process, for ``sync="background"``.
 
-The trackers of a process that write to one journal share one child. Its stdin is a pipe: a line of configuration, then silence
-until this process closes its end. The kernel closes it when this process ends, however that is; the child then records the
-answers to what is in flight, and ends. ``close`` ends the child first, and delivers what is left as ``sync="close"`` does.
-With a boto3 session or client of the caller's, which no other process can use, the watcher runs on a thread here instead.
+All trackers of a process that write to one journal share one child. Its stdin is a pipe: one line
+of configuration, then nothing until this process closes its end. The kernel closes it when this
+process ends, in whatever way. The child then records the answers to requests in flight, and ends.
+``close`` ends the child first, and delivers the rest as ``sync="close"`` does. A caller's boto3
+session or client can't be used by another process: then the watcher runs on a thread here instead.
 
-Invariants: nothing here keeps the interpreter from exiting; no other process holds this end of the pipe. A forked process has
-no child of its own for a journal that its parent delivers.
+Invariants: nothing here keeps the interpreter from exiting. No other process holds this end of the
+pipe. A forked process has no child of its own for a journal that its parent delivers.
 """
 
 from __future__ import annotations
@@ -37,25 +38,31 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.5
-"""How often the watcher looks where no event tells: two ``stat`` calls, 5 µs."""
+"""Seconds between looks of the watcher without an event: two ``stat`` calls, 5 µs."""
 _STOP_S: Final = 0.25
-"""How long the last ``close`` waits for the watcher's end beyond its deadline; the watcher ends by itself then."""
+"""Seconds that the last ``close`` waits for the watcher beyond its deadline.
+
+The watcher then ends by itself.
+"""
 _LOOK_EVERY_S: Final = 1.0
-"""How often to look whether the child lives."""
+"""Seconds between looks whether the child lives."""
 _RESTART_FIRST_S: Final = 1.0
 _RESTART_MAX_S: Final = 60.0
-"""Between the starts of children that end at once."""
+"""Maximal seconds between restarts of a child that ends at once."""
 _ENVIRONMENT: Final = ("AWS_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 _START: Final = "import sys; sys.path[:] = {path!a}; from journaltrack.cli import main; main(prog_name='journaltrack')"
 
 
 class _Deliverer(Protocol):
     def end(self, deadline: Deadline) -> None:
-        """End, and wait for it until then; go on ending alone afterwards."""
+        """End, waiting until the deadline at most.
+
+        After that, continue to end without the caller.
+        """
 
 
 class Background:
-    """Delivers one journal for as long as trackers of this process use it."""
+    """Deliver one journal for as long as trackers of this process use it."""
 
     def __init__(self, journal: Path, request: ReplayRequest) -> None:
         """Use ``start``."""
@@ -71,7 +78,7 @@ class Background:
             self._deliverer = _Child(journal, replace(known, watch=watch))
 
     def finish(self, request: ReplayRequest) -> None:
-        """Deliver what a closing tracker's component has pending; the last tracker ends the watcher first."""
+        """Deliver what a closing tracker has pending; the last tracker ends the watcher."""
         with _guard:
             self.users -= 1
             last = self.users == 0 and _running.get(self._journal) is self
@@ -82,19 +89,22 @@ class Background:
         composition.replay(request)
 
     def leave_to_parent(self) -> object:
-        """In a forked process: give up what is the parent's, without ending it."""
+        """Give up what is the parent's in a forked process, without ending it."""
         if isinstance(self._deliverer, _Child):
             self._deliverer.close_pipe()
         return self
 
 
 def _can_have_child() -> bool:
-    """Whether ``sys.executable`` is a Python: it is the program itself where that is frozen, and nothing where it is embedded."""
+    """Return whether ``sys.executable`` is a Python.
+
+    A frozen program is itself the executable; an embedded interpreter has none.
+    """
     return bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
 class _Child:
-    """``journaltrack watch`` as a child process; started again when it has ended before its time."""
+    """Run ``journaltrack watch`` as a child process, and restart it if it ends early."""
 
     def __init__(self, journal: Path, configuration: Configuration) -> None:
         path = [os.fsdecode(each) for each in sys.path if isinstance(each, (str, bytes, os.PathLike))]
@@ -106,7 +116,7 @@ class _Child:
         self._thread.start()
 
     def end(self, deadline: Deadline) -> None:
-        """See ``_Deliverer``: closing the pipe ends it."""
+        """End the child by closing the pipe, see ``_Deliverer``."""
         with _guard:
             self._ending.set()
             self.close_pipe()
@@ -120,22 +130,25 @@ class _Child:
                 pipe.close()
 
     def _start(self) -> None:
-        with _guard:  # nobody forks with the pipe's end before ``close_pipe`` knows it
+        # Nobody may fork with the pipe's end before ``close_pipe`` knows it.
+        with _guard:
             if self._ending.is_set():
                 return
             self._environment = _environment()
             self._started = time.monotonic()
-            # A session of its own: Ctrl-C, and signals to the process group, are for this process to decide about; and without
-            # a terminal no credential helper can ask anybody. Unbuffered: a fork finds nothing in a buffer, and no lock.
+            # A session of its own: this process decides about Ctrl-C and signals to the process
+            # group, and without a terminal no credential helper can ask anybody. Unbuffered: a
+            # fork finds nothing in a buffer, and no lock.
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and code of ours
                 self._command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
             )
             assert self._process.stdin is not None  # noqa: S101 - it was asked for
-            with contextlib.suppress(BrokenPipeError):  # it has ended already: ``_keep`` sees that
+            # It has ended already: ``_keep`` sees that.
+            with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(self._configuration)
 
     def _keep(self) -> None:
-        """Start it again when it has ended, or when the environment has other credentials; reap it in the end."""
+        """Restart the child when it ends or its credentials change; finally reap it."""
         pauses = Backoff(_RESTART_FIRST_S, _RESTART_MAX_S, random.random)
         while not self._ending.wait(_LOOK_EVERY_S):
             try:
@@ -148,13 +161,15 @@ class _Child:
                     pauses.reset()
                 if not self._ending.wait(pauses.next_s()):
                     self._start()
-            except (OSError, KeyError) as error:  # no process or descriptor is left; a variable went while the environment was read
-                logger.debug("the child could not be looked after: %s", error)
+            # No process or descriptor is left, or a variable went away while the environment was
+            # read.
+            except (OSError, KeyError) as error:
+                logger.debug("the background delivery's child could not be supervised: %s", error)
         self._process.wait()
 
 
 class _Thread:
-    """The watcher on a thread of this process."""
+    """Run the watcher on a thread of this process."""
 
     def __init__(self, journal: Path, request: ReplayRequest, configuration: Configuration) -> None:
         from journaltrack.watch.folders import NoEvents  # noqa: PLC0415 - a child imports them, this process need not
@@ -174,7 +189,7 @@ class _Thread:
         self._thread.start()
 
     def end(self, deadline: Deadline) -> None:
-        """See ``_Deliverer``."""
+        """End the watcher, see ``_Deliverer``."""
         self._watcher.stop()
         self._thread.join(max(_STOP_S, deadline.remaining_s()))
 
@@ -185,20 +200,23 @@ class _Thread:
 
 
 def _environment() -> dict[str, str]:
-    """What of the environment says how to reach AWS."""
+    """Return the environment variables that say how to reach AWS."""
     return {name: value for name, value in os.environ.items() if name.upper().startswith(_ENVIRONMENT)}
 
 
 _running: dict[Path, Background] = {}
 _guard = threading.RLock()
 _delivered_by_parent: dict[Path, int] = {}
-"""In a forked process: the journals that its parent delivers, with the parent's process id."""
+"""In a forked process: the parent's process id, by journal that the parent delivers."""
 _left_behind: list[object] = []
 """In a forked process: what is the parent's, kept so that nothing closes or reaps it."""
 
 
 def start(request: ReplayRequest) -> Background:
-    """Begin to deliver a journal in the background, if no tracker of this process has; end it with ``finish``."""
+    """Deliver a journal in the background until ``finish``.
+
+    Trackers of one journal share one delivery.
+    """
     journal = request.journal.resolve()
     with _guard:
         found = _running.get(journal)

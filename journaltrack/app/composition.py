@@ -1,7 +1,7 @@
-"""The composition root: the one place where tracker, reconciler and remote meet.
+"""Wire tracker, reconciler and remote together: the composition root.
 
-A tracker calls ``SERVICES`` by way of ``services`` and knows nothing of what is behind them; boto3 is imported when one of
-them runs, not before.
+A tracker calls ``SERVICES`` through ``services`` and knows nothing of what is behind them. boto3
+is imported when one of them runs, not before.
 """
 
 from __future__ import annotations
@@ -41,26 +41,30 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PROBE_NAME: Final = "journaltrack-probe"
-"""The trial component that a probe asks for; that it does not exist is the answer hoped for."""
+"""The trial component that a probe asks for; the hoped-for answer is that it does not exist."""
 _REPAIRS_MAX: Final = 3
-"""Rounds of a repair: a component that is made again shows in the next one which of its metrics are gone."""
+"""Rounds of a repair: a component made again shows only in the next round which metrics it lost."""
 PROBE_TIMEOUT_S: Final = 5.0
-"""Silence after which a probe takes the endpoint for down, seconds."""
+"""Seconds of silence after which a probe counts the endpoint as down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """How to reach the remote. Every pass makes a session of its own from it: renewed credentials are noticed.
+    """Say how to reach the remote.
+
+    Every pass makes its own session from it, and so notices renewed credentials.
 
     Attributes:
         boto3_session: Used instead of a new session.
-        sagemaker_client: Used for SageMaker calls; its region, endpoint and credentials serve the others too.
-        profile: Of the AWS configuration.
+        sagemaker_client: Used for SageMaker calls; its region, endpoint and credentials serve the
+            other services too.
+        profile: Profile of the AWS configuration.
         region: AWS region.
         endpoint_url: One endpoint for all services (a local stand-in).
-        rate_limit: Bounds requests per second, shared by all that is made from this connection.
+        rate_limit: Limits requests per second, shared by all that is made from this connection.
         allow: What journals may have delivered.
-        attended: A person is there to be asked for an MFA code; nobody is, ever, in a training process or a watcher.
+        attended: Whether a person can be asked for an MFA code; never in a training process or a
+            watcher.
         storage: How buckets are to keep uploads.
     """
 
@@ -76,7 +80,7 @@ class Connection:
 
     @classmethod
     def of(cls, request: ReplayRequest) -> Connection:
-        """As a tracker's configuration says; a session or client of its caller's comes first."""
+        """Build it from a tracker's request; the caller's session or client wins."""
         known = request.configuration
         limit = limit_of(known.requests_per_s)
         if request.boto3_session is not None or request.sagemaker_client is not None:
@@ -85,7 +89,12 @@ class Connection:
         return cls(rate_limit=limit, **known.of_a_connection())
 
     def remote(self, deadline: Deadline, concurrency: int, timeout_s: float | None = None) -> AwsRemote:
-        """A remote for one pass, to be closed after it; ``timeout_s`` bounds the wait for connections and answers.
+        """Return a remote for one pass, to be closed after it.
+
+        Args:
+            deadline: Ends every wait.
+            concurrency: Requests in flight.
+            timeout_s: Limits the wait for connections and answers, in seconds; None: the default.
 
         Raises:
             RemoteError: boto3 can't be imported.
@@ -93,12 +102,13 @@ class Connection:
         try:
             from journaltrack.remotes.aws.clients import CONNECT_TIMEOUT_S, READ_TIMEOUT_S  # noqa: PLC0415
             from journaltrack.remotes.aws.remote import AwsRemote  # noqa: PLC0415 - imports boto3
-        except Exception as error:  # what a broken installation raises is not always an ImportError
+        # A broken installation does not always raise an ImportError.
+        except Exception as error:
             raise RemoteError(
                 f"boto3 can't be imported: {type(error).__name__}: {error}",
                 kind=ErrorKind.HALT,
                 code="ImportError",
-                hint="install it anew: pip install --force-reinstall boto3; everything stays in the journal until then",
+                hint="reinstall it: pip install --force-reinstall boto3; everything stays in the journal until then",
                 everywhere=True,
             ) from error
         return AwsRemote(
@@ -120,7 +130,7 @@ class Connection:
 
 
 def configured_region(profile: str | None = None) -> tuple[str, str] | None:
-    """See ``journaltrack.remotes.aws.clients.configured_region``."""
+    """Return the configured region as ``remotes.aws.clients`` finds it."""
     from journaltrack.remotes.aws import clients  # noqa: PLC0415 - boto3
 
     return clients.configured_region(profile)
@@ -128,7 +138,7 @@ def configured_region(profile: str | None = None) -> tuple[str, str] | None:
 
 @functools.cache
 def limit_of(requests_per_s: float) -> RateLimit:
-    """The limit that all trackers of a process share."""
+    """Return the limit that all trackers of a process share."""
     from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415 - only with a replay
 
     return RateLimit(requests_per_s)
@@ -147,19 +157,20 @@ def run_pass(
         journal: Its folder; None: the default journal.
         connection: How to reach the remote.
         options: What to replay; None: everything.
-        deadline: Ends the pass; None: it takes as long as it takes.
+        deadline: Ends the pass; None: no limit.
         on_progress: Called after every recording.
 
     Returns:
-        What was done. A failing remote does not raise: see ``halted``, ``held`` and ``pending`` of the report.
+        What was done. A failing remote does not raise: see ``halted``, ``held`` and ``pending`` of
+        the report.
 
     Raises:
-        NothingMatchesError: It has no component that ``options`` names, or nothing for a bucket that the
-            connection's ``storage`` replaces. Nothing was sent.
+        NothingMatchesError: The journal has no component that ``options`` names, or nothing for a
+            bucket that the connection's ``storage`` replaces. Nothing was sent.
         JournalNotFoundError: There is no journal.
-        JournalBehindError: Another copy of it was delivered further; nothing was sent.
-        LeaseHeldError: Another process reconciles it.
-        JournalError: It can't be read or written.
+        JournalBehindError: Another copy of the journal was delivered further. Nothing was sent.
+        LeaseHeldError: Another process reconciles the journal.
+        JournalError: The journal can't be read or written.
     """
     from journaltrack.journal.view import matching  # noqa: PLC0415
     from journaltrack.replay.lease import Gate  # noqa: PLC0415 - the tracker's start does not pay for it
@@ -184,15 +195,19 @@ def run_pass(
 
 
 def check_size(journal: Path, allow: AllowConfiguration) -> None:
-    """Raise ``JournalError`` for a journal that is too large to be delivered, before it is opened."""
+    """Raise ``JournalError`` for a journal that is too large to deliver.
+
+    This looks at the file's size, before the journal is opened.
+    """
     size_bytes = 0
     for name in (paths.DATABASE, f"{paths.DATABASE}-wal"):
-        with contextlib.suppress(OSError):  # opening it says what is wrong
+        # Opening the journal reports what is wrong.
+        with contextlib.suppress(OSError):
             size_bytes += (journal / name).stat().st_size
     if 0 < allow.journal_bytes_max < size_bytes:
         raise JournalError(
             f"the database of {journal} has {size_bytes} bytes, and allow.journal_bytes_max is {allow.journal_bytes_max}; nothing was sent",
-            hint="raise it in the configuration if the journal is yours, else take the journal away",
+            hint="raise the limit in the configuration if the journal is yours, else move the journal away",
         )
 
 
@@ -209,11 +224,12 @@ def _retrying(connection: Connection, deadline: Deadline, concurrency: int) -> I
 
 
 def is_attended() -> bool:
-    """Whether somebody sits at the terminal that would be asked for an MFA code, and this process may read from it."""
+    """Return whether somebody can type an MFA code at the terminal of this process."""
     try:
         descriptor = sys.stdin.fileno()
         return os.isatty(descriptor) and sys.stderr.isatty() and os.tcgetpgrp(descriptor) == os.getpgrp()
-    except (AttributeError, OSError, ValueError):  # no stdin, closed, or something in its place
+    # There is no stdin, it is closed, or something is in its place.
+    except (AttributeError, OSError, ValueError):
         return False
 
 
@@ -226,24 +242,28 @@ def run_verify(
     *,
     repair: bool = False,
 ) -> VerifyReport:
-    """Compare what a journal delivered with what the remote holds now. Changes neither, but with ``repair``.
+    """Compare what a journal delivered with what the remote holds now.
+
+    Without ``repair``, change neither.
 
     Args:
         journal: Its folder; None: the default journal.
         connection: How to reach the remote.
         options: What to verify; None: everything.
-        deadline: Ends it; None: it takes as long as it takes.
+        deadline: Ends it; None: no limit.
         on_progress: Called after every component.
-        repair: Make what is missing pending again, sync (these components), and verify once more.
+        repair: Make what is missing pending again, sync these components, and verify once more.
 
     Returns:
-        What was found (after a repair: now). A failing remote does not raise: see ``halted`` of the report.
+        What was found; after a repair, what is there now. A failing remote does not raise: see
+        ``halted`` of the report.
 
     Raises:
         JournalNotFoundError: There is no journal.
-        LeaseHeldError: With ``repair``: another process reconciles it.
-        JournalAlteredError: With ``repair``: its chains or records do not hold. Nothing was sent, nor looked at.
-        JournalError: It can't be read; with ``repair``: or written.
+        LeaseHeldError: With ``repair``: another process reconciles the journal.
+        JournalAlteredError: With ``repair``: its chains or records do not hold. Nothing was sent
+            or compared.
+        JournalError: The journal can't be read; with ``repair``: or written.
     """
     from journaltrack.verification import repair as repairing  # noqa: PLC0415
     from journaltrack.verification.verifier import Repair, VerifyOptions  # noqa: PLC0415
@@ -255,7 +275,8 @@ def run_verify(
     if not repair:
         return report
     done = Repair()
-    tried: set[tuple[int, str, str | None]] = set()  # once each: what a repair does not mend, a second one would not
+    # Each once: what one repair does not mend, a second one would not.
+    tried: set[tuple[int, str, str | None]] = set()
     for _ in range(_REPAIRS_MAX):
         todo = [d for d in report.differences if d.repairable and (d.component_id, d.what, d.name) not in tried]
         if not todo or report.halted is not None or deadline.over:
@@ -264,7 +285,8 @@ def run_verify(
         for replaced, some in repairing.by_bucket(todo).items():
             done.reopened += _reopened(journal, report, some)
             storage = connection.storage
-            if replaced is not None:  # what another bucket took goes there again
+            # What another bucket took goes there again.
+            if replaced is not None:
                 storage = replace(storage, instead={**storage.instead, replaced[0]: replaced[1]})
             done.passes.append(_repairing_pass(journal, replace(connection, storage=storage), options, deadline))
         report = _verified(journal, connection, options, deadline, on_progress)
@@ -273,11 +295,13 @@ def run_verify(
 
 
 def _refuse_unproved(journal: str | os.PathLike[str] | None) -> None:
-    """See that everything is as it was recorded, and known: a repair makes the remote what the journal says.
+    """Refuse to repair from a journal that was altered or is incomplete.
+
+    A repair makes the remote match the journal.
 
     Raises:
-        JournalAlteredError: It is not.
-        JournalBehindError: A merge into it was killed.
+        JournalAlteredError: The journal was altered.
+        JournalBehindError: A merge into the journal was killed.
     """
     from journaltrack.replay.evidence import taken  # noqa: PLC0415
     from journaltrack.replay.evidence.proof import altered  # noqa: PLC0415
@@ -319,12 +343,12 @@ def _reopened(journal: str | os.PathLike[str] | None, report: VerifyReport, diff
 
 @contextlib.contextmanager
 def reconciling(journal: str | os.PathLike[str] | None) -> Iterator[tuple[Journal, Lease]]:
-    """A journal that is there, and its lease, for the length of the block.
+    """Open an existing journal and hold its lease for the block.
 
     Raises:
         JournalNotFoundError: There is no journal.
-        LeaseHeldError: Another process reconciles it.
-        JournalError: It can't be read or written.
+        LeaseHeldError: Another process reconciles the journal.
+        JournalError: The journal can't be read or written.
     """
     from journaltrack.replay import lease as leases  # noqa: PLC0415 - the tracker's start does not pay for it
 
@@ -355,18 +379,18 @@ def run_prune(
     unasked: bool = False,
     **what: Any,  # noqa: ANN401 - of pruning.prune
 ) -> PruneReport:
-    """Remove what was delivered before a time, once the remote has confirmed that it holds it.
+    """Remove what was delivered before a time, once the remote confirms it.
 
     Args:
         journal: Its folder; None: the default journal.
         connection: How to reach the remote.
         options: How to ask.
-        deadline: Ends the asking, and removes nothing then.
-        unasked: Believe the journal's own record of deliveries, and ask nobody.
+        deadline: Ends the asking; nothing is removed then.
+        unasked: Trust the journal's own record of deliveries, and ask nobody.
         what: See ``journaltrack.retention.prune.prune``.
 
     Raises:
-        RemoteError: It could not be asked. Nothing was removed.
+        RemoteError: The remote could not be asked. Nothing was removed.
         JournaltrackError, OSError: As ``journaltrack.retention.prune.prune`` says.
     """
     from journaltrack.retention import prune as pruning  # noqa: PLC0415 - the tracker's start does not pay for it
@@ -386,16 +410,17 @@ def run_prune(
 def deliver(
     request: DeliveryRequest, connection: Connection, options: Options | None = None, one_place: OnePlace | None = None
 ) -> Delivery:
-    """What the watcher has done about one journal: look, and make a pass if there is something new to do.
+    """Look at one journal for the watcher, and run a pass if there is news.
 
     Args:
         request: What to do.
         connection: How to reach the remote.
         options: Of the pass.
-        one_place: Which folders journals are delivered from, where copies of one may turn up.
+        one_place: Which folder each journal is delivered from, if copies of one may turn up.
 
     Raises:
-        JournalError: The journal can't be read or written, somebody else reconciles it, or another copy of it is ahead.
+        JournalError: The journal can't be read or written, another process reconciles it, or
+            another copy of it is ahead.
     """
     from journaltrack.replay import pass_report  # noqa: PLC0415 - the tracker's start does not pay for it
     from journaltrack.watch.journal import Delivery  # noqa: PLC0415
@@ -416,7 +441,10 @@ def deliver(
 
 
 def _delivered(request: DeliveryRequest, connection: Connection, options: Options | None, work: Work | None = None) -> Delivery:
-    """See ``deliver``; ``work`` None: the journal is of an older version, which a pass upgrades."""
+    """Deliver as ``deliver`` does.
+
+    ``work`` is None for an older journal, which the pass upgrades.
+    """
     from journaltrack.replay.pass_report import PassReport  # noqa: PLC0415 - as above
     from journaltrack.replay.reconciler import Options as ReconcilerOptions  # noqa: PLC0415
     from journaltrack.watch.journal import Delivery  # noqa: PLC0415
@@ -429,20 +457,22 @@ def _delivered(request: DeliveryRequest, connection: Connection, options: Option
         error = probe(connection, request.deadline) if request.preflight else None
         if error is not None and not request.deadline.cut_short:
             return Delivery(work.pending, report=PassReport(pending=work.pending, halted=error))
-    # What a watcher has seen up to here it delivered itself: asking again whenever a training logs would double the requests.
+    # The watcher itself delivered everything up to what it has seen: asking again whenever a
+    # training logs would double the requests.
     report = run_pass(request.journal, connection, replace(options, ask_for_copies=request.unless is None), request.deadline)
     return Delivery(report.pending, report.position, report)
 
 
 def probe(connection: Connection, deadline: Deadline | None = None) -> RemoteError | None:
-    """Whether the endpoint answers and takes the credentials, by one request that changes nothing and is not repeated.
+    """Ask the endpoint once whether it takes the credentials; change nothing.
 
     Args:
         connection: How to reach it.
         deadline: Cancelling it ends the waiting.
 
     Returns:
-        None if it does; an answer that refuses only this request (no permission to describe) is one. Else why not.
+        None if it answers, else why not. An answer that refuses only this request (no permission
+        to describe) counts as an answer.
     """
     try:
         remote = connection.remote(deadline or Deadline(), concurrency=1, timeout_s=PROBE_TIMEOUT_S)
@@ -463,7 +493,7 @@ def replay(request: ReplayRequest) -> None:
     report = run_pass(request.journal, Connection.of(request), options, request.deadline)
     problem = report.halted or report.uploads_halted or report.altered or report.held.get(request.component) or report.failed
     if problem is not None or report.out_of_time:
-        why = str(problem) if problem is not None else f"the deadline of {request.deadline_s:g} s was over"
+        why = str(problem) if problem is not None else f"the deadline of {request.deadline_s:g} s expired"
         logger.warning(
             "%s was not delivered completely on close, %d entries of its journal are pending; `journaltrack sync` delivers the rest: %s",
             request.component,
@@ -479,7 +509,7 @@ def _background(request: ReplayRequest) -> Background:
 
 
 def _lookup(request: ReplayRequest) -> bool:
-    """Whether SageMaker knows the component; raises when that can't be told."""
+    """Return whether SageMaker knows the component; raise if that can't be told."""
     remote = Connection.of(request).remote(request.deadline, concurrency=1)
     try:
         return remote.describe(request.component) is not None
@@ -494,4 +524,4 @@ def _make_room(journal: Path, wanted_bytes: int) -> int:
 
 
 SERVICES: Final = Services(replay=replay, lookup=_lookup, background=_background, make_room=_make_room)
-"""What trackers ask for."""
+"""The services that trackers call."""

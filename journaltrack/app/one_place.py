@@ -1,8 +1,9 @@
-"""One journal is delivered from one place, as far as one process sees: of copies of a journal it delivers the one that is ahead.
+"""Deliver each journal from one folder only, as far as this process sees.
 
-Two dated copies of a journal in one inbox have the same id and the same entries: both delivered, every point would be there twice.
-Whoever comes first has the journal's place, until its folder is gone or moved, or a copy turns up that went further. What other
-processes deliver elsewhere is for ``ahead`` to find out. Reads journals, changes none.
+Two dated copies of a journal in one inbox have the same id and the same entries. If both were
+delivered, every point would be duplicated. The first copy keeps the journal's place until its
+folder is gone or moved, or a copy turns up that went further. Copies that other processes deliver
+elsewhere are for ``ahead`` to find. Reads journals, changes none.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Place:
-    """Of one journal; ``busy``: a pass of it is being made."""
+    """Hold the place of one journal; ``busy`` while a pass runs."""
 
     folder: Path
     busy: bool = False
 
 
 class OnePlace:
-    """Which folder each journal is delivered from. Threads may share it."""
+    """Remember which folder each journal is delivered from. Threads may share it."""
 
     def __init__(self) -> None:
         self._places: dict[str, _Place] = {}
@@ -39,14 +40,15 @@ class OnePlace:
 
     @contextmanager
     def of(self, folder: Path, work: Work) -> Iterator[None]:
-        """Deliver the journal from this folder inside of the block.
+        """Deliver the journal from this folder for the block.
 
         Args:
             folder: Of a journal.
             work: What waits in it.
 
         Raises:
-            JournalBehindError: It is delivered from another folder, which holds a copy of it that is as far, or under way. Nothing was sent.
+            JournalBehindError: The journal is delivered from another folder, which holds a copy
+                of it that is as far, or under way. Nothing was sent.
         """
         with self._lock:
             place = self._places.get(work.journal_id)
@@ -57,7 +59,8 @@ class OnePlace:
             place.busy = True
         try:
             yield
-        except JournalBehindError:  # a copy elsewhere is ahead of this one: perhaps the one beside it is that one
+        # A copy elsewhere is ahead of this one; perhaps it is the one beside it.
+        except JournalBehindError:
             with self._lock:
                 if self._places.get(work.journal_id) is place:
                     del self._places[work.journal_id]
@@ -70,7 +73,8 @@ class OnePlace:
             there = pass_report.look(place.folder)
         except (JournalNotFoundError, NotAJournalError):
             return True
-        except JournalError:  # it can't be told now
+        # It can't be told now.
+        except JournalError:
             return False
         if there.journal_id != work.journal_id:
             return True
@@ -80,12 +84,15 @@ class OnePlace:
 
 
 def _reach(work: Work) -> tuple[int, int]:
-    """How far a copy went: what was delivered counts first, since only that copy knows of it."""
+    """Return how far a copy went, deliveries first: no other copy knows them."""
     return work.position.receipt_id, work.position.seq
 
 
 def _is_same(folder: Path, other: Path) -> bool:
-    """Whether both are one folder: it was moved, and a link left in its place."""
+    """Return whether both are one folder.
+
+    A folder may have moved and left a link in its place.
+    """
     try:
         return (folder / paths.DATABASE).samefile(other / paths.DATABASE)
     except OSError:
@@ -95,5 +102,5 @@ def _is_same(folder: Path, other: Path) -> bool:
 def _twice(folder: Path, other: Path) -> JournalBehindError:
     return JournalBehindError(
         f"{folder} is a copy of the journal at {other}, which is delivered from there; nothing of this copy was sent",
-        hint=f"if it has entries that the other one has not, `journaltrack merge {folder} --into {other}` brings them; then move it away",
+        hint=f"if it has entries that the other lacks, run `journaltrack merge {folder} --into {other}`; then move it away",
     )

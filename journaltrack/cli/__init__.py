@@ -1,8 +1,9 @@
-"""The command line: a group that imports a command's module when that command runs.
+"""Run the command line, importing only the command that runs.
 
-``journaltrack --help`` imports click and nothing else of weight: SQLAlchemy, rich and boto3 come with the commands
-that use them (``tests/unit/test_cli.py`` measures it). Here are also the last resort for errors, and the help's table
-of exit codes. The commands hold no logic of their own beyond choosing, calling and printing.
+Invariant: ``journaltrack --help`` imports click and nothing heavy. SQLAlchemy, rich and boto3 come
+with the commands that use them (``tests/unit/test_cli.py`` measures it). The group also handles
+errors that no command caught, and prints the exit codes in its help. A command chooses, calls and
+prints; it holds no other logic.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ COMMANDS = {
     "sync": "Replay what is pending to SageMaker and S3.",
     "watch": "Deliver what is written into journals, as it is written.",
     "status": "Show what is pending, how old it is, and what went wrong last.",
-    "audit": "Tell what was recorded, by whom, and what became of it.",
+    "audit": "Show what was recorded, by whom, and what became of it.",
     "check": "Check a journal, or with --remote what SageMaker and S3 hold; repair.",
     "show": "Show a component's parameters, artifacts and metrics, offline.",
     "export": "Export metrics or entries as JSON Lines, CSV or Parquet.",
@@ -35,12 +36,12 @@ COMMANDS = {
     "receipts": "Carry acknowledgements from one copy to another.",
     "retry": "Make quarantined entries pending again.",
     "resolve": "Decide about entries in doubt.",
-    "finish": "Say how a run ended whose process is gone.",
+    "finish": "Record how a run ended whose process is gone.",
     "prune": "Remove what was delivered long ago, on the record.",
     "config": "Show what is configured, and where each value comes from.",
     "completion": "Print shell completion for bash, zsh or fish.",
 }
-"""Each is the attribute ``command`` of the module of that name in this package."""
+"""Map each command to its short help. The module of that name has the attribute ``command``."""
 _CALLED_ELSEWHERE = {
     **dict.fromkeys(("doctor", "fsck", "repair"), "check"),
     "verify": "check --remote",
@@ -48,25 +49,25 @@ _CALLED_ELSEWHERE = {
     **dict.fromkeys(("push", "upload", "replay"), "sync"),
     **dict.fromkeys(("log", "history"), "audit"),
 }
-"""What other tools call a command, and what this one did, to what it is called."""
+"""Map names that other tools and older versions use to our command."""
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported on use, and which turns exceptions into messages and exit codes."""
+    """Import commands on use, and turn exceptions into messages and exit codes."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        """In the order of their use, not of the alphabet."""
+        """List the commands in the order of use, not of the alphabet."""
         return list(COMMANDS)
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import it."""
+        """Import the command's module and return its command."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"journaltrack.cli.{cmd_name}").command
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """See ``click.Group.resolve_command``; of a command that is not there, say what may have been meant."""
+        """Resolve as click does; suggest a similar command for an unknown one."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             meant = [_CALLED_ELSEWHERE[name]] if name in _CALLED_ELSEWHERE else patterns.near(name, list(COMMANDS))
@@ -75,22 +76,22 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """See ``click.Group.parse_args``; wrong usage is told as JSON too where that is asked for."""
+        """Parse as click does; note ``--json``, so that errors are JSON too."""
         ctx.meta[JSON] = "--json" in args
         return super().parse_args(ctx, args)
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Short help without importing anything."""
+        """Write the short help without importing a command."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
     def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - click's
-        """See ``click.Command.main``."""
+        """Run as click does, with standard streams that exist."""
         with_streams()
         return super().main(*args, **options)
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:  # noqa: ANN401 - click's
-        """See ``click.Command.make_context``; it prints help and version itself."""
+        """Make the context as click does; handle errors of printing the help."""
         try:
             return super().make_context(*args, **options)
         except OSError as error:
@@ -99,7 +100,7 @@ class LazyGroup(click.Group):
             raise _refused(error, as_json=False) from error
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
-        """Run the command; its result is the exit code."""
+        """Run the command and exit with the code that it returns."""
         configure_logging(ctx.meta.get(VERBOSE, 0))
         try:
             result = super().invoke(ctx)
@@ -112,11 +113,13 @@ class LazyGroup(click.Group):
         except UnheardError as error:
             result = told_unheard(error)
         except Exception as error:  # noqa: BLE001 - told below, with what it means
-            if isinstance(error, OSError) and is_of_click(error):  # a command's help
+            # Click failed to write the help of a command.
+            if isinstance(error, OSError) and is_of_click(error):
                 ctx.exit(int(told_unheard(unheard(sys.stdout, error))))
             result = exit_code_of(error)
             if ctx.meta.get(JSON):
-                print_json_line(error_json(error, result))  # one line: with `audit entries` others may stand before it
+                # One line: `audit entries --json` may have printed lines before it.
+                print_json_line(error_json(error, result))
             report_error(error, verbose=bool(ctx.meta.get(VERBOSE)))
         if isinstance(result, ExitCode):
             ctx.exit(int(result))
@@ -124,7 +127,10 @@ class LazyGroup(click.Group):
 
 
 def _refused(error: click.ClickException, *, as_json: bool) -> click.exceptions.Exit:
-    """Wrong usage, told here: where stderr can't be written, the exit code tells."""
+    """Report wrong usage and return the exit.
+
+    If stderr can't be written, the exit code tells.
+    """
     try:
         if as_json:
             print_json_line({"error": {"type": "UsageError", "message": error.format_message(), "hint": ""}, "exit_code": error.exit_code})
@@ -144,12 +150,12 @@ def _refused(error: click.ClickException, *, as_json: bool) -> click.exceptions.
 def main() -> None:
     """Record experiments offline, replay them to SageMaker, and prove what arrived.
 
-    A JOURNAL is the folder that a training script wrote; without one, commands use JOURNALTRACK_JOURNAL, or "journal" in
-    JOURNALTRACK_HOME or in the user's data folder.
+    A JOURNAL is the folder that a training script wrote. Without one, commands use
+    JOURNALTRACK_JOURNAL, or "journal" in JOURNALTRACK_HOME, or "journal" in your data folder.
 
     \b
     Example:
-      journaltrack status                  what waits
+      journaltrack status                  show what is pending
       journaltrack sync                    send it
-      journaltrack audit                   what arrived, and what did not
+      journaltrack audit                   show what arrived and what did not
     """  # noqa: D301 - click wants the backspace itself

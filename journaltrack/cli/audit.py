@@ -1,7 +1,7 @@
-"""``journaltrack audit``: what was recorded, and what became of all of it.
+"""Implement ``journaltrack audit``: what was recorded, and what became of it.
 
-A group of questions: without one it gives the overview, of which the components, totals and removals
-are printed here; ``audit_entries`` has the questions about single entries.
+The command is a group of questions. Without a question it prints the overview: components, totals
+and removals. ``audit_entries`` has the questions about single entries.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _MOVED = {
     "--anchor": "check --anchor",
     **dict.fromkeys(("--state", "--kind", "--name", "--since", "--until", "--limit", "--after"), "audit entries"),
 }
-"""Options that are a question or command of their own, or of one."""
+"""Map options that moved to the question or command that has them now."""
 
 
 class _Overview(click.Command):
-    """The command behind ``audit`` without a question."""
+    """Answer ``audit`` without a question."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """See ``click.Command.parse_args``."""
+        """Parse as click does; name the question that has a misplaced option."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -55,29 +55,29 @@ class _Overview(click.Command):
 
 
 class _Questions(click.Group):
-    """A group that answers with the overview where the first word is no question."""
+    """Choose the overview when the first word is not a question."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """See ``click.Group.parse_args``."""
+        """Insert the overview before arguments that name no question."""
         is_named = bool(args) and args[0] in {*self.commands, *ctx.help_option_names}
         if not is_named and (args or not ctx.resilient_parsing):
             args = [_OVERVIEW, *args]
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Questions, and what may stand there for the overview."""
+        """Complete questions, and the arguments and options of the overview."""
         return [*super().shell_complete(ctx, incomplete), *_overview.shell_complete(ctx, incomplete)]
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        """In the order of their use, not of the alphabet."""
+        """List the questions in the order of use, without the hidden overview."""
         return [name for name in self.commands if name != _OVERVIEW]
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """See ``click.Command.collect_usage_pieces``."""
+        """Return the usage of the overview, with an optional question before it."""
         return ["[QUESTION]", *_overview.collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Those of the overview, and the questions."""
+        """Write the options of the overview, then the questions."""
         _overview.format_options(ctx, formatter)
         with formatter.section("Questions"):
             formatter.write_dl([(name, self.commands[name].get_short_help_str(80)) for name in self.list_commands(ctx)])
@@ -92,12 +92,15 @@ class _Questions(click.Group):
     "  journaltrack audit timeline --since 2h --limit 100",
 )
 def command() -> None:
-    """Tell what was recorded in each JOURNAL, what was delivered when and with which request id, and what was not.
+    """Show what each JOURNAL recorded, what was delivered when, and what was not.
 
-    Every entry is in exactly one state, and the states add up. The exit code is 0 only if all is delivered: 3 while some
-    is pending, 4 if some is quarantined or in doubt, 8 if something does not add up. Changes nothing.
+    Every entry is in exactly one state, and the states add up. Delivered entries come with AWS's
+    request ids.
 
-    A QUESTION is about single entries, and has --help and options of its own.
+    The exit code is 0 if everything is delivered, 3 if entries are pending, 4 if some are
+    quarantined or in doubt, and 8 if something does not add up. The audit changes nothing.
+
+    A QUESTION is about single entries. Each has its own options and --help.
     """
 
 
@@ -106,11 +109,11 @@ def command() -> None:
 @common.component_option
 @common.common_options
 def _overview(journals: Journals, *, component: str | None, as_json: bool) -> ExitCode:
-    """Give the overview: components, who recorded them, requests, problems, totals."""
+    """Show the overview: components, who recorded them, requests, problems, totals."""
     for named in journals.named:
         meant = patterns.near(named, list(command.commands)) if not Path(named).exists() else []
         if meant:
-            raise click.UsageError(f"There is no journal {output.clean(named)}; if it is a question: 'journaltrack audit {meant[0]}'")
+            raise click.UsageError(f"There is no journal {output.clean(named)}. Did you mean 'journaltrack audit {meant[0]}'?")
 
     def answer(path: str | None) -> ExitCode:
         return _report(path, component, as_json=as_json, apart=journals.are_several)
@@ -154,7 +157,7 @@ def _code(report: AuditReport) -> ExitCode:
 
 
 def _print(report: AuditReport) -> None:
-    """All of it; the last line says that the chains are another command's."""
+    """Print the overview; the last line says that the chains were not checked."""
     about: list[tuple[str, object]] = [
         ("journal", report.path),
         ("journal id", report.journal_id),
@@ -166,7 +169,8 @@ def _print(report: AuditReport) -> None:
     for component in report.components:
         output.say()
         _print_component(component)
-    if len({each.host for each in report.reconcilers}) > 1:  # what became of its entries is not this machine's knowledge alone
+    # Other machines reconciled it too: what became of its entries is not known to this one alone.
+    if len({each.host for each in report.reconcilers}) > 1:
         output.say()
         columns = ("host", "user", "processes", "attestations", "first", "last")
         moments = [(output.moment(r.first_started_at_ns), output.moment(r.last_started_at_ns)) for r in report.reconcilers]
@@ -190,7 +194,7 @@ def _print(report: AuditReport) -> None:
 
 
 def hearsay_text(told: Hearsay) -> str:
-    """What one bundle, file or journal alone tells, as a sentence."""
+    """Describe what one bundle, file or journal alone claims, as a sentence."""
     counts = ((told.entries, "entry"), (told.contents, "content"))
     what = " and ".join(output.plural(count, name) for count, name in counts if count)
     name = {"bundle": "the bundle", "receipts": "the receipts"}.get(told.kind, "the journal")
@@ -200,7 +204,7 @@ def hearsay_text(told: Hearsay) -> str:
 
 
 def _anchored(anchor: Anchor) -> str:
-    """When, and where: on a terminal the bucket alone, the rest of a URI is digests."""
+    """Return when and where it was anchored; on a terminal only the bucket."""
     where = "in parameters" if anchor.uri is None else anchor.uri
     if output.on_terminal() and anchor.uri is not None:
         where = "/".join(anchor.uri.split("/")[:3])
@@ -208,7 +212,7 @@ def _anchored(anchor: Anchor) -> str:
 
 
 def _removal(removal: Removal) -> str:
-    """What one prune removed, as a sentence."""
+    """Describe one removal by prune, as a sentence."""
     parts = []
     if removal.entries:
         before = f" that were delivered before {output.moment(removal.before_ns)}" if removal.before_ns is not None else ""
@@ -222,7 +226,10 @@ def _removal(removal: Removal) -> str:
 
 
 def _table_of_states(title: str, of: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
-    """A table of counts; a terminal that is narrow goes without those that are 0 in all rows."""
+    """Print a table of counts.
+
+    A narrow terminal leaves out columns that are 0 in every row.
+    """
     columns = (*of, *_STATE_COLUMNS)
     zero = [name for place, name in enumerate(columns) if all(row[place] == 0 for row in rows)]
     output.table(
@@ -265,7 +272,7 @@ def _print_component(component: ComponentAudit) -> None:
     if component.unknown_kinds:
         rows.append(("  needs newer", f"kinds that this version can't send: {', '.join(component.unknown_kinds)}"))
     if component.removed:
-        rows.append(("  removed", f"{output.plural(component.removed, 'entry')}, on the record; they are in no other number here"))
+        rows.append(("  removed", f"{output.plural(component.removed, 'entry')}, on the record; no other number here counts them"))
     if component.redacted:
         rows.append(("  redacted", f"{', '.join(component.redacted)}: the values were not recorded"))
     output.fields(rows)

@@ -1,4 +1,7 @@
-"""The questions of ``journaltrack audit`` about single entries: a list, one in full, the history of a key, the timeline."""
+"""Answer the questions of ``journaltrack audit`` about single entries.
+
+The questions are a list of entries, one entry in full, the history of a key, and the timeline.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _STATES = ("pending", "in flight", "delivered", "in doubt", "quarantined")
 _KEY_KINDS = ("parameter", "input", "output", "status")
 _TERMINAL_LIMIT = 200
-"""Lines of a page on a terminal, where nobody reads a million."""
+"""Lines of a page on a terminal; nobody reads a million."""
 _ENTRY_COLUMNS = (
     "seq",
     "recorded",
@@ -50,14 +53,14 @@ _until = click.option("--until", metavar="WHEN", type=_WHEN, help="Only what was
 
 
 def _page_options(command: _Command) -> _Command:
-    """``--state``, ``--kind``, ``--name``, times, and pages: of the questions that list."""
+    """Add the options of questions that list: state, kind, name, times and pages."""
     state = click.option("--state", type=click.Choice(_STATES), help="Only entries in this state.")
     kind = click.option("--kind", metavar="KIND", help="Only entries of this kind (parameter, metric, upload, ...).")
     name = click.option("--name", metavar="GLOB", help="Only entries whose name fits the pattern, such as 'train:*' (case matters).")
     limit = click.option(
-        "--limit", metavar="N", type=click.IntRange(min=1), help=f"A page of so many lines; {_TERMINAL_LIMIT} on a terminal, else all."
+        "--limit", metavar="N", type=click.IntRange(min=1), help=f"Lines per page; {_TERMINAL_LIMIT} on a terminal, else all."
     )
-    after = click.option("--after", metavar="PLACE", help="The next page: what the page before said.")
+    after = click.option("--after", metavar="PLACE", help="Continue after this place, as the page before printed it.")
     return state(kind(name(_since(_until(limit(after(command)))))))
 
 
@@ -75,9 +78,10 @@ def entries_command(
     as_json: bool,
     **asked: Any,  # noqa: ANN401 - click's
 ) -> ExitCode:
-    """List every entry of each JOURNAL with what became of it; with --json one JSON object a line.
+    """List every entry of each JOURNAL with what became of it.
 
-    The exit code is 0 only if all is delivered: 3 while some is pending, 4 if some is quarantined or in doubt.
+    With --json, print one JSON object per line. The exit code is 0 if everything is delivered, 3
+    if entries are pending, and 4 if some are quarantined or in doubt.
     """
     if after is not None:
         journals.only("--after")
@@ -89,18 +93,21 @@ def entries_command(
     return _answered(journals, answer, as_json=as_json)
 
 
-@click.command("entry", short_help="Tell all about one entry, and every request that carried it.")
+@click.command("entry", short_help="Show one entry in full, and every request that carried it.")
 @click.argument("number", metavar="N", type=click.IntRange(min=1))
 @about_journals
 @common.common_options
 def entry_command(number: int, journals: Journals, *, as_json: bool) -> ExitCode:
-    """Tell all about entry N of JOURNAL: what was recorded, who wrote it, and every request that carried it."""
+    """Show entry N of JOURNAL in full.
+
+    Show what was recorded, who wrote it, and every request that carried it.
+    """
     path = journals.only("audit entry")
     _tell_removed(path)
     return _show_entry(path, number, as_json=as_json)
 
 
-@click.command("history", short_help="Tell every value of a parameter, input, output, or the status.")
+@click.command("history", short_help="Show every value of a parameter, input, output, or the status.")
 @click.argument("name")
 @about_journals
 @common.component_option
@@ -109,7 +116,10 @@ def entry_command(number: int, journals: Journals, *, as_json: bool) -> ExitCode
 @_until
 @common.common_options
 def history_command(name: str, journals: Journals, *, component: str | None, as_json: bool, **asked: Any) -> ExitCode:  # noqa: ANN401 - click's
-    """Tell every value of the parameter, input or output NAME, or of the `status`, and what it changed."""
+    """Show every value of NAME and what it changed.
+
+    NAME is a parameter, an input, an output, or `status`.
+    """
 
     def answer(path: str | None) -> ExitCode:
         choice = _choice(path, component, key=name, **asked)
@@ -118,7 +128,7 @@ def history_command(name: str, journals: Journals, *, component: str | None, as_
     return _answered(journals, answer, as_json=as_json)
 
 
-@click.command("timeline", short_help="Tell all that happened, in order.")
+@click.command("timeline", short_help="Show everything that happened, in order.")
 @about_journals
 @common.component_option
 @_page_options
@@ -132,7 +142,10 @@ def timeline_command(
     as_json: bool,
     **asked: Any,  # noqa: ANN401 - click's
 ) -> ExitCode:
-    """Tell all that happened in each JOURNAL, in order: writers, entries, requests, settlements, decisions."""
+    """Show everything that happened in each JOURNAL, in order.
+
+    Events are writers, entries, requests, settlements and decisions.
+    """
     if after is not None:
         journals.only("--after")
 
@@ -157,7 +170,10 @@ def _limit(limit: int | None, as_json: bool) -> int | None:
 
 
 def _choice(path: str | None, component: str | None, *, key: str | None = None, **asked: Any) -> Choice:  # noqa: ANN401 - click's
-    """What the filters choose, if there is such a thing; with a note of what no answer about single entries can have."""
+    """Return what the filters choose, and note what no answer about single entries can show.
+
+    Raises an error if the filters name nothing.
+    """
     from journaltrack.journal import view  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.reports import history  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.reports.entries import Choice  # noqa: PLC0415
@@ -172,35 +188,39 @@ def _choice(path: str | None, component: str | None, *, key: str | None = None, 
 
 
 def _tell_removed(path: str | None) -> None:
-    """What no answer about single entries can have."""
+    """Say which entries were removed: no answer about single entries can show them."""
     from journaltrack.journal import removed, view  # noqa: PLC0415 - SQLAlchemy
 
     with view.opened(path) as own:
         entries = removed.entries(own.database)
     if entries:
         gone = output.plural(entries, "entry")
-        output.say(
-            f"note: {gone} are removed from the journal, on the record, and not in the answer; `journaltrack audit` says more", err=True
-        )
+        output.say(f"note: {gone} were pruned from the journal and are not shown; `journaltrack audit` has the record", err=True)
 
 
 def _seq(after: str | None) -> int:
     if after is None:
         return 0
     if not after.isascii() or not after.isdecimal() or int(after[:20]) >= 2**63 - 1:
-        raise click.BadParameter("it is the number of the last entry of the page before", param_hint="--after")
+        raise click.BadParameter("it must be the number of the last entry of the page before", param_hint="--after")
     return int(after)
 
 
 class Page:
-    """Items up to a limit (None: all), and where the next page begins: ``next_after``, None at the end."""
+    """Hold items up to a limit, and where the next page begins.
+
+    ``limit`` None means all. ``next_after`` is None at the end.
+    """
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
         self.next_after: int | str | None = None
 
     def of(self, items: Iterable[_Item], place: Callable[[_Item], int | str]) -> Iterator[_Item]:
-        """The items of this page, of ``to_read`` items; ``place`` is that of an item as ``--after`` takes it."""
+        """Return the page's part of ``to_read`` items.
+
+        ``place`` returns an item's place as ``--after`` takes it.
+        """
         last: int | str | None = None
         for number, item in enumerate(items):
             if number == self._limit:
@@ -211,21 +231,24 @@ class Page:
 
     @property
     def to_read(self) -> int | None:
-        """How many items to ask for: one more tells whether there is a further page."""
+        """Return how many items to ask for: one more shows whether there is another page."""
         return None if self._limit is None else self._limit + 1
 
     def say(self, *, as_json: bool) -> None:
-        """How to get the next page, if there is one."""
+        """Say how to get the next page, if there is one."""
         if self.next_after is None:
             return
         if as_json:
             output.print_json_line({"next_after": self.next_after})
         else:
-            output.say(f"more follow: say the same with --after {self.next_after}")
+            output.say(f"more follow: repeat the command with --after {self.next_after}")
 
 
 def _list_entries(path: str | None, choice: Choice, page: Page, after_seq: int, *, as_json: bool) -> ExitCode:
-    """Every chosen entry, in constant memory; the code says whether all of the components is delivered."""
+    """List the chosen entries in constant memory.
+
+    Return the exit code of the components' delivery.
+    """
     from journaltrack.journal.view import to_json  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.reports.entries import each_entry, unsettled  # noqa: PLC0415
 
@@ -279,17 +302,20 @@ def _entry_row(entry: AuditedEntry) -> tuple[object, ...]:
 
 
 def state_of(entry: AuditedEntry) -> str | None:
-    """The state, with what is superseded told apart."""
+    """Return the entry's state; superseded entries are named as such."""
     return "superseded" if entry.superseded else entry.state
 
 
 def who(entry: AuditedEntry) -> str:
-    """The process that recorded it."""
+    """Describe the process that recorded the entry."""
     return f"{entry.user}@{entry.host}:{entry.pid}"
 
 
 def short_value(entry: AuditedEntry) -> str:
-    """The value as recorded, or what stands for it: text, a URI, a digest, a status. On a terminal numbers have ten digits."""
+    """Return the value as recorded, or its text, URI, digest or status.
+
+    On a terminal numbers have ten digits.
+    """
     if entry.value is not None:
         text = str(entry.value)
         return f"{entry.value:.10g}" if output.on_terminal() and len(text) > _NUMBER_CHARS_MAX else text
@@ -300,7 +326,7 @@ def short_value(entry: AuditedEntry) -> str:
 
 
 def _show_entry(path: str | None, seq: int, *, as_json: bool) -> ExitCode:
-    """One entry in full."""
+    """Print one entry in full."""
     from journaltrack.reports.entry import entry  # noqa: PLC0415 - SQLAlchemy
 
     found = entry(path, seq)
@@ -387,7 +413,7 @@ def _receipt_row(receipt: ReceiptRecord) -> tuple[object, ...]:
 
 
 def _show_history(path: str | None, name: str, kind: KeyKind | None, choice: Choice, *, as_json: bool) -> ExitCode:
-    """Every value of a key."""
+    """Print every value of a key."""
     from journaltrack.journal.view import to_json  # noqa: PLC0415 - SQLAlchemy
     from journaltrack.reports.history import history  # noqa: PLC0415
 
@@ -431,18 +457,20 @@ def _said(value: object) -> str:
 
 
 def commit(writer: WriterRecord, chars_max: int = 13) -> str:
-    """The commit that a process ran from, and whether there were changes beside it."""
+    """Describe the commit that a process ran from, and whether it was modified."""
     return output.cut(writer.git_commit or "", chars_max) + ("+changes" if writer.git_dirty else "")
 
 
 def _list_timeline(path: str | None, choice: Choice, page: Page, after: str | None, *, as_json: bool) -> ExitCode:
-    """All that happened, in order."""
+    """Print everything that happened, in order."""
     from journaltrack.reports.history import START, position, timeline  # noqa: PLC0415 - SQLAlchemy
 
     try:
         place = START if after is None else position(after)
     except ValueError as error:
-        raise click.BadParameter("it is what the page before said, such as 1790000000000000000.1.23", param_hint="--after") from error
+        raise click.BadParameter(
+            "it must be what the page before printed, such as 1790000000000000000.1.23", param_hint="--after"
+        ) from error
     found = page.of(timeline(path, choice, after=place, limit=page.to_read), lambda event: str(event.position))
     if as_json:
         for event in found:

@@ -1,4 +1,4 @@
-"""``journaltrack bundle``: a journal in one file, and back."""
+"""Implement ``journaltrack bundle``: pack a journal into one file."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ if TYPE_CHECKING:
     "  journaltrack bundle --extract /media/usb/run-7.bundle journals/run-7"
 )
 @about_journals
-@click.option("-o", "--output", "target", metavar="FILE", type=click.Path(), help="The bundle; it has this name when it is whole.")
-@click.option("--all-blobs", is_flag=True, help="Also artifacts that are delivered already; else those alone that still have to be.")
+@click.option("-o", "--output", "target", metavar="FILE", type=click.Path(), help="The bundle to write; FILE appears when it is complete.")
+@click.option("--all-blobs", is_flag=True, help="Also pack artifacts that are already delivered.")
 @click.option("--skip-damaged", is_flag=True, help="Leave out artifacts whose bytes are missing or damaged, and say so in the bundle.")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
-@click.option("--check", "checked", metavar="FILE", type=click.Path(), help="Instead: prove every byte of a bundle, and say what it holds.")
+@click.option(
+    "--check", "checked", metavar="FILE", type=click.Path(), help="Verify every byte of a bundle and say what it holds; pack nothing."
+)
 @click.option(
     "--extract",
     "extracted",
     metavar="FILE FOLDER",
     nargs=2,
     type=click.Path(),
-    help="Instead: make a journal of a bundle, in a folder that is not there yet.",
+    help="Unpack a bundle into a new folder, as a journal; pack nothing.",
 )
 @common.common_options
 def command(
@@ -44,10 +46,11 @@ def command(
     extracted: tuple[str, str] | None,
     as_json: bool,
 ) -> ExitCode:
-    """Pack JOURNAL and the artifacts that wait in it into FILE, to be delivered where there is a network.
+    """Pack JOURNAL and its undelivered artifacts into FILE, to deliver elsewhere.
 
-    Training may go on: what is recorded after the start is left out. Interrupted, it leaves no file. The file is a tar archive
-    (docs/bundles.md). No network; changes no journal.
+    Training may go on: entries recorded after the start are left out. If you interrupt it, no file
+    is left. FILE is a tar archive (see docs/bundles.md). The command uses no network and changes
+    no journal.
     """
     if checked is None and extracted is None:
         if target is None:
@@ -56,7 +59,7 @@ def command(
         options = {"all_blobs": all_blobs, "skip_damaged": skip_damaged, "force": force}
         return _pack(path, target, options, as_json=as_json)
     if (checked and extracted) or journals.named or target or all_blobs or skip_damaged or force:
-        raise click.UsageError("--check and --extract are about a bundle that is there, and take nothing else than --json")
+        raise click.UsageError("--check and --extract read an existing bundle, and take no other option but --json")
     if extracted is not None:
         return _extract(*extracted, as_json=as_json)
     return _check(str(checked), as_json=as_json)
@@ -133,5 +136,5 @@ def _tell(bundle: Bundle, *, as_json: bool, journal: str | None = None) -> ExitC
 def _tell_harm(damaged: tuple[str, ...]) -> None:
     if damaged:
         some = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")  # noqa: PLR2004
-        hint = "`journaltrack check --repair --restore-from FOLDER` takes their bytes from wherever the files are still"
+        hint = "`journaltrack check --repair --restore-from FOLDER` restores them from a folder that still has the files"
         output.problem("warning", f"{output.plural(len(damaged), 'artifact content')} missing from the bundle, or damaged: {some}", hint)

@@ -1,4 +1,4 @@
-"""``journaltrack check``: is the journal well, and is what it delivered still there? ``--repair`` mends what can be mended."""
+"""Implement ``journaltrack check``: diagnose, compare with AWS, and repair."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ _OF_REMOTE: Final = ("component", "deep", "rate_per_s", "config_file", "profile"
     "  journaltrack check --remote --repair     send again what is missing there"
 )
 @about_journals
-@click.option("--remote", is_flag=True, help="Compare what was delivered with what SageMaker and S3 hold now, too. Reads only.")
+@click.option("--remote", is_flag=True, help="Also compare what was delivered with what SageMaker and S3 hold now.")
 @click.option(
     "--repair",
     is_flag=True,
-    help="Repair what can be repaired; with --remote send again what is missing there, and can't be there twice then. "
-    "Nothing is deleted: what is replaced goes to damaged/ in the journal.",
+    help="Repair what can be repaired. With --remote, send again what is missing there and can't be duplicated. "
+    "Nothing is deleted: replaced files move to damaged/ in the journal.",
 )
 @click.option(
     "--restore-from",
     metavar="FOLDER",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="With --repair: look there, by content, for artifacts that are missing from the spool or damaged in it. May be repeated.",
+    help="With --repair: a folder to restore missing or damaged artifacts from, by content. May be repeated.",
 )
 @click.option(
     "--anchor",
@@ -56,13 +56,13 @@ _OF_REMOTE: Final = ("component", "deep", "rate_per_s", "config_file", "profile"
     metavar="FILE",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="An anchor that was kept outside: finds what was cut off from the journal's end. May be repeated.",
+    help="An anchor kept outside the journal: shows whether its end was cut off. May be repeated.",
 )
 @common.component_option
 @click.option(
     "--deep",
     is_flag=True,
-    help="With --remote: download and hash objects of which S3 has no SHA-256 of the whole (above 8 MiB); nothing is kept.",
+    help="With --remote: download and hash objects without a whole SHA-256 in S3 (above 8 MiB). Nothing is kept.",
 )
 @common.connection_options
 @click.option(
@@ -83,18 +83,24 @@ def command(
     as_json: bool,
     **asked: Any,  # noqa: ANN401 - click's
 ) -> ExitCode:
-    """Check each JOURNAL: files, disk, locks, database, records, chains of digests, artifacts and clock.
+    """Check each JOURNAL, and repair it.
 
-    Each finding says what it means for the data, and what to do. Training and syncs may go on meanwhile.
+    The checks cover files, disk, locks, database, records, chains of digests, artifacts and the
+    clock.
 
-    With --remote also: parameters, artifacts, status, display name, counts and extremes of metrics, sizes
-    and checksums of objects, a few requests a second. What is there beyond that is told, and is no failure.
+    Each finding says what it means for your data and what to do. Training and syncs may go on
+    meanwhile.
 
-    The exit code is 0 if all is well, 4 for problems and for what is missing or different, 8 if something was
-    altered after it had been recorded, 3 if something is not delivered or could not be told (--remote).
+    With --remote, also compare with SageMaker and S3: parameters, artifacts, status, display name,
+    counts and extremes of metrics, sizes and checksums of objects. This sends a few requests per
+    second. What AWS has beyond that is listed, and is not a failure.
+
+    The exit code is 0 if all is well, 3 if something is not delivered or could not be compared
+    (--remote), 4 for problems and for what is missing or different, and 8 if something was altered
+    after it was recorded.
     """
     if restore_from and not repair:
-        raise click.UsageError("--restore-from is for --repair")
+        raise click.UsageError("--restore-from needs --repair")
     given = [name for name in _OF_REMOTE if asked[name]]
     if given and not remote:
         options = {"rate_per_s": "rate", "config_file": "config", "endpoint_url": "endpoint-url"}
@@ -122,7 +128,7 @@ def _comparison(
     config_file: str | None,
     **aws: Any,  # noqa: ANN401 - as above
 ) -> Callable[[str | None], VerifyReport]:
-    """How a journal is compared with SageMaker and S3."""
+    """Say how to compare a journal with SageMaker and S3."""
     from journaltrack.app.composition import Connection, is_attended, run_verify  # noqa: PLC0415
     from journaltrack.remotes.rate_limit import RateLimit  # noqa: PLC0415
     from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
@@ -148,7 +154,7 @@ def _check(
     repair: bool,
     as_json: bool,
 ) -> ExitCode:
-    """Check one journal, and say what was found: all of it, also where SageMaker and S3 could not be asked."""
+    """Check one journal and print every finding, even if AWS can't be asked."""
     from journaltrack.app.api import check  # noqa: PLC0415 - shell completion imports this module
 
     examination = check(journal, repair=repair, restore_from=restore_from, anchors=anchors, on_progress=_progress())
@@ -209,7 +215,10 @@ def _json(examination: Examination, report: VerifyReport | None, failure: Journa
 
 
 def _progress() -> Callable[[Progress], None]:
-    """A line on a terminal for each check, once that they take long."""
+    """Return a callback that prints a line per check, once checks take long.
+
+    It prints on a terminal only.
+    """
     from journaltrack.doctor import CHECKS  # noqa: PLC0415
 
     began = time.monotonic()
@@ -222,7 +231,10 @@ def _progress() -> Callable[[Progress], None]:
 
 
 def _teller() -> Callable[[Progress], None]:
-    """A line on stderr now and then: at ten requests a second a thousand components take some minutes."""
+    """Return a callback that prints a line on stderr now and then.
+
+    At ten requests per second, a thousand components take some minutes.
+    """
     told = time.monotonic()
 
     def tell(progress: Progress) -> None:
@@ -265,11 +277,11 @@ def _print_examination(examination: Examination, *, offer: bool) -> None:
     else:
         output.say(f"the journal has {output.plural(problems, 'problem')}" + (f" and {also}" if warnings else ""))
     if offer and any(f.repair for f in examination.findings):
-        output.say("hint: journaltrack check --repair mends what can be mended", err=True)
+        output.say("hint: `journaltrack check --repair` repairs what can be repaired", err=True)
 
 
 def _print_findings(alike: Sequence[Finding]) -> None:
-    """Findings that mean the same: what each is, then once what it means and what to do."""
+    """Print findings that mean the same, with one meaning and one advice."""
     for finding in alike[:_ALIKE_MAX]:
         text = f"{finding.severity}: {finding.check}: {output.cut(output.clean(finding.message), 500)}"
         output.say(text, style=_STYLES.get(finding.severity))
@@ -301,7 +313,7 @@ def _print_report(report: VerifyReport) -> None:
         output.say("nothing was delivered yet: there is nothing to compare")
     elif report.verified:
         later = any(difference.note == LATER for difference in extra)
-        but = ", but for what a later run of another journal replaced" if later else ""
+        but = ", except what a later run of another journal replaced" if later else ""
         output.say(f"everything that was delivered is there{but}")
     else:
         output.say(f"{counts['missing']} missing, {counts['different']} different, {counts['unknown']} could not be told")
@@ -320,7 +332,7 @@ def _objects(report: VerifyReport) -> str:
     ways = (
         (checked.objects_by_checksum, "by checksum"),
         (checked.objects_by_content, "by content"),
-        (checked.objects_by_size, "by size and noted digest alone"),
+        (checked.objects_by_size, "by size and recorded digest alone"),
     )
     told = [f"{count} {how}" for count, how in ways if count]
     total = sum(count for count, _ in ways)
@@ -358,16 +370,16 @@ def _remark(difference: Difference) -> str | None:
 
 
 def _explain(report: VerifyReport) -> None:
-    """On stderr: why it is not complete, and what to do."""
+    """Explain on stderr why the comparison is not complete, and what to do."""
     if report.halted is not None:
         output.problem("error", f"the comparison stopped: {report.halted.message}", report.halted.hint)
     for found in report.anchors.problems if report.anchors is not None else ():
-        hint = "copy the whole journal before anything else, and compare with a backup: something is missing from it, or from where it was anchored"
+        hint = "first copy the whole journal, then compare it with a backup: it or its anchors lost something"
         output.problem("error", found.message, hint)
     if report.anchors is not None and report.anchors.note is not None:
-        output.problem("warning", f"the journal's anchors could not be looked at: {report.anchors.note}")
+        output.problem("warning", f"the journal's anchors could not be checked: {report.anchors.note}")
     if report.out_of_time:
-        output.problem("error", "it was stopped before everything was compared")
+        output.problem("error", "the comparison was stopped before everything was compared")
     for sent in report.repair.passes if report.repair is not None else ():
         problem = sent.problem
         if problem is not None:

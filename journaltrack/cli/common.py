@@ -1,6 +1,6 @@
-"""What the commands share: their options, exit codes of errors, the log, and what Ctrl-C and SIGTERM do to those that send.
+"""Share options, exit codes, logging and signal handling among commands.
 
-Imports nothing heavy: shell completion imports every command's module.
+Invariant: imports nothing heavy, since shell completion imports every command's module.
 """
 
 from __future__ import annotations
@@ -35,12 +35,16 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 JSON = "journaltrack.json"
 VERBOSE = "journaltrack.verbose"
-_IN_FLIGHT_S: Final = 30.0  # how long an interrupted sync waits for answers: the longest silence that a request allows
+# How long an interrupted sync waits for answers: the longest silence that a request allows.
+_IN_FLIGHT_S: Final = 30.0
 _UNIT_S = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 class When(click.ParamType[int]):
-    """A point in time, as nanoseconds since the epoch: ``2h`` (ago), ``3d``, ``2026-11-03``, ``2026-11-03T12:00+01:00``."""
+    """Parse a point in time into nanoseconds since the epoch.
+
+    Takes ``2h`` (ago), ``3d``, ``2026-11-03`` and ``2026-11-03T12:00+01:00``.
+    """
 
     name = "when"
 
@@ -48,7 +52,7 @@ class When(click.ParamType[int]):
         self._clock_ns = clock_ns
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401 - click's
-        """See ``click.ParamType.convert``."""
+        """Convert as click does."""
         if isinstance(value, int):
             return value
         ago = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*(s|m|min|h|d|w)", value.strip())
@@ -58,7 +62,7 @@ class When(click.ParamType[int]):
             # Python 3.10 knows no "Z"; a time without an offset is local time.
             return int(dt.datetime.fromisoformat(re.sub("[zZ]$", "+00:00", value.strip())).astimezone().timestamp() * 1e9)
         except (ValueError, OverflowError, OSError):
-            self.fail(f"{clean(value)} is no time: say 2h, 3d, 2026-11-03 or 2026-11-03T12:00+01:00", param, ctx)
+            self.fail(f"{clean(value)} is not a time: use 2h, 3d, 2026-11-03 or 2026-11-03T12:00+01:00", param, ctx)
 
 
 def _set_json(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
@@ -73,7 +77,7 @@ def _set_verbose(ctx: click.Context, _param: click.Parameter, value: int) -> Non
 
 
 def verbose_option(command: _Command) -> _Command:
-    """``-v``: tracebacks and the log."""
+    """Add ``-v``, for the log and tracebacks."""
     return click.option(
         "-v",
         "--verbose",
@@ -81,12 +85,12 @@ def verbose_option(command: _Command) -> _Command:
         expose_value=False,
         is_eager=True,
         callback=_set_verbose,
-        help="Log to stderr, with tracebacks; -vv: all of it.",
+        help="Log to stderr, with tracebacks; -vv for debug messages.",
     )(command)
 
 
 def common_options(command: _Command) -> _Command:
-    """``--json`` and ``-v``, which every command has."""
+    """Add ``--json`` and ``-v``, which every command has."""
     as_json = click.option(
         "--json", "as_json", is_flag=True, is_eager=True, callback=_set_json, help="Print one JSON document and nothing else on stdout."
     )
@@ -94,7 +98,7 @@ def common_options(command: _Command) -> _Command:
 
 
 def component_option(command: _Command) -> _Command:
-    """``--component GLOB``."""
+    """Add ``--component GLOB``."""
     return click.option(
         "--component",
         metavar="GLOB",
@@ -104,7 +108,7 @@ def component_option(command: _Command) -> _Command:
 
 
 def config_option(command: _Command) -> _Command:
-    """``--config FILE``."""
+    """Add ``--config FILE``."""
     return click.option(
         "--config",
         "config_file",
@@ -115,7 +119,7 @@ def config_option(command: _Command) -> _Command:
 
 
 def connection_options(command: _Command) -> _Command:
-    """``--config``, ``--profile``, ``--region``, ``--endpoint-url``: how to reach AWS."""
+    """Add the options that say how to reach AWS."""
     endpoint_url = click.option("--endpoint-url", metavar="URL", help="One endpoint for all services, instead of AWS's.")
     region = click.option("--region", metavar="NAME", help="AWS region.")
     profile = click.option("--profile", metavar="NAME", help="Profile of the AWS configuration.")
@@ -123,14 +127,14 @@ def connection_options(command: _Command) -> _Command:
 
 
 def path_of(journal: str | None) -> str:
-    """The journal's folder as messages and JSON name it."""
+    """Return the journal's folder as messages and JSON name it."""
     from journaltrack.util import paths  # noqa: PLC0415
 
     return str(paths.expanded(journal if journal is not None else paths.default_journal()).absolute())
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
-    """What an exception means to the caller of a command."""
+    """Return the exit code for an exception."""
     if isinstance(error, (errors.LeaseHeldError, errors.LeaseLostError)):
         return ExitCode.LEASE_HELD
     if isinstance(error, errors.JournalError):
@@ -143,15 +147,18 @@ def exit_code_of(error: BaseException) -> ExitCode:
 
 
 def told_unheard(error: UnheardError) -> ExitCode:
-    """What it means that the command's output can't be written; on stderr, unless its reader has seen enough."""
+    """Report that the output can't be written, and return the exit code.
+
+    A reader that has closed the pipe has seen enough: nothing is reported then.
+    """
     if error.reason.errno == errno.EPIPE:
         return ExitCode.BROKEN_PIPE
-    problem("error", f"what the command prints can't be written: {error.reason.strerror}", errors.os_hint(error.reason))
+    problem("error", f"the output can't be written: {error.reason.strerror}", errors.os_hint(error.reason))
     return ExitCode.OUTPUT
 
 
 def report_error(error: BaseException, *, verbose: bool) -> None:
-    """An exception on stderr: message and hint, the traceback with ``-v`` alone."""
+    """Print an exception's message and hint on stderr; with ``-v`` also the traceback."""
     if verbose:
         import traceback  # noqa: PLC0415
 
@@ -168,10 +175,10 @@ def report_error(error: BaseException, *, verbose: bool) -> None:
 
 
 class _Printer(logging.Handler):
-    """Log records on stderr, escaped."""
+    """Print log records on stderr, escaped."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One line per record."""
+        """Print one line per record."""
         try:
             text = f"{record.levelname.lower()}: {clean(without_secrets(record.getMessage()))}"
             click.echo(text.encode(errors="replace").decode(), file=sys.stderr)
@@ -180,7 +187,10 @@ class _Printer(logging.Handler):
 
 
 class _OnceOnly(logging.Filter):
-    """Without ``-v``: our own warnings, but not those that the summary of a sync repeats."""
+    """Let our own warnings pass, except those that a sync's summary repeats.
+
+    This is the filter without ``-v``.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.name.startswith("journaltrack") and not record.name.startswith("journaltrack.replay.reconciler")
@@ -191,7 +201,10 @@ _once_only = _OnceOnly()
 
 
 def configure_logging(verbose: int = 0) -> None:
-    """Log through one escaping handler: the log quotes journals and remotes, and Python's last resort prints them raw."""
+    """Log through one handler that escapes.
+
+    The log quotes journals and remotes, and Python's last-resort handler prints them raw.
+    """
     root = logging.getLogger()
     root.addHandler(_printer)
     _printer.removeFilter(_once_only)
@@ -202,7 +215,7 @@ def configure_logging(verbose: int = 0) -> None:
 
 
 def complete_component(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Names of components for the shell, from the journal on the command line so far."""
+    """Complete component names, from the journal on the command line so far."""
     from journaltrack.journal.journal import Journal  # noqa: PLC0415
 
     named = [*(ctx.params.get("arguments") or ()), *(ctx.params.get("options") or ())]
@@ -218,19 +231,19 @@ def complete_component(ctx: click.Context, _param: click.Parameter, incomplete: 
 
 
 def is_verbose() -> bool:
-    """Whether ``-v`` was given."""
+    """Return whether ``-v`` was given."""
     return bool(click.get_current_context().meta.get(VERBOSE))
 
 
 @dataclass(slots=True)
 class Stoppable:
-    """A run that has a deadline to cut short, and remembers which signal did it (0 for none)."""
+    """Hold a run's deadline, and the signal that cut it short (0 for none)."""
 
     deadline: Deadline
     signal: int = 0
 
     def code(self, code: ExitCode) -> ExitCode:
-        """The exit code of a run that a signal may have ended before everything was done."""
+        """Return the exit code of a run that a signal may have ended early."""
         if not self.signal or code is ExitCode.OK:
             return code
         return ExitCode.INTERRUPTED if self.signal == signal.SIGINT else ExitCode.TERMINATED
@@ -238,7 +251,10 @@ class Stoppable:
 
 @contextlib.contextmanager
 def stopping(run: Stoppable) -> Iterator[None]:
-    """The first SIGINT or SIGTERM cuts the deadline short; the second one does what it always does."""
+    """Cut the deadline short at the first SIGINT or SIGTERM.
+
+    The handlers are then restored: a second signal has its usual effect.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -249,7 +265,8 @@ def stopping(run: Stoppable) -> Iterator[None]:
         run.deadline.cancel(grace_s=_IN_FLIGHT_S)
         for each, handler in before.items():
             signal.signal(each, handler)
-        os.write(2, b"\nstopping after the requests in flight; once more to stop at once\n")  # print is not for signal handlers
+        # ``print`` is not safe in a signal handler.
+        os.write(2, b"\nstopping after the requests in flight; repeat to stop at once\n")
 
     for number in before:
         signal.signal(number, stop)

@@ -1,4 +1,4 @@
-"""``journaltrack completion``: the shell's completion, made by click."""
+"""Implement ``journaltrack completion``: print click's completion script."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from journaltrack.cli.output import print_json, write
 @common_options
 @click.pass_context
 def command(ctx: click.Context, shell: str, *, as_json: bool) -> ExitCode:
-    """Print the script that lets SHELL complete commands, options and names of components.
+    """Print the script that lets SHELL complete commands, options and component names.
 
-    Load it from the shell's start-up file, as the examples do; bash must be 4.4 or later.
+    Load it from your shell's start-up file, as the examples do. bash must be 4.4 or later.
     """
     kind = shell_completion.get_completion_class(shell)
     if kind is None:  # pragma: no cover - click has the three

@@ -1,4 +1,4 @@
-"""``journaltrack config``: what is in force, and where each value comes from."""
+"""Implement ``journaltrack config``: show each value and its origin."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 @click.option("--example", is_flag=True, help="Print a file with all keys and their defaults instead.")
 @common.common_options
 def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCode:
-    """Show the configuration in force: the journal and region that commands use, every key, and where each value comes from.
+    """Show the journal, the region and all settings in force, with their origins.
 
-    The file is the one named by --config or JOURNALTRACK_CONFIG, else config.toml in the user's configuration folder.
-    Environment variables (JOURNALTRACK_<KEY>, JOURNALTRACK_WATCH_<KEY>) come before the file, options of a command before both.
+    The file is the one named by --config or JOURNALTRACK_CONFIG, else config.toml in your
+    configuration folder. Environment variables (JOURNALTRACK_<KEY>, JOURNALTRACK_WATCH_<KEY>)
+    override the file. Options of a command override both.
     """
     from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
 
@@ -56,7 +57,7 @@ def command(config_file: str | None, *, example: bool, as_json: bool) -> ExitCod
 
 
 def _journal(loaded: Loaded) -> tuple[str | None, str]:
-    """The default journal's folder, and what names it."""
+    """Return the default journal's folder, and what names it."""
     from journaltrack.errors import InvalidInputError  # noqa: PLC0415
     from journaltrack.util import paths  # noqa: PLC0415 - as above
 
@@ -70,7 +71,7 @@ def _journal(loaded: Loaded) -> tuple[str | None, str]:
 
 
 def _region(loaded: Loaded) -> tuple[str | None, str]:
-    """The region that requests go to, and what names it."""
+    """Return the region that requests go to, and what names it."""
     from journaltrack.app.composition import configured_region  # noqa: PLC0415 - boto3
 
     if loaded.configuration.region is not None:
@@ -83,7 +84,7 @@ def _with_origin(value: str | None, origin: str) -> str:
 
 
 def _without_secrets(value: object) -> object:
-    """A value whose URL has a password in it may be configured, and is not shown."""
+    """Hide the password in a configured URL."""
     return without_secrets(value) if isinstance(value, str) else value
 
 

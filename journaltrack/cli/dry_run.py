@@ -1,6 +1,7 @@
-"""The requests that a sync would make, summed up per component. Contacts nobody, changes nothing.
+"""Sum up the requests that a sync would make, per component.
 
-Memory grows with names of parameters, artifacts and metrics, not with entries.
+Invariants: contacts nobody, changes nothing. Memory grows with the names of parameters, artifacts
+and metrics, not with entries.
 """
 
 from __future__ import annotations
@@ -32,27 +33,28 @@ _NAMES_MAX: Final = 20
 _MODES: Final = {
     "create": "create it",
     "resume": "create it, or attach to it if it exists",
-    "load": "look whether it exists",
-    "job": "look whether its job has created it",
+    "load": "check whether it exists",
+    "job": "check whether its job created it",
 }
 
 
 @dataclass(slots=True)
 class ComponentPlan:
-    """What would be sent for one component.
+    """Say what would be sent for one component.
 
     Attributes:
         component: Its name.
-        entries: That these requests settle.
-        requests: By action.
-        ensure: How its existence would be made sure of: "create", "resume", "load" or "job"; None: it is known to exist.
-        trials: (experiment, trial) to associate it with.
-        uploads: Artifact name and bytes.
-        keys: Names by what they are of: "parameters", "input_artifacts", "output_artifacts".
+        entries: How many entries these requests settle.
+        requests: How many, by action.
+        ensure: How the sync makes sure that it exists: "create", "resume", "load" or "job";
+            None if it is known to exist.
+        trials: (experiment, trial) pairs to associate it with.
+        uploads: Bytes by artifact name.
+        keys: Names by "parameters", "input_artifacts" or "output_artifacts".
         status: Whether its status or times would be set.
         metrics: Points by metric.
-        without_request: Entries that would be settled as they are, by outcome and reason.
-        refused: Requests that the table ``[allow]`` of the configuration forbids, by what it says.
+        without_request: Entries settled without a request, by outcome and reason.
+        refused: Requests that ``[allow]`` in the configuration forbids, by reason.
     """
 
     component: str
@@ -68,7 +70,7 @@ class ComponentPlan:
     refused: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """Return the plan as ``--json`` prints it."""
         return {
             "component": self.component,
             "entries": self.entries,
@@ -89,17 +91,17 @@ class ComponentPlan:
 def plans(
     journal: str | None, options: Options, allow: AllowConfiguration, instead: Mapping[str, str]
 ) -> tuple[str, list[ComponentPlan], JournalAlteredError | None]:
-    """Return the journal's path, what a sync with these options would send first, by component, and why it would not send all.
+    """Return the journal's path, the plans, and why a sync would not send all.
 
     Args:
         journal: Its folder; None: the default journal.
         options: Of the sync.
-        allow: What it may have delivered.
-        instead: Buckets that are replaced.
+        allow: What may be delivered.
+        instead: Buckets to upload to, by the bucket that each replaces.
 
     Raises:
-        NothingMatchesError: It has no such component, or no artifacts for one of the buckets.
-        JournalBehindError: A merge into it was killed.
+        NothingMatchesError: The journal has no such component, or nothing for one of the buckets.
+        JournalBehindError: A merge into the journal was killed.
         JournalError: The journal can't be read.
     """
     rules = Rules(allow, instead)
@@ -123,7 +125,7 @@ def plans(
 
 
 def print_plans(path: str, found: list[ComponentPlan]) -> None:
-    """As lines."""
+    """Print the plans as lines."""
     requests = sum(sum(plan.requests.values()) for plan in found)
     entries = sum(plan.entries for plan in found)
     output.say(
@@ -146,7 +148,8 @@ def _add(plan: ComponentPlan, action: Action, rules: Rules) -> None:
         plan.without_request[f"{action.outcome}: {action.reason}"] += len(action.seqs)
         return
     if isinstance(action, Ensure) and plan.ensure is not None:
-        return  # a later chunk's plan does not know that an earlier one makes it
+        # The plan of a later chunk does not know that an earlier one makes the component.
+        return
     plan.requests[action.action] += 1
     try:
         _look_at(plan.component, action, rules)
@@ -170,7 +173,8 @@ def _add(plan: ComponentPlan, action: Action, rules: Rules) -> None:
 
 def _look_at(component: str, action: Action, rules: Rules) -> None:
     """Raise ``RemoteError`` for a request that is not allowed."""
-    if not isinstance(action, Ensure) or action.mode in {"create", "resume"}:  # to look needs no leave
+    # Looking needs no permission.
+    if not isinstance(action, Ensure) or action.mode in {"create", "resume"}:
         rules.component(component)
     if isinstance(action, Associate):
         rules.association(action.experiment, action.trial)

@@ -1,4 +1,4 @@
-"""The exit codes of every command: the one place where they are defined, and from which the help prints them."""
+"""Define the exit codes of every command, and their meanings for the help."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 class ExitCode(enum.IntEnum):
-    """What a command's exit code says. Stable: scripts depend on it.
+    """Say how a command ended. Stable: scripts depend on the numbers.
 
-    Of several that apply, ``worst`` names the one to return.
+    If several apply, ``worst`` picks the one to return.
     """
 
     OK = 0
@@ -28,7 +28,7 @@ class ExitCode(enum.IntEnum):
 
     @property
     def meaning(self) -> str:
-        """One line for the help."""
+        """Return the meaning in one line, for the help."""
         return _MEANINGS[self]
 
 
@@ -41,10 +41,10 @@ _MEANINGS = {
     ExitCode.HALTED: "stopped by credentials, permission or region; nothing is lost",
     ExitCode.UNREACHABLE: "AWS can't be reached, or the deadline expired",
     ExitCode.LEASE_HELD: "another process reconciles this journal",
-    ExitCode.JOURNAL: "the journal is missing, none, too new, damaged, altered, read-only, behind another copy, or its disk fails",
-    ExitCode.OUTPUT: "what the command prints can't be written: a full disk",
+    ExitCode.JOURNAL: "the journal is missing, not a journal, too new, damaged, altered, read-only, behind another copy, or its disk fails",
+    ExitCode.OUTPUT: "the output can't be written, for example on a full disk",
     ExitCode.INTERRUPTED: "ended by Ctrl-C before everything was delivered",
-    ExitCode.BROKEN_PIPE: "nobody reads any more what the command prints, as with head",
+    ExitCode.BROKEN_PIPE: "the reader of the output is gone, as with head",
     ExitCode.TERMINATED: "ended by SIGTERM before everything was delivered",
 }
 _SEVERITY = (
@@ -65,10 +65,10 @@ _SEVERITY = (
 
 
 def worst(codes: Iterable[ExitCode]) -> ExitCode:
-    """The one to return of several; ``OK`` for none."""
+    """Return the worst of several codes; ``OK`` for none."""
     return max(codes, key=_SEVERITY.index, default=ExitCode.OK)
 
 
 def table() -> str:
-    """All codes with their meanings, a line each."""
+    """Return all codes with their meanings, one per line."""
     return "\n".join(f"  {code.value:>3}  {code.meaning}" for code in ExitCode)

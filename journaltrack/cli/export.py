@@ -1,4 +1,4 @@
-"""``journaltrack export``: metrics or entries as a file for other programs."""
+"""Implement ``journaltrack export``: write metrics or entries to a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ _WHEN = "2h, 3d (ago), 2026-11-03, 2026-11-03T12:00+01:00"
 
 
 class _TerminatedError(BaseException):
-    """SIGTERM: ends the export as Ctrl-C does, so that no half of a file stays behind."""
+    """Signal SIGTERM.
+
+    It ends the export as Ctrl-C does, so that no partial file stays.
+    """
 
 
 @click.command(
@@ -38,10 +41,10 @@ class _TerminatedError(BaseException):
     type=click.Choice(["metrics", "entries"]),
     default="metrics",
     show_default=True,
-    help="Points of metrics, or all that was recorded.",
+    help="The points of metrics, or all entries.",
 )
 @click.option(
-    "--format", "file_format", type=click.Choice(["jsonl", "csv", "parquet"]), help="Without it, as FILE's name ends; jsonl for -."
+    "--format", "file_format", type=click.Choice(["jsonl", "csv", "parquet"]), help="Default: by the ending of FILE; jsonl for -."
 )
 @click.option(
     "-o",
@@ -70,10 +73,13 @@ def command(
     until: int | None,
     as_json: bool,
 ) -> ExitCode:
-    """Write the metrics of JOURNAL, or all that it holds with what became of it, as JSON Lines, CSV or Parquet.
+    """Write the metrics or all entries of JOURNAL as JSON Lines, CSV or Parquet.
 
-    A folder of journals stands for those in it; all go into one FILE, where journal_id tells them apart. FILE gets its name when it is whole. What is recorded after the start is left out; states are as of reading. The columns
-    are in docs/export.md. Reads the journal alone: no network. Changes nothing.
+    A folder of journals stands for those in it. All go into one FILE, where journal_id tells them
+    apart. FILE appears only when it is complete. Entries recorded after the start are left out.
+    States are as of reading.
+
+    docs/export.md describes the columns. The command uses no network and changes nothing.
     """
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.export.exporter import export_selection  # noqa: PLC0415 - SQLAlchemy
@@ -84,9 +90,9 @@ def command(
     if target == _STDOUT:
         file_format = file_format or "jsonl"
         if as_json:
-            raise click.UsageError("--json reports on stdout, where the export goes too: name a file with --output")
+            raise click.UsageError("--json and the export both use stdout; name a file with --output")
         if file_format == "parquet" and output.on_terminal():
-            raise click.UsageError("Parquet is not for terminals: name a file with --output")
+            raise click.UsageError("Parquet can't be printed on a terminal; name a file with --output")
         to = _Terminal() if output.on_terminal() else cast("IO[bytes]", output.Bytes())  # type: ignore[assignment]
     with _terminable() as ended, ProgressView(f"export of {what}") as view:
         try:
@@ -122,23 +128,21 @@ def command(
 
 
 def _tell(made: Sequence[ExportReport]) -> None:
-    """What the rows do not show."""
+    """Say what the rows do not show."""
     removed, unsound = sum(each.removed for each in made), sum(each.unsound for each in made)
     if removed:
         gone = output.plural(removed, "entry")
-        output.say(
-            f"note: {gone} are removed from the journal, on the record, and not in the export; `journaltrack audit` says more", err=True
-        )
+        output.say(f"note: {gone} were pruned from the journal and are not in the export; `journaltrack audit` has the record", err=True)
     if unsound:
-        hint = "the column unsound says what; `journaltrack check` says more about the journal"
-        output.problem("warning", f"in {output.plural(unsound, 'row')} cells were left out that no journaltrack recorded", hint)
+        hint = "the column `unsound` lists them; check the journal with `journaltrack check`"
+        output.problem("warning", f"in {output.plural(unsound, 'row')} cells were left out that journaltrack never records", hint)
 
 
 class _Terminal:
-    """A terminal as a binary stream: what a journal holds can do nothing to it."""
+    """Write to a terminal as a binary stream; escape what could control it."""
 
     def write(self, data: bytes) -> int:
-        """Whole lines."""
+        """Write whole lines."""
         text = data.decode().replace("\r\n", "\n")
         output.say("\n".join(map(output.clean, text.removesuffix("\n").split("\n"))))
         return len(data)
@@ -146,7 +150,7 @@ class _Terminal:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[threading.Event]:
-    """SIGTERM raises ``_TerminatedError`` until the event is set."""
+    """Raise ``_TerminatedError`` on SIGTERM until the event is set."""
     ended = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield ended

@@ -1,4 +1,4 @@
-"""``journaltrack finish``: say how a run ended."""
+"""Implement ``journaltrack finish``: record how a run ended."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     "--status", "ended_as", required=True, type=click.Choice(["Stopped", "Failed", "Completed"], case_sensitive=False), help="How it ended."
 )
 @click.option("--message", metavar="TEXT", help="Why, as SageMaker shows it: one line of at most 1,024 characters.")
-@click.option("--force", is_flag=True, help="Do not warn when the run is alive, or had ended.")
+@click.option("--force", is_flag=True, help="Do not warn if the run is alive or has ended.")
 @common.common_options
 def command(component: str, journals: Journals, *, ended_as: str, message: str | None, force: bool, as_json: bool) -> ExitCode:
-    """Record how the run COMPONENT in JOURNAL ended, with the time of its last entry. Contacts nobody; the next sync delivers it.
+    """Record how the run COMPONENT in JOURNAL ended, with the time of its last entry.
 
-    A sync ends interrupted runs by itself where it can prove that their processes are dead. This is for the others: runs of
-    another host, or of a disk where locks do not work.
+    The command contacts nobody; the next sync delivers the record. A sync ends interrupted runs
+    itself if it can prove that their processes are dead. Use this command for the others: runs of
+    another host, or on a disk without locks.
     """
     from journaltrack.tracking.finish import finish  # noqa: PLC0415 - opens journals
 
@@ -43,5 +44,5 @@ def command(component: str, journals: Journals, *, ended_as: str, message: str |
         output.problem("warning", f"the run had ended as {done.replaced}; this replaces it", "both stay in the journal")
     if done.is_alive and not force and done.before is not None:
         process = f"process {done.before.pid} on {done.before.host}"
-        output.problem("warning", f"the run is alive: {process} began it", "what it records later counts, its status at the end too")
+        output.problem("warning", f"the run is alive: {process} began it", "what it records later counts, including its final status")
     return ExitCode.OK

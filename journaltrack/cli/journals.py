@@ -1,7 +1,8 @@
-"""Which journals a command is about: how they are named, and an answer for each with one exit code and one JSON document.
+"""Find the journals that a command is about, and combine the answers about each.
 
-Every command takes them in the same way: ``[JOURNAL]...``, ``-j JOURNAL`` as often as you like, and a
-folder of journals for those in it. A command that can be about one only says which it found.
+Every command takes journals in the same way: ``[JOURNAL]...``, ``-j JOURNAL`` any number of times,
+and a folder of journals for those in it. Several journals give one exit code and one JSON
+document. A command that takes only one journal says which ones it found.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from journaltrack.errors import JournaltrackError, NothingMatchesError
 from journaltrack.util import patterns
 
 Form: TypeAlias = Literal["document", "lines", "list"] | None
-"""What a command prints of JSON: a document of each journal, a line of each of its things; None: none."""
+"""The JSON that a command prints: one document per journal, one line per item, or none (None)."""
 _LISTED_MAX = 5
 
 
 class Journals:
-    """The journals on a command line.
+    """Hold the journals named on a command line.
 
     Args:
-        named: As they were named; none: the default journal is meant.
+        named: As they were named; none: the default journal.
     """
 
     def __init__(self, named: Sequence[str]) -> None:
@@ -34,7 +35,7 @@ class Journals:
 
     @functools.cached_property
     def _found(self) -> dict[str | None, bool]:
-        """Each journal, and whether it stands for the folder that it was found in."""
+        """Return each journal, and whether it was found in a folder of journals."""
         from journaltrack.util import paths  # noqa: PLC0415 - shell completion imports this module
         from journaltrack.watch.folders import journals_in  # noqa: PLC0415
 
@@ -47,19 +48,25 @@ class Journals:
 
     @property
     def folders(self) -> tuple[str | None, ...]:
-        """Each once, with those in a folder of journals in its place; None is the default journal."""
+        """Return each journal once; None is the default journal.
+
+        A folder of journals is replaced by the journals in it.
+        """
         return tuple(self._found)
 
     @property
     def are_several(self) -> bool:
-        """Whether several were named, or a folder of journals, be it with one: ``--json`` prints a list."""
+        """Return whether several were named, or a folder of journals.
+
+        A folder counts even if it has one journal. ``--json`` prints a list then.
+        """
         return len(self._found) > 1 or any(self._found.values())
 
     def only(self, command: str | None = None) -> str | None:
-        """Return the one journal of a command that can be about one only; None for the default.
+        """Return the journal of a command that takes only one; None for the default.
 
         Args:
-            command: How the message names it; None: as it was called.
+            command: The command's name in the message; None: as it was called.
 
         Raises:
             click.UsageError: There are several.
@@ -75,7 +82,7 @@ class Journals:
 
 
 def about_journals(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``[JOURNAL]...`` and ``-j JOURNAL``, which it gets as ``journals``."""
+    """Add ``[JOURNAL]...`` and ``-j JOURNAL``; the command gets them as ``journals``."""
 
     @functools.wraps(command)
     def with_journals(*args: Any, arguments: tuple[str, ...], options: tuple[str, ...], **others: Any) -> Any:  # noqa: ANN401 - click's
@@ -102,16 +109,17 @@ def each(
     has_ended: Callable[[], object] = lambda: False,
     final: Callable[[ExitCode], ExitCode] = lambda code: code,
 ) -> ExitCode:
-    """Have every journal answered, one after the other; what is wrong with one does not keep the others.
+    """Answer for every journal in turn; a problem with one does not stop the others.
 
-    A filter must name something in one of them. Where it names nothing, but does in another, that is said, and no failure.
+    A filter must name something in at least one journal. Journals in which it names nothing are
+    listed, and are not a failure.
 
     Args:
-        journals: About which.
-        answer: Prints about one, and returns its exit code.
-        as_json: What it prints of JSON; "list": a list also of a single journal.
-        has_ended: Whether to leave out those that are left.
-        final: The exit code to end with, from the worst one.
+        journals: Which journals.
+        answer: Prints about one journal and returns its exit code.
+        as_json: The JSON that it prints; "list": a list even for a single journal.
+        has_ended: Returns whether to leave out the remaining journals.
+        final: Maps the worst exit code to the one to return.
     """
     if not journals.are_several and as_json != "list":
         return final(answer(journals.folders[0]))
@@ -145,15 +153,18 @@ def each(
 
 
 def _tell_unnamed(errors: Sequence[NothingMatchesError], journals: int) -> None:
-    """Say once what a filter names in some of the journals only."""
+    """Say once what a filter names only in some of the journals."""
     if len(errors) == 1:
         output.problem("note", errors[0].message)
     elif errors:
-        output.problem("note", f"{len(errors)} of {journals} journals have nothing that the filter names")
+        output.problem("note", f"{len(errors)} of {journals} journals have nothing that matches the filter")
 
 
 def _named_nowhere(errors: Sequence[NothingMatchesError]) -> list[dict[str, Any]]:
-    """Say once that a filter names nothing in any journal; the error of the journal with something near."""
+    """Report once that a filter names nothing in any journal.
+
+    Of the journals' errors, prefer one with a suggestion.
+    """
     error = next((each for each in errors if each.hint.startswith(patterns.PERHAPS)), errors[0])
     common.report_error(error, verbose=common.is_verbose())
     if len(errors) > 1:

@@ -1,4 +1,7 @@
-"""``journaltrack status --watch``: where journals stand, again and again: a table on a terminal, lines elsewhere, JSON lines for monitors."""
+"""Implement ``journaltrack status --watch``: show the status repeatedly.
+
+It prints a table on a terminal, lines elsewhere, and JSON lines for monitors.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +33,15 @@ _WINDOW: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One journal at one look.
+    """Describe one journal at one look.
 
     Attributes:
         journal: Its folder.
-        status: None when it can't be read: ``error`` says why.
+        status: None if it can't be read; ``error`` says why.
         rate_per_s: Entries settled per second over the last looks; None at the first.
-        watcher: What a living watcher tells of it, see ``health``; None when none watches it.
-        endpoint: The same of the endpoint.
-        error: What is wrong with it, with what to do about it; what is wrong with the endpoint is in ``endpoint``.
+        watcher: What a living watcher reports of it, see ``health``; None if none watches it.
+        endpoint: What that watcher reports of the endpoint.
+        error: What is wrong with the journal, with a hint. Problems of the endpoint are not here.
     """
 
     journal: str
@@ -50,28 +53,28 @@ class Row:
 
     @property
     def waits(self) -> bool:
-        """Whether anything of it is to be delivered."""
+        """Return whether anything of it waits for delivery."""
         return self.status is not None and bool(self.status.pending or self.status.in_flight)
 
     @property
     def in_trouble(self) -> bool:
-        """Whether somebody should look at it."""
+        """Return whether somebody should look at it."""
         problems = self.status is None or self.status.quarantined or self.status.in_doubt
         return self.error is not None or bool(problems)
 
     @property
     def urgency(self) -> tuple[bool, bool, bool]:
-        """Those that can't be read or delivered sort first, then those with problems, then those that wait."""
+        """Sort by urgency: undeliverable first, then problems, then waiting ones."""
         return (self.error is None, not self.in_trouble, not self.waits)
 
     @property
     def style(self) -> str:
-        """The colour of its line."""
+        """Return the colour of its line."""
         return "red" if self.in_trouble else "yellow" if self.waits else ""
 
     @property
     def next_attempt(self) -> float | None:
-        """Seconds since the epoch; None when nothing waits, or nobody watches."""
+        """Return seconds since the epoch; None if nothing waits or nobody watches."""
         if self.watcher is None or self.status is None or not self.status.pending:
             return None
         at = self.watcher.get("next_attempt") or (self.endpoint or {}).get("next_probe")
@@ -79,7 +82,7 @@ class Row:
 
 
 class _Rates:
-    """Entries settled per second, from one look to the next."""
+    """Measure entries settled per second, from one look to the next."""
 
     def __init__(self) -> None:
         self._seen: dict[str, list[tuple[float, int]]] = {}
@@ -94,7 +97,7 @@ class _Rates:
 
 
 def show(journals: Sequence[str | None], *, health_files: Sequence[Path], interval_s: float, count: int | None, as_json: bool) -> ExitCode:
-    """Show them until Ctrl-C, or ``count`` times."""
+    """Show the journals until Ctrl-C, or ``count`` times."""
     rates, never, looks = _Rates(), threading.Event(), 0
     with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
         live: Any = None
@@ -119,7 +122,7 @@ def show(journals: Sequence[str | None], *, health_files: Sequence[Path], interv
 
 
 def look(journals: Sequence[str | None], rates: _Rates, health_files: Sequence[Path] = ()) -> list[Row]:
-    """Every journal as it is now, those in trouble first."""
+    """Return every journal as it is now, those in trouble first."""
     watched: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
     for state in health.living(health_files):
         for told in state["journals"]:
@@ -138,7 +141,7 @@ def look(journals: Sequence[str | None], rates: _Rates, health_files: Sequence[P
 
 
 def to_json(rows: Sequence[Row]) -> dict[str, Any]:
-    """One look as JSON; times are seconds since the epoch."""
+    """Return one look as JSON; times are seconds since the epoch."""
     return {
         "at": round(time.time(), 3),
         "totals": {**_totals(rows), "journals": len(rows), "in_trouble": sum(row.in_trouble for row in rows)},
@@ -160,13 +163,16 @@ def to_json(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _outage(row: Row) -> Mapping[str, Any] | None:
-    """Why the endpoint does not take what is pending."""
+    """Return why the endpoint does not take what is pending."""
     error = (row.endpoint or {}).get("error")
     return error if isinstance(error, dict) and row.waits else None
 
 
 def _error_of(found: JournalStatus, told: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The journal's own trouble: what keeps it waiting now, else what it says of its last request while something is pending."""
+    """Return the journal's own problem.
+
+    That is what keeps it waiting now, else its last failed request while something is pending.
+    """
     waits = bool(found.pending or found.in_flight)
     error = (told or {}).get("last_error")
     if isinstance(error, dict) and waits:
@@ -187,7 +193,7 @@ def _totals(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def _endpoints(rows: Sequence[Row]) -> list[Mapping[str, Any]]:
-    """What the watchers of these journals tell of their endpoints, each once."""
+    """Return what the watchers of these journals report of their endpoints, each once."""
     found: list[Mapping[str, Any]] = []
     for row in rows:
         if row.endpoint and row.endpoint not in found:
@@ -196,7 +202,7 @@ def _endpoints(rows: Sequence[Row]) -> list[Mapping[str, Any]]:
 
 
 def _lines(rows: Sequence[Row], width: int | None = None) -> list[tuple[str, str]]:
-    """A look, escaped: each line with its style; one line for each journal, whatever the width."""
+    """Return the lines of a look, escaped, each with its style; one line per journal."""
     totals = _totals(rows)
     troubled = sum(row.in_trouble for row in rows)
     counts = [f"{totals['pending']} pending"]
@@ -216,7 +222,7 @@ def _lines(rows: Sequence[Row], width: int | None = None) -> list[tuple[str, str
 
 
 def _of_endpoint(endpoint: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Whether it answers and, if not, when it is asked next, why, and what to do."""
+    """Describe the endpoint; if it is down, say why and when it is asked next."""
     error, at = endpoint.get("error"), endpoint.get("next_probe")
     if endpoint.get("up"):
         return [("endpoint: up", "green")]
@@ -252,7 +258,7 @@ def _cells(row: Row) -> tuple[object, ...]:
 
 
 def _errors(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """What is wrong with journals, each thing once, with how many have it and what to do."""
+    """Return each problem of the journals once, with how many have it and what to do."""
     by_text: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row.error is not None:

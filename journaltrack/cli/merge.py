@@ -1,4 +1,4 @@
-"""``journaltrack merge``: several journals, or copies of one, into one."""
+"""Implement ``journaltrack merge``: merge journals or copies into one."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ _LISTED_MAX = 5
 )
 @about_journals
 @click.option(
-    "--into", "target", metavar="TARGET", required=True, type=click.Path(), help="The journal that gets all; made if there is none."
+    "--into", "target", metavar="TARGET", required=True, type=click.Path(), help="The journal to merge into; created if it is missing."
 )
 @common.common_options
 def command(journals: Journals, *, target: str, as_json: bool) -> ExitCode:
-    """Bring the entries, receipts and artifacts of each JOURNAL into TARGET: of a fleet of nodes, or of copies of one journal.
+    """Merge the entries, receipts and artifacts of each JOURNAL into TARGET.
 
-    The journals are not changed, and may be written to meanwhile: merging again brings the rest. An entry is the same if the
-    process that recorded it and its place there are; what was delivered is not sent again. Training may go on in TARGET.
+    The journals may come from a fleet of nodes, or be copies of one journal. They are not changed,
+    and may be written to meanwhile: merge again to bring the rest. No entry is merged twice, and
+    what was delivered is not sent again. Training may go on in TARGET.
     """
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.merge import merge  # noqa: PLC0415 - SQLAlchemy
@@ -62,8 +63,6 @@ def _print(done: MergeReport) -> None:
         if source.blobs_missing:
             shown = ", ".join(source.blobs_missing[:_LISTED_MAX]) + (", ..." if len(source.blobs_missing) > _LISTED_MAX else "")
             message = f"{source.journal} lacks {output.plural(len(source.blobs_missing), 'artifact')} that it names: {shown}"
-            output.problem(
-                "warning", message, "`journaltrack check --repair --restore-from FOLDER` takes them from elsewhere; merge again then"
-            )
+            output.problem("warning", message, "`journaltrack check --repair --restore-from FOLDER` restores them; then merge again")
     made = "made" if done.created else ("changed" if done.changed else "nothing new")
     output.say(f"{output.clean(done.journal)}: {made}; {output.plural(done.entries, 'entry')}, {done.pending} pending")

@@ -1,11 +1,11 @@
-"""How the command line writes: escaped text, aligned lines, tables and colours on a terminal alone.
+"""Write the command line's output: escaped, aligned and coloured.
 
-Into a pipe a line is as long as it is, so that one line is one thing to grep for. On a terminal every
-line fits: it breaks between words (a path or URI after a slash), never inside a number, a time or a
-digest, and a table too wide for that leaves out its least important columns, or has a paragraph a row.
+In a pipe, lines are not folded: one line is one thing to grep for. On a terminal every line fits.
+It breaks between words (a path or URI after a slash), never inside a number, a time or a digest. A
+table that is too wide leaves out its least important columns, or prints one paragraph per row.
 
-Invariant: nothing from a journal or a remote reaches the terminal except through ``clean``; rich is
-imported only for what moves on a terminal, with its markup off.
+Invariants: nothing from a journal or a remote reaches the terminal except through ``clean``. rich
+is imported only for what moves on a terminal, with its markup off.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_WIDTH: Final = 80
-"""Of a line that is to fit where it is not known who reads it."""
+"""Width of lines that should fit when the reader's width is unknown."""
 DIGEST_CHARS: Final = 12
-"""Of a digest on a terminal: enough to tell it from others by eye."""
+"""Characters of a digest on a terminal: enough to compare by eye."""
 _SEPARATOR: Final = "  "
 _CELL_CHARS_MAX: Final = 3_000
 _CELL_CHARS_MIN: Final = 8
@@ -52,10 +52,10 @@ _STYLES: Final = {"quarantined": "red", "in doubt": "red", "pending": "yellow", 
 
 
 class UnheardError(Exception):
-    """What the command prints can't be written; what it prints from now on is dropped.
+    """Report that the output can't be written; later output is dropped.
 
     Args:
-        reason: The system's.
+        reason: The system's error.
     """
 
     def __init__(self, reason: OSError) -> None:
@@ -68,7 +68,10 @@ _going_on: Final[list[list[UnheardError]]] = []
 
 @contextlib.contextmanager
 def going_on() -> Iterator[list[UnheardError]]:
-    """For commands that do more than print: inside, what can't be printed ends nothing, and is in the list."""
+    """Collect write errors instead of raising them.
+
+    This is for commands that do more than print.
+    """
     _going_on.append([])
     try:
         yield _going_on[-1]
@@ -81,7 +84,10 @@ _collected: Final[list[tuple[str, list[Any]]]] = []
 
 @contextlib.contextmanager
 def collected(journal: str, documents: list[Any]) -> Iterator[None]:
-    """For answers about one of several journals: documents go into the list, and lines of JSON name the journal."""
+    """Collect JSON documents about one of several journals.
+
+    Lines of JSON are not collected, and name the journal.
+    """
     _collected.append((journal, documents))
     try:
         yield
@@ -90,40 +96,44 @@ def collected(journal: str, documents: list[Any]) -> Iterator[None]:
 
 
 def with_streams() -> None:
-    """Give this process the standard streams that it was started without (``>&-``)."""
+    """Open null streams in place of standard streams that are closed (``>&-``)."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
 
 
 def _discard(stream: IO[str]) -> None:
-    """Send what a stream still holds, and what comes, nowhere: Python would fail over it once more at exit."""
-    with contextlib.suppress(OSError, ValueError):  # without a descriptor: nothing is left to be written
+    """Drop what a stream still holds and what comes.
+
+    Else Python would fail again at exit.
+    """
+    # Without a descriptor nothing is left to write.
+    with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 
 def unheard(stream: IO[str], error: OSError) -> UnheardError:
-    """What it means that a standard stream can't be written; what it still holds, and what comes, is dropped."""
+    """Drop the rest of a standard stream's output, and return the error to raise."""
     _discard(stream)
     return UnheardError(error)
 
 
 def is_of_click(error: OSError) -> bool:
-    """Whether it was raised where click itself prints: help, versions, what it says of wrong usage."""
+    """Return whether click raised it while it printed help, a version or wrong usage."""
     return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 class Bytes(io.RawIOBase):
-    """Standard output as a binary stream that an export may go to."""
+    """Give standard output as a binary stream, for an export."""
 
     def writable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def write(self, data: Any) -> int:  # noqa: ANN401 - any buffer
-        """All of it, or ``UnheardError``."""
+        """Write all of it, or raise ``UnheardError``."""
         try:
             sys.stdout.buffer.write(data)
         except OSError as error:
@@ -131,7 +141,7 @@ class Bytes(io.RawIOBase):
         return len(data)
 
     def flush(self) -> None:
-        """So far."""
+        """Flush what was written, or raise ``UnheardError``."""
         try:
             sys.stdout.flush()
         except OSError as error:
@@ -139,45 +149,45 @@ class Bytes(io.RawIOBase):
 
 
 def clean(value: object) -> str:
-    """A value as text on one line that can do nothing to a terminal.
+    """Return a value as text on one line that can't control a terminal.
 
-    What is not printable is escaped, see ``errors.printable``; ``--json`` has the exact text.
+    Unprintable characters are escaped, see ``errors.printable``. ``--json`` has the exact text.
     """
     return printable(value if isinstance(value, str) else str(value))
 
 
 def cell(value: object) -> str:
-    """A value in a table: "-" for none, and never so long that a column of it fills the memory."""
+    """Return a value as a table cell: "-" for none, cut to bound a column's memory."""
     return "-" if value is None or value == "" else clean(cut(value, _CELL_CHARS_MAX))
 
 
 def cut(value: object, chars_max: int = 300) -> str:
-    """A value as text of at most ``chars_max`` characters."""
+    """Return a value as text of at most ``chars_max`` characters."""
     text = value if isinstance(value, str) else str(value)
     return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
 
 
 def end_of(text: str, chars_max: int) -> str:
-    """Of a long path its end, which tells it from others."""
+    """Cut a long path to its end, which tells it from others."""
     return text if len(text) <= chars_max else "…" + text[1 - chars_max :]
 
 
 def moment(time_ns: object) -> str:
-    """Nanoseconds since the epoch as UTC to the second, in one word."""
+    """Format nanoseconds since the epoch as UTC, to the second, in one word."""
     from journaltrack.journal.view import iso_seconds  # noqa: PLC0415 - imports SQLAlchemy
 
     return iso_seconds(time_ns) or "-"
 
 
 def instant(time_ns: object) -> str:
-    """The same to the microsecond, for what is told apart by it."""
+    """Format nanoseconds since the epoch as UTC, to the microsecond."""
     from journaltrack.journal.view import iso  # noqa: PLC0415 - imports SQLAlchemy
 
     return iso(time_ns) or "-"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: "3 h 12 min"."""
+    """Format seconds for people: "3 h 12 min"."""
     if seconds < 10:  # noqa: PLR2004
         return f"{seconds:.1f} s"
     whole = int(seconds)
@@ -187,7 +197,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count_bytes: float) -> str:
-    """Bytes in decimal units."""
+    """Format bytes in decimal units."""
     amount = min(max(float(count_bytes), 0.0), 1e30)
     for unit in _UNITS[:-1]:
         if amount < 1000:  # noqa: PLR2004
@@ -197,20 +207,20 @@ def size(count_bytes: float) -> str:
 
 
 def digest(sha256: object) -> str:
-    """Return a digest as a person compares it: short on a terminal, whole elsewhere."""
+    """Return a digest: short on a terminal, whole elsewhere."""
     text = str(sha256)
     return text[:DIGEST_CHARS] if on_terminal() else text
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:
-    """A count with its noun: 1 entry, 2 entries."""
+    """Return a count with its noun: 1 entry, 2 entries."""
     if count == 1:
         return f"1 {one}"
     return f"{count} {many or (one[:-1] + 'ies' if one.endswith('y') else one + 's')}"
 
 
 def say(text: str = "", *, err: bool = False, style: str | None = None) -> None:
-    """Write lines of ours; what they quote has been through ``clean``."""
+    """Write our own lines; text that they quote must have passed ``clean``."""
     if on_terminal(err=err):
         width = line_width(err=err)
         text = _painted("\n".join(line for each in text.split("\n") for line in _folded(each, width)), style, err=err)
@@ -218,7 +228,7 @@ def say(text: str = "", *, err: bool = False, style: str | None = None) -> None:
 
 
 def write(text: str, *, err: bool = False) -> None:
-    """Write lines as they are, however long."""
+    """Write lines as they are, without folding."""
     stream: IO[str] = sys.stderr if err else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
@@ -233,7 +243,7 @@ def write(text: str, *, err: bool = False) -> None:
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON
-    """One JSON document on stdout, in ASCII: safe whatever the terminal or the locale."""
+    """Print one JSON document in ASCII, which every terminal and locale can show."""
     if _collected:
         _collected[-1][1].append(value)
     else:
@@ -241,57 +251,63 @@ def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON
 
 
 def print_json_line(value: Any) -> None:  # noqa: ANN401 - any JSON
-    """One JSON document on one line of stdout."""
+    """Print one JSON document on one line."""
     if _collected:
         value = {"journal": _collected[-1][0], **value}
     write(json.dumps(value, allow_nan=False))
 
 
 def problem(word: str, message: object, hint: str = "") -> None:
-    """``error: ...`` and ``hint: ...`` on stderr."""
+    """Print ``error: ...`` and ``hint: ...`` on stderr."""
     say(f"{word}: {clean(message)}", err=True, style="red" if word == "error" else None)
     if hint:
         say(f"hint: {clean(hint)}", err=True)
 
 
 def line_width(*, err: bool = False) -> int:
-    """How long a line may be: that of the terminal, or ``PLAIN_WIDTH``."""
+    """Return the width of the terminal, or ``PLAIN_WIDTH``."""
     return max(_WIDTH_MIN, shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns) if on_terminal(err=err) else PLAIN_WIDTH
 
 
 def on_terminal(*, err: bool = False) -> bool:
-    """Whether a person reads it."""
+    """Return whether the stream is a terminal."""
     return (sys.stderr if err else sys.stdout).isatty()
 
 
 def terminal(*, err: bool = False) -> Console:
-    """A console for what moves; honours NO_COLOR. Only for text that has been through ``clean``."""
+    """Return a console for what moves; it honours NO_COLOR.
+
+    Print only text that passed ``clean``.
+    """
     from rich.console import Console  # noqa: PLC0415 - 60 ms, and only for a terminal
 
     return Console(stderr=err, markup=False, emoji=False, highlight=False)
 
 
 def _painted(text: str, style: str | None, *, err: bool = False) -> str:
-    """Text in a colour, on a terminal that is to have colours."""
+    """Colour a text, on a terminal that wants colours."""
     if style is None or not on_terminal(err=err) or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     return click.style(text, bold=True) if style == "bold" else click.style(text, fg=style)
 
 
 def columns_of(text: str) -> int:
-    """How many columns of a terminal a text takes, without its colours."""
+    """Return how many terminal columns a text takes, without its colours."""
     if text.isascii():
         return len(_COLOUR.sub("", text)) if "\x1b" in text else len(text)
     return sum(2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in _COLOUR.sub("", text))
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Break a text into lines of so many columns: between words, and after a slash or colon in a word that fits no line."""
+    """Break a text into lines of at most ``width`` columns.
+
+    Break between words; in a word that fits no line, break after a slash or colon.
+    """
     return _filled(text.split(), " ", width)
 
 
 def _filled(items: Sequence[str], between: str, width: int) -> list[str]:
-    """Lines of whole items; an item that fits no line is broken between its words, and such a word in its parts."""
+    """Fill lines with whole items; break an item only if it fits no line."""
     lines, line = [], ""
     for item in items:
         if line and columns_of(f"{line}{between}{item}") <= width:
@@ -316,7 +332,7 @@ def _parts(word: str, width: int) -> list[str]:
 
 
 def _folded(line: str, width: int) -> list[str]:
-    """A line of text as lines that fit, indented as it is and a little more."""
+    """Fold a line so that it fits; continuation lines are indented a little more."""
     if columns_of(line) <= width:
         return [line]
     indent = line[: len(line) - len(line.lstrip(" "))]
@@ -325,7 +341,7 @@ def _folded(line: str, width: int) -> list[str]:
 
 
 def fields(rows: Sequence[tuple[str, object]], indent: str = "") -> None:
-    """Labels and values, aligned; both are escaped here."""
+    """Print labels and values, aligned. Both are escaped here."""
     rows = [(clean(cut(label, _LABEL_CHARS_MAX)), value) for label, value in rows]
     width = max((len(label) for label, _ in rows), default=0)
     beside = len(indent) + width + len(_SEPARATOR)
@@ -346,15 +362,17 @@ def table(
     *,
     spare: Sequence[str] = (),
 ) -> bool:
-    """A table with a title; nothing when there are no rows. Cells are escaped here.
+    """Print a table with a title, or nothing if there are no rows.
+
+    Cells are escaped here.
 
     Args:
-        title: Above it.
+        title: Printed above it.
         columns: Their names.
-        rows: A value for each column.
-        width: Cut long cells so that a line has at most so many characters; None: leave them whole.
+        rows: One value per column.
+        width: Cut long cells to fit lines of this many characters; None: leave them whole.
         whole: Columns whose cells are never cut.
-        spare: Columns that a terminal too narrow for all of them goes without, the first one first.
+        spare: Columns that a narrow terminal leaves out, the first one first.
 
     Returns:
         Whether something was cut.
@@ -376,7 +394,10 @@ def table(
 
 
 def _fit(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], spare: Sequence[str]) -> None:
-    """Print a table so that each line fits the terminal: in columns with as many of them as there is room for, else a paragraph a row."""
+    """Print a table that fits the terminal.
+
+    Print as many columns as fit; if not even those fit, print one paragraph per row.
+    """
     room = line_width() - len(_SEPARATOR)
     left_out: set[str] = set()
     for next_out in (None, *spare):
@@ -394,7 +415,10 @@ def _fit(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence
 
 
 def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
-    """How wide each column is, if the words of its cells fit at all: those of long texts are narrowed alike."""
+    """Return the columns' widths; None if the words of their cells do not fit.
+
+    Columns of long texts are narrowed alike.
+    """
     columns = list(zip(*rows, strict=True))
     natural = [max(map(columns_of, column)) for column in columns]
     least = [max(columns_of(part) for text in column for part in _STEPS.findall(text) or [text]) for column in columns]
@@ -423,9 +447,10 @@ def _padded(text: str, width: int, *, at_right: bool, painted: bool) -> str:
 def fitted(
     columns: Sequence[str], cells: list[list[str]], width: int, whole: AbstractSet[str] = frozenset(), least: int = _CELL_CHARS_MIN
 ) -> list[list[str]]:
-    """Cells of a table in lines of at most so many characters: those of the widest columns are cut, but for ``whole`` ones.
+    """Cut the widest columns so that lines have at most ``width`` characters.
 
-    No column is cut to less than ``least`` characters, even if the line does not fit then.
+    ``whole`` columns are not cut, and none to less than ``least`` characters, even if the line
+    does not fit then.
     """
     widths = {name: max(map(len, column)) for name, *column in zip(columns, columns, *cells, strict=True)}
     room = width - len(_SEPARATOR) * len(columns) - sum(widths[name] for name in whole)
@@ -445,15 +470,17 @@ def listing(
     texts: AbstractSet[str] = frozenset(),
     spare: Sequence[str] = (),
 ) -> None:
-    """Rows in columns as they come, in constant memory; on a terminal, where they are few, in lines that fit. Cells are escaped here.
+    """Print rows in columns as they come, in constant memory. Cells are escaped here.
+
+    On a terminal, where they are few, lines fit.
 
     Args:
         columns: Their names.
         right: Columns of numbers.
-        rows: A value for each column.
-        nothing: What to say when there are none.
-        texts: Columns that are cut on a terminal, where they are too long.
-        spare: Columns that a terminal too narrow for all of them goes without, the first one first.
+        rows: One value per column.
+        nothing: What to print if there are no rows.
+        texts: Columns that a terminal cuts if they are too long.
+        spare: Columns that a narrow terminal leaves out, the first one first.
     """
     widths = [len(name) for name in columns]
     at_right = [name in right for name in columns]
@@ -473,7 +500,7 @@ def listing(
 def _list_briefly(
     columns: Sequence[str], right: AbstractSet[str], cells: Sequence[list[str]], texts: AbstractSet[str], spare: Sequence[str]
 ) -> None:
-    """As many columns as fit with texts of a readable length."""
+    """Choose as many columns as fit with texts of a readable length."""
     width = line_width()
     for left_out in range(len(spare) + 1):
         kept = [place for place, name in enumerate(columns) if name not in spare[:left_out]]
@@ -486,13 +513,16 @@ def _list_briefly(
             break
     write("\n".join(lines))
     if left_out or shown != whole:
-        say("hint: what is cut or left out is whole with --json, and in `journaltrack audit entry N`", err=True)
+        say("hint: --json and `journaltrack audit entry N` show what is cut or left out", err=True)
 
 
 def aligned(
     cells: Sequence[Sequence[str]], right: Sequence[bool], widths: list[int] | None = None, *, painted: bool = False
 ) -> Iterator[str]:
-    """Lines of cells in columns. ``widths`` are least widths, and grow with what is written; ``painted``: states in their colours."""
+    """Align cells into lines.
+
+    ``widths`` are minimum widths and grow with what is written. ``painted`` colours the states.
+    """
     widths = widths if widths is not None else [0] * len(right)
     for row in cells:
         widths[:] = [max(width, columns_of(text)) for width, text in zip(widths, row, strict=True)]
@@ -502,6 +532,6 @@ def aligned(
 
 
 def error_json(error: BaseException, code: int) -> Mapping[str, object]:
-    """An error as every command's ``--json`` reports it."""
+    """Return an error as every command's ``--json`` reports it."""
     message = getattr(error, "message", None) or without_secrets(f"{type(error).__name__}: {error}")
     return {"error": {"type": type(error).__name__, "message": message, "hint": getattr(error, "hint", "")}, "exit_code": int(code)}

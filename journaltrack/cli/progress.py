@@ -1,4 +1,4 @@
-"""How far a sync is: a bar on a terminal, plain lines elsewhere; both on stderr, so that stdout is for results."""
+"""Show a sync's progress on stderr: a bar on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from journaltrack.replay.pass_report import Progress
 
 EVERY_S: Final = 5.0
-"""A plain line at most so often, and only after so long: short syncs say nothing but their summary."""
+"""Seconds between plain lines, and before the first: short syncs print only their summary."""
 BYTES: Final = "bytes"
 """The unit that is shown as kB, MB, ..."""
 _LABEL_CHARS_MIN: Final = 12
 _BESIDE_CHARS: Final = 55
-"""What the bar, the amounts, the speed and the time left take."""
+"""Columns that the amounts, the speed and the time left take beside the bar."""
 _BAR_EVERY_S: Final = 0.05
-"""Drawing a bar costs more than copying what it shows."""
+"""Seconds between drawings: drawing a bar costs more than copying what it shows."""
 
 
 class ProgressView:
-    """Shows the progress of one pass; call it with each ``Progress``.
+    """Show the progress of one pass; call it with each ``Progress``.
 
     Args:
         label: What is synced; escaped here.
         unit: What is counted; ``BYTES`` are shown in larger units.
-        monotonic: Seconds.
+        monotonic: Clock in seconds.
     """
 
     def __init__(self, label: str, *, unit: str = "entries", monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -40,7 +40,8 @@ class ProgressView:
         self._unit = unit
         self._monotonic = monotonic
         self._started = self._told = monotonic()
-        self._before: int | None = None  # settled before the pass made its first request: not this pass's speed
+        # Settled before this pass's first request: not part of its speed.
+        self._before: int | None = None
         self._bar: Any = None
         self._task: TaskID | None = None
 
@@ -65,7 +66,7 @@ class ProgressView:
             self._bar.stop()
 
     def __call__(self, progress: Progress) -> None:
-        """Show it."""
+        """Show the progress."""
         now = self._monotonic()
         if self._before is None:
             self._before = progress.done
@@ -89,7 +90,7 @@ class ProgressView:
 
 
 def line(label: str, settled: int, total: int, rate: float, unit: str = "entries") -> str:
-    """Progress as one line of text: how much, how fast, how long still."""
+    """Return progress as one line: how much, how fast, how long still."""
     left = f", about {output.duration((total - settled) / rate)} left" if rate > 0 else ""
     how_much = f"{settled} of {total} {unit}"
     how_fast = f"{rate:.0f}"

@@ -1,4 +1,4 @@
-"""``journaltrack prune``: removes what was delivered long ago, on the record."""
+"""Implement ``journaltrack prune``: remove what was delivered long ago."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _WHEN = "30d (ago), 2026-11-03, 2026-11-03T12:00+01:00"
     "--archive", metavar="FILE", type=click.Path(), help="First export what is removed to FILE, as its name says: .jsonl, .csv, .parquet."
 )
 @common.component_option
-@click.option("--no-compact", is_flag=True, help="Leave the freed pages inside of the file.")
-@click.option("--dry-run", is_flag=True, help="Say what would go, what stays, and why; change nothing, contact nobody.")
-@click.option("--unasked", is_flag=True, help="Do not ask SageMaker and S3 for what goes: believe the journal's record of deliveries.")
+@click.option("--no-compact", is_flag=True, help="Keep the freed pages in the database file.")
+@click.option("--dry-run", is_flag=True, help="Show what would go, what stays, and why. Change nothing, contact nobody.")
+@click.option("--unasked", is_flag=True, help="Do not ask SageMaker and S3: trust the journal's record of deliveries.")
 @click.option(
     "--trust",
     metavar="ID",
     multiple=True,
-    help='Believe what this bundle, file of receipts or journal (by its id, as audit names it) says was delivered; or "all". May be repeated.',
+    help='Trust deliveries that this bundle, receipts file or journal claims (its id, from audit), or "all". May be repeated.',
 )
 @common.connection_options
 @common.common_options
@@ -63,13 +63,17 @@ def command(
     endpoint_url: str | None,
     as_json: bool,
 ) -> ExitCode:
-    """Remove from JOURNAL what was delivered before a time; what is not delivered stays, whatever is asked for.
+    """Remove entries of JOURNAL that were delivered before a time.
 
-    SageMaker and S3 are asked first, as `check --remote` does: of a component of which something but its status is missing or different nothing goes, nor does an
-    artifact that S3 does not have. If they can't be asked, nothing goes at all (exit code 5 or 6).
+    Undelivered entries always stay.
 
-    Of a component stays what it is continued and shown from: how it came to be, its status, the last value of each name, the sums of its
-    metrics. What is removed is recorded, and the chains of digests hold across it. See docs/retention.md.
+    The command first asks SageMaker and S3, as `check --remote` does. A component stays whole if
+    anything but its status is missing or different there. An artifact stays if S3 does not have
+    it. If AWS can't be asked, nothing is removed (exit code 5 or 6).
+
+    Each component keeps what it needs to continue and to be shown: its origin, its status, the
+    last value of each name, and the sums of its metrics. Each removal is recorded, and the chains
+    of digests still hold. See docs/retention.md.
     """
     from journaltrack.app.composition import Connection, is_attended, run_prune  # noqa: PLC0415
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
@@ -77,10 +81,7 @@ def command(
     from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
     from journaltrack.verification.verifier import REQUESTS_PER_S, VerifyOptions  # noqa: PLC0415
 
-    if delivered_before is None and blobs_delivered_before is None:
-        raise click.UsageError("say --delivered-before WHEN, or --blobs-delivered-before WHEN for the spool alone; nothing was removed")
-    if archive is not None and delivered_before is None:
-        raise click.UsageError("--archive is of entries: say --delivered-before WHEN too")
+    _check_times(delivered_before, blobs_delivered_before, archive)
     path = journals.only()
     known = config.load(config_file, overrides={"profile": profile, "region": region, "endpoint_url": endpoint_url}).configuration
     rate_limit = RateLimit(known.requests_per_s or REQUESTS_PER_S)
@@ -102,7 +103,7 @@ def command(
                 trust=trust,
             )
         except RemoteError as error:
-            output.problem("error", f"nothing was removed, since what goes could not be asked for: {error.message}", error.hint)
+            output.problem("error", f"nothing was removed, since AWS could not confirm the deliveries: {error.message}", error.hint)
             return common.exit_code_of(error)
         except OSError as error:
             if archive is None:
@@ -118,8 +119,16 @@ def command(
     return code
 
 
+def _check_times(delivered_before: int | None, blobs_delivered_before: int | None, archive: str | None) -> None:
+    """Refuse a prune that names no time for what it would remove."""
+    if delivered_before is None and blobs_delivered_before is None:
+        raise click.UsageError("give --delivered-before WHEN, or --blobs-delivered-before WHEN for the spool alone; nothing was removed")
+    if archive is not None and delivered_before is None:
+        raise click.UsageError("--archive holds entries: give --delivered-before WHEN too")
+
+
 def _explain(done: PruneReport, unconfirmed: Mapping[str, str]) -> None:
-    """On stderr: what stayed although it was asked for, and what to do."""
+    """Explain on stderr what stayed although it was asked for, and what to do."""
     if done.blobs_kept:
         output.problem(
             "warning",
@@ -127,12 +136,12 @@ def _explain(done: PruneReport, unconfirmed: Mapping[str, str]) -> None:
             "`journaltrack check` names them",
         )
     for each in done.hearsay:
-        output.problem("note", f"{hearsay_text(each)}: they stay", f"if you believe it, `journaltrack prune --trust {each.id[:16]}`")
+        output.problem("note", f"{hearsay_text(each)}: they stay", f"if you trust it, run `journaltrack prune --trust {each.id[:16]}`")
     for which, why in list(unconfirmed.items())[:_UNCONFIRMED_MAX]:
         output.problem(
             "warning",
             f"{which} stayed: {why}",
-            "`journaltrack check --remote` compares all of it, `check --remote --repair` sends what is missing",
+            "`journaltrack check --remote` lists all differences; with --repair it sends what is missing",
         )
     if len(unconfirmed) > _UNCONFIRMED_MAX:
         output.say(f"... and {len(unconfirmed) - _UNCONFIRMED_MAX} more; --json has them", err=True)

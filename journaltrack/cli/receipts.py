@@ -1,4 +1,4 @@
-"""``journaltrack receipts``: carry the acknowledgements of one copy of a journal to another."""
+"""Implement ``journaltrack receipts``: carry receipts between copies."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _SHOWN_OUTCOMES = ("delivered", "superseded", "in doubt", "quarantined")
     "  journaltrack receipts import /media/usb/receipts.jsonl                           where it was recorded"
 )
 def command() -> None:
-    """Carry what is known of a journal's entries (delivered, quarantined, in doubt) from one copy of it to another.
+    """Carry the state of a journal's entries from one copy to another.
 
-    A copy that was synced on another machine knows what arrived; its receipts tell the journal that it was copied from.
+    A copy that was synced on another machine knows what arrived. Its receipts bring that to the
+    journal that it was copied from.
     """
 
 
@@ -35,16 +36,19 @@ def command() -> None:
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @common.common_options
 def export_command(journals: Journals, *, target: str, force: bool, as_json: bool) -> ExitCode:
-    """Write all receipts of JOURNAL to FILE, which gets its name when it is whole. Changes nothing.
+    """Write all receipts of JOURNAL to FILE. Changes nothing.
 
-    No value of an entry is in it: names of components, hosts, users and programs are, and AWS's error texts.
+    FILE appears only when it is complete.
+
+    FILE has no values of entries. It has names of components, hosts, users and programs, and AWS's
+    error texts.
     """
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.receipts import export_receipts  # noqa: PLC0415 - SQLAlchemy
 
     path = journals.only("receipts export")
     if target == _STDOUT and as_json:
-        raise click.UsageError("--json reports on stdout, where the receipts go too: name a file with --output")
+        raise click.UsageError("--json and the receipts both use stdout; name a file with --output")
     to: str | IO[bytes] = cast("IO[bytes]", output.Bytes()) if target == _STDOUT else target
     with ProgressView(f"receipts of {common.path_of(path)}", unit="receipts") as view:
         try:
@@ -66,13 +70,16 @@ def export_command(journals: Journals, *, target: str, force: bool, as_json: boo
 @command.command("import")
 @click.argument("file", metavar="FILE", type=click.Path())
 @about_journals
-@click.option("--dry-run", is_flag=True, help="Say what would change, change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would change; change nothing.")
 @common.common_options
 def import_command(file: str, journals: Journals, *, dry_run: bool, as_json: bool) -> ExitCode:
-    """Take over the receipts in FILE into JOURNAL: what was delivered by the copy that they are of is delivered here.
+    """Import the receipts in FILE into JOURNAL.
 
-    The file is verified to its last line before anything is changed: all of it is taken over, or nothing. Importing it again
-    changes nothing. Compare the sha256 with what the export printed if the file came by a way that you don't trust.
+    What that copy delivered counts as delivered here.
+
+    The whole file is verified before anything is changed: all receipts are imported, or none.
+    Importing again changes nothing. If you don't trust the way the file came, compare its sha256
+    with what the export printed.
     """
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.receipts import import_receipts  # noqa: PLC0415 - SQLAlchemy
@@ -102,7 +109,7 @@ def _print(done: ReceiptsImported) -> None:
     if done.kept:
         output.say(f"{output.plural(done.kept, 'entry')} stay as they are here: the copy that released them did not know why")
     if done.elsewhere:
-        output.say(f"{output.plural(done.elsewhere, 'receipt')} about entries that are not here: kept for when those come")
+        output.say(f"{output.plural(done.elsewhere, 'receipt')} about entries that are not here: kept until they arrive")
 
 
 def _processes(count: int) -> str:

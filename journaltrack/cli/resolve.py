@@ -1,4 +1,4 @@
-"""``journaltrack resolve``: a person decides what became of entries in doubt."""
+"""Implement ``journaltrack resolve``: decide what became of entries in doubt."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ if TYPE_CHECKING:
 )
 @about_journals
 @common.component_option
-@click.option("--delivered", is_flag=True, help="They are in SageMaker: they count as delivered.")
-@click.option("--set-aside", is_flag=True, help="Leave them as they are: they are quarantined, and `journaltrack retry` releases them.")
+@click.option("--delivered", is_flag=True, help="Count them as delivered: they are in SageMaker.")
+@click.option("--set-aside", is_flag=True, help="Quarantine them; `journaltrack retry` releases them.")
 @click.option("--note", metavar="TEXT", default="", help="Why, for the audit.")
-@click.option("--dry-run", is_flag=True, help="Say what would be resolved, change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be resolved; change nothing.")
 @common.common_options
 def command(
     journals: Journals, *, component: str | None, delivered: bool, set_aside: bool, note: str, dry_run: bool, as_json: bool
 ) -> ExitCode:
-    """Decide about the entries of each JOURNAL that are in doubt: metrics that were sent, and whose answer was lost.
+    """Decide about the entries of each JOURNAL that are in doubt.
 
-    Every sync reads back what SageMaker shows, and settles by itself what that proves; the audit tells what was seen of the rest.
-    The decision is recorded with your name. Nothing is sent.
+    These are metrics that were sent, but whose answer was lost.
+
+    Every sync reads back what SageMaker shows, and settles what that proves. `journaltrack audit`
+    shows what was seen of the rest. Your decision is recorded with your name. Nothing is sent.
     """
     if delivered == set_aside:
-        raise click.UsageError("say --delivered or --set-aside")
+        raise click.UsageError("give --delivered or --set-aside")
     outcome: Resolution = "delivered" if delivered else "quarantined"
 
     def answer(path: str | None) -> ExitCode:

@@ -1,4 +1,4 @@
-"""``journaltrack retry``: what was set aside becomes pending again."""
+"""Implement ``journaltrack retry``: make quarantined entries pending again."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 @about_journals
 @common.component_option
 @click.option("--in-doubt", is_flag=True, help="Also entries whose delivery is in doubt. Metrics among them may be duplicated.")
-@click.option("--dry-run", is_flag=True, help="Say what would be released, change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be released; change nothing.")
 @common.common_options
 def command(journals: Journals, *, component: str | None, in_doubt: bool, dry_run: bool, as_json: bool) -> ExitCode:
     """Release the quarantined entries of each JOURNAL: the next sync sends them again.
 
-    Do it after the cause is gone (see `journaltrack audit`). What can never be delivered, such as NaN,
-    stays quarantined. A receipt records the release.
+    First remove the cause (see `journaltrack audit`). What AWS can never take, such as NaN, stays
+    quarantined. A receipt records the release.
     """
 
     def answer(path: str | None) -> ExitCode:
@@ -63,7 +63,7 @@ def _retry(path: str | None, component: str | None, heading: str, *, in_doubt: b
 
 
 def _tell_the_rest(told: Retried, *, in_doubt: bool) -> None:
-    """On stderr: what stays as it is."""
+    """Say on stderr what stays as it is."""
     if told.undeliverable:
         what = f"{output.plural(told.undeliverable, 'entry')} can never be sent to SageMaker: quarantined for good, and kept in the journal"
         output.problem("note", what, "`journaltrack audit` says why")

@@ -1,4 +1,4 @@
-"""``journaltrack show``: one component as the journal knows it."""
+"""Implement ``journaltrack show``: one component as the journal knows it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from journaltrack.cli.journals import Journals, about_journals
 if TYPE_CHECKING:
     from journaltrack.reports.component import ArtifactView, ComponentView, MetricView
 
-_WHOLE_MAX = 1e16  # what a double tells apart
+# A double holds every whole number up to here.
+_WHOLE_MAX = 1e16
 _WHOLE = frozenset({"journal", "arn"})
 """Fields to copy and paste: they are never cut."""
 _NUMBERS = frozenset({"last", "min", "max"})
@@ -29,9 +30,9 @@ _NUMBERS = frozenset({"last", "min", "max"})
 @about_journals
 @common.common_options
 def command(component: str, journals: Journals, *, as_json: bool) -> ExitCode:
-    """Show the parameters, artifacts, status and last metrics of COMPONENT in JOURNAL, delivered or not.
+    """Show COMPONENT's parameters, artifacts, status and last metrics.
 
-    Reads the journal alone: no network. Changes nothing.
+    The command reads JOURNAL alone. It uses no network and changes nothing.
     """
     from journaltrack.reports.component import show  # noqa: PLC0415 - SQLAlchemy
 
@@ -74,19 +75,17 @@ def _print(view: ComponentView) -> None:
     cut.append(output.table("metrics", shown, metrics, width, frozenset(shown) - {"name"}))
     gone = sum(metric.removed for metric in view.metrics)
     if gone:
-        output.say(
-            f"{output.plural(gone, 'point')} of these are removed from the journal, on the record; `journaltrack audit` says when and by whom"
-        )
+        output.say(f"{output.plural(gone, 'point')} of these were pruned from the journal; `journaltrack audit` says when and by whom")
     for told in view.hearsay:
         output.say(hearsay_text(told))
     if any(cut):
-        output.say("hint: what ends in … is whole with --json, and in `journaltrack audit entry N`", err=True)
+        output.say("hint: --json and `journaltrack audit entry N` show in full what ends in …", err=True)
     if view.unreadable:
         output.problem("warning", f"{output.plural(len(view.unreadable), 'entry')} can't be read, the first is {view.unreadable[0]}")
 
 
 def _wrapped(name: str, value: object, width: int) -> list[tuple[str, object]]:
-    """A field as lines of so many characters."""
+    """Wrap a field into lines of at most ``width`` characters."""
     if name in _WHOLE or value is None:
         return [(name, value)]
     lines = textwrap.wrap(output.cell(value), width, break_on_hyphens=False) or [""]
@@ -94,7 +93,10 @@ def _wrapped(name: str, value: object, width: int) -> list[tuple[str, object]]:
 
 
 def _metrics(metrics: Sequence[MetricView], width: int) -> tuple[Sequence[str], list[tuple[object, ...]]]:
-    """Columns and rows: with all digits if they fit into a line, else without what matters least and with five digits."""
+    """Return columns and rows that fit.
+
+    If all digits do not fit, there are fewer columns and five digits.
+    """
     columns = ("name", "points", "not finite", "last", "step", "min", "max", "at")
     rows: list[tuple[object, ...]] = []
     for m in metrics:
@@ -112,10 +114,11 @@ def _metrics(metrics: Sequence[MetricView], width: int) -> tuple[Sequence[str], 
 
 
 def _short(number: object) -> object:
-    """The first five digits of a number; what is none, as it is."""
+    """Return the first five digits of a number; other texts as they are."""
     text = str(number)
     digits = text.removeprefix("-")
-    if digits.isdecimal() and len(digits) > sys.float_info.dig:  # perhaps too many for a double
+    # Possibly too many for a double.
+    if digits.isdecimal() and len(digits) > sys.float_info.dig:
         return f"{text[: -len(digits)]}{digits[0]}.{digits[1:5]}e+{len(digits) - 1}"
     try:
         value = float(text)

@@ -1,4 +1,4 @@
-"""``journaltrack status``: where journals stand now."""
+"""Implement ``journaltrack status``: where journals stand now."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     "  journaltrack status --watch /data/journals\n  journaltrack status --check || echo 'not all is delivered'"
 )
 @about_journals
-@click.option("--watch", is_flag=True, help="Go on showing it, with the rate of delivery and the watcher's next attempt, until Ctrl-C.")
-@click.option("--interval", metavar="SECONDS", type=click.FloatRange(0.1), default=2.0, help="With --watch: how often.  [default: 2]")
-@click.option("--count", metavar="N", type=click.IntRange(1), help="With --watch: end after so many times.")
+@click.option("--watch", is_flag=True, help="Repeat until Ctrl-C, with the rate of delivery and the watcher's next attempt.")
+@click.option(
+    "--interval", metavar="SECONDS", type=click.FloatRange(0.1), default=2.0, help="With --watch: time between looks.  [default: 2]"
+)
+@click.option("--count", metavar="N", type=click.IntRange(1), help="With --watch: end after N looks.")
 @click.option(
     "--health-file",
     "health_files",
     metavar="FILE",
     multiple=True,
     type=click.Path(),
-    help="With --watch: what a watcher of another user tells. May be repeated.",
+    help="With --watch: the health file of another user's watcher. May be repeated.",
 )
 @click.option("--check", is_flag=True, help="Exit with 4 when entries are quarantined or in doubt, with 3 when some are pending.")
 @common.common_options
@@ -44,10 +46,12 @@ def command(
     check: bool,
     as_json: bool,
 ) -> ExitCode:
-    """Show what is pending in each JOURNAL and how old it is, what went wrong last, who reconciles it, and its size.
+    """Show what is pending in each JOURNAL, its age, and the last error.
 
-    A folder of journals stands for those in it. Changes nothing and contacts nobody; works on read-only media. Costs the
-    same however much was delivered.
+    Also show who reconciles the journal, and its size.
+
+    A folder of journals stands for those in it. The command changes nothing, contacts nobody, and
+    works on read-only media. Its cost does not grow with what was delivered.
     """
     from journaltrack.reports.status import status  # noqa: PLC0415 - SQLAlchemy
 
@@ -70,7 +74,10 @@ def command(
 
 
 def _configured() -> list[Path]:
-    """The health file of the configuration: a watcher of another user may read the same one."""
+    """Return the configured health file.
+
+    A watcher of another user may have the same configuration.
+    """
     from journaltrack.util import config  # noqa: PLC0415 - shell completion imports this module
 
     named = config.current().watch.health_file
@@ -78,14 +85,14 @@ def _configured() -> list[Path]:
 
 
 def state_code(status: JournalStatus) -> ExitCode:
-    """What the state of a journal is as an exit code."""
+    """Return a journal's state as an exit code."""
     if status.quarantined or status.in_doubt:
         return ExitCode.PROBLEMS
     return ExitCode.PENDING if status.pending or status.in_flight else ExitCode.OK
 
 
 def print_status(status: JournalStatus) -> None:
-    """As aligned lines."""
+    """Print a status as aligned lines."""
     rows: list[tuple[str, object]] = [
         ("journal", status.path),
         ("journal id", status.journal_id),

@@ -1,4 +1,4 @@
-"""``journaltrack sync``: replay what is pending, with progress, and say what became of it."""
+"""Implement ``journaltrack sync``: replay what is pending."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _CONCURRENCY_MAX: Final = 256
 
 
 class _Replacement(click.ParamType[tuple[str, str]]):
-    """Two buckets: ``OLD=NEW``."""
+    """Parse two buckets: ``OLD=NEW``."""
 
     name = "buckets"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:  # noqa: ANN401 - click's
-        """See ``click.ParamType.convert``."""
+        """Convert as click does."""
         from journaltrack import limits  # noqa: PLC0415 - shell completion imports this module
 
         old, _, new = value.partition("=")
-        problem = "it is not OLD=NEW" if not old or not new else limits.bucket_problem(new)
+        problem = "it must be OLD=NEW" if not old or not new else limits.bucket_problem(new)
         if problem is not None:
             self.fail(f"{output.clean(value)}: {problem}", param, ctx)
         return old, new
@@ -47,7 +47,10 @@ class _Replacement(click.ParamType[tuple[str, str]]):
 
 @dataclass(slots=True, kw_only=True)
 class _Run(common.Stoppable):
-    """What all journals of one call share. ``one_place`` is None where copies do not matter."""
+    """Hold what all journals of one call share.
+
+    ``one_place`` is None if copies do not matter.
+    """
 
     options: Options
     connection: Connection
@@ -76,7 +79,7 @@ class _Run(common.Stoppable):
 @click.option(
     "--even-if-behind",
     is_flag=True,
-    help="Send what is pending even if another copy of the journal was delivered further; points may be there twice.",
+    help="Send what is pending even if another copy of the journal was delivered further; metric points may be duplicated.",
 )
 @click.option("--unproved", is_flag=True, help="Send also entries whose chain of digests does not hold: somebody may have altered them.")
 @common.connection_options
@@ -86,7 +89,7 @@ class _Run(common.Stoppable):
     "deadline_s",
     metavar="SECONDS",
     type=click.FloatRange(0, min_open=True),
-    help="End after so long; the rest stays pending.",
+    help="Stop after this time; the rest stays pending.",
 )
 @common.common_options
 def command(
@@ -107,15 +110,18 @@ def command(
     deadline_s: float | None,
     as_json: bool,
 ) -> ExitCode:
-    """Send what is pending in each JOURNAL to SageMaker and S3, one journal after the other.
+    """Send what is pending in each JOURNAL to SageMaker and S3, one by one.
 
-    A folder of journals stands for those in it. A JOURNAL may be a bundle: a file that `journaltrack bundle` made. It is unpacked once, into "bundles" beside the default
-    journal; later bundles of the same journal bring what is new in them.
+    A folder of journals stands for those in it. A JOURNAL may be a bundle, a file that
+    `journaltrack bundle` made. It is unpacked once, into "bundles" beside the default journal;
+    later bundles of the same journal add what is new.
 
-    Sync as often as you like: what is delivered is not sent again. Ctrl-C (or SIGTERM) ends it after the requests in
-    flight, with everything recorded; a second one ends it at once. Of several journals the worst exit code is returned.
+    Sync as often as you like: what is delivered is not sent again. Ctrl-C or SIGTERM stops after
+    the requests in flight, with everything recorded; a second one stops at once. With several
+    journals, the worst exit code is returned.
 
-    What a process recorded whose chain of digests does not hold is not sent (exit code 8): somebody altered it. The rest is.
+    If a process's chain of digests does not hold, somebody altered what it recorded. Its entries
+    are not sent (exit code 8); all others are.
     """
     from journaltrack.app.composition import Connection, is_attended  # noqa: PLC0415
     from journaltrack.app.one_place import OnePlace  # noqa: PLC0415
@@ -162,7 +168,7 @@ def _one(run: _Run, journal: str | None, *, dry_run: bool, as_json: bool) -> Exi
 
 
 def _unpacked(bundle: str, into: Path | None, *, as_json: bool) -> Path:
-    """The folder of the journal in a bundle."""
+    """Return the folder of the journal in a bundle."""
     from journaltrack.cli.progress import ProgressView  # noqa: PLC0415
     from journaltrack.transfer.bundle.reading import bring  # noqa: PLC0415
 
@@ -211,14 +217,15 @@ def _sync(run: _Run, journal: str | None, *, as_json: bool, bundle: str | None =
 
 @contextlib.contextmanager
 def _from_one_place(run: _Run, journal: str | None) -> Iterator[None]:
-    """Of copies of a journal in one call, one is synced."""
+    """Sync only one of several copies of a journal in one call."""
     from journaltrack.replay import pass_report  # noqa: PLC0415 - as above
     from journaltrack.util import paths  # noqa: PLC0415 - as above
 
     folder = paths.default_journal() if journal is None else paths.expanded(journal)
     with contextlib.ExitStack() as stack:
         if run.one_place is not None:
-            with contextlib.suppress(JournalOutdatedError):  # its copies are as old, and told apart by what they find there
+            # Copies are as old, and are told apart by what they find there.
+            with contextlib.suppress(JournalOutdatedError):
                 stack.enter_context(run.one_place.of(folder, pass_report.look(folder)))
         yield
 
@@ -242,7 +249,7 @@ def _summary(report: PassReport, after: JournalStatus) -> str:
 
 
 def _explain(report: PassReport, after: JournalStatus, component: str | None, *, stopped: bool) -> None:
-    """On stderr: why it is not all delivered, and what to do."""
+    """Explain on stderr why not everything is delivered, and what to do."""
     _tell_ended(report.ended)
     if report.arrived or report.not_arrived:
         output.say(
@@ -255,7 +262,7 @@ def _explain(report: PassReport, after: JournalStatus, component: str | None, *,
     if report.failed is not None and (report.halted is None or report.failed.message != report.halted.message):
         output.problem("error", f"some requests failed, their entries stay pending: {report.failed.message}", report.failed.hint)
     if report.out_of_time and not stopped:
-        output.problem("error", "the time was over before everything was sent", "sync again: it goes on where this one ended")
+        output.problem("error", "the deadline expired before everything was sent", "sync again: it continues where this one stopped")
     if after.quarantined or after.in_doubt:
         from journaltrack.reports.status import undeliverable  # noqa: PLC0415 - SQLAlchemy
 
@@ -267,20 +274,26 @@ def _explain(report: PassReport, after: JournalStatus, component: str | None, *,
 
 
 def _what_to_do(after: JournalStatus, never: int) -> str:
-    """What helps entries that are quarantined or in doubt, and what nothing helps: ``never`` of them."""
+    """Say what to do about entries that are quarantined or in doubt.
+
+    Nothing helps ``never`` of them.
+    """
     hints = ["`journaltrack audit` names them and says why"]
     if never:
         which = "they" if never == after.quarantined and not after.in_doubt else f"{never} of them"
         hints.append(f"{which} can never be sent to SageMaker, and stay in the journal")
     if after.quarantined > never:
-        hints.append(f"`journaltrack retry` makes {'the others' if never else 'them'} pending again, when the cause is gone")
+        hints.append(f"`journaltrack retry` makes {'the others' if never else 'them'} pending again, once the cause is gone")
     if after.in_doubt:
         hints.append("a later sync reads back what is in doubt")
     return "; ".join(hints)
 
 
 def _tell_held(report: PassReport) -> None:
-    """Which components can't go on: each reason once, and not at all where it is why everything stopped."""
+    """Report which components are held, each reason once.
+
+    The reason that stopped the pass is not repeated.
+    """
     told = {error.message for error in (report.halted, report.uploads_halted) if error is not None}
     by_reason: dict[tuple[str, str], list[str]] = {}
     for name, error in report.held.items():
@@ -298,9 +311,11 @@ def _tell_held(report: PassReport) -> None:
 
 def _tell_ended(names: Sequence[str]) -> None:
     for name in names[:_HELD_MAX]:
-        output.problem("note", f"{name} was interrupted: its process is gone. It is ended as Stopped")
+        output.problem("note", f"{name} was interrupted: its process is gone. It is recorded as Stopped")
     if len(names) > _HELD_MAX:
-        output.say(f"note: {len(names) - _HELD_MAX} more runs were interrupted, and are ended as Stopped; --json names them all", err=True)
+        output.say(
+            f"note: {len(names) - _HELD_MAX} more runs were interrupted, and are recorded as Stopped; --json names them all", err=True
+        )
 
 
 def _json(report: PassReport, after: JournalStatus, code: ExitCode) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``journaltrack watch``: deliver what is written into journals, as it is written, until a signal ends it."""
+"""Implement ``journaltrack watch``: deliver until a signal ends it."""
 
 from __future__ import annotations
 
@@ -41,22 +41,27 @@ _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 @common.connection_options
 @click.option("--concurrency", metavar="N", type=int, help="Requests in flight for one journal.")
 @click.option("--rate-limit", metavar="N", type=float, help="Requests per second at most, for all journals together; 0: no limit.")
-@click.option("--debounce", metavar="SECONDS", type=float, help="How long after a write to wait for more.")
-@click.option("--poll", metavar="SECONDS", type=float, help="How often to look without an event.")
-@click.option("--settle", metavar="SECONDS", type=float, help="How long a journal that appears must stay unchanged to count as whole.")
+@click.option("--debounce", metavar="SECONDS", type=float, help="How long to wait for more after a write.")
+@click.option("--poll", metavar="SECONDS", type=float, help="How long to wait between looks without an event.")
+@click.option("--settle", metavar="SECONDS", type=float, help="How long a new journal must stay unchanged to count as complete.")
 @click.option("--health-file", metavar="FILE", type=click.Path(dir_okay=False), help="Where to write the state as JSON.")
 @click.option("--metrics-file", metavar="FILE", type=click.Path(dir_okay=False), help="Where to write the state for Prometheus.")
 @click.option("--child", is_flag=True, hidden=True, help='For sync="background": configured by a line of stdin, and ends with it.')
 @common.common_options
 def command(journals: Journals, *, config_file: str | None, child: bool, as_json: bool, **given: Any) -> ExitCode:  # noqa: ANN401 - the options above
-    """Deliver what is written into each JOURNAL, as it is written, until a signal ends it.
+    """Deliver what is written into each JOURNAL, until a signal ends it.
 
-    A folder of journals stands for those in it; new ones are picked up, and a folder that does not exist yet is
-    waited for. Without one, the folders of the configuration are watched, or the default journal. While the endpoint
-    can't be reached or the credentials are expired it is probed, with growing pauses, and everything goes out when it
-    answers again. A journal that arrives (copied from a stick) is left alone until it is whole. Log lines on stderr
-    are key=value; with --json they are JSON objects, a line each, on stdout. SIGTERM and Ctrl-C end it after the
-    requests in flight (exit code 0), SIGHUP reads the configuration again.
+    A folder of journals stands for those in it. The watcher picks up new journals, and waits for a
+    folder that does not exist yet. Without JOURNAL, it watches the configured folders, or the
+    default journal.
+
+    While the endpoint is unreachable or the credentials are expired, the watcher probes with
+    growing pauses. Once it answers, everything goes out. A journal that is being copied in is left
+    alone until it is complete.
+
+    Log lines on stderr are key=value; with --json they are JSON objects on stdout, one per line.
+    SIGTERM and Ctrl-C stop after the requests in flight (exit code 0). SIGHUP reads the
+    configuration again.
     """
     overrides = _of_parent() if child else _overrides(given)
     if overrides is None:
@@ -67,7 +72,7 @@ def command(journals: Journals, *, config_file: str | None, child: bool, as_json
 
 
 def _of_parent() -> dict[str, Any] | None:
-    """Read the configuration from stdin, and no byte more; None when the parent ended before it said all."""
+    """Read the configuration from one line of stdin; None if the line is incomplete."""
     with os.fdopen(0, "rb", buffering=0, closefd=False) as stdin:
         line = stdin.readline()
     return json.loads(line) if line.endswith(b"\n") else None
@@ -86,7 +91,7 @@ def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Service:
-    """A watcher on a thread, with the main thread waiting for signals."""
+    """Run a watcher on a thread, while the main thread waits for signals."""
 
     def __init__(self, folders: tuple[str, ...], config_file: str | None, overrides: Mapping[str, Any], *, child: bool) -> None:
         from journaltrack.app.one_place import OnePlace  # noqa: PLC0415 - shell completion imports this module
@@ -112,7 +117,8 @@ class _Service:
 
         settings = self._configuration.watch
         health = Health(_path(settings.health_file), _path(settings.metrics_file))
-        # Blocked before any thread is made: signals are for ``sigwait`` below, not for a handler in the middle of something.
+        # Block the signals before any thread starts: ``sigwait`` below takes them, not a handler
+        # in the middle of something.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         watcher = Watcher(self._roots(), self._deliver, self._probe, settings, events=FolderEvents, tell=health, arrivals=not self._child)
         logger.info(logfmt("watching", folders=",".join(map(str, self._roots())), pid=os.getpid(), configuration=self._loaded.path))
@@ -138,7 +144,7 @@ class _Service:
 
     @staticmethod
     def _end_with_parent() -> None:
-        """Wait until nobody has the other end of stdin any more, then end as after SIGTERM."""
+        """Wait until stdin is closed at its other end, then end as after SIGTERM."""
         while os.read(0, 4096):
             pass
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
@@ -149,12 +155,13 @@ class _Service:
             if number != signal.SIGHUP:
                 logger.info(logfmt("stopping", signal=signal.Signals(number).name))
                 watcher.stop()
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a second Ctrl-C does what it always does
+                # A second Ctrl-C ends the process at once.
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
                 return
             try:
                 self._loaded = self._load()
             except InvalidInputError as error:
-                logger.error(logfmt("configuration-refused", error=error.message, hint=error.hint))  # noqa: TRY400 - its text is what is wanted
+                logger.error(logfmt("configuration-refused", error=error.message, hint=error.hint))  # noqa: TRY400 - the message says it all
                 continue
             self._rate_limit.change(self._configuration.requests_per_s)
             watcher.reconfigure(self._roots(), self._configuration.watch)
@@ -164,7 +171,8 @@ class _Service:
     def _load(self) -> Loaded:
         from journaltrack.util import config  # noqa: PLC0415
 
-        if self._child:  # the parent's configuration, whatever file and environment say by now
+        # Use the parent's configuration, whatever the file and the environment say by now.
+        if self._child:
             return config.load(os.devnull, environ={}, overrides=self._overrides)
         return config.load(self._config_file, overrides=self._overrides)
 
@@ -172,11 +180,15 @@ class _Service:
         from journaltrack.util import paths  # noqa: PLC0415
 
         named = self._folders or self._configuration.watch.folders or (self._configuration.journal or paths.default_journal(),)
-        # Resolved: one journal under two names would be opened by two passes of one process, whose locks do not exclude each other.
+        # Resolve: one journal under two names would be opened by two passes of one process, whose
+        # locks do not exclude each other.
         return list(dict.fromkeys(paths.expanded(folder).resolve() for folder in named))
 
     def _tell_missing(self) -> None:
-        """Say which folders are not there yet, and what may have been meant: a misspelt one would be waited for in silence."""
+        """Warn about missing folders, and suggest similar names.
+
+        Else the watcher would wait for a misspelt one in silence.
+        """
         from journaltrack.util import patterns  # noqa: PLC0415 - as above
 
         for root in self._roots():
@@ -186,7 +198,7 @@ class _Service:
             beside = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
             meant = [str(parent / name) for name in patterns.near(root.name, beside)]
             hint = f"{patterns.PERHAPS}{' or '.join(meant)}" if meant else None if parent.is_dir() else f"nor does {parent}"
-            logger.warning(logfmt("folder-missing", folder=root, text="it does not exist yet, and is waited for", hint=hint))
+            logger.warning(logfmt("folder-missing", folder=root, text="it does not exist yet; waiting for it", hint=hint))
 
     def _deliver(self, request: DeliveryRequest) -> Delivery:
         from journaltrack.app import composition  # noqa: PLC0415
@@ -213,12 +225,12 @@ def _path(named: str | None) -> Path | None:
 
 
 class _Lines(logging.Handler):
-    """One line an event: time, level, key=value on stderr, or JSON on stdout."""
+    """Write one line per event: key=value on stderr, or JSON on stdout."""
 
     as_json = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write it, escaped."""
+        """Write a record, escaped."""
         try:
             seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
             moment = f"{seconds}.{int(record.msecs):03d}Z"
@@ -239,7 +251,7 @@ def _lines() -> _Lines:
 
 
 def _log_events(level: int, *, as_json: bool) -> None:
-    """Log through ``_Lines`` alone: everything of ours from ``level`` on, of others from WARNING on."""
+    """Log through ``_Lines`` alone: ours from ``level`` on, others from WARNING on."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
@@ -247,5 +259,6 @@ def _log_events(level: int, *, as_json: bool) -> None:
     root.addHandler(_lines())
     ours = logging.getLogger("journaltrack")
     ours.setLevel(level)
-    for name in ("replay.reconciler", "replay.course", "app.composition"):  # a pass is told in one line
+    # The watcher reports a pass in one line.
+    for name in ("replay.reconciler", "replay.course", "app.composition"):
         logging.getLogger(f"journaltrack.{name}").setLevel(logging.DEBUG if level == logging.DEBUG else logging.ERROR)

@@ -1,8 +1,9 @@
-"""Diagnosis and repair of a journal.
+"""Diagnose and repair a journal.
 
-``examine`` looks, changes nothing, and goes on where something can't be read. ``mend`` does what can be done without
-losing evidence: what it replaces is moved into ``damaged/`` inside the journal's folder, never deleted, and a receipt
-says what was done. Must not know the tracker, the reconciler or any remote.
+``examine`` looks, changes nothing, and continues if something can't be read. ``mend`` repairs what
+it can without losing evidence. It moves what it replaces into ``damaged/`` inside the journal's
+folder, never deletes it, and records a receipt. Must not know the tracker, the reconciler or any
+remote.
 """
 
 from journaltrack.doctor.examination import examine

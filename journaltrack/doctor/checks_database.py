@@ -1,6 +1,8 @@
-"""What is inside the database: pages, schema, records, chains, clock. Reads alone, through one snapshot.
+"""Check what is inside the database, and the artifact bytes that its entries name.
 
-Are the artifact bytes there that the entries name, and whole? Follows no link, opens regular files in the spool alone.
+The checks cover pages, schema, records, chains, clock and spool. Invariants: they only read, and
+see the database through one snapshot. In the spool they follow no link and open only regular
+files.
 """
 
 from __future__ import annotations
@@ -40,11 +42,11 @@ if TYPE_CHECKING:
 
 
 def check_spool(database: Database, progress: Callable[[int], None] = lambda _: None) -> Iterator[Finding]:
-    """Every recorded content, and every file in the spool.
+    """Check every recorded content, and every file in the spool.
 
     Args:
         database: Of the journal.
-        progress: Told the bytes of each content when it has been read.
+        progress: Called with the bytes of each content once it was read.
     """
     folder = database.path.parent
     wanted = needed_contents(database)
@@ -55,7 +57,8 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
     bad: dict[str, str] = {}
     for sha256, size_bytes in recorded:
         if sha256 in removed and is_absent(folder / paths.SPOOL, sha256):
-            continue  # on the record: see ``prune``
+            # It was removed on the record, see ``prune``.
+            continue
         message = blob_problem(folder / paths.SPOOL, sha256, size_bytes)
         if message is not None:
             bad[str(sha256)] = message
@@ -67,7 +70,7 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
             "problem",
             _listed(needed),
             "artifacts with these bytes can't be delivered; all else can",
-            "journaltrack check --repair --restore-from FOLDER takes them from wherever the files are still; then journaltrack retry",
+            "`journaltrack check --repair --restore-from FOLDER` restores them from a folder that still has the files; then run `journaltrack retry`",
             "spool",
             tuple(sorted(needed)),
         )
@@ -78,7 +81,7 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
             "note",
             _listed(gone),
             "they are delivered: S3 holds them",
-            "nothing, unless you want them here too",
+            "do nothing, unless you want them here too",
             None,
             tuple(sorted(gone)),
         )
@@ -89,7 +92,7 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
             "problem",
             _listed(changed),
             "somebody or the disk changed contents that are delivered: S3 holds them as they were",
-            "`journaltrack check --remote` compares; journaltrack check --repair moves the changed ones aside",
+            "`journaltrack check --remote` compares them; `journaltrack check --repair` moves the changed ones aside",
             "spool",
             tuple(sorted(changed)),
         )
@@ -99,7 +102,7 @@ def check_spool(database: Database, progress: Callable[[int], None] = lambda _: 
             "problem",
             problem.message,
             "the artifact can't be delivered unless its bytes are found",
-            "journaltrack check --repair --restore-from FOLDER; then journaltrack retry",
+            "run `journaltrack check --repair --restore-from FOLDER`, then `journaltrack retry`",
             "spool",
             (str(problem.sha256),),
         )
@@ -119,13 +122,13 @@ def _strangers(folder: Path, recorded: set[str]) -> Iterator[Finding]:
             "note",
             f"files in the spool that belong to no entry: {len(strangers)}",
             "a kill left them before their call was recorded, or their entry is on a page that is lost: they are kept",
-            "remove them by hand if the journal is otherwise well",
+            "remove them by hand if the journal has no other problem",
             subjects=tuple(str(path.relative_to(folder)) for path in strangers[:100]),
         )
 
 
 def files_in_spool(folder: Path) -> Iterator[Path]:
-    """All files of the spool (two levels; links are not followed)."""
+    """Yield all files of the spool (two levels; links are not followed)."""
     spool = folder / paths.SPOOL
     if spool.is_symlink() or not spool.is_dir():
         return
@@ -140,17 +143,17 @@ def files_in_spool(folder: Path) -> Iterator[Path]:
 
 _WAL_LARGE_BYTES: Final = 256 << 20
 _CLOCK_STEP_NS: Final = 60 * 10**9
-"""A clock that differs by more is worth a note; less is a time server's work."""
+"""A larger clock difference is worth a note; a smaller one is a time server's work."""
 _TIMES_AT_ONCE: Final = 20_000
 _ALTERED: Final = (
-    "copy the whole journal before anything else, and compare with a backup; "
+    "first copy the whole journal, and compare it with a backup; "
     "`journaltrack sync` holds back what its chain does not prove, `--unproved` sends it"
 )
 _KINDS: Final = tuple(sorted(vocabulary.KINDS))
 
 
 def check_pages(database: Database) -> Iterator[Finding]:
-    """SQLite's own check, and the size of its log."""
+    """Run SQLite's own check, and check the size of its log."""
     problems = [problem.message for problem in database_problems(database)]
     if problems:
         yield damaged(f"SQLite finds the database damaged: {'; '.join(problems[:3])}" + (" ..." if len(problems) > 3 else ""))  # noqa: PLR2004
@@ -160,39 +163,42 @@ def check_pages(database: Database) -> Iterator[Finding]:
             "database",
             "warning",
             f"the write-ahead log has {log.stat().st_size} bytes",
-            "nothing is lost, but opening and reading the journal get slow; a process that reads for hours keeps the log from being emptied",
-            "end long readers; journaltrack check --repair empties the log",
+            "nothing is lost, but opening and reading the journal get slow; a process that reads for hours keeps the log growing",
+            "end long readers, then run `journaltrack check --repair` to empty the log",
             "log",
         )
 
 
 def damaged(message: str) -> Finding:
-    """The finding that calls for the database to be rebuilt."""
+    """Return the finding that makes a repair rebuild the database."""
     return Finding(
         "database",
         "problem",
         message,
         "entries on damaged pages can't be read; the others can",
-        "end the processes that log, then journaltrack check --repair rebuilds the database from all that is readable and keeps the damaged files",
+        "end the processes that log, then run `journaltrack check --repair`: it rebuilds the database from all that is readable and keeps the damaged files",
         "rebuild",
     )
 
 
 def objects(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
-    """Tables, indexes, triggers and views of a database: (type, name) to SQL in one spelling."""
+    """Return the normalized SQL of a database's objects, by (type, name).
+
+    Objects are tables, indexes, triggers and views.
+    """
     rows = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
     return {(str(kind), str(name)): "".join(str(sql).split()) for kind, name, sql in rows}
 
 
 def expected_objects() -> dict[tuple[str, str], str]:
-    """Those of a journal that this version makes."""
+    """Return the objects of a journal that this version creates."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         schema.create(connection, journal_id="", now_ns=0, version="")
         return objects(connection)
 
 
 def check_schema(database: Database) -> Iterator[Finding]:
-    """Are there the tables, indexes and triggers of a journal, and nothing else?"""
+    """Check that the schema has a journal's objects, and no others."""
     with database.lock:
         found, expected = objects(database.connection), expected_objects()
     strange = {key: sql for key, sql in found.items() if expected.get(key) != sql}
@@ -205,9 +211,9 @@ def check_schema(database: Database) -> Iterator[Finding]:
         yield Finding(
             "schema",
             "problem",
-            f"the database has objects that no journal has, or has differently: {', '.join(foreign)}",
+            f"the database has objects that are not a journal's, or differ from a journal's: {', '.join(foreign)}",
             "somebody else made them; triggers and views among them could change what is recorded or shown",
-            "journaltrack check --repair copies the entries into a clean database and keeps this one aside",
+            "`journaltrack check --repair` copies the entries into a clean database and keeps this one in damaged/",
             "rebuild",
             tuple(foreign),
         )
@@ -229,14 +235,14 @@ def check_schema(database: Database) -> Iterator[Finding]:
             "problem",
             f"the database misses {', '.join(rest)}",
             "what was recorded is no longer guarded against changes (triggers), or found slowly (indexes)",
-            "journaltrack check --repair makes them again; the check of the chains tells whether entries were changed meanwhile",
+            "`journaltrack check --repair` creates them again; the check of the chains tells whether entries were changed meanwhile",
             "schema",
             rest,
         )
 
 
 def check_records(database: Database) -> Iterator[Finding]:
-    """Do the tables agree with each other?"""
+    """Check that the tables agree with each other."""
     read = database.read
     for each, *_ in taken.unfinished(database):
         effect = "nothing is altered or lost; what is pending here may have been sent there already, so that a sync sends nothing"
@@ -265,7 +271,7 @@ def check_records(database: Database) -> Iterator[Finding]:
         yield Finding(
             "records",
             "problem",
-            f"receipts that don't say of which entries they are: {', '.join(map(str, unreadable[:5]))} ({len(unreadable)} in all)",
+            f"receipts that don't say which entries they are about: {', '.join(map(str, unreadable[:5]))} ({len(unreadable)} in all)",
             "what those requests sent can't be told; their entries count as they are recorded otherwise",
             "compare with a copy of the journal",
         )
@@ -284,7 +290,7 @@ def check_records(database: Database) -> Iterator[Finding]:
             "records",
             "note",
             f"entries removed on the record: {sum(removal.entries for removal in prunes)}, the last {view.iso(prunes[-1].at_ns)}",
-            "they were delivered before; journaltrack audit says when and by whom they were removed, and where they are archived",
+            "they were delivered before; `journaltrack audit` says when and by whom they were removed, and where they are archived",
         )
     places = ",".join("?" * len(_KINDS))
     (unknown,) = read(f"SELECT count(*) FROM entry WHERE stream <> 'metric' AND kind NOT IN ({places})", _KINDS)[0]
@@ -320,7 +326,7 @@ def _check_mark(database: Database) -> Iterator[Finding]:
         "problem",
         f"the low-water mark is {mark!r}" + (f"; pending entries below it: {hidden}" if hidden else f", the newest entry is {newest}"),
         "pending entries below the mark would never be sent",
-        "journaltrack check --repair computes it anew",
+        "`journaltrack check --repair` computes it again",
         "mark",
     )
 
@@ -333,7 +339,7 @@ def _check_lease_row(database: Database) -> Iterator[Finding]:
             "problem",
             f"the lease can't be read: generation {generation!r}, expires {expires_at_ns!r}",
             "no process can reconcile the journal",
-            "journaltrack check --repair makes it anew",
+            "`journaltrack check --repair` creates it again",
             "lease",
         )
         return
@@ -350,22 +356,23 @@ def _check_lease_row(database: Database) -> Iterator[Finding]:
 
 
 def check_chains(database: Database, anchors: Mapping[str, bytes] | None = None) -> Iterator[Finding]:
-    """Is everything as it was recorded: entries, who recorded them, and what became of them?
+    """Check that entries, writers and settlements are as they were recorded.
 
     Args:
         database: Of the journal.
-        anchors: Documents by name that it is held against too, see ``reports.proof.check``.
+        anchors: Documents by name to check the journal against, see ``reports.proof.check``.
     """
     problems, evidence = record_evidence(database)
     problems += anchor_problems(database, anchors or {}, evidence.gaps)
     for problem in problems:
         whose = f" (writer {problem.writer}, pid {problem.pid} on {problem.host})" if problem.writer else ""
-        check: Check = "records" if problem.kind == "record" else "chains"  # what is derived is no evidence
+        # Derived tables are no evidence.
+        check: Check = "records" if problem.kind == "record" else "chains"
         yield Finding(check, "problem", f"{problem.message}{whose}", ADVICE[problem.kind], _ALTERED)
 
 
 def check_clock(database: Database, clock_ns: Callable[[], int] = time.time_ns) -> Iterator[Finding]:
-    """Did the clock of a node jump, or is it ahead of this one?"""
+    """Check whether a node's clock jumped, or is ahead of this one."""
     sql = "SELECT count(*), max(recorded_at_ns) FROM entry WHERE recorded_at_ns > ?"
     ((ahead, newest_ns),) = database.read(sql, (clock_ns() + _CLOCK_STEP_NS,))
     effect = "order is kept; metrics carry the time of that clock: see `timestamps` in docs/configuration.md; docs/export.md shows how to list them"
@@ -379,7 +386,7 @@ def check_clock(database: Database, clock_ns: Callable[[], int] = time.time_ns) 
 
 
 def _steps_back(database: Database) -> int:
-    """Count how often the clock of a writer went back between two of its entries."""
+    """Count how often a writer's clock went back between two of its entries."""
     sql = (
         "SELECT seq, writer_id, recorded_at_ns FROM entry WHERE seq > ? AND typeof(recorded_at_ns) = 'integer' "
         f"AND typeof(writer_id) = 'integer' ORDER BY seq LIMIT {_TIMES_AT_ONCE}"

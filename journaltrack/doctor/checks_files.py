@@ -1,7 +1,8 @@
-"""The journal's folder seen from outside: files, permissions, medium, locks. Opens no database.
+"""Check the journal's folder from outside: files, permissions, medium and locks.
 
-Asking for locks opens the files, and closing them drops this process's own: these checks come before SQLite opens the
-journal, in a process that has not opened it.
+Invariant: opens no database. To test a lock, these checks open and close the files, which drops
+this process's own POSIX locks. So they run before SQLite opens the journal, in a process that has
+not opened it.
 """
 
 from __future__ import annotations
@@ -21,25 +22,30 @@ from journaltrack.replay import lease
 from journaltrack.util import paths
 
 REPLACEMENT: Final = f"{paths.DATABASE}.rebuilt"
-"""A rebuilt database that is whole and has not taken the damaged one's place yet."""
+"""A rebuilt database that is complete, but has not yet replaced the damaged one."""
 SCRAP_AGE_S: Final = 3600.0
-"""Half copies that are older belong to a process that is gone."""
+"""Seconds after which a half copy must belong to a process that is gone."""
 _FREE_PROBLEM_BYTES: Final = 1 << 20
 _FREE_WARNING_BYTES: Final = 256 << 20
-_WAL_WRITE_LOCK: Final = 120  # the byte in the -shm file that a writer locks (https://sqlite.org/walformat.html)
-_RESERVED_LOCK: Final = 0x40000001  # ... and the one in the database without a write-ahead log (sqlite3's os.h)
+# the byte in the -shm file that a writer locks (https://sqlite.org/walformat.html)
+_WAL_WRITE_LOCK: Final = 120
+# ... and the one in the database without a write-ahead log (sqlite3's os.h)
+_RESERVED_LOCK: Final = 0x40000001
 _LOOKS: Final = 5
 _BETWEEN_LOOKS_S: Final = 0.2
 
 
 def own_files(folder: Path) -> list[Path]:
-    """The files that SQLite and the lease keep in the folder, those that are there (links included)."""
+    """Return the existing files of SQLite and the lease, links included."""
     names = [paths.DATABASE, *(f"{paths.DATABASE}-{suffix}" for suffix in ("wal", "shm", "journal")), files.LOCK_FILE, claim.FILE]
     return [folder / name for name in names if os.path.lexists(folder / name)]
 
 
 def scraps(folder: Path, now: Callable[[], float] = time.time) -> list[Path]:
-    """Half copies left by processes that were killed: of artifacts, of backups. No call that returned needs them."""
+    """Return half copies of artifacts and backups that killed processes left.
+
+    No call that returned needs them.
+    """
     found = []
     for path in [*folder.glob(f"{paths.SPOOL}/incoming-*"), *folder.glob(f"{paths.DATABASE}.*.partial")]:
         try:
@@ -52,27 +58,28 @@ def scraps(folder: Path, now: Callable[[], float] = time.time) -> list[Path]:
 
 
 def check_files(folder: Path) -> Iterator[Finding]:
-    """Are the files there, are they files, may others read them, what did killed processes leave?"""
+    """Check files, permissions and leftovers of killed processes."""
     try:
         os.lstat(folder / paths.DATABASE)
     except PermissionError as error:
         yield Finding(
             "files",
             "problem",
-            f"the folder can't be looked at: {error.strerror}",
-            "nobody knows from here what is in it",
+            f"the folder can't be examined: {error.strerror}",
+            "its contents are unknown",
             os_hint(error),
         )
         return
     except OSError:
-        pass  # said below
+        # Reported below.
+        pass
     if os.path.lexists(folder / REPLACEMENT):
         yield Finding(
             "files",
             "problem",
             "an earlier repair was interrupted after it had rebuilt the database",
-            "the rebuilt database is whole, and not in its place yet",
-            "journaltrack check --repair puts it there",
+            "the rebuilt database is complete, but not in its place yet",
+            "`journaltrack check --repair` puts it there",
             "finish",
         )
     if not os.path.lexists(folder / paths.DATABASE):
@@ -92,7 +99,7 @@ def check_files(folder: Path) -> Iterator[Finding]:
                 "problem",
                 f"{path.name} is not a regular file",
                 "journaltrack follows no links inside a journal and does not use it",
-                "put the file itself in the folder",
+                "replace it by the file itself",
                 subjects=(path.name,),
             )
     yield from _check_permissions(folder)
@@ -103,14 +110,14 @@ def check_files(folder: Path) -> Iterator[Finding]:
             "note",
             f"half copies left by processes that were killed: {len(left)}, of {sum(p.lstat().st_size for p in left)} bytes",
             "no call that returned needs them",
-            "journaltrack check --repair removes them",
+            "`journaltrack check --repair` removes them",
             "leftovers",
             tuple(str(p.relative_to(folder)) for p in left),
         )
 
 
 def open_to_others(folder: Path) -> list[Path]:
-    """The folder and its files that others may read or write, and whose mode can be changed by this user."""
+    """Return what others may access and whose mode this user can change."""
     candidates = [folder, folder / paths.SPOOL, *own_files(folder), *folder.glob(f"{paths.DATABASE}.*.backup")]
     found = []
     for path in candidates:
@@ -125,15 +132,15 @@ def open_to_others(folder: Path) -> list[Path]:
 
 def _check_permissions(folder: Path) -> Iterator[Finding]:
     loose = open_to_others(folder)
-    # Inside a folder that is closed nobody comes to the files.
+    # Nobody else can reach the files inside a closed folder.
     if folder in loose:
         names = tuple("." if p == folder else p.name for p in loose)
         yield Finding(
             "files",
             "warning",
-            f"others may look into the folder: mode {stat.S_IMODE(folder.stat().st_mode):04o}",
-            "who can write there can change the journal; who can read sees all that was logged",
-            "journaltrack check --repair closes it (0700, files 0600), unless the file system knows no permissions",
+            f"others can access the folder: mode {stat.S_IMODE(folder.stat().st_mode):04o}",
+            "whoever can write there can change the journal; whoever can read sees all that was logged",
+            "`journaltrack check --repair` closes it (0700, files 0600), unless the file system has no permissions",
             "permissions",
             names,
         )
@@ -142,9 +149,9 @@ def _check_permissions(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "files",
             "problem",
-            f"{', '.join(path.name for path in foreign)}: not of the user that the folder belongs to, as after `sudo journaltrack sync`",
-            "that user can't log or deliver as long as it stays so; nothing is lost",
-            "journaltrack check --repair, as that user or as root",
+            f"{', '.join(path.name for path in foreign)}: not owned by the folder's owner, as after `sudo journaltrack sync`",
+            "the folder's owner can't log or deliver until this is repaired; nothing is lost",
+            "run `journaltrack check --repair` as that user or as root",
             "owner",
             tuple(path.name for path in foreign),
         )
@@ -153,14 +160,14 @@ def _check_permissions(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "files",
             "warning",
-            f"the folder belongs to the user with the id {owner}, not to you ({os.geteuid()})",
+            f"the folder belongs to user id {owner}, not to you ({os.geteuid()})",
             "that user can change the journal",
-            "copy the folder if you want it for yourself",
+            "copy the folder to have a journal of your own",
         )
 
 
 def check_medium(folder: Path) -> Iterator[Finding]:
-    """Where the folder is: network, full, read-only."""
+    """Check where the folder is: on a network, on a full disk, on a read-only medium."""
     kind = paths.network_file_system(folder)
     if kind:
         yield Finding(
@@ -176,7 +183,7 @@ def check_medium(folder: Path) -> Iterator[Finding]:
             "warning",
             "the folder can't be written",
             "it can be read and audited; nothing can be logged, synced or repaired here",
-            "copy the folder to a disk that can be written",
+            "copy the folder to a writable disk",
         )
         return
     free = shutil.disk_usage(folder).free
@@ -191,7 +198,7 @@ def check_medium(folder: Path) -> Iterator[Finding]:
 
 
 def check_locks(folder: Path, sleep: Callable[[float], None] = time.sleep) -> Iterator[Finding]:
-    """Does a process keep others from appending, or from reconciling?"""
+    """Check whether a process keeps others from appending or reconciling."""
     writer = _write_lock_holder(folder)
     for _ in range(_LOOKS - 1):
         if writer is None:
@@ -204,7 +211,7 @@ def check_locks(folder: Path, sleep: Callable[[float], None] = time.sleep) -> It
             "problem",
             f"{_named(writer)} has been inside a transaction for a second or longer",
             "every other process that logs waits for it, and keeps entries in memory after 30 s",
-            "look whether it is stopped (Ctrl-Z, a debugger) and let it go on, or end it: what it had committed stays",
+            "if it is stopped (Ctrl-Z, a debugger), resume it or end it: what it committed stays",
         )
     reconciler = lease.lock_holder(folder)
     if reconciler is not None:
@@ -213,7 +220,7 @@ def check_locks(folder: Path, sleep: Callable[[float], None] = time.sleep) -> It
             "note",
             f"{_named(reconciler)} reconciles this journal",
             "no other process can sync it meanwhile; logging goes on",
-            "if it hangs, end it: its lease is free at once, and the next sync finds out what arrived",
+            "if it hangs, end it: that frees the lease, and the next sync finds out what arrived",
         )
 
 

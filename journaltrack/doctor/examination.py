@@ -1,4 +1,4 @@
-"""The order of the checks, and what becomes of those that can't be made."""
+"""Run the checks in order, and report those that can't run."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def examine(
     anchors: Mapping[str, bytes] | None = None,
     progress: Callable[[Check], None] = lambda _: None,
 ) -> Examination:
-    """Look at everything; change nothing.
+    """Examine everything; change nothing.
 
     Args:
         journal: The folder; None: the default journal.
-        anchors: Documents by name, kept outside, that the journal is held against too.
-        progress: Told each check before it is made.
+        anchors: Documents by name, kept outside, to check the journal against.
+        progress: Called with each check before it runs.
 
     Raises:
         JournalNotFoundError: There is no such folder.
-        NotAJournalError: It is a file, or holds nothing of a journal.
+        NotAJournalError: It is a file, or has nothing of a journal.
         JournalTooNewError: A newer journaltrack wrote it.
     """
     folder = paths.expanded(paths.default_journal() if journal is None else journal).absolute()
@@ -79,10 +79,10 @@ def examine(
 
 
 def _refuse_newer(file: Path) -> None:
-    """Refuse a newer journaltrack's journal before anything is judged by what this version knows.
+    """Refuse a newer journal before this version judges what it does not know.
 
     Raises:
-        JournalTooNewError: It is one.
+        JournalTooNewError: A newer journaltrack wrote it.
     """
     try:
         with (
@@ -95,13 +95,14 @@ def _refuse_newer(file: Path) -> None:
     except JournalTooNewError:
         raise
     except JournalError:
-        pass  # the checks say so
+        # The checks report it.
+        pass
 
 
 def _look_inside(
     folder: Path, anchors: Mapping[str, bytes], made: Callable[[Check, Iterator[Finding]], bool], findings: list[Finding]
 ) -> str | None:
-    """The checks that read the database; its journal id, when that can be read."""
+    """Run the checks that read the database; return its journal id if it can be read."""
     try:
         database = Database(folder / paths.DATABASE, read_only=True, busy_timeout_s=_BUSY_S)
     except JournalError as error:
@@ -112,7 +113,8 @@ def _look_inside(
         if not _is_readable(database, findings):
             return None
         if not made("schema", check_schema(database)) or any(f.check == "schema" and f.repair == "rebuild" for f in findings):
-            return None  # a view in the place of a table could be anything
+            # A view in place of a table could be anything.
+            return None
         with view.snapshot(database):
             made("records", check_records(database))
             made("chains", check_chains(database, anchors))
@@ -128,7 +130,10 @@ def _look_inside(
 
 
 def _is_readable(database: Database, findings: list[Finding]) -> bool:
-    """Whether it has a schema that can be looked at; of an older one, a copy that is upgraded is looked at from now on."""
+    """Return whether the schema can be examined.
+
+    Of an older one, examine an upgraded copy from now on.
+    """
     try:
         with database.lock, translated(database.path):
             revision = schema_check.version(database.connection, database.path)
@@ -150,8 +155,8 @@ def _older(revision: str) -> Finding:
         "schema",
         "note",
         f"the journal has the older schema revision {revision}",
-        "nothing is wrong: a copy of it was upgraded, and looked at",
-        "logging, a sync, or journaltrack check --repair upgrades it, after a backup",
+        "nothing is wrong: a copy of it was upgraded and examined",
+        "logging, a sync, or `journaltrack check --repair` upgrades it, after a backup",
         "upgrade",
     )
 
@@ -161,4 +166,4 @@ def _unopened(error: Exception) -> Finding:
     if isinstance(error, (JournalAlteredError, JournalCorruptError, NotAJournalError, sqlite3.DatabaseError)):
         return damaged(message)
     advice = error.hint if isinstance(error, JournalError) else ""
-    return Finding("database", "problem", message, "what is inside was not looked at", advice)
+    return Finding("database", "problem", message, "what is inside was not examined", advice)

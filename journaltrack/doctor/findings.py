@@ -1,4 +1,4 @@
-"""What an examination of a journal says, as data."""
+"""Represent what an examination of a journal found, as data."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Repair: TypeAlias = Literal["owner", "permissions", "leftovers", "finish", "rebu
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that a check saw.
+    """Describe what a check found.
 
     Attributes:
-        check: Which.
-        severity: "problem": data is lost, can't be delivered or can't be trusted until something is done; "warning":
-            it may come to that; "note": worth knowing, nothing to do.
+        check: Which check.
+        severity: "problem": data is lost, can't be delivered or can't be trusted until you act;
+            "warning": it may come to that; "note": worth knowing, nothing to do.
         message: What was found.
         meaning: What it means for the data.
-        advice: What to do; "" when there is nothing to do.
-        repair: What ``--repair`` does about it; None: it can't.
-        subjects: The files or digests that it is about.
+        advice: What to do; "" if there is nothing to do.
+        repair: What ``--repair`` does about it; None if it can't help.
+        subjects: The files or digests concerned.
     """
 
     check: Check
@@ -40,7 +40,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """What a repair did, or why it did nothing."""
+    """Say what a repair did, or why it did nothing."""
 
     repair: Repair
     done: bool
@@ -49,14 +49,14 @@ class Repaired:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """All that was found.
+    """Hold everything that was found.
 
     Attributes:
         path: The journal's folder.
-        journal_id: None when it can't be read.
-        checked: The checks that could be made; the others need what is damaged.
+        journal_id: None if it can't be read.
+        checked: The checks that ran; the others need what is damaged.
         findings: In the order of the checks.
-        repaired: What was done about those of an examination before this one.
+        repaired: What was repaired of an earlier examination.
     """
 
     path: str
@@ -67,7 +67,7 @@ class Examination:
 
     @property
     def healthy(self) -> bool:
-        """Whether there is no problem; warnings and notes may be."""
+        """Return whether there is no problem; warnings and notes are allowed."""
         return not any(f.severity == "problem" for f in self.findings)
 
     def to_json(self) -> dict[str, Any]:

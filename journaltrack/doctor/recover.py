@@ -1,8 +1,9 @@
-"""A new database from all that is readable of a damaged one.
+"""Build a new database from everything that is readable in a damaged one.
 
-Rows are told apart by their shape, so that neither the schema nor an index need be whole; what can be derived is derived
-anew. Three rules: an entry that is readable is kept, as it is; what may have been sent is never simply sent again; nothing
-is made up without a name that says so. Changes nothing of the damaged journal.
+Rows are told apart by their shape, so that neither the schema nor an index needs to be intact.
+Derived tables are derived again. Three rules: a readable entry is kept as it is; what may have
+been sent is never simply sent again; nothing is invented without a name that says so. Changes
+nothing in the damaged journal.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from journaltrack.util.intervals import as_intervals, as_text, ranges_in
 from journaltrack.util.text import is_newer_version, version_needed
 
 LOST_NAME: Final = "lost-name-of-component"
-"""Begins the names of components whose own row could not be read."""
+"""Prefix of the names of components whose own row could not be read."""
 _NAMELESS: Final = "the name of its component was on a page that is lost"
 _PERHAPS_SENT: Final = "it may have been sent: the record of its delivery may have been on a page that is lost"
 _DIGEST_BYTES: Final = 32
@@ -44,17 +45,18 @@ _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
 
 @dataclass(slots=True)
 class Salvaged:
-    """What was found.
+    """Say what was salvaged.
 
     Attributes:
         pages: Pages read.
-        damaged: Page number (0: the log) to what is wrong with it.
+        damaged: Why each damaged page is damaged, by page number (0: the log).
         rows: Rows kept, by table.
-        missing: Entries (``seq``) that are missing between others, as "120-143,150". What is missing at the end can't be told.
-        removed: How many of them were removed on the record.
-        in_doubt: Metrics put in doubt, since the record of their delivery may be among what is lost.
+        missing: Entries (``seq``) missing between others, as "120-143,150". Whether entries are
+            missing at the end can't be told.
+        removed: How many of the missing were removed on the record.
+        in_doubt: Metrics put in doubt, since the record of their delivery may be lost.
         nameless: Entries quarantined because the name of their component is lost.
-        journal_id_kept: Whether the journal has the identity that it had.
+        journal_id_kept: Whether the journal kept its identity.
     """
 
     pages: int = 0
@@ -67,7 +69,7 @@ class Salvaged:
     journal_id_kept: bool = False
 
     def __str__(self) -> str:
-        """In one line."""
+        """Return the summary in one line."""
         parts = [
             f"rebuilt the database from {self.pages} pages, {len(self.damaged)} of them damaged",
             f"entries kept: {self.rows['entry']}",
@@ -81,7 +83,9 @@ class Salvaged:
 
 
 def salvage(folder: Path, target: Path, *, now_ns: int) -> Salvaged:
-    """Make a whole database at ``target`` from the journal in ``folder``, which nobody may have open.
+    """Build a database at ``target`` from the damaged journal in ``folder``.
+
+    Nobody may have the journal open.
 
     Args:
         folder: The journal's.
@@ -89,8 +93,8 @@ def salvage(folder: Path, target: Path, *, now_ns: int) -> Salvaged:
         now_ns: Nanoseconds since the epoch.
 
     Raises:
-        JournalCorruptError: Nothing of a journal is readable there; ``target`` is not made.
-        JournalTooNewError: A newer journaltrack wrote it; ``target`` is not made.
+        JournalCorruptError: Nothing of a journal is readable there; ``target`` is not created.
+        JournalTooNewError: A newer journaltrack wrote it; ``target`` is not created.
         OSError: The files can't be read, or the target can't be written.
     """
     found = Salvaged()
@@ -123,7 +127,7 @@ def _refuse_nothing(folder: Path, found: Salvaged) -> None:
         )
 
 
-# -- telling rows apart -----------------------------------------------------------------------------------------
+# -- telling rows apart ---------------------------------------------------------------------
 
 
 _SHAPES: Final = {table.name: (len(table.columns), tables.value_kinds(table)) for table in tables.metadata.sorted_tables}
@@ -147,8 +151,9 @@ def _insert(table: str, *, conflict: str = "", ignore: bool = True) -> str:
     return f"INSERT {'OR IGNORE ' if ignore else ''}INTO {table} VALUES ({','.join('?' * count)}) {conflict}"
 
 
-# Copies of a row come from pages that are no longer in use, or from an unproved log. Entries and deliveries never change;
-# of a receipt the finished copy is the later one, of a field the one with the later entry.
+# Copies of a row come from pages no longer in use, or from an unproved log. Entries and
+# deliveries never change. Of a receipt the finished copy is the later one; of a field, the one
+# with the later entry.
 _FINISHED: Final = "finished_at_ns = excluded.finished_at_ns, outcome = excluded.outcome, attempts = excluded.attempts"
 _SQL: Final = {
     **{name: _insert(name) for name in ("entry", "writer", "component", "delivery", "blob", "location", "attestation")},
@@ -165,7 +170,10 @@ _SQL: Final = {
 
 
 def _copy(connection: sqlite3.Connection, rows: Iterable[Row], found: Salvaged) -> int | None:
-    """Put every row that is one of a journal's into its table; the highest generation of a lease, None for none seen."""
+    """Copy every row into its table; return the highest lease generation.
+
+    None means that no lease was found.
+    """
     generation: int | None = None
     waiting: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _SQL}
 
@@ -209,11 +217,11 @@ def _refuse_newer(required: object) -> None:
         )
 
 
-# -- what follows from what is lost -----------------------------------------------------------------------------
+# -- what follows from what is lost ---------------------------------------------------------
 
 
 def _complete(connection: sqlite3.Connection, found: Salvaged, generation: int | None, now_ns: int, *, whole: bool) -> None:
-    """Give what is nameless a name, settle what may have been sent, and make anew what can be computed."""
+    """Name nameless components, settle what may be sent, derive the rest again."""
     execute = connection.execute
     settled: list[Settled] = []
     execute(
@@ -229,14 +237,15 @@ def _complete(connection: sqlite3.Connection, found: Salvaged, generation: int |
     used = execute("SELECT max(generation) FROM receipt WHERE typeof(generation) = 'integer'").fetchone()[0]
     highest = min(max(generation or 0, used or 0, 0), check.GENERATION_MAX - 1)
     never_synced = generation == 0 and used is None
-    if not whole or execute("SELECT digest FROM meta").fetchone()[0] is None:  # or of format 0001
+    # Or it is of format 0001.
+    if not whole or execute("SELECT digest FROM meta").fetchone()[0] is None:
         _begin_evidence_anew(connection, now_ns)
     if not whole and not never_synced:
         settled.append(Settled("delivered", None, as_intervals(_settle_by_receipts(connection, now_ns))))
         in_doubt = _settle(connection, "in doubt", _PERHAPS_SENT, now_ns, "e.stream = 'metric'")
         found.in_doubt = len(in_doubt)
         settled.append(Settled("in doubt", _PERHAPS_SENT, as_intervals(in_doubt)))
-        # What could not be settled above is settled now: no receipt is in flight any more.
+        # Settle what could not be settled above: no receipt is in flight any more.
         execute("UPDATE receipt SET finished_at_ns = ?, outcome = 'interrupted' WHERE finished_at_ns IS NULL", (now_ns,))
     pending = f"SELECT min(e.seq) - 1 FROM entry e WHERE {UNSETTLED}"
     execute(f"UPDATE mark SET seq = coalesce(({pending}), (SELECT max(seq) FROM entry), 0)")
@@ -252,7 +261,12 @@ def _complete(connection: sqlite3.Connection, found: Salvaged, generation: int |
 
 
 def _begin_evidence_anew(connection: sqlite3.Connection, now_ns: int) -> None:
-    """What is recorded up to now need not be attested: its attestation may be on a page that is lost. Those that are there count."""
+    """Require no attestations of what was recorded so far.
+
+    Those may be on a lost page.
+
+    Attestations that are there still count.
+    """
     facts = "journal_id, created_at_ns, created_by_version, required_version"
     columns = connection.execute(f"SELECT {facts}, (SELECT coalesce(max(id), 0) FROM receipt), ? FROM meta", (now_ns,)).fetchone()
     connection.execute(
@@ -261,7 +275,7 @@ def _begin_evidence_anew(connection: sqlite3.Connection, now_ns: int) -> None:
 
 
 def _settle(connection: sqlite3.Connection, outcome: str, reason: str, now_ns: int, which: str, *parameters: object) -> list[int]:
-    """Settle the entries of a condition that have no settlement; returns them."""
+    """Settle the entries of a condition that have no settlement; return them."""
     sql = f"SELECT e.seq FROM entry e WHERE {which} AND {UNSETTLED}"
     seqs = [seq for (seq,) in connection.execute(sql, parameters)]
     connection.executemany("INSERT INTO delivery VALUES (?, NULL, ?, ?, ?)", [(seq, outcome, reason, now_ns) for seq in seqs])
@@ -269,7 +283,10 @@ def _settle(connection: sqlite3.Connection, outcome: str, reason: str, now_ns: i
 
 
 def _settle_by_receipts(connection: sqlite3.Connection, now_ns: int) -> list[int]:
-    """Entries that a receipt calls delivered, and that have no record of their own (any more), are; returns them."""
+    """Settle entries that a receipt calls delivered; return them.
+
+    These are the entries without a delivery row of their own.
+    """
     settled: list[int] = []
     delivered = "SELECT id, entries FROM receipt WHERE outcome = 'delivered' AND action <> 'readback'"
     unsettled = f"SELECT e.seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND {UNSETTLED}"
@@ -284,7 +301,7 @@ def _settle_by_receipts(connection: sqlite3.Connection, now_ns: int) -> list[int
 
 
 def _is_whole(database: Path) -> bool:
-    """Whether SQLite finds nothing wrong with the original; it is opened for reading alone."""
+    """Return whether SQLite finds nothing wrong with the original, opened read-only."""
     try:
         with closing(sqlite3.connect(f"file:{quote(os.fsencode(database))}?mode=ro", uri=True)) as connection:
             return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",))

@@ -1,7 +1,8 @@
-"""What can be repaired. Nothing that might be evidence is deleted: what is replaced goes to ``damaged/`` in the folder.
+"""Repair what can be repaired.
 
-Every repair that writes to the database holds the lease, so that no sync works on it meanwhile, and leaves a receipt of
-the action ``repair``.
+Invariants: nothing that might be evidence is deleted; what is replaced moves to ``damaged/`` in
+the folder. Every repair that writes to the database holds the lease, so that no sync works on it
+meanwhile, and leaves a receipt of the action ``repair``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from journaltrack.util import paths
 from journaltrack.util.digest import digest_of
 
 DAMAGED: Final = "damaged"
-"""The folder, inside the journal's, for what a repair took out of use."""
+"""The folder inside the journal's for what a repair took out of use."""
 _ORDER: Final[tuple[Repair, ...]] = (
     "owner",
     "permissions",
@@ -51,15 +52,15 @@ _ORDER: Final[tuple[Repair, ...]] = (
 
 
 def mend(examination: Examination, *, restore_from: Sequence[Path] = (), clock_ns: Callable[[], int] = time.time_ns) -> list[Repaired]:
-    """Do what the findings allow; one failure keeps nothing else from being repaired.
+    """Repair what the findings allow; one failure does not stop the other repairs.
 
     Args:
-        examination: From ``examine``, of this moment.
-        restore_from: Folders in which contents missing from the spool may be, under whatever names.
+        examination: From ``examine``, just made.
+        restore_from: Folders that may have contents missing from the spool, under any name.
         clock_ns: Nanoseconds since the epoch.
 
     Returns:
-        What was done, and what was not and why. Examine again to see what remains.
+        What was repaired, and what was not and why. Examine again to see what remains.
     """
     folder = Path(examination.path)
     done = []
@@ -69,7 +70,7 @@ def mend(examination: Examination, *, restore_from: Sequence[Path] = (), clock_n
             continue
         try:
             message = _REPAIRS[repair](folder, findings, restore_from, clock_ns)
-            done.append(Repaired(repair, message is not None, message or "nothing could be done"))
+            done.append(Repaired(repair, message is not None, message or "nothing could be repaired"))
         except (JournalError, OSError, sqlite3.Error) as error:
             text = error.message if isinstance(error, JournalError) else str(error)
             hint = f" ({error.hint})" if isinstance(error, JournalError) and error.hint else ""
@@ -78,13 +79,17 @@ def mend(examination: Examination, *, restore_from: Sequence[Path] = (), clock_n
 
 
 def _owner(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]) -> str | None:
-    """Root gives the files to the folder's owner; who owns the folder can put a new lock file in the place of somebody else's."""
+    """Give the files to the folder's owner.
+
+    Root can do it; the folder's owner can replace another user's lock file by a new one.
+    """
     foreign = files.of_others(folder)
     for path in foreign:
         files.hand_over(path, folder)
     lock = folder / files.LOCK_FILE
     if lock in files.of_others(folder) and files.is_locked(lock) is False:
-        lock.unlink()  # it is made again by whoever syncs next
+        # The next sync creates it again.
+        lock.unlink()
     still = files.of_others(folder)
     return None if still else f"given to the owner of the folder: {', '.join(path.name for path in foreign)}"
 
@@ -128,10 +133,11 @@ def _finish(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], c
 
 
 def _swap(folder: Path, clock_ns: Callable[[], int]) -> None:
-    """Put the rebuilt database in the place of the damaged one.
+    """Replace the damaged database by the rebuilt one.
 
-    A kill at any point leaves the rebuilt database under one of its two names, and the damaged files under one of theirs.
-    The old log goes first: beside the new database SQLite would replay it into that.
+    A kill at any point leaves the rebuilt database under one of its two names, and the damaged
+    files under one of theirs. The old log moves first: else SQLite would replay it into the new
+    database.
     """
     aside = _aside(folder, clock_ns)
     database = folder / paths.DATABASE
@@ -140,7 +146,8 @@ def _swap(folder: Path, clock_ns: Callable[[], int]) -> None:
         if path == database:
             try:
                 os.link(path, aside / path.name, follow_symlinks=False)
-            except OSError:  # no links there
+            # This file system has no links.
+            except OSError:
                 shutil.copy2(path, aside / path.name, follow_symlinks=False)
         else:
             path.replace(aside / path.name)
@@ -178,7 +185,7 @@ def _lease(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], cl
 
     with closing(Database(folder / paths.DATABASE)) as database:
         database.write(reset)
-    return _in_database(folder, lambda _: None, "made the lease anew", clock_ns)
+    return _in_database(folder, lambda _: None, "created the lease again", clock_ns)
 
 
 def _mark(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clock_ns: Callable[[], int]) -> str | None:
@@ -188,7 +195,7 @@ def _mark(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], clo
         connection.execute("DELETE FROM unsettled")
         connection.execute(f"UPDATE mark SET seq = coalesce(({pending}), (SELECT max(seq) FROM entry), 0)")
 
-    return _in_database(folder, compute, "computed the low-water mark anew", clock_ns)
+    return _in_database(folder, compute, "computed the low-water mark again", clock_ns)
 
 
 def _log(folder: Path, _findings: Sequence[Finding], _from: Sequence[Path], _clock: Callable[[], int]) -> str | None:
@@ -225,7 +232,7 @@ def _spool(folder: Path, findings: Sequence[Finding], restore_from: Sequence[Pat
 
 
 def _matching(folder: Path, restore_from: Sequence[Path], wanted: set[str]) -> Iterator[tuple[str, Path]]:
-    """Regular files with one of these digests; reads those alone whose size fits."""
+    """Find regular files with one of these digests; read only those whose size fits."""
     with closing(Database(folder / paths.DATABASE, read_only=True)) as database:
         rows = database.read("SELECT size_bytes FROM blob WHERE sha256 IN (SELECT value FROM json_each(?))", (json.dumps(sorted(wanted)),))
     sizes = {size for (size,) in rows} if len(rows) == len(wanted) else None
@@ -246,7 +253,7 @@ def _matching(folder: Path, restore_from: Sequence[Path], wanted: set[str]) -> I
 
 
 def _in_database(folder: Path, work: Callable[[sqlite3.Connection], object], message: str, clock_ns: Callable[[], int]) -> str:
-    """Do something in one transaction with its receipt, holding the lease."""
+    """Make a change in one transaction with its receipt, holding the lease."""
     with closing(Database(folder / paths.DATABASE)) as database:
         held = lease.acquire(database, clock_ns=clock_ns)
 
@@ -261,17 +268,19 @@ def _in_database(folder: Path, work: Callable[[sqlite3.Connection], object], mes
 
 
 def _refuse_if_used(folder: Path) -> None:
-    """The database can be replaced only while nobody has it open: they would go on writing to the one that was moved aside.
+    """Refuse to replace the database while somebody has it open.
+
+    They would continue to write to the one that was moved aside.
 
     Raises:
-        JournalLockedError: Somebody has.
+        JournalLockedError: Somebody has it open.
     """
     users = sorted(files.having_open(folder / paths.DATABASE))
     if users or files.held_open(folder) or lease.lock_holder(folder) is not None:
         who = ", ".join(f"process {pid}" for pid in users) or "a process"
         raise JournalLockedError(
             f"{who} has the journal at {folder} open; its database was not replaced",
-            hint="end what logs to it or syncs it, then repair again",
+            hint="end the processes that log to it or sync it, then repair again",
         )
 
 

@@ -1,10 +1,13 @@
-"""Table rows read from the pages of an SQLite file, without SQLite: for databases that it can't open or read to the end.
+"""Read table rows from the pages of an SQLite file, without SQLite.
 
-Python's sqlite3 has no ``.recover``. Whatever page says that it is a leaf of a table is read, wherever it is: neither the
-schema nor the upper pages of the trees are needed. Formats: https://sqlite.org/fileformat2.html and walformat.html.
+It is for databases that SQLite can't open or read to the end: Python's sqlite3 has no
+``.recover``. Every page that claims to be a leaf of a table is read, wherever it is. Neither the
+schema nor the upper pages of the trees are needed. Formats: https://sqlite.org/fileformat2.html
+and walformat.html.
 
-Everything here may be damaged or hostile: what makes no sense is skipped and noted, nothing raises, and no more is read
-than a few times what is there. Must not know what a journal is.
+Invariants: everything here may be damaged or hostile. What makes no sense is skipped and noted,
+nothing raises, and no more is read than a few times the file's size. Must not know what a journal
+is.
 """
 
 from __future__ import annotations
@@ -23,20 +26,25 @@ Value: TypeAlias = int | float | str | bytes | None
 _MAGIC: Final = b"SQLite format 3\x00"
 _PAGE_SIZES: Final = (4096, 1024, 2048, 8192, 16384, 32768, 65536, 512)
 _LEAF: Final = 0x0D
-_OTHER_KINDS: Final = (0x02, 0x05, 0x0A)  # upper pages, and leaves of indexes: no rows
+# Upper pages, and leaves of indexes: no rows.
+_OTHER_KINDS: Final = (0x02, 0x05, 0x0A)
 _HEADER_BYTES: Final = 100
 _WAL_MAGIC: Final = {0x377F0682: "<", 0x377F0683: ">"}
 _WAL_HEADER_BYTES: Final = 32
 _FRAME_HEADER_BYTES: Final = 24
 _ROLLBACK_MAGIC: Final = bytes.fromhex("d9d505f920a163d7")
 _INT_BYTES: Final = (0, 1, 2, 3, 4, 6, 8)
-_BLOB_FROM: Final = 12  # serial types: 12 and more are blobs and texts
+# Serial types from 12 on are blobs and texts.
+_BLOB_FROM: Final = 12
 _READ_TIMES_MAX: Final = 8
-"""Overflow pages are read so many times the file's size at most: a crafted file could send us round in circles."""
+"""Overflow pages are read at most this many times the file's size: a crafted file could loop."""
 
 
 class Row(NamedTuple):
-    """A row of some table. An INTEGER PRIMARY KEY is ``rowid``, and None among ``values``."""
+    """Hold a row of some table.
+
+    An INTEGER PRIMARY KEY is ``rowid``, and None among ``values``.
+    """
 
     page: int
     rowid: int
@@ -44,24 +52,24 @@ class Row(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where a page's bytes are."""
+    """Say where a page's bytes are."""
 
     file: bytes | mmap.mmap
     start: int
 
 
 class DamageError(Exception):
-    """What is here makes no sense."""
+    """Report that the bytes here make no sense."""
 
 
 @dataclass(slots=True)
 class Pages:
-    """The pages of a database with its log laid over them; make one with ``opened``.
+    """Hold the pages of a database with its log laid over them; ``opened`` makes one.
 
     Attributes:
         page_bytes: Size of a page.
         count: Pages in the file.
-        damaged: What could not be read: page number (0: of no page) to why.
+        damaged: Why something could not be read, by page number (0: no page).
     """
 
     page_bytes: int
@@ -76,7 +84,7 @@ class Pages:
     _continued: set[int] = field(default_factory=set)
 
     def page(self, number: int) -> bytes:
-        """A page's newest bytes.
+        """Return a page's newest bytes.
 
         Raises:
             DamageError: There is no such page.
@@ -88,7 +96,7 @@ class Pages:
         return content
 
     def rows(self) -> Iterator[Row]:
-        """All rows of all tables; those of pages whose log could not be proved come last."""
+        """Yield all rows of all tables; those of pages from an unproved log come last."""
         unused = self._unused()
         self._strange.clear()
         self._continued.clear()
@@ -152,7 +160,7 @@ class Pages:
         return rowid, b"".join(parts)
 
     def _unused(self) -> set[int]:
-        """Pages on the free list: what they hold was deleted."""
+        """Return the pages on the free list: what they hold was deleted."""
         unused: set[int] = set()
         try:
             trunk = int.from_bytes(self.page(1)[32:36], "big")
@@ -164,12 +172,14 @@ class Pages:
                 trunk = int.from_bytes(content[:4], "big")
         except (DamageError, struct.error):
             return set()
-        # A list that would free most of a damaged database is part of the damage.
+        # A free list that would free most of a damaged database is part of the damage.
         return unused if len(unused) < self.count else set()
 
 
 def opened(database: Path, stack: ExitStack) -> Pages:
-    """The pages of a database file, its write-ahead log and its rollback journal; all stay mapped until ``stack`` ends.
+    """Open a database file with its write-ahead log and rollback journal.
+
+    All stay mapped until ``stack`` ends.
 
     Raises:
         OSError: The file can't be read.
@@ -213,7 +223,7 @@ def _page_bytes(content: bytes | mmap.mmap, log: bytes | mmap.mmap) -> int:
         if size in _PAGE_SIZES:
             return size
 
-    # The header is lost: the size at which most pages begin like a page of a tree.
+    # The header is lost: take the size at which most pages begin like a page of a tree.
     def looks_right(size: int) -> float:
         starts = range(size, len(content), size)
         hits = sum(content[s] in {_LEAF, *_OTHER_KINDS} for s in starts)
@@ -223,7 +233,10 @@ def _page_bytes(content: bytes | mmap.mmap, log: bytes | mmap.mmap) -> int:
 
 
 def _lay_log_over(pages: Pages, log: bytes | mmap.mmap) -> None:
-    """Frames of the write-ahead log up to its last commit; those behind a wrong checksum are kept apart."""
+    """Apply the write-ahead log's frames up to its last commit.
+
+    Frames behind a wrong checksum are kept apart.
+    """
     order = _WAL_MAGIC.get(int.from_bytes(log[:4], "big"))
     if (
         len(log) < _WAL_HEADER_BYTES
@@ -241,7 +254,8 @@ def _lay_log_over(pages: Pages, log: bytes | mmap.mmap) -> None:
         header = log[start : start + _FRAME_HEADER_BYTES]
         number, commit = struct.unpack(">II", header[:8])
         if header[8:16] != log[16:24]:
-            break  # from before the log was begun anew
+            # It is from before the log began anew.
+            break
         if proved:
             content = log[start + _FRAME_HEADER_BYTES : start + frame_bytes]
             sums = _checksum(order, content, _checksum(order, header[:8], sums))
@@ -268,7 +282,10 @@ def _checksum(order: str, content: bytes, sums: tuple[int, int]) -> tuple[int, i
 
 
 def _put_back(pages: Pages, journal: bytes | mmap.mmap) -> None:
-    """A rollback journal left by a kill holds the pages as they were before the transaction that never was."""
+    """Apply a rollback journal that a kill left.
+
+    It holds the pages as they were before the unfinished transaction.
+    """
     start, first = 0, True
     while journal[start : start + 8] == _ROLLBACK_MAGIC:
         count, _, before, sector, size = struct.unpack(">IIIII", journal[start + 8 : start + 28].ljust(20, b"\0"))

@@ -270,7 +270,7 @@ def test_whatever_prints_ends_alike(journal, arguments, kind):
         with Path("/dev/full").open("w") as full:
             done = command(*arguments, *more, stdout=full, stderr=subprocess.PIPE)
         assert done.returncode == ExitCode.OUTPUT
-        assert done.stderr.startswith(b"error: what the command prints can't be written: No space left")
+        assert done.stderr.startswith(b"error: the output can't be written: No space left")
         assert b"Traceback" not in done.stderr
         return
     reader, writer = os.pipe()

@@ -265,7 +265,7 @@ def test_entries_says_where_the_next_page_begins(site):
     assert unsettled(site.folder) == (True, False)
     code, printed = call("entries", site.folder, "--limit", "4")
     assert code == 3
-    assert printed.splitlines()[-1] == "more follow: say the same with --after 4"
+    assert printed.splitlines()[-1] == "more follow: repeat the command with --after 4"
     seqs, after = [], "0"
     for _ in itertools.repeat(None, 4):
         lines = [json.loads(line) for line in call("entries", site.folder, "--json", "--limit", "4", "--after", after)[1].splitlines()]

@@ -216,7 +216,7 @@ def test_a_filter_that_names_something_in_some_journals_is_one_note(tmp_path):
             pass
     done = CliRunner().invoke(main, ["audit", str(tmp_path / "all"), "--component", "run-3"])
     assert done.exit_code == 3
-    assert done.stderr == "note: 4 of 5 journals have nothing that the filter names\n"
+    assert done.stderr == "note: 4 of 5 journals have nothing that matches the filter\n"
 
 
 def test_what_can_never_be_sent_is_not_offered_to_retry(tmp_path):

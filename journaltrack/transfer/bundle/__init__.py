@@ -1,1 +1,1 @@
-"""A journal in one file: packing, proving, unpacking."""
+"""Pack a journal into one file; verify and unpack such a file."""

@@ -1,16 +1,19 @@
-"""How a bundle is laid out: a tar archive whose members and their places follow from its manifest. docs/bundles.md is this in words.
+"""Lay out a bundle: a tar archive that follows from its manifest.
+
+docs/bundles.md describes the format for readers.
 
 ::
 
-    journaltrack-bundle.json     the manifest: what this is, and every member with its size and digest
+    journaltrack-bundle.json     the manifest: what this is, and every member with size and digest
     journal.db                   a snapshot of the database
     spool/ab/ab12...             the blobs, in order of their digests
-    journaltrack-bundle.sha256   the digests of all members before it, the manifest's among them, as ``sha256sum -c`` reads them
+    journaltrack-bundle.sha256   the digests of all members before it, the manifest's included,
+                                 as ``sha256sum -c`` reads them
     (two blocks of zeros)
 
-Invariants: the manifest determines which members there are, in which order, where each begins, and the digests of their contents.
-``tarfile`` writes headers and reads them, one block at a time: no header can say where the next one is, or name a file.
-Pure: no I/O, no clock.
+Invariants: the manifest determines which members there are, their order, where each begins, and
+the digests of their contents. ``tarfile`` writes and reads single headers, one block at a time: no
+header can say where the next one is, or name a file. Pure: no I/O, no clock.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ SUMS: Final = "journaltrack-bundle.sha256"
 BLOCK_BYTES: Final = 512
 END: Final = bytes(2 * BLOCK_BYTES)
 HEAD_BYTES: Final = 4096
-"""So many bytes of a manifest hold the members that are the same in every version."""
+"""This many bytes of a manifest hold the members that are the same in every version."""
 
 Content: TypeAlias = Literal["undelivered", "all"]
 Harm: TypeAlias = Literal["missing", "damaged"]
@@ -66,7 +69,7 @@ _TYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a bundle is and holds.
+    """Say what a bundle is and holds.
 
     Attributes:
         journal_id: Of the journal.
@@ -76,8 +79,10 @@ class Manifest:
         content: Whether blobs that were delivered already are in it.
         database_bytes, database_sha256: The snapshot.
         blobs: Digest and size of each blob in the bundle, sorted.
-        left_out: Digests of blobs that are delivered, or that no entry names yet, and left out for that reason, sorted.
-        damaged: Digests of blobs that should be in it and were missing from the spool, or damaged there, sorted.
+        left_out: Digests of blobs left out because they are delivered, or no entry names them
+            yet, sorted.
+        damaged: Digests of blobs that should be in it but were missing from the spool or damaged
+            there, sorted.
     """
 
     journal_id: str
@@ -95,7 +100,10 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file of the archive: ``offset`` is its header's place; ``sha256`` is its content's."""
+    """Describe one file of the archive.
+
+    ``offset`` is where its header begins; ``sha256`` is the digest of its content.
+    """
 
     name: str
     size_bytes: int
@@ -104,27 +112,27 @@ class Member:
 
     @property
     def content_offset(self) -> int:
-        """Where its bytes begin."""
+        """Return where its content begins."""
         return self.offset + BLOCK_BYTES
 
     @property
     def content_end(self) -> int:
-        """Where its padding begins."""
+        """Return where its padding begins."""
         return self.content_offset + self.size_bytes
 
     @property
     def end(self) -> int:
-        """Where the next member begins."""
+        """Return where the next member begins."""
         return self.content_end + len(self.padding)
 
     @property
     def padding(self) -> bytes:
-        """The zeros that fill its last block."""
+        """Return the zeros that fill its last block."""
         return bytes(-self.size_bytes % BLOCK_BYTES)
 
 
 class Layout:
-    """Every byte of a bundle that is not a blob's or the database's.
+    """Give every byte of a bundle except those of the blobs and the database.
 
     Args:
         manifest: Of the bundle.
@@ -146,7 +154,7 @@ class Layout:
         return Member(MANIFEST, len(self.manifest_bytes), self.manifest_sha256, 0)
 
     def blobs(self) -> Iterator[Member]:
-        """The members under ``spool/``, in order."""
+        """Return the members under ``spool/``, in order."""
         offset = self.database.end
         for sha256, size_bytes in self.manifest.blobs.items():
             member = Member(f"{paths.SPOOL}/{sha256[:2]}/{sha256}", size_bytes, sha256, offset)
@@ -154,21 +162,22 @@ class Layout:
             offset = member.end
 
     def members(self) -> Iterator[Member]:
-        """All of them, in order."""
+        """Return all members, in order."""
         yield self._first()
         yield self.database
         yield from self.blobs()
         yield self.sums
 
     def header(self, member: Member) -> bytes:
-        """The block before its content."""
+        """Return the header block before its content."""
         return header(member.name, member.size_bytes, self.manifest.created_at_ns // 1_000_000_000)
 
 
 def header(name: str, size_bytes: int, modified_s: int) -> bytes:
-    """Return the tar header of a regular file that its owner alone may read.
+    """Return the tar header of a regular file that only its owner may read.
 
-    Sizes from 8 GiB on are binary, as GNU tar, bsdtar, busybox and Python read them: the octal field has no room.
+    Sizes from 8 GiB on are binary, since the octal field has no room for them. GNU tar, bsdtar,
+    busybox and Python read that.
     """
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = size_bytes, _MODE, min(modified_s, _SIZE_OCTAL_MAX)
@@ -176,9 +185,10 @@ def header(name: str, size_bytes: int, modified_s: int) -> bytes:
 
 
 def _read(block: bytes) -> tarfile.TarInfo | None:
-    """Return what a header says; None when it is none.
+    """Return what a header says; None if it is not one.
 
-    Its sum has one possible form here: ``tarfile`` takes several, and a flipped bit there would not be seen.
+    Its checksum has one possible form here: ``tarfile`` takes several, and would not see a bit
+    flipped there.
     """
     try:
         info = tarfile.TarInfo.frombuf(block, "ascii", "surrogateescape")
@@ -188,7 +198,10 @@ def _read(block: bytes) -> tarfile.TarInfo | None:
 
 
 def is_header_of(member: Member, block: bytes) -> bool:
-    """Return whether a header is that of this member: a regular file of its name and size, for its owner alone."""
+    """Return whether a header is that of this member.
+
+    It must be a regular file of the member's name and size, for its owner alone.
+    """
     info = _read(block)
     if info is None:
         return False
@@ -197,31 +210,38 @@ def is_header_of(member: Member, block: bytes) -> bool:
 
 
 def manifest_size(block: bytes) -> int | None:
-    """Return how long the manifest is, from the first header of a file; None when that is not a bundle's."""
+    """Return the manifest's length, from the first header of a file.
+
+    Return None if the header is not that of a bundle.
+    """
     info = _read(block)
     sound = info is not None and 0 < info.size <= MANIFEST_BYTES_MAX and is_header_of(Member(MANIFEST, info.size, "", 0), block)
     return info.size if info is not None and sound else None
 
 
 def is_first(data: bytes) -> bool:
-    """Whether bytes, perhaps cut short, begin as a bundle does."""
+    """Return whether bytes, perhaps cut short, begin as a bundle does."""
     name = MANIFEST.encode("ascii") + b"\0"
     return data[: len(name)] == name[: len(data)]
 
 
 def described(block: bytes) -> str:
-    """Return what a header says that stands where another one should: for messages."""
+    """Describe a header that stands where another one should, for messages."""
     if not any(block):
         return "zeros"
     if block[257:262] != b"ustar":
-        return "no header of an archive"
-    name = block[:100].partition(b"\0")[0].decode("utf-8", "replace")  # also of one whose sum is wrong
+        return "not the header of an archive"
+    # Also of a header whose checksum is wrong.
+    name = block[:100].partition(b"\0")[0].decode("utf-8", "replace")
     kind = _TYPES.get(block[156:157])
     return shown(name) + (f", {kind}" if kind else "")
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The manifest as it is in the bundle. The first three members are the same in all versions, and their place too."""
+    """Return the manifest as it is in the bundle.
+
+    The first three members, and their places, are the same in all versions.
+    """
     members = {
         "journaltrack_bundle": FORMAT_VERSION,
         "required_version": REQUIRED_VERSION,
@@ -239,7 +259,7 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def decode(data: bytes, *, reader_version: str) -> Manifest:
-    """The manifest, strictly: exactly what ``encode`` makes.
+    """Parse a manifest strictly: accept exactly what ``encode`` makes.
 
     Args:
         data: Its bytes, at most ``MANIFEST_BYTES_MAX``.
@@ -247,7 +267,7 @@ def decode(data: bytes, *, reader_version: str) -> Manifest:
 
     Raises:
         BundleTooNewError: Its format is newer than this code; the version needed is named.
-        BundleDamagedError: It is nothing that a journaltrack wrote.
+        BundleDamagedError: journaltrack never writes such a manifest.
     """
     head = _HEAD.match(data[:HEAD_BYTES].decode("ascii", "replace"))
     if head is None:
@@ -258,7 +278,8 @@ def decode(data: bytes, *, reader_version: str) -> Manifest:
             f"the bundle has format {head[1]}, this version ({reader_version}) reads {FORMAT_VERSION} at most; nothing was taken from it",
             hint=f"install {needed}: pip install -U journaltrack",
         )
-    # What is written has few objects, and a digest for every comma else: anything else could take far more memory than its text.
+    # A real manifest has few objects, and a digest for every comma else: anything else could take
+    # far more memory than its text.
     text = data.decode("ascii", "replace")
     if text.count("{") + text.count("[") > 16 or text.count(",") * 64 > len(text) + 16 * 64:  # noqa: PLR2004
         _damaged("has another structure")
@@ -268,18 +289,18 @@ def decode(data: bytes, *, reader_version: str) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleDamagedError("its manifest can't be read", hint=DAMAGED_HINT) from error
     if not exact:
-        _damaged("is not as journaltrack writes it")
+        _damaged("is not what journaltrack writes")
     return manifest
 
 
-DAMAGED_HINT: Final = "carry it over once more, or make it anew with `journaltrack bundle`; if you did not make it, do not trust it"
+DAMAGED_HINT: Final = "copy the bundle again, or create it again with `journaltrack bundle`; if you did not create it, do not trust it"
 
 
 def _manifest(members: dict[str, Any]) -> Manifest:
-    """From what was parsed.
+    """Build a manifest from parsed JSON.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: It is no manifest.
+        ValueError, KeyError, TypeError, AttributeError: It is not a manifest.
     """
     made_by, database, blobs, left_out, damaged = (members[n] for n in ("created_by", "database", "blobs", "left_out", "damaged"))
     manifest = Manifest(
@@ -299,7 +320,8 @@ def _manifest(members: dict[str, Any]) -> Manifest:
     lists = (list(blobs), left_out, list(damaged))
     sound = (
         isinstance(manifest.journal_id, str)
-        and type(manifest.last_seq) is int  # as the database says: negative in a journal that somebody crafted
+        # As the database says: it may be negative in a crafted journal.
+        and type(manifest.last_seq) is int
         and abs(manifest.last_seq) <= _NUMBER_MAX + 1
         and all(type(number) is int and 0 <= number <= _NUMBER_MAX for number in numbers)
         and _VERSION.fullmatch(manifest.package_version) is not None
@@ -312,13 +334,13 @@ def _manifest(members: dict[str, Any]) -> Manifest:
         and set(damaged.values()) <= {"missing", "damaged"}
     )
     if not sound:
-        msg = "values that no journaltrack writes"
+        msg = "values that journaltrack never writes"
         raise ValueError(msg)
     return manifest
 
 
 def host_of(name: str) -> str:
-    """A host's name as it goes into a manifest."""
+    """Return a host's name as it goes into a manifest."""
     return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:255]
 
 

@@ -1,9 +1,10 @@
-"""``journaltrack.bundle``: a journal in one file, to be carried from a machine without a network to one that has it. Changes no journal.
+"""Implement ``journaltrack.bundle``: pack a journal into one file.
 
-Must not know a remote. Invariants: a bundle is one consistent snapshot with the blobs that it needs, each checked against its digest as
-it is copied; every blob that the snapshot names was whole in the spool before its entry was recorded, so what is missing is damage and no
-race; a bundle has its name only when it is whole and on the disk; memory does not grow with the entries of the journal.
-docs/bundles.md has the format, docs/adr/0014-bundles.md the reasons.
+Must not know a remote. Invariants: changes no journal. A bundle is one consistent snapshot with
+the blobs that it needs, each checked against its digest while it is copied. Every blob that the
+snapshot names was complete in the spool before its entry was recorded: what is missing is damage,
+not a race. A bundle gets its name only when it is complete and on the disk. Memory does not grow
+with the entries. docs/bundles.md has the format, docs/adr/0014-bundles.md the reasons.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _NAMED_MAX: Final = 5
 _HINTS: Final = {
     errno.ENOSPC: "free space there, then run the same command again",
     errno.EDQUOT: "free space there, then run the same command again",
-    errno.EFBIG: "this file system takes no file of that size (FAT32 ends at 4 GiB): use one that does, such as exFAT or ext4",
+    errno.EFBIG: "this file system can't hold a file of that size (FAT32 ends at 4 GiB): use one that can, such as exFAT or ext4",
     errno.EROFS: "name a file where you can write",
     errno.EACCES: "name a file where you can write",
 }
@@ -56,17 +57,19 @@ _NOT_NEEDED: Final = frozenset({"delivered", "superseded"})
 
 @dataclass(frozen=True, slots=True)
 class BundleReport:
-    """What was bundled.
+    """Say what was bundled.
 
     Attributes:
-        journal, journal_id: From where.
+        journal, journal_id: From which journal.
         output: The bundle.
-        size_bytes: Its size; ``database_bytes`` and ``blobs_bytes`` of it are the snapshot's and the blobs'.
+        size_bytes: Its size; ``database_bytes`` and ``blobs_bytes`` of it are the snapshot's and
+            the blobs'.
         blobs: How many are in it.
-        left_out: How many are not, because they are delivered.
-        damaged: Digests of those that are not, because they are missing from the spool or damaged there.
+        left_out: How many are left out because they are delivered.
+        damaged: Digests of those left out because they are missing from the spool or damaged
+            there.
         last_seq: The newest entry in it. Later ones were recorded meanwhile.
-        manifest_sha256: Digest of the manifest: two bundles with the same one are the same.
+        manifest_sha256: Digest of the manifest; equal digests mean equal bundles.
     """
 
     journal: str
@@ -82,7 +85,7 @@ class BundleReport:
     manifest_sha256: str
 
     def to_json(self) -> dict[str, Any]:
-        """What ``json.dumps`` takes."""
+        """Return what ``json.dumps`` takes."""
         members: dict[str, Any] = view.to_json(self)
         return members
 
@@ -97,13 +100,16 @@ def bundle(
     on_progress: Callable[[Progress], None] | None = None,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> BundleReport:
-    """Pack a snapshot of a journal and its blobs into one file. Others may go on appending.
+    """Pack a snapshot of a journal and its blobs into one file.
+
+    Others may continue to append.
 
     Args:
         journal: An open journal, a path, or None for the default journal.
         to: The file.
-        all_blobs: Also those that are delivered; without it, those that some entry still needs.
-        skip_damaged: Leave out blobs that are missing from the spool or damaged, and say so in the bundle.
+        all_blobs: Also pack delivered blobs; without it, only those that some entry still needs.
+        skip_damaged: Leave out blobs that are missing from the spool or damaged, and record that
+            in the bundle.
         force: Replace the file if it exists.
         on_progress: Called now and then with how many bytes are done, of how many.
         clock_ns: Nanoseconds since the epoch.
@@ -116,7 +122,8 @@ def bundle(
     """
     content: Content = "all" if all_blobs else "undelivered"
     with view.opened(journal) as own:
-        paths.file_target(to, own.path, force=force)  # before the work of a snapshot
+        # Refuse a bad target before the work of a snapshot.
+        paths.file_target(to, own.path, force=force)
         with contextlib.ExitStack() as stack:
             taken = stack.enter_context(snapshot(own))
             copier = stack.enter_context(Copier())
@@ -131,7 +138,8 @@ def bundle(
                 except BundleSpoolError as error:  # noqa: PERF203 - twice round at most, but for damage that goes on
                     if not skip_damaged:
                         raise
-                    harmed |= error.blobs  # the manifest comes first in the file, and names them
+                    # The manifest comes first in the file, and names them.
+                    harmed |= error.blobs
                 else:
                     break
         manifest = layout.manifest
@@ -151,7 +159,7 @@ def bundle(
 
 
 class _Target:
-    """The file of a bundle, at its beginning or anew."""
+    """Write the file of a bundle, from its beginning or anew."""
 
     def __init__(self, path: Path, descriptor: int, file: SteadyFile) -> None:
         self._path = path
@@ -159,10 +167,10 @@ class _Target:
         self._file = file
 
     def begin(self, size_bytes: int) -> None:
-        """Make room for a bundle of that size.
+        """Reserve room for a bundle of that size.
 
         Raises:
-            BundleError: There is none, now and not after an hour on a slow stick.
+            BundleError: There is no room. Better now than after an hour on a slow stick.
         """
         with _explained(self._path):
             os.ftruncate(self._descriptor, 0)
@@ -174,7 +182,7 @@ class _Target:
         free = room.f_bavail * room.f_frsize
         if free < size_bytes:
             raise BundleError(
-                f"the bundle takes {size_bytes} bytes, and in {self._path.parent} {free} are free; nothing was written",
+                f"the bundle takes {size_bytes} bytes, but {self._path.parent} has {free} free; nothing was written",
                 hint="free space there, or name a file on another disk",
             )
 
@@ -190,7 +198,7 @@ class _Target:
 
 
 class _Work:
-    """What one call of ``bundle`` does, until the file is whole."""
+    """Do the work of one ``bundle`` call, until the file is complete."""
 
     def __init__(
         self,
@@ -213,13 +221,13 @@ class _Work:
         self._done_bytes = self._total_bytes = 0
 
     def write(self, harmed: dict[str, Harm]) -> Layout:
-        """Write all of it.
+        """Write the bundle.
 
         Args:
-            harmed: Blobs that are known to be missing or damaged: they are left out.
+            harmed: Blobs known to be missing or damaged: they are left out.
 
         Raises:
-            BundleSpoolError: Others are, too; all of them are named.
+            BundleSpoolError: More blobs are missing or damaged; all of them are named.
         """
         layout = Layout(self._manifest(harmed))
         if len(layout.manifest_bytes) > limits.MANIFEST_BYTES_MAX:
@@ -252,7 +260,8 @@ class _Work:
         for sha256 in sorted(wanted - harmed.keys()):
             if self._spool.has(sha256):
                 blobs[sha256] = self._spool.path_of(sha256).lstat().st_size
-            elif sha256 in taken.undelivered:  # of others, S3 holds the content: they are left out, as without --all-blobs
+            # S3 holds the content of the others: they are left out, as without --all-blobs.
+            elif sha256 in taken.undelivered:
                 missing[sha256] = "missing"
         if missing:
             raise self._incomplete(missing)
@@ -272,7 +281,7 @@ class _Work:
         )
 
     def _add(self, layout: Layout, member: Member, source: int) -> str:
-        """Write a member whose bytes are those of a file from its position on; returns their digest."""
+        """Write a member from a file's position on; return the digest of its bytes."""
         self._target.write(layout.header(member))
 
         def write(view: memoryview) -> None:
@@ -285,7 +294,7 @@ class _Work:
         return sha256
 
     def _harm_in(self, members: Iterable[Member]) -> dict[str, Harm]:
-        """What is wrong with the rest: a person shall learn of it at once, and not blob by blob."""
+        """Check all remaining blobs, so that the user learns of every problem at once."""
         found: dict[str, Harm] = {}
         for member in members:
             harm = self._harm(member, partial(self._copier.digest, size_bytes=member.size_bytes))
@@ -294,7 +303,10 @@ class _Work:
         return found
 
     def _harm(self, member: Member, read: Callable[[int], str]) -> Harm | None:
-        """What is wrong with a blob; ``read`` gives the digest of what it reads from a descriptor."""
+        """Return what is wrong with a blob.
+
+        ``read`` returns the digest of a descriptor's bytes.
+        """
         try:
             with files.opened_blob(self._spool.path_of(member.sha256)) as source:
                 whole = os.fstat(source).st_size == member.size_bytes and read(source) == member.sha256
@@ -309,15 +321,15 @@ class _Work:
         more = f", and {len(harmed) - _NAMED_MAX} more" if len(harmed) > _NAMED_MAX else ""
         return BundleSpoolError(
             f"blobs in the spool of {self._journal.path} are not what was logged: {some}{more}; no bundle was made",
-            hint="`journaltrack check --repair --restore-from FOLDER` takes their bytes from wherever the files are still; "
-            "--skip-damaged bundles all the others",
+            hint="`journaltrack check --repair --restore-from FOLDER` restores them from a folder that still has the files; "
+            "--skip-damaged bundles all others",
             blobs=harmed,
         )
 
 
 @contextlib.contextmanager
 def _explained(target: str | os.PathLike[str]) -> Iterator[None]:
-    """Say in our words what the disk refuses."""
+    """Turn the disk's error into our own, with a hint."""
     try:
         yield
     except OSError as error:
@@ -327,13 +339,13 @@ def _explained(target: str | os.PathLike[str]) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A database in a file of its own.
+    """Hold a database in a file of its own.
 
     Attributes:
         descriptor: Open for reading; the file has no name any more.
         size_bytes: Of the file.
         last_seq: The newest entry.
-        undelivered: Digests of blobs that some entry needs which is not delivered.
+        undelivered: Digests of blobs that an undelivered entry needs.
         delivered: Digests of the others that entries name, or that no entry names (yet).
     """
 
@@ -346,9 +358,9 @@ class Snapshot:
 
 @contextlib.contextmanager
 def snapshot(journal: Journal) -> Iterator[Snapshot]:
-    """Copy the database as it is at one moment, whoever appends to it meanwhile.
+    """Copy the database as it is at one moment, while others may append.
 
-    The copy is in ``TMPDIR``, and in a mode in which it can be read from a medium that can't be written.
+    The copy is in ``TMPDIR``, in a mode that can be read from a read-only medium.
 
     Args:
         journal: Open for reading.
@@ -367,14 +379,15 @@ def snapshot(journal: Journal) -> Iterator[Snapshot]:
         try:
             last_seq, undelivered, delivered = _contents(folder)
             size_bytes = os.fstat(descriptor).st_size
-            file.unlink()  # a kill leaves no copy of it behind from here on
+            # From here on a kill leaves no copy of it behind.
+            file.unlink()
             yield Snapshot(descriptor, size_bytes, last_seq, frozenset(undelivered), frozenset(delivered - undelivered))
         finally:
             os.close(descriptor)
 
 
 def _contents(folder: Path) -> tuple[int, set[str], set[str]]:
-    """The last entry, the digests that undelivered uploads name, and all others."""
+    """Return the last entry, and the digests of undelivered and other uploads."""
     undelivered: set[str] = set()
     delivered: set[str] = set()
     with view.opened(folder) as copy:
@@ -383,16 +396,21 @@ def _contents(folder: Path) -> tuple[int, set[str], set[str]]:
             for number, payload, outcome in rows:
                 seq = number
                 sha256 = view.detail_of(payload).get("sha256")
-                if isinstance(sha256, str) and is_digest(sha256):  # else it is no blob's: a pass quarantines the entry
+                # Otherwise it is no blob's digest: a pass quarantines the entry.
+                if isinstance(sha256, str) and is_digest(sha256):
                     (delivered if outcome in _NOT_NEEDED else undelivered).add(sha256)
-        # A content is recorded before the entries that name it: a snapshot in between has it, and needs it as little as those before it.
+        # A content is recorded before the entries that name it. A snapshot in between has it, but
+        # needs it no more than earlier snapshots.
         unnamed = {sha256 for (sha256,) in copy.database.read("SELECT sha256 FROM blob") if isinstance(sha256, str) and is_digest(sha256)}
         return copy.last_seq(), undelivered, delivered | unnamed
 
 
 @contextlib.contextmanager
 def _room(folder: Path) -> Iterator[None]:
-    """Says where there is no room: SQLite does not tell which of two databases it means, and only the copy is written to."""
+    """Say where there is no room.
+
+    SQLite does not tell which database it means, but only the copy is written to.
+    """
     try:
         yield
     except (OSError, JournalFullError) as error:

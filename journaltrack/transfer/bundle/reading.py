@@ -1,19 +1,20 @@
-"""A bundle from somebody else: is it whole, what does it hold, and a journal's folder made of it.
+"""Read a bundle from somebody else: verify it, and make a journal's folder of it.
 
     with open_bundle("run-7.bundle") as bundle:
         print(bundle.manifest.journal_id)
         journal = bundle.extract("journals/run-7")
 
-Must not know a remote, or the tracker. Invariants: no name in the archive is ever used as a path; where a file goes follows from a
-digest, and a digest is 64 hexadecimal digits. Nothing is replaced: a folder gets its name when everything in it is proved and on the disk.
-The database is data from somebody else as any journal is: nothing but ``Journal.open`` and its checks reads it.
+``bring`` makes a journal that can be delivered: it unpacks a bundle once, and adds what is new in
+each later bundle of the same journal. Each such journal has one folder, ``bundles/<journal id>``
+in ``paths.home()``. What was delivered from it is recorded there, so that a later bundle sends
+only what is new.
 
-A bundle becomes a journal that can be delivered: unpacked once, and brought up to date by each later bundle of the same journal.
-
-Each journal that arrives in bundles has one folder, ``bundles/<journal id>`` in ``paths.home()``: what was delivered from it is
-recorded there, so that a later bundle sends only what is new. Must not know a remote.
-
-Invariant: nothing of a bundle that is not proved gets into that folder; a bundle that was brought already changes nothing.
+Must not know a remote, or the tracker. Invariants: no name in the archive is ever used as a path.
+Where a file goes follows from a digest, and a digest is 64 hexadecimal digits. Nothing is
+replaced: a folder gets its name when everything in it is proved and on the disk. Nothing unproved
+of a bundle gets into the folder of its journal, and a bundle that was brought already changes
+nothing. The database is data from somebody else, as any journal is: only ``Journal.open`` and its
+checks read it.
 """
 
 from __future__ import annotations
@@ -62,9 +63,10 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLO
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
-    """Open a bundle whose structure is proved: every header, all padding, and that nothing is missing or too much.
+    """Open a bundle and prove its structure: headers, padding, and the set of members.
 
-    What the members hold is proved by ``verify``, and again by ``extract``. Close it, or use it as a context manager.
+    ``verify`` proves what the members hold, and so does ``extract``. Close the bundle, or use it
+    as a context manager.
 
     Raises:
         InvalidInputError: There is no such file.
@@ -73,7 +75,8 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """
     file = paths.expanded(path).absolute()
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would be waited for
+        # Opening a FIFO would wait for a writer.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise InvalidInputError(f"{file} can't be read: {error.strerror}", hint="check the path") from error
     try:
@@ -85,7 +88,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     except OSError as error:
         os.close(descriptor)
         raise BundleDamagedError(
-            f"{file} can't be read: {error.strerror}", hint="check the disk (dmesg), or carry it over once more"
+            f"{file} can't be read: {error.strerror}", hint="check the disk (dmesg), or copy the bundle again"
         ) from error
     except BaseException:
         os.close(descriptor)
@@ -93,12 +96,12 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
 
 
 class Bundle:
-    """An open bundle.
+    """Hold an open bundle.
 
     Attributes:
         path: The file.
-        manifest: What it says that it holds.
-        manifest_sha256: Two bundles with the same one are the same.
+        manifest: What it claims to hold.
+        manifest_sha256: Equal digests mean equal bundles.
         size_bytes: Of the file.
     """
 
@@ -115,7 +118,7 @@ class Bundle:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """Close it."""
+        """Close the file."""
         self.close()
 
     def close(self) -> None:
@@ -125,7 +128,7 @@ class Bundle:
             os.close(descriptor)
 
     def verify(self, on_progress: Callable[[Progress], None] | None = None) -> None:
-        """Prove what the database and every blob hold; reads all of the file.
+        """Read the whole file, and prove what the database and every blob hold.
 
         Args:
             on_progress: Called now and then with how many bytes are done, of how many.
@@ -142,8 +145,8 @@ class Bundle:
     def extract(self, into: str | os.PathLike[str], on_progress: Callable[[Progress], None] | None = None) -> Path:
         """Make a journal's folder of it. Everything is proved while it is copied.
 
-        The folder is hidden (``.NAME.partial``) until all of it is on the disk; after any failure it is gone. ``journaltrack-bundle.json``
-        in it says what was left out on purpose.
+        The folder is hidden (``.NAME.partial``) until everything is on the disk; after any failure
+        it is gone. ``journaltrack-bundle.json`` in it says what was left out on purpose.
 
         Args:
             into: The folder. It must not exist, or be empty.
@@ -156,7 +159,7 @@ class Bundle:
             InvalidInputError: There is something at ``into``. It was left as it is.
             BundleDamagedError: As for ``verify``.
             BundleError: The folder can't be written.
-            JournalError: What is in the bundle is no journal that this version opens.
+            JournalError: The bundle has no journal that this version opens.
         """
         folder = paths.expanded(into).absolute()
         tell = self._counting(on_progress)
@@ -173,27 +176,31 @@ class Bundle:
             paths.fsync(spool)
             with _created(partial / layouts.MANIFEST) as file:
                 write_all(file, self._layout.manifest_bytes)
-            # The database comes last: what watches folders takes one that has it for a journal.
+            # The database comes last: a watcher of folders takes a folder that has it for a
+            # journal.
             self._write(copier, self._layout.database, partial / paths.DATABASE, tell)
             self._check_journal(partial)
             paths.fsync(partial)
         return folder
 
     def _check_journal(self, folder: Path) -> None:
-        """The database is a journal's, and that of the journal that the manifest names."""
+        """Check that the database is that of the journal that the manifest names."""
         try:
             with report.opened(folder) as journal:
                 if (journal.journal_id, journal.last_seq()) != (self.manifest.journal_id, self.manifest.last_seq):
                     _damaged(self.path, "the database in it is not the one that its manifest describes")
                 self.check_contents(journal.database)
         except JournalOutdatedError:
-            return  # opening it for writing upgrades it
+            # Opening it for writing upgrades it.
+            return
 
     def check_contents(self, database: Database) -> None:
-        """See that the bundle has, or names as damaged, every content that something undelivered of its journal needs.
+        """Check that the bundle has every content that its undelivered entries need.
+
+        Contents that the manifest names as damaged may be missing.
 
         Raises:
-            BundleDamagedError: It does not: what is pending could never be delivered from it.
+            BundleDamagedError: Some are missing: what is pending could never be delivered from it.
         """
         known = {str(sha256) for (sha256,) in database.read("SELECT sha256 FROM blob")}
         missing = (needed_contents(database) & known) - self.manifest.blobs.keys() - (self.manifest.damaged or {}).keys()
@@ -229,7 +236,7 @@ class Bundle:
         return tell
 
     def _read_layout(self) -> Layout:
-        """The manifest, and that the file is built as it says.
+        """Read the manifest, and check that the file is built as it says.
 
         Raises:
             BundleDamagedError, BundleTooNewError: It is not.
@@ -258,13 +265,13 @@ class Bundle:
         return layout
 
     def _check_structure(self, layout: Layout) -> None:
-        """See that there is what the manifest says, member by member, and nothing else."""
+        """Check that the file has what the manifest says and nothing else."""
         for member in layout.members():
             found = self._read(member.offset, BLOCK_BYTES)
             if not layouts.is_header_of(member, found):
-                _damaged(self.path, f"where {member.name} should be (byte {member.offset}) it holds {layouts.described(found)}")
+                _damaged(self.path, f"{member.name} should be at byte {member.offset}, but there it has {layouts.described(found)}")
             if self._read(member.content_end, len(member.padding)) != member.padding:
-                _damaged(self.path, f"after {member.name} there are bytes that belong to nothing")
+                _damaged(self.path, f"after {member.name} there are bytes that belong to no member")
         if self._read(layout.sums.content_offset, layout.sums.size_bytes) != layout.sums_bytes:
             _damaged(self.path, f"{layouts.MANIFEST} does not have the digest that {layouts.SUMS} says")
         if self._read(layout.sums.end, len(layouts.END)) != layouts.END:
@@ -272,7 +279,7 @@ class Bundle:
 
     def _cut_short(self, layout: Layout) -> NoReturn:
         first = next((m for m in layout.members() if m.end > self.size_bytes), None)
-        where = f"; {first.name} is the first that is not whole" if first else ""
+        where = f"; {first.name} is the first incomplete member" if first else ""
         raise BundleDamagedError(
             f"{self.path} is cut short: it has {self.size_bytes} of {layout.size_bytes} bytes{where}; nothing was taken from it",
             hint=DAMAGED_HINT,
@@ -298,9 +305,11 @@ def _explained(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _new_folder(folder: Path, size_bytes: int) -> Iterator[Path]:
-    """A hidden folder that gets the name when the block is left, and is gone after any exception.
+    """Yield a hidden folder that gets its name at the end.
 
-    One that a killed run has left is removed: its name is of our making, and nobody holds its lock.
+    After any exception the folder is gone.
+
+    A folder left by a killed run is removed: we made its name, and nobody holds its lock.
 
     Raises:
         InvalidInputError: Something is there, or there is no folder to make it in.
@@ -310,11 +319,11 @@ def _new_folder(folder: Path, size_bytes: int) -> Iterator[Path]:
     if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
         raise taken
     if not folder.parent.is_dir():
-        raise InvalidInputError(f"there is no folder {folder.parent}", hint="make it first, or name another one")
+        raise InvalidInputError(f"there is no folder {folder.parent}", hint="create it first, or name another one")
     free = shutil.disk_usage(folder.parent).free
     if free < size_bytes:
         raise BundleError(
-            f"the bundle takes {size_bytes} bytes, and in {folder.parent} {free} are free; nothing was written", hint="free space there"
+            f"the bundle takes {size_bytes} bytes, but {folder.parent} has {free} free; nothing was written", hint="free space there"
         )
     partial = folder.with_name(f".{folder.name[:200]}.partial")
     with contextlib.suppress(FileExistsError):
@@ -326,13 +335,14 @@ def _new_folder(folder: Path, size_bytes: int) -> Iterator[Path]:
         except BlockingIOError as error:
             raise BundleError(f"another process extracts to {folder} now", hint="wait for it, or name another folder") from error
         if os.fstat(lock).st_uid != os.geteuid():
-            raise BundleError(f"{partial} belongs to another user; nothing was written there", hint="name a folder in a place of your own")
+            raise BundleError(f"{partial} belongs to another user; nothing was written there", hint="name a folder that you own")
         os.fchmod(lock, 0o700)
         try:
             _empty(partial)
             yield partial
             try:
-                partial.rename(folder)  # also onto an empty folder, in one step
+                # This replaces an empty folder too, in one step.
+                partial.rename(folder)
             except OSError as error:
                 if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
                     raise taken from error
@@ -346,7 +356,7 @@ def _new_folder(folder: Path, size_bytes: int) -> Iterator[Path]:
 
 
 def _empty(folder: Path) -> None:
-    """Remove what is in it; links are not followed."""
+    """Remove what is in the folder; do not follow links."""
     for child in folder.iterdir():
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)
@@ -360,7 +370,7 @@ def _make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _created(path: Path) -> Iterator[int]:
-    """A new file that its owner alone may read; on the disk when the block is left."""
+    """Create a file that only its owner may read; it is on the disk after the block."""
     descriptor = os.open(path, _CREATE, 0o600)
     try:
         yield descriptor
@@ -375,12 +385,12 @@ _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """Where the journal of a bundle is now.
+    """Say where the journal of a bundle is now.
 
     Attributes:
         folder: The journal's.
         journal_id: Of the journal that was bundled.
-        merged: What a later bundle brought; None if it is the first one, or was brought already.
+        merged: What a later bundle brought; None for the first one, or one brought already.
         known: Whether this very bundle was brought already.
     """
 
@@ -391,17 +401,18 @@ class Arrived:
 
 
 def bring(path: str | os.PathLike[str], *, into: Path | None = None, on_progress: Callable[[Progress], None] = lambda _: None) -> Arrived:
-    """Unpack a bundle, or bring what is new in it into the journal that an earlier one of the same journal became.
+    """Unpack a bundle, or add what is new in it to the journal of an earlier bundle.
 
     Args:
         path: The bundle.
-        into: The folder of all that arrive; None: ``bundles`` in ``paths.home()``.
+        into: The folder of all journals that arrive; None: ``bundles`` in ``paths.home()``.
         on_progress: Called now and then with how many bytes are done, of how many.
 
     Raises:
         InvalidInputError: There is no such file.
-        BundleError: It is damaged, newer than this version, or can't be unpacked. Nothing was changed.
-        EvidenceError: It contradicts what an earlier bundle brought. Nothing was changed.
+        BundleError: It is damaged, newer than this version, or can't be unpacked. No changes were
+            made.
+        EvidenceError: It contradicts what an earlier bundle brought. No changes were made.
         LeaseHeldError: The journal that it belongs to is being delivered now.
         JournalError: That journal can't be read or written.
     """
@@ -421,10 +432,12 @@ def bring(path: str | os.PathLike[str], *, into: Path | None = None, on_progress
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from unpacking the same journal meanwhile; the kernel frees the lock with the process.
+    """Keep other processes from unpacking the same journal.
+
+    The kernel frees the lock with the process.
 
     Raises:
-        LeaseHeldError: One does.
+        LeaseHeldError: Another process unpacks it.
     """
     descriptor = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -433,7 +446,7 @@ def _alone(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise LeaseHeldError(
                 f"another process unpacks a bundle of this journal into {folder} now; nothing was changed",
-                hint="wait until it has ended, then sync again",
+                hint="wait until it ends, then sync again",
             ) from error
         yield
     finally:
@@ -441,9 +454,13 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _bring_first(bundle: Bundle, folder: Path, on_progress: Callable[[Progress], None]) -> None:
-    """Unpack it, and record that all that it says of deliveries comes from elsewhere, before it has its name."""
+    """Unpack the first bundle of a journal.
+
+    Before the folder gets its name, record that its claims of delivery come from elsewhere.
+    """
     beside = folder.with_name(f".{folder.name}.{bundle.manifest_sha256[:16]}")
-    if beside.exists():  # of a run that was killed
+    # A killed run left it.
+    if beside.exists():
         shutil.rmtree(beside)
     bundle.extract(beside, on_progress)
     try:
@@ -467,13 +484,14 @@ def _bring_first(bundle: Bundle, folder: Path, on_progress: Callable[[Progress],
 
 def _bring_new(bundle: Bundle, folder: Path, on_progress: Callable[[Progress], None]) -> MergeReport:
     beside = folder.with_name(f"{folder.name}.{bundle.manifest_sha256[:16]}")
-    if beside.exists():  # of a run that was killed; whole, but perhaps not all of it was brought
+    # A killed run left it: complete, but perhaps not all of it was brought.
+    if beside.exists():
         shutil.rmtree(beside)
     bundle.extract(beside, on_progress)
     try:
         _upgrade(bundle, beside)
         report = merge([beside], into=folder)
-        # Last: until all is brought, the next run brings it again, which changes nothing.
+        # Last: until everything is brought, the next run brings it again, which changes nothing.
         (beside / layout.MANIFEST).replace(folder / layout.MANIFEST)
         paths.fsync(folder)
     finally:
@@ -482,13 +500,13 @@ def _bring_new(bundle: Bundle, folder: Path, on_progress: Callable[[Progress], N
 
 
 def _upgrade(bundle: Bundle, folder: Path) -> None:
-    """A bundle of an older version has an older schema: opening brings it up to date, and what it needs can be looked at."""
+    """Upgrade an older bundle's schema, so that its needs can be checked."""
     with closing(Journal.open(folder, create=False)) as journal:
         bundle.check_contents(journal.database)
 
 
 def _manifest_of(folder: Path) -> str | None:
-    """The SHA-256 of the manifest of the bundle that was brought last."""
+    """Return the SHA-256 of the manifest of the bundle that was brought last."""
     try:
         return hashlib.sha256((folder / layout.MANIFEST).read_bytes()).hexdigest()
     except OSError:

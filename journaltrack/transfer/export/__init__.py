@@ -1,1 +1,1 @@
-"""A journal's metrics or entries as a file for other programs."""
+"""Export a journal's metrics or entries to a file for other programs."""

@@ -1,7 +1,8 @@
-"""``journaltrack.export``: a journal's metrics or entries as a file for pandas, DuckDB, Athena or Spark. Changes no journal.
+"""Implement ``journaltrack.export``: write metrics or entries to a file.
 
-Must not know a remote. Invariants: a file has its name only once it is whole and on the disk; what was there is replaced at
-that moment or not at all; memory does not grow with the journal.
+Must not know a remote. Invariants: changes no journal. A file gets its name only when it is
+complete and on the disk; until then an existing file of that name stays as it is. Memory does not
+grow with the journal.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from journaltrack.errors import InvalidInputError, NothingMatchesError
 from journaltrack.journal import removed, view
 from journaltrack.replay.pass_report import Progress
 from journaltrack.transfer.export.pages import Reader, Selection
-from journaltrack.transfer.export.tables import TABLES, Page, Table, TableName
+from journaltrack.transfer.export.tables import TABLES, Csv, JsonLines, Page, Parquet, Table, TableName, load
 from journaltrack.util import paths
 
 if TYPE_CHECKING:
@@ -48,16 +49,17 @@ class _Writer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What was exported.
+    """Say what was exported.
 
     Attributes:
-        journal, journal_id: From where.
+        journal, journal_id: From which journal.
         output: The file; None for a stream.
-        table, format: What, and how.
+        table, format: Which table, in which format.
         rows: How many.
-        unsound: In how many of them a cell was left out, because it is nothing that a journaltrack recorded.
-        last_seq: The newest entry that was looked at. Later ones were recorded meanwhile.
-        removed: Entries that were removed from the journal on the record: an export has what is there.
+        unsound: In how many rows a cell was left out, because journaltrack never records such a
+            value.
+        last_seq: The newest entry that was read. Later ones were recorded meanwhile.
+        removed: Entries removed from the journal on the record; the export does not have them.
     """
 
     journal: str
@@ -71,7 +73,7 @@ class ExportReport:
     removed: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """What ``json.dumps`` takes."""
+        """Return what ``json.dumps`` takes."""
         members: dict[str, Any] = view.to_json(self)
         return members
 
@@ -88,23 +90,28 @@ def export(
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ExportReport:
-    """Write a journal's metrics or entries to a file. docs/export.md has the columns.
+    """Write a journal's metrics or entries to a file.
 
-    What is recorded after the start is left out. The state of an entry is as of when it is read.
+    docs/export.md describes the columns.
+
+    Entries recorded after the start are left out. The state of an entry is as of when it is read.
 
     Args:
         journal: An open journal, a path, or None for the default journal.
-        to: The file, which gets its name when it is whole; or a binary stream, which is not closed.
-        table: ``"metrics"``: the points of metrics; ``"entries"``: everything recorded, with what became of it.
-        format: ``"jsonl"``, ``"csv"`` or ``"parquet"`` (which needs pyarrow); None: as the file's name says.
+        to: The file, which appears when it is complete; or a binary stream, which is not closed.
+        table: ``"metrics"``: the points of metrics; ``"entries"``: all entries and their states.
+        format: ``"jsonl"``, ``"csv"`` or ``"parquet"`` (which needs pyarrow); None: from the
+            file's name.
         component: Shell pattern of component names (case does not matter); None: all.
-        since: Only what was recorded then or later: an aware datetime, a timedelta (so long ago), or nanoseconds since the epoch.
-        until: Only what was recorded before, said in the same way.
+        since: Only what was recorded then or later: an aware datetime, a timedelta (before now),
+            or nanoseconds since the epoch.
+        until: Only what was recorded before then; given in the same way.
         force: Replace the file if it exists.
-        on_progress: Called now and then with how many entries were looked at, of how many.
+        on_progress: Called now and then with how many entries were read, of how many.
 
     Raises:
-        InvalidInputError: The file exists, its name says no format, or pyarrow is missing. Nothing was written.
+        InvalidInputError: The file exists, its name implies no format, or pyarrow is missing.
+            Nothing was written.
         JournalError: The journal can't be read. No file is left.
         OSError: The file can't be written. No file is left.
     """
@@ -125,10 +132,10 @@ def export_selection(
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[ExportReport]:
-    """``export`` of any selection of entries of any journals into one file: of all of them, or no file.
+    """Export a selection of entries of several journals into one file.
 
-    The journals are read one after the other. One without a component that the selection names is left out.
-    The other arguments are those of ``export``.
+    The journals are read one after the other. One without a component that the selection names is
+    left out. After an error no file is left. The other arguments are those of ``export``.
 
     Returns:
         What was exported, by journal.
@@ -139,9 +146,7 @@ def export_selection(
     """
     chosen = _format(to, format)
     if chosen == "parquet":
-        from journaltrack.transfer.export import tables  # noqa: PLC0415 - pyarrow
-
-        tables.load()
+        load()
     tell = on_progress or (lambda _: None)
     named = _named(journals, selection.component)
     made = []
@@ -169,7 +174,10 @@ def export_selection(
 
 
 def _named(journals: Sequence[_AnyJournal], component: str | None) -> list[tuple[Path, _AnyJournal]]:
-    """The journals that have such a component, and their folders; all can be read, before a byte is written."""
+    """Return the journals that have such a component, and their folders.
+
+    All of them can be read: this runs before a byte is written.
+    """
     found: list[tuple[Path, _AnyJournal]] = []
     unnamed = []
     for journal in journals:
@@ -186,7 +194,7 @@ def _named(journals: Sequence[_AnyJournal], component: str | None) -> list[tuple
 
 
 def _copy(reader: Reader, writer: _Writer, tell: Callable[[Progress], None]) -> tuple[int, int, int]:
-    """Rows written, those of them in which something was left out, and the last entry."""
+    """Copy the rows; return how many, how many unsound, and the last entry."""
     rows = unsound = 0
     tell(Progress(0, reader.last_seq, 0))
     for page in reader.pages():
@@ -199,16 +207,12 @@ def _copy(reader: Reader, writer: _Writer, tell: Callable[[Progress], None]) -> 
 
 def _writer(chosen: Format, stream: IO[bytes], table: Table) -> _Writer:
     if chosen == "parquet":
-        from journaltrack.transfer.export.tables import Parquet  # noqa: PLC0415 - pyarrow
-
         return Parquet(stream, table)
-    from journaltrack.transfer.export.tables import Csv, JsonLines  # noqa: PLC0415 - one of the three is used
-
     return JsonLines(stream, table) if chosen == "jsonl" else Csv(stream, table)
 
 
 def _format(to: object, chosen: str | None) -> Format:
-    """The format that was asked for, or that the file's name says."""
+    """Return the requested format, or the one that the file's name implies."""
     for known in FORMATS:
         if chosen == known:
             return known
@@ -218,16 +222,19 @@ def _format(to: object, chosen: str | None) -> Format:
     if suffix not in _FORMAT_OF:
         what = f"the name {Path(to).name}" if isinstance(to, (str, os.PathLike)) else "a stream"
         raise InvalidInputError(
-            f"{what} says no format", hint=f"name one of {', '.join(FORMATS)}, or end the name in {', '.join(_FORMAT_OF)}"
+            f"{what} implies no format", hint=f"name one of {', '.join(FORMATS)}, or end the name in {', '.join(_FORMAT_OF)}"
         )
     return _FORMAT_OF[suffix]
 
 
 def check_target(to: str | os.PathLike[str], journal: Path) -> None:
-    """Whether a new file of that name can be an export of the journal in that folder; nothing is made.
+    """Refuse a name at which no export of the journal in that folder can be created.
+
+    Create nothing.
 
     Raises:
-        InvalidInputError: Something is there already, no file can be there, or its name is of no known format.
+        InvalidInputError: Something is there already, no file can be there, or the name implies
+            no known format.
     """
     _format(to, None)
     paths.file_target(to, journal, force=False)

@@ -1,10 +1,11 @@
-"""Reads a journal's entries as columns of a table of an export, a page at a time. Writes nothing.
+"""Read a journal's entries as columns of an export's table, one page at a time.
 
-A journal is data from somebody else, and SQLite keeps any type in any column: a cell of a wrong type is left out, and
-``unsound`` of its row says what was there.
+A journal is data from somebody else, and SQLite keeps any type in any column. A cell of a wrong
+type is left out, and the column ``unsound`` of its row says what was there.
 
-Invariants: every row up to the last one at the start comes once, in order of ``seq``; memory is bounded by a page, whatever
-the rows hold; each page is one snapshot, so that the state of an entry is as of when its page was read.
+Invariants: writes nothing. Every row up to the last one at the start comes once, in order of
+``seq``. Memory is bounded by a page, whatever the rows hold. Each page is one snapshot: the state
+of an entry is as of when its page was read.
 """
 
 from __future__ import annotations
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
 
 PAGE_ROWS: Final = 10_000
-"""Ours: rows that are read at a time."""
+"""Our limit: rows that are read at a time."""
 SHARED_CHARS_MAX: Final = 5_000
-"""Ours: characters of a text that many rows share (a component's name, a program): a crafted one would come again with every row."""
-_CHUNK_ROWS: Final = 128  # between two looks at how much was read
+"""Our limit: characters of a text that many rows share, such as a component's name.
+
+A crafted longer one would come again with every row.
+"""
+# Between two looks at how much was read.
+_CHUNK_ROWS: Final = 128
 _BLOB_BYTES_SHOWN: Final = 40
 _NOT_FINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -44,7 +49,7 @@ _TYPE_OF: Final[dict[str, type]] = {
     "value": float,
     "digest": bytes,
 }
-"""What may be in a column that is read; None may be in all of them."""
+"""The type of each column that is read; None is allowed in all of them."""
 _ALLOWED: Final[dict[type, set[type]]] = {str: {str, _NONE}, int: {int, _NONE}, float: {float, int, _NONE}, bytes: {bytes, _NONE}}
 _SHARED: Final[dict[str, tuple[str, dict[str, tuple[str, type]]]]] = {
     "component_id": ("component", {"component": ("name", str)}),
@@ -64,7 +69,7 @@ _SHARED: Final[dict[str, tuple[str, dict[str, tuple[str, type]]]]] = {
         },
     ),
 }
-"""Per column with an id: the table that it names a row of, and which of its columns are shown under which names."""
+"""For each id column: the table that it refers to, and the names and types of columns to show."""
 
 
 _TEXTS: Final[dict[str, tuple[str, ...]]] = {
@@ -74,13 +79,14 @@ _TEXTS: Final[dict[str, tuple[str, ...]]] = {
     vocabulary.OUTPUT: ("value",),
     vocabulary.STATUS: ("primary",),
 }
-"""Which member of its payload is the text of an entry, by its kind."""
+"""Which member of an entry's payload is its text, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which entries: of which components (a shell pattern), recorded from when on and before when (nanoseconds since the epoch).
+    """Select entries by component (a shell pattern) and by time of recording.
 
+    The interval includes its begin and excludes its end, in nanoseconds since the epoch.
     ``condition`` is further SQL about ``e`` and ``d``, our own.
     """
 
@@ -91,7 +97,7 @@ class Selection:
 
 
 class Notes:
-    """What was left out of which row of a page."""
+    """Note what was left out of which row of a page."""
 
     def __init__(self) -> None:
         self._texts: dict[int, list[str]] = {}
@@ -100,21 +106,22 @@ class Notes:
         return len(self._texts)
 
     def add(self, row: int, text: str) -> None:
-        """Something of that row."""
+        """Note what was left out of a row."""
         self._texts.setdefault(row, []).append(text)
 
     def column(self, rows: int) -> Sequence[str | None]:
-        """As the column ``unsound``."""
+        """Return the notes as the column ``unsound``."""
         if not self._texts:
             return Same(None, rows)
         return ["; ".join(self._texts[row]) if row in self._texts else None for row in range(rows)]
 
 
 class _Gathered:
-    """A column while it is read, chunk by chunk.
+    """Collect a column while it is read, chunk by chunk.
 
-    Numbers go into an ``array``, which refuses what is none at 20 ns a number: the objects that SQLite's driver made of them are
-    gone before they leave the processor's cache, and pyarrow takes the memory as it is. A column with anything else becomes a list.
+    Numbers go into an ``array``, which refuses other types at 20 ns per number. The objects that
+    SQLite's driver made are gone before they leave the processor's cache, and pyarrow takes the
+    memory as it is. A column with anything else becomes a list.
     """
 
     __slots__ = ("_kind", "_unsure", "cells")
@@ -125,7 +132,7 @@ class _Gathered:
         self.cells: Any = array("q" if kind is int else "d") if kind in {int, float} else []
 
     def add(self, part: tuple[Any, ...]) -> int:
-        """Take a chunk; about how many bytes of it have no bound."""
+        """Take a chunk; return about how many bytes of it have no bound."""
         if type(self.cells) is array:
             rows = len(self.cells)
             try:
@@ -140,14 +147,15 @@ class _Gathered:
             return 0
         if not self._unsure and self._kind is str:
             try:
-                return len("".join(part))  # says also that they are all text, and faster than anything else
+                # Joining also proves that all are text, and is the fastest way.
+                return len("".join(part))
             except TypeError:
                 self._unsure = True
         self._unsure = True
         return sum(map(sys.getsizeof, part))
 
     def column(self, name: str, notes: Notes) -> Sequence[Any]:
-        """The column, with None for each cell of another type, and a note of what was there."""
+        """Return the column; replace and note each cell of another type."""
         cells = self.cells
         if type(cells) is array:
             return cells
@@ -163,12 +171,12 @@ class _Gathered:
 
 
 class Reader:
-    """Reads a table of an open journal.
+    """Read a table of an open journal.
 
     Args:
-        journal: An open journal; nobody else's reads are inside the same connection while a page is read.
+        journal: An open journal; nothing else reads through its connection while a page is read.
         table: What to read.
-        selection: Of which entries.
+        selection: Which entries.
     """
 
     def __init__(self, journal: Journal, table: Table, selection: Selection) -> None:
@@ -195,7 +203,7 @@ class Reader:
         self._names = [read.partition(".")[2] for read in table.read]
 
     def pages(self) -> Iterator[Page]:
-        """All rows, as far as the journal went when this was made; a page may be without rows."""
+        """Yield all rows up to the journal's end at construction; a page may have no rows."""
         after_seq = 0
         while after_seq < self.last_seq:
             page = self._page(after_seq)
@@ -205,7 +213,7 @@ class Reader:
     def _page(self, after_seq: int) -> Page:
         database = self._journal.database
         with view.snapshot(database):
-            # A window of entries, not of matches: no read is long, however few fit.
+            # A window of entries, not of matches: no read is long, however few match.
             window = "SELECT max(seq) FROM (SELECT seq FROM entry WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?)"
             end = database.read(window, (after_seq, self.last_seq, PAGE_ROWS))[0][0]
             if end is None:
@@ -222,7 +230,7 @@ class Reader:
         return self._derived(columns, notes, last_seq)
 
     def _derived(self, columns: dict[str, Sequence[Any]], notes: Notes, last_seq: int) -> Page:
-        """With what follows from other columns of the same row."""
+        """Add what follows from other columns of the same row."""
         rows = len(columns["seq"])
         columns["exact"] = exact = _exact(columns["payload"])
         if not isinstance(exact, Same):
@@ -239,12 +247,13 @@ class Reader:
         return Page(rows, {column.source: columns[column.source] for column in self._table.columns}, last_seq, len(notes))
 
     def _read(self, parameters: Sequence[Any]) -> tuple[list[_Gathered], bool]:
-        """Columns of rows until they take ``PAGE_BYTES_MAX``, and whether these are all."""
+        """Return columns of at most ``PAGE_BYTES_MAX``, and whether these are all."""
         connection = self._journal.database.connection
         lenient = connection.text_factory
         with translated(self._journal.database.path):
             try:
-                connection.text_factory = str  # 0.4 µs a row faster than the other, which never fails
+                # 0.4 µs per row faster than the other, which never fails.
+                connection.text_factory = str
                 return self._fetched(connection, parameters)
             except sqlite3.OperationalError as error:
                 if "decode" not in str(error):
@@ -264,11 +273,12 @@ class Reader:
                 if left <= 0:
                     return columns, False
         finally:
-            cursor.close()  # even if it is not read to its end
+            # Even if it was not read to its end.
+            cursor.close()
         return columns, True
 
     def _shared(self, key: str, ids: Sequence[int | None], notes: Notes) -> dict[str, Sequence[Any]]:
-        """What the rows named by ids hold, for each of them."""
+        """Return the columns of the rows that the ids name, one for each id."""
         table, shown = _SHARED[key]
         distinct = set(ids)
         if distinct == {None}:
@@ -291,14 +301,14 @@ class Reader:
 
 
 def _shown(cell: object) -> str:
-    """A cell of a wrong type, or its beginning."""
+    """Describe a cell of a wrong type, or show its beginning."""
     if isinstance(cell, bytes):
         return repr(cell[:_BLOB_BYTES_SHOWN]) + ("…" if len(cell) > _BLOB_BYTES_SHOWN else "")
     return limits.shown(cell) if isinstance(cell, str) else repr(cell)
 
 
 def _states(seqs: Sequence[int], outcomes: Sequence[str | None], flying: view.InFlight) -> Sequence[str | None]:
-    """The state of each entry, from its delivery's outcome."""
+    """Return the state of each entry, from its delivery's outcome."""
     distinct = set(outcomes)
     state = {outcome: view.state_of(outcome, flying=False) for outcome in distinct}
     if None in distinct and any(begin <= seqs[-1] and seqs[0] <= end for begin, end in flying.intervals):
@@ -310,23 +320,31 @@ def _states(seqs: Sequence[int], outcomes: Sequence[str | None], flying: view.In
 
 
 def _texts(kinds: Sequence[str | None], payloads: Sequence[str | None]) -> Sequence[str | None]:
-    """What each entry says that is no number: a text, a URI, a status, or all digits of a number that a double can't hold."""
+    """Return what each entry says: text, URI, status, or all digits.
+
+    All digits are for a number that a double can't hold.
+    """
     if isinstance(payloads, Same):
-        return payloads  # no row has a payload
+        # No row has a payload.
+        return payloads
     found: list[str | None] = []
     for kind, payload in zip(kinds, payloads, strict=True):
         members = _TEXTS.get(kind or "", ())
         detail = view.detail_of(payload) if any(f'"{member}"' in (payload or "") for member in members) else {}
         text = next((detail[member] for member in members if isinstance(detail.get(member), str)), None)
-        # A lone surrogate is in the payload as an escape, and can't be in UTF-8.
+        # A lone surrogate is an escape in the payload, and can't be in UTF-8.
         found.append(None if text is None else text.encode(errors="backslashreplace").decode())
     return found
 
 
 def _exact(payloads: Sequence[str | None]) -> Sequence[str | None]:
-    """What a double can't hold of each number: "nan", "inf", or all digits of an integer. See ``entries.metric``."""
+    """Return what a double can't hold: "nan", "inf", or all digits of an integer.
+
+    See ``entries.metric``.
+    """
     if isinstance(payloads, Same):
-        return payloads  # no row has a payload
+        # No row has a payload.
+        return payloads
     found: list[str | None] = []
     for payload in payloads:
         exact = view.detail_of(payload).get("exact") if payload is not None and '"exact"' in payload else None

@@ -1,17 +1,14 @@
-"""What an export holds: its two tables, and a page of one as columns. Pure.
+"""Define an export's tables, and write them as JSON Lines, CSV or Parquet.
 
-Columns are flat and of one type each: text, integers, doubles, times, flags. Names are never changed within a major version.
+Columns are flat and of one type each: text, integers, doubles, times, flags. So Athena, Spark,
+DuckDB and pandas all read them. Column names never change within a major version.
 
-Pages of an export as JSON Lines and as CSV. Must not know where rows come from or where bytes go.
+JSON Lines and CSV are text in UTF-8. Their times are ISO 8601 in UTC with microseconds; the
+columns ``*_ns`` beside them are exact. Parquet has text in UTF-8 and times as microseconds in UTC.
 
-Both are text in UTF-8. Times are ISO 8601 in UTC with microseconds; the columns ``*_ns`` beside them are exact.
-
-Pages of an export as Parquet: the door to pyarrow, which is imported when a file is begun.
-
-Flat columns of plain types, as Athena, Spark, DuckDB and pandas all read them: text is UTF-8, times are microseconds in UTC.
-Must not know where rows come from or where bytes go.
-
-A page is turned into arrows by the caller's thread and written by another one, since writing holds no interpreter lock.
+This module is the only door to pyarrow, which is imported when a file is begun. The caller's
+thread turns a page into arrow arrays and another thread writes them, since writing holds no
+interpreter lock. Must not know where rows come from or where bytes go.
 """
 
 from __future__ import annotations
@@ -38,7 +35,10 @@ _QUOTED: Final = re.compile(r"[,\"\r\n]")
 
 
 class JsonLines:
-    """One JSON object a line, in ASCII. Null for nothing; NaN and infinity, which JSON does not have, are null too."""
+    """Write one JSON object per line, in ASCII.
+
+    Null stands for nothing, and for NaN and infinity, which JSON does not have.
+    """
 
     def __init__(self, stream: IO[bytes], table: Table) -> None:
         self._stream = stream
@@ -47,7 +47,7 @@ class JsonLines:
         self._encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
     def write(self, page: Page) -> None:
-        """The rows of a page."""
+        """Write the rows of a page."""
         encode, names = self._encode, self._names
         rows = _rows(self._table, page, {"time": _times, "double": _finite})
         while lines := [encode(dict(zip(names, row, strict=True))) for row in islice(rows, _ROWS_AT_A_TIME)]:
@@ -55,16 +55,17 @@ class JsonLines:
             self._stream.write("\n".join(lines).encode())
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """Do nothing: nothing is left to write."""
 
     def abandon(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held."""
 
 
 class Csv:
-    """RFC 4180: a header, lines that end in CR LF, quotes where they are needed; an empty field for null.
+    """Write CSV after RFC 4180.
 
-    No cell is altered, not even one that a spreadsheet would take for a formula.
+    The file has a header. Lines end in CR LF, cells are quoted where they need it, and an empty
+    field is null. No cell is altered, not even one that a spreadsheet would take for a formula.
     """
 
     def __init__(self, stream: IO[bytes], table: Table) -> None:
@@ -76,22 +77,23 @@ class Csv:
         self._flush()
 
     def write(self, page: Page) -> None:
-        """The rows of a page."""
+        """Write the rows of a page."""
         rows = _rows(self._table, page, {"time": _times, "flag": _flags})
         while some := list(islice(rows, _ROWS_AT_A_TIME)):
             try:
                 self._writer.writerows(some)
-            except csv.Error:  # Python 3.10 takes a NUL for the escape character, of which there is none
+            # Python 3.10 takes a NUL for the escape character, but there is none.
+            except csv.Error:
                 self._text.seek(0)
                 self._text.truncate()
                 self._text.writelines(map(_line, some))
             self._flush()
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """Do nothing: nothing is left to write."""
 
     def abandon(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held."""
 
     def _flush(self) -> None:
         self._stream.write(self._text.getvalue().encode())
@@ -100,13 +102,13 @@ class Csv:
 
 
 def _line(row: tuple[Any, ...]) -> str:
-    """As the csv module writes it."""
+    """Format a line as the csv module does."""
     cells = ("" if cell is None else repr(cell) if isinstance(cell, float) else str(cell) for cell in row)
     return ",".join(f'"{cell.replace(chr(34), chr(34) * 2)}"' if _QUOTED.search(cell) else cell for cell in cells) + "\r\n"
 
 
 def _rows(table: Table, page: Page, forms: dict[str, Callable[[Iterable[Any]], Iterable[Any]]]) -> Iterator[tuple[Any, ...]]:
-    """The rows of a page, with the columns of some types in another form."""
+    """Return the rows of a page, with columns of some types in another form."""
     if not page.rows:
         return iter(())
     columns = [(column.type, page.columns[column.source]) for column in table.columns]
@@ -122,7 +124,10 @@ def _flags(cells: Iterable[bool | None]) -> Iterator[str | None]:
 
 
 def _times(cells: Iterable[int | None]) -> Iterator[str | None]:
-    """As ``report.iso``, which is asked once a second and not once a row."""
+    """Format times as ``report.iso`` does, asking it once a second.
+
+    Asking it for every row would be slow.
+    """
     second, prefix = None, ""
     for cell in cells:
         if cell is None:
@@ -135,7 +140,10 @@ def _times(cells: Iterable[int | None]) -> Iterator[str | None]:
 
 
 GROUP_ROWS: Final = 131_072
-"""Ours: rows in a row group. Smaller ones make files slow to read, larger ones take more memory to write (about 20 MB)."""
+"""Our limit: rows in a row group. Smaller ones make files slow to read; larger ones take memory.
+
+Writing one takes about 20 MB.
+"""
 _GROUP_BYTES_MAX: Final = 64 * 1024 * 1024
 _NS_PER_US: Final = 1000
 
@@ -159,7 +167,11 @@ def load() -> Any:  # noqa: ANN401 - it has no types
 
 
 class _Sink:
-    """A stream that nothing reaches any more once it is abandoned: pyarrow ends a file whenever it lets go of it, also a half one."""
+    """Pass bytes to a stream until it is abandoned.
+
+    pyarrow ends a file whenever it drops it, even a partial one; after that nothing may be
+    written.
+    """
 
     closed = False
 
@@ -172,17 +184,17 @@ class _Sink:
         return len(data)
 
     def flush(self) -> None:
-        """It is up to whoever opened the stream."""
+        """Do nothing: the stream's owner flushes it."""
 
     def close(self) -> None:
-        """As ``flush``."""
+        """Do nothing: the stream's owner closes it."""
 
     def abandon(self) -> None:
         self._stream = None
 
 
 class Parquet:
-    """Writes row groups of ``GROUP_ROWS``."""
+    """Write Parquet in row groups of ``GROUP_ROWS``."""
 
     def __init__(self, stream: IO[bytes], table: Table) -> None:
         self._arrow = pa = load()
@@ -195,7 +207,7 @@ class Parquet:
             "flag": pa.bool_(),
         }
         self._schema = pa.schema([(column.name, types[column.type]) for column in table.columns])
-        # Numbers and times hardly repeat: a dictionary of them is thrown away again when it is full.
+        # Numbers and times hardly repeat: a dictionary of them is dropped again once it is full.
         texts = [column.name for column in table.columns if column.type == "text"]
         self._sink = _Sink(stream)
         self._file = pa.parquet.ParquetWriter(self._sink, self._schema, compression="snappy", use_dictionary=texts)
@@ -205,7 +217,7 @@ class Parquet:
         self._writing: Future[None] | None = None
 
     def write(self, page: Page) -> None:
-        """The rows of a page."""
+        """Write the rows of a page."""
         if not page.rows:
             return
         batch = self._batch(page)
@@ -216,7 +228,7 @@ class Parquet:
             self._write_group()
 
     def close(self) -> None:
-        """Write what waits, and the end of the file."""
+        """Write the rows that wait, and the end of the file."""
         self._write_group()
         self._wait()
         self._thread.shutdown()
@@ -226,7 +238,8 @@ class Parquet:
         """Stop writing; what was written is no Parquet file."""
         self._sink.abandon()
         self._thread.shutdown(cancel_futures=True)
-        with contextlib.suppress(Exception):  # what went wrong is known already
+        # What went wrong is known already.
+        with contextlib.suppress(Exception):
             self._file.close()
 
     def _batch(self, page: Page) -> Any:  # noqa: ANN401 - pyarrow has no types
@@ -250,7 +263,10 @@ class Parquet:
         return pa.array(cells, kind)
 
     def _microseconds(self, nanoseconds: Any) -> Any:  # noqa: ANN401
-        """As ``report.iso`` has them: rounded down, also before 1970, where a division rounds up."""
+        """Round down as ``report.iso`` does.
+
+        Before 1970 a division would round up.
+        """
         pc, pa = self._arrow.compute, self._arrow
         quotient = pc.divide(nanoseconds, _NS_PER_US)
         below = pc.less(pc.subtract(nanoseconds, pc.multiply(quotient, _NS_PER_US)), 0)
@@ -276,7 +292,10 @@ TableName: TypeAlias = Literal["metrics", "entries"]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. ``source`` is the column of a ``Page`` that it shows, where that is another one: times show nanoseconds."""
+    """Describe one column.
+
+    ``source`` is the column of a ``Page`` that it shows, if it differs: times show nanoseconds.
+    """
 
     name: str
     type: Type
@@ -285,7 +304,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table: its columns in order, what is read from ``entry`` (as ``e``) and ``delivery`` (as ``d``), and of which entries."""
+    """Describe a table: its columns in order, and which entries it has.
+
+    It is read from ``entry`` (as ``e``) and ``delivery`` (as ``d``).
+    """
 
     name: TableName
     columns: tuple[Column, ...]
@@ -294,7 +316,7 @@ class Table:
 
 
 class Same(Sequence[Any]):
-    """A column that has the same value in every row: most have, and need no list."""
+    """Hold a column that has the same value in every row; most have, and need no list."""
 
     __slots__ = ("_rows", "value")
 
@@ -314,7 +336,10 @@ class Same(Sequence[Any]):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some rows, column by column. ``last_seq`` is how far it goes; ``unsound`` counts the rows in which something was left out."""
+    """Hold some rows, column by column.
+
+    ``last_seq`` is how far the page goes. ``unsound`` counts the rows with a cell left out.
+    """
 
     rows: int
     columns: dict[str, Sequence[Any]]
