@@ -65,10 +65,10 @@ class ReconcilerRecord:
 
 
 def reconcilers(database: Database) -> tuple[ReconcilerRecord, ...]:
-    """Return who reconciled the journal or a copy of it, in order of the first attestation here.
+    """Return who reconciled the journal or a copy of it.
 
-    Processes of format 0001 attested nothing, so they are missing. A process that only took over
-    what others attest is left out.
+    They come in the order of their first attestation here. Processes of format 0001 attested
+    nothing, so they are missing. A process that only took over what others attest is left out.
     """
     rows = database.read(
         "SELECT w.host, w.user, count(DISTINCT w.id), count(*), min(w.started_at_ns), max(w.started_at_ns) "
@@ -117,7 +117,10 @@ class KindStates:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptGroup:
-    """Requests of one action with one outcome ("unfinished" while no answer is recorded)."""
+    """Requests of one action with one outcome.
+
+    The outcome is "unfinished" while no answer is recorded.
+    """
 
     action: str
     outcome: str
@@ -230,7 +233,7 @@ class AuditReport:
         return self.totals.delivered == self.totals.entries and not self.inconsistencies
 
     def to_json(self) -> dict[str, Any]:
-        """Convert to what ``json.dumps`` takes, see ``journaltrack.journal.view.to_json``."""
+        """Convert to what ``json.dumps`` takes, see ``journal.view.to_json``."""
         converted: dict[str, Any] = view.to_json(self)
         converted["all_delivered"] = self.all_delivered
         return converted
@@ -427,7 +430,7 @@ def _recorded_by(counts: Mapping[int, int], writers: Mapping[int, WriterRecord])
 
 
 def _order(writer_id: object) -> tuple[bool, int, str]:
-    """Sort by number. Ids that are no number, as only a crafted journal has them, come last."""
+    """Sort by number; ids that are no number (a crafted journal) come last."""
     return (False, writer_id, "") if isinstance(writer_id, int) else (True, 0, str(writer_id))
 
 
