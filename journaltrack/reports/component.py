@@ -84,7 +84,7 @@ class StatusView:
 
 @dataclass(frozen=True, slots=True)
 class MetricView:
-    """One metric: its points, the last one recorded, and the extremes of the finite ones.
+    """One metric: its points, the last recorded one, and the finite extremes.
 
     Attributes:
         removed: Points that were removed from the journal on the record. All numbers here include
