@@ -287,7 +287,7 @@ class _Merger:
             kept=counts.applied.kept,
         )
 
-    # -- artifacts ----------------------------------------------------------------------------------------------
+    # -- artifacts --------------------------------------------------------------------------------
 
     def _copy_blobs(self, source: JournalSource, counts: _Counts) -> None:
         ours = Spool(self._journal.path / paths.SPOOL)
@@ -306,7 +306,7 @@ class _Merger:
             with self._applier.transaction() as connection:
                 connection.executemany("INSERT OR IGNORE INTO blob VALUES (?, ?, ?)", page)
 
-    # -- entries ------------------------------------------------------------------------------------------------
+    # -- entries ----------------------------------------------------------------------------------
 
     def _copy_entries(self, ahead: Ahead) -> None:
         """Those that wait, with what is known of them here."""
@@ -382,7 +382,7 @@ class _Merger:
             found = [(seq, refused.get((n, row[SEQ])), row[RECORDED]) for seq, (n, row) in enumerate(page, above + 1)]
             connection.executemany(_INSERT_REFUSED, [each for each in found if each[1] is not None])
 
-    # -- what nobody attests ------------------------------------------------------------------------------------
+    # -- what nobody attests ----------------------------------------------------------------------
 
     def _take_as_found(self, source: JournalSource) -> int:
         """Settle what is settled in the source without an attestation, or in flight there, and not here; this process attests it."""

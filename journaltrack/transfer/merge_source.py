@@ -380,7 +380,7 @@ class JournalSource:
                 raise forged(self.name, "an attestation of what was removed can't be read") from error
         return gaps
 
-    # -- what nobody attests ------------------------------------------------------------------------------------
+    # -- what nobody attests ----------------------------------------------------------------------
 
     def _in_flight(self) -> Iterator[tuple[list[tuple[int, int]], int]]:
         """Of requests that can't be sent again and have no answer: the entries that they carried, and since when."""
