@@ -1,4 +1,4 @@
-"""Read the sources of a merge with suspicion, and find the entries that they bring.
+"""Read the sources of a merge with suspicion, and find the entries they bring.
 
 ``JournalSource`` is one journal to merge: its processes, entries, evidence and artifacts. It may
 come from somebody else, and SQLite keeps any type in any column. So everything that decides where
@@ -145,7 +145,7 @@ class Incoming:
         row = source.writers[uuid]
         self._applier.check_writer(row, source.name)
         if self._described.setdefault(uuid, row) != row:
-            raise forged(source.name, f"the process {limits.shown(uuid)} is described otherwise there than in another source")
+            raise forged(source.name, f"the process {limits.shown(uuid)} is described differently in another source")
         self._chains.setdefault(uuid, Chain(uuid, "", 0, row.begin))
 
     def _look_at(self, number: int, source: JournalSource, alive: Callable[[], None]) -> None:
@@ -179,9 +179,8 @@ class Incoming:
         for writer_id, component_id in {(row[WRITER], row[COMPONENT]) for row in rows}:
             name = source.components.get(component_id)
             if not isinstance(name, str):
-                raise forged(
-                    source.name, f"an entry of the process {limits.shown(source.uuids[writer_id])} is of a component that is not recorded"
-                )
+                process = limits.shown(source.uuids[writer_id])
+                raise forged(source.name, f"the component of an entry of the process {process} is not recorded")
             self._name(name, source.name)
             if self._only.setdefault(source.uuids[writer_id], name) != name:
                 self._only[source.uuids[writer_id]] = None
@@ -195,9 +194,8 @@ class Incoming:
         spelling = self._applier.spelling(name) or next((known for known in self._names if known.lower() == name.lower()), name)
         if spelling != name:
             raise InvalidInputError(
-                f"{where}: the component {limits.shown(name)} is the one that is spelled {limits.shown(spelling)} in another journal; "
-                "nothing was merged",
-                hint="SageMaker makes no difference, but digests of entries do: merge these journals into different ones",
+                f"{where}: another journal spells the component {limits.shown(name)} as {limits.shown(spelling)}; nothing was merged",
+                hint="SageMaker ignores case, but digests do not: merge into different journals",
             )
         self._names[name] = None
 
@@ -208,8 +206,8 @@ class Incoming:
                 continue
             chain = chains[row[WRITER]]
             if (chain.digest if row[PLACE] == chain.writer_seq else self._digest(chain.uuid, row[PLACE])) not in {row[DIGEST], None}:
-                what = f"entry {row[PLACE]} of the process {limits.shown(chain.uuid)} is another one there than here"
-                raise forged(source.name, f"{what}: the process, or somebody else, went on in both copies, or one of them was changed")
+                what = f"entry {row[PLACE]} of the process {limits.shown(chain.uuid)} differs from the one here"
+                raise forged(source.name, f"{what}: both copies were continued, or one was altered")
 
     def _digest(self, uuid: str, place: int) -> bytes | None:
         """Return the digest of an entry that is here or comes from a source before.
@@ -290,7 +288,9 @@ class Found(NamedTuple):
 
 
 class JournalSource:
-    """A journal, in a snapshot that the caller holds. Implements ``apply_source.Source``.
+    """A journal to merge. Implements ``apply_source.Source``.
+
+    The caller holds a snapshot of it.
 
     Attributes:
         journal: Opened for reading only.
@@ -337,7 +337,7 @@ class JournalSource:
         for number, writer_id, writer_seq, body, digest in rows:
             uuid = self.uuids.get(writer_id)
             if uuid is None or type(writer_seq) is not int or not isinstance(body, str) or not isinstance(digest, bytes):
-                raise forged(self.name, f"attestation {number} is none")
+                raise forged(self.name, f"attestation {number} is not one that journaltrack made")
             yield Attested(uuid, writer_seq, body, digest)
 
     def blobs(self) -> Iterator[tuple[str, int, int]]:
@@ -352,7 +352,7 @@ class JournalSource:
         """
         execute = self.journal.database.connection.execute
         for (seq,) in execute(_UNSOUND):
-            raise forged(self.name, f"entry {seq} is none that journaltrack recorded")
+            raise forged(self.name, f"entry {seq} is not one that journaltrack recorded")
         cursor = execute(_ENTRIES)
         while page := cursor.fetchmany(_PAGE):
             yield page
@@ -391,7 +391,10 @@ class JournalSource:
                 yield f"entry {place} of the process {limits.shown(self.uuids[writer_id])}", str(self.components.get(component_id))
 
     def _refusal(self, row: list[Any]) -> str | None:
-        """Return why AWS could never accept the entry: a crafted source may say so of any."""
+        """Return why AWS could never accept the entry.
+
+        A crafted source may claim so of any entry.
+        """
         entry = vocabulary.entry_of((*row[:4], str(self.components.get(row[3])), *row[4:]))
         try:
             return None if entry.unsound else vocabulary.undeliverable(entry)
@@ -419,10 +422,10 @@ class JournalSource:
     # -- what nobody attests ----------------------------------------------------------------------
 
     def _in_flight(self) -> Iterator[tuple[list[tuple[int, int]], int]]:
-        """Yield what may have been sent: requests without an answer that can't be sent again.
+        """Yield what unanswered requests carried that can't be sent again.
 
         Yields:
-            The entries that each carried, and since when.
+            The entries that a request carried, and since when.
         """
         unfinished = "SELECT entries, started_at_ns FROM receipt WHERE finished_at_ns IS NULL AND action = ?"
         for entries, started_at_ns in self.journal.database.read(unfinished, (PutMetrics.action,)):
