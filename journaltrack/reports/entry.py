@@ -1,11 +1,12 @@
 """Report everything about one entry, and read the receipts that name entries.
 
-``entry`` returns an entry as recorded, by whom, each request that carried it, and the entries of
-the same name before and after it. It reads the receipts of its component once.
+``entry`` returns the entry as recorded, its writer, and each request that carried it. It also
+names the entries of the same name before and after it. It reads the receipts of its component
+once.
 
-``receipt.entries`` is text such as "1-3,7". No index leads from an entry to its receipts, so those
-of a component are read in order (100,000 in 0.2 s), a page at a time. A text that can't be read
-names no entry, and is counted.
+``receipt.entries`` is text such as "1-3,7". No index leads from an entry to its receipts. So the
+receipts of its component are read in order, a page at a time (100,000 in 0.2 s). A text that can't
+be read names no entry, and is counted.
 
 The module reads the journal. It prints nothing and changes nothing.
 """

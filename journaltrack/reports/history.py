@@ -356,8 +356,13 @@ def _keys(
 ) -> list[tuple[int, int]]:
     """Read the next (time, number) pairs of a source.
 
-    The SQL's parameters: ?1 to ?5 are those of ``Choice.condition``, ?6 is ``_Span.entries``
-    unless ``sixth`` replaces it, ?7 and ?8 are the place, ?9 is the end, and ?10 is the size.
+    The SQL's parameters:
+
+    - ?1 to ?5: those of ``Choice.condition``;
+    - ?6: ``_Span.entries``, or ``sixth`` instead;
+    - ?7, ?8: the place;
+    - ?9: the end;
+    - ?10: the size.
     """
     sql = (
         f"SELECT {time}, {number} FROM {table} WHERE {time} >= ?7 AND {time} < ?9 AND ({time} > ?7 OR {number} > ?8) "

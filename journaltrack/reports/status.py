@@ -245,8 +245,8 @@ def _last_error(database: Database) -> ErrorRecord | None:
 def _lease(database: Database, now_ns: int) -> LeaseHolder | None:
     """Return the lease's holder, unless it is certainly gone.
 
-    This does not try the kernel's lock. Holding it for a moment would make another process's sync
-    fail, and closing its file would drop this process's own lock.
+    This does not try the kernel's lock: another process's sync would fail meanwhile. Closing the
+    lock's file would also drop this process's own lock.
     """
     rows = database.read("SELECT owner, host, pid, acquired_at_ns, expires_at_ns FROM lease")
     if not rows or rows[0][0] is None:
