@@ -250,7 +250,7 @@ class Applier:
 
     def heads(self) -> dict[str, int]:
         """Return how many attestations of each process are here."""
-        return dict(self._database.read(_HEADS))
+        return {str(uuid): int(seq) for uuid, seq in self._database.read(_HEADS)}
 
     def end(self, origins_done: Collection[Origin]) -> None:
         """Record that what was begun has ended.

@@ -196,7 +196,7 @@ class Checked(NamedTuple):
         fates: By the writer's uuid: what became of entries that were released there.
         taken: By the process's uuid: first and last place of the attestations to take over. Empty
             if all of them are notes of what was taken over there. Otherwise copies would exchange
-            notes for ever.
+            notes endlessly.
     """
 
     source: Source
@@ -221,12 +221,7 @@ class Checker:
         self._applier = applier
         self._database = database
         self._components_of = components_of
-        self._here = {
-            str(uuid): int(seq)
-            for uuid, seq in database.read(
-                "SELECT w.uuid, max(a.writer_seq) FROM attestation a JOIN writer w ON w.id = a.writer_id GROUP BY a.writer_id"
-            )
-        }
+        self._here = applier.heads()
         # What is here, and what the sources before bring.
         self._heads = dict(self._here)
         # Attestations that these sources bring.
