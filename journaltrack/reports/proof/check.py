@@ -305,7 +305,7 @@ def anchor_problems(database: Database, documents: Mapping[str, bytes], gaps: Ga
     for name, content in sorted(documents.items()):
         document, named = anchors.decode(content), anchors.NAME.fullmatch(name)
         if document is None or (named and named[2] != hashlib.sha256(content).hexdigest()):
-            found.append(ChainProblem("anchor", f"the anchor {limits.shown(name)} is not the document that it was made as"))
+            found.append(ChainProblem("anchor", f"the anchor {limits.shown(name)} was altered: it is not the document that was made"))
             continue
         if document.journal_id != journal_id:
             message = f"the anchor {limits.shown(name)} is of the journal {limits.shown(document.journal_id)}, not of this one"
@@ -350,7 +350,7 @@ def _behind(database: Database, kind: anchors.Kind, table: str, heads: list[_Hea
                 f"and the anchor {limits.shown(head.anchor)} has {head.number}"
             )
         elif there.get((writer_id, head.number), head.digest) != head.digest:
-            message = f"number {head.number} of a writer's {kind} is another one than when it was anchored ({limits.shown(head.anchor)})"
+            message = f"number {head.number} of a writer's {kind} is not what the anchor {limits.shown(head.anchor)} has"
         if message is not None:
             told.add(head.uuid)
             yield ChainProblem("anchor", message, head.uuid, host, pid)
