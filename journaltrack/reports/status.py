@@ -24,7 +24,7 @@ from journaltrack.journal.view import RECENT_RECEIPTS, ErrorRecord, When
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.taken import Unfinished
 from journaltrack.reports.proof.hearsay import Hearsay, told
-from journaltrack.util import paths
+from journaltrack.util import paths, process
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
@@ -252,23 +252,11 @@ def _lease(database: Database, now_ns: int) -> LeaseHolder | None:
     if not rows or rows[0][0] is None:
         return None
     owner, host, pid, acquired_ns, expires_ns = rows[0]
-    alive = _runs(pid) if host == socket.gethostname() else None
+    alive = process.runs(pid, None) if host == socket.gethostname() else None
     expired = not isinstance(expires_ns, int) or now_ns >= expires_ns
     if alive is False or (alive is None and expired):
         return None
     return LeaseHolder(owner, host, pid, acquired_ns, expires_ns, alive)
-
-
-def _runs(pid: object) -> bool:
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    return True
 
 
 def _sizes(journal: Journal) -> Sizes:
