@@ -78,11 +78,6 @@ class ReceiptRecord:
     user: str | None = None
     pid: int | None = None
 
-    @property
-    def is_request(self) -> bool:
-        """Return whether it carried its entries."""
-        return self.action not in NO_REQUESTS
-
 
 def ranges_of(text: object) -> tuple[tuple[int, int], ...] | None:
     """Return the (first, last) ranges that a receipt names; None if unreadable."""
