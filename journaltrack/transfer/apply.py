@@ -480,10 +480,10 @@ class Applier:
         self.attest("kept", groups, {})
 
     def _planned(self, seqs: Sequence[int], source: Source) -> dict[int, bool]:
-        """Return whether the other copy has the last plan's word about these entries.
+        """Return, by entry, whether the other copy has the last word said without a request.
 
-        Such a word came without a request, and before the other copy said anything. If the other
-        copy brought the word itself, it knows it, and nothing was said before.
+        A word that the other copy brought counts only for entries of which nothing was said here
+        before. The other copy knows that word.
         """
         if not seqs:
             return {}

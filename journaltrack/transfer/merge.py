@@ -345,6 +345,8 @@ class _Merger:
     def _see_others(self, connection: sqlite3.Connection) -> int:
         """Return the last ``seq``, and look at what others have appended.
 
+        Their entries must be of processes of which no entry waits to be copied.
+
         Raises:
             EvidenceError: A process that continued in a source continues in the target, too.
         """

@@ -210,7 +210,7 @@ class Incoming:
                 raise forged(source.name, f"{what}: both copies were continued, or one was altered")
 
     def _digest(self, uuid: str, place: int) -> bytes | None:
-        """Return the digest of an entry that is here or comes from a source before.
+        """Return the digest of an entry that is here or comes from an earlier source.
 
         None: the entry was removed on the record.
         """
