@@ -480,7 +480,7 @@ class Applier:
         self.attest("kept", groups, {})
 
     def _planned(self, seqs: Sequence[int], source: Source) -> dict[int, bool]:
-        """Return, by entry, whether the other copy has the last word said without a request.
+        """Return, by entry, whether the other copy has the last word without a request.
 
         A word that the other copy brought counts only for entries of which nothing was said here
         before. The other copy knows that word.
