@@ -1,1 +1,1 @@
-"""Prove that a journal is as it was written: compare chains, attestations and tables."""
+"""Prove that a journal is as it was written: chains, attestations, tables."""
