@@ -1,1 +1,1 @@
-"""Journal to data: what was recorded, and what became of it. Prints nothing, changes nothing."""
+"""Turn a journal into reports: what was recorded, and what became of it."""

@@ -1,8 +1,10 @@
-"""One trial component as the journal knows it, offline: parameters, artifacts and status folded, metrics summed up.
+"""Show one trial component as the journal knows it, offline.
 
-The fold is that of ``plan`` (the last call per key wins), over everything recorded and not only over what is pending:
-what a person sees here is what SageMaker will show once all is delivered, and each value says whether it is.
-Prints nothing, changes nothing.
+Parameters, artifacts and status are folded, metrics are summed up. The fold is the plan's: the
+last call per key wins. It covers everything recorded, not only what is pending. So a person sees
+what SageMaker will show after delivery, and each value says whether it is delivered.
+
+The module reads the journal. It prints nothing and changes nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ _PAGE_ENTRIES: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class ParameterView:
-    """A parameter's last value. A number that a double can't hold (or that is not finite) is shown as text."""
+    """A parameter's last value.
+
+    A number that is not finite, or too large for a double, is shown as text.
+    """
 
     name: str
     value: str | float
@@ -50,7 +55,12 @@ class ParameterView:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactView:
-    """An input or output artifact: its text or, once uploaded, its URI; ``sha256`` and ``size_bytes`` for a logged file."""
+    """An input or output artifact.
+
+    Attributes:
+        value: Its text, or its URI once it is uploaded.
+        sha256, size_bytes: Of a logged file.
+    """
 
     name: str
     value: str | None
@@ -63,7 +73,7 @@ class ArtifactView:
 
 @dataclass(frozen=True, slots=True)
 class StatusView:
-    """Status and times. ``traceback`` is in the journal alone."""
+    """Status and times. Only the journal holds ``traceback``."""
 
     primary: str | None = None
     message: str | None = None
@@ -74,9 +84,11 @@ class StatusView:
 
 @dataclass(frozen=True, slots=True)
 class MetricView:
-    """One metric: its points, the last one recorded, and extremes of those that are finite.
+    """One metric: its points, the last recorded one, and the finite extremes.
 
-    ``removed`` of the points are no longer in the journal, on the record; they are part of all numbers here.
+    Attributes:
+        removed: Points that were removed from the journal on the record. All numbers here include
+            them.
     """
 
     name: str
@@ -95,9 +107,10 @@ class ComponentView:
     """A component, offline.
 
     Attributes:
-        trials: (experiment, trial) that it belongs to.
-        run: How it stands while it is in progress.
+        trials: The (experiment, trial) pairs that it belongs to.
+        run: The state of a run in progress; None when it is over or never began.
         hearsay: What of it counts as delivered only because others say so.
+        unreadable: The ``seq`` of entries that can't be read.
     """
 
     name: str
@@ -118,7 +131,7 @@ class ComponentView:
     hearsay: tuple[Hearsay, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The view as ``json.dumps`` takes it, see ``journaltrack.journal.view.to_json``."""
+        """Convert to what ``json.dumps`` takes, see ``journal.view.to_json``."""
         converted: dict[str, Any] = view.to_json(self)
         return converted
 
@@ -132,7 +145,10 @@ class _Called(NamedTuple):
     state: State | None
 
     def gives_way_to(self, other: _Called) -> bool:
-        """Whether SageMaker shows the other one of the two: the later one, but not what it refused."""
+        """Return whether SageMaker shows the other entry instead of this one.
+
+        It shows the later one, but not one that it refused.
+        """
         refused, others = self.state == "quarantined", other.state == "quarantined"
         return self.place.is_before(other.place) if refused == others else refused
 
@@ -150,7 +166,7 @@ class _Fold:
 
 
 def show(journal: Journal | str | os.PathLike[str] | None, component: str) -> ComponentView:
-    """A component's folded parameters, artifacts, status and metrics.
+    """Return a component's folded parameters, artifacts, status and metrics.
 
     Args:
         journal: An open journal, its folder, or None for the default journal.
@@ -241,7 +257,8 @@ def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
             fold.sizes[blob_of(entry).sha256] = size
     elif entry.kind in MAP_OF_KIND:
         exact = detail.get("exact") if entry.kind == vocabulary.PARAMETER and entry.value is None else None
-        value = exact if isinstance(exact, str) else value_of(entry)  # not finite: nothing that plan knows
+        # The plan knows no value that is not finite: the exact text stands for it.
+        value = exact if isinstance(exact, str) else value_of(entry)
         place = Place(entry.seq, entry.recorded_at_ns, fold.origins.get(entry.writer_id, 0))
         called = _Called(place, entry, value, state)
         if entry.kind == vocabulary.STATUS:
@@ -253,7 +270,11 @@ def _add(fold: _Fold, entry: Entry, state: State | None) -> None:
 
 
 def _status(calls: Sequence[_Called]) -> tuple[Status, str | None]:
-    """All status calls as one, without those that were refused; and the traceback of the last that set one."""
+    """Merge all status calls but those that were refused.
+
+    Returns:
+        The merged status, and the traceback of the last call that set a primary status.
+    """
     taken = [called for called in calls if called.state != "quarantined"] or list(calls)
     merged: FieldValue = Status()
     traceback = None
@@ -301,7 +322,10 @@ def _metrics(journal: Journal, component_id: int, component: str) -> tuple[Metri
 
 
 def _newer(one: tuple[int, MetricView], other: tuple[int, MetricView]) -> tuple[int, MetricView]:
-    """Two parts of a metric's points as one; the last point is that of the part whose last entry is the newer."""
+    """Merge two parts of a metric's points.
+
+    The last point is that of the part with the newer last entry.
+    """
     parts = (one[1], other[1])
     newest = max(one, other, key=lambda part: part[0])
     low = [part.minimum for part in parts if part.minimum is not None]

@@ -1,6 +1,10 @@
-"""Single entries with what became of each: the audit's long form, a page at a time. Prints nothing, changes nothing.
+"""Read single entries with what became of each, and choose entries by filters.
 
-Which entries a report is about: the filters that the audit's questions share, as conditions of SQLite. Pure but for the names of components.
+``Choice`` holds the filters that the audit's questions share, as conditions for SQLite. It reads
+the journal only for the names of components. ``entries_of`` is the audit's long form, a page at a
+time.
+
+The module reads the journal. It prints nothing and changes nothing.
 """
 
 from __future__ import annotations
@@ -32,115 +36,16 @@ _CONDITIONS: Final = (
 
 _NAMES_MAX: Final = 10_000
 _BY_DEFAULT: Final = "sagemaker-"
-"""How the bucket is named that artifacts without one go to."""
+"""The beginning of the bucket's name for artifacts that name no bucket."""
 _KINDS: Final = (
     *(vocabulary.CREATE, vocabulary.LOAD, vocabulary.ASSOCIATE, vocabulary.PARAMETER, vocabulary.INPUT),
     *(vocabulary.OUTPUT, vocabulary.STATUS, vocabulary.METRIC, vocabulary.UPLOAD),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What to report on; None leaves a member open.
-
-    Attributes:
-        component: Shell pattern of component names (case does not matter).
-        kind: Kind of entry.
-        name: Shell pattern of what was logged: a metric, a parameter, an artifact (case matters).
-        state: Where the entry is now.
-        since_ns, until_ns: Recorded since and before, nanoseconds since the epoch.
-    """
-
-    component: str | None = None
-    kind: str | None = None
-    name: str | None = None
-    state: State | None = None
-    since_ns: int | None = None
-    until_ns: int | None = None
-
-    @property
-    def of_entries(self) -> bool:
-        """Whether it chooses among the entries of a component."""
-        return not (self.kind is None and self.name is None and self.state is None)
-
-    @property
-    def condition(self) -> str:
-        """What is asked of ``entry e``, but for the state; ?1 to ?5 are ``parameters``. Only what is asked: it is evaluated a million times."""
-        asked = (self.component, self.kind, self.name, self.since_ns, self.until_ns)
-        return " AND ".join(text for text, value in zip(_CONDITIONS, asked, strict=True) if value is not None) or "1"
-
-    def parameters(self, journal: Journal) -> tuple[Any, ...]:
-        """For ``condition``; further ones begin with ?6, and the last one must be used whatever is asked.
-
-        Raises:
-            NothingMatchesError: There is no such component.
-        """
-        # SQLite's GLOB negates a set with ^ where shells have !.
-        name = None if self.name is None else self.name.replace("[!", "[^")
-        return (view.matching(journal, self.component), self.kind, name, self.since_ns, self.until_ns)
-
-    def check(self, journal: Journal) -> None:
-        """See whether kind and name are of anything that the journal has, or had before a prune.
-
-        Raises:
-            NothingMatchesError: They are not: an empty answer would look like "all is well".
-        """
-        if self.kind is not None and self.kind not in _KINDS and not _any(journal, Choice(self.component, self.kind)):
-            others = {str(kind) for (kind,) in journal.database.read("SELECT DISTINCT kind FROM entry")}
-            raise nothing(journal, "no entry of the kind", self.kind, sorted(others.union(_KINDS)))
-        if self.name is None or _any(journal, Choice(self.component, self.kind, self.name)):
-            return
-        if self.kind in {None, vocabulary.METRIC} and _was_removed(journal, self.name):
-            return
-        known = names(journal, Choice(self.component, self.kind))
-        raise nothing(journal, "no entry whose name fits", self.name, known)
-
-
-def check_buckets(journal: Journal, buckets: Iterable[str]) -> None:
-    """See whether artifacts of the journal go to each of these buckets, as far as it knows.
-
-    Raises:
-        NothingMatchesError: None goes to one of them.
-    """
-    sql = "SELECT DISTINCT json_extract(payload, '$.bucket') FROM entry WHERE kind = ?1 AND json_valid(payload)"
-    known = {bucket for (bucket,) in journal.database.read(sql, (vocabulary.UPLOAD,))}
-    for bucket in buckets:
-        by_default = None in known and bucket.startswith(_BY_DEFAULT)
-        if (bucket or None) not in known and not by_default:
-            named = sorted(str(each) if each else f"{_BY_DEFAULT}<region>-<account>" for each in known)
-            raise nothing(journal, "no artifacts for the bucket", bucket, named)
-
-
-def names(journal: Journal, choice: Choice, condition: str = "1") -> list[str]:
-    """What the chosen entries are named, the newest last; at most ``_NAMES_MAX``. ``condition`` is further SQL about ``e``."""
-    sql = (
-        f"SELECT e.name FROM entry e WHERE e.name IS NOT NULL AND {condition} AND {choice.condition} "
-        "GROUP BY e.name ORDER BY max(e.seq) DESC LIMIT ?6"
-    )
-    rows = journal.database.read(sql, (*choice.parameters(journal), _NAMES_MAX))
-    return [str(name) for (name,) in reversed(rows)]
-
-
-def nothing(journal: Journal, what: str, wanted: str, known: Sequence[str]) -> NothingMatchesError:
-    """The error of a filter that names nothing, with what may have been meant."""
-    message = f"the journal {journal.path} has {what} {limits.shown(wanted)}"
-    return NothingMatchesError(message, hint=patterns.hint(wanted, known))
-
-
-def _any(journal: Journal, choice: Choice) -> bool:
-    sql = f"SELECT 1 FROM entry e WHERE {choice.condition} LIMIT ?6"
-    return bool(journal.database.read(sql, (*choice.parameters(journal), 1)))
-
-
-def _was_removed(journal: Journal, pattern: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for _, name in removed.metrics(journal.database))
-
-
 PAGE_ENTRIES: Final = 5_000
 _ALL: Final = 2**63
 
-# What drives each query: problems have an index, what is in flight is named by few receipts; all else is a scan of the entries
-# (0.1 s for 1,000,000, with the joins only for those that are chosen).
+# What drives each query: problems have an index, and few receipts name what is in flight. All else
+# scans the entries (0.1 s for 1,000,000) and joins only those that are chosen.
 _ENTRIES: Final = "entry e LEFT JOIN delivery d ON d.seq = e.seq"
 _PROBLEMS: Final = "delivery d CROSS JOIN entry e ON e.seq = d.seq"
 _FLYING: Final = (
@@ -155,7 +60,7 @@ SOURCES: Final[dict[State | None, tuple[str, str]]] = {
     "in doubt": (_PROBLEMS, "d.outcome = 'in doubt'"),
     "quarantined": (_PROBLEMS, "d.outcome = 'quarantined'"),
 }
-"""What to read for a state, and on which condition; ?8 is what is in flight."""
+"""What to read for a state, and on which condition. ?8 is what is in flight."""
 _COLUMNS: Final = (
     "e.seq, c.name, e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, d.outcome, "
     "d.seq IS NULL, d.settled_at_ns, d.reason, d.receipt_id, r.action, r.request_id, r.attempts, r.error_code, "
@@ -167,14 +72,128 @@ _JOINED: Final = (
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """What to report on; None leaves a member open.
+
+    Attributes:
+        component: Shell pattern of component names (case does not matter).
+        kind: Kind of entry.
+        name: Shell pattern of logged names: metric, parameter, artifact (case matters).
+        state: The entry's present state.
+        since_ns: Only entries recorded since then, nanoseconds since the epoch.
+        until_ns: Only entries recorded before then.
+    """
+
+    component: str | None = None
+    kind: str | None = None
+    name: str | None = None
+    state: State | None = None
+    since_ns: int | None = None
+    until_ns: int | None = None
+
+    @property
+    def of_entries(self) -> bool:
+        """Return whether it chooses among the entries of a component."""
+        return not (self.kind is None and self.name is None and self.state is None)
+
+    @property
+    def condition(self) -> str:
+        """Return the SQL about ``entry e``; its parameters ?1 to ?5 are ``parameters``.
+
+        It leaves out the state, and what is not asked: SQLite evaluates it for a million entries.
+        """
+        asked = (self.component, self.kind, self.name, self.since_ns, self.until_ns)
+        return " AND ".join(text for text, value in zip(_CONDITIONS, asked, strict=True) if value is not None) or "1"
+
+    def parameters(self, journal: Journal) -> tuple[Any, ...]:
+        """Return the parameters of ``condition``.
+
+        A caller's own parameters begin with ?6. The statement must always use the last of them.
+
+        Raises:
+            NothingMatchesError: The journal has no such component.
+        """
+        # SQLite's GLOB negates a set with ^ where shells have !.
+        name = None if self.name is None else self.name.replace("[!", "[^")
+        return (view.matching(journal, self.component), self.kind, name, self.since_ns, self.until_ns)
+
+    def check(self, journal: Journal) -> None:
+        """Check that the journal has such a kind and name, or had them before a prune.
+
+        Raises:
+            NothingMatchesError: It has not. An empty answer would look like "all is well".
+        """
+        if self.kind is not None and self.kind not in _KINDS and not _any(journal, Choice(self.component, self.kind)):
+            others = {str(kind) for (kind,) in journal.database.read("SELECT DISTINCT kind FROM entry")}
+            raise nothing(journal, "no entry of the kind", self.kind, sorted(others.union(_KINDS)))
+        if self.name is None or _any(journal, Choice(self.component, self.kind, self.name)):
+            return
+        if self.kind in {None, vocabulary.METRIC} and _was_removed(journal, self.name):
+            return
+        known = names(journal, Choice(self.component, self.kind))
+        raise nothing(journal, "no entry whose name fits", self.name, known)
+
+
+def check_buckets(journal: Journal, buckets: Iterable[str]) -> None:
+    """Check that artifacts of the journal go to each bucket, as far as it knows.
+
+    Raises:
+        NothingMatchesError: No artifact goes to one of the buckets.
+    """
+    sql = "SELECT DISTINCT json_extract(payload, '$.bucket') FROM entry WHERE kind = ?1 AND json_valid(payload)"
+    known = {bucket for (bucket,) in journal.database.read(sql, (vocabulary.UPLOAD,))}
+    for bucket in buckets:
+        by_default = None in known and bucket.startswith(_BY_DEFAULT)
+        if (bucket or None) not in known and not by_default:
+            named = sorted(str(each) if each else f"{_BY_DEFAULT}<region>-<account>" for each in known)
+            raise nothing(journal, "no artifacts for the bucket", bucket, named)
+
+
+def names(journal: Journal, choice: Choice, condition: str = "1") -> list[str]:
+    """Return the names of the chosen entries, the newest last.
+
+    Args:
+        journal: An open journal.
+        choice: Which entries.
+        condition: Further SQL about ``e``.
+
+    Returns:
+        The ``_NAMES_MAX`` newest names at most.
+    """
+    sql = (
+        f"SELECT e.name FROM entry e WHERE e.name IS NOT NULL AND {condition} AND {choice.condition} "
+        "GROUP BY e.name ORDER BY max(e.seq) DESC LIMIT ?6"
+    )
+    rows = journal.database.read(sql, (*choice.parameters(journal), _NAMES_MAX))
+    return [str(name) for (name,) in reversed(rows)]
+
+
+def nothing(journal: Journal, what: str, wanted: str, known: Sequence[str]) -> NothingMatchesError:
+    """Make the error for a filter that matches nothing; the hint lists likely names."""
+    message = f"the journal {journal.path} has {what} {limits.shown(wanted)}"
+    return NothingMatchesError(message, hint=patterns.hint(wanted, known))
+
+
+def _any(journal: Journal, choice: Choice) -> bool:
+    sql = f"SELECT 1 FROM entry e WHERE {choice.condition} LIMIT ?6"
+    return bool(journal.database.read(sql, (*choice.parameters(journal), 1)))
+
+
+def _was_removed(journal: Journal, pattern: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for _, name in removed.metrics(journal.database))
+
+
+@dataclass(frozen=True, slots=True)
 class AuditedEntry:
     """One entry and what became of it.
 
     Attributes:
         seq: Its place in the journal.
-        component, stream, kind, name, value, step, timestamp_ns, detail, recorded_at_ns: As recorded.
-        state: Where it is now; None for an outcome that this version does not know.
-        superseded: Delivered by a later entry that overrides it, or by an earlier upload of the same content.
+        component, stream, kind, name, value, step, timestamp_ns, detail, recorded_at_ns: As
+            recorded.
+        state: Its present state; None for an outcome that this version does not know.
+        superseded: Whether a later entry that overrides it, or an earlier upload of the same
+            content, delivered it.
         settled_at_ns, reason: When it was settled, and why if it was not simply delivered.
         receipt_id, action, request_id, attempts, code: The request that settled it.
         writer_id, host, user, pid, program: The process that recorded it.
@@ -218,18 +237,18 @@ def entries_of(
     after_seq: int = 0,
     limit: int = PAGE_ENTRIES,
 ) -> list[AuditedEntry]:
-    """One page of entries in order of ``seq``; an empty one is the end.
+    """Return one page of entries in order of ``seq``; an empty page is the end.
 
     Args:
         journal: An open journal.
-        component: Shell pattern of component names (case does not matter); None: all.
+        component: Shell pattern of component names (case does not matter); None for all.
         state: Only entries in this state.
         kind: Only entries of this kind.
         name: Shell pattern of entries' names (case matters).
-        since_ns: Only what was recorded since then, nanoseconds since the epoch.
-        until_ns: Only what was recorded before.
-        after_seq: The last ``seq`` of the page before.
-        limit: Entries in a page at most; huge entries make it shorter.
+        since_ns: Only entries recorded since then, nanoseconds since the epoch.
+        until_ns: Only entries recorded before then.
+        after_seq: The last ``seq`` of the previous page.
+        limit: The maximum number of entries in a page. Huge entries make it shorter.
     """
     choice = Choice(component, kind, name, state, since_ns, until_ns)
     source, condition = SOURCES[state]
@@ -243,7 +262,8 @@ def entries_of(
             chosen = found if state is None else [entry for entry in found if entry.state == state]
             if chosen:
                 return chosen
-            after_seq = rows[-1][0]  # all of the page that is not settled is in the other of the two states
+            # Everything unsettled in the page is in the other one of the two unsettled states.
+            after_seq = rows[-1][0]
     return []
 
 
@@ -259,7 +279,10 @@ def each_entry(
     after_seq: int = 0,
     limit: int | None = None,
 ) -> Iterator[AuditedEntry]:
-    """All pages of ``entries_of`` one after the other, in constant memory; ``limit`` entries at most."""
+    """Yield all pages of ``entries_of`` in constant memory.
+
+    At most ``limit`` entries come; None means all.
+    """
     left = _ALL if limit is None else limit
     with view.opened(journal) as own:
         while left > 0:
@@ -282,9 +305,13 @@ def each_entry(
 
 
 def unsettled(journal: Journal | str | os.PathLike[str] | None = None, *, component: str | None = None) -> tuple[bool, bool]:
-    """Whether anything is pending or in flight, and whether anything is quarantined or in doubt; costs next to nothing.
+    """Return whether entries are unsettled; far cheaper than the whole report.
 
-    As ``status``, it looks for what is pending above the low-water mark alone; the whole report counts every entry.
+    It looks for pending entries above the low-water mark alone, as ``status`` does. The whole
+    report counts every entry.
+
+    Returns:
+        Whether any entry is pending or in flight, and whether any is quarantined or in doubt.
     """
     with view.opened(journal) as own, view.snapshot(own.database):
         choice = Choice(component)
@@ -296,7 +323,10 @@ def unsettled(journal: Journal | str | os.PathLike[str] | None = None, *, compon
 
 
 def entries_where(journal: Journal, condition: str, parameters: tuple[Any, ...]) -> Iterator[AuditedEntry]:
-    """Entries in order of ``seq`` by a condition of the caller's on ``e``, whose parameters begin with ?3; a page at a time."""
+    """Yield entries in order of ``seq`` by the caller's condition on ``e``.
+
+    The condition's parameters begin with ?3. Entries are read a page at a time.
+    """
     source, _ = SOURCES[None]
     sql = f"SELECT {_COLUMNS} FROM {source} {_JOINED} WHERE {condition} AND e.seq > ?1 ORDER BY e.seq LIMIT ?2"
     after_seq = 0
@@ -312,12 +342,15 @@ def entries_where(journal: Journal, condition: str, parameters: tuple[Any, ...])
 
 
 def entries_in(journal: Journal, seqs: Sequence[int]) -> dict[int, AuditedEntry]:
-    """Some entries by ``seq``, as far as they are there."""
+    """Return entries by ``seq``, without those that are not there."""
     return {entry.seq: entry for entry in entries_where(journal, "e.seq IN (SELECT value FROM json_each(?3))", (json.dumps(seqs),))}
 
 
 def entry_of(journal: Journal, seq: int) -> AuditedEntry | None:
-    """One entry; None if there is none. Inside a ``report.snapshot``."""
+    """Return one entry, or None if there is none.
+
+    The caller holds a ``view.snapshot``.
+    """
     source, _ = SOURCES[None]
     rows = journal.database.read(f"SELECT {_COLUMNS} FROM {source} {_JOINED} WHERE e.seq = ?", (seq,))
     return _audited(rows[0], view.in_flight(journal.database)) if rows else None

@@ -1,11 +1,14 @@
-"""Everything about one entry: as recorded, by whom, each request that carried it, and what came before and after it.
+"""Report everything about one entry, and read the receipts that name entries.
 
-Prints nothing, changes nothing. Costs one reading of the receipts of its component.
+``entry`` returns the entry as recorded, its writer, and each request that carried it. It also
+names the entries of the same name before and after it. It reads the receipts of its component
+once.
 
-The requests of a journal, and which entries each names. Prints nothing, changes nothing.
+``receipt.entries`` is text such as "1-3,7". No index leads from an entry to its receipts. So the
+receipts of its component are read in order, a page at a time (100,000 in 0.2 s). A text that can't
+be read names no entry, and is counted.
 
-``receipt.entries`` is text such as "1-3,7", and no index leads from an entry to its receipts: those of a component are
-read in order (100,000 in 0.2 s), a page at a time. A list that can't be read names nothing, and is counted.
+The module reads the journal. It prints nothing and changes nothing.
 """
 
 from __future__ import annotations
@@ -30,10 +33,12 @@ if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
 
 PAGE_RECEIPTS: Final = 5_000
+RECEIPTS_MAX: Final = 10_000
+"""Our limit: receipts listed for one entry. Only a crafted journal has more."""
 RELEASE: Final = "release"
-"""The action of receipts for what ``retry`` made pending again."""
+"""The action of receipts for entries that ``retry`` made pending again."""
 NO_REQUESTS: Final = frozenset({RELEASE, REOPEN, READBACK, in_doubt.SETTLE, REPAIR, PRUNE, MERGE})
-"""Actions of receipts that carried no entry: what was decided or found out of entries that others had carried."""
+"""Actions of receipts that carried no entry: decisions and findings about carried entries."""
 COLUMNS: Final = (
     "r.id, r.action, r.component_id, r.entries, r.started_at_ns, r.finished_at_ns, r.outcome, r.attempts, r.request_id, r.error_code, "
     "r.error_text, r.generation, w.host, w.user, w.pid"
@@ -43,16 +48,18 @@ FROM: Final = "receipt r LEFT JOIN attestation a ON a.receipt_id = r.id LEFT JOI
 
 @dataclass(frozen=True, slots=True)
 class ReceiptRecord:
-    """One request, or one decision about what earlier requests had carried.
+    """One request, or one decision about entries that earlier requests had carried.
 
     Attributes:
         id: Its place; receipts are in the order in which they were begun.
-        action: "ensure", "associate", "upload", "update", "metrics"; "release", "readback", "settle" for decisions; "repair".
+        action: "ensure", "associate", "upload", "update" or "metrics" for requests; "release",
+            "readback", "settle" and others for decisions; "repair".
         entries: The entries that it names, as "1-3,7".
         outcome: None while no answer is recorded.
-        attempts: Times that it was sent.
-        generation: Of the lease under which it was made: one a pass.
-        host, user, pid: Of the process that made it, or found it unfinished; None until it is finished.
+        attempts: How many times it was sent.
+        generation: Of the lease under which it was made; each pass has its own.
+        host, user, pid: Of the process that made it, or found it unfinished; None until it is
+            finished.
     """
 
     id: int
@@ -71,14 +78,9 @@ class ReceiptRecord:
     user: str | None = None
     pid: int | None = None
 
-    @property
-    def is_request(self) -> bool:
-        """Whether it carried its entries."""
-        return self.action not in NO_REQUESTS
-
 
 def ranges_of(text: object) -> tuple[tuple[int, int], ...] | None:
-    """The (first, last) of the entries that a receipt names; None if it can't be read."""
+    """Return the (first, last) ranges that a receipt names; None if unreadable."""
     try:
         return tuple(ranges_in(text))
     except ValueError:
@@ -86,9 +88,13 @@ def ranges_of(text: object) -> tuple[tuple[int, int], ...] | None:
 
 
 def receipt_rows(database: Database, columns: str, where: str = "1", parameters: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Rows of the table (``r``) in order of id, a page at a time; the first of ``columns`` is the id.
+    """Yield rows of the table ``receipt r`` in order of id, a page at a time.
 
-    ``where`` has its ``parameters`` from ?3 on.
+    Args:
+        database: Of the journal.
+        columns: What to select; the first one is the id.
+        where: A condition; its parameters begin with ?3.
+        parameters: Of ``where``.
     """
     after_id = -(2**63)
     sql = f"SELECT {columns} FROM {FROM if columns == COLUMNS else 'receipt r'} WHERE r.id > ?1 AND {where} ORDER BY r.id LIMIT ?2"
@@ -98,19 +104,15 @@ def receipt_rows(database: Database, columns: str, where: str = "1", parameters:
 
 
 def receipts_in(database: Database, ids: Sequence[int]) -> dict[int, ReceiptRecord]:
-    """Some of them by id, as far as they are there."""
+    """Return receipts by id, without those that are not there."""
     rows = receipt_rows(database, COLUMNS, "r.id IN (SELECT value FROM json_each(?3))", (json.dumps(ids),))
     return {row[0]: ReceiptRecord(*row) for row in rows}
 
 
 def receipt(database: Database, receipt_id: object) -> ReceiptRecord | None:
-    """One of them; None if it is not there."""
+    """Return one receipt, or None if it is not there."""
     rows = database.read(f"SELECT {COLUMNS} FROM {FROM} WHERE r.id = ?", (receipt_id,))
     return ReceiptRecord(*rows[0]) if rows else None
-
-
-RECEIPTS_MAX: Final = 10_000
-"""Ours: receipts listed of one entry; no journaltrack makes so many, but a crafted journal may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +120,18 @@ class EntryAudit:
     """One entry in full.
 
     Attributes:
-        entry: As recorded, and where it is now.
-        writer_seq, digest: Its place in its writer's chain, and the chain up to it.
+        entry: As recorded, and its present state.
+        writer_seq, digest: Its place in its writer's chain, and the chain's digest up to it.
         writer: The process that recorded it.
-        receipts: Every request that carried it and every decision about it, in order: also what failed, was in doubt or released.
-        receipts_omitted: Those beyond ``RECEIPTS_MAX``.
-        settled_by: The request that settled it without naming it: an earlier upload of the same content.
+        receipts: Every request that carried it and every decision about it, in order. They include
+            requests that failed, were in doubt or were released.
+        receipts_omitted: How many there are beyond ``RECEIPTS_MAX``.
+        settled_by: The request that settled it without naming it: an earlier upload of the same
+            content.
         superseded_by: The later entry that was delivered instead of it.
-        earlier, later: The entries of the same kind and name just before and after it; None for metrics.
-        unreadable: Receipts of the component that don't say of which entries they are.
+        earlier, later: The entries of the same kind and name just before and after it; None for
+            metrics.
+        unreadable: Receipts of the component whose list of entries can't be read.
     """
 
     entry: AuditedEntry
@@ -142,20 +147,20 @@ class EntryAudit:
     unreadable: int
 
     def to_json(self) -> dict[str, Any]:
-        """As ``json.dumps`` takes it, see ``journaltrack.journal.view.to_json``."""
+        """Convert to what ``json.dumps`` takes, see ``journal.view.to_json``."""
         converted: dict[str, Any] = view.to_json(self)
         return converted
 
 
 def entry(journal: Journal | str | os.PathLike[str] | None, seq: int) -> EntryAudit | None:
-    """All that a journal knows of one entry; None if it has no such entry.
+    """Return all that a journal knows of one entry; None if it has no such entry.
 
     Args:
         journal: An open journal, its folder, or None for the default journal.
         seq: The entry's place in the journal.
 
     Raises:
-        JournalError: It can't be read.
+        JournalError: The journal can't be read.
     """
     if not 0 < seq <= SEQ_MAX:
         return None
@@ -203,7 +208,7 @@ def _naming(database: Database, component_id: object, seq: int) -> tuple[tuple[R
 
 
 def _superseded_by(found: AuditedEntry) -> int | None:
-    """As the settlement's reason says; the reconciler writes it, see ``requests``."""
+    """Read the later entry from the settlement's reason, which the reconciler writes."""
     said = re.fullmatch(r"entry (\d{1,19}) overrides it", found.reason) if found.superseded and isinstance(found.reason, str) else None
     return int(said[1]) if said else None
 

@@ -1,15 +1,20 @@
-"""The history of a key: every value of a parameter, an artifact or the status, in order, with who changed it from what. Prints nothing.
+"""Tell what happened in a journal: one key's history, and the timeline of all.
 
-Reads all but metrics through their index, a component after the other, a page at a time.
+``history`` yields every value of a parameter, artifact or status, in order, with its author and
+the value before. It reads all entries but metrics through their index, one component after the
+other, a page at a time.
 
-One order of all that happened: writers that started, entries, requests and their answers, settlements, decisions. Prints nothing.
+``timeline`` yields in one order: writers that started, entries, requests and their answers,
+settlements and decisions. It reads five sources, each by its times and a page at a time, and
+merges them. Memory does not grow with the journal. No index is in the order of time, since it
+would slow every append. So a page costs a scan of its table (0.1 s for 1,000,000 entries), and
+pages grow to keep their number small. Events without a time (a crafted journal) are left out.
 
-Five sources, each read in the order of its times a page at a time, merged as they come: memory does not grow with the
-journal. No index is in the order of time (it would slow every append): a page costs a scan of its table (0.1 s for
-1,000,000 entries), and pages grow so that there are few. What has no time (a crafted journal) can't be placed, and is left out.
+A *position* is a place in the timeline: time, source, number. A page that starts after the
+position of the previous page repeats nothing and leaves out nothing. The one exception is an
+event that is recorded later with an earlier time.
 
-A place in the order is a *position*: time, source, number. A page that begins after the position of the one before
-neither repeats nor leaves out anything, unless something is recorded with a time that has been passed already.
+The module reads the journal. It prints nothing and changes nothing.
 """
 
 from __future__ import annotations
@@ -39,8 +44,33 @@ if TYPE_CHECKING:
 KeyKind: TypeAlias = Literal["parameter", "input", "output", "status"]
 KINDS: Final[tuple[KeyKind, ...]] = ("parameter", "input", "output", "status")
 STATUS_NAME: Final = "status"
-"""What the status of a component is asked for as: its entries have no name."""
+"""The name to ask for a component's status: status entries have no name."""
 _VALUES: Final = ("exact", "text", "value", "sha256", "primary")
+EventKind: TypeAlias = Literal[
+    "started", "recorded", "sent", "answered", "released", "read back", "decided", "repaired",
+    "delivered", "superseded", "in doubt", "quarantined", "settled",
+]  # fmt: skip
+_Keys: TypeAlias = "Sequence[tuple[int, int]]"
+_Read: TypeAlias = "Callable[[_Span, int, tuple[int, int], int], tuple[_Keys, Iterator[Event]]]"
+_FIRST_PAGE: Final = 500
+_PAGE_MAX: Final = 20_000
+_FEW: Final = 5_000
+"""Up to this many chosen entries are looked up once, not for each page."""
+_NO_REQUESTS: Final = ", ".join(f"'{action}'" for action in sorted(NO_REQUESTS))
+_NS_MIN: Final = -(2**63)
+_DECISIONS: Final[dict[str, EventKind]] = {
+    RELEASE: "released",
+    REOPEN: "released",
+    READBACK: "read back",
+    in_doubt.SETTLE: "decided",
+    "repair": "repaired",
+}
+_OUTCOMES: Final[dict[object, EventKind]] = {
+    "delivered": "delivered",
+    "superseded": "superseded",
+    "in doubt": "in doubt",
+    "quarantined": "quarantined",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +78,10 @@ class Revision:
     """One value of a key.
 
     Attributes:
-        entry: The entry that says so: when, who, and whether it arrived.
-        value: As recorded; of a status, all that the call set.
-        earlier_seq, earlier: The entry of the same key before, and its value; None for the first one.
-        changed: Whether the value is another one than before (true for the first one).
+        entry: The entry that set it: when, who, and whether it arrived.
+        value: As recorded; for a status, everything that the call set.
+        earlier_seq, earlier: The previous entry of the key and its value; None for the first one.
+        changed: Whether the value differs from the previous one (true for the first one).
     """
 
     entry: AuditedEntry
@@ -62,7 +92,12 @@ class Revision:
 
 
 def value_of(entry: AuditedEntry) -> Any:  # noqa: ANN401 - whatever was recorded
-    """What an entry recorded: a number, or what stands for it: text, a URI, a digest; of a status all that it set."""
+    """Return what an entry recorded.
+
+    Returns:
+        A number, or the text, URI or digest that stands for the value. For a status, a dictionary
+        of everything that the call set.
+    """
     if entry.kind == vocabulary.STATUS:
         return dict(entry.detail)
     if entry.value is not None:
@@ -79,18 +114,20 @@ def history(
     since_ns: int | None = None,
     until_ns: int | None = None,
 ) -> Iterator[Revision]:
-    """Every value of a key, component by component, in the order of recording.
+    """Yield every value of a key, component by component, in the order of recording.
 
     Args:
         journal: An open journal, its folder, or None for the default journal.
-        name: Of the parameter, input or output, exactly; "status" is also the component's status.
-        kind: Only keys of this kind; None: whatever has the name.
-        component: Shell pattern of component names (case does not matter); None: all.
-        since_ns: Only values recorded since then, nanoseconds since the epoch; what they changed is told all the same.
-        until_ns: Only values recorded before.
+        name: Exact name of the parameter, input or output; "status" is also the component's
+            status.
+        kind: Only keys of this kind; None for every kind.
+        component: Shell pattern of component names (case does not matter); None for all.
+        since_ns: Only values recorded since then, nanoseconds since the epoch. The first of them
+            still says which earlier value it changed.
+        until_ns: Only values recorded before then.
 
     Raises:
-        JournalError: It can't be read.
+        JournalError: The journal can't be read.
     """
     condition = (
         "e.stream <> 'metric' AND e.component_id = ?3 AND (?4 IS NULL OR e.kind = ?4) AND "
@@ -107,10 +144,11 @@ def history(
 
 
 def check(journal: Journal, choice: Choice, name: str) -> None:
-    """See whether there is such a key among what is chosen.
+    """Check that the choice contains a key of this name.
 
     Raises:
-        NothingMatchesError: There is none: an empty history would look like a key that was never set.
+        NothingMatchesError: It does not. An empty history would look like a key that was never
+            set.
     """
     known = names(journal, choice, "e.kind IN ('parameter', 'input', 'output')")
     if name not in {STATUS_NAME, *known}:
@@ -132,7 +170,10 @@ def _revision(entry: AuditedEntry, before: AuditedEntry | None) -> Revision:
 
 
 def _shape(entry: AuditedEntry, value: object) -> tuple[object, ...]:
-    """What makes two values the same: number and text differ even when they look alike, and so do media types."""
+    """Return what must be equal for two values to be the same.
+
+    A number and a text differ even when they look alike. So do two media types.
+    """
     return (
         type(value).__name__,
         repr(sorted(value.items(), key=str)) if isinstance(value, Mapping) else value,
@@ -148,41 +189,21 @@ def _within(recorded_at_ns: object, since_ns: int | None, until_ns: int | None) 
     return (since_ns is None or recorded_at_ns >= since_ns) and (until_ns is None or recorded_at_ns < until_ns)
 
 
-EventKind: TypeAlias = Literal[
-    "started", "recorded", "sent", "answered", "released", "read back", "decided", "repaired",
-    "delivered", "superseded", "in doubt", "quarantined", "settled",
-]  # fmt: skip
-_Keys: TypeAlias = "Sequence[tuple[int, int]]"
-_Read: TypeAlias = "Callable[[_Span, int, tuple[int, int], int], tuple[_Keys, Iterator[Event]]]"
-_FIRST_PAGE: Final = 500
-_PAGE_MAX: Final = 20_000
-_FEW: Final = 5_000
-"""Chosen entries that are looked up once instead of for each page."""
-_NS_MIN: Final = -(2**63)
-_DECISIONS: Final[dict[str, EventKind]] = {
-    RELEASE: "released",
-    REOPEN: "released",
-    READBACK: "read back",
-    in_doubt.SETTLE: "decided",
-    "repair": "repaired",
-}
-_OUTCOMES: Final[dict[object, EventKind]] = {
-    "delivered": "delivered",
-    "superseded": "superseded",
-    "in doubt": "in doubt",
-    "quarantined": "quarantined",
-}
-
-
 class Position(NamedTuple):
-    """A place in the order: time, then source (writers, entries, requests, answers, settlements), then number."""
+    """A place in the timeline.
+
+    Attributes:
+        at_ns: Time, nanoseconds since the epoch.
+        source: 0 for writers, 1 for entries, 2 for requests, 3 for answers, 4 for settlements.
+        number: Of the row in its table.
+    """
 
     at_ns: int
     source: int
     number: int
 
     def __str__(self) -> str:
-        """As ``position`` takes it."""
+        """Return the text that ``position`` reads."""
         return f"{self.at_ns}.{self.source}.{self.number}"
 
 
@@ -194,13 +215,14 @@ class Event:
     """Something that happened.
 
     Attributes:
-        position: Its place; ``timeline(..., after=position)`` goes on behind it.
+        position: Its place. ``timeline(..., after=position)`` continues behind it.
         at_ns: When, nanoseconds since the epoch.
-        event: "started" (``writer``); "recorded" (``entry``); "sent" and "answered" (``receipt``), or "released", "read back",
-            "decided", "repaired"; and what became of an ``entry``: "delivered", "superseded", "in doubt", "quarantined"; "settled" for
-            an outcome that this version does not know.
-        component: Of what it is about.
-        writer, entry, receipt: What it is about.
+        event: "started" has a ``writer``. "recorded" has an ``entry``. "sent", "answered" and the
+            decisions "released", "read back", "decided" and "repaired" have a ``receipt``. A
+            settlement has an ``entry``: "delivered", "superseded", "in doubt", "quarantined", or
+            "settled" for an outcome that this version does not know.
+        component: The component that the event is about.
+        writer, entry, receipt: What the event is about.
     """
 
     position: Position
@@ -212,7 +234,10 @@ class Event:
     receipt: ReceiptRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As ``json.dumps`` takes it: the position as text, and only what it is about."""
+        """Convert to what ``json.dumps`` takes.
+
+        The position becomes text, and only members with a value are kept.
+        """
         converted: dict[str, Any] = view.to_json(replace(self, position=START))
         return {**{key: value for key, value in converted.items() if value is not None}, "position": str(self.position)}
 
@@ -222,10 +247,12 @@ class _Span(NamedTuple):
 
     Attributes:
         parameters: Of ``Choice.condition``.
-        entries: What ?6 is to queries of entries: what is in flight or, of few chosen entries, their numbers.
-        source, condition: From what, and on which condition, the chosen entries are read.
-        receipts: Of few chosen entries: the numbers of the receipts that name one of them, as a JSON array.
-        until_ns: Events before.
+        entries: Parameter ?6 of queries of entries. It is what is in flight, or the numbers of a
+            few chosen entries.
+        source, condition: Where the chosen entries are read from, and on which condition.
+        receipts: The receipts that name one of a few chosen entries, as a JSON array of their
+            numbers.
+        until_ns: Only events before then.
     """
 
     journal: Journal
@@ -239,15 +266,15 @@ class _Span(NamedTuple):
 
     @property
     def of_all(self) -> bool:
-        """Whether every entry is chosen."""
+        """Return whether every entry is chosen."""
         return self.choice.component is None and not self.choice.of_entries
 
 
 def position(text: str) -> Position:
-    """From text as ``str(Position)`` makes it.
+    """Read a position from text as ``str(Position)`` makes it.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is no position.
     """
     at_ns, source, number = (int(part) for part in text.split("."))
     if not (_NS_MIN <= at_ns < 2**63 and 0 <= source < len(_PAGES) and _NS_MIN <= number < 2**63):
@@ -262,17 +289,19 @@ def timeline(
     after: Position = START,
     limit: int | None = None,
 ) -> Iterator[Event]:
-    """All that happened, in order of time; at one time writers, entries, requests, answers and settlements come in that order.
+    """Yield everything that happened, in order of time.
+
+    Events of the same time come in the order writers, entries, requests, answers, settlements.
 
     Args:
         journal: An open journal, its folder, or None for the default journal.
-        choice: Of entries, and with them the writers, requests and settlements that are about them; its times are those of the
-            events themselves.
-        after: The position of the last event of the page before.
-        limit: Events at most.
+        choice: Which entries, with the writers, requests and settlements that are about them. Its
+            times are compared with the times of the events.
+        after: The position of the last event of the previous page.
+        limit: The maximum number of events.
 
     Raises:
-        JournalError: It can't be read.
+        JournalError: The journal can't be read.
     """
     choice = choice or Choice()
     with view.opened(journal) as own:
@@ -284,7 +313,10 @@ def timeline(
 
 
 def _span(journal: Journal, choice: Choice) -> _Span:
-    """Few chosen entries are looked up once, and the receipts that name them: what follows need not look for them again."""
+    """Prepare the queries for a choice.
+
+    A few chosen entries, and the receipts that name them, are looked up once: no page looks again.
+    """
     of_entries = replace(choice, since_ns=None, until_ns=None)
     parameters = of_entries.parameters(journal)
     source, condition = SOURCES[choice.state]
@@ -293,7 +325,8 @@ def _span(journal: Journal, choice: Choice) -> _Span:
     span = _Span(journal, choice, parameters, flying, source.replace("?8", "?6"), f"{condition} AND {of_entries.condition}", None, until_ns)
     if not choice.of_entries:
         return span
-    sql = f"SELECT e.seq FROM {span.source} WHERE {span.condition} AND ?6 IS ?6 ORDER BY e.seq LIMIT {_FEW + 1}"  # ?6: always used
+    # SQLite needs every parameter in the statement: ?6 is used whatever is asked.
+    sql = f"SELECT e.seq FROM {span.source} WHERE {span.condition} AND ?6 IS ?6 ORDER BY e.seq LIMIT {_FEW + 1}"
     seqs = [row[0] for row in journal.database.read(sql, (*parameters, flying))]
     if len(seqs) > _FEW:
         return span
@@ -304,7 +337,7 @@ def _span(journal: Journal, choice: Choice) -> _Span:
 
 
 def _events(span: _Span, source: int, read: _Read, after: Position) -> Iterator[Event]:
-    """One source, in order; pages grow, since each costs a scan."""
+    """Yield one source in order; pages grow, since each costs a scan."""
     number = after.number if source == after.source else (SEQ_MAX if source < after.source else _NS_MIN)
     place = (after.at_ns, number)
     size = _FIRST_PAGE
@@ -312,7 +345,8 @@ def _events(span: _Span, source: int, read: _Read, after: Position) -> Iterator[
         keys, events = read(span, source, place, size)
         if not keys:
             return
-        yield from (event for event in events if isinstance(event.at_ns, int))  # a crafted time may lie between two numbers
+        # A crafted journal may have times that are no integers.
+        yield from (event for event in events if isinstance(event.at_ns, int))
         place = keys[-1]
         size = min(2 * size, _PAGE_MAX)
 
@@ -320,7 +354,16 @@ def _events(span: _Span, source: int, read: _Read, after: Position) -> Iterator[
 def _keys(
     span: _Span, table: str, time: str, number: str, condition: str, place: tuple[int, int], size: int, sixth: str | None = None
 ) -> list[tuple[int, int]]:
-    """The next (time, number) of a source. Parameters: those of ``Choice.condition``; ?6 as ``_Span.entries``; ?7 and ?8 the place, ?9 the end."""
+    """Read the next (time, number) pairs of a source.
+
+    The SQL's parameters:
+
+    - ?1 to ?5: those of ``Choice.condition``;
+    - ?6: ``_Span.entries``, or ``sixth`` instead;
+    - ?7, ?8: the place;
+    - ?9: the end;
+    - ?10: the size.
+    """
     sql = (
         f"SELECT {time}, {number} FROM {table} WHERE {time} >= ?7 AND {time} < ?9 AND ({time} > ?7 OR {number} > ?8) "
         f"AND ({condition}) ORDER BY 1, 2 LIMIT ?10"
@@ -353,7 +396,8 @@ def _of_entries(span: _Span, source: int, keys: _Keys, named: Callable[[AuditedE
         found = entries_in(span.journal, [seq for _, seq in part])
         for at_ns, seq in part:
             entry = found.get(seq)
-            if entry is not None:  # a settlement may be of an entry that is not there
+            # A crafted journal may have settlements of entries that it does not have.
+            if entry is not None:
                 yield Event(Position(at_ns, source, seq), at_ns, named(entry), entry.component, entry=entry)
 
 
@@ -391,7 +435,7 @@ def _name(names: Mapping[int, str], component_id: int | None) -> str | None:
 
 
 def _about_chosen(span: _Span, receipts: Mapping[int, ReceiptRecord]) -> set[int]:
-    """Those that name an entry of the choice."""
+    """Return the ids of the receipts that name a chosen entry."""
     named = [(receipt.id, first, last) for receipt in receipts.values() for first, last in ranges_of(receipt.entries) or ()]
     sql = (
         "SELECT json_extract(n.value, '$[0]') FROM json_each(?7) n WHERE EXISTS (SELECT 1 FROM "
@@ -400,6 +444,5 @@ def _about_chosen(span: _Span, receipts: Mapping[int, ReceiptRecord]) -> set[int
     return {row[0] for row in span.journal.database.read(sql, (*span.parameters, span.entries, json.dumps(named)))}
 
 
-_NO_REQUESTS: Final = ", ".join(f"'{action}'" for action in sorted(NO_REQUESTS))
 _PAGES: Final[tuple[_Read, ...]] = (_started, _recorded, _sent, _answered, _settled)
-"""The sources, in the order of events of one time."""
+"""The sources, in the order of events of the same time."""

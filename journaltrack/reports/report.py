@@ -1,13 +1,15 @@
-"""The audit: what was recorded, by whom, what arrived, when, and what did not. Journal → data; prints nothing.
+"""Audit a journal: count what was recorded, by whom, and what became of it.
 
-The module is not called ``audit`` since the package exports a function of that name, and importing a submodule
-replaces the package's attribute of the same name.
+The module is not called ``audit``: the package exports a function of that name, and importing a
+submodule replaces the package's attribute of the same name.
 
-Invariants: every entry is counted in exactly one state, and the states are checked to add up to an independent count
-of the entries; what does not fit is named in ``inconsistencies``. Everything is aggregated by SQLite in one snapshot:
-memory grows with components, processes and kinds of problem, not with entries (2.5 s for 1,000,000).
+Invariants:
 
-Who reconciled a journal or a copy of it, by the processes that attest what became of its entries. Changes nothing.
+- Every entry is counted in exactly one state. The states are checked against an independent count.
+- Whatever does not add up is named in ``inconsistencies``.
+- SQLite aggregates everything in one snapshot. Memory grows with components, processes and kinds
+  of problem, not with entries. An audit of 1,000,000 entries takes 2.5 s.
+- The module reads the journal. It prints nothing and changes nothing.
 """
 
 from __future__ import annotations
@@ -37,13 +39,22 @@ if TYPE_CHECKING:
     from journaltrack.journal.journal import ComponentRow, Journal
     from journaltrack.journal.sqlite.connection import Database
 
+PROBLEMS_MAX: Final = 1_000
+"""Our limit: groups of problems in a report. Further entries count in ``problems_omitted``."""
 RECONCILERS_MAX: Final = 1_000
-"""Ours: users and hosts that are listed; a crafted journal may name any number."""
+"""Our limit: (user, host) pairs in a report. A crafted journal may name any number."""
+_OF_COMPONENTS: Final = "(?1 IS NULL OR {0} IN (SELECT value FROM json_each(?1)))"
 
 
 @dataclass(frozen=True, slots=True)
 class ReconcilerRecord:
-    """A user on a host: how many processes synced, retried, settled or merged there, when the first and the last began."""
+    """A user on a host who synced, retried, settled or merged.
+
+    Attributes:
+        processes: How many processes attested something there.
+        attestations: How many attestations they made.
+        first_started_at_ns, last_started_at_ns: When the first and the last process started.
+    """
 
     host: str
     user: str
@@ -54,7 +65,11 @@ class ReconcilerRecord:
 
 
 def reconcilers(database: Database) -> tuple[ReconcilerRecord, ...]:
-    """In order of their first attestation here. Those of format 0001 attested nothing; whoever only took over what others say did none of it."""
+    """Return who reconciled the journal or a copy of it.
+
+    They come in the order of their first attestation here. Processes of format 0001 attested
+    nothing, so they are missing. A process that only took over what others attest is left out.
+    """
     rows = database.read(
         "SELECT w.host, w.user, count(DISTINCT w.id), count(*), min(w.started_at_ns), max(w.started_at_ns) "
         "FROM attestation a JOIN writer w ON w.id = a.writer_id WHERE a.id NOT IN "
@@ -65,13 +80,12 @@ def reconcilers(database: Database) -> tuple[ReconcilerRecord, ...]:
     return tuple(ReconcilerRecord(str(host), str(user), *rest) for host, user, *rest in rows)
 
 
-PROBLEMS_MAX: Final = 1_000
-"""Ours: groups of problems listed in a report; the entries of further ones are counted in ``problems_omitted``."""
-
-
 @dataclass(frozen=True, slots=True)
 class States:
-    """How many entries are in which state: ``entries`` is the sum of the others, ``superseded`` is part of ``delivered``."""
+    """How many entries are in which state.
+
+    ``entries`` is the sum of the other states. ``superseded`` is part of ``delivered``.
+    """
 
     entries: int = 0
     pending: int = 0
@@ -82,12 +96,12 @@ class States:
     quarantined: int = 0
 
     def plus(self, other: States) -> States:
-        """The sum of both."""
+        """Add two counts."""
         return States(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
     @property
     def adds_up(self) -> bool:
-        """Whether every entry is in exactly one state."""
+        """Return whether every entry is in exactly one state."""
         settled = self.delivered + self.in_doubt + self.quarantined
         return self.entries == self.pending + self.in_flight + settled and self.superseded <= self.delivered
 
@@ -103,7 +117,10 @@ class KindStates:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptGroup:
-    """Requests of one action with one outcome ("unfinished" while no answer is recorded)."""
+    """Requests of one action with one outcome.
+
+    The outcome is "unfinished" while no answer is recorded.
+    """
 
     action: str
     outcome: str
@@ -135,20 +152,21 @@ class ComponentAudit:
     """One trial component.
 
     Attributes:
-        name, arn, confirmed_at_ns: As SageMaker knows it; the latter two None until a replay confirmed it.
+        name, arn, confirmed_at_ns: As SageMaker knows it. ARN and time are None until confirmed.
         origins: How it came to be here: "created", "resumed", "loaded", "job".
-        states: All its entries.
-        kinds: The same by stream and kind.
-        first_recorded_at_ns, last_recorded_at_ns: Of its entries.
-        first_delivered_at_ns, last_delivered_at_ns: Of those delivered.
+        states: The states of all its entries.
+        kinds: The states by stream and kind.
+        first_recorded_at_ns, last_recorded_at_ns: When its entries were recorded.
+        first_delivered_at_ns, last_delivered_at_ns: When its delivered entries were settled.
         writers: The processes that recorded it.
         receipts: The requests made for it.
         problems: What is quarantined or in doubt, and why.
-        last_error: While something is pending: what its last failed request said ("held" in it: a person must act).
-        unknown_kinds: Kinds of entry that need a newer version; they stay pending.
-        redacted: Names whose values were not recorded, see the configuration's ``redact``.
-        removed: Entries that were removed on the record, and are in no other number here.
-        run: How it stands while it is in progress; None: it is over, or never began.
+        last_error: What its last failed request said, while entries are pending. "held" in it
+            means that a person must act.
+        unknown_kinds: Kinds of entry that need a newer version. They stay pending.
+        redacted: Names whose values were not recorded, see ``redact`` in the configuration.
+        removed: Entries that were removed on the record. No other number here includes them.
+        run: The state of a run in progress; None when it is over or never began.
     """
 
     name: str
@@ -173,21 +191,24 @@ class ComponentAudit:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """The audit of a journal, or of those of its components that were asked for.
+    """The audit of a journal, or of some of its components.
 
     Attributes:
         journal_id, path, created_at_ns, created_by_version: Of the journal.
-        totals: The states of all that is reported on.
+        totals: The states of all entries that are reported on.
         components: In order of their first mention.
-        writers: The processes that recorded any of it.
-        reconcilers: Who synced it or a copy of it, as far as it is known here; of the whole journal.
+        writers: The processes that recorded any of the entries.
+        reconcilers: Who synced the journal or a copy of it, as far as it is known here.
         last_error: Of the journal's recent requests.
         problems_omitted: Entries of problems beyond ``PROBLEMS_MAX`` groups.
-        inconsistencies: What does not add up: a damaged journal, or one that was tampered with. Empty when all is well.
-        anchor: The newest that the journal knows of; None: its heads were not put anywhere else.
+        inconsistencies: What does not add up in a damaged or altered journal. Empty when all is
+            well.
+        removals: Delivered entries and spool contents that were removed on the record. No other
+            number here includes those entries.
         hearsay: What counts as delivered only because others say so, of the whole journal.
-        unfinished: Merges and imports of receipts that were killed: until they are run again, nothing is sent from here.
-        removals: What was removed on the record: delivered entries, which are in no other number here, and contents of the spool.
+        unfinished: Merges and imports of receipts that were killed. Until they run again, nothing
+            is sent from this journal.
+        anchor: The newest anchor that the journal knows of; None if its heads were never anchored.
     """
 
     journal_id: str
@@ -208,11 +229,11 @@ class AuditReport:
 
     @property
     def all_delivered(self) -> bool:
-        """Whether every entry is delivered, and everything adds up."""
+        """Return whether every entry is delivered and everything adds up."""
         return self.totals.delivered == self.totals.entries and not self.inconsistencies
 
     def to_json(self) -> dict[str, Any]:
-        """The report as ``json.dumps`` takes it, see ``journaltrack.journal.view.to_json``."""
+        """Convert to what ``json.dumps`` takes, see ``journal.view.to_json``."""
         converted: dict[str, Any] = view.to_json(self)
         converted["all_delivered"] = self.all_delivered
         return converted
@@ -220,7 +241,7 @@ class AuditReport:
 
 @dataclass(slots=True)
 class _Tally:
-    """What the groups of one component add up to."""
+    """The sums over the groups of one component."""
 
     kinds: dict[tuple[str, str], States] = field(default_factory=lambda: defaultdict(States))
     writers: dict[int, int] = field(default_factory=lambda: defaultdict(int))
@@ -229,14 +250,14 @@ class _Tally:
 
 
 def audit(journal: Journal | str | os.PathLike[str] | None = None, *, component: str | None = None) -> AuditReport:
-    """What a journal holds and what became of it.
+    """Report what a journal holds and what became of it.
 
     Args:
         journal: An open journal, its folder, or None for the default journal.
-        component: Shell pattern of component names (case does not matter); None: all.
+        component: Shell pattern of component names (case does not matter); None for all.
 
     Raises:
-        JournalError: It can't be read.
+        JournalError: The journal can't be read.
     """
     with view.opened(journal) as own, view.snapshot(own.database):
         return _audit(own, view.matching(own, component))
@@ -294,11 +315,8 @@ def _audit(journal: Journal, ids: str | None) -> AuditReport:
     )
 
 
-_OF_COMPONENTS: Final = "(?1 IS NULL OR {0} IN (SELECT value FROM json_each(?1)))"
-
-
 def _tally(database: Database, flying: InFlight, ids: str | None, wrong: list[str]) -> dict[int, _Tally]:
-    """One pass over all entries, then one over the few that are in flight."""
+    """Count all entries in one pass, then move the few that are in flight."""
     tallies: dict[int, _Tally] = defaultdict(_Tally)
     groups = database.read(
         "SELECT e.component_id, e.writer_id, e.stream, e.kind, d.outcome, count(*), min(e.recorded_at_ns), max(e.recorded_at_ns), "
@@ -412,7 +430,7 @@ def _recorded_by(counts: Mapping[int, int], writers: Mapping[int, WriterRecord])
 
 
 def _order(writer_id: object) -> tuple[bool, int, str]:
-    """By number; what is no number at the end, as only a crafted journal has it."""
+    """Sort by number; ids that are no number (a crafted journal) come last."""
     return (False, writer_id, "") if isinstance(writer_id, int) else (True, 0, str(writer_id))
 
 

@@ -1,7 +1,8 @@
-"""Where a journal stands now: what is pending and how old, what went wrong, who reconciles. Prints nothing, changes nothing.
+"""Report where a journal stands: what is pending, what failed, who reconciles.
 
-Costs what is pending and what is a problem, never what was delivered (but for ``hearsay``): it reads above the low-water mark, through the
-partial indexes, and the ``RECENT_RECEIPTS`` last receipts.
+The cost grows with pending entries and problems, never with delivered entries (``hearsay`` is the
+exception). The module reads above the low-water mark, through the partial indexes, and the last
+``RECENT_RECEIPTS`` receipts. It prints nothing and changes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from journaltrack.journal.view import RECENT_RECEIPTS, ErrorRecord, When
 from journaltrack.replay.evidence import taken
 from journaltrack.replay.evidence.taken import Unfinished
 from journaltrack.reports.proof.hearsay import Hearsay, told
-from journaltrack.util import paths
+from journaltrack.util import paths, process
 
 if TYPE_CHECKING:
     from journaltrack.journal.journal import Journal
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PendingStream:
-    """What is pending of one stream, without what is in flight."""
+    """The pending entries of one stream, without those in flight."""
 
     stream: str
     entries: int
@@ -50,7 +51,7 @@ class LastSuccess:
 
 @dataclass(frozen=True, slots=True)
 class LeaseHolder:
-    """Who has the right to reconcile. ``alive`` is None when the process is on another machine."""
+    """The process that may reconcile. ``alive`` is None if it is on another machine."""
 
     owner: str
     host: str | None
@@ -62,13 +63,13 @@ class LeaseHolder:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What the journal takes on the disk.
+    """The journal's size on the disk.
 
     Attributes:
         database_bytes, wal_bytes: The database's file and its log.
         spool_bytes, spool_files: Artifacts' contents.
-        database_free_bytes: Inside of the database's file, for what is recorded next.
-        spool_delivered_bytes: Contents that nothing undelivered needs: `prune` may remove them.
+        database_free_bytes: Free space inside the database's file.
+        spool_delivered_bytes: Contents that no undelivered entry needs: `prune` may remove them.
     """
 
     database_bytes: int
@@ -87,22 +88,25 @@ class JournalStatus:
         journal_id, path: Of the journal.
         at_ns: The time of this status.
         last_seq: Of the newest entry; 0 when there is none.
-        components: How many it has.
-        pending: Entries that wait.
+        components: How many components it has.
+        pending: How many entries are pending.
         pending_by_stream: The same by stream.
-        oldest_pending_at_ns: When the oldest of them was recorded; ``oldest_pending_age_s`` is its age in seconds.
-        in_flight: Entries named by requests without a recorded answer.
-        unfinished_receipts: Those requests. While nobody holds the lease they are what a killed sync left behind; the
-            next sync settles them.
-        in_doubt, quarantined: Entries.
+        oldest_pending_at_ns: When the oldest pending entry was recorded.
+        oldest_pending_age_s: Its age in seconds.
+        in_flight: How many entries are named by requests without a recorded answer.
+        unfinished_receipts: How many such requests there are. While nobody holds the lease, a
+            killed sync left them behind, and the next sync settles them.
+        in_doubt, quarantined: How many entries are in these states.
         last_success: Of recent requests.
-        last_error: Of recent requests, while nothing of the same component was delivered since.
+        last_error: Of recent requests, unless the same component had a delivery since.
         lease: Who reconciles; None when nobody does.
         sizes: On the disk.
         exposed: How others can read or change the journal; None when they can't.
         left_open: Runs in progress whose processes are dead, or can't be seen from here.
-        hearsay: What counts as delivered only because others say so, of the whole journal, if it was asked for.
-        unfinished: Merges and imports of receipts that were killed: until they are run again, nothing is sent from here.
+        hearsay: What counts as delivered only because others say so, of the whole journal. Empty
+            unless it was asked for.
+        unfinished: Merges and imports of receipts that were killed. Until they run again, nothing
+            is sent from this journal.
     """
 
     journal_id: str
@@ -128,7 +132,7 @@ class JournalStatus:
     unfinished: tuple[Unfinished, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The status as ``json.dumps`` takes it, see ``journaltrack.journal.view.to_json``."""
+        """Convert to what ``json.dumps`` takes, see ``journal.view.to_json``."""
         converted: dict[str, Any] = view.to_json(self)
         return converted
 
@@ -148,17 +152,18 @@ def status(
     hearsay: bool = False,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> JournalStatus:
-    """Where a journal stands.
+    """Report where a journal stands.
 
     Args:
         journal: An open journal, its folder, or None for the default journal.
         component: Shell pattern: count only entries of these components.
-        since: Count only entries that a sync with this limit is about; see ``journaltrack.sync``.
-        hearsay: Tell what counts as delivered because others say so; reads all receipts, where anything was taken over.
+        since: Count only entries that a sync with this limit covers; see ``journaltrack.sync``.
+        hearsay: Also report what counts as delivered because others say so. This reads all
+            attestations if anything was ever taken over.
         clock_ns: Nanoseconds since the epoch.
 
     Raises:
-        JournalError: It can't be read.
+        JournalError: The journal can't be read.
     """
     with view.opened(journal) as own, view.snapshot(own.database):
         found = _status(own, view.matching(own, component), view.nanoseconds("since", since), clock_ns())
@@ -166,7 +171,10 @@ def status(
 
 
 def undeliverable(journal: Journal | str | os.PathLike[str] | None = None, *, component: str | None = None) -> int:
-    """Count the quarantined entries that AWS can never take: `retry` leaves them as they are. Costs what is quarantined."""
+    """Count the quarantined entries that AWS can never accept.
+
+    `retry` leaves them as they are. The cost grows with quarantined entries.
+    """
     with view.opened(journal) as own, view.snapshot(own.database):
         return sum(queries.undeliverable(own.database, view.matching(own, component)).values())
 
@@ -187,7 +195,8 @@ def _status(journal: Journal, ids: str | None, since_ns: int | None, now_ns: int
     streams = tuple(PendingStream(stream, n - in_flight.get(stream, 0), oldest) for stream, n, oldest in rows)
     oldest_ns = min((s.oldest_recorded_at_ns for s in streams if isinstance(s.oldest_recorded_at_ns, int)), default=None)
     of_problems = f"SELECT d.outcome, count(*) FROM delivery d {{}} WHERE {queries.PROBLEM} {{}} GROUP BY 1"
-    if ids is None and since_ns is None:  # the index alone
+    # Without a filter, the partial index answers alone.
+    if ids is None and since_ns is None:
         problems = dict(database.read(of_problems.format("", "")))
     else:
         problems = dict(database.read(of_problems.format("JOIN entry e ON e.seq = d.seq", f"AND {_CHOSEN}"), (ids, since_ns)))
@@ -234,32 +243,20 @@ def _last_error(database: Database) -> ErrorRecord | None:
 
 
 def _lease(database: Database, now_ns: int) -> LeaseHolder | None:
-    """The holder, unless it is certainly gone.
+    """Return the lease's holder, unless it is certainly gone.
 
-    The kernel's lock is not tried: holding it for a moment would make somebody's sync fail, and closing its file would
-    drop this process's own.
+    This does not try the kernel's lock: another process's sync would fail meanwhile. Closing the
+    lock's file would also drop this process's own lock.
     """
     rows = database.read("SELECT owner, host, pid, acquired_at_ns, expires_at_ns FROM lease")
     if not rows or rows[0][0] is None:
         return None
     owner, host, pid, acquired_ns, expires_ns = rows[0]
-    alive = _runs(pid) if host == socket.gethostname() else None
+    alive = process.runs(pid, None) if host == socket.gethostname() else None
     expired = not isinstance(expires_ns, int) or now_ns >= expires_ns
     if alive is False or (alive is None and expired):
         return None
     return LeaseHolder(owner, host, pid, acquired_ns, expires_ns, alive)
-
-
-def _runs(pid: object) -> bool:
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    return True
 
 
 def _sizes(journal: Journal) -> Sizes:

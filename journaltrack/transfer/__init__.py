@@ -1,1 +1,1 @@
-"""Journals and evidence from one place to another: bundles, exports, receipts, merges."""
+"""Move journals and evidence between places: bundles, exports, receipts, merges."""

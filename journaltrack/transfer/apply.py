@@ -1,14 +1,20 @@
-"""Attestations of another copy, applied to this journal: both copies' evidence is kept, and what became of entries converges.
+"""Apply attestations of another copy to this journal.
 
-The reconciling side of the journal, as ``outcomes``: the caller holds the lease. Must not know where the attestations come
-from, nor a remote.
+Both copies' evidence is kept, and what became of the entries converges. This is the reconciling
+side of the journal, as ``outcomes`` is: the caller holds the lease. The module must not know where
+the attestations come from, nor a remote.
 
-Invariants: a source is looked at to its end before anything is taken over; then it is taken over in many transactions, since
-others append meanwhile, and the process may be killed between any two. After each of them ``verify_chains`` finds what it found
-before. The first one records that it has begun, the last one that it has ended: between them no pass sends anything, since what
-is pending may be settled by a word of the source that is not here yet. An attestation is taken over as it is, after every one that its process made
-before; nothing that is here is overwritten by something that did not know it, unless it says that entries arrived: that is final,
-and of two such claims the earlier one holds. Memory grows with components and problems alone.
+Invariants:
+
+- A source is checked to its end before anything is taken over.
+- It is taken over in many transactions, since others append meanwhile. The process may be killed
+  between any two. After each of them ``verify_chains`` finds what it found before.
+- The first transaction records that the source has begun, the last one that it has ended. Between
+  them no pass sends anything: a later attestation of the source may settle what is pending.
+- An attestation is taken over unchanged, after every earlier one of its process.
+- A statement that did not know what is here does not overwrite it. The exception: that entries
+  arrived is final. Of two such claims the earlier one holds.
+- Memory grows with components and problems alone.
 """
 
 from __future__ import annotations
@@ -60,10 +66,12 @@ _COMPONENTS: Final = "SELECT DISTINCT component_id FROM entry WHERE seq BETWEEN 
 _INSERT_COMPONENT: Final = "INSERT INTO component (name, created_at_ns) VALUES (?, ?)"
 _INSERT_FIELD: Final = "INSERT OR REPLACE INTO field (component_id, map, key, seq) VALUES (?, ?, ?, ?)"
 _OF_RECORD: Final = 10
-"""Measured: recording a receipt and its attestation takes about as long as settling so many entries."""
+"""Measured: a receipt and its attestation take as long as settling this many entries."""
 
 Ahead: TypeAlias = dict[str, list[tuple[int, int, int]]]
-"""By a writer's uuid: (first, last) place of entries that are not here, and the attestation that is about them."""
+"""By a writer's uuid: (first, last) places of entries that are not here yet, and the number of the
+attestation about them.
+"""
 
 
 @dataclass(slots=True)
@@ -71,11 +79,13 @@ class Applied:
     """What was taken over.
 
     Attributes:
-        attestations, receipts, reconcilers: New ones, and the processes that made them.
+        attestations, receipts: New ones.
+        reconcilers: New processes that made attestations.
         known: Attestations that were here already.
-        elsewhere: Of the new ones, those about entries none of which is here.
+        elsewhere: New attestations about entries none of which is here.
         settled: By outcome, how many more entries are settled so than before; negative for fewer.
-        kept: Entries that stay in doubt or quarantined although the other copy made them pending, since it did not know why.
+        kept: Entries that stay in doubt or quarantined. The other copy made them pending, but did
+            not know why they are so here.
     """
 
     attestations: int = 0
@@ -104,21 +114,29 @@ class Applier:
         self._database = database
         self._components: dict[str, int] = {str(name).lower(): i for i, name in database.read("SELECT id, name FROM component")}
         self._connection: sqlite3.Connection
-        self._generation = 0  # the highest of a lease that was read of
-        self._touched: set[int] = set()  # components of which something was said
-        self._settled: list[tuple[int, int, int]] = []  # and in this transaction: (component, first, last) of entries
-        self._lost: dict[int, tuple[Any, ...]] = {}  # problems as they were before the source's word about them
-        self._changed: set[int] = set()  # those of which this transaction said something
+        # The highest generation of a lease that an attestation names.
+        self._generation = 0
+        # Components that an attestation spoke of.
+        self._touched: set[int] = set()
+        # The same in this transaction: (component, first, last) of entries.
+        self._settled: list[tuple[int, int, int]] = []
+        # Problems as they were before the source's first word about them.
+        self._lost: dict[int, tuple[Any, ...]] = {}
+        # Those of them that this transaction spoke of.
+        self._changed: set[int] = set()
         self._last_attestation = 0
         self._outcomes: Counter[str] = Counter()
-        self._told: set[Origin] = set()  # whose origin is recorded by this process
+        # Origins that this process recorded.
+        self._told: set[Origin] = set()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One of many: what it leaves is right whether or not another follows.
+        """Open one of many transactions.
+
+        It leaves the journal right whether or not another one follows.
 
         Raises:
-            LeaseLostError: Somebody else took the lease over.
+            LeaseLostError: Another process took the lease over.
         """
         lease = self._attestor.lease
         highest = lease.generation
@@ -133,13 +151,13 @@ class Applier:
         lease.generation = highest
 
     def close(self) -> None:
-        """Drop what is there for the application alone."""
+        """Drop what only the application needs."""
         self._places.close()
 
-    # -- entries and processes ----------------------------------------------------------------------------------
+    # -- entries and processes --------------------------------------------------------------------
 
     def check_writer(self, row: WriterRow, where: str) -> None:
-        """See that a process is as it described itself, and as it is described here.
+        """Check that a process is as it described itself, and as it is described here.
 
         Raises:
             EvidenceError: It is not.
@@ -149,10 +167,13 @@ class Applier:
             return
         (found,) = self._database.read(f"SELECT {_DESCRIBED}, digest FROM writer WHERE id = ?", (self.writers[row.uuid],))
         if (*row.columns, row.digest) != tuple(found):
-            raise forged(where, f"the process {limits.shown(row.uuid)} is described otherwise there than here")
+            raise forged(where, f"the process {limits.shown(row.uuid)} is described differently here")
 
     def add_writer(self, row: WriterRow) -> int:
-        """Inside of a transaction: the local id of a process that was checked, recorded if it is new."""
+        """Return the local id of a checked process; record it if it is new.
+
+        The caller is inside a transaction.
+        """
         known = self.writers.get(row.uuid)
         if known is None:
             known = int(self._connection.execute(_INSERT_WRITER, (*row.columns, row.digest)).lastrowid or 0)
@@ -160,15 +181,23 @@ class Applier:
         return known
 
     def spelling(self, name: str) -> str | None:
-        """How a component (case does not matter) is spelled here; None if it is not here."""
+        """Return how a component is spelled here, or None if it is not here.
+
+        Case does not matter in ``name``.
+        """
         found = self._database.read("SELECT name FROM component WHERE name = ?", (name,))
         return str(found[0][0]) if found else None
 
     def add_component(self, name: str) -> int:
-        """Inside of a transaction: the local id of a component, made if it is new; what is known of it already counts then."""
+        """Return the local id of a component; make it if it is new.
+
+        What was attested of a new component before it was here counts from now on. The caller is
+        inside a transaction.
+        """
         known = self._components.get(name.lower())
         if known is None:
-            found = self._connection.execute("SELECT id FROM component WHERE name = ?", (name,)).fetchone()  # made by others meanwhile
+            # Another process may have made it meanwhile.
+            found = self._connection.execute("SELECT id FROM component WHERE name = ?", (name,)).fetchone()
             columns = (name, self._attestor.clock_ns())
             known = found[0] if found else self._connection.execute(_INSERT_COMPONENT, columns).lastrowid or 0
             self._components[name.lower()] = known
@@ -178,15 +207,21 @@ class Applier:
         return known
 
     def add_run(self, writer_id: int, first: int, last: int, shift: int) -> None:
-        """Entries were added: those of these places, whose ``seq`` is higher by ``shift``."""
+        """Note that entries of these places were added; ``shift`` is ``seq`` less place."""
         self._places.add(writer_id, first, last, shift)
 
     def places(self, named: Named, above: int = 0) -> list[tuple[int, int]]:
-        """Where those of the entries are that are here, as (first, last) of ``seq``; only those beyond ``above``."""
+        """Return where the named entries are here, as (first, last) of ``seq``.
+
+        Only entries with a ``seq`` beyond ``above`` come.
+        """
         return self._places.find(named, above)
 
     def components_of(self, named: Named) -> Iterator[tuple[str, str]]:
-        """Those of the entries that are here: where one of each run of one component is, and the component."""
+        """Yield the components of the named entries that are here.
+
+        With each component comes one of its entries, first and in words.
+        """
         for first, last in self.places(named):
             sql = (
                 "SELECT min(e.seq), c.name FROM entry e JOIN component c ON c.id = e.component_id WHERE e.seq BETWEEN ? AND ? GROUP BY c.id"
@@ -194,15 +229,18 @@ class Applier:
             for seq, name in self._database.read(sql, (first, last)):
                 yield f"entry {seq}", str(name)
 
-    # -- attestations -------------------------------------------------------------------------------------------
+    # -- attestations -----------------------------------------------------------------------------
 
     def begin(self, checked: Checked, gaps: Sequence[tuple[str, int, int, str]] = (), *, is_told_all: bool = True) -> None:
-        """Record, before anything of a source is here, that it is being taken over, and from where: it is not this journal's own doing.
+        """Record that a source is being taken over, before anything of it is here.
+
+        It records where the source comes from, too. So what comes from it never counts as this
+        journal's own doing.
 
         Args:
             checked: The source.
             gaps: What was removed there between the entries that come.
-            is_told_all: Whether its attestations tell all that became of entries there.
+            is_told_all: Whether its attestations tell everything that became of entries there.
         """
         source = checked.source
         with self.transaction() as connection:
@@ -211,11 +249,18 @@ class Applier:
         self._told.add(source.origin)
 
     def heads(self) -> dict[str, int]:
-        """How many attestations of each process are here."""
-        return dict(self._database.read(_HEADS))
+        """Return how many attestations of each process are here."""
+        return {str(uuid): int(seq) for uuid, seq in self._database.read(_HEADS)}
 
     def end(self, origins_done: Collection[Origin]) -> None:
-        """Record that what was begun has ended: of these origins, and what came otherwise. Before, derive what a kill left underived."""
+        """Record that what was begun has ended.
+
+        Before that, it derives what a kill left underived.
+
+        Args:
+            origins_done: Sources that were taken over. What came completely in another way ends,
+                too.
+        """
         unfinished = taken.unfinished(self._database)
         if not unfinished:
             return
@@ -231,7 +276,10 @@ class Applier:
             taken.end(connection, self._attestor, done)
 
     def take_over(self, checked: Checked) -> None:
-        """Record those attestations that are not here yet, and follow them; decide where the copies contradict each other."""
+        """Record and follow the attestations that are not here yet.
+
+        Where the copies contradict each other, ``_decide`` keeps the more careful outcome.
+        """
         source = checked.source
         self.applied = Applied(known=checked.known, reconcilers=checked.reconcilers)
         self._lost.clear()
@@ -250,7 +298,7 @@ class Applier:
         self.applied.settled = Counter({k: after[k] - self._outcomes[k] for k in after | self._outcomes if after[k] != self._outcomes[k]})
 
     def _groups(self, read: Iterator[tuple[Attested, Said]]) -> Iterator[list[tuple[Attested, Said]]]:
-        """As many at a time as a transaction shall settle entries."""
+        """Yield as many at a time as a transaction shall settle entries."""
         group, rows = [], 0
         for each in read:
             group.append(each)
@@ -280,11 +328,11 @@ class Applier:
             self.note(here.entries)
 
     def note(self, here: Iterable[tuple[int, int]]) -> None:
-        """Something was said of these entries."""
+        """Note that something was said of these entries."""
         self._settled += [(row[0], first, last) for first, last in here for row in self._connection.execute(_COMPONENTS, (first, last))]
 
     def _follow(self, said: Statement) -> None:
-        """Settle the entries as it says; what is a problem now is remembered."""
+        """Settle the entries as it says, and remember what is a problem now."""
         for interval in said.entries if said.outcome == RELEASED else ():
             self._remember(*interval)
         for group in said.settled:
@@ -293,16 +341,16 @@ class Applier:
         follow(self._connection, [said])
 
     def _remember(self, first: int, last: int) -> None:
-        """Problems among these entries as they are now, unless an earlier word of this source's was about them."""
+        """Remember these entries' problems as they are before this source's first word."""
         for seq, *row in self._connection.execute(_PROBLEMS, (first, last)):
             self._lost.setdefault(seq, tuple(row))
             self._changed.add(seq)
 
-    # -- what was here before the entries that it is about ------------------------------------------------------
+    # -- what was here before the entries that it is about ----------------------------------------
 
     @functools.cached_property
     def _nameless(self) -> dict[str, list[tuple[int, Said]]]:
-        """By name in lower case: what was attested of components that were not here."""
+        """Return what was attested of components that were not here, by lower-case name."""
         found = defaultdict(list)
         rows = self._connection.execute(
             "SELECT r.id, a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id WHERE r.component_id IS NULL AND r.entries = '' "
@@ -315,7 +363,11 @@ class Applier:
         return found
 
     def look_ahead(self, beyond: Mapping[str, int]) -> Ahead:
-        """The attestations that are here already, and are about entries that are not: those beyond these places, by the writer's uuid."""
+        """Find the attestations that are here and about entries that are not.
+
+        Args:
+            beyond: By the writer's uuid: the place beyond which entries are not here.
+        """
         ahead: Ahead = defaultdict(list)
         rows = self._database.read(
             "SELECT a.id, a.body FROM attestation a WHERE EXISTS (SELECT 1 FROM json_each(?) u WHERE instr(a.body, u.value)) ORDER BY a.id",
@@ -329,7 +381,7 @@ class Applier:
         return ahead
 
     def follow_known(self, ahead: Ahead, brought: Mapping[str, tuple[int, int]], above: int) -> None:
-        """Inside of the transaction that brings entries: follow what was here about them.
+        """Follow what was here about the entries that this transaction brings.
 
         Args:
             ahead: From ``look_ahead``.
@@ -343,10 +395,10 @@ class Applier:
             self._follow(here)
             self.note(here.entries)
 
-    # -- what is derived ----------------------------------------------------------------------------------------
+    # -- what is derived --------------------------------------------------------------------------
 
     def _derive_settled(self) -> None:
-        """What the remote should hold by what this transaction settled."""
+        """Derive what the remote should hold by what this transaction settled."""
         if not self._settled:
             return
         known_origins = origins(self._connection.execute)
@@ -359,16 +411,21 @@ class Applier:
                     self._connection.execute(_INSERT_FIELD, (component_id, field_map, key, place.seq))
 
     def tell_origin(self, source: Source) -> None:
-        """Inside of a transaction: record, once a source, where what is found there comes from. It is not this journal's own doing."""
+        """Record once where what is found in a source comes from. Inside a transaction.
+
+        So it does not count as this journal's own doing.
+        """
         if source.origin not in self._told:
             taken.record(self._connection, self._attestor, source.origin, {})
             self._told.add(source.origin)
 
     def derive(self, component_ids: Iterable[int]) -> None:
-        """What the remote should hold of these components, as far as is known here: the value of each key that arrived and was
-        recorded last. Of journals that were synced apart an older one may have arrived later: a verification tells.
+        """Derive what the remote should hold of these components, as known here.
 
-        Read outside of a transaction: nobody else settles entries.
+        Of each key it is the value that arrived and was recorded last. If journals were synced
+        apart, an older value may have arrived later; only a verification can tell.
+
+        This reads outside a transaction, since nobody else settles entries.
         """
         known_origins = origins(self._database.read)
         for component_id in component_ids:
@@ -383,13 +440,14 @@ class Applier:
     def _count(self) -> Counter[str]:
         return Counter(dict(self._database.read("SELECT outcome, count(*) FROM delivery GROUP BY outcome")))
 
-    # -- where the copies contradict each other -----------------------------------------------------------------
+    # -- where the copies contradict each other ---------------------------------------------------
 
     def _decide(self, checked: Checked) -> None:
-        """Keep in doubt, or quarantined, what the other copy made pending without knowing why it is so here.
+        """Keep problems that the other copy released without knowing of them.
 
-        A release overrides what its journal knew. What it did not know stays: a point in doubt that is sent again may be there twice.
-        What the other copy settled after its release, and of which that came here before, is settled so.
+        A release overrides what its journal knew. What it did not know stays in doubt or
+        quarantined: a point in doubt that is sent again may be there twice. If the other copy
+        settled an entry after its release, and that came here before, the entry is settled so.
         """
         lost = self._connection.execute(
             "SELECT e.seq, d.outcome, e.component_id, e.recorded_at_ns, w.uuid, e.writer_seq FROM json_each(?) n JOIN entry e ON e.seq = n.value "
@@ -406,7 +464,8 @@ class Applier:
                 continue
             if receipt_id is not None and receipt_id not in known:
                 known[receipt_id] = self._is_known(receipt_id, checked.source)
-            at_once = receipt_id is None and outcome == "quarantined" and at_ns == recorded_at_ns  # by the append: every copy has it
+            # The append itself refused the entry: every copy knows that.
+            at_once = receipt_id is None and outcome == "quarantined" and at_ns == recorded_at_ns
             if not (at_once or (planned.get(seq, False) if receipt_id is None else known[receipt_id])):
                 kept[component_id, outcome, reason, at_ns, receipt_id].append(seq)
             elif now is None:
@@ -421,9 +480,10 @@ class Applier:
         self.attest("kept", groups, {})
 
     def _planned(self, seqs: Sequence[int], source: Source) -> dict[int, bool]:
-        """Whether the other copy has what was said last, without a request and before it said anything, of these entries.
+        """Return, by entry, whether the other copy has the last word without a request.
 
-        Nothing was said before of those that it brought: it knows what it says.
+        A word that the other copy brought counts only for entries of which nothing was said here
+        before. The other copy knows that word.
         """
         if not seqs:
             return {}
@@ -439,7 +499,7 @@ class Applier:
         return found
 
     def _is_known(self, receipt_id: int, source: Source) -> bool:
-        """Whether the other copy has what the receipt says."""
+        """Return whether the other copy has what the receipt says."""
         rows = self._connection.execute(
             "SELECT w.uuid, a.writer_seq FROM attestation a JOIN writer w ON w.id = a.writer_id WHERE a.receipt_id = ?", (receipt_id,)
         )
@@ -452,14 +512,17 @@ class Applier:
         return [seq for first, last in places for seq in range(first, last + 1) if seq in wanted]
 
     def attest(self, outcome: str, groups: Mapping[int, Sequence[Settled]], more: Mapping[str, Any]) -> None:
-        """Record what this process decided or found, by component: a receipt and an attestation for each."""
+        """Record what this process decided or found, by component.
+
+        Each component gets a receipt and an attestation.
+        """
         for component_id, settled in groups.items():
             entries = merged(interval for each in settled for interval in each.entries)
             self._attestor.decide(self._connection, MERGE, outcome, component_id, entries, settled, more=more)
 
 
 def _latest(rows: Iterable[tuple[Any, ...]], known_origins: Mapping[int, int]) -> dict[tuple[str, str], Place]:
-    """Of each key the entry that was recorded last."""
+    """Return the entry of each key that was recorded last."""
     last: dict[tuple[str, str], Place] = {}
     for field_map, key, seq, recorded_at_ns, writer_id in rows:
         place = Place(seq, recorded_at_ns, known_origins.get(writer_id, 0))
@@ -469,7 +532,7 @@ def _latest(rows: Iterable[tuple[Any, ...]], known_origins: Mapping[int, int]) -
 
 
 def _own(body: object) -> Said:
-    """What an attestation of this journal says.
+    """Return what an attestation of this journal says.
 
     Raises:
         JournalAlteredError: It can't be read.

@@ -1,6 +1,8 @@
-"""Attestations from elsewhere: what a source offers, looked at from the first to the last before any is taken over. Changes nothing.
+"""Check attestations from elsewhere before any of them is taken over.
 
-They are taken over in many transactions (``applier``); a source that contradicts itself or this journal is refused before the first.
+``apply`` takes them over in many transactions. So a source is read here from its first attestation
+to its last. If it contradicts itself or this journal, it is refused before the first transaction.
+The module changes nothing.
 """
 
 from __future__ import annotations
@@ -24,23 +26,28 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _SINCE_0002: Final = 9
-"""The place of the first column that format 0001 did not have."""
+"""The place of the first column that format 0001 does not have."""
 
 
 class WriterRow(NamedTuple):
-    """A process as it described itself (``schema.WRITER_COLUMNS``), and the digest of that; None in format 0001."""
+    """A process as it described itself.
+
+    Attributes:
+        columns: By ``schema.WRITER_COLUMNS``.
+        digest: Of the columns; None in format 0001.
+    """
 
     columns: tuple[Any, ...]
     digest: bytes | None
 
     @property
     def uuid(self) -> str:
-        """Its unique id."""
+        """Return its unique id."""
         return str(self.columns[0])
 
     @property
     def begin(self) -> bytes:
-        """What its chain of entries begins with."""
+        """Return what its chain of entries begins with."""
         return self.digest if self.digest is not None else vocabulary.chain_start(self.uuid)
 
 
@@ -54,30 +61,33 @@ class Attested(NamedTuple):
 
 
 class Source(Protocol):
-    """Where attestations come from."""
+    """Offers attestations."""
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Return its name for messages."""
 
     @property
     def origin(self) -> Origin:
-        """What is recorded of where they come from."""
+        """Return what is recorded of where the attestations come from."""
 
     @property
     def writers(self) -> Mapping[str, WriterRow]:
-        """The processes that made them, and perhaps others."""
+        """Return the processes that made the attestations, and perhaps others, by uuid."""
 
     @property
     def heads(self) -> Mapping[str, int]:
-        """How many attestations of each process there are."""
+        """Return how many attestations of each process there are, by uuid."""
 
     def attestations(self) -> Iterator[Attested]:
-        """All of them, in the order in which they came into that journal; again from the beginning at each call."""
+        """Yield all attestations in the order in which they came into that journal.
+
+        Each call starts again from the first one.
+        """
 
 
 def check_writer(row: WriterRow, where: str) -> None:
-    """See that a process is as it described itself.
+    """Check that a process is as it described itself.
 
     Raises:
         EvidenceError: It is not.
@@ -93,7 +103,12 @@ def check_writer(row: WriterRow, where: str) -> None:
 
 
 def check_link(each: Attested, chain: tuple[int, bytes], where: str) -> None:
-    """See that an attestation comes next in its chain, given the place and digest of the one before.
+    """Check that an attestation comes next in its chain.
+
+    Args:
+        each: The attestation.
+        chain: Place and digest of the one before.
+        where: The source, for the message.
 
     Raises:
         EvidenceError: It does not.
@@ -105,20 +120,20 @@ def check_link(each: Attested, chain: tuple[int, bytes], where: str) -> None:
 
 
 def forged(where: str, what: str) -> EvidenceError:
-    """The refusal of what contradicts itself or what is here."""
+    """Make the error for a source that contradicts itself or this journal."""
     return EvidenceError(
         f"{where}: {what}; nothing was taken over",
-        hint="get it anew from where it was made; if it is the same there, `journaltrack check` says which journal was changed",
+        hint="get it again from where it was made; if that fails, run `journaltrack check` there",
     )
 
 
 def which(each: Attested) -> str:
-    """It, for a message."""
+    """Name an attestation for a message."""
     return f"attestation {each.writer_seq} of the process {limits.shown(each.uuid)}"
 
 
 class Coverage(Generic[T]):
-    """What is said of the places of one writer: the last of it about each place holds."""
+    """Keeps the claims about places of one writer; the last one about a place holds."""
 
     __slots__ = ("_claims", "_firsts", "_lasts")
 
@@ -128,7 +143,7 @@ class Coverage(Generic[T]):
         self._claims: list[T] = []
 
     def put(self, first: int, last: int, claim: T | None) -> None:
-        """These places have this claim, or (None) none any more."""
+        """Give these places this claim; None removes their claims."""
         if not self._lasts or first > self._lasts[-1]:
             if claim is not None:
                 self._firsts.append(first)
@@ -153,15 +168,17 @@ class Coverage(Generic[T]):
         self._firsts[start:end], self._lasts[start:end], self._claims[start:end] = firsts, lasts, claims
 
     def of(self, first: int, last: int) -> list[tuple[int, int, T]]:
-        """The claims about these places, in order, cut to them."""
+        """Return the claims about these places, in order, cut to them."""
         start, end = bisect.bisect_left(self._lasts, first), bisect.bisect_right(self._firsts, last)
         return [(max(first, self._firsts[i]), min(last, self._lasts[i]), self._claims[i]) for i in range(start, end)]
 
 
 class Fate(NamedTuple):
-    """What became of entries after the source had released them; ``group`` is None where they are pending.
+    """What became of entries after the source had released them.
 
-    ``is_known``: the attestation of that is here already, and so will not come.
+    Attributes:
+        is_known: Whether that attestation is here already, and so will not come.
+        group: How they were settled; None where they are pending.
     """
 
     is_known: bool
@@ -172,13 +189,14 @@ class Checked(NamedTuple):
     """A source that may be taken over.
 
     Attributes:
-        source: It.
+        source: The source.
         heads: How many attestations of each process were here before it.
-        known: Attestations that are here already.
-        reconcilers: Processes none of whose attestations were here.
-        fates: By the writer's uuid: of entries that were released there.
-        taken: By the process's uuid: the first and the last place of the attestations to take over. Empty if they are nothing but
-            notes of what was taken over there: copies that exchange what they know would never come to an end.
+        known: How many of its attestations are here already.
+        reconcilers: How many of its processes had no attestation here.
+        fates: By the writer's uuid: what became of entries that were released there.
+        taken: By the process's uuid: first and last place of the attestations to take over. Empty
+            if all of them are notes of what was taken over there. Otherwise copies would exchange
+            notes endlessly.
     """
 
     source: Source
@@ -190,26 +208,24 @@ class Checked(NamedTuple):
 
 
 class Checker:
-    """Looks at sources that are to be taken over one after the other.
+    """Checks sources that are to be taken over one after the other.
 
     Args:
         applier: Knows what is here.
         database: Of the journal.
-        components_of: Some of these entries, here or about to come, in words, with their components: one of each component.
+        components_of: For entries that are here or about to come: yields one entry of each
+            component, in words, with the component.
     """
 
     def __init__(self, applier: Applier, database: Database, components_of: Callable[[Named], Iterable[tuple[str, str]]]) -> None:
         self._applier = applier
         self._database = database
         self._components_of = components_of
-        self._here = {
-            str(uuid): int(seq)
-            for uuid, seq in database.read(
-                "SELECT w.uuid, max(a.writer_seq) FROM attestation a JOIN writer w ON w.id = a.writer_id GROUP BY a.writer_id"
-            )
-        }
-        self._heads = dict(self._here)  # with those of the sources before
-        self._brought = sqlite3.connect("", isolation_level=None)  # by these, as in ``places``
+        self._here = applier.heads()
+        # What is here, and what the sources before bring.
+        self._heads = dict(self._here)
+        # Attestations that these sources bring.
+        self._brought = sqlite3.connect("", isolation_level=None)
         self._brought.execute("CREATE TABLE attestation (uuid, writer_seq, digest, PRIMARY KEY (uuid, writer_seq)) WITHOUT ROWID")
 
     def close(self) -> None:
@@ -217,10 +233,13 @@ class Checker:
         self._brought.close()
 
     def check(self, source: Source) -> Checked:
-        """See that a source's attestations are in their chains, can be read, and contradict neither each other nor what is here by then.
+        """Check a source before anything of it is taken over.
+
+        Its attestations must be in their chains and readable. They must contradict neither each
+        other nor what is here by then, the sources before included.
 
         Raises:
-            EvidenceError: They do.
+            EvidenceError: They do not hold.
         """
         before = dict(self._heads)
         chains: dict[str, tuple[int, bytes]] = {}
@@ -259,7 +278,7 @@ class Checker:
         return found[0][0] if found else None
 
     def _chain(self, source: Source, each: Attested) -> tuple[int, bytes]:
-        """The last link that is here of the process's chain."""
+        """Return the last link of the process's chain that is here."""
         head = self._heads.get(each.uuid)
         if head is not None:
             return head, self._digest(each.uuid, head) or b""
@@ -275,15 +294,15 @@ class Checker:
             raise forged(source.name, f"{what}: one of the two was forged")
 
     def _refuse_others(self, source: Source, each: Attested, said: Said) -> None:
-        """See that a statement of a component is about entries of it."""
+        """Check that a statement about a component names only entries of that component."""
         for what, component in self._components_of(said.entries) if said.component is not None else ():
             if component.lower() != str(said.component).lower():
-                told = f"{what} is not of the component {limits.shown(str(said.component))}, as is said there"
+                told = f"{what} is not of the component {limits.shown(str(said.component))}, although it says so"
                 raise forged(f"{which(each)} of {source.name}", told)
 
 
 def said_by(source: Source, each: Attested) -> Said:
-    """What an attestation says.
+    """Return what an attestation says.
 
     Raises:
         EvidenceError: It can't be read.

@@ -1,14 +1,20 @@
-"""``journaltrack merge``: the entries and the evidence of several journals, or copies of one, brought into another.
+"""Merge journals, or copies of one, into another journal: entries and evidence.
 
-An entry is the same wherever it is if its process (``writer.uuid``) and its place in the process's chain are the same; the row
-where it happens to be says nothing. Sources are read as of one moment each, and never changed. Must not know a remote.
+An entry is the same everywhere if its process (``writer.uuid``) and its place in the process's
+chain are the same. Its row says nothing. Each source is read as of one moment, and never changed.
+The module must not know a remote.
 
-Everything is looked at before anything is written: a source that contradicts itself or the target changes nothing. Then it is written
-in many short transactions, since trackers may append to the target meanwhile: first that it has begun, then the entries, then what
-became of them, then that it has ended.
+Everything is checked before anything is written: a source that contradicts itself or the target
+changes nothing. Then it is written in many short transactions, since trackers may append to the
+target meanwhile. They record that the merge has begun, the entries, what became of them, and that
+the merge has ended.
 
-Invariants: entries are taken over as they are, each process's in order and without gaps, after their digests are seen to fit; doing it
-again changes nothing, and completes what was killed. Until then no pass sends anything from the target (``taken``).
+Invariants:
+
+- Entries are taken over unchanged, after their digests are checked. Each process's entries come in
+  order and without gaps.
+- A second merge of the same sources changes nothing, and completes one that was killed. Until a
+  killed merge is completed, no pass sends anything from the target (``taken``).
 """
 
 from __future__ import annotations
@@ -60,14 +66,17 @@ class MergedSource:
     """What came from one source.
 
     Attributes:
-        journal, journal_id: Which.
-        entries: Those that are new.
-        known: Those that were here already.
-        attestations: New ones; the source's other ``known_attestations`` were here already.
-        blobs, blob_bytes: Contents of artifacts copied.
-        blobs_missing: Contents that are not, or not whole, in the source's spool.
-        taken_as_found: Entries settled there without an attestation (by format 0001, or in flight), and so here.
-        kept: Entries that stay in doubt or quarantined here although the source released them: it did not know why they are so here.
+        journal, journal_id: Which source.
+        entries: New entries.
+        known: Entries that were here already.
+        attestations: New attestations.
+        known_attestations: Attestations that were here already.
+        blobs, blob_bytes: Contents of artifacts that were copied.
+        blobs_missing: Contents that the source's spool lacks or has only in part.
+        taken_as_found: Entries that are settled there without an attestation (by format 0001, or
+            in flight), and so here.
+        kept: Entries that stay in doubt or quarantined here. The source released them, but did
+            not know why they are so here.
     """
 
     journal: str
@@ -88,11 +97,11 @@ class MergeReport:
     """What a merge did.
 
     Attributes:
-        journal, journal_id: Into which.
-        created: Whether it was made.
+        journal, journal_id: The target.
+        created: Whether the merge made the target.
         sources: In the order in which they were named.
-        entries: That it has now.
-        pending: Of those, how many are pending.
+        entries: How many entries the target has now.
+        pending: How many of them are pending.
     """
 
     journal: str
@@ -104,11 +113,11 @@ class MergeReport:
 
     @property
     def changed(self) -> bool:
-        """Whether anything was new."""
+        """Return whether anything was new."""
         return any(source.entries or source.attestations or source.blobs or source.taken_as_found for source in self.sources)
 
     def to_json(self) -> dict[str, Any]:
-        """What ``json.dumps`` takes."""
+        """Convert to what ``json.dumps`` takes."""
         members: dict[str, Any] = view.to_json(self)
         members["changed"] = self.changed
         return members
@@ -120,26 +129,29 @@ def merge(
     into: str | os.PathLike[str],
     on_progress: Callable[[Progress], None] | None = None,
 ) -> MergeReport:
-    """Bring the entries, evidence and artifacts of journals, or of copies of one, into another journal.
+    """Merge the entries, evidence and artifacts of journals into another journal.
 
-    New entries come in the order in which they were recorded, each process's in its own. Trackers may go on in the target: no call of
-    theirs waits longer than for one of many short transactions. After a kill merge again: that completes it.
+    New entries come in the order in which they were recorded, each process's in its own order.
+    Trackers may go on in the target: none of their calls waits longer than one short transaction.
+    After a kill, merge again to complete it.
 
     Args:
-        sources: Their folders, or the one of them. They may be appended to meanwhile: merging again brings the rest.
-        into: The folder of the journal that gets all; made if there is none.
+        sources: The sources' folders, or one folder. They may grow meanwhile: merging again
+            brings the rest.
+        into: The folder of the target; it is made if it is not there.
         on_progress: Called now and then with how many entries were brought, of how many.
 
     Raises:
-        InvalidInputError: No source, or one of them is the target itself.
-        EvidenceError: A source contradicts itself or the target: a chain is broken, or goes on otherwise there. Nothing was changed.
+        InvalidInputError: No source was named, or one of them is the target itself.
+        EvidenceError: A source contradicts itself or the target: a chain is broken, or continues
+            differently there. Nothing was changed.
         LeaseHeldError: A source or the target is being reconciled.
         JournalError: A source can't be read, or the target can't be written.
     """
     folders = [_folder(source) for source in ([sources] if isinstance(sources, (str, os.PathLike)) else sources)]
     target = _folder(into)
     if not folders:
-        raise InvalidInputError("no journal was named to merge from", hint="name one or more, then --into and the journal that gets all")
+        raise InvalidInputError("no journal was named to merge from", hint="name one or more, then --into and the target's folder")
     _refuse_itself(folders, target)
     with contextlib.ExitStack() as stack:
         opened = [_opened_source(folder, stack) for folder in folders]
@@ -160,7 +172,9 @@ def merge(
 def bring(
     source: str | os.PathLike[str], target: str | os.PathLike[str], *, on_progress: Callable[[Progress], None] | None = None
 ) -> MergeReport:
-    """Bring what is new in another copy into an existing journal: ``merge`` of one.
+    """Bring what is new in another copy into an existing journal.
+
+    This is ``merge`` with one source.
 
     Raises:
         JournalNotFoundError: There is no target.
@@ -179,15 +193,17 @@ def _refuse_itself(folders: Sequence[Path], target: Path) -> None:
         with contextlib.suppress(OSError):
             if (folder / paths.DATABASE).samefile(target / paths.DATABASE):
                 raise InvalidInputError(
-                    f"{folder} can't be merged into itself", hint="name another folder with --into; it is made if it is not there"
+                    f"{folder} can't be merged into itself",
+                    hint="name another folder with --into; it is made if it is not there",
                 )
 
 
 def _opened_source(folder: Path, stack: contextlib.ExitStack) -> JournalSource:
-    """A source as of now.
+    """Open a source as of now.
 
     Raises:
-        LeaseHeldError: Somebody reconciles it: what it sends now would be pending in the merge.
+        LeaseHeldError: Another process reconciles it. What it sends now would be pending in the
+            merge.
     """
     journal = stack.enter_context(view.opened(str(folder)))
     ((owner, host, expires_at_ns),) = journal.database.read("SELECT owner, host, expires_at_ns FROM lease")
@@ -205,7 +221,7 @@ def _opened_source(folder: Path, stack: contextlib.ExitStack) -> JournalSource:
 
 @dataclass(slots=True)
 class _Counts:
-    """Of one source."""
+    """The counts of one source."""
 
     applied: Applied = field(default_factory=Applied)
     blobs: int = 0
@@ -215,7 +231,7 @@ class _Counts:
 
 
 class _Merger:
-    """One merge, its sources opened and the target's lease held."""
+    """One merge. Its sources are opened and the target's lease is held."""
 
     def __init__(self, journal: Journal, lease: leases.Lease, sources: Sequence[JournalSource], tell: Callable[[Progress], None]) -> None:
         self._journal = journal
@@ -223,20 +239,24 @@ class _Merger:
         self._sources = sources
         self._tell = tell
         self._counts = [_Counts() for _ in sources]
-        self._seen_seq = journal.database.read("SELECT coalesce(max(seq), 0) FROM entry")[0][0]  # what came later is looked at again
+        # Entries of the target behind this one are looked at again.
+        self._seen_seq = journal.database.read("SELECT coalesce(max(seq), 0) FROM entry")[0][0]
         self._applier = Applier(Attestor(journal.database, lease))
         self._incoming = Incoming(sources, self._applier, journal.database)
         self._checker = Checker(self._applier, journal.database, self._components_of)
 
     def close(self) -> None:
-        """Drop what is there for the merge alone."""
+        """Drop what only the merge needs."""
         self._checker.close()
         for source in self._sources:
             source.close()
         self._applier.close()
 
     def run(self) -> tuple[MergedSource, ...]:
-        """Look at everything; then blobs first, since an entry must not be there before what it names."""
+        """Check everything, then copy blobs, then entries, then what became of them.
+
+        Blobs come first: an entry must not be here before the content that it names.
+        """
         database = self._journal.database
         self._incoming.look(self._lease.renew)
         checked = [self._checker.check(source) for source in self._sources]
@@ -256,10 +276,10 @@ class _Merger:
         return tuple(self._result(*each) for each in zip(self._sources, self._counts, self._incoming.counts, strict=True))
 
     def _begin(self, source: JournalSource, checked: Checked, count: int) -> None:
-        """Record that a source is being taken over, if its entries may be here before what became of them.
+        """Record that a source is taken over, if entries may come before their outcomes.
 
         Args:
-            source: It.
+            source: The source.
             checked: What its attestations say.
             count: How many entries come from it.
         """
@@ -287,7 +307,7 @@ class _Merger:
             kept=counts.applied.kept,
         )
 
-    # -- artifacts ----------------------------------------------------------------------------------------------
+    # -- artifacts --------------------------------------------------------------------------------
 
     def _copy_blobs(self, source: JournalSource, counts: _Counts) -> None:
         ours = Spool(self._journal.path / paths.SPOOL)
@@ -306,10 +326,10 @@ class _Merger:
             with self._applier.transaction() as connection:
                 connection.executemany("INSERT OR IGNORE INTO blob VALUES (?, ?, ?)", page)
 
-    # -- entries ------------------------------------------------------------------------------------------------
+    # -- entries ----------------------------------------------------------------------------------
 
     def _copy_entries(self, ahead: Ahead) -> None:
-        """Those that wait, with what is known of them here."""
+        """Copy the new entries, with what is known of them here."""
         total, done = sum(self._incoming.counts), 0
         self._tell(Progress(0, total, 0))
         rows = self._incoming.entries()
@@ -323,10 +343,12 @@ class _Merger:
             self._tell(Progress(done, total, 0))
 
     def _see_others(self, connection: sqlite3.Connection) -> int:
-        """The last entry; what others have appended since the last look is of processes that nothing waits of.
+        """Return the last ``seq``, and look at what others have appended.
+
+        Their entries must be of processes of which no entry waits to be copied.
 
         Raises:
-            EvidenceError: A process goes on in the target that has gone on in a source, too.
+            EvidenceError: A process that continued in a source continues in the target, too.
         """
         (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM entry").fetchone()
         if last != self._seen_seq:
@@ -334,13 +356,15 @@ class _Merger:
             for (uuid,) in connection.execute(sql, (self._seen_seq,)):
                 if uuid in self._incoming.writers:
                     where = self._incoming.where(uuid)
-                    raise forged(
-                        where, f"the process {limits.shown(uuid)} goes on in {self._journal.path} now, and went on there otherwise"
-                    )
+                    raise forged(where, f"the process {limits.shown(uuid)} also continued in {self._journal.path}, with other entries")
         return int(last)
 
     def _insert(self, connection: sqlite3.Connection, page: Sequence[tuple[int, Row]], above: int) -> dict[str, tuple[int, int]]:
-        """Returns: by their process's uuid, the first and the last place."""
+        """Insert a page of entries.
+
+        Returns:
+            By the process's uuid, the first and the last place.
+        """
         applier, sources = self._applier, self._sources
         writers = {(n, i): applier.add_writer(sources[n].writers[sources[n].uuids[i]]) for n, i in {(n, row[WRITER]) for n, row in page}}
         named = dict.fromkeys([(n, row[COMPONENT]) for n, row in page])
@@ -352,7 +376,8 @@ class _Merger:
         connection.executemany(_INSERT_ENTRY, rows)
         self._insert_refused(connection, page, above)
         (_, first), (_, last) = page[0], page[-1]
-        if len(writers) == 1 and last[PLACE] - first[PLACE] == len(page) - 1:  # nearly always
+        # Nearly always: one process's entries without a gap.
+        if len(writers) == 1 and last[PLACE] - first[PLACE] == len(page) - 1:
             (((n, i), writer_id),) = writers.items()
             applier.add_run(writer_id, first[PLACE], last[PLACE], above + 1 - first[PLACE])
             return {sources[n].uuids[i]: (first[PLACE], last[PLACE])}
@@ -373,7 +398,7 @@ class _Merger:
         return brought
 
     def _insert_refused(self, connection: sqlite3.Connection, page: Sequence[tuple[int, Row]], above: int) -> None:
-        """What AWS could never accept stays quarantined, as it was when it was recorded."""
+        """Keep entries quarantined that were so when recorded: AWS can never accept them."""
         seqs: dict[int, list[int]] = defaultdict(list)
         for n, row in page:
             seqs[n].append(row[SEQ])
@@ -382,12 +407,20 @@ class _Merger:
             found = [(seq, refused.get((n, row[SEQ])), row[RECORDED]) for seq, (n, row) in enumerate(page, above + 1)]
             connection.executemany(_INSERT_REFUSED, [each for each in found if each[1] is not None])
 
-    # -- what nobody attests ------------------------------------------------------------------------------------
+    # -- what nobody attests ----------------------------------------------------------------------
 
     def _take_as_found(self, source: JournalSource) -> int:
-        """Settle what is settled in the source without an attestation, or in flight there, and not here; this process attests it."""
+        """Settle entries that the source has settled unattested, or has in flight.
+
+        Entries that are settled here stay as they are, unless they arrived there. This process
+        attests what it settles.
+
+        Returns:
+            How many entries were settled.
+        """
         if source.may_have_made and not self._journal.database.read("SELECT 1 FROM receipt WHERE action = ? LIMIT 1", (TAKEN,)):
-            with self._applier.transaction():  # a component that is there with this journal's mark is no sign of another copy
+            # A component on the remote with this journal's mark is then no sign of another copy.
+            with self._applier.transaction():
                 self._applier.tell_origin(source)
         count = 0
         for page in self._applier.turns.pages(self._found(source)):
@@ -397,13 +430,19 @@ class _Merger:
         return count
 
     def _found(self, source: JournalSource) -> Iterator[tuple[int, int, Found]]:
-        """Entries that are here and to be settled so: ``seq``, component. Read outside of a transaction: nobody else settles entries."""
+        """Yield the entries that are here and to be settled so.
+
+        This reads outside a transaction, since nobody else settles entries.
+
+        Returns:
+            ``seq``, the component's id, and how to settle it.
+        """
         already = self._taken_before(source)
         for each in source.unattested(IN_FLIGHT):
             arrived = each.outcome in HAS_ARRIVED
             for first, last in self._applier.places({each.uuid: ((each.first, each.last),)}):
                 for seq in range(first, last + 1):
-                    # None: removed here on the record, between others: it had been delivered.
+                    # No row: the entry had been delivered, and was removed here on the record.
                     for component_id, outcome in self._journal.database.read(_SETTLEMENT, (seq,)):
                         if outcome is None:
                             wanted = arrived or not already(seq, each.at_ns)
@@ -413,7 +452,7 @@ class _Merger:
                             yield seq, component_id, each
 
     def _settle_as_found(self, page: Sequence[tuple[int, int, Found]], source: JournalSource) -> None:
-        """Inside of a transaction: this process attests it."""
+        """Settle these entries, and attest it. Inside a transaction."""
         groups: dict[int, dict[tuple[str, str | None, int], list[int]]] = defaultdict(lambda: defaultdict(list))
         for seq, component_id, each in page:
             groups[component_id][each.outcome, each.reason, each.at_ns].append(seq)
@@ -426,11 +465,13 @@ class _Merger:
         self._applier.note(as_intervals(seq for seq, *_ in page))
 
     def _taken_before(self, source: JournalSource) -> Callable[[int, int], bool]:
-        """Whether an earlier merge of the same journal found an entry so, since the same time: who released it since then wants it pending.
+        """Return a test whether an earlier merge of the same journal found an entry so.
 
-        A later request that carried it has another time, and counts.
+        It compares the time, too. Whoever released the entry since then wants it pending. A later
+        request that carried it has another time, and counts.
         """
-        named: dict[int, list[tuple[int, int]]] = defaultdict(list)  # of few merges that found something
+        # Few merges find something, so this stays small.
+        named: dict[int, list[tuple[int, int]]] = defaultdict(list)
         rows = self._journal.database.read(
             "SELECT body FROM attestation WHERE instr(body, '\"found\"') AND instr(body, ?)", (source.journal.journal_id,)
         )

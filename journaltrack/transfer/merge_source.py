@@ -1,12 +1,16 @@
-"""A journal that is merged into another: its processes, entries, evidence and artifacts, read with suspicion. Changes nothing.
+"""Read the sources of a merge with suspicion, and find the entries they bring.
 
-A source may come from somebody else, and SQLite keeps any type in any column: what decides where something goes, or whether it
-may be sent, is checked here; digests are checked by whoever takes entries over.
+``JournalSource`` is one journal to merge: its processes, entries, evidence and artifacts. It may
+come from somebody else, and SQLite keeps any type in any column. So everything that decides where
+something goes, or whether it may be sent, is checked here. Whoever takes entries over checks their
+digests.
 
-The entries that a merge brings: of all sources, each once, in the order in which they were recorded, seen to be right before the first is written.
+``Incoming`` yields the entries that all sources bring: each once, in the order in which they were
+recorded. Sources are read twice, each in the one snapshot that the caller holds. The first reading
+follows all chains, the second one is for writing. So memory does not hold the entries, and a wrong
+source has changed nothing.
 
-Sources are read twice, each in the one snapshot that its caller holds: first along all chains, to see that they hold, then to write.
-So nothing is kept of them in between, and a source that turns out to be wrong has changed nothing.
+The module changes nothing.
 """
 
 from __future__ import annotations
@@ -41,13 +45,44 @@ if TYPE_CHECKING:
     from journaltrack.transfer.apply import Applier
 
 Row: TypeAlias = tuple[Any, ...]
-"""An entry of a source, by ``chain.COLUMNS``; ids are the source's own."""
+"""An entry of a source, by ``chain.COLUMNS``. Its ids are the source's own."""
 SEQ, WRITER, PLACE, COMPONENT, REST, RECORDED, DIGEST = 0, 1, 2, 3, slice(4, 13), 11, 12
 _HEADS: Final = "SELECT writer_id, max(writer_seq), digest FROM entry GROUP BY writer_id"
+_OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
+_ENTRIES: Final = f"SELECT {COLUMNS} FROM entry e ORDER BY e.seq"
+_LAST: Final = f"SELECT {COLUMNS} FROM json_each(?) i CROSS JOIN entry e ON e.seq = i.value"
+_UNSOUND: Final = (
+    "SELECT seq FROM entry WHERE typeof(writer_seq) <> 'integer' OR typeof(recorded_at_ns) <> 'integer' OR typeof(digest) <> 'blob' LIMIT 1"
+)
+_REFUSED: Final = (
+    f"SELECT {COLUMNS}, d.reason FROM delivery d CROSS JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome = 'quarantined' "
+    "AND d.receipt_id IS NULL AND d.settled_at_ns = e.recorded_at_ns AND d.seq BETWEEN ? AND ?"
+)
+# Fewer than the 700 new objects after which Python's garbage collector runs.
+_PAGE: Final = 500
+_UNATTESTED: Final = (
+    "SELECT e.writer_id, e.writer_seq, d.outcome, d.reason, d.settled_at_ns FROM delivery d JOIN entry e ON e.seq = d.seq "
+    "WHERE (typeof(d.receipt_id) = 'integer' AND d.receipt_id BETWEEN 1 AND ?) OR (d.receipt_id IS NULL AND d.settled_at_ns <= ? "
+    "AND NOT (d.outcome = 'quarantined' AND d.settled_at_ns = e.recorded_at_ns)) ORDER BY d.seq"
+)
+"""Without what was refused when it was recorded: ``refused`` yields that with the entry."""
+_UNSETTLED: Final = (
+    "SELECT e.writer_id, e.writer_seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' "
+    "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) ORDER BY e.seq"
+)
+_BLOBS: Final = (
+    "SELECT sha256, size_bytes, spooled_at_ns FROM blob WHERE typeof(sha256) = 'text' AND typeof(size_bytes) = 'integer' "
+    "AND typeof(spooled_at_ns) = 'integer' ORDER BY sha256"
+)
 
 
 class _Part(NamedTuple):
-    """What a source brings of one process: the places behind ``after``, none before the time ``since_ns``."""
+    """What a source brings of one process.
+
+    Attributes:
+        after: The places behind this one come.
+        since_ns: None of them comes before this time.
+    """
 
     uuid: str
     after: int
@@ -55,7 +90,7 @@ class _Part(NamedTuple):
 
 
 class Incoming:
-    """Entries of sources that the target of a merge does not have.
+    """The entries of sources that the target of a merge does not have.
 
     Args:
         sources: In the order in which they were named.
@@ -63,9 +98,9 @@ class Incoming:
         database: Of the target.
 
     Attributes:
-        writers: The processes that recorded them, by uuid.
+        writers: The processes that recorded the entries, by uuid.
         beyond: By uuid: the last place that was here before.
-        counts: How many there are of each source.
+        counts: How many entries each source brings.
     """
 
     def __init__(self, sources: Sequence[JournalSource], applier: Applier, database: Database) -> None:
@@ -75,26 +110,30 @@ class Incoming:
         self._sources = sources
         self._applier = applier
         self._database = database
-        self._chains: dict[str, Chain] = {}  # how far the target has come, with what comes from the sources that were looked at
+        # How far the target has come, with what the sources checked so far bring.
+        self._chains: dict[str, Chain] = {}
         self._described: dict[str, WriterRow] = {}
         self._parts: list[dict[Any, _Part]] = [{} for _ in sources]
-        self._ended_ns: dict[str, int] = {}  # when the last entry of a process comes
-        self._names: dict[str, None] = {}  # of components
-        self._only: dict[str, str | None] = {}  # by uuid: its component, if it is of one alone
+        # By uuid: when the last entry of the process comes.
+        self._ended_ns: dict[str, int] = {}
+        # Of components, in order.
+        self._names: dict[str, None] = {}
+        # By uuid: the process's component; None if it recorded several.
+        self._only: dict[str, str | None] = {}
         uuids = {writer_id: uuid for uuid, writer_id in applier.writers.items()}
         for writer_id, place, digest in database.read(_HEADS):
             if writer_id in uuids:
                 self._chains[uuids[writer_id]] = Chain(uuids[writer_id], "", 0, digest, place)
 
     def look(self, alive: Callable[[], None]) -> None:
-        """Look at all that is new, from the first to the last.
+        """Check everything that is new, from the first to the last entry.
 
         Args:
             alive: Called now and then.
 
         Raises:
             EvidenceError: A source contradicts itself, another one or the target.
-            InvalidInputError: A component is spelled otherwise elsewhere.
+            InvalidInputError: A component is spelled differently elsewhere.
         """
         for source in self._sources:
             for uuid in source.recorders:
@@ -106,7 +145,7 @@ class Incoming:
         row = source.writers[uuid]
         self._applier.check_writer(row, source.name)
         if self._described.setdefault(uuid, row) != row:
-            raise forged(source.name, f"the process {limits.shown(uuid)} is described otherwise there than in another source")
+            raise forged(source.name, f"the process {limits.shown(uuid)} is described differently in another source")
         self._chains.setdefault(uuid, Chain(uuid, "", 0, row.begin))
 
     def _look_at(self, number: int, source: JournalSource, alive: Callable[[], None]) -> None:
@@ -140,9 +179,8 @@ class Incoming:
         for writer_id, component_id in {(row[WRITER], row[COMPONENT]) for row in rows}:
             name = source.components.get(component_id)
             if not isinstance(name, str):
-                raise forged(
-                    source.name, f"an entry of the process {limits.shown(source.uuids[writer_id])} is of a component that is not recorded"
-                )
+                process = limits.shown(source.uuids[writer_id])
+                raise forged(source.name, f"the component of an entry of the process {process} is not recorded")
             self._name(name, source.name)
             if self._only.setdefault(source.uuids[writer_id], name) != name:
                 self._only[source.uuids[writer_id]] = None
@@ -156,9 +194,8 @@ class Incoming:
         spelling = self._applier.spelling(name) or next((known for known in self._names if known.lower() == name.lower()), name)
         if spelling != name:
             raise InvalidInputError(
-                f"{where}: the component {limits.shown(name)} is the one that is spelled {limits.shown(spelling)} in another journal; "
-                "nothing was merged",
-                hint="SageMaker makes no difference, but digests of entries do: merge these journals into different ones",
+                f"{where}: another journal spells the component {limits.shown(name)} as {limits.shown(spelling)}; nothing was merged",
+                hint="SageMaker ignores case, but digests do not: merge into different journals",
             )
         self._names[name] = None
 
@@ -169,11 +206,14 @@ class Incoming:
                 continue
             chain = chains[row[WRITER]]
             if (chain.digest if row[PLACE] == chain.writer_seq else self._digest(chain.uuid, row[PLACE])) not in {row[DIGEST], None}:
-                what = f"entry {row[PLACE]} of the process {limits.shown(chain.uuid)} is another one there than here"
-                raise forged(source.name, f"{what}: the process, or somebody else, went on in both copies, or one of them was changed")
+                what = f"entry {row[PLACE]} of the process {limits.shown(chain.uuid)} differs from the one here"
+                raise forged(source.name, f"{what}: both copies were continued, or one was altered")
 
     def _digest(self, uuid: str, place: int) -> bytes | None:
-        """Of an entry that is here, or comes from a source that was looked at; None if it was removed on the record."""
+        """Return the digest of an entry that is here or comes from an earlier source.
+
+        None: the entry was removed on the record.
+        """
         for seq, _ in self._applier.places({uuid: ((place, place),)}):
             for (digest,) in self._database.read("SELECT digest FROM entry WHERE seq = ?", (seq,)):
                 return bytes(digest)
@@ -185,16 +225,20 @@ class Incoming:
         return None
 
     def where(self, uuid: str) -> str:
-        """A source with entries of that process, for messages."""
+        """Name a source with entries of that process, for messages."""
         return next(source.name for source in self._sources if uuid in source.recorders)
 
     def components_of(self, named: Named) -> Iterator[tuple[str, str]]:
-        """Of those of the entries that come, one of each component, with the component."""
+        """Yield the components of those of the entries that come.
+
+        With each component comes one of its entries, first and in words.
+        """
         for uuid, intervals in named.items():
             if uuid not in self.writers or not any(last > self.beyond[uuid] for _, last in intervals):
                 continue
             only = self._only[uuid]
-            if only is not None:  # nearly always
+            # Nearly always.
+            if only is not None:
                 yield f"entries of the process {limits.shown(uuid)}", only
                 continue
             for source, parts in zip(self._sources, self._parts, strict=True):
@@ -203,7 +247,10 @@ class Incoming:
                         yield from source.components_in(writer_id, max(first, part.after + 1), last)
 
     def entries(self) -> Iterator[tuple[int, Row]]:
-        """Them, each with the place of its source, in the order in which they were recorded, each process's in its own."""
+        """Yield the entries in the order in which they were recorded.
+
+        Each comes with its source's place. Each process's entries keep their own order.
+        """
         streams = [self._of(number, source) for number, source in enumerate(self._sources)]
         if len(streams) == 1:
             return zip(itertools.repeat(0), streams[0], strict=False)
@@ -219,42 +266,18 @@ class Incoming:
             yield from [row for row in page if row[PLACE] > after.get(row[WRITER], none)]
 
     def _timed(self, number: int, rows: Iterator[Row]) -> Iterator[tuple[int, int, Row]]:
-        """With a time that never goes back: a clock may. What a process recorded comes after what an earlier source brings of it."""
+        """Yield the rows with a time that never goes back, although a clock may.
+
+        What a process recorded comes after what an earlier source brings of it.
+        """
         latest_ns = 0
         for row in rows:
             latest_ns = max(latest_ns, row[RECORDED], self._parts[number][row[WRITER]].since_ns)
             yield latest_ns, number, row
 
 
-_OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
-_ENTRIES: Final = f"SELECT {COLUMNS} FROM entry e ORDER BY e.seq"
-_LAST: Final = f"SELECT {COLUMNS} FROM json_each(?) i CROSS JOIN entry e ON e.seq = i.value"
-_UNSOUND: Final = (
-    "SELECT seq FROM entry WHERE typeof(writer_seq) <> 'integer' OR typeof(recorded_at_ns) <> 'integer' OR typeof(digest) <> 'blob' LIMIT 1"
-)
-_REFUSED: Final = (
-    f"SELECT {COLUMNS}, d.reason FROM delivery d CROSS JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome = 'quarantined' "
-    "AND d.receipt_id IS NULL AND d.settled_at_ns = e.recorded_at_ns AND d.seq BETWEEN ? AND ?"
-)
-_PAGE: Final = 500  # fewer than the 700 new objects after which the garbage collector looks at them
-_UNATTESTED: Final = (
-    "SELECT e.writer_id, e.writer_seq, d.outcome, d.reason, d.settled_at_ns FROM delivery d JOIN entry e ON e.seq = d.seq "
-    "WHERE (typeof(d.receipt_id) = 'integer' AND d.receipt_id BETWEEN 1 AND ?) OR (d.receipt_id IS NULL AND d.settled_at_ns <= ? "
-    "AND NOT (d.outcome = 'quarantined' AND d.settled_at_ns = e.recorded_at_ns)) ORDER BY d.seq"
-)
-"""But not what was refused when it was recorded: that comes with the entry, see ``refused``."""
-_UNSETTLED: Final = (
-    "SELECT e.writer_id, e.writer_seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' "
-    "AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = e.seq) ORDER BY e.seq"
-)
-_BLOBS: Final = (
-    "SELECT sha256, size_bytes, spooled_at_ns FROM blob WHERE typeof(sha256) = 'text' AND typeof(size_bytes) = 'integer' "
-    "AND typeof(spooled_at_ns) = 'integer' ORDER BY sha256"
-)
-
-
 class Found(NamedTuple):
-    """Entries of one process that are settled, or in flight, and of which nobody attests it."""
+    """Entries of one process that are settled or in flight, and that nobody attests."""
 
     uuid: str
     first: int
@@ -265,15 +288,19 @@ class Found(NamedTuple):
 
 
 class JournalSource:
-    """A journal, in a snapshot that the caller holds. Implements ``applier.Source``.
+    """A journal to merge. Implements ``apply_source.Source``.
+
+    The caller holds a snapshot of it.
 
     Attributes:
-        journal: Opened for reading alone.
+        journal: Opened for reading only.
         uuids, components: Of processes and components, by their ids there.
         places: By a process's id there: the last place of its entries.
         gaps: What was removed on the record, by the process's uuid.
-        recorders: The processes that recorded entries; ``entries``: how many there are.
-        unfinished: What it is still taking over itself: it does not know all that its entries' other journals know.
+        recorders: The processes that recorded entries.
+        entries: How many entries there are.
+        unfinished: What the source is still taking over itself. It does not know everything that
+            the other journals of these entries know.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -305,52 +332,58 @@ class JournalSource:
         self._flying = list(self._in_flight())
 
     def attestations(self) -> Iterator[Attested]:
-        """See ``applier.Source``."""
+        """Implement ``apply_source.Source``."""
         rows = self.journal.database.connection.execute("SELECT id, writer_id, writer_seq, body, digest FROM attestation ORDER BY id")
         for number, writer_id, writer_seq, body, digest in rows:
             uuid = self.uuids.get(writer_id)
             if uuid is None or type(writer_seq) is not int or not isinstance(body, str) or not isinstance(digest, bytes):
-                raise forged(self.name, f"attestation {number} is none")
+                raise forged(self.name, f"attestation {number} is not one that journaltrack made")
             yield Attested(uuid, writer_seq, body, digest)
 
     def blobs(self) -> Iterator[tuple[str, int, int]]:
-        """Digest, size in bytes, and when it was kept."""
+        """Yield each blob's digest, its size in bytes, and when it was kept."""
         yield from self.journal.database.read(_BLOBS)
 
     def pages(self) -> Iterator[list[tuple[Any, ...]]]:
-        """All entries in order of ``seq``, by ``chain.COLUMNS``.
+        """Yield all entries in order of ``seq``, by ``chain.COLUMNS``.
 
         Raises:
-            EvidenceError: SQLite keeps any type in any column, and one of them can't be an entry.
+            EvidenceError: A row can't be an entry, since SQLite keeps any type in any column.
         """
         execute = self.journal.database.connection.execute
         for (seq,) in execute(_UNSOUND):
-            raise forged(self.name, f"entry {seq} is none that journaltrack recorded")
+            raise forged(self.name, f"entry {seq} is not one that journaltrack recorded")
         cursor = execute(_ENTRIES)
         while page := cursor.fetchmany(_PAGE):
             yield page
 
     def last_rows(self) -> list[tuple[Any, ...]]:
-        """The last entry of each process, by ``chain.COLUMNS``."""
+        """Return the last entry of each process, by ``chain.COLUMNS``."""
         return self.journal.database.read(_LAST, (json.dumps(list(self._last.values())),))
 
     def refused(self, first: int, last: int) -> dict[int, str]:
-        """Why AWS could never accept entries, by ``seq``: those that were quarantined when they were recorded."""
+        """Return why AWS could never accept entries, by ``seq``.
+
+        These are the entries that were quarantined when they were recorded.
+        """
         rows = self.journal.database.read(_REFUSED, (first, last))
         return {row[0]: reason for *row, reason in rows if reason is not None and self._refusal(row) == reason}
 
     def close(self) -> None:
-        """Drop what was kept of it."""
+        """Drop what was kept of the source."""
         if "found" in self.__dict__:
             self.found.close()
 
     @functools.cached_property
     def found(self) -> Places:
-        """Where each process's entries are."""
+        """Find where each process's entries are."""
         return Places(self.journal.database)
 
     def components_in(self, writer_id: int, first: int, last: int) -> Iterator[tuple[str, str]]:
-        """Of entries of a process, one of each component, in words, with the component."""
+        """Yield the components of a process's entries.
+
+        With each component comes one of its entries, first and in words.
+        """
         for begin, end in self.found.find({self.uuids[writer_id]: ((first, last),)}):
             for place, component_id in self.journal.database.read(
                 "SELECT min(writer_seq), component_id FROM entry WHERE seq BETWEEN ? AND ? GROUP BY component_id", (begin, end)
@@ -358,7 +391,10 @@ class JournalSource:
                 yield f"entry {place} of the process {limits.shown(self.uuids[writer_id])}", str(self.components.get(component_id))
 
     def _refusal(self, row: list[Any]) -> str | None:
-        """Why AWS could never accept the entry: a crafted source may say so of any."""
+        """Return why AWS could never accept the entry.
+
+        A crafted source may claim so of any entry.
+        """
         entry = vocabulary.entry_of((*row[:4], str(self.components.get(row[3])), *row[4:]))
         try:
             return None if entry.unsound else vocabulary.undeliverable(entry)
@@ -366,11 +402,14 @@ class JournalSource:
             return None
 
     def gaps_above(self, places: Mapping[str, int]) -> list[tuple[str, int, int, str]]:
-        """What was removed on the record of these processes' entries above these places, as attestations name it."""
+        """Return what was removed on the record of these processes' entries.
+
+        Only removals above these places come, in the form of attestations.
+        """
         return [gap for uuid, place in places.items() if uuid in self.gaps for gap in self.gaps[uuid].members(uuid, place)]
 
     def _removed(self) -> dict[str, Removed]:
-        """Runs of entries that were removed on the record, with the digest of the last."""
+        """Return the runs that were removed on the record, each with its last digest."""
         gaps = taken.gaps_to_come(self.journal.database)
         for (body,) in self.journal.database.connection.execute(f"SELECT a.body FROM attestation a WHERE {IS_PRUNE} ORDER BY a.id"):
             members = read_body(body)
@@ -380,29 +419,36 @@ class JournalSource:
                 raise forged(self.name, "an attestation of what was removed can't be read") from error
         return gaps
 
-    # -- what nobody attests ------------------------------------------------------------------------------------
+    # -- what nobody attests ----------------------------------------------------------------------
 
     def _in_flight(self) -> Iterator[tuple[list[tuple[int, int]], int]]:
-        """Of requests that can't be sent again and have no answer: the entries that they carried, and since when."""
+        """Yield what unanswered requests carried that can't be sent again.
+
+        Yields:
+            The entries that a request carried, and since when.
+        """
         unfinished = "SELECT entries, started_at_ns FROM receipt WHERE finished_at_ns IS NULL AND action = ?"
         for entries, started_at_ns in self.journal.database.read(unfinished, (PutMetrics.action,)):
             try:
                 intervals = list(ranges_in(entries))
             except ValueError:
-                intervals = [(1, SEQ_MAX)]  # whatever it carried
+                # An unreadable list may name any entry.
+                intervals = [(1, SEQ_MAX)]
             yield intervals, _moment(started_at_ns)
 
     @property
     def may_have_made(self) -> bool:
-        """Whether the answer to a creating request is not known."""
+        """Return whether the answer to a creating request is unknown."""
         sql = "SELECT 1 FROM receipt WHERE finished_at_ns IS NULL AND action = ? LIMIT 1"
         return bool(self.journal.database.read(sql, (Ensure.action,)))
 
     def unattested(self, in_flight: str) -> Iterator[Found]:
-        """Entries that are settled without an attestation (by format 0001), or were in flight when a pass was killed, in runs.
+        """Yield runs of entries that are settled without an attestation, or in flight.
+
+        Format 0001 attested nothing. A killed pass left entries in flight.
 
         Args:
-            in_flight: The reason for what was in flight.
+            in_flight: The reason to record for entries in flight.
         """
         database = self.journal.database
         ((receipt_id, at_ns),) = database.read("SELECT coalesce(attested_after_receipt, 0), coalesce(attested_after_ns, 0) FROM meta")
@@ -420,7 +466,7 @@ class JournalSource:
         return writer_id, place, known, reason if isinstance(reason, str) else None, _moment(at_ns)
 
     def _runs(self, rows: Iterator[tuple[Any, int, str, str | None, int]]) -> Iterator[Found]:
-        """Neighbours that are alike, together."""
+        """Join neighbours that are alike."""
         begun: list[Any] | None = None
         for writer_id, place, *alike in rows:
             if begun is not None and begun[0] == writer_id and place == begun[2] + 1 and begun[3] == alike:

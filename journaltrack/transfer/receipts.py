@@ -1,10 +1,14 @@
-"""Receipts as a file: the attestations of one copy of a journal, to be carried back to another.
+"""Export and import receipts: one copy's attestations as a file for another copy.
 
-JSON Lines in ASCII: a header, the processes that attest, their attestations in the order in which they came into the journal,
-and a last line with the number and the SHA-256 of all lines before. docs/cli.md has the members. The file proves that it is
-whole and that its chains are; not who made it: compare its digest with what was printed where it was made.
+The file is JSON Lines in ASCII: a header, the processes that attest, and their attestations in the
+order in which they came into the journal. The last line holds the number and the SHA-256 of all
+lines before. docs/cli.md lists the members.
 
-Invariants: a file is verified to its last line before anything is touched; memory grows with processes, not with attestations.
+The file proves that it is whole, and that its chains are. It does not prove who made it: compare
+its digest with the one that was printed where it was made.
+
+Invariants: a file is verified to its last line before anything is touched. Memory grows with
+processes, not with attestations.
 """
 
 from __future__ import annotations
@@ -46,9 +50,9 @@ VERSION: Final = 1
 REQUIRED_VERSION: Final = "0.1.0"
 """The first journaltrack that reads files of ``VERSION``."""
 LINE_BYTES_MAX: Final = 2 * BODY_CHARS_MAX + 4096
-"""Ours: of a line; a body has its quotes escaped in it."""
+"""Our limit for a line; the body's quotes are escaped in it."""
 PROCESSES_MAX: Final = 1_000_000
-"""Ours: described in a file, or named in it; about 300 MB."""
+"""Our limit: processes that a file describes or names; about 300 MB."""
 _EVERY: Final = 1_000
 _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
@@ -58,10 +62,11 @@ class ReceiptsExported:
     """What was written.
 
     Attributes:
-        journal, journal_id: From where.
+        journal, journal_id: The journal.
         output: The file; None for a stream.
-        attestations, reconcilers: How many, by how many processes.
-        sha256: Of all lines but the last: what to compare where the file is imported.
+        attestations: How many.
+        reconcilers: How many processes made them.
+        sha256: Of all lines but the last. Compare it where the file is imported.
     """
 
     journal: str
@@ -72,7 +77,7 @@ class ReceiptsExported:
     sha256: str
 
     def to_json(self) -> dict[str, Any]:
-        """What ``json.dumps`` takes."""
+        """Convert to what ``json.dumps`` takes."""
         members: dict[str, Any] = view.to_json(self)
         return members
 
@@ -82,14 +87,18 @@ class ReceiptsImported:
     """What was taken over.
 
     Attributes:
-        journal, journal_id: Into where.
+        journal, journal_id: The journal that took it over.
         input, from_journal_id, sha256: The file, the journal that it is of, and its digest.
-        attestations: In the file; ``new`` of them were not here yet, by ``reconcilers`` processes that were not.
-        elsewhere: Of the new ones, those about entries none of which is here. They are kept, and count when the entries come.
+        attestations: How many are in the file.
+        new: How many of them were not here yet.
+        reconcilers: How many of the processes that made them were not here yet.
+        elsewhere: New attestations about entries none of which is here. They are kept, and count
+            when the entries come.
         settled: By outcome, how many more entries are settled so than before.
-        kept: Entries that stay in doubt or quarantined although the other copy released them: it did not know why they are so here.
-        pending: Entries of the journal that are pending now.
-        dry_run: Nothing was changed.
+        kept: Entries that stay in doubt or quarantined here. The other copy released them, but
+            did not know why they are so here.
+        pending: How many entries of the journal are pending now.
+        dry_run: Whether nothing was changed.
     """
 
     journal: str
@@ -107,7 +116,7 @@ class ReceiptsImported:
     dry_run: bool
 
     def to_json(self) -> dict[str, Any]:
-        """What ``json.dumps`` takes."""
+        """Convert to what ``json.dumps`` takes."""
         members: dict[str, Any] = view.to_json(self)
         return members
 
@@ -119,7 +128,9 @@ def export_receipts(
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ReceiptsExported:
-    """Write all attestations of a journal to a file, which gets its name when it is whole.
+    """Write all attestations of a journal to a file.
+
+    The file gets its name when it is whole.
 
     Args:
         journal: An open journal, a path, or None for the default journal.
@@ -193,9 +204,12 @@ def import_receipts(
 ) -> ReceiptsImported:
     """Take over what another copy of a journal knows of its entries.
 
-    In many short transactions, since others may append meanwhile; a file that contradicts the journal or itself changes nothing. After
-    a kill do it again: that completes it. Again, it changes nothing. What is pending here and was delivered there is delivered; what is in doubt
-    here and was released by somebody who did not know that stays in doubt.
+    This takes many short transactions, since others may append meanwhile. A file that contradicts
+    the journal or itself changes nothing. After a kill, import it again to complete it. A further
+    import changes nothing.
+
+    An entry that is pending here and was delivered there becomes delivered. An entry in doubt
+    here stays in doubt if the other copy released it without knowing that.
 
     Args:
         file: From ``export_receipts``.
@@ -204,8 +218,8 @@ def import_receipts(
         on_progress: Called now and then while the file is read.
 
     Raises:
-        InvalidInputError: It is no file of receipts, or one of another journal.
-        EvidenceError: It was cut, changed or forged, or contradicts the journal.
+        InvalidInputError: The file holds no receipts, or those of another journal.
+        EvidenceError: The file was cut, changed or forged, or contradicts the journal.
         LeaseHeldError: The journal is being reconciled.
         JournalError: The journal can't be read or written.
         OSError: The file can't be read.
@@ -235,7 +249,8 @@ def apply(database: Database, lease: leases.Lease, source: Source, *, dry_run: b
     Raises:
         EvidenceError: They contradict themselves or the journal. Nothing was changed.
     """
-    if dry_run:  # on a copy: others may append to the journal, and would wait for a transaction as long as it takes
+    # A dry run works on a copy: others that append would wait for its long transaction.
+    if dry_run:
         generation = lease.generation
         try:
             with copies.place_for_copy(database.path) as file:
@@ -269,13 +284,18 @@ def _refuse_foreign(source: ReceiptsFile, journal: Journal) -> None:
         raise InvalidInputError(
             f"{source.name} is of the journal {source.journal_id}, and about no entry of {journal.path}, which is {journal.journal_id}; "
             "nothing was taken over",
-            hint="name the journal that it belongs to, or a merge that has its entries",
+            hint="name the journal that it is of, or one into which that was merged",
         )
 
 
 @dataclass(slots=True)
 class ReceiptsFile:
-    """A file of receipts; ``opened`` verifies it. Implements ``applier.Source``."""
+    """A file of receipts; ``opened`` verifies it. Implements ``apply_source.Source``.
+
+    Attributes:
+        count: How many attestations it holds.
+        named: The processes whose entries it is about.
+    """
 
     path: Path
     name: str = ""
@@ -285,12 +305,13 @@ class ReceiptsFile:
     writers: dict[str, WriterRow] = field(default_factory=dict)
     heads: dict[str, int] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
-    """The processes whose entries it is about."""
     _identity: tuple[int, ...] = ()
 
     @classmethod
     def opened(cls, path: str | os.PathLike[str], on_progress: Callable[[Progress], None] | None = None) -> ReceiptsFile:
-        """Read all of it, and see that it is whole, that every chain in it is, and that every body can be read.
+        """Read a whole file, and check that it is complete.
+
+        Every chain in it must hold, and every body must be readable.
 
         Raises:
             InvalidInputError: It is no file of receipts.
@@ -307,11 +328,11 @@ class ReceiptsFile:
 
     @property
     def origin(self) -> Origin:
-        """See ``applier.Source``."""
+        """Implement ``apply_source.Source``."""
         return Origin("receipts", self.sha256)
 
     def attestations(self) -> Iterator[Attested]:
-        """See ``applier.Source``. The file is the one that was verified."""
+        """Implement ``apply_source.Source``. The file must be the one that was verified."""
         with self.path.open("rb") as stream:
             if _identity(stream) != self._identity:
                 raise forged(self.name, "the file was changed while it was read")
@@ -343,7 +364,7 @@ class ReceiptsFile:
                     trailer = members
                     continue
                 else:
-                    raise forged(self.name, f"line {lines + 1} is none of such a file")
+                    raise forged(self.name, f"line {lines + 1} is of no kind that a file of receipts has")
                 digest.update(line)
                 lines += 1
         self.sha256 = digest.hexdigest()
@@ -406,7 +427,7 @@ class ReceiptsFile:
     def _attested(self, members: Mapping[str, Any]) -> Attested:
         uuid, writer_seq, body, digest = members.get("by"), members.get("seq"), members.get("body"), _bytes(members.get("digest"))
         if not isinstance(uuid, str) or type(writer_seq) is not int or not isinstance(body, str) or digest is None:
-            raise forged(self.name, "an attestation in it is none")
+            raise forged(self.name, "an attestation in it has a missing or wrong member")
         return Attested(uuid, writer_seq, body, digest)
 
 

@@ -178,7 +178,7 @@ def test_a_rewritten_chain_is_found(journal):
     documents = synced(journal, remote)
     (seq,) = journal.database.read("SELECT max(seq) FROM entry")[0]
     path = changed(journal, f"UPDATE entry SET digest = zeroblob(32) WHERE seq = {seq}")
-    assert any("is another one than when it was anchored" in message for message in problems(path, documents))
+    assert any("is not what the anchor" in message for message in problems(path, documents))
 
 
 def test_changed_foreign_and_missing_anchors_are_told(journal, tmp_path):
@@ -190,9 +190,9 @@ def test_changed_foreign_and_missing_anchors_are_told(journal, tmp_path):
         documents = synced(journal, remote)
     first, second, third = sorted(documents)
     assert problems(journal.path, {first: documents[first].replace(b'"number":1', b'"number":7')}) == [
-        f"the anchor {first!r} is not the document that it was made as"
+        f"the anchor {first!r} was altered: it is not the document that was made"
     ]
-    assert problems(journal.path, {"x": b"[" * 100_000}) == ["the anchor 'x' is not the document that it was made as"]
+    assert problems(journal.path, {"x": b"[" * 100_000}) == ["the anchor 'x' was altered: it is not the document that was made"]
     assert problems(journal.path, {first: documents[first], third: documents[third]}) == [
         f"the anchor before {third!r} is missing: it was removed"
     ]

@@ -1,1 +1,1 @@
-"""The proof that a journal is as it was written: chains, attestations and tables held against each other."""
+"""Prove that a journal is as it was written: chains, attestations, tables."""

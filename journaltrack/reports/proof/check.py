@@ -1,11 +1,18 @@
-"""Proof that a journal is as it was written: chains of digests, places without gaps, records against evidence, artifact bytes.
+"""Check that a journal is as it was written, from its chains to the blobs' bytes.
 
-What it finds: an entry, writer or attestation that was changed, removed from the middle, inserted or reordered; a receipt or
-settlement that is not what was attested, or that nothing attests; a blob that is missing or has other bytes; pages that SQLite
-calls damaged. What it can't find: what was removed from the end of a writer's chain, and a forgery by somebody who recomputes
-the chains: for those compare with an anchor (``anchors``), a copy, or a head that was noted elsewhere.
+What it finds:
 
-Changes nothing, and reads no file outside the journal's folder, whatever the journal says.
+- an entry, writer or attestation that was changed, inserted, reordered, or removed from the
+middle;
+- a receipt or settlement that differs from what was attested, or that nothing attests;
+- a blob that is missing or has other bytes;
+- pages that SQLite calls damaged.
+
+What it can't find: entries that were removed from the end of a writer's chain, and a forgery by
+somebody who recomputed the chains. For those, compare with an anchor, a copy, or a head that was
+noted elsewhere.
+
+It changes nothing. It reads no file outside the journal's folder, whatever the journal says.
 """
 
 from __future__ import annotations
@@ -54,17 +61,32 @@ __all__ = [
 ]
 
 ADVICE: Final[Mapping[ProblemKind, str]] = {
-    "database": "SQLite's pages are damaged: entries may be unreadable; `journaltrack check --repair` restores what is there into a new database",
-    "meta": "somebody edited what the journal says of itself; the entries have chains of their own, and stand or fall by those",
-    "writer": "who recorded entries can't be told; if a row is gone, so is the beginning of its chain: nothing of that writer is proved",
-    "chain": "of that writer the entries from there on are not proved, those before are; which of them was edited can be told by a copy",
-    "gap": "entries are missing or out of place; what was there can be told by a copy alone",
-    "attestation": "what that process says of deliveries is not proved from there on: ask AWS's CloudTrail by request id, or compare with a copy",
-    "receipt": "what it says was sent is not proved: the request id can be looked up at AWS",
-    "delivery": "what it says of the entry is not proved; the entry itself has a chain of its own",
-    "record": "this can be computed from entries and attestations, and is not what comes out: somebody edited it, or a page was lost",
-    "blob": "the artifact can't be uploaded from here any more; if it was before, S3 has it: compare its SHA-256",
-    "anchor": "what was there at a sync is not here: removed from the end, or a chain was computed anew; or this copy is older than the one synced then",
+    "database": (
+        "SQLite's pages are damaged, so entries may be unreadable; "
+        "`journaltrack check --repair` restores what is readable into a new database"
+    ),
+    "meta": ("the journal's description of itself was edited; its entries have chains of their own, which prove them independently of it"),
+    "writer": (
+        "it is unknown who recorded some entries; if a writer's row is gone, "
+        "so is the start of its chain, and none of its entries is proved"
+    ),
+    "chain": (
+        "this writer's entries are proved up to there, and not from there on; "
+        "compare with a copy of the journal to see which one was edited"
+    ),
+    "gap": "entries are missing or out of place; only a copy of the journal has them",
+    "attestation": (
+        "from there on, nothing proves what this process says about deliveries; "
+        "look the request ids up in AWS CloudTrail, or compare with a copy of the journal"
+    ),
+    "receipt": "nothing proves what it says was sent; look its request id up in AWS CloudTrail",
+    "delivery": "nothing proves what became of the entry; the entry itself has a chain of its own",
+    "record": ("this record differs from what entries and attestations say: somebody edited it, or a page of the database was lost"),
+    "blob": ("the artifact can't be uploaded from here any more; if it was uploaded before, S3 has it: compare its SHA-256 there"),
+    "anchor": (
+        "records that were there at a sync are missing from the end, or a chain was recomputed; "
+        "or this copy is older than the one that was synced"
+    ),
 }
 """What each kind of problem means for the data, and what helps."""
 
@@ -72,14 +94,17 @@ ADVICE: Final[Mapping[ProblemKind, str]] = {
 def verify_chains(
     journal: Journal | str | os.PathLike[str] | None = None, *, anchors: Mapping[str, bytes] | None = None
 ) -> list[ChainProblem]:
-    """Recompute everything that can be recomputed: see docs/performance.md for how long it takes; all blobs are read.
+    """Recompute everything that can be recomputed, and read all blobs.
+
+    docs/performance.md says how long it takes.
 
     Args:
         journal: An open journal, its folder, or None for the default journal.
-        anchors: Documents by name that the journal is held against too, see ``anchors``.
+        anchors: Anchor documents by name to compare the journal with.
 
     Returns:
-        What is wrong; per chain only the first broken link, since all later ones depend on it. Empty when all is well.
+        What is wrong; empty when all is well. A chain has only its first broken link here, since
+        all later ones depend on it.
 
     Raises:
         JournalError: The journal can't be read.
@@ -101,7 +126,9 @@ def verify_chains(
 
 @contextlib.contextmanager
 def proved(database: Database) -> Iterator[tuple[list[ChainProblem], Evidence]]:
-    """``record_evidence`` in a snapshot, which the block is in, too. Its temporary tables are in memory where no disk has room for them.
+    """Give ``record_evidence`` inside a snapshot that lasts for the block.
+
+    Its temporary tables are kept in memory if no disk has room for them.
 
     Raises:
         JournalError: The journal can't be read.
@@ -119,9 +146,14 @@ def proved(database: Database) -> Iterator[tuple[list[ChainProblem], Evidence]]:
 
 
 def record_evidence(database: Database) -> tuple[list[ChainProblem], Evidence]:
-    """What is wrong with writers, attestations, entries and records, and what the attestations amount to; inside of a snapshot.
+    """Find what is wrong in the tables, and sum up the attestations.
 
-    Python's own way from UTF-8 to text is twice as fast as ours, and gives up where a text is none.
+    Python's own conversion from UTF-8 to text is twice as fast as ours. It fails on bytes that
+    are no text; then everything is read again with ours. The caller holds a snapshot.
+
+    Returns:
+        What is wrong with writers, attestations, entries and records, and what the attestations
+        say.
     """
     connection = database.connection
     tolerant = connection.text_factory
@@ -129,7 +161,8 @@ def record_evidence(database: Database) -> tuple[list[ChainProblem], Evidence]:
     try:
         return _recomputed(database)
     except (JournalError, UnicodeDecodeError):
-        pass  # told of below, or again
+        # The tolerant reading below finds the problem, or raises again.
+        pass
     finally:
         connection.text_factory = tolerant
     return _recomputed(database)
@@ -144,7 +177,10 @@ def _recomputed(database: Database) -> tuple[list[ChainProblem], Evidence]:
 
 @contextlib.contextmanager
 def _pages_checked(journal: Journal) -> Iterator[list[ChainProblem]]:
-    """SQLite's check of all pages, beside the block: it holds no interpreter lock. The list is complete when the block is left."""
+    """Run SQLite's check of all pages in a thread, beside the block.
+
+    The check does not hold Python's lock. The list is complete when the block is left.
+    """
     found: list[ChainProblem] = []
     failed: list[BaseException] = []
 
@@ -166,14 +202,14 @@ def _pages_checked(journal: Journal) -> Iterator[list[ChainProblem]]:
 
 
 def database_problems(database: Database) -> Iterator[ChainProblem]:
-    """What SQLite's own check of pages and indexes says."""
+    """Yield what SQLite's own check of pages and indexes reports."""
     for (line,) in database.read("PRAGMA integrity_check(20)"):
         if line != "ok":
             yield ChainProblem("database", str(line))
 
 
 def references_without_blob(database: Database) -> Iterator[ChainProblem]:
-    """Uploads of contents that the journal does not know."""
+    """Yield the uploads of contents that the journal does not know."""
     rows = database.read(
         "SELECT u.sha256, min(u.seq) FROM (SELECT e.seq, CASE WHEN json_valid(e.payload) THEN json_extract(e.payload, '$.sha256') END "
         "AS sha256 FROM entry e WHERE e.stream = 'upload' AND e.kind = 'upload') u "
@@ -184,7 +220,7 @@ def references_without_blob(database: Database) -> Iterator[ChainProblem]:
 
 
 def needed_contents(database: Database) -> set[str]:
-    """Contents of uploads that are not delivered: the spool must have them."""
+    """Return the contents of undelivered uploads: the spool must have them."""
     rows = database.read(
         "SELECT DISTINCT json_extract(e.payload, '$.sha256') FROM entry e LEFT JOIN delivery d ON d.seq = e.seq "
         f"WHERE e.stream = 'upload' AND json_valid(e.payload) AND (d.seq IS NULL OR {PROBLEM})"
@@ -193,28 +229,35 @@ def needed_contents(database: Database) -> set[str]:
 
 
 def left_out(folder: Path) -> frozenset[str]:
-    """Contents that were left out of the bundle that a journal came in: delivered from where it was made."""
+    """Return the contents that the bundle of this journal left out.
+
+    They had been delivered from where the bundle was made.
+    """
     try:
         # Neither a link nor a FIFO: the folder may be somebody else's.
         file = os.open(folder / layout.MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return frozenset()  # it came in no bundle
+        # The journal came in no bundle.
+        return frozenset()
     try:
         data = os.read(file, limits.MANIFEST_BYTES_MAX)
         return frozenset(layout.decode(data, reader_version=__version__).left_out)
     except (OSError, ValueError, JournalError):
-        return frozenset()  # it is none of ours
+        # The file is no manifest that journaltrack wrote.
+        return frozenset()
     finally:
         os.close(file)
 
 
 def is_absent(spool: Path, sha256: str) -> bool:
-    """Whether nothing is in the place of the blob, not even a link."""
+    """Return whether nothing is in the place of the blob, not even a link."""
     return is_digest(sha256) and not os.path.lexists(spool / sha256[:2] / sha256)
 
 
 def blob_problem(spool: Path, sha256: object, size_bytes: object) -> str | None:
-    """Why a blob is not what it should be, or None. Follows no link and opens nothing but regular files.
+    """Return why a blob is not what it should be, or None.
+
+    It follows no link and opens only regular files.
 
     Args:
         spool: The folder.
@@ -246,11 +289,13 @@ class _Head(NamedTuple):
 
 
 def anchor_problems(database: Database, documents: Mapping[str, bytes], gaps: Gaps | None = None) -> list[ChainProblem]:
-    """Where a journal is behind its anchors, or is not what they say.
+    """Find where a journal is behind its anchors, or differs from them.
 
     Args:
-        database: Of the journal, in a snapshot; that its chains hold is for ``proof.check`` to say.
-        documents: By name. One that is named as ``anchors.name_of`` does is held against the SHA-256 in it, too.
+        database: Of the journal, in a snapshot. This function trusts the chains:
+            ``record_evidence`` checks them.
+        documents: Anchors by name. If a name has the form of ``anchors.name_of``, the SHA-256 in
+            it is compared too.
         gaps: What was removed on the record.
     """
     found: list[ChainProblem] = []
@@ -260,7 +305,7 @@ def anchor_problems(database: Database, documents: Mapping[str, bytes], gaps: Ga
     for name, content in sorted(documents.items()):
         document, named = anchors.decode(content), anchors.NAME.fullmatch(name)
         if document is None or (named and named[2] != hashlib.sha256(content).hexdigest()):
-            found.append(ChainProblem("anchor", f"the anchor {limits.shown(name)} is not the document that it was made as"))
+            found.append(ChainProblem("anchor", f"the anchor {limits.shown(name)} was altered: it is not the document that was made"))
             continue
         if document.journal_id != journal_id:
             message = f"the anchor {limits.shown(name)} is of the journal {limits.shown(document.journal_id)}, not of this one"
@@ -276,7 +321,10 @@ def anchor_problems(database: Database, documents: Mapping[str, bytes], gaps: Ga
 
 
 def _behind(database: Database, kind: anchors.Kind, table: str, heads: list[_Head], gaps: Gaps) -> Iterator[ChainProblem]:
-    """Heads that the journal does not reach, or has otherwise; of each writer the furthest."""
+    """Yield the heads that the journal does not reach, or has otherwise.
+
+    Of each writer only the furthest such head comes.
+    """
     writers = {str(uuid): (i, str(host), pid) for i, uuid, host, pid in database.read("SELECT id, uuid, host, pid FROM writer")}
     places = json.dumps(sorted({(writers[head.uuid][0], head.number) for head in heads if head.uuid in writers}))
     there = {
@@ -302,7 +350,7 @@ def _behind(database: Database, kind: anchors.Kind, table: str, heads: list[_Hea
                 f"and the anchor {limits.shown(head.anchor)} has {head.number}"
             )
         elif there.get((writer_id, head.number), head.digest) != head.digest:
-            message = f"number {head.number} of a writer's {kind} is another one than when it was anchored ({limits.shown(head.anchor)})"
+            message = f"number {head.number} of a writer's {kind} is not what the anchor {limits.shown(head.anchor)} has"
         if message is not None:
             told.add(head.uuid)
             yield ChainProblem("anchor", message, head.uuid, host, pid)

@@ -1,8 +1,10 @@
-"""What counts as delivered because others say so, told apart from what this journal's own passes did. Changes nothing.
+"""Tell what counts as delivered only because others say so (*hearsay*).
 
-An attestation that was taken over proves that it is in its chain, and not that its maker sent anything. What would count as
-delivered without all of them is this installation's own doing; the rest is hearsay, of the bundle, file or journal that told it.
-Reads attestations alone, and nothing where none was ever taken over.
+An attestation that was taken over proves that it is in its chain. It does not prove that its maker
+sent anything. What counts as delivered without all such attestations is this installation's own
+doing. The rest is hearsay of the bundle, file or journal that told it.
+
+The module reads attestations alone, and nothing if none was ever taken over. It changes nothing.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ if TYPE_CHECKING:
     from journaltrack.replay.evidence.taken import Origin
 
 ALL: Final = "all"
-"""Instead of an id: everyone is believed."""
+"""Instead of an id: believe everyone."""
 _ID_CHARS_MIN: Final = 8
 _PAGE: Final = 100
-"""Ours: attestations that are read at a time: a crafted one has any size."""
+"""Our limit: attestations that are read at a time. A crafted one may have any size."""
 _OF_NUMBERS: Final = "SELECT receipt_id, body FROM attestation WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
 _ATTESTATIONS: Final = "SELECT a.id, w.uuid, a.writer_seq, a.receipt_id, a.body FROM attestation a JOIN writer w ON w.id = a.writer_id WHERE a.id > ? ORDER BY a.id LIMIT 10000"
 _OF_COMPONENT: Final = (
@@ -51,11 +53,12 @@ _Ranges = list[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Hearsay:
-    """What one bundle, file or journal alone tells.
+    """What only one bundle, file or journal tells.
 
     Attributes:
         kind, id: See ``taken.Origin``.
-        at_ns: When it was taken over last, nanoseconds since the epoch; ``by``: by whom.
+        at_ns: When it was taken over last, nanoseconds since the epoch.
+        by: Who took it over.
         entries: How many entries count as delivered because it says so.
         contents: How many contents count as uploaded because it says so.
     """
@@ -70,7 +73,12 @@ class Hearsay:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """The same with what it is about: (first, last) of entries by ``seq``, contents by SHA-256."""
+    """Hearsay with what it is about.
+
+    Attributes:
+        seqs: The (first, last) ranges of entries by ``seq``.
+        sha256s: The contents.
+    """
 
     hearsay: Hearsay
     seqs: tuple[tuple[int, int], ...]
@@ -78,7 +86,7 @@ class Told:
 
 
 def of_component(database: Database, component_id: int) -> tuple[Hearsay, ...]:
-    """What others alone tell of a component."""
+    """Return what only others tell of a component."""
     found = []
     for each in told(database):
         ((entries,),) = database.read(_OF_COMPONENT, (json.dumps(each.seqs), component_id))
@@ -89,7 +97,10 @@ def of_component(database: Database, component_id: int) -> tuple[Hearsay, ...]:
 
 
 def told(database: Database) -> list[Told]:
-    """All that others alone tell of entries that are here, by who tells it, those that were taken over first before."""
+    """Return what only others tell of entries that are here, by who tells it.
+
+    The source that was taken over first comes first. What it tells does not count for later ones.
+    """
     sources: dict[Origin, list[Taken]] = defaultdict(list)
     for each in taken.all_of(database):
         sources[each.origin].append(each)
@@ -103,7 +114,8 @@ def told(database: Database) -> list[Told]:
             takings = sources.get(origin) or [Taken(origin, 0, "", {})]
             _replay(database, replay, numbers)
             places = replay.arrived()
-            if any(each.whole for each in takings):  # also what nobody attests
+            # If the whole journal came from there, it also tells what nobody attests.
+            if any(each.whole for each in takings):
                 places = [(1, SEQ_MAX)]
             settled = _settled(database, without(places, seen))
             contents = replay.uploaded() - sent_contents
@@ -117,28 +129,28 @@ def told(database: Database) -> list[Told]:
 
 
 def untrusted(database: Database, trust: Collection[str] = ()) -> list[Told]:
-    """Those of ``told`` that nobody vouches for.
+    """Return the hearsay of sources that are not trusted.
 
     Args:
         database: Of the journal.
-        trust: Ids, or their first 8 characters or more, of what is believed; or ``ALL``.
+        trust: Ids of trusted sources, or their first 8 characters or more; or ``ALL``.
 
     Raises:
-        InvalidInputError: One of them is of nothing that was taken over, or too short.
+        InvalidInputError: Nothing was taken over from one of the ids, or it is too short.
     """
     known = {each.origin.id for each in taken.all_of(database)}
     for name in trust:
         if name != ALL and (len(name) < _ID_CHARS_MIN or not any(each.startswith(name) for each in known)):
             raise InvalidInputError(
                 f"nothing was taken over from {name!r}; nothing was removed",
-                hint="`journaltrack audit` names what counts as delivered by hearsay, and whose; 8 characters of the id are enough",
+                hint="name an id from `journaltrack audit`, or its first 8 characters",
             )
     found = told(database)
     return [each for each in found if ALL not in trust and not any(each.hearsay.id.startswith(name) for name in trust)]
 
 
 def _others(database: Database, sources: Mapping[Origin, Iterable[Taken]], replay: Replay) -> dict[Origin, list[int]]:
-    """Follow the attestations that were made here; of each source return those that were taken from it."""
+    """Follow the attestations made here; return the others' numbers by source."""
     origins: dict[str, list[tuple[int, int, Origin]]] = defaultdict(list)
     for origin, takings in sources.items():
         for each in takings:
@@ -151,7 +163,8 @@ def _others(database: Database, sources: Mapping[Origin, Iterable[Taken]], repla
             after = number
             whose = [origin for first, last, origin in origins.get(uuid, ()) if type(writer_seq) is int and first <= writer_seq <= last]
             members = {} if whose else read_body(body) or {}
-            if members.get("action") == MERGE:  # which delivers nothing: what it says is what it found there
+            # A merge delivers nothing: it says what it found in the other journal.
+            if members.get("action") == MERGE:
                 whose = [taken.journal(str(members.get("from")))]
             for origin in whose:
                 others.setdefault(origin, []).append(number)
@@ -162,7 +175,7 @@ def _others(database: Database, sources: Mapping[Origin, Iterable[Taken]], repla
 
 
 def _replay(database: Database, replay: Replay, numbers: Sequence[int]) -> None:
-    """Follow these attestations, and no others."""
+    """Follow only these attestations."""
     replay.clear()
     for at in range(0, len(numbers), _PAGE):
         for receipt_id, body in database.read(_OF_NUMBERS, (json.dumps(numbers[at : at + _PAGE]),)):
@@ -176,5 +189,5 @@ def _follow(replay: Replay, receipt_id: int | None, body: object) -> None:
 
 
 def _settled(database: Database, places: _Ranges) -> _Ranges:
-    """Those of these entries that count as delivered."""
+    """Return those of these entries that count as delivered."""
     return merged((seq, seq) for (seq,) in database.read(_SETTLED, (json.dumps(places),)))

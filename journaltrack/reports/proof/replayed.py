@@ -1,7 +1,9 @@
-"""The journal's own tables against the evidence: all that is attested, followed again, is what they must hold. Changes nothing.
+"""Compare the journal's tables with its attestations, followed again.
 
-Every attestation is in its chain, and ``follow`` does with it what it did when it was made or taken over, in temporary tables
-(in memory while they are small, in ``TMPDIR`` beyond that). What the journal holds otherwise was recorded by nobody.
+Every attestation is in a chain. ``follow`` does with it what it did when it was made or taken
+over, but in temporary tables. They are in memory while they are small, and in ``TMPDIR`` beyond
+that. Where the journal's own tables hold something else, nobody attested it. The module changes
+nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from journaltrack.journal.sqlite.connection import Database
 
 LISTED_MAX: Final = 100
-"""Ours: problems of one kind that are listed; the first are what matters."""
+"""Our limit: problems of one kind in a list; the first ones matter."""
 _COLUMNS: Final = (
     "action",
     "outcome",
@@ -40,19 +42,20 @@ _COLUMNS: Final = (
     "error_code",
     "error_text",
 )
-"""Of a receipt; its attestation has the same under the same names."""
+"""The columns of a receipt. Its attestation has members of the same names."""
 _of_receipt: Final = operator.attrgetter(*_COLUMNS)
 _PLAIN: Final = "SELECT a.id, a.writer_id, a.writer_seq, a.receipt_id, a.body, a.digest FROM attestation a ORDER BY a.id"
 _FULL: Final = (
     f"SELECT a.id, a.writer_id, a.writer_seq, a.receipt_id, a.body, a.digest, r.id, c.name, r.entries, r.{', r.'.join(_COLUMNS)} "
     "FROM attestation a LEFT JOIN receipt r ON r.id = a.receipt_id LEFT JOIN component c ON c.id = r.component_id ORDER BY a.id"
 )
-"""The same with what is recorded of its receipt."""
+"""The same, with what is recorded of the attestation's receipt."""
 _MAP: Final = (
     "CASE e.kind WHEN 'parameter' THEN 'parameters' WHEN 'input' THEN 'input_artifacts' WHEN 'output' THEN 'output_artifacts' "
     "WHEN 'status' THEN 'status' END"
 )
-_LATEST: Final = (  # of each key and each journal and host that recorded: in one pass, and not one for each field
+# Of each key, and of each journal and host that recorded it: in one pass, not one for each field.
+_LATEST: Final = (
     f"(SELECT e.component_id AS component_id, {_MAP} AS map, coalesce(e.name, '') AS key, max(e.seq) AS seq, "
     "max(coalesce(d.receipt_id, 0)) AS receipt_id FROM entry e CROSS JOIN delivery d ON d.seq = e.seq LEFT JOIN writer w ON w.id = e.writer_id "
     "WHERE e.stream <> 'metric' AND e.kind IN ('parameter', 'input', 'output', 'status') AND d.outcome = 'delivered' "
@@ -73,8 +76,8 @@ _UNSETTLED_BELOW: Final = (
     f"SELECT e.seq FROM entry e WHERE e.seq <= ? AND {UNSETTLED} AND e.seq NOT IN (SELECT seq FROM unsettled) ORDER BY e.seq LIMIT 1"
 )
 _BELOW: Final = "SELECT (SELECT count(*) FROM entry WHERE seq <= ?1), (SELECT count(*) FROM delivery WHERE seq <= ?1)"
-# What needed no request of its own may name the one that uploaded the same content, what a merge found any one; a repair speaks
-# of requests from before it.
+# An upload that needed no request of its own may name the one that uploaded the same content. What
+# a merge found may name any request. A repair speaks of requests from before it.
 _BY_ANOTHER: Final = (
     "CASE WHEN t.receipt_id IS NOT NULL THEN "
     f"EXISTS (SELECT 1 FROM receipt r WHERE r.id = t.receipt_id AND r.action = '{MERGE}') AND (d.receipt_id IS NULL OR typeof(d.receipt_id) = 'integer') ELSE d.receipt_id BETWEEN 1 AND ? OR EXISTS "
@@ -96,12 +99,14 @@ _NOT_RECORDED: Final = (
 
 @dataclass(slots=True)
 class Evidence:
-    """What the attestations that hold say beside what became of entries.
+    """What the attestations that hold say, beside what became of entries.
 
     Attributes:
-        generation: The highest of a lease.
-        gaps: See ``chain.Gaps``; ``gaps_to_come`` were told by merges alone, before the attestations of them came.
-        pruned_to: By the writer's uuid: the last place that was removed here, and not in another copy.
+        generation: The highest generation of a lease.
+        gaps: See ``chain.Gaps``.
+        gaps_to_come: Gaps that only merges told, before the attestations about them came.
+        pruned_to: By the writer's uuid, the last place that was removed here and not in another
+            copy.
         blobs_removed: Contents that were removed from the spool on the record.
     """
 
@@ -131,7 +136,13 @@ class Evidence:
 
 
 def attestation_problems(database: Database, evidence: Evidence, proof: Proof | None = None) -> list[ChainProblem]:
-    """The first broken link of each chain of attestations; what the others say goes into ``evidence``, and to ``proof``."""
+    """Find the first broken link of each chain of attestations.
+
+    Args:
+        database: Of the journal.
+        evidence: Receives what the attestations before a broken link say.
+        proof: Receives each of them with its receipt, too.
+    """
     started = chains(database, attestations=True)
     found = []
     with database.lock, translated(database.path):
@@ -167,7 +178,10 @@ def attestation_problems(database: Database, evidence: Evidence, proof: Proof | 
 
 
 def record_problems(database: Database) -> tuple[list[ChainProblem], Evidence]:
-    """Broken chains of attestations, and what is recorded otherwise than it was attested, or by nobody; inside of a snapshot."""
+    """Find broken chains, and records that differ from what was attested.
+
+    The caller holds a snapshot.
+    """
     evidence = Evidence()
     legacy = _legacy(database)
     with replaying(database) as replay:
@@ -196,6 +210,7 @@ def record_problems(database: Database) -> tuple[list[ChainProblem], Evidence]:
 
 
 def _unattested(database: Database, legacy: int) -> Iterator[ChainProblem]:
+    """Yield the finished receipts that nobody attests."""
     rows = database.read(
         "SELECT r.id FROM receipt r WHERE r.finished_at_ns IS NOT NULL AND r.id > ? "
         "AND NOT EXISTS (SELECT 1 FROM attestation a WHERE a.receipt_id = r.id) ORDER BY r.id LIMIT ?",
@@ -206,10 +221,10 @@ def _unattested(database: Database, legacy: int) -> Iterator[ChainProblem]:
 
 
 class Proof:
-    """Holds each receipt against its attestation, and has what is attested followed.
+    """Compares each receipt with its attestation, and follows what is attested.
 
     Attributes:
-        found: The first receipts that are not what was attested.
+        found: The first receipts that differ from what was attested.
     """
 
     def __init__(self, database: Database, replay: Replay, gaps: Gaps) -> None:
@@ -218,7 +233,7 @@ class Proof:
         self._identities = _Identities(database, gaps)
 
     def take(self, number: int, receipt_id: int | None, said: Said, receipt: Sequence[Any]) -> None:
-        """The next attestation, and what is recorded of its receipt."""
+        """Take the next attestation, with what is recorded of its receipt."""
         here = self._replay.follow(said, receipt_id)
         if receipt_id is None or len(self.found) >= LISTED_MAX:
             return
@@ -239,15 +254,16 @@ class Proof:
 
 
 def _legacy(database: Database) -> tuple[int, int]:
-    """Up to which receipt, and which time, nothing needs to be attested."""
+    """Return up to which receipt, and which time, nothing needs an attestation."""
     receipt_id, at_ns = database.read("SELECT attested_after_receipt, attested_after_ns FROM meta")[0]
     return receipt_id if isinstance(receipt_id, int) else 0, at_ns if isinstance(at_ns, int) else 0
 
 
 def _same_component(attested: object, recorded: object, entries: object) -> bool:
-    """Whether a receipt is of the component that its attestation names.
+    """Return whether a receipt is of the component that its attestation names.
 
-    One from another copy is of none if neither the component nor an entry of it was here.
+    A receipt from another copy has no component if neither the component nor any of its entries
+    was here.
     """
     if recorded is None and entries == "":
         return attested is None or isinstance(attested, str)
@@ -260,7 +276,7 @@ def _count(intervals: Iterable[tuple[int, int]]) -> int:
 
 
 class _Identities:
-    """Which entries a receipt's text names, in the words of attestations."""
+    """Tells whether a receipt's text and an attestation name the same entries."""
 
     def __init__(self, database: Database, gaps: Gaps) -> None:
         self._database = database
@@ -270,12 +286,14 @@ class _Identities:
         self._last_seq = database.read("SELECT coalesce(max(seq), 0) FROM entry")[0][0]
 
     def agree(self, text: object, named: Named, here: Intervals) -> bool:
-        """Whether the receipt names the entries that the attestation names, those that were removed on the record left out.
+        """Return whether the receipt names the entries that the attestation names.
+
+        Entries that were removed on the record do not count.
 
         Args:
             text: Of the receipt.
             named: By the attestation.
-            here: Where those are.
+            here: Where the entries of ``named`` are in this journal.
         """
         try:
             intervals = ranges_in(text)
@@ -283,7 +301,8 @@ class _Identities:
             return False
         wanted = {(uuid, interval) for uuid, ranges in named.items() for interval in ranges}
         if intervals == here and _count(here) == _count(interval for _, interval in wanted):
-            return True  # nearly always: all of them are here
+            # Nearly always: all of them are here.
+            return True
         found: dict[str, list[list[int]]] = {}
         highest = count = 0
         rows = self._database.connection.execute(
@@ -299,14 +318,18 @@ class _Identities:
             else:
                 runs.append([writer_seq, writer_seq])
         if count != _count(intervals) and (not self._gaps or intervals[-1][1] > self._last_seq):
-            return False  # it names what never was
+            # The receipt names entries that never existed.
+            return False
         there = {(uuid, (first, last)) for uuid, runs in found.items() for first, last in runs}
         if there == wanted or (bool(self._gaps) and self._without_removed(wanted) == self._without_removed(there)):
             return True
         return self._came_later(there, wanted, highest)
 
     def _came_later(self, there: set[tuple[str, tuple[int, int]]], wanted: set[tuple[str, tuple[int, int]]], highest: int) -> bool:
-        """Whether a receipt from another copy leaves out nothing but entries that were not here when it came."""
+        """Return whether the receipt leaves out only entries that came after it.
+
+        A receipt from another copy may name entries that were not here when it came.
+        """
         coverage: dict[str, list[tuple[int, int]]] = {}
         for uuid, interval in wanted:
             coverage.setdefault(uuid, []).append(interval)
@@ -336,7 +359,10 @@ class _Identities:
 
 
 def _deliveries(database: Database, legacy: tuple[int, int]) -> Iterator[ChainProblem]:
-    """What became of entries is what was attested; of neighbours that are alike the first is told of."""
+    """Yield what became of entries otherwise than attested.
+
+    Of neighbours with the same problem, only the first comes.
+    """
     before: tuple[Any, ...] = ()
     for seq, *alike in database.connection.execute(_OTHERWISE, (legacy[0],)):
         receipt_id, outcome, reason, settled_at_ns, is_attested, is_there = alike
@@ -360,11 +386,12 @@ def _deliveries(database: Database, legacy: tuple[int, int]) -> Iterator[ChainPr
 
 
 def _refused_at_once(database: Database, seq: int, reason: object, settled_at_ns: object) -> bool:
-    """Whether the append itself refused the entry for that reason."""
+    """Return whether the append itself refused the entry for that reason."""
     entry = _entry(database, seq)
     if entry is None or entry.recorded_at_ns != settled_at_ns:
         return False
-    if entry.kind == vocabulary.UPLOAD:  # nothing is uploaded for a reference that can't be sent, which was recorded with it
+    # An upload is refused with its reference, which was recorded right behind it.
+    if entry.kind == vocabulary.UPLOAD:
         reference = _entry(database, seq + 1)
         with_it = reference is not None and (reference.writer_id, reference.writer_seq) == (entry.writer_id, entry.writer_seq + 1)
         entry = reference if with_it and reference is not None and reference.name == entry.name else None
@@ -384,14 +411,14 @@ def _entry(database: Database, seq: int) -> Entry | None:
 def _is_undeliverable(entry: Entry, reason: object) -> bool:
     try:
         problem = vocabulary.undeliverable(entry)
-        # The second is what was said at first of a number that is too large for a double.
+        # Early versions gave the second reason for a number that is too large for a double.
         return problem == reason or (problem == limits.too_large("the value") and reason == limits.not_finite("the value"))
     except ValueError:
         return False
 
 
 def _is_one_too_many(database: Database, entry: Entry, reason: object) -> bool:
-    """Whether the component had as many keys as it may have, and not this one."""
+    """Return whether the component already had the maximum of other keys."""
     if entry.kind not in vocabulary.KEYS_MAX or reason != vocabulary.too_many(entry.kind):
         return False
     keys_max, _ = vocabulary.KEYS_MAX[entry.kind]
@@ -404,7 +431,7 @@ def _is_one_too_many(database: Database, entry: Entry, reason: object) -> bool:
 
 
 def _missing(database: Database) -> Iterator[ChainProblem]:
-    """Settlements that were attested, are not overridden, and are not recorded (any more)."""
+    """Yield settlements that were attested and not overridden, but are not recorded."""
     for seq, outcome, number, uuid in database.connection.execute(_NOT_RECORDED):
         which = "by a plan" if number is None else number
         message = f"what became of entry {seq} ({limits.shown(str(outcome))}) was attested ({which}), and is not recorded (any more)"
@@ -412,7 +439,7 @@ def _missing(database: Database) -> Iterator[ChainProblem]:
 
 
 def _undelivered_gaps(replay: Replay, evidence: Evidence, legacy: int) -> Iterator[ChainProblem]:
-    """Entries that were removed on the record although nothing says that they had been delivered."""
+    """Yield removed entries that nobody attests as delivered."""
     for uuid, gaps in evidence.gaps.items():
         for first, last in gaps.runs():
             arrived, others = replay.of_removed(uuid, first, last)
@@ -426,9 +453,10 @@ def _undelivered_gaps(replay: Replay, evidence: Evidence, legacy: int) -> Iterat
 
 
 def _told_early(database: Database) -> set[str]:
-    """Components of which another copy's receipts told before they were recorded here: what the remote has of them was not noted then.
+    """Return the components that another copy's receipts told of too early.
 
-    The next pass asks for it. Such receipts name no component here, and no entries.
+    They came before the component was recorded here. What the remote holds of it was not noted
+    then, and the next pass asks for it. Such receipts name no component here, and no entries.
     """
     rows = database.read(
         "SELECT DISTINCT CASE WHEN json_valid(a.body) THEN json_extract(a.body, '$.component') END FROM receipt r "
@@ -438,7 +466,7 @@ def _told_early(database: Database) -> set[str]:
 
 
 def _remote(database: Database, legacy: int) -> Iterator[ChainProblem]:
-    """What is known of components and objects came from requests."""
+    """Yield what is recorded of components and objects otherwise than attested."""
     early = _told_early(database)
     rows = database.read(
         "SELECT c.name, c.arn, c.confirmed_at_ns, t.confirmed_at_ns FROM component c JOIN replayed_component t ON t.id = c.id "
@@ -472,7 +500,7 @@ def _remote(database: Database, legacy: int) -> Iterator[ChainProblem]:
 
 
 def _gone(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
-    """Numbers that nobody has: entries and receipts are numbered without gaps, whoever writes them."""
+    """Yield numbers that no row has: entries and receipts are numbered without gaps."""
     removed = sum(last - first + 1 for gaps in evidence.gaps.values() for first, last in gaps.runs())
     for what, table, column, after, allowed in (
         ("entry", "entry", "seq", 0, removed),
@@ -503,7 +531,8 @@ def _derived(database: Database, evidence: Evidence) -> Iterator[ChainProblem]:
         yield ChainProblem("record", f"the lease has generation {told(generation)}, {evidence.generation} was used already")
     ((mark,),) = database.read("SELECT seq FROM mark")
     ((recorded, settled),) = database.read(_BELOW, (mark,))
-    unsettled = database.read(_UNSETTLED_BELOW, (mark,)) if recorded > settled else []  # counting costs a tenth of looking
+    # Counting costs a tenth of looking.
+    unsettled = database.read(_UNSETTLED_BELOW, (mark,)) if recorded > settled else []
     if unsettled:
         ((seq,),) = unsettled
         message = f"entry {seq} is not settled, and the low-water mark says that all is settled or listed up to it: it would never be sent"
