@@ -1,1 +1,1 @@
-"""One pass: pending entries become requests to a remote, and their answers are recorded."""
+"""Replay a journal in one pass: pending entries become requests, and answers are recorded."""
