@@ -576,7 +576,6 @@ def dry_run(journal: Journal, options: Options, proof: Proof) -> Iterator[Action
 
     Updates that wait for an upload come apart. Changes nothing, and asks no remote.
     """
-
     for pending in pending_chunks(journal, options.wanted):
         proof.look_at(pending.seqs, pending.rows())
         chunk = pending if options.unproved else pending.without(proof.broken)

@@ -251,7 +251,7 @@ def make(
 
 
 def has_to_wait(database: Database, now_ns: int) -> bool:
-    """Whether the last attempts failed, and the last of them not long enough ago for another one."""
+    """Return whether the last attempts failed, and the last of them not long enough ago for another one."""
     rows = database.read(_ATTEMPTS, (ACTION, _FAILURES_COUNTED))
     failures = len(list(itertools.takewhile(lambda row: row[0] != "delivered", rows)))
     if failures <= _FAILURES_FREE or not isinstance(rows[0][1], int):
@@ -325,7 +325,7 @@ def bucket_used(recorded: str, actual: str) -> str | None:
 
 
 def _is_new(database: Database, before: Anchor | None) -> bool:
-    """Whether there is more than the last anchor itself."""
+    """Return whether there is more than the last anchor itself."""
     if before is None:
         return bool(database.read("SELECT 1 FROM entry LIMIT 1"))
     if database.read("SELECT 1 FROM entry WHERE seq > ? LIMIT 1", (before.seq,)):
@@ -434,7 +434,7 @@ def _own_names(database: Database) -> set[str]:
 
 
 def _is_known(database: Database, document: HeadsDocument) -> bool:
-    """Whether this copy has all that the anchor names of what became of entries: it is its own, and only its answer was lost."""
+    """Return whether this copy has all that the anchor names of what became of entries: it is its own, and only its answer was lost."""
     sql = (
         "SELECT w.uuid, a.writer_seq, a.digest FROM json_each(?) j JOIN writer w ON w.uuid = json_extract(j.value, '$[0]') "
         "JOIN attestation a ON a.writer_id = w.id AND a.writer_seq = json_extract(j.value, '$[1]')"

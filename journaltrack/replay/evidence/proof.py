@@ -1,4 +1,4 @@
-"""Whether the chains of what a pass is about to send, or to anchor, hold: an entry that was altered is not carried out.
+"""Return whether the chains of what a pass is about to send, or to anchor, hold: an entry that was altered is not carried out.
 
 A link is looked at with what is around it: the entry before it in its writer's chain, whose digest it continues, and those that
 come next, since whoever alters an entry and its digest breaks the link after it. Which entry of a broken chain was edited can't be

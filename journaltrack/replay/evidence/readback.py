@@ -99,12 +99,12 @@ class Known(NamedTuple):
         return (self.points + 2) * _ROUNDING * self.magnitude
 
     def fits(self, shown: Shown) -> bool:
-        """Whether the service shows so many, and a mean that can be theirs."""
+        """Return whether the service shows so many, and a mean that can be theirs."""
         off = abs(shown.mean * self.points - self.sum)
         return shown.points == self.points and off <= self.slack + self.points * _LEAST_SINGLE
 
     def would_tell(self, value: float) -> bool:
-        """Whether the mean would be another without this value: beside many points, or large ones, rounding hides it."""
+        """Return whether the mean would be another without this value: beside many points, or large ones, rounding hides it."""
         return not self.magnitude or 2 * self.slack < (abs(value) or self.magnitude / self.points)
 
 
@@ -227,7 +227,7 @@ class _Judgment:
         return "not arrived", found
 
     def _was_visible(self, points: Known) -> bool:
-        """Whether the service has had its time to show these points, since a reading that came after all of them."""
+        """Return whether the service has had its time to show these points, since a reading that came after all of them."""
         if self._visible_after_s <= 0:
             return True
         for reading in self._account.readings:

@@ -186,7 +186,7 @@ class Said(NamedTuple):
 
     @property
     def released(self) -> bool:
-        """Whether it made its entries pending."""
+        """Return whether it made its entries pending."""
         return self.outcome == RELEASED
 
     def here(self, places: Callable[[Named], Intervals], component_id: int | None, receipt_id: int | None) -> Statement:
@@ -213,7 +213,7 @@ class Said(NamedTuple):
 
 
 def looked(action: str, outcome: str) -> bool:
-    """Whether somebody looked what became of entries in doubt, and it was not told."""
+    """Return whether somebody looked what became of entries in doubt, and it was not told."""
     return action == READBACK and outcome == "in doubt"
 
 
@@ -328,7 +328,7 @@ def _integer(value: object, name: str, highest: int = 2**63 - 1) -> int:
 
 
 def _storable(text: str) -> bool:
-    """Whether SQLite takes it as text."""
+    """Return whether SQLite takes it as text."""
     try:
         text.encode()
     except UnicodeEncodeError:
