@@ -1,1 +1,1 @@
-"""Replay a journal in one pass: pending entries become requests, and answers are recorded."""
+"""Replay a journal in one pass: send what is pending, and record the answers."""

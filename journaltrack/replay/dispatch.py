@@ -72,7 +72,7 @@ _Way: TypeAlias = "tuple[str, int | str | None]"
 
 
 class Course:
-    """Tell what the pass has learned so far, and what that forbids for the rest of it.
+    """Tell what the pass has learned so far, and what that forbids.
 
     Args:
         report: Of the pass. ``Course`` notes there what was held, halted and failed.
@@ -288,7 +288,7 @@ class Dispatch:
         self._ended_uploads: list[Request] = []
 
     def perform(self, actions: Iterable[Request]) -> None:
-        """Make these independent requests of the quick lane. Uploads continue beside them."""
+        """Make these independent requests of the quick lane, beside the uploads."""
         self._waiting.fill(actions)
         while not self._course.ended:
             self._step()

@@ -1,4 +1,4 @@
-"""Give one process at a time the right to reconcile a journal, and stop a pass's requests.
+"""Let one process at a time reconcile a journal, and stop a pass's requests.
 
 The *lease* never concerns appending. It rests on two proofs together:
 
@@ -46,7 +46,8 @@ TTL_S: Final = 60.0
 _held: set[tuple[int, str]] = set()
 _held_guard = threading.Lock()
 
-_TAKE: Final = "UPDATE lease SET owner = ?, host = ?, pid = ?, generation = ?, acquired_at_ns = ?, expires_at_ns = ?"
+_HOLDER: Final = "owner = ?, host = ?, pid = ?, generation = ?"
+_TAKE: Final = f"UPDATE lease SET {_HOLDER}, acquired_at_ns = ?, expires_at_ns = ?"
 
 
 class Ticket:
@@ -64,7 +65,7 @@ class Ticket:
 
 
 class Gate(Deadline):
-    """Stop the requests of a pass when the caller's deadline expires, or after ``close``.
+    """Stop the requests of a pass after the caller's deadline or ``close``.
 
     Args:
         outer: The caller's deadline. Several passes may share it.
@@ -104,7 +105,7 @@ class Gate(Deadline):
             ticket.left_at = None
 
     def close(self, grace_s: float = 0.0) -> None:
-        """Let nothing more leave, and wait up to ``grace_s`` for answers to what has left.
+        """Let nothing more leave. Wait up to ``grace_s`` for answers to what has left.
 
         The grace is never longer than it was before.
         """

@@ -53,7 +53,9 @@ class Work:
 
 
 def look(journal: Path, *, blobs: bool = False) -> Work:
-    """Return what waits in the journal of this folder. The cost grows with what is pending.
+    """Return what waits in the journal of this folder.
+
+    The cost grows with what is pending.
 
     Args:
         journal: Its folder.

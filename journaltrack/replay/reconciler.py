@@ -1,4 +1,4 @@
-"""Replay what is pending in a journal to a remote: lease → plan → perform → settle.
+"""Replay a journal to a remote: lease → plan → perform → settle.
 
 Pending entries are read a chunk at a time and planned. ``dispatch`` hands the requests out in two
 lanes, and its ``Course`` knows what must not be sent any more. One thread of the pass's own
@@ -318,7 +318,9 @@ class Reconciler:
         self._seen_seq = 0
 
     def run(self) -> PassReport:
-        """Try everything pending once, with the remote's retries. Nothing leaves afterwards.
+        """Try everything pending once, with the remote's retries.
+
+        Nothing leaves afterwards.
 
         Returns:
             What was done. It contains the failures of requests: they are not raised.
@@ -420,7 +422,7 @@ class Reconciler:
             raise JournalBehindError(self._report.halted.message, hint=self._report.halted.hint)
 
     def _look_for_unfinished(self, settlement: Settlement) -> None:
-        """Refuse to replay after a killed merge, or give the merge up with ``even_if_behind``.
+        """Refuse to replay after a killed merge. ``even_if_behind`` gives it up.
 
         Raises:
             JournalBehindError: A merge was killed, and nothing was sent.

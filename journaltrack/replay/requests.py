@@ -235,7 +235,7 @@ def _attach(action: Ensure, remote: Remote, mode: str, owner: str, *, by_a_copy:
         raise CopyAheadError(action.component, request_id=found.request_id)
     if mode == "create" and found.owner != owner:
         raise RemoteError(
-            f"{action.component} exists already and was not created by this journal; it is unchanged",
+            f"{action.component} exists and was not created by this journal; it is unchanged",
             kind=ErrorKind.HOLD,
             code="ComponentConflict",
             request_id=found.request_id,
@@ -449,7 +449,10 @@ class Attempts:
         return error
 
     def _timed(self, action: Request) -> Request:
-        """Return the action with the timestamps to send. The record keeps the original ones."""
+        """Return the action with the timestamps to send.
+
+        The record keeps the original ones.
+        """
         if self._shift and isinstance(action, PutMetrics):
             return action.within(self._clock_ns(), METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S)
         return action

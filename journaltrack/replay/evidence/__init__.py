@@ -1,1 +1,1 @@
-"""Record provably what became of entries: outcomes, attestations, doubts, anchors."""
+"""Record and prove what became of entries: outcomes, attestations, anchors."""

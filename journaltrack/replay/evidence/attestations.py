@@ -1,4 +1,4 @@
-"""Write attestations: what each finished request, and each decision, says of which entries.
+"""Write attestations: what each request or decision says of which entries.
 
 Receipts and deliveries are this journal's own tables, made for its queries. An attestation is the
 evidence for them, and can be carried to another copy of the journal.
@@ -142,7 +142,7 @@ class Scribe:
             yield _encode(statement.body(self._name(connection, statement.component_id), named, apart))
 
     def _be_recorded(self, connection: sqlite3.Connection) -> None:
-        """Make sure that this process is a writer of the journal, and find its chain's end."""
+        """Record this process as a writer of the journal, and find its chain's end."""
         if self._info is None:
             (journal_id,) = connection.execute("SELECT journal_id FROM meta").fetchone()
             self._info = provenance.describe_process(self._started_ns, str(journal_id), training=False)

@@ -116,7 +116,10 @@ _WITH_REMOVED: Final = Tables("replayed_", _AND_REMOVED, mark=False)
 
 
 def follow(connection: sqlite3.Connection, statements: Iterable[Statement], tables: Tables = JOURNAL) -> None:
-    """Change the tables as these statements say, in order. Call it inside a transaction."""
+    """Change the tables as these statements say, in order.
+
+    Call it inside a transaction.
+    """
     # Settlements, many at a time: a pass has hundreds, nearly all by the same SQL.
     rows: list[tuple[Any, ...]] = []
     sql = tables.settle
@@ -297,7 +300,7 @@ class Replay:
         ).fetchall()
 
     def uploaded(self) -> set[str]:
-        """Return the contents of which a statement says that they were uploaded and exist."""
+        """Return the contents that a statement says were uploaded and exist."""
         return {sha256 for (sha256,) in self._connection.execute("SELECT sha256 FROM replayed_location")}
 
 

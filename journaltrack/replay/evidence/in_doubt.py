@@ -1,4 +1,6 @@
-"""Settle entries in doubt: list them, record what reading back found, and what a person decides.
+"""Settle entries in doubt.
+
+List them, record what reading back found, and record what a person decides.
 
 As in ``outcomes``, every write checks the lease in the same transaction, and leaves a receipt.
 Must not know how a remote is asked.

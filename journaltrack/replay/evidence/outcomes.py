@@ -1,4 +1,4 @@
-"""Record a replay: intents before sending, outcomes after, and what can be derived from them.
+"""Record a replay: intents before sending, outcomes after.
 
 Every write checks the lease in the same transaction. So a holder that lost the lease can settle
 nothing. Every write is attested in that transaction too (``attestations``).
@@ -280,7 +280,7 @@ class Settlement:
         self._forget(outcomes)
 
     def unfinished(self) -> dict[int, int | None]:
-        """Return the receipts of this pass without a recorded outcome, with their components."""
+        """Return this pass's receipts without an outcome, with their components."""
         rows = self._database.read(
             "SELECT id, component_id FROM receipt WHERE finished_at_ns IS NULL AND generation = ?", (self._lease.generation,)
         )

@@ -1,4 +1,6 @@
-"""Check the chains of what a pass is about to send or anchor: altered entries are held back.
+"""Check the chains of what a pass is about to send or anchor.
+
+What may be altered is held back.
 
 A link is checked with its neighbours. Before it is the entry whose digest it continues. After it
 come the next entries: whoever alters an entry and its digest breaks the link after it. Which entry
@@ -61,9 +63,8 @@ _ENTRIES: Final = (
 _BEFORE: Final = "SELECT writer_seq, digest FROM entry WHERE seq < ? AND writer_id = ? ORDER BY seq DESC LIMIT 1"
 _WRITER: Final = f"SELECT {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer WHERE id = ?"
 _UP_TO: Final = "SELECT max(seq) FROM (SELECT seq FROM entry WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?)"
-_ATTESTATIONS: Final = (
-    "SELECT a.id, a.writer_id, a.writer_seq, a.body, a.digest FROM attestation a WHERE a.id > ? AND {0} ORDER BY a.id LIMIT ?"
-)
+_LINK: Final = "a.id, a.writer_id, a.writer_seq, a.body, a.digest"
+_ATTESTATIONS: Final = f"SELECT {_LINK} FROM attestation a WHERE a.id > ? AND {{0}} ORDER BY a.id LIMIT ?"
 _ATTESTATION_BEFORE: Final = "SELECT digest FROM attestation WHERE writer_id = ? AND writer_seq = ?"
 
 
@@ -192,7 +193,7 @@ class Proof:
         return self._names[component_id]
 
     def _across(self, chain: Chain, writer_seq: int, seq: int) -> bool:
-        """Set the chain to the entry before, and return whether nothing is missing between.
+        """Set the chain to the entry before. Return whether nothing is missing.
 
         What was removed on the record may lie between.
         """
@@ -226,7 +227,7 @@ class Proof:
         return self._gaps, self._to_come
 
     def _attestations(self, above: int, where: str = "1") -> Iterator[tuple[str, str, bool]]:
-        """Yield (writer's uuid, body, whether its link holds) of attestations above an id."""
+        """Yield (writer's uuid, body, whether its link holds) above an id."""
         heads: dict[Any, tuple[int, bytes]] = {}
         while rows := self._database.read_page(_ATTESTATIONS.format(where), (above, _AT_A_TIME)):
             for number, writer_id, writer_seq, body, digest in rows:

@@ -1,4 +1,4 @@
-"""Define what an attestation says, and its body: write one, or read one with suspicion.
+"""Define what an attestation says. Write its body, or read one with suspicion.
 
 A body names entries by their writer and place, and components by name. So it means the same in
 every copy of the journal. ``Statement`` says the same in one journal's own numbers.
@@ -171,7 +171,10 @@ class Statement(NamedTuple):
 
 
 def _group_body(settled: Settled, entries: Mapping[str, str] | None) -> list[Any]:
-    """Return a group as a body holds it. Without a fourth member, the statement's time holds."""
+    """Return a group as a body holds it.
+
+    Without a fourth member, the statement's time holds.
+    """
     return [settled.outcome, settled.reason, entries, *(() if settled.at_ns is None else (settled.at_ns,))]
 
 

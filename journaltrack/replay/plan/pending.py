@@ -165,7 +165,10 @@ def _fields(
 
 
 def _statuses(database: Database, component_id: int, held: Place, known_origins: Mapping[int, int]) -> list[Part]:
-    """Return the status calls that arrived, if a pending one was recorded before the last."""
+    """Return the status calls that arrived.
+
+    Empty unless a pending one was recorded before the last of them.
+    """
     of_kind = "AND e.component_id = ? AND e.stream <> 'metric' AND e.kind = 'status' ORDER BY e.seq"
     pending = []
     # Two queries, as in ``pending_count``: with both in one condition, SQLite reads everything

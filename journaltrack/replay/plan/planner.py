@@ -1,4 +1,6 @@
-"""Plan the requests that deliver pending entries: ``plan(entries, states, points) -> [Action]``.
+"""Plan the requests that deliver pending entries.
+
+``plan(entries, states, points) -> [Action]``:
 
 - The order of requests is the ``phase`` of ``actions``.
 - All parameters, artifacts and status calls of a component fold into one update. The last call
@@ -296,7 +298,7 @@ def in_turns(action: Action, state: ComponentState) -> Iterator[Action]:
 
 
 class _Apart(NamedTuple):
-    """Divide the entries of a change: to send now, waiting for an upload, and settled."""
+    """Divide the entries of a change: to send now, waiting for an upload, settled."""
 
     ready: list[Part]
     waiting: list[Part]
@@ -386,7 +388,7 @@ def _add_change(entry: Entry, component: _Component, state: ComponentState) -> s
 
 
 def _update(component: _Component, state: ComponentState) -> list[Action]:
-    """Return the update with the last value of each key, and what the remote overrode."""
+    """Return the update with the last value of each key, and what is settled."""
     settled: list[Action] = []
     changes = []
     for (field_map, key), parts in component.changes.items():
@@ -469,7 +471,7 @@ def _metrics(component: _Component) -> Iterator[PutMetrics]:
 
 
 def _joined(component: _Component) -> Points | None:
-    """Return the component's points as columns, including those that were read as entries."""
+    """Return the component's points as columns, also those read as entries."""
     known = component.points
     if not component.metrics:
         return known
