@@ -235,7 +235,7 @@ def _attach(action: Ensure, remote: Remote, mode: str, owner: str, *, by_a_copy:
         raise CopyAheadError(action.component, request_id=found.request_id)
     if mode == "create" and found.owner != owner:
         raise RemoteError(
-            f"{action.component} exists and was not created by this journal; it is unchanged",
+            f"{action.component} exists and was not created by this journal; no changes were made",
             kind=ErrorKind.HOLD,
             code="ComponentConflict",
             request_id=found.request_id,
