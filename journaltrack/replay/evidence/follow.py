@@ -264,8 +264,8 @@ class Replay:
             self._left -= sum(last - first + 1 for first, last in intervals)
         if self._left < 0:
             raise JournalCorruptError(
-                f"attestations name each entry more than {NAMED_TIMES_MAX} times: nothing was proved",
-                hint="journaltrack makes no such journal: take a copy of it from where it was recorded",
+                f"attestations name entries more than {NAMED_TIMES_MAX} times; nothing was proved",
+                hint="journaltrack makes no such journal; copy it again from where it was recorded",
             )
         self._waiting.append(here)
         if receipt_id is not None and here.uploaded is not None:
