@@ -154,7 +154,7 @@ class Ending:
             except JournalWriteError as error:
                 if self._patience.over:
                     raise
-                logger.warning("answers could not be recorded yet, retrying: %s", error.message)
+                logger.warning("answers not recorded yet; this is tried again: %s", error.message)
             else:
                 return
             self._patience.wait(pause_s)
