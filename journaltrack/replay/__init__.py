@@ -1,1 +1,1 @@
-"""One pass: pending entries become requests to a remote, and their answers are recorded."""
+"""Replay a journal in one pass: send what is pending, and record the answers."""

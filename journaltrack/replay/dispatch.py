@@ -1,21 +1,24 @@
-"""Hands out the requests of a pass in two lanes, and records what became of them. One thread does all of it.
+"""Hand out the requests of a pass in two lanes, and record what became of them.
 
-The *quick* lane is for components, parameters, status and metrics, the other one for ``uploads``. An intent is recorded before a
-request is handed to a worker, outcomes as they come, in transactions that never span a request. What is in hand stays in hand until
-the journal has it, whatever is raised here: a result is forgotten when its outcome is kept, an outcome when it is recorded.
+The *quick* lane is for components, parameters, status and metrics. The other lane is for uploads
+(``uploads``). One thread does all of it.
 
-The first request with metrics goes alone. Points whose request got no answer that proves itself are in doubt; behind a sign-in page, in a
-black hole, or after a kill, those would be the points of all requests that are begun at once.
+Invariants:
 
-Must not know SQLite, the plan, or how a pass begins and ends (``reconciler``, ``ending``).
+- An intent is recorded before its request is handed to a worker.
+- Outcomes are recorded as they come, in transactions that never span a request.
+- No result is lost when something is raised here. A result is forgotten when its outcome is kept,
+  and an outcome when the journal has it.
+- The first request with metrics goes alone. Points without an answer that proves itself are in
+  doubt. Behind a sign-in page, in a black hole or after a kill, that would be the points of all
+  requests in flight.
+- A failure concerns as little as it can (``Course``). An upload closes its bucket or folder. What
+  is refused to one component, or fails there again and again, closes that component. The pass
+  halts only for what every other request would meet as well: credentials, an unreachable
+  endpoint, or several components in a row without a success.
 
-What the requests of a pass have shown so far, and what that forbids for the rest of it.
-
-One thing never holds up another. A failure concerns as little as it can: the request; the bucket, for uploads; the component,
-for what is refused to it alone or fails again and again. The pass ends only for what every other request would meet as well:
-credentials, an endpoint that can't be reached, several components in a row without one success between them.
-
-Must not know the journal or any remote.
+Must not know SQLite, the plan, any particular remote, or how a pass begins and ends
+(``reconciler``).
 """
 
 from __future__ import annotations
@@ -43,45 +46,69 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IN_A_ROW_MAX: Final = 3
-"""Failures in a row after which a component or a bucket is left alone for this pass, and components after which the pass ends."""
+QUICK: Final = "quick"
+UPLOADS: Final = "uploads"
+FIRST_IN_FLIGHT: Final = 16
+"""Requests in flight at the start of a pass. Each answer allows one more."""
+HEARTBEAT_S: Final = 5.0
+"""Seconds between two renewals of the lease, at most."""
+GROUP_S: Final = 0.005
+"""Seconds to wait for more answers after the first.
 
+Recorded together, they meet an append less often: its p99 beside a pass falls from 2.1 to 1.4 ms.
+A sync does not become slower (docs/performance.md).
+"""
+IN_A_ROW_MAX: Final = 3
+"""Failures in a row that close a component or a bucket for this pass.
+
+Also: components failing in a row that halt the pass.
+"""
+# Rounds for items that the remote asks to send again.
+_AGAIN_MAX: Final = 6
+
+Crew: TypeAlias = "Workers[Sending, Result]"
 _Way: TypeAlias = "tuple[str, int | str | None]"
-"""What shares the fate of a request: its component, or the bucket that it goes to, or the folder there."""
+"""What shares the fate of a request: its component, its bucket, or its folder in the bucket."""
 
 
 class Course:
-    """What is known since the pass began.
+    """Tell what the pass has learned so far, and what that forbids.
 
     Args:
-        report: Of the pass; what was held, halted and failed is noted there.
+        report: Of the pass. ``Course`` notes there what was held, halted and failed.
         gate: Of the pass.
 
     Attributes:
         component_ended: Whether a component's last status was delivered.
-        open_buckets: Buckets (None: the default one) that took an upload.
+        open_buckets: Buckets that took an upload. None is the default bucket.
     """
 
     def __init__(self, report: PassReport, gate: Gate) -> None:
         self._report = report
         self._gate = gate
-        self._absent: set[int] = set()  # components whose creation failed for now: nothing of them can succeed
-        self._blocked: set[int] = set()  # components with a failed update: a later one may not overtake it
-        self._closed: set[_Way] = set()  # left alone for this pass
-        self._failures: Counter[_Way] = Counter()  # in a row
-        self._in_a_row: dict[_Way, RemoteError] = {}  # components that failed since the last success of any
+        # Components whose creation failed for now: no request for them can succeed.
+        self._absent: set[int] = set()
+        # Components with a failed update: a later update must not overtake it.
+        self._blocked: set[int] = set()
+        # Not tried again in this pass.
+        self._closed: set[_Way] = set()
+        # In a row.
+        self._failures: Counter[_Way] = Counter()
+        # Components that failed since the last success of any.
+        self._in_a_row: dict[_Way, RemoteError] = {}
         self._succeeded = False
         self.component_ended = False
         self.open_buckets: set[str | None] = set()
 
     @property
     def ended(self) -> bool:
-        """Whether no request may be begun any more."""
+        """Return whether no more requests may begin."""
         return self._report.halted is not None or self._gate.over
 
     def note(self, action: Request, verdict: Verdict) -> None:
         """Remember what this verdict forbids."""
-        if isinstance(action, PutMetrics) and verdict.outcome.outcome == "delivered" and not self._failures:  # nearly always
+        # The fast path: nearly every verdict is this one.
+        if isinstance(action, PutMetrics) and verdict.outcome.outcome == "delivered" and not self._failures:
             self._succeeded = True
             return
         way = _way(action)
@@ -101,18 +128,19 @@ class Course:
             self._halt(action, way, verdict.halt)
 
     def is_held(self, entry: Entry) -> bool:
-        """Whether nothing of the entry may be sent."""
+        """Return whether the entry must not be sent."""
         if self.is_closed(entry.component_id):
             return True
         return entry.component_id in self._blocked and entry.stream == "component"
 
     def is_closed(self, component_id: int) -> bool:
-        """Whether nothing of the component may be sent."""
+        """Return whether no request for the component may be sent."""
         return component_id in self._absent or ("component", component_id) in self._closed
 
     def forbids(self, action: Request) -> bool:
-        """Whether something that happened in this pass forbids the action."""
-        if not (self._absent or self._closed or self._blocked):  # nearly always
+        """Return whether an earlier result of this pass forbids the action."""
+        # Nearly always.
+        if not (self._absent or self._closed or self._blocked):
             return False
         if self.is_closed(action.component_id) or _way(action) in self._closed:
             return True
@@ -121,7 +149,7 @@ class Course:
         return isinstance(action, Update) and action.component_id in self._blocked
 
     def conclude(self) -> None:
-        """At the end: a pass in which nothing succeeded was halted by whatever failed."""
+        """Halt a pass in which nothing succeeded, with the first failure as the reason."""
         if self._report.halted is None and self._in_a_row and not self._succeeded:
             self._report.halted = next(iter(self._in_a_row.values()))
 
@@ -137,10 +165,11 @@ class Course:
         self._closed.add(("component", action.component_id))
         if action.component not in self._report.held:
             self._report.held[action.component] = error
-            logger.info("%s is held: %s", action.component, error)  # the report names it, and whoever made the pass tells
+            # INFO: the report names it, and the caller of the pass tells the user.
+            logger.info("%s is held: %s", action.component, error)
 
     def _fail(self, action: Request, way: _Way, error: RemoteError) -> None:
-        """Another try may succeed, but not in this pass."""
+        """Note a failure that a later pass may not meet."""
         self._report.failed = error
         self._failures[way] += 1
         if self._failures[way] >= IN_A_ROW_MAX:
@@ -151,7 +180,7 @@ class Course:
                 self._end(error)
 
     def _halt(self, action: Request, way: _Way, error: RemoteError) -> None:
-        """Nobody's fault: only a person, or time, can change it."""
+        """Note a failure that no change of the request would mend."""
         if isinstance(action, Upload):
             self._closed.add(_folder(action) if error.code == NOT_ALLOWED else way)
             self._report.uploads_halted = self._report.uploads_halted or error
@@ -179,37 +208,26 @@ def _way(action: Request) -> _Way:
     return ("bucket", action.blob.bucket) if isinstance(action, Upload) else ("component", action.component_id)
 
 
-QUICK: Final = "quick"
-UPLOADS: Final = "uploads"
-FIRST_IN_FLIGHT: Final = 16
-"""Requests in flight in the beginning; one more for every answer."""
-HEARTBEAT_S: Final = 5.0
-"""The lease is kept at least so often."""
-GROUP_S: Final = 0.005
-"""After an answer, so long for others: recorded together they meet an append less often (its p99 beside a pass: 2.1 to 1.4 ms);
-a sync is not slower for it (docs/performance.md)."""
-_AGAIN_MAX: Final = 6  # rounds for items that the remote asks to send again
-
-Crew: TypeAlias = "Workers[Sending, Result]"
-
-
 class _Waiting:
-    """Requests that were not begun: what is to be sent first, and then the others, which are made when it is their turn."""
+    """Hold the requests that have not begun: first those put first, then the others.
+
+    The others are made one by one, when it is their turn.
+    """
 
     def __init__(self) -> None:
         self._first: deque[Job] = deque()
         self._others: Iterator[Request] = iter(())
 
     def fill(self, actions: Iterable[Request]) -> None:
-        """These come next; there were no others left."""
+        """Set the requests that come next. Call it only when no others are left."""
         self._others = iter(actions)
 
     def put_first(self, jobs: Iterable[Job]) -> None:
-        """Before all others, in this order."""
+        """Insert these before all others, in this order."""
         self._first.extendleft(reversed([*jobs]))
 
     def next(self, is_ready: Callable[[Request], bool]) -> Job | None:
-        """Whose turn it is; None when there is none that is ready."""
+        """Return the next request that is ready, or None."""
         for place, job in enumerate(self._first):
             if is_ready(job.action):
                 del self._first[place]
@@ -222,18 +240,18 @@ class _Waiting:
 
 
 class Dispatch:
-    """The requests of one pass.
+    """Perform the requests of one pass.
 
     Args:
-        settlement: Records.
+        settlement: Records intents and outcomes.
         crew: Makes requests, in the lanes ``QUICK`` and ``UPLOADS``.
-        attempts: What the crew does.
-        course: What must not be sent any more.
+        attempts: The crew's work.
+        course: Tells what must not be sent any more.
         gate: Of the pass.
         report: Counts.
-        tell: Called after every recording.
-        window: Requests of the quick lane in flight.
-        uploads: What waits for the other lane.
+        tell: Called after each recording.
+        window: Requests in flight in the quick lane, at most.
+        uploads: Requests that wait for the upload lane.
     """
 
     def __init__(
@@ -258,14 +276,19 @@ class Dispatch:
         self._window = window
         self._uploads = uploads
         self._waiting = _Waiting()
-        self._metrics_answered = False  # by somebody who proved to be the remote
-        self._updating: Counter[int] = Counter()  # updates in flight, by component: a later one must not overtake them
-        self._handed_out: dict[int, Sending] = {}  # by receipt
-        self._outcomes: list[Outcome] = []  # not recorded yet
-        self._ended_uploads: list[Request] = []  # of these outcomes
+        # Whether an answer to metrics proved to be the remote's.
+        self._metrics_answered = False
+        # Updates in flight, by component: a later update must not overtake them.
+        self._updating: Counter[int] = Counter()
+        # By receipt.
+        self._handed_out: dict[int, Sending] = {}
+        # Not recorded yet.
+        self._outcomes: list[Outcome] = []
+        # Uploads of these outcomes.
+        self._ended_uploads: list[Request] = []
 
     def perform(self, actions: Iterable[Request]) -> None:
-        """Make these independent requests of the quick lane; uploads go on beside."""
+        """Make these independent requests of the quick lane, beside the uploads."""
         self._waiting.fill(actions)
         while not self._course.ended:
             self._step()
@@ -274,7 +297,11 @@ class Dispatch:
             self._take(HEARTBEAT_S)
 
     def go_on(self, seconds: float) -> bool:
-        """Let uploads and their references go on for a while; whether there is anything left of them."""
+        """Let uploads and their references continue for up to ``seconds``.
+
+        Returns:
+            Whether any of them are left.
+        """
         if self._course.ended:
             return False
         self._step()
@@ -283,15 +310,15 @@ class Dispatch:
             return True
         return self._uploads.waiting
 
-    # -- what an end is made of
+    # -- the steps of an end (``reconciler.Ending``)
 
     def withdraw(self) -> None:
-        """Take back what no worker has begun: certainly not sent."""
+        """Take back what no worker has begun. It was certainly not sent."""
         for sending in self._crew.take_back():
             self._keep(sending, not_sent(sending.job.action, sending.receipt_id))
 
     def collect(self) -> None:
-        """Take the answers that are there."""
+        """Take the answers that have arrived."""
         crew, handed_out = self._crew, self._handed_out
         while (done := crew.first()) is not None:
             if done.job.receipt_id in handed_out:
@@ -299,9 +326,12 @@ class Dispatch:
             crew.done_with_first()
 
     def give_up(self) -> int:
-        """Wait no longer for what is in flight; how many requests may have left of which no answer is known.
+        """Stop waiting for the requests in flight.
 
-        Whatever did not leave never will: the gate is closed.
+        The gate is closed: a request that has not left never will, and its entries stay pending.
+
+        Returns:
+            How many requests may have left without a known answer.
         """
         for sending in [*self._handed_out.values()]:
             if sending.left_at is None:
@@ -309,12 +339,14 @@ class Dispatch:
         return len(self._handed_out)
 
     def record(self) -> None:
-        """Record what is in hand, as far as the journal does not have it; also of intents that were never handed out.
+        """Record every outcome that the journal does not have yet.
 
-        An outcome that can't be recorded for its own sake does not keep the others from it.
+        This includes intents that were never handed out. If one outcome can't be recorded, the
+        others still are.
 
         Raises:
-            JournalWriteError, LeaseLostError: Nothing can be recorded now.
+            JournalWriteError: The journal can't be written now.
+            LeaseLostError: Another process took the lease over.
         """
         unfinished = self._settlement.unfinished()
         known = {outcome.receipt_id: outcome for outcome in self._outcomes if outcome.receipt_id in unfinished}
@@ -326,7 +358,7 @@ class Dispatch:
         except (JournalWriteError, LeaseLostError):
             raise
         except Exception:
-            logger.exception("some answers could not be recorded together")
+            logger.exception("some answers could not be recorded together; each is recorded by itself")
             recorded = [outcome for outcome in recorded if self._is_recorded(outcome)]
         self._outcomes = []
         self._count(recorded)
@@ -334,7 +366,7 @@ class Dispatch:
     # -- inside
 
     def _step(self) -> None:
-        """Record outcomes, and hand out what may begin now."""
+        """Record outcomes, and hand out the requests that may begin now."""
         quick = self._next_quick()
         slow = self._uploads.next(IN_FLIGHT_MAX - self._crew.unfinished(UPLOADS))
         outcomes, ended = self._outcomes, self._ended_uploads
@@ -354,14 +386,15 @@ class Dispatch:
         self._count(outcomes)
 
     def _next_quick(self) -> list[Job]:
-        """Requests of the quick lane that may be begun now."""
+        """Return the requests of the quick lane that may begin now."""
         jobs = self._uploads.next_references(self._is_free)
         for each in jobs:
             self._updating[each.action.component_id] += 1
         free = min(self._window, FIRST_IN_FLIGHT + self._report.requests) - self._crew.unfinished(QUICK)
         if free <= 0 or self._course.ended:
             return jobs
-        is_late = self._gate.is_late  # what is in doubt without an answer is not begun then
+        # Late in a pass no metrics are sent: without an answer they would be in doubt.
+        is_late = self._gate.is_late
         while len(jobs) < free and (job := self._waiting.next(self._is_ready)) is not None:
             if self._course.forbids(job.action):
                 continue
@@ -378,7 +411,7 @@ class Dispatch:
         return jobs
 
     def _sends_metrics(self, jobs: Iterable[Job]) -> bool:
-        """Whether metrics are in flight, or among these."""
+        """Return whether metrics are in flight, or among these jobs."""
         return any(isinstance(each.action, PutMetrics) for each in chain(jobs, (sending.job for sending in self._handed_out.values())))
 
     def _is_free(self, component_id: int) -> bool:
@@ -388,20 +421,20 @@ class Dispatch:
         return not isinstance(action, Update) or self._is_free(action.component_id)
 
     def _take(self, seconds: float) -> None:
-        # Others end soon after the first: one transaction for all of them disturbs appending less.
+        # Other answers follow soon after the first. One transaction for all disturbs appends less.
         if self._crew.wait(min(seconds, self._gate.remaining_s(), self._uploads.due_in_s()), GROUP_S):
             self.collect()
         else:
             self._settlement.renew()
 
     def _judge(self, done: Done) -> None:
-        """What became of a request, and what follows for others."""
+        """Judge one result, keep its outcome, and note what follows for other requests."""
         sending: Sending = done.job
         job = sending.job
         result: Result = done.result if done.error is None else self._attempts.unexpected(sending, done.error)
         try:
             verdict = judge(job.action, sending.receipt_id, *result)
-        except Exception as error:  # noqa: BLE001 - an answer that nobody expected is no reason to lose the others
+        except Exception as error:  # noqa: BLE001 - an unexpected answer must not lose the others
             result = self._attempts.unexpected(sending, error)
             verdict = judge(job.action, sending.receipt_id, *result)
         self._keep(sending, verdict.outcome)
@@ -413,7 +446,7 @@ class Dispatch:
             self._waiting.put_first(Job(a, job.round + (1 if isinstance(result.result, Answer) else 0)) for a in verdict.again)
 
     def _keep(self, sending: Sending, outcome: Outcome) -> None:
-        """An outcome is in hand from here on."""
+        """Keep an outcome until it is recorded."""
         self._outcomes.append(outcome)
         del self._handed_out[sending.receipt_id]
         action = sending.job.action
@@ -423,18 +456,18 @@ class Dispatch:
             self._ended_uploads.append(action)
 
     def _is_recorded(self, outcome: Outcome) -> bool:
-        """Record one outcome by itself; whether that could be done."""
+        """Record one outcome by itself, and return whether that succeeded."""
         try:
             self._settlement.finish([outcome])
         except (JournalWriteError, LeaseLostError):
             raise
         except Exception:
-            logger.exception("the answer to the request of receipt %d could not be recorded", outcome.receipt_id)
+            logger.exception("the answer to receipt %d could not be recorded", outcome.receipt_id)
             return False
         return True
 
     def _count(self, outcomes: Sequence[Outcome]) -> None:
-        """What was recorded."""
+        """Count what was recorded, and report progress."""
         for outcome in outcomes:
             self._report.delivered += len(outcome.delivered)
             for delivery in outcome.deliveries:

@@ -1,17 +1,20 @@
-"""The right to reconcile a journal, held by one process at a time. It never concerns appending.
+"""Let one process at a time reconcile a journal, and stop a pass's requests.
 
-Two proofs together. A POSIX lock on ``reconcile.lock`` says whether the holder lives: the kernel frees it when the
-process ends, however it ends, and a forked child does not inherit it. The row in the database says who the holder is
-and guards against holders on other machines, whom the kernel's lock may not see: it expires, and every settlement
-checks that its generation is still the current one.
+The *lease* never concerns appending. It rests on two proofs together:
 
-The gate of one pass: every request looks at it right before its first byte, and none leaves once it is closed.
+- A POSIX lock on ``reconcile.lock`` says whether the holder lives. The kernel frees it when the
+  process ends, however it ends. A forked child does not inherit it.
+- The row in the database says who the holder is. It guards against holders on other machines,
+  whose lock the kernel may not see. It expires, and every settlement checks that its generation
+  is still the current one.
 
-It is the pass's own deadline, inside of the caller's: closing it wakes every wait, ends every retry, and turns away a request that
-was stuck until then, in a credential look-up, in a resolver, in a handshake. And it knows of every worker's job whether anything
-of it may have left, so that what certainly did not is pending, and not in doubt. Must not know what a request is.
+The *gate* is a pass's own deadline, inside the caller's. Every request looks at it right before
+its first byte. Closing it wakes every wait and ends every retry. It turns away a request that was
+stuck in a credential look-up, a resolver or a handshake. For each worker's job it knows whether
+anything may have left, so that what did not is pending, and not in doubt.
 
-Invariant: a job whose ticket says that nothing left after the gate was closed never sends anything.
+Invariant: if the gate is closed and a job's ticket says that nothing left, the job never sends
+anything. Must not know what a request is.
 """
 
 from __future__ import annotations
@@ -36,13 +39,23 @@ if TYPE_CHECKING:
 
     from journaltrack.journal.sqlite.connection import Database
 
+TTL_S: Final = 60.0
+"""Seconds without renewal after which a holder on another machine counts as gone."""
+
+# POSIX locks do not exclude threads of one process: this set does.
+_held: set[tuple[int, str]] = set()
+_held_guard = threading.Lock()
+
+_HOLDER: Final = "owner = ?, host = ?, pid = ?, generation = ?"
+_TAKE: Final = f"UPDATE lease SET {_HOLDER}, acquired_at_ns = ?, expires_at_ns = ?"
+
 
 class Ticket:
-    """Of one job of a worker.
+    """Mark what one job of a worker may have sent.
 
     Attributes:
-        left_at: When a request of it may have left last, monotonic seconds; None: nothing did. A remote that does not look at the gate may
-            have sent as soon as it is called.
+        left_at: When a request of it may last have left, monotonic seconds. None: nothing left.
+            A remote that does not look at the gate may send as soon as it is called.
     """
 
     __slots__ = ("left_at",)
@@ -52,10 +65,10 @@ class Ticket:
 
 
 class Gate(Deadline):
-    """The gate of a pass; open until the caller's deadline is over, or ``close``.
+    """Stop the requests of a pass after the caller's deadline or ``close``.
 
     Args:
-        outer: The caller's deadline, which several passes may share.
+        outer: The caller's deadline. Several passes may share it.
     """
 
     def __init__(self, outer: Deadline) -> None:
@@ -64,18 +77,19 @@ class Gate(Deadline):
 
     @classmethod
     def within(cls, deadline: Deadline | None) -> Gate:
-        """The gate inside of a deadline: itself, if it is one."""
+        """Return the gate inside a deadline. A gate is returned as it is."""
         return deadline if isinstance(deadline, cls) else cls(deadline or Deadline())
 
     def carry(self, ticket: Ticket) -> None:
-        """The calling thread works for this ticket from now on."""
+        """Make the calling thread work for this ticket from now on."""
         ticket.left_at = None if self.guarded else time.monotonic()
         self._of_thread.ticket = ticket
 
     def departing(self) -> None:
-        """See ``Deadline.departing``.
+        """Mark that a request leaves now, or raise. See ``Deadline.departing``.
 
-        Marked first, looked at then: whoever closes the gate and finds a ticket without the mark may rely on it.
+        The mark comes first, then the look at the gate. So whoever closes the gate and finds a
+        ticket without a mark can rely on it.
         """
         ticket = getattr(self._of_thread, "ticket", None)
         if ticket is not None:
@@ -85,25 +99,21 @@ class Gate(Deadline):
             raise NotSentError
 
     def connecting(self) -> None:
-        """See ``Deadline.connecting``."""
+        """Mark that nothing has left yet. See ``Deadline.connecting``."""
         ticket = getattr(self._of_thread, "ticket", None)
         if ticket is not None:
             ticket.left_at = None
 
     def close(self, grace_s: float = 0.0) -> None:
-        """Let nothing more leave; answers to what has left are worth waiting for so long, and not longer than they were."""
+        """Let nothing more leave. Wait up to ``grace_s`` for answers to what has left.
+
+        The grace is never longer than it was before.
+        """
         self.cancel(grace_s=min(grace_s, self.grace_remaining_s()))
 
 
-TTL_S: Final = 60.0
-"""A holder on another machine that has not renewed for so long is taken for gone."""
-
-_held: set[tuple[int, str]] = set()  # POSIX locks do not exclude threads of one process: this does
-_held_guard = threading.Lock()
-
-
 class Lease:
-    """A held lease; make one with ``acquire``."""
+    """A held lease. Make one with ``acquire``."""
 
     def __init__(self, database: Database, key: tuple[int, str], descriptor: int, generation: int, clock_ns: Callable[[], int]) -> None:
         """Use ``acquire``."""
@@ -115,15 +125,19 @@ class Lease:
         self._renewed_ns = clock_ns()
 
     def check(self, connection: sqlite3.Connection) -> None:
-        """Inside a transaction: fail unless the lease is still ours; renew it when a third of its time has passed.
+        """Fail unless the lease is still ours. Call it inside a transaction.
+
+        Renews the lease when a third of its time has passed.
 
         Raises:
-            LeaseLostError: Somebody else took it over; nothing of the transaction may be committed.
+            LeaseLostError: Another process took it over. Nothing of the transaction may be
+                committed.
         """
         generation = connection.execute("SELECT generation FROM lease").fetchone()[0]
         if generation != self.generation:
+            folder = self._database.path.parent
             raise LeaseLostError(
-                f"the lease on the journal at {self._database.path.parent} was taken over by another process; this pass stopped",
+                f"another process took over the lease of the journal at {folder}; this pass ended",
                 hint="run `journaltrack status` to see who reconciles it now; nothing is lost",
             )
         now_ns = self._clock_ns()
@@ -132,17 +146,19 @@ class Lease:
             self._renewed_ns = now_ns
 
     def outdo(self, connection: sqlite3.Connection, generation: int) -> int:
-        """Inside a transaction: no later lease of this journal has a generation that another copy of it has used.
+        """Raise the generation above any that another copy of this journal has used.
+
+        Call it inside a transaction.
 
         Returns:
-            The generation of this lease from then on; set ``generation`` to it once the transaction is committed.
+            The new generation of this lease. Set ``generation`` to it after the commit.
         """
         highest = max(self.generation, generation)
         connection.execute("UPDATE lease SET generation = ?", (highest,))
         return highest
 
     def renew(self) -> None:
-        """Keep it during a long request.
+        """Keep the lease during a long request.
 
         Raises:
             LeaseLostError: As ``check``.
@@ -152,7 +168,7 @@ class Lease:
                 self.check(connection)
 
     def release(self) -> None:
-        """Give it back."""
+        """Give the lease back."""
         try:
             with self._database.transaction() as connection:
                 connection.execute("UPDATE lease SET owner = NULL, expires_at_ns = 0 WHERE generation = ?", (self.generation,))
@@ -165,7 +181,7 @@ def acquire(database: Database, *, clock_ns: Callable[[], int] = time.time_ns) -
 
     Raises:
         LeaseHeldError: Another process (named in the message) holds it.
-        JournalReadOnlyError: The folder can't be written, so nothing that is sent could be recorded.
+        JournalReadOnlyError: The folder can't be written, so no outcome could be recorded.
     """
     key = (os.getpid(), str(database.path.parent.resolve()))
     with _held_guard:
@@ -182,10 +198,14 @@ def acquire(database: Database, *, clock_ns: Callable[[], int] = time.time_ns) -
 
 
 def lock_holder(folder: Path) -> int | None:
-    """The process on this machine that reconciles the journal in that folder, by the kernel's lock; None: nobody."""
+    """Return the id of the process on this machine that holds the lease, or None.
+
+    The kernel's lock says so.
+    """
     with _held_guard:
         if (os.getpid(), str(folder.resolve())) in _held:
-            return os.getpid()  # and asking the kernel would open the file, and closing it give up our lock
+            # Not asked of the kernel: to close the file would give up our lock.
+            return os.getpid()
     return files.holder(folder / LOCK_FILE)
 
 
@@ -196,11 +216,11 @@ def _lock(database: Database) -> int:
     except OSError as error:
         if path in of_others(path.parent):
             raise JournalReadOnlyError(
-                f"{path} belongs to another user, so the journal can't be delivered; nothing is lost",
-                hint="`journaltrack check --repair` as the owner of the folder, or as root, puts that right",
+                f"{path} belongs to another user; nothing is lost, but nothing can be delivered",
+                hint="run `journaltrack check --repair` as the owner of the folder, or as root",
             ) from error
         raise JournalReadOnlyError(
-            f"the journal at {path.parent} can't be written, so what is sent could not be recorded: {error.strerror}",
+            f"the journal at {path.parent} can't be written; nothing was sent: {error.strerror}",
             hint="make the folder writable, or copy the journal to one that is",
         ) from error
     hand_over(descriptor, path.parent)
@@ -217,13 +237,13 @@ def _take_row(database: Database, clock_ns: Callable[[], int]) -> int:
     with database.transaction() as connection:
         owner, holder_host, generation, expires = connection.execute("SELECT owner, host, generation, expires_at_ns FROM lease").fetchone()
         now_ns = clock_ns()
-        # Our lock is free, so a holder on this host is dead. Elsewhere only the clock can tell; an expiry further away
-        # than any lease lasts comes from a clock that was wrong.
+        # Our lock is free, so a holder on this host is dead. Elsewhere only the clock can tell.
+        # An expiry further away than any lease lasts comes from a wrong clock.
         expires = expires if isinstance(expires, int) else 0
         if owner is not None and holder_host != host and now_ns < expires <= now_ns + 2 * int(TTL_S * 1e9):
             raise _held_by(database, None)
         connection.execute(
-            "UPDATE lease SET owner = ?, host = ?, pid = ?, generation = ?, acquired_at_ns = ?, expires_at_ns = ?",
+            _TAKE,
             (f"pid {os.getpid()} on {host}", host, os.getpid(), generation + 1, now_ns, now_ns + int(TTL_S * 1e9)),
         )
     return int(generation) + 1
@@ -233,10 +253,13 @@ def _held_by(database: Database, who: str | None) -> LeaseHeldError:
     owner, acquired = database.read("SELECT owner, acquired_at_ns FROM lease")[0]
     since = ""
     if isinstance(acquired, int) and 0 < acquired <= limits.TIMESTAMP_NS_MAX:
-        since = f" since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(acquired // 1_000_000_000))}"
+        at = time.localtime(acquired // 1_000_000_000)
+        since = f" since {time.strftime('%Y-%m-%d %H:%M:%S', at)}"
+    holder = who or str(owner or "another process")[:200]
     return LeaseHeldError(
-        f"the journal at {database.path.parent} is being reconciled by {who or str(owner or 'another process')[:200]}{since}",
-        hint="wait for it, or end that process: its lease is free as soon as it is gone (within a minute if it runs on another machine)",
+        f"the journal at {database.path.parent} is being reconciled by {holder}{since}",
+        hint="wait for it, or end that process; its lease is free when it is gone "
+        "(at once on this machine, within a minute on another one)",
     )
 
 
@@ -244,4 +267,5 @@ def _unlock(key: tuple[int, str], descriptor: int) -> None:
     with _held_guard:
         _held.discard(key)
     if descriptor >= 0:
-        os.close(descriptor)  # frees the lock
+        # Closing frees the lock.
+        os.close(descriptor)

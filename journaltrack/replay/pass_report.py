@@ -1,8 +1,10 @@
-"""What one pass did: the reconciler's result, and its form as JSON. Pure data.
+"""Tell what one pass did, and what a next one would find.
 
-What waits in a journal, found out without changing it: whether a pass is worth its requests, and whether all is there.
+``PassReport`` is the reconciler's result. ``look`` tells what waits in a journal, so that a caller
+knows whether a pass is worth its requests.
 
-Reading alone: no lease, no lock that appending would notice, nothing created but SQLite's own shared-memory file.
+Invariant: ``look`` only reads. It takes no lease and no lock that an append would notice, and
+creates nothing but SQLite's own shared-memory file.
 """
 
 from __future__ import annotations
@@ -20,17 +22,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PENDING_UPLOADS: Final = f"SELECT e.payload {queries.PENDING} AND e.kind = 'upload'"
+_ERROR_FIELDS: Final = ("code", "hint", "request_id", "maybe_applied", "unreachable", "uploads_only", "everywhere", "throttled")
+_ERRORS: Final = ("halted", "uploads_halted", "failed")
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What waits.
+    """Count what waits in a journal.
 
     Attributes:
         position: What a pass that began now would have seen.
         pending: Entries.
-        unfinished: Requests of a pass that was killed; the next pass settles them.
-        missing_blobs: Pending artifacts whose content is not in the spool (None: not looked).
+        unfinished: Requests of a killed pass. The next pass settles them.
+        missing_blobs: Pending artifacts whose content is not in the spool. None: not looked for.
         interrupted: Runs whose processes are proven dead.
         journal_id: Of the journal.
     """
@@ -44,19 +48,21 @@ class Work:
 
     @property
     def any(self) -> bool:
-        """Whether a pass has something to do."""
+        """Return whether a pass has something to do."""
         return bool(self.pending or self.unfinished)
 
 
 def look(journal: Path, *, blobs: bool = False) -> Work:
-    """What waits in the journal of this folder; costs what is pending.
+    """Return what waits in the journal of this folder.
+
+    The cost grows with what is pending.
 
     Args:
         journal: Its folder.
-        blobs: Also look whether what is to be uploaded is in the spool.
+        blobs: Also look in the spool for each content to upload.
 
     Raises:
-        JournalError: It can't be read.
+        JournalError: The journal can't be read.
     """
     with view.opened(journal) as own, view.snapshot(own.database):
         database = own.database
@@ -64,22 +70,19 @@ def look(journal: Path, *, blobs: bool = False) -> Work:
         unfinished = int(database.read("SELECT count(*) FROM receipt WHERE finished_at_ns IS NULL")[0][0])
         missing = None
         if blobs:
-            # What is no digest, or something else than a file, will not arrive: a pass quarantines it.
+            # A broken digest, or a thing that is no file, can't arrive: a pass quarantines it.
             found = {str(view.detail_of(payload).get("sha256")) for (payload,) in database.read_page(_PENDING_UPLOADS)}
             digests = filter(is_digest, found)
             missing = sum(not os.path.lexists(journal / paths.SPOOL / digest[:2] / digest) for digest in digests)
-        return Work(position, queries.pending_count(database), unfinished, missing, len(interruption.interrupted(own)), own.journal_id)
-
-
-_ERROR_FIELDS: Final = ("code", "hint", "request_id", "maybe_applied", "unreachable", "uploads_only", "everywhere", "throttled")
-_ERRORS: Final = ("halted", "uploads_halted", "failed")
+        pending, interrupted = queries.pending_count(database), len(interruption.interrupted(own))
+        return Work(position, pending, unfinished, missing, interrupted, own.journal_id)
 
 
 class Position(NamedTuple):
-    """How far somebody has seen a journal: up to which entry, and up to which receipt.
+    """Say how far somebody has seen a journal: the last entry and the last receipt.
 
-    A journal whose position is the one after a pass has nothing that the pass had not seen: entries come with a higher
-    ``seq``, and what a person releases comes with a receipt.
+    If the position is still the one after a pass, that pass has seen everything. A new entry has
+    a higher ``seq``, and a release by a person adds a receipt.
     """
 
     seq: int
@@ -88,10 +91,11 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far something is: ``done`` of ``total``, in a unit of its own.
+    """Say how far a task is: ``done`` of ``total``, in the task's own unit.
 
-    A sync counts the entries that were pending at its start, ``verify`` components, ``check`` checks, an export, a
-    merge and a prune entries, a bundle bytes. ``requests`` are those of a sync that were answered.
+    A sync counts the entries that were pending at its start. ``verify`` counts components,
+    ``check`` checks, a bundle bytes. An export, a merge and a prune count entries. ``requests``
+    are the answered requests of a sync.
     """
 
     done: int
@@ -101,23 +105,27 @@ class Progress:
 
 @dataclass(slots=True)
 class PassReport:
-    """What a pass did.
+    """Tell what a pass did.
 
     Attributes:
-        delivered, quarantined, in_doubt: Entries settled so in this pass.
-        superseded: Those of the delivered that a later value of the same key stands for.
-        arrived, not_arrived: Entries that were in doubt and, read back, proved to be there (delivered now) or not (pending again).
-        pending: Entries of the journal that are pending after it (also those that the options left out).
+        delivered: Entries delivered in this pass, those superseded included.
+        quarantined: Entries quarantined in this pass.
+        in_doubt: Entries that are in doubt since this pass.
+        superseded: Entries among ``delivered`` that a later value of the same key stands for.
+        arrived: Entries in doubt that reading back proved to have arrived. Now delivered.
+        not_arrived: Entries in doubt that reading back proved not to have arrived. Now pending.
+        pending: Entries pending in the journal after the pass, those the options left out
+            included.
         requests: Requests made.
-        held: Components that can't go on, and why.
-        halted: Why the pass ended early, if it did.
-        uploads_halted: Why no more uploads were made, if so.
-        altered: Chains that do not hold, if any: what their writers recorded was held back.
+        held: Components that can't be delivered now, and why.
+        halted: Why the pass ended early, or None.
+        uploads_halted: Why the uploads ended early, or None.
+        altered: Chains that do not hold, or None. What their writers recorded was held back.
         failed: The last failure of a request whose retries were exhausted.
-        out_of_time: The deadline ended it.
+        out_of_time: Whether the deadline ended the pass.
         duration_s: Seconds.
-        position: What the pass has seen of the journal; None: it ended before it had looked.
-        ended: Interrupted runs that it ended as Stopped, by name.
+        position: What the pass has seen of the journal. None: it ended before it looked.
+        ended: Names of the interrupted runs that it ended as Stopped.
     """
 
     delivered: int = 0
@@ -140,23 +148,26 @@ class PassReport:
 
     @property
     def settled(self) -> int:
-        """Entries settled in this pass, whatever the outcome."""
+        """Return how many entries were settled in this pass, whatever the outcome."""
         return self.delivered + self.quarantined + self.in_doubt
 
     @property
     def problem(self) -> JournaltrackError | None:
-        """Why not everything was delivered, the gravest reason first; None if there is none (but see ``out_of_time``)."""
+        """Return the gravest reason why something was not delivered, or None.
+
+        A deadline is not among the reasons: see ``out_of_time``.
+        """
         return self.halted or self.uploads_halted or self.altered or next(iter(self.held.values()), None) or self.failed
 
     def add(self, outcome: str, entries: int) -> None:
-        """Entries were settled with this outcome, as ``delivery`` names it."""
+        """Count entries settled with this outcome, as ``delivery`` names it."""
         name = outcome.replace(" ", "_")
         setattr(self, name, getattr(self, name) + entries)
         if outcome == "superseded":
             self.delivered += entries
 
     def to_json(self) -> dict[str, Any]:
-        """As ``json.dumps`` takes it."""
+        """Return the report as ``json.dumps`` takes it."""
         converted: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
         for name in _ERRORS:
             converted[name] = error_to_json(converted[name])
@@ -166,7 +177,7 @@ class PassReport:
 
 
 def error_to_json(error: RemoteError | None) -> dict[str, Any] | None:
-    """A remote's failure as ``json.dumps`` takes it."""
+    """Return a remote's failure as ``json.dumps`` takes it."""
     if error is None:
         return None
     return {"message": error.message, "kind": error.kind.value, **{name: getattr(error, name) for name in _ERROR_FIELDS}}

@@ -1,23 +1,23 @@
-"""The reconciler: replays what is pending in a journal to a remote. lease → plan → perform → settle.
+"""Replay a journal to a remote: lease → plan → perform → settle.
 
-Pending entries are read a chunk at a time and planned; ``dispatch`` hands the requests out in two lanes, ``course`` knows what must
-not be sent any more, ``ending`` ends every pass in one way. All of it is done by one thread of the pass's own (``apart``), where no
-signal handler raises; requests are made on workers' threads, which touch the remote alone.
+Pending entries are read a chunk at a time and planned. ``dispatch`` hands the requests out in two
+lanes, and its ``Course`` knows what must not be sent any more. One thread of the pass's own
+(``Apart``) does all of it, where no signal handler raises. Workers' threads make the requests, and
+touch the remote alone.
 
-Invariants: memory does not grow with the journal; a request is in flight only with a recorded intent; a failing
-component does not hold up the others; nothing leaves after ``run``. Must not know the tracker, boto3 or tenacity.
+``Ending`` ends every pass in the same way: nothing left to do, a halt, a deadline, Ctrl-C, an error
+of the journal, or a bug. It hands nothing more out, takes back what no worker began, and closes the
+gate, so that nothing more leaves. It waits for answers within the grace. It records every answer,
+and retries for a while when the journal refuses. Only then the lease is given back.
 
-The one end of a pass, whatever ends it: nothing left to do, a halt, a deadline, Ctrl-C, an error of the journal, a bug.
+``end_interrupted`` records a status, Stopped, for each run whose processes are proven dead. The
+process that makes the pass is its writer. The entry is delivered like any other, and a run that is
+resumed later is InProgress again.
 
-Hand nothing more out; take back what no worker began; close the gate, so that nothing more leaves; wait for answers on their way
-within the grace; record every answer in hand, and try again for a while when the journal refuses. Only then the lease is given back.
+Invariants: memory does not grow with the journal. A request is in flight only with a recorded
+intent. A failing component does not hold up the others. Nothing leaves after ``run``.
 
-Must not know what requests are for.
-
-Runs whose processes are proven dead are ended on the record, as Stopped. Part of a pass.
-
-Who says so is the process that makes the pass: its entry is a status like any other, delivered with the rest, and a run that
-is resumed later is InProgress again. Must not know a remote.
+Must not know the tracker, boto3 or tenacity.
 """
 
 from __future__ import annotations
@@ -67,16 +67,30 @@ from journaltrack.util.threads import Apart, Workers
 logger = logging.getLogger(__name__)
 
 GRACE_S: Final = 30.0
-"""How long answers are waited for when no deadline says it: the longest silence that a request allows."""
+"""Seconds to wait for answers when no deadline says it: a request's longest allowed silence."""
 AFTER_S: Final = 0.5
-"""Beyond the grace: what arrived with its last moment."""
+"""Seconds beyond the grace, for answers that arrived in its last moment."""
 RECORD_FOR_S: Final = 20.0
-"""How long recording is tried again: another process's lock, a full disk and an error of the device pass."""
+"""Seconds for which recording is retried.
+
+Another process's lock, a full disk and an error of the device may pass.
+"""
+CONCURRENCY: Final = 96
+"""Requests in flight: hides 30 ms of latency and the delays of a busy machine (ADR 0020).
+
+A service that allows fewer says so, and is asked at its rate from then on (``rate_limit``).
+"""
 _PAUSE_MAX_S: Final = 1.0
+_LEASE_POLL_S: Final = 0.05
+"""Seconds between two attempts to take a lease that another process holds."""
+_LOOK_EVERY: Final = 20
+"""Attempts after which the pass looks whether anything is left to deliver."""
+_FRESH_S: Final = 1.0
+"""Seconds between two looks for new entries while uploads continue."""
 
 
 class Ending:
-    """Ends one pass; ``hurry`` may be called by another thread.
+    """End one pass. Another thread may call ``hurry``.
 
     Args:
         gate: Of the pass.
@@ -88,17 +102,17 @@ class Ending:
         self._patience = Deadline()
 
     def hurry(self, times: int) -> None:
-        """Somebody interrupted the pass, so many times: end it soon; the second time, wait for nothing any more."""
+        """End the pass soon, after ``times`` interruptions. After two, wait for nothing."""
         self._interruptions = times
         self._gate.close(INTERRUPTED_GRACE_S if times == 1 else 0.0)
         if times > 1:
             self._patience.cancel()
 
     def end(self, dispatch: Dispatch, crew: Crew, settlement: Settlement) -> None:
-        """End the pass; afterwards nothing of it leaves, and what is known of its requests is in the journal.
+        """End the pass. Afterwards nothing leaves, and every known outcome is recorded.
 
         Raises:
-            JournalError: What is in hand can't be recorded, for as long as was tried.
+            JournalError: An outcome could not be recorded, for as long as was tried.
         """
         try:
             if crew.unfinished():
@@ -107,10 +121,11 @@ class Ending:
             self._await_answers(dispatch, crew, settlement)
             lost = dispatch.give_up()
             if lost:
-                logger.warning("%d requests did not end in time; the next sync finds out what became of them", lost)
+                logger.warning("%d requests did not end in time; the next sync settles them", lost)
             self._record(dispatch)
         finally:
-            crew.close(wait=not crew.unfinished())  # one that is stuck keeps nobody from exiting
+            # A stuck worker must not keep the process from exiting.
+            crew.close(wait=not crew.unfinished())
 
     def _await_answers(self, dispatch: Dispatch, crew: Crew, settlement: Settlement) -> None:
         dispatch.collect()
@@ -123,7 +138,8 @@ class Ending:
             if not crew.wait(min(HEARTBEAT_S, left_s), GROUP_S) and left_s <= 0:
                 return
             dispatch.collect()
-            with contextlib.suppress(JournalError):  # it is tried again, and told then
+            # Recording is tried again at the end, and a failure is raised then.
+            with contextlib.suppress(JournalError):
                 dispatch.record()
                 settlement.renew()
 
@@ -138,7 +154,7 @@ class Ending:
             except JournalWriteError as error:
                 if self._patience.over:
                     raise
-                logger.warning("what was answered could not be recorded, which is tried again: %s", error.message)
+                logger.warning("answers not recorded yet; this is tried again: %s", error.message)
             else:
                 return
             self._patience.wait(pause_s)
@@ -150,10 +166,10 @@ def end_interrupted(journal: Journal, wants: Callable[[str], bool]) -> list[str]
 
     Args:
         journal: Open for writing.
-        wants: Whether it is about the component of that name.
+        wants: Returns whether the pass is about the component of that name.
 
     Returns:
-        The names of those that were ended.
+        The names of the components whose run was ended.
 
     Raises:
         JournalError: The journal can't be read or written.
@@ -165,7 +181,8 @@ def end_interrupted(journal: Journal, wants: Callable[[str], bool]) -> list[str]
         run = interruption.of_component(journal, component_id, name)
         if run is None:
             continue
-        message = limits.one_line(f"interrupted: process {run.pid} on {run.host} ended without close; last entry at {run.last_entry_at}")
+        process = f"process {run.pid} on {run.host}"
+        message = limits.one_line(f"interrupted: {process} ended without close; last entry at {run.last_entry_at}")
         draft = vocabulary.status(primary="Stopped", message=message, end_ns=run.last_entry_at_ns)
         still = functools.partial(interruption.is_interrupted, journal, component_id, found[component_id])
         if journal.append_if(still, component_id, [draft]):
@@ -176,7 +193,10 @@ def end_interrupted(journal: Journal, wants: Callable[[str], bool]) -> list[str]
 
 
 def _forget(journal: Journal) -> None:
-    """Remove the files of dead writers that nothing needs any more: those which began no run that is in progress."""
+    """Remove the files of dead writers that nothing needs any more.
+
+    A writer that began a run in progress keeps its file.
+    """
     for file in writer_life.look(journal.path):
         if file.alive is False or file.copied:
             statuses = [journal.last_status(component_id) for component_id in file.components]
@@ -185,36 +205,31 @@ def _forget(journal: Journal) -> None:
                 writer_life.forget(journal.path, file.uuid)
 
 
-CONCURRENCY: Final = 96
-"""Requests in flight: what hides 30 ms of latency and the delays of a busy machine (ADR 0020). A service that allows fewer says so, and is
-asked at its rate from then on (``rate_limit``)."""
-_LEASE_POLL_S: Final = 0.05
-"""How often a lease is asked for that somebody else holds;"""
-_LOOK_EVERY: Final = 20
-"""... and after so many times, whether there is anything left to deliver."""
-_FRESH_S: Final = 1.0
-"""While uploads take long, what was logged meanwhile is looked for so often."""
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a pass shall do.
+    """Say what a pass shall do.
 
     Attributes:
-        component: Shell pattern of component names (case does not matter); None: all.
-        since_ns: Only entries recorded since then (nanoseconds since the epoch), and what makes their components.
+        component: Shell pattern of component names, case ignored. None: all.
+        since_ns: Only entries recorded since then (nanoseconds since the epoch), and those that
+            create or load their components. None: all.
         concurrency: Requests in flight.
-        create_or_attach: Create loaded components that are missing, attach to foreign ones that exist.
-        timestamps: Metrics older than ``limits.METRIC_AGE_MAX_S`` or further ahead than ``METRIC_AHEAD_MAX_S``: ``"keep"`` sends
-            them as they are, ``"shift"`` with the time of delivery.
-        visible_after_s: How long after a request its points are taken for not there when reading back does not show them.
-        anchor: Where the heads of the journal's chains are put after the pass, see ``anchors.make``.
-        anchor_every_s: Not before the last anchor is so old (seconds), unless a component ended in this pass.
+        create_or_attach: Create loaded components that are missing. Attach to foreign ones.
+        timestamps: For metrics older than ``limits.METRIC_AGE_MAX_S`` or further ahead than
+            ``METRIC_AHEAD_MAX_S``. ``"keep"`` sends them as they are, ``"shift"`` with the time
+            of delivery.
+        visible_after_s: Seconds after a request after which points that reading back does not
+            show count as not arrived.
+        anchor: Where to put the heads of the journal's chains after the pass: ``anchors.make``.
+        anchor_every_s: Least age of the last anchor in seconds before the next. A component that
+            ended in this pass overrides it.
         end_interrupted: First end the runs whose processes are proven dead, as Stopped.
-        ask_for_copies: Ask, before anything is sent, whether another copy of the journal was delivered further (``ahead``).
+        ask_for_copies: Before anything is sent, ask whether another copy of the journal was
+            delivered further (``anchors.ask``).
         even_if_behind: Send what is pending even then.
-        unproved: Send also what was recorded by processes whose chain of digests does not hold.
-        wait_for_lease: If somebody else reconciles the journal: wait until the deadline, or until they have delivered all that is wanted.
+        unproved: Send also what processes recorded whose chain of digests does not hold.
+        wait_for_lease: While another process holds the lease, wait until the deadline, or until
+            nothing wanted is left to deliver.
     """
 
     component: str | None = None
@@ -232,31 +247,32 @@ class Options:
     wait_for_lease: bool = False
 
     def wants_component(self, name: str) -> bool:
-        """Whether the pass is about this component."""
+        """Return whether the pass is about this component."""
         return patterns.fits(name, self.component)
 
     def wants(self, entry: Entry) -> bool:
-        """Whether the pass is about this entry."""
+        """Return whether the pass is about this entry."""
         if not self.wants_component(entry.component):
             return False
         return self.since_ns is None or entry.recorded_at_ns >= self.since_ns or entry.kind in {CREATE, LOAD}
 
     @property
     def wanted(self) -> Wanted:
-        """The same for reading."""
+        """Return the same for reading."""
         return Wanted(self.wants_component, self.wants, self.since_ns)
 
 
 class Reconciler:
-    """Replays one journal to one remote, once.
+    """Replay one journal to one remote, once.
 
     Args:
-        journal: Of the caller, not shared with a tracker: reading must not keep appends waiting.
-        remote: Retries what is worth it, and raises ``RemoteError`` alone.
+        journal: Opened for this pass. Not a tracker's: reading would keep appends waiting.
+        remote: Retries what is worth a retry, and raises ``RemoteError`` alone.
         options: What to replay.
-        deadline: Ends the pass; what is not delivered stays pending. A ``Gate`` of this pass alone, if the remote looks at it.
-        on_progress: Called from the calling thread after every recording.
-        attempts: Tells, on the worker's thread, how often the remote sent the last request.
+        deadline: Ends the pass. What is not delivered stays pending. If the remote looks at a
+            ``Gate``, pass that gate, made for this pass alone.
+        on_progress: Called on the calling thread after each recording.
+        attempts: Returns, on the worker's thread, how often the remote sent the last request.
         clock_ns: Nanoseconds since the epoch.
     """
 
@@ -297,20 +313,24 @@ class Reconciler:
         )
         self._proof = Proof(journal.database)
         self._total = 0
-        self._ahead = 0  # the number of another copy's newest anchor
+        # The number of another copy's newest anchor.
+        self._ahead = 0
         self._seen_seq = 0
 
     def run(self) -> PassReport:
-        """One pass: everything pending is tried once (with the remote's retries). Nothing of it leaves afterwards.
+        """Try everything pending once, with the remote's retries.
+
+        Nothing leaves afterwards.
 
         Returns:
-            What was done; failures of requests are in it, they are not raised.
+            What was done. It contains the failures of requests: they are not raised.
 
         Raises:
-            LeaseHeldError: Somebody else reconciles this journal.
-            JournalBehindError: Another copy of it was delivered further, or a merge into it was killed; nothing was sent.
-            LeaseLostError: Somebody else took the lease over in mid-pass.
-            JournalNotFoundError: It was deleted, replaced or moved in mid-pass.
+            LeaseHeldError: Another process reconciles this journal.
+            JournalBehindError: Another copy of the journal was delivered further, or a merge into
+                it was killed. Nothing was sent.
+            LeaseLostError: Another process took the lease over during the pass.
+            JournalNotFoundError: The journal was deleted, replaced or moved during the pass.
             JournalError: The journal can't be read or written.
         """
         started = time.monotonic()
@@ -342,7 +362,8 @@ class Reconciler:
             self._gate.close()
             try:
                 lease.release()
-            except JournalError as error:  # what went wrong first is what is told
+            # Only the first error is raised.
+            except JournalError as error:
                 logger.warning("the lease could not be given back: %s", error)
             raise
         self._gate.close()
@@ -352,7 +373,7 @@ class Reconciler:
         self._report.out_of_time &= self._report.pending > 0
 
     def _acquired(self) -> leases.Lease | None:
-        """The lease; None if there was somebody to wait for, and nothing is left to do."""
+        """Return the lease. None if its holder has delivered everything wanted."""
         looks = itertools.count(1)
         while True:
             try:
@@ -360,12 +381,15 @@ class Reconciler:
             except LeaseHeldError:
                 if not self._options.wait_for_lease or self._gate.over:
                     raise
-                if next(looks) % _LOOK_EVERY == 0 and not queries.is_pending(self._journal.database, self._options.wants_component):
+                if next(looks) % _LOOK_EVERY == 0 and not self._is_wanted_pending():
                     return None
             self._gate.wait(_LEASE_POLL_S)
 
+    def _is_wanted_pending(self) -> bool:
+        return queries.is_pending(self._journal.database, self._options.wants_component)
+
     def _deliver(self, settlement: Settlement) -> None:
-        """All that is sent for entries, and its end."""
+        """Send what is pending, and end the pass."""
         crew: Crew = Workers(
             self._attempts,
             {QUICK: self._options.concurrency, UPLOADS: min(self._options.concurrency, IN_FLIGHT_MAX)},
@@ -377,7 +401,8 @@ class Reconciler:
         try:
             self._report.in_doubt += settlement.recover()
             self._resolve_doubts(settlement)
-            self._seen_seq = self._journal.last_seq()  # before counting: what comes later is not taken for seen
+            # Before the count: a later entry must not pass for seen.
+            self._seen_seq = self._journal.last_seq()
             self._total = queries.pending_count(self._journal.database)
             self._tell()
             if self._total and not self._course.ended:
@@ -386,16 +411,22 @@ class Reconciler:
         except BaseException:
             try:
                 self._ending.end(dispatch, crew, settlement)
-            except JournalError as error:  # as above
-                logger.warning("what was answered could not be recorded: %s", error)
+            # Only the first error is raised.
+            except JournalError as error:
+                logger.warning("answers could not be recorded: %s", error)
             raise
-        self._report.out_of_time |= self._gate.over  # also before its first request
+        # Also if the deadline expired before the first request.
+        self._report.out_of_time |= self._gate.over
         self._ending.end(dispatch, crew, settlement)
         if isinstance(self._report.halted, CopyAheadError):
             raise JournalBehindError(self._report.halted.message, hint=self._report.halted.hint)
 
     def _look_for_unfinished(self, settlement: Settlement) -> None:
-        """Raise ``JournalBehindError`` if a merge was killed; give it up if what is pending is to be sent even then."""
+        """Refuse to replay after a killed merge. ``even_if_behind`` gives it up.
+
+        Raises:
+            JournalBehindError: A merge was killed, and nothing was sent.
+        """
         database = self._journal.database
         if not self._options.even_if_behind:
             taken.refuse_unfinished(database)
@@ -404,7 +435,11 @@ class Reconciler:
                 taken.end(connection, settlement.attestor, given_up)
 
     def _look_for_copies(self) -> None:
-        """Raise ``JournalBehindError`` if another copy of the journal was delivered further."""
+        """Refuse to replay if another copy of the journal was delivered further.
+
+        Raises:
+            JournalBehindError: It was, and nothing was sent.
+        """
         if not self._options.ask_for_copies:
             return
         found = anchors.ask(self._journal.database, self._remote, self._options.anchor, self._gate, self._clock_ns())
@@ -414,7 +449,7 @@ class Reconciler:
                 raise found.error()
 
     def _resolve_doubts(self, settlement: Settlement) -> None:
-        """Ask the remote which points in doubt arrived, so that those which did not go out in this pass."""
+        """Ask the remote which points in doubt arrived. The others are sent in this pass."""
         options, database = self._options, self._journal.database
         asked = doubting.to_ask(database, now_ns=self._clock_ns(), visible_after_s=options.visible_after_s)
         for component_id, name in asked.items():
@@ -433,10 +468,12 @@ class Reconciler:
                 shown = self._remote.read_metrics(name, steps)
             except RemoteError as error:
                 logger.info("%s could not be asked for its metrics in doubt: %s", name, error)
-                if error.unreachable or error.everywhere:  # what the next request would meet, too
+                # The next request would meet the same.
+                if error.unreachable or error.everywhere:
                     self._report.halted = error
                 continue
-            except Exception:  # they stay in doubt, and nothing else has to suffer for it
+            # They stay in doubt, and the rest of the pass continues.
+            except Exception:
                 logger.warning("%s could not be asked for its metrics in doubt", name, exc_info=True)
                 continue
             if shown is None:
@@ -449,7 +486,7 @@ class Reconciler:
             self._report.not_arrived += sum(finding.outcome == "not arrived" for finding in findings)
 
     def _replay(self, settlement: Settlement, dispatch: Dispatch, uploads: Uploads) -> None:
-        """Chunk after chunk; and as long as uploads take, what is logged meanwhile."""
+        """Replay chunk after chunk. While uploads continue, look for new entries."""
         chunks = PendingChunks(self._journal, replace(self._options.wanted, is_closed=self._course.is_closed))
         while True:
             for chunk in map(self._proved, chunks):
@@ -458,7 +495,8 @@ class Reconciler:
                 if self._course.ended or self._report.out_of_time:
                     break
                 settlement.advance_mark(chunk.upto_seq)
-                del chunk  # before the next one is read
+                # Frees its memory before the next one is read.
+                del chunk
             looked_at = time.monotonic()
             while dispatch.go_on(_FRESH_S):
                 if time.monotonic() - looked_at >= _FRESH_S:
@@ -479,13 +517,20 @@ class Reconciler:
         dispatch.perform(chain(rest, metrics))
 
     def _proved(self, chunk: Chunk) -> Chunk:
-        """Without what was recorded by processes whose chain does not hold: somebody altered it, and which of it can't be told."""
+        """Return the chunk without the entries of writers whose chain does not hold.
+
+        Somebody altered such a chain, and which entry it was can't be told.
+        """
         self._proof.look_at(chunk.seqs, chunk.rows())
         left = chunk if self._options.unproved else chunk.without(self._proof.broken)
-        return replace(left, columns=[])  # of which only the proof had need
+        # Only the proof needed the columns.
+        return replace(left, columns=[])
 
     def _resolved(self, settlement: Settlement, uploads: Uploads, requests: Sequence[Request]) -> list[Request]:
-        """With the places of what was uploaded before; references that wait for an upload are put off with it."""
+        """Put the URIs of earlier uploads into the updates.
+
+        References that wait for an upload are put off with it.
+        """
         updated = {r.component_id for r in requests if isinstance(r, Update)}
         states = read_states(self._journal.database, updated)
         resolved: list[Request] = []
@@ -502,7 +547,8 @@ class Reconciler:
 
     def _anchor(self, settlement: Settlement) -> None:
         places = self._options.anchor
-        if self._report.uploads_halted is not None:  # what takes no artifact takes no anchor
+        # A store that takes no artifact takes no anchor.
+        if self._report.uploads_halted is not None:
             places = "parameter" if places in {"both", "parameter"} else "off"
         anchors.make(
             self._journal.database,
@@ -528,7 +574,10 @@ class Reconciler:
 
 
 def dry_run(journal: Journal, options: Options, proof: Proof) -> Iterator[Action]:
-    """The actions that a pass would make if all went well, what waits for an upload apart; changes nothing, asks nobody."""
+    """Yield the actions that a pass would make if every request succeeded.
+
+    Updates that wait for an upload come apart. Changes nothing, and asks no remote.
+    """
     for pending in pending_chunks(journal, options.wanted):
         proof.look_at(pending.seqs, pending.rows())
         chunk = pending if options.unproved else pending.without(proof.broken)

@@ -1,8 +1,10 @@
-"""What the reconciler needs of a remote: the protocol, its answers, and nothing of any particular service.
+"""Define what the reconciler needs of a remote: a protocol, and the answers.
 
-A remote performs single requests and classifies failures as ``RemoteError``; it keeps no state of ours and decides
-nothing. Its methods are called from several threads at once. Wrapping one remote in another (retries, rate limits,
-recording) is how behaviour is added.
+A remote performs single requests, and classifies failures as ``RemoteError``. It keeps no state of
+ours and decides nothing. Several threads call its methods at once. To add behaviour (retries, rate
+limits, recording), wrap one remote in another.
+
+Must not know any particular service.
 """
 
 from __future__ import annotations
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why one item of a request was not taken; ``permanent`` False means that it may be sent again.
+    """Say why one item of a request was not taken.
 
     Attributes:
-        maybe_applied: It may have taken effect all the same: what went wrong was not a refusal.
+        code: The remote's code.
+        message: The remote's message.
+        permanent: False: the item may be sent again.
+        maybe_applied: The failure was no refusal, so the item may have taken effect.
     """
 
     code: str
@@ -35,14 +40,15 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the remote said to one successful request.
+    """Hold the remote's answer to one successful request.
 
     Attributes:
-        request_id: The remote's id of the request; None when no request was needed.
-        arn: Of the component, when the answer tells it.
+        request_id: The remote's id of the request. None: no request was needed.
+        arn: Of the component, if the answer says it.
         uri: Of the uploaded object.
         refused: ``put_metrics``: items that were not taken, by their position.
-        older: Entries that were not sent, by ``seq``, with why: the remote holds a later value of another journal.
+        older: By ``seq``: why an entry was not sent, since the remote holds a later value of
+            another journal.
     """
 
     request_id: str | None = None
@@ -53,7 +59,10 @@ class Answer:
 
 
 class RemoteMetric(NamedTuple):
-    """The points of one metric as the remote sums them up. Which point is ``last`` is the remote's own notion."""
+    """Sum up the points of one metric as the remote does.
+
+    Which point is ``last`` is the remote's own notion.
+    """
 
     points: int
     minimum: float
@@ -64,11 +73,12 @@ class RemoteMetric(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RemoteComponent:
-    """A component as the remote holds it.
+    """Hold a component as the remote has it.
 
     Attributes:
-        owner: ``ComponentSpec.owner`` of its create, None if not made by us.
-        metrics: Summaries by name; aggregated by the service, and documented nowhere to be complete at once.
+        owner: ``ComponentSpec.owner`` of its create. None: we did not make it.
+        metrics: Summaries by name. The service aggregates them. No document promises that they
+            are complete at once.
     """
 
     name: str
@@ -85,12 +95,14 @@ class RemoteComponent:
 
 @dataclass(frozen=True, slots=True)
 class RemoteObject:
-    """An object as the store holds it.
+    """Hold an object as the store has it.
 
     Attributes:
         size_bytes: Its size.
-        sha256: Of its whole content (hexadecimal), computed by the store or from what was read; None if that is not to be had.
-        noted_sha256: The digest that its uploader noted beside it: tells whose it is, proves nothing about its bytes.
+        sha256: Of its whole content (hexadecimal), as the store or a full read computed it.
+            None: not available.
+        noted_sha256: The digest that its uploader noted beside it. It shows whose object this
+            is, and proves nothing about its bytes.
     """
 
     size_bytes: int
@@ -105,10 +117,11 @@ class BlobUpload:
 
     Attributes:
         path: The file, of ``size_bytes`` bytes whose SHA-256 is ``sha256`` (hexadecimal).
-        bucket: None for the remote's default bucket, created when missing.
-        prefix: None for the remote's default prefix.
+        bucket: None: the remote's default bucket, created when missing.
+        prefix: None: the remote's default prefix.
         media_type: Its Content-Type, or None.
-        scratch: A folder for small files with which an upload that was cut off is found again; None: nothing is noted.
+        scratch: Folder for small files with which an interrupted upload is resumed. None: no
+            such files.
     """
 
     path: Path
@@ -124,7 +137,10 @@ class BlobUpload:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A small JSON document to put under ``<prefix>/<folder>/<name>``; ``bucket`` and ``prefix`` None: the remote's defaults."""
+    """A small JSON document to put under ``<prefix>/<folder>/<name>``.
+
+    ``bucket`` and ``prefix`` None: the remote's defaults.
+    """
 
     bucket: str | None
     prefix: str | None
@@ -134,10 +150,13 @@ class Document:
 
 
 class Remote(Protocol):
-    """Where entries are delivered to. Every method raises ``RemoteError`` and nothing else for a failed request."""
+    """Where entries are delivered to.
+
+    A failed request raises ``RemoteError``, and no method raises anything else.
+    """
 
     def describe(self, component: str) -> RemoteComponent | None:
-        """The component, or None if the remote says that it does not exist."""
+        """Return the component, or None if the remote says that it does not exist."""
         ...
 
     def create(self, spec: ComponentSpec) -> Answer:
@@ -149,31 +168,44 @@ class Remote(Protocol):
         ...
 
     def associate(self, component: str, experiment: str | None, trial: str | None) -> Answer:
-        """Put the component into the trial; create trial and experiment when missing. Without a trial's name, the
-        experiment's default trial is used; without an experiment's, the trial must exist.
+        """Put the component into the trial. Create trial and experiment when missing.
+
+        Without a trial's name, the experiment's default trial is used. Without an experiment's
+        name, the trial must exist.
         """
         ...
 
     def upload(self, blob: BlobUpload) -> Answer:
-        """Store the file and return its URI. An object of the same content under the name is success; one of other
-        content is left alone, and the file is stored under a name that tells its content.
+        """Store the file and return its URI.
+
+        An object of the same content under the name is success. An object of other content is
+        left alone, and the file is stored under a name that contains its digest.
         """
         ...
 
     def put_document(self, document: Document) -> Answer:
-        """Store the document and return its URI, unless there is something under its name: that it is there is as good."""
+        """Store the document and return its URI.
+
+        If something exists under its name, nothing is stored, and that is success.
+        """
         ...
 
     def documents(self, bucket: str | None, prefix: str | None, folder: str) -> Mapping[str, bytes]:
-        """What ``put_document`` stored in a folder, by name; empty if there is no such bucket or folder."""
+        """Return what ``put_document`` stored in a folder, by name.
+
+        Empty if there is no such bucket or folder.
+        """
         ...
 
     def document_names(self, bucket: str | None, prefix: str | None, folder: str, after: str) -> Sequence[str]:
-        """The names in a folder of ``put_document`` that come after this one in order, the first 1,000 of them: one request."""
+        """Return the names in a folder of ``put_document`` that sort after ``after``.
+
+        One request: the first 1,000 names.
+        """
         ...
 
     def document(self, bucket: str | None, prefix: str | None, folder: str, name: str) -> bytes | None:
-        """What ``put_document`` stored under this name; None if it is not there."""
+        """Return what ``put_document`` stored under this name, or None."""
         ...
 
     def update(self, component: str, fields: Fields) -> Answer:
@@ -193,20 +225,27 @@ class Remote(Protocol):
         ...
 
     def read_metrics(self, component: str, steps: Mapping[str, tuple[int, int]]) -> ReadBack | None:
-        """What the service shows of the component's metrics; None if it says that the component does not exist.
+        """Return what the service shows of the component's metrics.
 
         Args:
             component: Its name.
-            steps: Metrics of which single steps are asked for, with the first and last step.
+            steps: Metrics to read step by step, each with its first and last step.
+
+        Returns:
+            None if the service says that the component does not exist.
         """
         ...
 
     def find_object(self, uri: str, *, read: bool = False) -> RemoteObject | None:
-        """The object at a URI that ``upload`` gave; None if the store says that it (or its bucket) does not exist.
+        """Return the object at a URI that ``upload`` gave.
 
         Args:
             uri: Of the object.
-            read: Read its content for ``sha256``, if the store has no digest of the whole. Nothing is kept of it.
+            read: Read its content for ``sha256``, if the store has no digest of the whole. The
+                content is not kept.
+
+        Returns:
+            None if the store says that the object or its bucket does not exist.
 
         Raises:
             RemoteError: Also (permanent) for a URI that this remote can't have given.

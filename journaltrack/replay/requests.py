@@ -1,13 +1,12 @@
-"""One action on one remote, and what its result means: the two halves of a request, without threads or storage.
+"""Make one request of a pass, and judge its result. No threads, no storage.
 
-``requests`` runs on a worker thread and touches only the remote. ``judge`` is pure: from a result to what is recorded
-and what follows. Must not know SQLite or any particular remote.
+``perform`` and ``Attempts`` run on a worker's thread. They touch the remote, the gate and the
+clock. ``judge`` is pure: it turns a result into what is recorded and what follows.
 
-One request of a pass, on a worker's thread: from an intent to a result, whatever happens.
+Invariant: every attempt ends with a result. An unexpected exception is a result too, and it says
+whether the request may have left.
 
-Touches the remote, the gate and the clock; must not know the journal's tables, threads, or what follows from a result.
-
-Invariant: every attempt ends with a result. What nobody expected is one, too, and says whether the request may have left.
+Must not know SQLite, the journal's tables, or any particular remote.
 """
 
 from __future__ import annotations
@@ -43,22 +42,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REASON_CHARS_MAX = 2_000
-"""Ours: characters of a remote's message that are kept."""
+"""Our own limit: characters of a remote's message that are kept."""
 NO_EFFECT: Final[Mapping[str, Any]] = MappingProxyType({"no_effect": True})
-"""What the attestation of a creation says that certainly failed: a component that is there all the same was made by somebody else."""
+"""What the attestation of a creation says that certainly failed.
+
+If the component is there all the same, another writer made it.
+"""
+ATTACH_COMMAND: Final = "`journaltrack sync --create-or-attach --component NAME`"
 SHIFTED = "sent with the time of delivery, since its own is older than 14 days or over 2 hours ahead"
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What performing needs beside the action.
+    """Hold what ``perform`` needs beside the action.
 
     Attributes:
         spool: Folder of the blobs.
         journal_id: Owner of a component that has no create entry of its own.
-        create_or_attach: Create loaded components that are missing, attach to foreign ones that exist.
-        even_if_behind: Attach also to what another copy of this journal made.
-        attempts: How often the remote sent the calling thread's last request.
+        create_or_attach: Create loaded components that are missing. Attach to foreign ones.
+        even_if_behind: Attach also to a component that another copy of this journal made.
+        attempts: Returns how often the remote sent the calling thread's last request.
     """
 
     spool: Path
@@ -69,15 +72,16 @@ class Context:
 
 
 class Verdict(NamedTuple):
-    """What a result means.
+    """Say what a result means.
 
     Attributes:
         outcome: To record.
-        again: Requests that replace this one now (halves of a refused one, items to send again).
-        hold: No more requests for this component in this pass.
-        block: No more of the component's state in this pass: its order would be broken.
-        halt: Nothing that the request itself could change: no more requests of those that would meet the same in this pass.
-        passing: Another try may succeed; several in a row are enough for this pass.
+        again: Requests that replace this one: halves of a refused one, or items to send again.
+        hold: Send no more requests for this component in this pass.
+        block: Send no more of the component's state in this pass, since its order would break.
+        halt: Changing the request would not help. Every request that would fail the same way
+            is left for a later pass.
+        passing: A retry may succeed. Several in a row end the pass for the component or bucket.
     """
 
     outcome: Outcome
@@ -89,7 +93,7 @@ class Verdict(NamedTuple):
 
 
 def perform(action: Request, remote: Remote, context: Context) -> Answer:
-    """Make the request (for ``Ensure`` up to three).
+    """Make the request. ``Ensure`` makes up to three.
 
     Raises:
         RemoteError: It failed.
@@ -118,14 +122,14 @@ def perform(action: Request, remote: Remote, context: Context) -> Answer:
 
 
 def judge(action: Request, receipt_id: int, result: Answer | RemoteError, attempts: int, notes: Mapping[int, str] | None = None) -> Verdict:
-    """What the result of an action means.
+    """Return what the result of an action means.
 
     Args:
         action: What was performed.
         receipt_id: Of its intent.
-        result: The answer, or why there is none.
+        result: The answer, or the error that replaced it.
         attempts: Times the request was sent.
-        notes: By ``seq``: what an audit is to say of entries that were delivered otherwise than as they are.
+        notes: By ``seq``: the reason to record for entries that were not sent as recorded.
     """
     verdict = _judge(action, receipt_id, result, attempts)
     if not notes:
@@ -136,13 +140,13 @@ def judge(action: Request, receipt_id: int, result: Answer | RemoteError, attemp
 
 
 def shifted(action: PutMetrics, sent: PutMetrics) -> dict[int, str]:
-    """What to tell of the points that were sent with another time than theirs, by ``seq``."""
+    """Return, by ``seq``, the note for each point that was sent with a changed time."""
     pairs = zip(action.seqs, action.points, sent.points, strict=True)
     return {seq: SHIFTED for seq, own, now in pairs if own.timestamp_ns != now.timestamp_ns}
 
 
 def not_sent(action: Request, receipt_id: int, attempts: int = 0) -> Outcome:
-    """A request that certainly had no effect: its entries stay pending."""
+    """Return the outcome of a request without effect. Its entries stay pending."""
     return Outcome(receipt_id, action.component_id, "not sent", attempts=attempts)
 
 
@@ -169,7 +173,8 @@ def _judge(action: Request, receipt_id: int, result: Answer | RemoteError, attem
     if result.kind is ErrorKind.HOLD:
         return Verdict(outcome._replace(outcome="held"), hold=result)
     if result.kind is ErrorKind.TRANSIENT:
-        if result.unreachable and isinstance(action, Upload):  # the store is another endpoint: the component's need not be down
+        # The object store is another endpoint: the components' endpoint may be up.
+        if result.unreachable and isinstance(action, Upload):
             return Verdict(outcome, halt=_of_uploads_only(result))
         return Verdict(outcome, block=True, halt=result if result.unreachable else None, passing=result)
     return _refused(action, outcome, result)
@@ -188,13 +193,15 @@ def _ensure(action: Ensure, remote: Remote, context: Context) -> Answer:
     try:
         return remote.create(spec)
     except AlreadyExistsError as error:
-        first = context.attempts() == 1  # else an earlier one of these may have made it
+        # After several attempts, an earlier one may have created it.
+        first = context.attempts() == 1
         try:
             answer = _attach(action, remote, mode, spec.owner, by_a_copy=by_a_copy and first)
         except RemoteError as failure:
             failure.maybe_applied |= not first
             raise
-        if answer is None:  # it was there and is gone: somebody deleted it in between
+        # It was there and is gone: somebody deleted it in between.
+        if answer is None:
             raise RemoteError(error.message, kind=ErrorKind.TRANSIENT, code=error.code, request_id=error.request_id) from error
         return answer
 
@@ -206,7 +213,8 @@ def _update(action: Update, remote: Remote) -> Answer:
     left = beside(action, found)
     if left.older:
         logger.warning(
-            "%s: SageMaker holds later values of another journal; %d older ones of this journal are not sent (`journaltrack audit entries`)",
+            "%s: SageMaker holds later values of another journal; "
+            "%d older ones of this journal are not sent (`journaltrack audit entries`)",
             action.component,
             len(left.older),
         )
@@ -215,9 +223,10 @@ def _update(action: Update, remote: Remote) -> Answer:
 
 
 def _attach(action: Ensure, remote: Remote, mode: str, owner: str, *, by_a_copy: bool) -> Answer | None:
-    """The component as it is there, None if it is not; an error if it is there but not ours to write to.
+    """Return the component as it exists, or None. Raise if it must not be written to.
 
-    ``by_a_copy``: nothing of this journal can have made it, so that its mark says that another copy of the journal did.
+    ``by_a_copy``: nothing of this journal can have created it. If it carries this journal's
+    mark, another copy of the journal did.
     """
     found = remote.describe(action.component)
     if found is None:
@@ -226,23 +235,26 @@ def _attach(action: Ensure, remote: Remote, mode: str, owner: str, *, by_a_copy:
         raise CopyAheadError(action.component, request_id=found.request_id)
     if mode == "create" and found.owner != owner:
         raise RemoteError(
-            f"a trial component named {action.component} exists already and was not created by this journal; nothing of it was changed",
+            f"{action.component} exists and was not created by this journal; no changes were made",
             kind=ErrorKind.HOLD,
             code="ComponentConflict",
             request_id=found.request_id,
-            hint="if it is the same run, `journaltrack sync --create-or-attach --component NAME` attaches to it; "
-            "otherwise delete the other one first. In scripts: Tracker.create(trial_component_name=..., resume=True)",
+            hint=f"if it is the same run, {ATTACH_COMMAND} "
+            "attaches to it; otherwise delete the other one first. "
+            "In scripts: Tracker.create(trial_component_name=..., resume=True)",
         )
     return Answer(found.request_id, arn=found.arn)
 
 
 def _missing(component: str, *, job: bool) -> RemoteError:
-    why = "its SageMaker job has not created it yet" if job else "it was loaded by name, so another journal is expected to create it"
+    why = "it was loaded by name, so another journal is expected to create it"
+    if job:
+        why = "its SageMaker job has not created it yet"
     return ComponentMissingError(
         f"the trial component {component} does not exist in SageMaker: {why}",
         kind=ErrorKind.HOLD,
         code="ComponentMissing",
-        hint="sync again when it is there, or create it now with `journaltrack sync --create-or-attach --component NAME`",
+        hint=f"sync again when it is there, or create it now: {ATTACH_COMMAND}",
     )
 
 
@@ -275,7 +287,8 @@ def _partly(action: PutMetrics, outcome: Outcome, answer: Answer) -> Verdict:
         elif refusal.permanent:
             deliveries.append(Delivery(seq, "quarantined", f"{refusal.code}: {refusal.message}"[:REASON_CHARS_MAX]))
         elif refusal.maybe_applied:
-            deliveries.append(Delivery(seq, "in doubt", f"sent, and answered with {refusal.code}: it may or may not be there"))
+            why = f"sent, and answered with {refusal.code}: it may or may not be there"
+            deliveries.append(Delivery(seq, "in doubt", why))
         else:
             again.append(index)
     codes = sorted({r.code for r in answer.refused.values()})
@@ -293,7 +306,10 @@ def _of_uploads_only(error: RemoteError) -> RemoteError:
 
 
 def _is_without_effect(error: RemoteError) -> bool:
-    """Whether it is certain: a refusal that bears no id of the service's may be a proxy's, which passed the request on."""
+    """Return whether a failed request certainly had no effect.
+
+    A refusal without a request id may be a proxy's, which passed the request on.
+    """
     return not error.maybe_applied and (error.request_id is not None or isinstance(error, NotSentError) or error.unreachable)
 
 
@@ -304,7 +320,7 @@ def _in_doubt(action: Request, outcome: Outcome, error: RemoteError) -> Verdict:
 
 
 def _refused(action: Request, outcome: Outcome, error: RemoteError) -> Verdict:
-    """Refused for good: isolate what is at fault; a component that can't be created is held, with all that is in it."""
+    """Isolate the entry that was refused. Hold a component that can't be created."""
     outcome = outcome._replace(outcome="refused")
     if isinstance(action, Ensure):
         return Verdict(outcome._replace(outcome="held"), hold=error)
@@ -326,14 +342,14 @@ def _change_deliveries(action: Update, of_last: DeliveryOutcome, reason: str | N
 
 
 class Job(NamedTuple):
-    """A request to make; ``round`` counts how often items of it were sent before."""
+    """Hold a request to make. ``round`` counts how often its items were sent before."""
 
     action: Request
     round: int = 0
 
 
 class Sending(Ticket):
-    """A request in a worker's hands, and the receipt of its intent; it is its own ticket."""
+    """Hold a request in a worker's hands, with its receipt. It is its own ticket."""
 
     __slots__ = ("job", "receipt_id")
 
@@ -344,7 +360,10 @@ class Sending(Ticket):
 
 
 class Result(NamedTuple):
-    """What a worker brought back; ``notes`` is what is to be told of entries that were not sent as they are, by ``seq``."""
+    """Hold what a worker brought back.
+
+    ``notes``: by ``seq``, the reason to record for entries that were not sent as recorded.
+    """
 
     result: Answer | RemoteError
     attempts: int = 0
@@ -352,15 +371,15 @@ class Result(NamedTuple):
 
 
 class Attempts:
-    """Makes requests; ``__call__`` is a worker's work.
+    """Make requests. ``__call__`` is a worker's work.
 
     Args:
-        remote: Retries what is worth it, and should raise ``RemoteError`` alone.
-        context: For ``requests``.
+        remote: Retries what is worth a retry. It should raise ``RemoteError`` only.
+        context: For ``perform``.
         gate: Of the pass.
-        count: Tells, on the worker's thread, how often the remote sent the last request.
+        count: Returns, on the worker's thread, how often the remote sent the last request.
         shift: Whether metrics that are too old or too far ahead get the time of delivery.
-        displaced: Whether the journal is no longer where it was.
+        displaced: Returns whether the journal has left its place.
         clock_ns: Nanoseconds since the epoch.
     """
 
@@ -384,14 +403,14 @@ class Attempts:
         self._clock_ns = clock_ns
 
     def __call__(self, sending: Sending) -> Result:
-        """Make the request; raises nothing."""
+        """Make the request. Never raises."""
         try:
             return self._made(sending)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is this request's, and nothing else's
+        except BaseException as error:  # noqa: BLE001 - it must fail this request alone
             return self.unexpected(sending, error)
 
     def unexpected(self, sending: Sending, error: BaseException) -> Result:
-        """The result of a request that ended with something that is no remote's answer."""
+        """Return the result of a request that ended with an unexpected exception."""
         logger.warning("%s of %s failed unexpectedly", sending.job.action.action, sending.job.action.component, exc_info=error)
         return Result(UnexpectedError(error, maybe_applied=sending.left_at is not None), attempts=1)
 
@@ -417,21 +436,29 @@ class Attempts:
         return Result(answer, self._count(), notes)
 
     def _excused(self, sending: Sending, error: RemoteError) -> RemoteError:
-        """What the remote can't know: nothing left; content that can't be found because the journal was moved a moment ago is not lost."""
+        """Correct the error by what the remote can't know.
+
+        If nothing left, nothing was applied. If the journal was moved a moment ago, content that
+        was not found is not lost.
+        """
         if error.maybe_applied and sending.left_at is None:
             return _with(error, maybe_applied=False)
         if isinstance(sending.job.action, Upload) and error.kind is ErrorKind.PERMANENT and self._displaced():
-            return _with(error, kind=ErrorKind.TRANSIENT, hint="the next pass looks for it where the journal is now")
+            hint = "the next pass looks for it where the journal is now"
+            return _with(error, kind=ErrorKind.TRANSIENT, hint=hint)
         return error
 
     def _timed(self, action: Request) -> Request:
-        """The action with the timestamps to send; what is recorded of it stays as it was."""
+        """Return the action with the timestamps to send.
+
+        The record keeps the original ones.
+        """
         if self._shift and isinstance(action, PutMetrics):
             return action.within(self._clock_ns(), METRIC_AGE_MAX_S, METRIC_AHEAD_MAX_S)
         return action
 
 
 def _with(error: RemoteError, **changes: Any) -> RemoteError:  # noqa: ANN401 - the constructor's
-    """The same failure, seen otherwise in some respect."""
+    """Return the same failure with some members changed."""
     kept = ("kind", "code", "hint", "request_id", "maybe_applied", "unreachable", "uploads_only", "everywhere", "throttled")
     return RemoteError(error.message, **{name: getattr(error, name) for name in kept} | changes)

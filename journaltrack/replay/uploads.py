@@ -1,10 +1,15 @@
-"""The lane beside: uploads, and the references that name them. It never keeps metrics, parameters or a status waiting.
+"""Queue the uploads of a pass, and the references that name what was uploaded.
 
-What waits for an upload is remembered by its number alone, and read again when its turn comes: memory does not grow with the
-uploads that a journal holds. Small contents go first. A bucket of which nothing is known gets one upload at a time: the first that
-can't reach it speaks for the others. References go out when the uploads of their component are done, or after a moment.
+This lane never keeps metrics, parameters or a status waiting.
 
-Reads the journal and plans; must not know how anything is sent or recorded.
+- An entry that waits for an upload is remembered by its ``seq`` alone, and read again when its
+  turn comes. Memory does not grow with the uploads of a journal.
+- Small contents go first.
+- A bucket that has not answered yet gets one upload at a time. If that one can't reach the bucket,
+  the others need not try.
+- References are sent when the uploads of their component are done, or after ``LINGER_S``.
+
+Reads the journal and plans. Must not know how anything is sent or recorded.
 """
 
 from __future__ import annotations
@@ -28,20 +33,20 @@ if TYPE_CHECKING:
     from journaltrack.replay.dispatch import Course
 
 IN_FLIGHT_MAX: Final = 16
-"""Uploads at a time: they are bound by bandwidth, not by latency."""
+"""Uploads in flight. Bandwidth limits them, not latency."""
 READ_MAX: Final = 2_000
-"""Entries that are planned at a time."""
+"""Entries planned at a time."""
 LINGER_S: Final = 2.0
-"""So long a reference waits for others of its component: a request each would be many."""
+"""Seconds that a reference waits for others of its component, to share one request."""
 
 
 class Uploads:
-    """Uploads and references of one pass that wait for their turn.
+    """Hold the uploads and references of one pass that wait for their turn.
 
     Args:
         journal: To read from.
         course: Of the pass.
-        settle: Records what needs no request.
+        settle: Records entries that need no request.
         clock: Monotonic seconds.
     """
 
@@ -56,32 +61,37 @@ class Uploads:
         self._course = course
         self._settle = settle
         self._clock = clock
-        self._put_off = array("q")  # seqs
+        # By ``seq``.
+        self._put_off = array("q")
         self._waiting: deque[Upload] = deque()
         self._in_flight: dict[tuple[int, BlobRef], Upload] = {}
-        self._twins: dict[tuple[int, BlobRef], list[int]] = defaultdict(list)  # entries with a content that is being uploaded
-        self._busy: Counter[str | None] = Counter()  # uploads in flight, by bucket
-        self._references: dict[int, tuple[str, list[Change]]] = {}  # by component: its name, and what waits
-        self._due: dict[int, float] = {}  # components that have references to send, and since when
+        # Entries with a content that is being uploaded now.
+        self._twins: dict[tuple[int, BlobRef], list[int]] = defaultdict(list)
+        # Uploads in flight, by bucket.
+        self._busy: Counter[str | None] = Counter()
+        # By component: its name, and the changes that wait.
+        self._references: dict[int, tuple[str, list[Change]]] = {}
+        # Components with references to send, and since when.
+        self._due: dict[int, float] = {}
 
     def put_off(self, seqs: Iterable[int]) -> None:
-        """These entries wait for an upload, or are one."""
+        """Add entries that are uploads, or wait for one."""
         self._put_off.extend(seqs)
 
     @property
     def waiting(self) -> bool:
-        """Whether there is anything left to begin, now or when what is in flight is done."""
+        """Return whether anything is left to begin, now or after the uploads in flight."""
         return bool(self._waiting or self._put_off or self._due)
 
     def due_in_s(self) -> float:
-        """Seconds until references are to be sent that wait for others now; infinity if none do."""
+        """Return the seconds until waiting references are due. Infinity if none wait."""
         if not self._due:
             return float("inf")
         now = self._clock()
         return min((since + LINGER_S - now for since in self._due.values() if since + LINGER_S > now), default=float("inf"))
 
     def next(self, free: int) -> list[Job]:
-        """Up to so many uploads that may begin now."""
+        """Return the uploads that may begin now, ``free`` of them at most."""
         if not self._waiting and self._put_off and free > 0:
             self._read()
         if not self._waiting:
@@ -94,7 +104,8 @@ class Uploads:
             if self._course.forbids(action):
                 continue
             if self._busy[action.blob.bucket] and action.blob.bucket not in self._course.open_buckets:
-                self._waiting.append(action)  # the first one finds out
+                # Another upload to this bucket finds out whether it answers.
+                self._waiting.append(action)
                 continue
             self._busy[action.blob.bucket] += 1
             self._in_flight[action.component_id, action.blob] = action
@@ -102,10 +113,10 @@ class Uploads:
         return jobs
 
     def next_references(self, is_free: Callable[[int], bool]) -> list[Job]:
-        """Updates with references whose uploads are done, of components that no other update is made of now.
+        """Return updates with references whose uploads are done.
 
         Args:
-            is_free: Whether that is so, by component.
+            is_free: Returns whether no other update of a component is in flight.
         """
         if not self._due:
             return []
@@ -122,7 +133,7 @@ class Uploads:
         return jobs
 
     def done(self, action: Request) -> None:
-        """An upload has ended, whatever became of it, and that is recorded."""
+        """Note that an upload has ended, whatever its outcome, and that this is recorded."""
         if isinstance(action, Upload):
             self._in_flight.pop((action.component_id, action.blob), None)
             self.put_off(self._twins.pop((action.component_id, action.blob), ()))
@@ -135,14 +146,16 @@ class Uploads:
         seqs = self._put_off[:READ_MAX]
         entries = pending_at(self._journal, seqs)
         rest = self._put_off[READ_MAX:]
-        if entries and entries[-1].seq < max(seqs):  # perhaps too large to be read at once; what is settled is not read again
+        # The page was perhaps too large. What is settled is not read again.
+        if entries and entries[-1].seq < max(seqs):
             rest = array("q", (seq for seq in seqs if seq > entries[-1].seq)) + rest
         self._put_off = rest
         states = read_states(self._journal.database, {entry.component_id for entry in entries})
         actions = planning.plan(entries, states)
         self._settle([action for action in actions if isinstance(action, Settle)])
         uploads = [action for action in actions if isinstance(action, Upload)]
-        self._waiting.extend(sorted((u for u in uploads if (u.component_id, u.blob) not in self._in_flight), key=lambda u: u.size_bytes))
+        fresh = (upload for upload in uploads if (upload.component_id, upload.blob) not in self._in_flight)
+        self._waiting.extend(sorted(fresh, key=lambda upload: upload.size_bytes))
         for upload in uploads:
             if (upload.component_id, upload.blob) in self._in_flight:
                 self._twins[upload.component_id, upload.blob] += upload.seqs
@@ -151,11 +164,12 @@ class Uploads:
             if isinstance(action, Update):
                 _, changes = self._references.setdefault(action.component_id, (action.component, []))
                 changes += action.changes
-                if action.component_id not in waiting:  # nothing will say that they are due
+                # No upload is left whose end would make them due.
+                if action.component_id not in waiting:
                     self._due.setdefault(action.component_id, self._clock())
 
     def _resolved(self, component_id: int) -> Update | None:
-        """The component's references that can be sent; the others go on waiting."""
+        """Return the component's references that can be sent. The others stay waiting."""
         component, changes = self._references.pop(component_id)
         state = read_states(self._journal.database, [component_id])[component_id]
         update, settled = planning.resolve(Update(component_id, component, tuple(changes)), state)
@@ -168,7 +182,7 @@ class Uploads:
 
 
 def _last_of_each(changes: Sequence[Change]) -> tuple[Change, ...]:
-    """Several references for one key as one."""
+    """Merge several references for one key into one change."""
     parts: dict[tuple[FieldMap, str], list[Part]] = defaultdict(list)
     for change in changes:
         parts[change.map, change.key] += change.each

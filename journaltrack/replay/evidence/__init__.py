@@ -1,1 +1,1 @@
-"""What became of entries, as records that can be proven: outcomes, attestations, doubts and anchors."""
+"""Record and prove what became of entries: outcomes, attestations, anchors."""

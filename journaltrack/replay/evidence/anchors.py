@@ -1,19 +1,22 @@
-"""Anchors: the heads of all chains, kept where whoever may write to the journal need not be able to.
+"""Keep the heads of all chains outside the journal, as anchors.
 
-A chain proves its own past, but not that it once went further. So at the end of a pass the newest digest of every writer is
-put into a small document outside: in S3 beside the artifacts, under a name that tells the document's SHA-256, never over
-another one; and, if wanted, that SHA-256 into a parameter of each component. ``reports.proof.check``
-holds a journal against it.
+Whoever may write to the journal need not be able to write there.
 
-A failing anchor ends no pass and loses nothing: the next pass makes another. Must not know any particular remote.
+A chain proves its own past, but not that it once went further. So at the end of a pass the newest
+digest of every writer goes into a small document outside. It lies in S3 beside the artifacts, under
+a name that contains its SHA-256, and never replaces another one. If wanted, that SHA-256 also goes
+into a parameter of each component. ``reports.proof.check`` holds a journal against its anchors.
 
-Whether another copy of a journal was delivered further than this one: asked before anything is sent. Changes nothing.
+``ask`` asks, before anything is sent, whether another copy of the journal was delivered further. It
+changes nothing. A copy that was synced elsewhere left anchors outside: numbered documents, in one
+folder for each journal id. So did the journal that a backup came from. One request lists them from
+this copy's newest on. An anchor that this copy did not make is fetched. If it names an attestation
+that is missing here, others sent what is pending here, and it would be sent twice unnoticed.
 
-A copy that was synced elsewhere, or the journal that a backup of it came from, left anchors outside: documents with numbers, in one
-folder for each journal id. One request lists those from this copy's newest on. One that this copy did not make is fetched: if it
-names an attestation that is not here, others sent what is pending here, and nobody would notice that it is sent twice.
+Invariants: a failing anchor ends no pass and loses nothing, since the next pass makes another. If
+the question fails, the pass continues.
 
-What can't be asked keeps no pass from going on. Must not know what is sent.
+Must not know any particular remote, or what is sent.
 """
 
 from __future__ import annotations
@@ -45,6 +48,9 @@ if TYPE_CHECKING:
     from journaltrack.replay.lease import Gate
     from journaltrack.replay.remote import Answer, Remote
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 Heads: TypeAlias = Mapping[str, tuple[int, str]]
 """By a writer's uuid: the number and the digest (hexadecimal) of the newest link of its chain."""
 Kind: TypeAlias = Literal["entries", "attestations"]
@@ -54,12 +60,77 @@ VERSION: Final = 1
 NAME: Final = re.compile(r"(\d{8,18})-([0-9a-f]{64})\.json")
 """What ``name_of`` gives: the number and the SHA-256."""
 BYTES_MAX: Final = 64 << 20
-"""Ours: of a document that is read; one has 150 bytes for each process that logged since the one before."""
+"""Our own limit: bytes of a document that is read.
+
+One has 150 bytes for each process that logged since the one before.
+"""
+ACTION: Final = "anchor"
+PARAMETER: Final = "journaltrack.anchor"
+"""The parameter of a component that names the last anchor: ``<number> <sha256>``."""
+ASK_S: Final = 3.0
+"""Our own limit: seconds that a pass waits for the answer of ``ask``.
+
+A store that does not answer keeps metrics back no longer, and only where it answered before.
+"""
+_FETCHED_MAX: Final = 8
+"""Our own limit: of the anchors that others made, so many of the newest are fetched."""
+_FAILURES_FREE: Final = 1
+"""Failures in a row after which the next pass tries again at once."""
+_PAUSE_FIRST_S: Final = 60.0
+"""Seconds to pause after one failure more. Each further one doubles the pause."""
+_PAUSE_MAX_S: Final = 3600.0
+_FAILURES_COUNTED: Final = 10
+
+_OWN: Final = (
+    "SELECT a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id "
+    "JOIN writer w ON w.id = a.writer_id "
+    "WHERE r.component_id IS NULL AND r.action = ? AND r.outcome = 'delivered' "
+    "AND (w.journal_id IS NULL OR w.journal_id = (SELECT journal_id FROM meta)) "
+    "ORDER BY r.id DESC LIMIT ?"
+)
+"""Only this journal's. Those of other journals came with a merge or with receipts.
+
+They have numbers and a place of their own.
+"""
+# The bare columns are those of the row with the maximum:
+# https://sqlite.org/lang_select.html#bareagg
+_HEADS: Final[dict[Kind, str]] = {
+    "entries": (
+        "SELECT w.uuid, e.writer_seq, e.digest, max(e.seq) FROM entry e "
+        "JOIN writer w ON w.id = e.writer_id WHERE e.seq > ? GROUP BY e.writer_id"
+    ),
+    # By the index on writers, SQLite would read all attestations to group them. NOT INDEXED reads
+    # only the new ones, by their numbers.
+    "attestations": (
+        "SELECT w.uuid, a.writer_seq, a.digest, max(a.id) FROM attestation a NOT INDEXED "
+        "JOIN writer w ON w.id = a.writer_id WHERE a.id > ? GROUP BY a.writer_id"
+    ),
+}
+_ATTEMPTS: Final = (
+    "SELECT outcome, finished_at_ns FROM receipt WHERE component_id IS NULL AND action = ? "
+    "AND finished_at_ns IS NOT NULL ORDER BY id DESC LIMIT ?"
+)
+_SOUND: Final = "typeof(bucket) = 'text' AND typeof(prefix) = 'text' AND typeof(uri) = 'text'"
+_HOST: Final = (
+    "CASE WHEN bucket <> '' AND substr(uri, 6, length(bucket) + 1) = bucket || '/' THEN bucket "
+    "WHEN uri LIKE 's3://_%/%' THEN substr(uri, 6, instr(substr(uri, 6), '/') - 1) ELSE '' END"
+)
+_BY_DEFAULT: Final = re.compile(r"sagemaker-[a-z0-9-]+-[0-9]{12}")
+"""The bucket that a remote chooses itself. Where a journal is synced next, it may be another."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadsDocument:
-    """What an anchor says. ``previous`` is the SHA-256 of the one before, None for the first; ``made_at_ns`` is nanoseconds since the epoch."""
+    """Say what an anchor says.
+
+    Attributes:
+        journal_id: Of the journal.
+        number: Of the anchor.
+        previous: The SHA-256 of the anchor before, None for the first.
+        made_at_ns: Nanoseconds since the epoch.
+        entries: The heads of the chains of entries.
+        attestations: The heads of the chains of attestations.
+    """
 
     journal_id: str
     number: int
@@ -69,7 +140,7 @@ class HeadsDocument:
     attestations: Heads
 
     def encode(self) -> bytes:
-        """As it is stored."""
+        """Return the document as it is stored."""
         told = {
             "format": FORMAT,
             "version": VERSION,
@@ -85,17 +156,17 @@ class HeadsDocument:
 
 
 def folder_of(journal_id: str) -> str:
-    """Where the anchors of a journal are, below the prefix of its artifacts."""
+    """Return where a journal's anchors are, below the prefix of its artifacts."""
     return f"journaltrack-anchors/{journal_id}"
 
 
 def name_of(number: int, sha256: str) -> str:
-    """The name of a document: its number, and its SHA-256."""
+    """Return the name of a document: its number, and its SHA-256."""
     return f"{number:08d}-{sha256}.json"
 
 
 def decode(content: bytes) -> HeadsDocument | None:
-    """What a document says; None if it is none of ours."""
+    """Return what a document says, or None if it is none of ours."""
     try:
         told = json.loads(content) if len(content) <= BYTES_MAX else None
         if not isinstance(told, dict) or told["format"] != FORMAT or told["version"] != VERSION:
@@ -118,39 +189,17 @@ def _heads(told: dict[str, list[object]]) -> dict[str, tuple[int, str]]:
     return heads
 
 
-logger = logging.getLogger(__name__)
-
-ACTION: Final = "anchor"
-PARAMETER: Final = "journaltrack.anchor"
-"""The parameter of a component that names the last anchor: ``<number> <sha256>``."""
-_OWN: Final = (
-    "SELECT a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id JOIN writer w ON w.id = a.writer_id "
-    "WHERE r.component_id IS NULL AND r.action = ? AND r.outcome = 'delivered' "
-    "AND (w.journal_id IS NULL OR w.journal_id = (SELECT journal_id FROM meta)) ORDER BY r.id DESC LIMIT ?"
-)
-"""Those of other journals came with a merge or with receipts: they have numbers and a place of their own."""
-_HEADS: Final[dict[Kind, str]] = {  # the bare columns are those of the row with the maximum: https://sqlite.org/lang_select.html#bareagg
-    "entries": "SELECT w.uuid, e.writer_seq, e.digest, max(e.seq) FROM entry e JOIN writer w ON w.id = e.writer_id WHERE e.seq > ? GROUP BY e.writer_id",
-    # By the index on writers, SQLite would read all attestations there are to have them in groups: of new ones alone by their numbers.
-    "attestations": "SELECT w.uuid, a.writer_seq, a.digest, max(a.id) FROM attestation a NOT INDEXED JOIN writer w ON w.id = a.writer_id "
-    "WHERE a.id > ? GROUP BY a.writer_id",
-}
-
-
-_ATTEMPTS: Final = "SELECT outcome, finished_at_ns FROM receipt WHERE component_id IS NULL AND action = ? AND finished_at_ns IS NOT NULL ORDER BY id DESC LIMIT ?"
-_FAILURES_FREE: Final = 1
-"""Failures in a row after which the next pass tries again;"""
-_PAUSE_FIRST_S: Final = 60.0
-"""... after one more, not within a minute, and twice as long after each."""
-_PAUSE_MAX_S: Final = 3600.0
-_FAILURES_COUNTED: Final = 10
-
-
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """An anchor that was made: ``seq`` and ``attestation`` say how far in this journal; ``at_ns`` is nanoseconds since the epoch.
+    """Describe an anchor that was made.
 
-    ``uri`` is None if parameters alone name it.
+    Attributes:
+        number: Of the anchor.
+        sha256: Of its document.
+        at_ns: Nanoseconds since the epoch.
+        uri: Of its document. None: only parameters name it.
+        seq: The last entry of this journal that it covers.
+        attestation: The id of the last attestation that it covers.
     """
 
     number: int
@@ -162,19 +211,23 @@ class Anchor:
 
 
 def last(database: Database) -> Anchor | None:
-    """The newest of this journal that it knows of."""
+    """Return the newest anchor of this journal that the journal knows of."""
     return next(iter(own(database, 1)), None)
 
 
 def own(database: Database, most: int = -1) -> list[Anchor]:
-    """Return this journal's anchors that it knows of, the newest first; at most ``most``, -1: all."""
+    """Return the anchors of this journal that it knows of, the newest first.
+
+    At most ``most``. -1: all.
+    """
     found = (anchor_of(body) for (body,) in database.read(_OWN, (ACTION, most)))
     return [anchor for anchor in found if anchor is not None]
 
 
 def anchor_of(body: object) -> Anchor | None:
-    """The anchor that an attestation tells of; None if it tells of none."""
-    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):  # crafted: as if there were none
+    """Return the anchor that an attestation tells of, or None."""
+    # A crafted body tells of none.
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         members = json.loads(str(body))
         anchor = members["anchor"]
         at_ns, (seq, attestation) = int(members["finished_at_ns"]), map(int, anchor["reached"])
@@ -194,22 +247,25 @@ def make(
     clock_ns: Callable[[], int],
     above: int = 0,
 ) -> Anchor | None:
-    """Anchor what is new since the last time.
+    """Anchor what is new since the last anchor.
 
     Args:
         database: Of the journal.
-        settlement: Of the pass; its lease is held.
-        remote: Where to.
-        places: "artifacts": into S3 where the first artifacts went, once there are some; "s3": also before, into the default bucket;
-            "parameter": into a parameter of each component; "both": "artifacts" and "parameter"; "off".
-        proof: What the pass has seen of the chains. Writers whose chains do not hold since the last anchor are left out of this one.
-        is_over: Whether there is no more time.
-        every_s: Not before the last one is so old, seconds.
+        settlement: Of the pass. Its lease is held.
+        remote: Where to put it.
+        places: "artifacts": into S3 where the first artifacts went, once there are some. "s3":
+            the same, but without artifacts into the default bucket. "parameter": into a parameter
+            of each component. "both": "artifacts" and "parameter". "off": nowhere.
+        proof: What the pass has seen of the chains. Writers whose chains do not hold since the
+            last anchor are left out of this one.
+        is_over: Returns whether the time is over.
+        every_s: Least age of the last anchor in seconds before another is made.
         clock_ns: Nanoseconds since the epoch.
-        above: Its number is to be higher: of another copy's newest one.
+        above: The new number is above this one: the number of another copy's newest anchor.
 
     Returns:
-        The anchor, None if there is none: nothing new, nowhere to put it, too early or too late, or it failed (there is a receipt then).
+        The anchor. None if nothing is new, there is nowhere to put it, or it is too early or too
+        late. Also None if it failed: a receipt says so.
     """
     place = None if places == "parameter" else newest_place(database) or ((None, None) if places == "s3" else None)
     named = places in {"parameter", "both"}
@@ -235,9 +291,9 @@ def make(
         if place is not None:
             stored = Document(*place, folder_of(document.journal_id), name_of(number, sha256), content)
             answer = remote.put_document(stored)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the anchor's alone
+    except Exception as error:  # noqa: BLE001 - any failure concerns the anchor alone
         failure = error if isinstance(error, RemoteError) else UnexpectedError(error, maybe_applied=True)
-        logger.info("the journal was not anchored: %s", failure)
+        logger.info("the journal was not anchored, a later pass tries again: %s", failure)
         settlement.finish([_failed(receipt_id, None, failure)])
         return None
     if named and not _name_it(database, settlement, remote, before, f"{number} {sha256}") and place is None:
@@ -251,7 +307,7 @@ def make(
 
 
 def has_to_wait(database: Database, now_ns: int) -> bool:
-    """Whether the last attempts failed, and the last of them not long enough ago for another one."""
+    """Return whether to pause, because the last attempts failed a short while ago."""
     rows = database.read(_ATTEMPTS, (ACTION, _FAILURES_COUNTED))
     failures = len(list(itertools.takewhile(lambda row: row[0] != "delivered", rows)))
     if failures <= _FAILURES_FREE or not isinstance(rows[0][1], int):
@@ -261,7 +317,7 @@ def has_to_wait(database: Database, now_ns: int) -> bool:
 
 
 def _name_it(database: Database, settlement: Settlement, remote: Remote, before: Anchor | None, value: str) -> int:
-    """Set the parameter of each component that has new entries; how many took it."""
+    """Set the parameter of each component with new entries. Return how many took it."""
     rows = database.read(
         "SELECT c.id, c.name FROM component c WHERE c.confirmed_at_ns IS NOT NULL AND EXISTS "
         "(SELECT 1 FROM entry e WHERE e.component_id = c.id AND e.seq > ?)",
@@ -282,17 +338,11 @@ def _name_it(database: Database, settlement: Settlement, remote: Remote, before:
     return taken
 
 
-_SOUND: Final = "typeof(bucket) = 'text' AND typeof(prefix) = 'text' AND typeof(uri) = 'text'"
-_HOST: Final = (
-    "CASE WHEN bucket <> '' AND substr(uri, 6, length(bucket) + 1) = bucket || '/' THEN bucket "
-    "WHEN uri LIKE 's3://_%/%' THEN substr(uri, 6, instr(substr(uri, 6), '/') - 1) ELSE '' END"
-)
-_BY_DEFAULT: Final = re.compile(r"sagemaker-[a-z0-9-]+-[0-9]{12}")
-"""The bucket that a remote chooses itself: it may be another one where a journal is synced next."""
-
-
 def places(database: Database, *, default: bool) -> list[tuple[str | None, str | None]]:
-    """(bucket, prefix), None for the remote's own, where anchors of this journal may be."""
+    """Return (bucket, prefix) of each place where anchors of this journal may be.
+
+    None: the remote's own.
+    """
     rows = database.read(f"SELECT DISTINCT bucket, prefix, {_HOST} FROM location WHERE {_SOUND}")
     found = [(bucket_used(recorded, actual), prefix or None) for recorded, prefix, actual in rows]
     known = last(database)
@@ -302,22 +352,26 @@ def places(database: Database, *, default: bool) -> list[tuple[str | None, str |
 
 
 def newest_place(database: Database) -> tuple[str | None, str | None] | None:
-    """Where the newest anchor is that this journal knows of, or would be; None where there is no place for one yet."""
+    """Return where the newest known anchor is, or would be. None: nowhere yet.
+
+    The place is (bucket, prefix), None for the remote's own.
+    """
     known = last(database)
     bucket, _, key = ((known and known.uri) or "").removeprefix("s3://").partition("/")
     prefix, marked, _ = key.rpartition(f"/{folder_of('')}")
-    # All in one place: a copy of the journal looks for them where the last one is that it knows of.
+    # All in one place: a copy of the journal looks where the last anchor is that it knows of.
     return (bucket_used("", bucket), prefix) if bucket and marked else _place(database)
 
 
 def _place(database: Database) -> tuple[str | None, str | None] | None:
-    """Where the last artifact was put."""
-    rows = database.read(f"SELECT bucket, prefix, {_HOST} FROM location WHERE {_SOUND} ORDER BY receipt_id DESC LIMIT 1")
+    """Return where the last artifact was put."""
+    last_one = f"WHERE {_SOUND} ORDER BY receipt_id DESC LIMIT 1"
+    rows = database.read(f"SELECT bucket, prefix, {_HOST} FROM location {last_one}")
     return (bucket_used(rows[0][0], rows[0][2]), rows[0][1] or None) if rows else None
 
 
 def bucket_used(recorded: str, actual: str) -> str | None:
-    """Return where an artifact is, None: in the default bucket.
+    """Return the bucket of an artifact. None: the default bucket.
 
     Another one may have been used in place of the recorded one (`sync --bucket`).
     """
@@ -325,14 +379,13 @@ def bucket_used(recorded: str, actual: str) -> str | None:
 
 
 def _is_new(database: Database, before: Anchor | None) -> bool:
-    """Whether there is more than the last anchor itself."""
+    """Return whether more than the last anchor itself is new."""
     if before is None:
         return bool(database.read("SELECT 1 FROM entry LIMIT 1"))
     if database.read("SELECT 1 FROM entry WHERE seq > ? LIMIT 1", (before.seq,)):
         return True
-    newer = database.read(
-        "SELECT r.action FROM attestation a LEFT JOIN receipt r ON r.id = a.receipt_id WHERE a.id > ? LIMIT 1000", (before.attestation,)
-    )
+    joined = "FROM attestation a LEFT JOIN receipt r ON r.id = a.receipt_id"
+    newer = database.read(f"SELECT r.action {joined} WHERE a.id > ? LIMIT 1000", (before.attestation,))
     return any(action != ACTION for (action,) in newer)
 
 
@@ -359,44 +412,37 @@ def _newest(database: Database, table: str, column: str) -> int:
     return int(database.read(f"SELECT coalesce(max({column}), 0) FROM {table}")[0][0])
 
 
-T = TypeVar("T")
-
-
-ASK_S: Final = 3.0
-"""Ours: how long a pass waits for the answer. A store that does not answer keeps metrics back for no longer, and only where it answered before."""
-_FETCHED_MAX: Final = 8
-"""Ours: of the anchors that others made, the newest are looked at."""
-
-
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """Another copy of the journal, as its anchor tells of it.
+    """Describe another copy of the journal, as its anchor tells of it.
 
     Attributes:
-        number: Of the newest anchor there is.
-        made_at_ns: When that copy made the one that shows it, nanoseconds since the epoch.
+        number: Of the newest anchor.
+        made_at_ns: When that copy made the anchor that shows it, nanoseconds since the epoch.
     """
 
     number: int
     made_at_ns: int
 
     def error(self) -> JournalBehindError:
-        """What to raise instead of sending."""
+        """Return what to raise instead of sending."""
         made_at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(min(max(self.made_at_ns // 10**9, 0), 2**33)))
+        anchored = f"it was anchored at {made_at} UTC (number {self.number})"
         return JournalBehindError(
-            f"another copy of this journal was delivered further than this one: it was anchored at {made_at} UTC (number {self.number}) after "
-            "requests of which nothing is known here; nothing was sent",
+            "another copy of this journal was delivered further than this one: "
+            f"{anchored} after requests of which nothing is known here; nothing was sent",
             hint=COPY_AHEAD_HINT,
         )
 
 
 def ask(database: Database, remote: Remote, places: str, gate: Gate, now_ns: int) -> Ahead | None:
-    """Another copy that is ahead; None if there is none, or that can't be told.
+    """Return another copy that is ahead. None if there is none, or it can't be told.
 
     Args:
         database: Of the journal.
         remote: Where its anchors are.
-        places: Where they are put, see ``anchors.make``. "off": nobody is asked. Those in parameters do not say of which journal they are.
+        places: Where they are put: see ``make``. "off" and "parameter": nobody is asked. An anchor
+            in a parameter does not say of which journal it is.
         gate: Of the pass.
         now_ns: Nanoseconds since the epoch.
     """
@@ -423,21 +469,29 @@ def ask(database: Database, remote: Remote, places: str, gate: Gate, now_ns: int
                 return Ahead(int(names[-1].partition("-")[0]), document.made_at_ns)
     except JournalError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever the store does
-        logger.info("whether another copy of the journal is ahead could not be asked: %s", described(error))
+    except Exception as error:  # noqa: BLE001 - the store may do anything, and the pass continues
+        logger.info("no answer whether another copy is ahead, the pass continues: %s", described(error))
     return None
 
 
 def _own_names(database: Database) -> set[str]:
-    """Of all anchors that this copy knows of: one that was synced elsewhere may have brought its receipts."""
+    """Return the names of all anchors that this copy knows of.
+
+    A copy that was synced elsewhere may have brought its receipts.
+    """
     return {name_of(anchor.number, anchor.sha256) for anchor in own(database)}
 
 
 def _is_known(database: Database, document: HeadsDocument) -> bool:
-    """Whether this copy has all that the anchor names of what became of entries: it is its own, and only its answer was lost."""
+    """Return whether this copy has every attestation that the anchor names.
+
+    Then the anchor is its own, and only the answer was lost.
+    """
     sql = (
-        "SELECT w.uuid, a.writer_seq, a.digest FROM json_each(?) j JOIN writer w ON w.uuid = json_extract(j.value, '$[0]') "
-        "JOIN attestation a ON a.writer_id = w.id AND a.writer_seq = json_extract(j.value, '$[1]')"
+        "SELECT w.uuid, a.writer_seq, a.digest FROM json_each(?) j "
+        "JOIN writer w ON w.uuid = json_extract(j.value, '$[0]') "
+        "JOIN attestation a ON a.writer_id = w.id "
+        "AND a.writer_seq = json_extract(j.value, '$[1]')"
     )
     asked = {(uuid, number): digest for uuid, (number, digest) in document.attestations.items()}
     here = {

@@ -1,11 +1,17 @@
-"""Attestations: what each finished request, and each decision, says of which entries, in a chain of digests per process.
+"""Write attestations: what each request or decision says of which entries.
 
-Receipts and deliveries are this journal's own tables, made for its queries. An attestation is the evidence for them, and can be
-carried to another copy of the journal. Must not know what an action does or where it goes.
+Receipts and deliveries are this journal's own tables, made for its queries. An attestation is the
+evidence for them, and can be carried to another copy of the journal.
 
-Invariants: nothing becomes of an entry but what an attestation says (``follow``), written in the same transaction; a process's
-attestations are dense and chained from its description on; none is ever changed. Who appends waits for whoever holds SQLite's write
-lock: what may be long (a merge, an import, a prune, a release) is done in ``Turns``.
+Invariants:
+
+- An entry becomes only what an attestation says (``follow``), in the same transaction.
+- The attestations of a process are dense. A chain of digests links them, from the process's
+  description on. None is ever changed.
+- An append waits for whoever holds SQLite's write lock. So long tasks (a merge, an import, a prune,
+  a release) work in ``Turns``.
+
+Must not know what an action does or where it goes.
 """
 
 from __future__ import annotations
@@ -36,20 +42,26 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TRANSACTION_S: Final = 0.015
-"""Ours: how long a transaction shall take: an append that meets one waits for it."""
+"""Our own limit: seconds that a transaction should take. An append that meets one waits for it."""
 PAUSE_S: Final = 0.002
-"""Ours: at least between two: SQLite looks again after 1 ms and 2 ms, then more rarely, so that a waiting append gets its turn."""
+"""Our own limit: least seconds between two transactions.
+
+SQLite tries again after 1 ms and 2 ms, then more rarely. So a waiting append gets its turn.
+"""
 _FIRST: Final = 500
 _MIN, _MAX = 50, 20_000
 _INSERT_RECEIPT: Final = schema.insert_sql("receipt")
 _INSERT_WRITER: Final = schema.insert_sql("writer")
 _INSERT: Final = schema.insert_sql("attestation")
+_OF_WRITER: Final = "FROM attestation WHERE writer_id = ?"
+_LAST: Final = f"SELECT writer_seq, digest {_OF_WRITER} ORDER BY writer_seq DESC LIMIT 1"
 _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-_quoted: Final = json.encoder.encode_basestring_ascii  # of a text, what ``_encode`` gives
+# Gives for a text what ``_encode`` gives.
+_quoted: Final = json.encoder.encode_basestring_ascii
 
 
 class Scribe:
-    """Writes attestations of one process.
+    """Write attestations of one process.
 
     Args:
         clock_ns: Nanoseconds since the epoch.
@@ -59,15 +71,20 @@ class Scribe:
         self.clock_ns = clock_ns
         self._started_ns = clock_ns()
         self._info: provenance.WriterInfo | None = None
-        self._writer_id = 0  # until it is recorded
+        # 0 until the writer is recorded.
+        self._writer_id = 0
         self._writer_seq = 0
         self._chain = b""
-        self._unsure = False  # a transaction failed: what of the chain is in the journal must be looked up
+        # A transaction failed: the chain must be read from the journal again.
+        self._unsure = False
         self._names: dict[int | None, str | None] = {}
         self._uuids: dict[int, str] = {}
 
     def attest(self, connection: sqlite3.Connection, statements: Sequence[Statement], tables: Tables = JOURNAL) -> None:
-        """Inside of a transaction: do to the journal's tables what each statement says, and record its attestation."""
+        """Change the journal's tables as each statement says, and record its attestation.
+
+        Call it inside a transaction.
+        """
         if not statements:
             return
         follow(connection, statements, tables)
@@ -84,9 +101,10 @@ class Scribe:
         connection.executemany(_INSERT, rows)
 
     def _plain_body(self, connection: sqlite3.Connection, statement: Statement) -> str | None:
-        """The body of what nearly all say: all entries, and it is known where they are, were delivered by one request. None: it says more.
+        """Return the body of the usual statement, or None if the statement says more.
 
-        Put together by hand in a fourth of the time that the encoder takes; a test holds one against the other.
+        Usual: one request delivered all entries, and their places are known. This code is four
+        times as fast as the encoder. A test compares the two.
         """
         s, settled, runs = statement, statement.settled, statement.runs
         if not runs or len(settled) != 1 or settled[0][:4] != ("delivered", None, s.entries, None):
@@ -98,9 +116,11 @@ class Scribe:
         component = self._name(connection, s.component_id)
         if component is None or s.receipt_id is None or s.started_at_ns is None or s.attempts is None or s.request_id is None:
             return None
-        if len(runs) == 1:  # nearly always
+        # Nearly always.
+        if len(runs) == 1:
             ((writer_id, first, last),) = runs
-            named = f'{_quoted(self._uuid(connection, writer_id))}:"{first if first == last else f"{first}-{last}"}"'
+            places = first if first == last else f"{first}-{last}"
+            named = f'{_quoted(self._uuid(connection, writer_id))}:"{places}"'
         else:
             named = ",".join([f'{_quoted(uuid)}:"{places}"' for uuid, places in self._named(connection, runs).items()])
         return (
@@ -110,7 +130,7 @@ class Scribe:
         )
 
     def _bodies(self, connection: sqlite3.Connection, statements: Sequence[Statement]) -> Iterator[str]:
-        """Their bodies, whatever they say."""
+        """Yield the bodies of these statements, whatever they say."""
         groups: list[Intervals] = []
         for statement in statements:
             groups.append(statement.entries)
@@ -122,7 +142,7 @@ class Scribe:
             yield _encode(statement.body(self._name(connection, statement.component_id), named, apart))
 
     def _be_recorded(self, connection: sqlite3.Connection) -> None:
-        """This process is a writer of the journal, and its place in its chain is known."""
+        """Record this process as a writer of the journal, and find its chain's end."""
         if self._info is None:
             (journal_id,) = connection.execute("SELECT journal_id FROM meta").fetchone()
             self._info = provenance.describe_process(self._started_ns, str(journal_id), training=False)
@@ -130,26 +150,29 @@ class Scribe:
         if self._unsure:
             found = connection.execute("SELECT id FROM writer WHERE uuid = ?", (self._info.uuid,)).fetchone()
             self._writer_id = found[0] if found else 0
-            last = connection.execute(
-                "SELECT writer_seq, digest FROM attestation WHERE writer_id = ? ORDER BY writer_seq DESC LIMIT 1", (self._writer_id,)
-            ).fetchone()
+            last = connection.execute(_LAST, (self._writer_id,)).fetchone()
             self._writer_seq, self._chain = last or (0, vocabulary.attestation_start(self._info.digest))
             self._unsure = False
         if not self._writer_id:
             self._writer_id = int(connection.execute(_INSERT_WRITER, astuple(self._info)).lastrowid or 0)
 
     def _identities(self, connection: sqlite3.Connection, groups: Sequence[Intervals]) -> list[dict[str, str]]:
-        """For each group, its entries by the writer's uuid: "1-3,7" of that writer. One query, streamed: a group may be of any size."""
+        """Return the entries of each group by the writer's uuid, such as "1-3,7".
+
+        One query, streamed: a group may be of any size.
+        """
         found: list[dict[int, list[tuple[int, int]]]] = [{} for _ in groups]
         wanted = _encode([(number, *interval) for number, intervals in enumerate(groups) for interval in intervals])
         rows = connection.execute(
-            "SELECT json_extract(i.value, '$[0]'), e.writer_id, e.writer_seq FROM json_each(?) i CROSS JOIN entry e "
+            "SELECT json_extract(i.value, '$[0]'), e.writer_id, e.writer_seq "
+            "FROM json_each(?) i CROSS JOIN entry e "
             "ON e.seq BETWEEN json_extract(i.value, '$[1]') AND json_extract(i.value, '$[2]')",
             (wanted,),
         )
         for number, writer_id, writer_seq in rows:
             if type(writer_seq) is not int:
-                continue  # of a crafted journal: it has no place that could be named
+                # In a crafted journal: it has no place to name.
+                continue
             runs = found[number].setdefault(writer_id, [])
             if runs and writer_seq == runs[-1][1] + 1:
                 runs[-1] = (runs[-1][0], writer_seq)
@@ -158,11 +181,12 @@ class Scribe:
         return [{self._uuid(connection, writer_id): as_text(runs) for writer_id, runs in by_writer.items()} for by_writer in found]
 
     def _named(self, connection: sqlite3.Connection, runs: Sequence[Run]) -> dict[str, str]:
-        """As ``_identities``, of entries whose places are known."""
+        """Return the same as ``_identities`` for entries whose places are known."""
         by_writer: dict[int, list[tuple[int, int]]] = {}
         for writer_id, first, last in runs:
             mine = by_writer.setdefault(writer_id, [])
-            if mine and first == mine[-1][1] + 1:  # another writer's entries came in between
+            # Another writer's entries came in between.
+            if mine and first == mine[-1][1] + 1:
                 mine[-1] = (mine[-1][0], last)
             else:
                 mine.append((first, last))
@@ -183,11 +207,11 @@ class Scribe:
 
 
 class Attestor(Scribe):
-    """Writes transactions and their attestations, as the holder of the lease.
+    """Write transactions and their attestations, as the holder of the lease.
 
     Args:
         database: Of the journal.
-        lease: Held by the caller for as long as this is used.
+        lease: The caller holds it while this is used.
         clock_ns: Nanoseconds since the epoch.
     """
 
@@ -198,10 +222,10 @@ class Attestor(Scribe):
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All that is recorded inside, or nothing, and nothing without the lease.
+        """Record everything inside the block, or nothing. Check the lease first.
 
         Raises:
-            LeaseLostError: Somebody else took it over.
+            LeaseLostError: Another process took it over.
         """
         try:
             with self.database.transaction() as connection:
@@ -224,9 +248,10 @@ class Attestor(Scribe):
         attempts: int = 0,
         **members: Any,  # noqa: ANN401 - others of the statement's
     ) -> Statement:
-        """Inside of a transaction: record what was decided or found out, with a receipt that is finished at once.
+        """Record a decision or a finding, with a receipt that is finished at once.
 
-        The arguments are members of ``Statement``; ``at_ns`` is when, and None means now.
+        Call it inside a transaction. The arguments are members of ``Statement``. ``at_ns`` is
+        when, nanoseconds since the epoch. None: now.
         """
         now_ns = self.clock_ns() if at_ns is None else at_ns
         said = Statement(
@@ -247,7 +272,7 @@ class Attestor(Scribe):
 
 
 def insert_receipt(connection: sqlite3.Connection, said: Statement) -> int:
-    """Inside of a transaction: record the receipt of what is finished; its id."""
+    """Record a finished receipt, and return its id. Call it inside a transaction."""
     columns = (
         *(said.action, said.component_id, as_text(said.entries), said.generation, said.started_at_ns, said.finished_at_ns),
         *(said.outcome, said.attempts, said.request_id, said.error_code, said.error_text),
@@ -256,10 +281,10 @@ def insert_receipt(connection: sqlite3.Connection, said: Statement) -> int:
 
 
 class Turns:
-    """Transactions of an attestor, and how much to take into the next one.
+    """Make short transactions of an attestor, and choose how much each takes.
 
     Attributes:
-        size: So many rows.
+        size: Rows for the next transaction.
     """
 
     def __init__(self, attestor: Attestor) -> None:
@@ -268,23 +293,25 @@ class Turns:
         self._ended = 0.0
 
     def pages(self, rows: Iterable[T]) -> Iterator[list[T]]:
-        """As many of them at a time as the next transaction shall take."""
+        """Yield the rows in pages, each as large as the next transaction should take."""
         left = iter(rows)
         while page := list(itertools.islice(left, self.size)):
             yield page
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """As the attestor's, some time after the last one; then choose the next size.
+        """Begin a transaction a while after the last one, then choose the next size.
 
         Raises:
-            LeaseLostError: Somebody else took the lease over.
+            LeaseLostError: Another process took the lease over.
         """
         left_s = self._ended + PAUSE_S - time.monotonic()
-        if left_s > 0:  # else what was prepared since took long enough
+        # Preparing the rows may have been pause enough.
+        if left_s > 0:
             time.sleep(left_s)
         with self._attestor.transaction() as connection:
-            began = time.monotonic()  # the wait for others is not what was too much
+            # The wait for others does not count: it says nothing about the size.
+            began = time.monotonic()
             yield connection
         self._ended = time.monotonic()
         self.size = max(_MIN, min(int(self.size * min(2.0, TRANSACTION_S / max(self._ended - began, 1e-4))), _MAX))

@@ -1,18 +1,22 @@
-"""What became of entries: the one interpretation of what attestations say, whoever asks.
+"""Say what became of entries: the one interpretation of attestations.
 
-A pass follows its own statements as it makes them, an import those of another copy, and a proof (``reports.proof``) all that a
-journal has, from the first on, in tables of its own, to compare. Must not know who says something, nor what an action does.
+Three callers share it. A pass follows its own statements as it makes them. An import follows those
+of another copy. A proof (``reports.proof``) follows everything a journal has, from the first on,
+in tables of its own, to compare.
 
-The rules, for an entry of which something is known when something is said:
+The rules, for an entry of which something is already known:
 
-- What arrived (delivered, superseded) is final; of two arrivals the one holds that was earlier. But what is found to be gone
-  (``REOPEN``) is pending again, unless it arrived after that.
+- What arrived (delivered, superseded) is final. Of two arrivals the earlier one holds. But what is
+  found gone (``REOPEN``) is pending again, unless it arrived after that.
 - A release makes pending again what did not arrive.
-- What is still in doubt is so since when, and by the request by which, it was; the reason is the later one.
-- Somebody who looked, and was not told, changes the reason of what is in doubt, and nothing else.
-- Of all else the later word holds.
+- An entry that is still in doubt keeps its first time and request. The later reason replaces the
+  earlier one.
+- A reading that did not settle it changes the reason of an entry in doubt, and nothing else.
+- In all other cases the later word holds.
 
-``tests/independent_verifier.py`` has them from docs/journal-format.md alone.
+``tests/independent_verifier.py`` implements them from docs/journal-format.md alone.
+
+Must not know who says something, nor what an action does.
 """
 
 from __future__ import annotations
@@ -37,17 +41,29 @@ if TYPE_CHECKING:
 
 _ARRIVED: Final = ARRIVED.removeprefix("d.outcome IN ")
 _FEW: Final = 1_000
-"""Ours: numbers that are named one by one."""
+"""Our own limit: numbers that are named one by one."""
+_AT_ONCE: Final = 1_000
+"""Our own limit: statements that are followed together."""
+NAMED_MAX: Final = 1_000_000
+"""Our own limit: entries that all attestations of a journal name.
+
+``NAMED_TIMES_MAX`` for each entry comes on top.
+"""
+NAMED_TIMES_MAX: Final = 100
+"""Our own limit: how often each entry may be sent, refused and released by hand.
+
+A crafted journal of a few megabytes could name each a hundred thousand times.
+"""
 
 
 class Tables:
-    """Where it is recorded what became of entries at one destination, and what is there: the SQL that changes it.
+    """Hold the SQL that changes what is known of entries, and of the remote.
 
     Args:
         prefix: Of the tables' names.
         entries: The entries that count, as the table of a FROM clause.
-        mark: Whether there is a low-water mark, which goes back to what is pending again.
-        pending: Whether all entries that are settled must be pending: SQLite refuses the others.
+        mark: Whether there is a low-water mark. It goes back to what is pending again.
+        pending: Whether all entries to settle must be pending. SQLite refuses the others.
     """
 
     def __init__(self, prefix: str = "", entries: str = "entry", *, mark: bool = True, pending: bool = False) -> None:
@@ -56,32 +72,34 @@ class Tables:
         known = (
             " ON CONFLICT (seq) DO UPDATE SET "
             f"receipt_id = CASE WHEN {still} THEN receipt_id ELSE excluded.receipt_id END, "
-            f"settled_at_ns = CASE WHEN {still} THEN settled_at_ns ELSE excluded.settled_at_ns END, "
+            f"settled_at_ns = CASE WHEN {still} THEN settled_at_ns "
+            "ELSE excluded.settled_at_ns END, "
             f"reason = excluded.reason, outcome = excluded.outcome WHERE outcome NOT IN {_ARRIVED} "
             f"OR (excluded.outcome IN {_ARRIVED} AND excluded.settled_at_ns < settled_at_ns)"
         )
-        settle = f"INSERT INTO {delivery} (receipt_id, outcome, reason, settled_at_ns, seq) SELECT ?, ?, ?, ?,"
-        here = f"n.value FROM json_each(?) n{'' if pending else f' CROSS JOIN {entries} e ON e.seq = n.value'} WHERE true"
+        columns = "receipt_id, outcome, reason, settled_at_ns, seq"
+        settle = f"INSERT INTO {delivery} ({columns}) SELECT ?, ?, ?, ?,"
+        found = "" if pending else f" CROSS JOIN {entries} e ON e.seq = n.value"
+        here = f"n.value FROM json_each(?) n{found} WHERE true"
         self.settle = f"{settle} e.seq FROM {entries} e WHERE e.seq BETWEEN ? AND ?{'' if pending else known}"
         self.settle_few = f"{settle} {here}{'' if pending else known}"
         self.look = f"UPDATE {delivery} SET reason = ? WHERE seq BETWEEN ? AND ? AND outcome = 'in doubt'"
         self.release = f"DELETE FROM {delivery} WHERE seq BETWEEN ? AND ? AND outcome NOT IN {_ARRIVED}"
         self.reopen = f"DELETE FROM {delivery} WHERE seq BETWEEN ? AND ? AND settled_at_ns <= ?"
         self.mark = "UPDATE mark SET seq = min(seq, ?)" if mark else None
-        self.confirm = f"UPDATE {component} SET confirmed_at_ns = ?, arn = coalesce(nullif(?, ''), arn) WHERE id = ?"
+        confirmed = "confirmed_at_ns = ?, arn = coalesce(nullif(?, ''), arn)"
+        self.confirm = f"UPDATE {component} SET {confirmed} WHERE id = ?"
         self.miss = f"UPDATE {component} SET confirmed_at_ns = NULL WHERE id = ?"
-        self.forget = f"DELETE FROM {location} WHERE component_id = ? AND sha256 = ? AND bucket = ? AND prefix = ?"
-        self.upload = f"INSERT OR REPLACE INTO {location} (component_id, sha256, bucket, prefix, uri, receipt_id) VALUES (?, ?, ?, ?, ?, ?)"
+        same = "component_id = ? AND sha256 = ? AND bucket = ? AND prefix = ?"
+        self.forget = f"DELETE FROM {location} WHERE {same}"
+        place = "component_id, sha256, bucket, prefix, uri, receipt_id"
+        self.upload = f"INSERT OR REPLACE INTO {location} ({place}) VALUES (?, ?, ?, ?, ?, ?)"
 
 
 JOURNAL: Final = Tables()
-"""The journal's own, for its one destination."""
+"""The journal's own tables."""
 PENDING: Final = Tables(pending=True)
-"""The same for a pass: what it settles is pending, or else it is wrong about it."""
-
-
-_AT_ONCE: Final = 1_000
-"""Ours: statements that are followed together."""
+"""The same for a pass: what it settles must be pending."""
 _MADE: Final = [
     *(
         sql.replace(f"CREATE TABLE {name} ", f"CREATE TEMP TABLE replayed_{name} ")
@@ -92,24 +110,25 @@ _MADE: Final = [
     "CREATE TEMP TABLE replayed_upload (receipt_id, component_id, sha256, bucket, prefix)",
     "CREATE TEMP TABLE replayed_removed (seq INTEGER PRIMARY KEY)",
 ]
-NAMED_MAX: Final = 1_000_000
-"""Ours: entries that all attestations of a journal name, with ``NAMED_TIMES_MAX`` for each entry."""
-NAMED_TIMES_MAX: Final = 100
-"""Ours: how often an entry is sent, refused and released by hand; a crafted journal of a few
-megabytes could name each a hundred thousand times."""
 _REPLAYED: Final = Tables("replayed_", mark=False)
-_WITH_REMOVED: Final = Tables("replayed_", "(SELECT seq FROM entry UNION ALL SELECT seq FROM replayed_removed)", mark=False)
+_AND_REMOVED: Final = "(SELECT seq FROM entry UNION ALL SELECT seq FROM replayed_removed)"
+_WITH_REMOVED: Final = Tables("replayed_", _AND_REMOVED, mark=False)
 
 
 def follow(connection: sqlite3.Connection, statements: Iterable[Statement], tables: Tables = JOURNAL) -> None:
-    """Inside of a transaction: change the tables as these statements say, in order."""
-    rows: list[tuple[Any, ...]] = []  # settlements, many at a time: a pass has hundreds, nearly all by the same SQL
+    """Change the tables as these statements say, in order.
+
+    Call it inside a transaction.
+    """
+    # Settlements, many at a time: a pass has hundreds, nearly all by the same SQL.
+    rows: list[tuple[Any, ...]] = []
     sql = tables.settle
     for said in statements:
         if said.outcome == RELEASED:
             _flush(connection, sql, rows)
             _release(connection, said, tables)
-        receipt_id = None if said.action == REPAIR else said.receipt_id  # which says it of other requests
+        # A repair speaks of other requests than its own.
+        receipt_id = None if said.action == REPAIR else said.receipt_id
         for group in said.settled:
             if group.outcome == "in doubt" and looked(said.action, group.outcome):
                 _flush(connection, sql, rows)
@@ -138,7 +157,10 @@ def _flush(connection: sqlite3.Connection, sql: str, rows: list[tuple[Any, ...]]
 
 
 def _few(intervals: Intervals) -> str | None:
-    """The numbers in several intervals as JSON: of a few, as in a request beside others, that takes a fourth of the time; else None."""
+    """Return the numbers in several intervals as JSON, or None if they are many.
+
+    For a few numbers, as in a request beside others, this takes a fourth of the time.
+    """
     numbers: list[int] = []
     for first, last in intervals:
         if first == last:
@@ -160,7 +182,10 @@ def _release(connection: sqlite3.Connection, said: Statement, tables: Tables) ->
 
 
 def learn(connection: sqlite3.Connection, said: Statement, tables: Tables = JOURNAL) -> None:
-    """Inside of a transaction: what a statement says of its component at the remote, and of no entry."""
+    """Record what a statement says of its component at the remote.
+
+    Call it inside a transaction.
+    """
     component_id = said.component_id
     if said.arn is not None:
         connection.execute(tables.confirm, (said.finished_at_ns, said.arn, component_id))
@@ -174,10 +199,10 @@ def learn(connection: sqlite3.Connection, said: Statement, tables: Tables = JOUR
 
 
 class Replay:
-    """Statements, followed in tables of their own.
+    """Follow statements in tables of their own.
 
     Args:
-        database: Of the journal; the caller holds its lock, and is in ``replaying``.
+        database: Of the journal. The caller holds its lock, and is inside ``replaying``.
     """
 
     def __init__(self, database: Database) -> None:
@@ -191,13 +216,14 @@ class Replay:
         self.clear()
 
     def clear(self) -> None:
-        """Begin with nothing said."""
+        """Start again without any statement."""
         for name in ("delivery", "component", "location", "upload"):
             self._connection.execute(f"DELETE FROM replayed_{name}")
-        self._connection.execute("INSERT INTO replayed_component (id, name, created_at_ns) SELECT id, name, created_at_ns FROM component")
+        copied = "SELECT id, name, created_at_ns FROM component"
+        self._connection.execute(f"INSERT INTO replayed_component (id, name, created_at_ns) {copied}")
 
     def number_removed(self, gaps: Mapping[str, Removed]) -> None:
-        """Give entries that were removed on the record numbers below 0: what became of them is proved, too."""
+        """Give removed entries numbers below 0, to prove what became of them too."""
         number = 0
         for uuid, removed in gaps.items():
             for first, last in merged(removed.runs()):
@@ -209,11 +235,16 @@ class Replay:
             self._connection.executemany("INSERT INTO replayed_removed VALUES (?)", rows)
 
     def remember(self, receipt_id: int, at_ns: int) -> None:
-        """What was recorded up to then (in format 0001) was attested by nobody, and is what later statements come after."""
+        """Take over what was recorded up to then in format 0001, and never attested.
+
+        Later statements come after it.
+        """
         old = f"receipt_id BETWEEN 1 AND {receipt_id}"
         self._connection.execute(
-            f"INSERT INTO replayed_delivery SELECT * FROM delivery WHERE typeof(settled_at_ns) = 'integer' AND "
-            f"({old} OR (receipt_id IS NULL AND settled_at_ns BETWEEN 1 AND ?)) AND seq IN (SELECT seq FROM entry)",
+            "INSERT INTO replayed_delivery SELECT * FROM delivery "
+            f"WHERE typeof(settled_at_ns) = 'integer' AND ({old} OR "
+            "(receipt_id IS NULL AND settled_at_ns BETWEEN 1 AND ?)) "
+            "AND seq IN (SELECT seq FROM entry)",
             (at_ns,),
         )
         self._connection.execute(f"INSERT INTO replayed_location SELECT * FROM location WHERE {old}")
@@ -221,7 +252,7 @@ class Replay:
             self._connection.execute("INSERT OR REPLACE INTO replayed_component SELECT * FROM component")
 
     def follow(self, said: Said, receipt_id: int | None) -> Statement:
-        """Follow one statement after those before; return it in the journal's numbers.
+        """Follow one more statement. Return it in the journal's numbers.
 
         Raises:
             JournalCorruptError: The attestations name entries more often than journaltrack does.
@@ -233,8 +264,8 @@ class Replay:
             self._left -= sum(last - first + 1 for first, last in intervals)
         if self._left < 0:
             raise JournalCorruptError(
-                f"attestations name each entry more than {NAMED_TIMES_MAX} times: nothing was proved",
-                hint="journaltrack makes no such journal: take a copy of it from where it was recorded",
+                f"attestations name entries more than {NAMED_TIMES_MAX} times; nothing was proved",
+                hint="journaltrack makes no such journal; copy it again from where it was recorded",
             )
         self._waiting.append(here)
         if receipt_id is not None and here.uploaded is not None:
@@ -245,32 +276,40 @@ class Replay:
         return here
 
     def finish(self) -> None:
-        """Follow what waits: the tables hold all that was said then."""
+        """Follow the statements that wait, so that the tables hold everything said."""
         follow(self._connection, self._waiting, self._tables)
         self._waiting.clear()
 
     def of_removed(self, uuid: str, first: int, last: int) -> tuple[int, int]:
-        """Of these entries, which were removed on the record: how many arrived, and of how many something else was said last."""
-        sql = f"SELECT count(*), total({ARRIVED}) FROM replayed_delivery d WHERE d.seq BETWEEN ? AND ? AND d.seq < 0"
+        """Return how many of these removed entries arrived, and how many did not.
+
+        Only entries count of which something was said.
+        """
+        of_these = "FROM replayed_delivery d WHERE d.seq BETWEEN ? AND ? AND d.seq < 0"
+        sql = f"SELECT count(*), total({ARRIVED}) {of_these}"
         found = [self._connection.execute(sql, interval).fetchone() for interval in self.places.find({uuid: ((first, last),)})]
         arrived = sum(int(each[1]) for each in found)
         return arrived, sum(each[0] for each in found) - arrived
 
     def arrived(self) -> list[tuple[int, int]]:
-        """(first, last) of entries of which it was said that they arrived."""
+        """Return (first, last) of entries of which a statement says that they arrived."""
         return self._connection.execute(
-            f"SELECT min(seq), max(seq) FROM (SELECT seq, seq - row_number() OVER (ORDER BY seq) AS run FROM replayed_delivery d "
+            "SELECT min(seq), max(seq) FROM "
+            "(SELECT seq, seq - row_number() OVER (ORDER BY seq) AS run FROM replayed_delivery d "
             f"WHERE {ARRIVED}) GROUP BY run ORDER BY 1"
         ).fetchall()
 
     def uploaded(self) -> set[str]:
-        """Contents of which it was said that they were uploaded, and are there."""
+        """Return the contents that a statement says were uploaded and exist."""
         return {sha256 for (sha256,) in self._connection.execute("SELECT sha256 FROM replayed_location")}
 
 
 @contextlib.contextmanager
 def replaying(database: Database) -> Iterator[Replay]:
-    """A replay for the length of the block, of the journal as it is at its beginning; see ``view.snapshot`` for where its tables are."""
+    """Make a replay of the journal as it is now, for the length of the block.
+
+    ``view.snapshot`` says where its tables are.
+    """
     with database.lock, translated(database.path):
         connection = database.connection
         connection.execute("SAVEPOINT replaying")

@@ -1,7 +1,9 @@
-"""Entries in doubt: which there are, what reading back told of them, and what a person decides.
+"""Settle entries in doubt.
 
-The reconciling side of the journal, as ``outcomes``: every write checks the lease in the same transaction, and leaves a
-receipt. Must not know how a remote is asked.
+List them, record what reading back found, and record what a person decides.
+
+As in ``outcomes``, every write checks the lease in the same transaction, and leaves a receipt.
+Must not know how a remote is asked.
 """
 
 from __future__ import annotations
@@ -28,22 +30,35 @@ if TYPE_CHECKING:
 
 SETTLE: Final = "settle"
 """The action of receipts for what a person decided."""
-_SHOWN_AT: Final = "shown_at_ns"  # of attestations: when the service showed it, by its own clock
+# In attestations: when the service showed it, by its own clock.
+_SHOWN_AT: Final = "shown_at_ns"
 
-_IN_DOUBT: Final = (  # typeof: SQLite keeps any type in any column, and a journal may be crafted
-    f"FROM delivery d JOIN entry e ON e.seq = d.seq JOIN component c ON c.id = e.component_id WHERE {PROBLEM} AND d.outcome = 'in doubt' "
-    "AND e.stream = 'metric' AND typeof(e.value) = 'real' AND typeof(e.name) = 'text' AND typeof(d.settled_at_ns) = 'integer' "
-    f"AND typeof(c.name) = 'text' AND (e.step IS NULL OR typeof(e.step) = 'integer' AND e.step BETWEEN 0 AND {limits.STEP_MAX})"
+# typeof: SQLite keeps any type in any column, and a journal may be crafted.
+_IN_DOUBT: Final = (
+    "FROM delivery d JOIN entry e ON e.seq = d.seq JOIN component c ON c.id = e.component_id "
+    f"WHERE {PROBLEM} AND d.outcome = 'in doubt' AND e.stream = 'metric' "
+    "AND typeof(e.value) = 'real' AND typeof(e.name) = 'text' "
+    "AND typeof(d.settled_at_ns) = 'integer' AND typeof(c.name) = 'text' AND (e.step IS NULL "
+    f"OR typeof(e.step) = 'integer' AND e.step BETWEEN 0 AND {limits.STEP_MAX})"
 )
 _OF_RECEIPT: Final = {"arrived": "delivered", "not arrived": RELEASED, None: "in doubt"}
 _SETTLES: Final = {"arrived": "delivered", None: "in doubt"}
 
 
 def to_ask(database: Database, *, now_ns: int, visible_after_s: float) -> dict[int, str]:
-    """Components (id to name) with points in doubt that are worth asking for: not since they came, or not for a while."""
+    """Return the components (id to name) whose points in doubt are worth a request.
+
+    They were not asked for since a point came into doubt, or not for a while.
+
+    Args:
+        database: Of the journal.
+        now_ns: Nanoseconds since the epoch.
+        visible_after_s: See ``readback.VISIBLE_AFTER_S``.
+    """
     rows = database.read(
         "SELECT e.component_id, c.name, max(d.settled_at_ns), "
-        "(SELECT max(r.started_at_ns) FROM receipt r WHERE r.component_id = e.component_id AND r.action = ? "
+        "(SELECT max(r.started_at_ns) FROM receipt r WHERE r.component_id = e.component_id "
+        "AND r.action = ? "
         f"AND typeof(r.started_at_ns) = 'integer') {_IN_DOUBT} GROUP BY e.component_id",
         (READBACK,),
     )
@@ -55,32 +70,36 @@ def to_ask(database: Database, *, now_ns: int, visible_after_s: float) -> dict[i
 
 
 def of_component(database: Database, component_id: int) -> list[Doubt]:
-    """Its points in doubt."""
+    """Return the component's points in doubt."""
     rows = database.read(
-        f"SELECT e.seq, e.name, e.value, e.step, d.settled_at_ns, coalesce(d.receipt_id, 0) {_IN_DOUBT} AND e.component_id = ? ORDER BY e.seq",
+        "SELECT e.seq, e.name, e.value, e.step, d.settled_at_ns, coalesce(d.receipt_id, 0) "
+        f"{_IN_DOUBT} AND e.component_id = ? ORDER BY e.seq",
         (component_id,),
     )
     return [Doubt(*row) for row in rows]
 
 
 def acknowledged(database: Database, component_id: int, doubts: Iterable[Doubt]) -> Account:
-    """What is known of the component's metrics; two scans of its points.
+    """Return what is known of the component's metrics. Scans its points twice.
 
-    Points that were removed on the record count in all; of which steps they were is not known any more, and so nothing is of
-    the steps among which they may be (None).
+    Points that were removed on the record count in the totals. Their steps are not known any
+    more. So nothing is known of the steps that they may have had (None).
     """
     wanted = {(doubt.name, doubt.step) for doubt in doubts if doubt.step is not None}
     of_metric = (
-        "count(*), total(e.value), total(abs(e.value)), max(d.settled_at_ns), max(coalesce(d.receipt_id, 0)) "
-        "FROM entry e JOIN delivery d ON d.seq = e.seq WHERE e.component_id = ? AND e.stream = 'metric' AND d.outcome = 'delivered' "
-        "AND typeof(e.value) = 'real' AND typeof(e.name) = 'text' AND typeof(d.settled_at_ns) = 'integer'"
+        "count(*), total(e.value), total(abs(e.value)), max(d.settled_at_ns), "
+        "max(coalesce(d.receipt_id, 0)) FROM entry e JOIN delivery d ON d.seq = e.seq "
+        "WHERE e.component_id = ? AND e.stream = 'metric' AND d.outcome = 'delivered' "
+        "AND typeof(e.value) = 'real' AND typeof(e.name) = 'text' "
+        "AND typeof(d.settled_at_ns) = 'integer'"
     )
     known: dict[Group, Known | None] = {}
     for name, *rest in database.read(f"SELECT e.name, {of_metric} GROUP BY e.name", (component_id,)):
         known[name, None] = Known(*rest)
     if wanted:
         steps = json.dumps(sorted({step for _, step in wanted}))
-        sql = f"SELECT e.name, e.step, {of_metric} AND e.step IN (SELECT value FROM json_each(?)) GROUP BY e.name, e.step"
+        of_steps = "AND e.step IN (SELECT value FROM json_each(?)) GROUP BY e.name, e.step"
+        sql = f"SELECT e.name, e.step, {of_metric} {of_steps}"
         for name, step, *rest in database.read(sql, (component_id, steps)):
             if (name, step) in wanted:
                 known[name, step] = Known(*rest)
@@ -94,11 +113,16 @@ def acknowledged(database: Database, component_id: int, doubts: Iterable[Doubt])
 
 
 def _owner(database: Database, component_id: int) -> str | None:
-    """Of the component, if this journal made it for itself; None where others are expected to write to it, too."""
+    """Return the component's owner, if this journal made it for itself.
+
+    None if other journals are expected to write to it.
+    """
     rows = database.read(
-        "SELECT e.kind, CASE WHEN json_valid(e.payload) THEN json_extract(e.payload, '$.owner') END, "
+        "SELECT e.kind, "
+        "CASE WHEN json_valid(e.payload) THEN json_extract(e.payload, '$.owner') END, "
         "CASE WHEN json_valid(e.payload) THEN json_extract(e.payload, '$.resume') END "
-        "FROM entry e WHERE e.component_id = ? AND e.stream <> 'metric' AND e.kind IN (?, ?) ORDER BY e.seq",
+        "FROM entry e WHERE e.component_id = ? AND e.stream <> 'metric' AND e.kind IN (?, ?) "
+        "ORDER BY e.seq",
         (component_id, CREATE, LOAD),
     )
     if not rows or any(kind == LOAD or resume for kind, _, resume in rows):
@@ -108,16 +132,22 @@ def _owner(database: Database, component_id: int) -> str | None:
 
 def _readings(database: Database, component_id: int) -> list[Reading]:
     rows = database.read(
-        f"SELECT r.id, r.finished_at_ns, CASE WHEN json_valid(a.body) THEN json_extract(a.body, '$.{_SHOWN_AT}') END "
+        "SELECT r.id, r.finished_at_ns, "
+        f"CASE WHEN json_valid(a.body) THEN json_extract(a.body, '$.{_SHOWN_AT}') END "
         "FROM receipt r LEFT JOIN attestation a ON a.receipt_id = r.id "
-        "WHERE r.component_id = ? AND r.action = ? AND typeof(r.finished_at_ns) = 'integer' ORDER BY r.id",
+        "WHERE r.component_id = ? AND r.action = ? AND typeof(r.finished_at_ns) = 'integer' "
+        "ORDER BY r.id",
         (component_id, READBACK),
     )
     return [Reading(receipt_id, at_ns, shown if isinstance(shown, int) else None) for receipt_id, at_ns, shown in rows]
 
 
 def record(attestor: Attestor, component_id: int, findings: Sequence[Finding], request_id: str | None) -> None:
-    """Settle what was found out: what arrived is delivered, what did not is pending again, the rest says what was seen."""
+    """Settle what reading back found.
+
+    What arrived is delivered. What did not arrive is pending again. The rest stays in doubt, with
+    what was seen as its reason.
+    """
     by_outcome: dict[str | None, list[Finding]] = defaultdict(list)
     for finding in findings:
         by_outcome[finding.outcome].append(finding)
@@ -143,14 +173,28 @@ def _settled(outcome: str, findings: Iterable[Finding]) -> list[Settled]:
 
 
 def decide(attestor: Attestor, outcome: Literal["delivered", "quarantined"], reason: str, component_ids: Sequence[int] | None) -> int:
-    """Settle entries in doubt as a person says; returns how many. ``component_ids`` None: of all components.
+    """Settle entries in doubt as a person says.
+
+    Args:
+        attestor: Of this process.
+        outcome: The decision.
+        reason: The person's reason.
+        component_ids: Only entries of these components. None: of all.
+
+    Returns:
+        How many entries were settled.
 
     Raises:
-        JournalAlteredError: They would count as delivered, and the chains that they are in do not hold. Nothing was settled.
+        JournalAlteredError: They would count as delivered, and their chains do not hold. Nothing
+            was settled.
     """
     by_component: dict[int, list[int]] = defaultdict(list)
-    query = f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome = 'in doubt' ORDER BY e.seq"
-    for component_id, seq in attestor.database.read(query):  # nobody else settles them meanwhile
+    query = (
+        "SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq "
+        f"WHERE {PROBLEM} AND d.outcome = 'in doubt' ORDER BY e.seq"
+    )
+    # Nobody else settles them meanwhile.
+    for component_id, seq in attestor.database.read(query):
         if component_ids is None or component_id in component_ids:
             by_component[component_id].append(seq)
     proof = Proof(attestor.database)

@@ -1,11 +1,17 @@
-"""What a replay records: intents before sending, outcomes after, and what can be derived from them.
+"""Record a replay: intents before sending, outcomes after.
 
-The reconciling side of the journal. Every write checks the lease in the same transaction, so that a holder that lost
-it can settle nothing, and is attested in it (``attestations``). Must not know what an action does or where it goes.
+Every write checks the lease in the same transaction. So a holder that lost the lease can settle
+nothing. Every write is attested in that transaction too (``attestations``).
 
-Invariants: a receipt exists before its request is sent; an entry has at most one row in ``delivery``; a finished
-receipt never changes (a trigger sees to it). What a killed pass left unfinished is settled by ``recover``: requests
-that may be sent again make their entries pending again, the others (metrics) put theirs in doubt.
+Invariants:
+
+- A receipt exists before its request is sent.
+- An entry has at most one row in ``delivery``.
+- A finished receipt never changes: a trigger refuses it.
+- ``recover`` settles what a killed pass left unfinished. Requests that may be sent again make
+  their entries pending. The others (metrics) put theirs in doubt.
+
+Must not know what an action does or where it goes.
 """
 
 from __future__ import annotations
@@ -44,28 +50,38 @@ IN_DOUBT_AFTER_KILL: Final = "the process that sent it ended before the answer a
 
 NOTHING_MORE: Final[Mapping[str, Any]] = MappingProxyType({})
 _UNFINISHED_PAGE: Final = (
-    "SELECT id, action, component_id, CASE WHEN typeof(entries) = 'text' AND length(entries) <= :most THEN entries END, generation, started_at_ns "
+    "SELECT id, action, component_id, "
+    "CASE WHEN typeof(entries) = 'text' AND length(entries) <= :most THEN entries END, "
+    "generation, started_at_ns "
     "FROM receipt WHERE finished_at_ns IS NULL AND id > :after ORDER BY id LIMIT 100"
 )
-"""A journal from elsewhere may have any number of them, of any size; ours are as many as were in flight, and name 20,000 entries at most."""
-_INSERT_INTENT: Final = "INSERT INTO receipt (id, action, component_id, entries, generation, started_at_ns) VALUES (?, ?, ?, ?, ?, ?)"
-_FINISH_RECEIPT: Final = (
-    "UPDATE receipt SET finished_at_ns = ?, outcome = ?, attempts = ?, request_id = ?, error_code = ?, error_text = ? WHERE id = ?"
-)
+"""A page at a time: a journal from elsewhere may have any number of them, of any size.
+
+Ours are as many as were in flight, and name 20,000 entries at most.
+"""
+_INTENT: Final = "id, action, component_id, entries, generation, started_at_ns"
+_INSERT_INTENT: Final = f"INSERT INTO receipt ({_INTENT}) VALUES (?, ?, ?, ?, ?, ?)"
+_ENDED: Final = "finished_at_ns = ?, outcome = ?"
+_ERROR: Final = "error_code = ?, error_text = ?"
+_FINISH_RECEIPT: Final = f"UPDATE receipt SET {_ENDED}, attempts = ?, request_id = ?, {_ERROR} WHERE id = ?"
+_NEWEST: Final = "(SELECT coalesce(max(seq), 0) FROM entry)"
 _UNSETTLED_AFTER: Final = f"SELECT e.seq FROM entry e WHERE e.seq > ? AND {UNSETTLED}"
-_HOLD: Final = (  # of a status, something may be sent that a later one left open: the later one stays the last
-    "INSERT OR REPLACE INTO field (component_id, map, key, seq) SELECT :component, :map, :key, :seq WHERE :map <> 'status' OR NOT EXISTS "
-    "(SELECT 1 FROM field f JOIN delivery d ON d.seq = f.seq JOIN entry o ON o.seq = f.seq JOIN entry n ON n.seq = :seq "
-    f"WHERE f.component_id = :component AND f.map = :map AND f.key = :key AND d.outcome = 'delivered' AND {IS_BEFORE})"
+# Of a status, a field may be sent that a later call left open. The later one stays the last.
+_HOLD: Final = (
+    "INSERT OR REPLACE INTO field (component_id, map, key, seq) "
+    "SELECT :component, :map, :key, :seq WHERE :map <> 'status' OR NOT EXISTS "
+    "(SELECT 1 FROM field f JOIN delivery d ON d.seq = f.seq JOIN entry o ON o.seq = f.seq "
+    "JOIN entry n ON n.seq = :seq WHERE f.component_id = :component AND f.map = :map "
+    f"AND f.key = :key AND d.outcome = 'delivered' AND {IS_BEFORE})"
 )
 _OVER: Final = "(u.seq IN (SELECT seq FROM delivery) OR u.seq NOT IN (SELECT seq FROM entry))"
-"""Of a listed entry ``u``: whether it is settled, or was removed since."""
+"""Whether a listed entry ``u`` is settled, or was removed since."""
 
 
 class Intent(NamedTuple):
     """A request that is about to be sent.
 
-    ``runs`` are the places of its entries in their writers' chains; () if they are to be looked up.
+    ``runs`` are the places of its entries in their writers' chains. (): to be looked up.
     """
 
     action: str
@@ -85,7 +101,7 @@ class _Begun(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """What became of one entry."""
+    """Say what became of one entry."""
 
     seq: int
     outcome: DeliveryOutcome
@@ -93,19 +109,20 @@ class Delivery(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of one request.
+    """Say what became of one request.
 
     Attributes:
         receipt_id: From ``begin``.
         component_id: Of the request.
         outcome: Of the request.
         attempts: Times it was sent.
-        request_id: The remote's id of the last of them.
-        error_code, error_text: Why it was not delivered.
-        delivered: Entries that are delivered, and nothing more is to be said of them.
-        deliveries: The other entries that it settles; those it names no more stay pending.
-        confirmed_arn: The remote said that the component exists, under this ARN ('' if it did not say which).
-        missing: The remote said that the component does not exist (any more).
+        request_id: The remote's id of the last attempt.
+        error_code: Why it was not delivered.
+        error_text: Why it was not delivered, in words.
+        delivered: Entries that are delivered, without a note.
+        deliveries: Other entries that it settles. Entries named in neither stay pending.
+        confirmed_arn: The remote said that the component exists, under this ARN. '': without one.
+        missing: The remote said that the component does not exist, or no longer.
         fields: (map, key, seq): what the remote holds now.
         location: (blob, uri) of an upload.
         more: Further members of the attestation.
@@ -128,11 +145,11 @@ class Outcome(NamedTuple):
 
 
 class Settlement:
-    """The records of one pass.
+    """Keep the records of one pass.
 
     Args:
-        database: Of the journal; a connection of its own, so that appending goes on.
-        lease: Held by the caller for as long as this is used.
+        database: Of the journal. A connection of its own, so that appending continues.
+        lease: The caller holds it while this is used.
         clock_ns: Nanoseconds since the epoch.
     """
 
@@ -141,33 +158,35 @@ class Settlement:
         self._lease = lease
         self._clock_ns = clock_ns
         self.attestor = Attestor(database, lease, clock_ns)
-        self._begun: dict[int, _Begun] = {}  # requests in flight, by receipt
+        # Requests in flight, by receipt.
+        self._begun: dict[int, _Begun] = {}
 
     def recover(self) -> int:
         """Settle what a killed pass left unfinished.
 
         Returns:
-            How many entries are in doubt because of it.
+            How many entries became in doubt.
         """
         total = after = 0
         with self.attestor.transaction() as connection:
             now_ns = self._clock_ns()
             while page := connection.execute(_UNFINISHED_PAGE, {"after": after, "most": limits.PAYLOAD_CHARS_MAX}).fetchall():
                 after = page[-1][0]
-                for row in page:  # one by one: what is in doubt by one of them is not by the next
+                # One by one: an entry that one of them put in doubt is not unsettled for the next.
+                for row in page:
                     said = self._recovered(connection, row, now_ns)
                     total += sum(last - first + 1 for each in said.settled for first, last in each.entries)
                     self.attestor.attest(connection, [said])
         return total
 
     def _recovered(self, connection: sqlite3.Connection, row: tuple[Any, ...], now_ns: int) -> Statement:
-        """Settle a request that was begun and not finished; what is attested of it."""
+        """Settle a request that was begun and not finished. Return what to attest of it."""
         receipt_id, action, component_id, seqs, generation, started_at_ns = row
         resendable = action != PutMetrics.action
         in_doubt = [] if resendable else _perhaps_sent(connection, seqs)
         outcome = "interrupted" if resendable else "in doubt"
         connection.execute(
-            "UPDATE receipt SET finished_at_ns = ?, outcome = ?, attempts = 1, error_text = ? WHERE id = ?",
+            f"UPDATE receipt SET {_ENDED}, attempts = 1, error_text = ? WHERE id = ?",
             (now_ns, outcome, IN_DOUBT_AFTER_KILL, receipt_id),
         )
         return Statement(
@@ -185,18 +204,21 @@ class Settlement:
         )
 
     def begin(self, intents: Sequence[Intent], outcomes: Sequence[Outcome] = ()) -> list[int]:
-        """Record that these requests are about to be sent; returns their receipts' ids, in order.
+        """Record that these requests are about to be sent.
 
-        All of it is on the disk then, and so is every entry that they carry: after a loss of power nothing that was sent is
-        unknown, and so nothing is sent again as if it had not been.
+        Afterwards the intents and every entry that they carry are on the disk. After a loss of
+        power, everything that was sent is known, so nothing is sent twice unnoticed.
 
         Args:
             intents: The requests.
-            outcomes: As for ``finish``: recorded in the same transaction, which costs less than two of them.
+            outcomes: As for ``finish``. One transaction for both costs less than two.
+
+        Returns:
+            The ids of their receipts, in order.
 
         Raises:
-            JournalNotFoundError: The journal was deleted, replaced or moved; nothing of these requests may be sent. What became of
-                others is recorded.
+            JournalNotFoundError: The journal was deleted, replaced or moved. Nothing of these
+                requests may be sent. The outcomes are recorded.
         """
         try:
             self.check_place()
@@ -204,24 +226,28 @@ class Settlement:
             if outcomes:
                 self.finish(outcomes)
             raise
-        ended_ns, now_ns = self._clock_ns(), self._clock_ns()  # in the order of events
+        # Two readings, in the order of events.
+        ended_ns, now_ns = self._clock_ns(), self._clock_ns()
         begun = [_Begun(i.action, i.seqs, as_intervals(i.seqs), i.runs, now_ns) for i in intents]
         generation = self._lease.generation
         rows = [(i.action, i.component_id, as_text(b.intervals), generation, now_ns) for i, b in zip(intents, begun, strict=True)]
         with self.attestor.transaction() as connection:
             self._finish(connection, outcomes, ended_ns)
             receipts = _insert_intents(connection, rows)
-            self._begun.update(zip(receipts, begun, strict=True))  # before the commit: what is in the journal is known here
+            # Before the commit: whatever the journal has must be known here.
+            self._begun.update(zip(receipts, begun, strict=True))
         self._forget(outcomes)
         self._database.sync()
-        self.check_place()  # it takes a moment to write
+        # Again: the write took a moment.
+        self.check_place()
         return receipts
 
     def check_place(self) -> None:
-        """See that what is recorded can be found again; a deleted log is saved.
+        """Check that what is recorded can be found again. Save a deleted log.
 
-        A writer whose journal was deleted writes it again, because it holds what it acknowledged. A pass acknowledged nothing:
-        whoever deletes a journal without a writer gets what they asked for, and one that was written again has another pass.
+        A writer whose journal was deleted writes it again, because it promised to keep what it
+        acknowledged. A pass acknowledged nothing. So a journal without a writer stays deleted,
+        and one that was written again gets another pass.
 
         Raises:
             JournalNotFoundError: The journal was deleted, replaced or moved.
@@ -236,13 +262,15 @@ class Settlement:
             place, folder = database.place_now(), database.path.parent
         if place is not None and place.name == database.path.name:
             raise JournalNotFoundError(
-                f"the journal at {folder} was moved to {place.parent} while it was being delivered",
-                hint="the next sync of it there delivers the rest; what was sent is recorded",
+                f"the journal at {folder} was moved to {place.parent} during its delivery",
+                hint="what was sent is recorded; the next sync of it there delivers the rest",
             )
+        happened = "was deleted or replaced while it was being delivered"
         raise JournalNotFoundError(
-            f"the journal at {folder} was deleted or replaced while it was being delivered; nothing more of it is sent",
-            hint="a training that still runs writes it again at its next call, else only a copy of it brings it back; another journal in its place "
-            "was not touched, and is delivered by the next sync",
+            f"the journal at {folder} {happened}; the pass ended",
+            hint="a training that still runs writes it again at its next call; "
+            "if none runs, restore a copy. Another journal in its place was not changed; "
+            "the next sync delivers it",
         )
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
@@ -252,7 +280,7 @@ class Settlement:
         self._forget(outcomes)
 
     def unfinished(self) -> dict[int, int | None]:
-        """Receipts of this pass whose outcome is not recorded, with their components."""
+        """Return this pass's receipts without an outcome, with their components."""
         rows = self._database.read(
             "SELECT id, component_id FROM receipt WHERE finished_at_ns IS NULL AND generation = ?", (self._lease.generation,)
         )
@@ -321,19 +349,21 @@ class Settlement:
         )
 
     def renew(self) -> None:
-        """Keep the lease while nothing is recorded."""
+        """Renew the lease while nothing is recorded."""
         self._lease.renew()
 
     def advance_mark(self, seen_seq: int = 0) -> None:
         """Move the low-water mark up, so that what is below is never read again.
 
         Args:
-            seen_seq: What a pass has seen up to here and left pending is listed, if there is room, and passed by. Beyond it
-                the mark stops at the first pending entry.
+            seen_seq: The pass has seen everything up to here. What it left pending there is
+                listed, if there is room, and the mark passes it. Beyond it the mark stops at the
+                first pending entry.
         """
-        # Nobody else settles entries, and what is appended comes last: what is found now holds in the transaction, which is short.
+        # Nobody else settles entries, and new entries come last. So what is read here still holds
+        # in the transaction, which is short.
         ((mark, listed, top),) = self._database.read(
-            f"SELECT seq, (SELECT count(*) FROM unsettled u WHERE NOT {_OVER}), (SELECT coalesce(max(seq), 0) FROM entry) FROM mark"
+            f"SELECT seq, (SELECT count(*) FROM unsettled u WHERE NOT {_OVER}), {_NEWEST} FROM mark"
         )
         left = self._database.read(
             f"{_UNSETTLED_AFTER} AND e.seq <= ? ORDER BY e.seq LIMIT ?", (mark, seen_seq, UNSETTLED_MAX - listed + 1)
@@ -352,11 +382,13 @@ class Settlement:
                 connection.execute("UPDATE mark SET seq = max(seq, ?)", (max(seen_seq, top),))
 
     def release(self, outcomes: Sequence[DeliveryOutcome], component_ids: Sequence[int] | None = None) -> int:
-        """Make settled problems pending again, but for what AWS can never take; a receipt says so.
+        """Make settled problems pending again, and record a receipt for it.
+
+        What AWS can never take stays settled.
 
         Args:
             outcomes: ``"quarantined"``, ``"in doubt"`` or both.
-            component_ids: Of these components only; None: of all.
+            component_ids: Only entries of these components. None: of all.
 
         Returns:
             How many entries were released.
@@ -365,10 +397,13 @@ class Settlement:
         by_component: dict[int, list[int]] = defaultdict(list)
         never = json.dumps(list(undeliverable(self._database)))
         query = (
-            f"SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq WHERE {PROBLEM} AND d.outcome IN ({places}) "
-            "AND NOT (d.receipt_id IS NULL AND coalesce(d.reason, '') IN (SELECT value FROM json_each(?)))"
+            "SELECT e.component_id, e.seq FROM delivery d JOIN entry e ON e.seq = d.seq "
+            f"WHERE {PROBLEM} AND d.outcome IN ({places}) "
+            "AND NOT (d.receipt_id IS NULL "
+            "AND coalesce(d.reason, '') IN (SELECT value FROM json_each(?)))"
         )
-        for component_id, seq in self._database.read(query, (*outcomes, never)):  # nobody else makes them pending meanwhile
+        # Nobody else makes them pending meanwhile.
+        for component_id, seq in self._database.read(query, (*outcomes, never)):
             if component_ids is None or component_id in component_ids:
                 by_component[component_id].append(seq)
         turns = Turns(self.attestor)
@@ -379,24 +414,27 @@ class Settlement:
         return sum(map(len, by_component.values()))
 
     def reopen(self, component_id: int, seqs: Sequence[int], why: str, *, blob: BlobRef | None = None, absent: bool = False) -> int:
-        """Make delivered entries pending again, because the remote does not hold them (any more); a receipt says so.
+        """Make delivered entries pending again, because the remote no longer holds them.
+
+        A receipt records it.
 
         Args:
             component_id: Of the entries.
-            seqs: The entries; those that do not count as delivered are left as they are.
-            why: For the receipt's ``error_code``; a word or two.
-            blob: Whose place is forgotten, so that it is uploaded again.
-            absent: The component itself is not there: the next pass creates it.
+            seqs: The entries. Those that do not count as delivered are left as they are.
+            why: For the receipt's ``error_code``. A word or two.
+            blob: Its place is forgotten, so that it is uploaded again.
+            absent: The component itself is gone: the next pass creates it.
 
         Returns:
-            How many entries are pending now that were not.
+            How many entries became pending.
         """
         turns = Turns(self.attestor)
         count = 0
         for page in turns.pages(seqs) if seqs else [[]]:
             with turns.transaction() as connection:
                 count += self._reopen(connection, component_id, page, why, blob, absent=absent)
-            blob, absent = None, False  # said once
+            # Only the first statement says these.
+            blob, absent = None, False
         return count
 
     def _reopen(
@@ -405,7 +443,8 @@ class Settlement:
         arrived = f"SELECT d.settled_at_ns FROM delivery d WHERE d.seq = ? AND {ARRIVED}"
         found = {seq: row[0] for seq in seqs if (row := connection.execute(arrived, (seq,)).fetchone())}
         if found or absent or blob is not None:
-            # Whoever follows it leaves alone what arrived later: by this clock, which may have been set back, nothing did.
+            # Whoever follows it leaves alone what arrived later. Nothing arrived later, even if
+            # this clock was set back.
             now_ns = max(self._clock_ns(), *(at_ns for at_ns in found.values() if isinstance(at_ns, int)), 0)
             gone = None if blob is None else content_of(blob)
             self.attestor.decide(
@@ -419,9 +458,10 @@ class Settlement:
 
 
 def _insert_intents(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> list[int]:
-    """Record unfinished receipts; their ids, in order."""
+    """Record unfinished receipts, and return their ids in order."""
     (highest,) = connection.execute("SELECT coalesce(max(id), 0) FROM receipt").fetchone()
-    if highest > SEQ_MAX - len(rows):  # of a crafted journal; SQLite looks for free ones then
+    # Only in a crafted journal. SQLite looks for free ids then.
+    if highest > SEQ_MAX - len(rows):
         return [int(connection.execute(_INSERT_INTENT, (None, *row)).lastrowid or 0) for row in rows]
     receipts = [*range(highest + 1, highest + 1 + len(rows))]
     connection.executemany(_INSERT_INTENT, [(receipt_id, *row) for receipt_id, row in zip(receipts, rows, strict=True)])
@@ -429,13 +469,17 @@ def _insert_intents(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ..
 
 
 def _perhaps_sent(connection: sqlite3.Connection, seqs: object) -> list[int]:
-    """The entries of a metric request that was begun and not finished; all unsettled metrics if it can't be read which."""
-    sql = f"SELECT e.seq FROM entry e WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric' AND {UNSETTLED}"
+    """Return the entries of a metric request that was begun and not finished.
+
+    All unsettled metrics if the receipt's entries can't be read.
+    """
+    metrics = "FROM entry e WHERE e.seq BETWEEN ? AND ? AND e.stream = 'metric'"
+    sql = f"SELECT e.seq {metrics} AND {UNSETTLED}"
     return [seq for interval in _named(seqs) for (seq,) in connection.execute(sql, interval)]
 
 
 def _named(seqs: object) -> list[tuple[int, int]]:
-    """The intervals that a receipt names; everything if they can't be read."""
+    """Return the intervals that a receipt names. Everything if they can't be read."""
     try:
         return ranges_in(seqs)
     except ValueError:
@@ -443,7 +487,7 @@ def _named(seqs: object) -> list[tuple[int, int]]:
 
 
 def _grouped(deliveries: Iterable[Delivery]) -> list[Settled]:
-    """Deliveries by what they share."""
+    """Group deliveries by outcome and reason."""
     groups: dict[tuple[str, str | None], list[int]] = defaultdict(list)
     for delivery in deliveries:
         groups[delivery.outcome, delivery.reason].append(delivery.seq)

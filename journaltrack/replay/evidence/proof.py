@@ -1,12 +1,16 @@
-"""Whether the chains of what a pass is about to send, or to anchor, hold: an entry that was altered is not carried out.
+"""Check the chains of what a pass is about to send or anchor.
 
-A link is looked at with what is around it: the entry before it in its writer's chain, whose digest it continues, and those that
-come next, since whoever alters an entry and its digest breaks the link after it. Which entry of a broken chain was edited can't be
-told, so that all of its writer's entries are held back, and nobody else's. Whoever computes a chain anew to its end leaves nothing
-for this to see: that is what anchors are for.
+What may be altered is held back.
 
-What was looked at is remembered, so that an anchor costs only what no pass has looked at before. Reads alone; must not know how
-anything is sent.
+A link is checked with its neighbours. Before it is the entry whose digest it continues. After it
+come the next entries: whoever alters an entry and its digest breaks the link after it. Which entry
+of a broken chain was altered can't be told. So all entries of its writer are held back, and nobody
+else's. Whoever computes a chain anew to its end leaves nothing to see here: that is what anchors
+are for.
+
+What was checked is remembered, so an anchor costs only what no pass has checked before.
+
+Only reads. Must not know how anything is sent.
 """
 
 from __future__ import annotations
@@ -45,9 +49,12 @@ if TYPE_CHECKING:
     from journaltrack.replay.evidence.statements import Intervals
 
 _AHEAD: Final = 16
-"""Entries that are looked at beyond those to be sent: the next one of each writer is among them, where few write at a time."""
+"""Entries checked beyond those to send.
+
+Where few writers write at a time, the next entry of each is among them.
+"""
 _AT_A_TIME: Final = 20_000
-"""Entries that nobody has looked at, between two looks at the time."""
+"""Unchecked entries that are followed between two looks at the time."""
 _PROBLEMS_SHOWN: Final = 3
 _ENTRIES: Final = (
     f"SELECT {COLUMNS} FROM json_each(?) i CROSS JOIN entry e "
@@ -56,28 +63,28 @@ _ENTRIES: Final = (
 _BEFORE: Final = "SELECT writer_seq, digest FROM entry WHERE seq < ? AND writer_id = ? ORDER BY seq DESC LIMIT 1"
 _WRITER: Final = f"SELECT {', '.join(schema.WRITER_COLUMNS)}, digest FROM writer WHERE id = ?"
 _UP_TO: Final = "SELECT max(seq) FROM (SELECT seq FROM entry WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?)"
-_ATTESTATIONS: Final = (
-    "SELECT a.id, a.writer_id, a.writer_seq, a.body, a.digest FROM attestation a WHERE a.id > ? AND {0} ORDER BY a.id LIMIT ?"
-)
+_LINK: Final = "a.id, a.writer_id, a.writer_seq, a.body, a.digest"
+_ATTESTATIONS: Final = f"SELECT {_LINK} FROM attestation a WHERE a.id > ? AND {{0}} ORDER BY a.id LIMIT ?"
 _ATTESTATION_BEFORE: Final = "SELECT digest FROM attestation WHERE writer_id = ? AND writer_seq = ?"
 
 
 def altered(folder: Path, problems: Sequence[ChainProblem]) -> JournalAlteredError:
-    """The refusal of what such problems were found in."""
+    """Return the error that refuses what such problems were found in."""
     shown = "; ".join(limits.shown(problem.message) for problem in problems[:_PROBLEMS_SHOWN])
     more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
     return JournalAlteredError(
         f"the journal at {folder} was altered: {shown}{more}; nothing that it may concern was sent",
-        hint="copy the whole journal before anything else, and compare with a backup; `journaltrack check` says what it means; "
+        hint="copy the whole journal before anything else, and compare with a backup; "
+        "`journaltrack check` says what it means; "
         "`journaltrack sync --unproved` sends it as it is",
     )
 
 
 class Proof:
-    """What is known of the chains of one journal.
+    """Remember what is known of the chains of one journal.
 
     Attributes:
-        problems: The first broken link of each chain that does not hold, in the order in which they were found.
+        problems: The first broken link of each chain that does not hold, in order of discovery.
     """
 
     def __init__(self, database: Database) -> None:
@@ -95,10 +102,11 @@ class Proof:
 
         Args:
             seqs: Of the entries.
-            rows: The same as ``follow`` takes them; None: they are to be read.
+            rows: The entries as ``chain.follow`` takes them. None: they are read.
         """
         intervals = as_intervals(seqs)
-        if rows is None or len(intervals) != 1:  # what is between is looked at too: that takes less than to look for each one's place
+        # Entries in the gaps are checked too: that costs less than to look up each one's place.
+        if rows is None or len(intervals) != 1:
             self._follow([(first, last + _AHEAD) for first, last in intervals])
             return
         ((first, last),) = intervals
@@ -108,31 +116,35 @@ class Proof:
 
     @property
     def broken(self) -> Collection[object]:
-        """The writers, by their ids, of whose chains a link was found that does not hold."""
+        """Return the ids of the writers in whose chains a broken link was found."""
         return {writer_id for writer_id, chain in self._chains.items() if chain is None or chain.broken} if self.problems else ()
 
     def all_hold(self, seqs: Sequence[int]) -> bool:
-        """Look at these entries; whether nothing is known against the chains that they are in."""
+        """Check these entries. Return whether nothing is known against their chains."""
         self.look_at(seqs)
         broken = self.broken
         writers = "SELECT DISTINCT writer_id FROM entry WHERE seq IN (SELECT value FROM json_each(?))"
-        return not broken or not any(writer_id in broken for (writer_id,) in self._database.read(writers, (json.dumps(seqs),)))
+        if not broken:
+            return True
+        found = self._database.read(writers, (json.dumps(seqs),))
+        return not any(writer_id in broken for (writer_id,) in found)
 
     @property
     def altered(self) -> JournalAlteredError | None:
-        """What to tell of the chains that do not hold."""
+        """Return the error that tells of the broken chains, or None."""
         return altered(self._database.path.parent, self.problems) if self.problems else None
 
     def broken_since(self, seq: int, attestation: int, is_over: Callable[[], bool]) -> Collection[str] | None:
-        """Look at all that was recorded since and that was not looked at.
+        """Check everything recorded since that was not checked yet.
 
         Args:
-            seq: Entries above it.
-            attestation: Attestations above it, by their id.
-            is_over: Whether there is no more time.
+            seq: Check entries above this one.
+            attestation: Check attestations above this id.
+            is_over: Returns whether the time is over.
 
         Returns:
-            The uuids of writers whose chain, of entries or of attestations, does not hold; None if the time was over before.
+            The uuids of writers whose chain, of entries or of attestations, does not hold. None
+            if the time was over before.
         """
         ((newest,),) = self._database.read("SELECT coalesce(max(seq), 0) FROM entry")
         for begin, last in without([(seq + 1, newest)], self._seen):
@@ -147,7 +159,8 @@ class Proof:
         for uuid, _, holds in self._attestations(attestation):
             if not holds and uuid not in broken:
                 broken.add(uuid)
-                message = f"an attestation of the process {limits.shown(uuid)} is not what it attested, or those before it are gone"
+                who = f"an attestation of the process {limits.shown(uuid)}"
+                message = f"{who} is not what it attested, or those before it are gone"
                 self.problems.append(ChainProblem("attestation", message, uuid))
         return broken
 
@@ -180,9 +193,12 @@ class Proof:
         return self._names[component_id]
 
     def _across(self, chain: Chain, writer_seq: int, seq: int) -> bool:
-        """To the entry before, wherever it is; what was removed on the record may be between."""
+        """Set the chain to the entry before. Return whether nothing is missing.
+
+        What was removed on the record may lie between.
+        """
         writer_id = self._ids[chain.uuid]
-        # Of a new writer there is nothing before, and looking for it would read all that others recorded.
+        # A new writer has no entry before, and to look for one would read everybody's entries.
         rows = self._database.read(_BEFORE, (seq, writer_id)) if writer_seq > 1 else []
         place, digest = rows[0] if rows else (0, None)
         if not rows:
@@ -194,19 +210,24 @@ class Proof:
         return place + 1 == writer_seq or any(across_removed(chain, writer_seq, gaps) for gaps in self._removed())
 
     def _removed(self) -> tuple[Gaps, Gaps]:
-        """What was removed on the record, from attestations whose own link holds, and what merges told of it before those came."""
+        """Return what was removed on the record.
+
+        The first part comes from attestations whose own link holds. The second comes from what
+        merges said before those attestations arrived.
+        """
         if self._gaps is None:
             self._gaps, self._to_come = {}, taken.gaps_to_come(self._database)
             for _, body, holds in self._attestations(0, IS_PRUNE):
                 if holds:
                     try:
                         take_gaps(self._gaps, read_body(body) or {})
-                    except (ValueError, TypeError, AttributeError):  # a crafted one: nothing was removed by it
+                    # A crafted attestation removed nothing.
+                    except (ValueError, TypeError, AttributeError):
                         continue
         return self._gaps, self._to_come
 
     def _attestations(self, above: int, where: str = "1") -> Iterator[tuple[str, str, bool]]:
-        """(the writer's uuid, body, whether its link holds) of each whose id is above."""
+        """Yield (writer's uuid, body, whether its link holds) above an id."""
         heads: dict[Any, tuple[int, bytes]] = {}
         while rows := self._database.read_page(_ATTESTATIONS.format(where), (above, _AT_A_TIME)):
             for number, writer_id, writer_seq, body, digest in rows:
@@ -220,7 +241,7 @@ class Proof:
                 yield chain.uuid if chain is not None else "", body, holds
 
     def _head_before(self, chain: Chain | None, writer_id: object, writer_seq: object) -> bytes | None:
-        """The digest that an attestation continues."""
+        """Return the digest that an attestation continues."""
         if chain is None or type(writer_seq) is not int:
             return None
         if writer_seq == 1:

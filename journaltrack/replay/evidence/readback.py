@@ -1,12 +1,16 @@
-"""What a service shows of the metrics that it holds, against what a journal knows: which points in doubt arrived. Pure.
+"""Judge which points in doubt arrived, by what a service shows.
 
-A service shows counts and means alone (DescribeTrialComponent's summaries, BatchGetMetrics per step). Concluded is what is
-certain, everything else stays in doubt:
+A service shows only counts and means (DescribeTrialComponent's summaries, BatchGetMetrics per
+step). Only what is certain is concluded. Everything else stays in doubt.
 
-- Points *arrived* if nobody else writes to the component, as many are there as were acknowledged and are in doubt, and the
-  mean is theirs: of one writer it can be, of several it can't, since another one's points look the same.
-- Points *did not arrive* if no more are there than were acknowledged: that holds beside other writers. AWS documents no delay
-  after which it shows all, so an earlier reading must be that long ago, by the service's clock: ours may have been set.
+- Points *arrived* if three things hold. Nobody else writes to the component. The count is that of
+  the acknowledged points and those in doubt. The mean fits. With several writers this proves
+  nothing, since their points look the same.
+- Points *did not arrive* if no more points are shown than were acknowledged. This holds beside
+  other writers too. AWS documents no delay after which it shows everything. So an earlier reading
+  must be ``VISIBLE_AFTER_S`` ago, by the service's clock: ours may have been set.
+
+Pure: no I/O, no clock.
 """
 
 from __future__ import annotations
@@ -18,18 +22,22 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 Group: TypeAlias = tuple[str, "int | None"]
-"""A metric's points of one step, or (None) all of them."""
+"""A metric's points of one step. None: all of its points."""
 VISIBLE_AFTER_S: Final = 900.0
-"""Ours: seconds after which what a service does not show is taken for not there; AWS documents none."""
+"""Our own limit: seconds after which what a service does not show counts as not there.
+
+AWS documents none.
+"""
 _ROUNDING: Final = 2.0**-24
-"""Of one operation in single precision: AWS does not say in which it sums up, and double is closer."""
+"""Of one operation in single precision. AWS does not say how it sums up. Double is closer."""
 _LEAST_SINGLE: Final = 2.0**-126
 """Below it, single precision rounds to nothing."""
-_DATE_S: Final = 1.0  # what a ``Date`` header leaves out
+# Seconds. The resolution of a ``Date`` header.
+_DATE_S: Final = 1.0
 
 
 class Shown(NamedTuple):
-    """Points that a service shows together: how many, and their mean."""
+    """Hold points that a service shows together: how many, and their mean."""
 
     points: int
     mean: float
@@ -37,15 +45,17 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReadBack:
-    """What a service shows of a component's metrics.
+    """Hold what a service shows of a component's metrics.
 
     Attributes:
         totals: By metric.
         steps: By metric and step.
-        by_step: Metrics whose steps could be read: a step that is not in ``steps`` has no point.
+        by_step: Metrics whose steps could be read. A step missing in ``steps`` has no point.
         request_id: Of the last request.
-        owner: ``ComponentSpec.owner`` of the component's create, '' if it is not one of ours; None: the service does not say.
-        at_ns: When the service answered, by its own clock, nanoseconds since the epoch; None: it does not say.
+        owner: ``ComponentSpec.owner`` of the component's create. '': the component is not ours.
+            None: the service does not say.
+        at_ns: When the service answered, by its own clock, nanoseconds since the epoch. None: it
+            does not say.
     """
 
     totals: Mapping[str, Shown] = field(default_factory=dict)
@@ -57,7 +67,11 @@ class ReadBack:
 
 
 class Doubt(NamedTuple):
-    """A point in doubt. ``since_ns``: when its request had no answer, nanoseconds since the epoch; ``receipt_id``: of that request."""
+    """A point in doubt.
+
+    ``since_ns`` is when its request stayed without an answer, nanoseconds since the epoch.
+    ``receipt_id`` is that request's.
+    """
 
     seq: int
     name: str
@@ -68,12 +82,14 @@ class Doubt(NamedTuple):
 
 
 class Known(NamedTuple):
-    """Points that were acknowledged.
+    """Sum up points that were acknowledged.
 
     Attributes:
         points: How many.
-        sum: Of their values; ``magnitude`` is that of their absolute values.
-        until_ns: When the last of them was, nanoseconds since the epoch; ``receipt_id`` is of the last request.
+        sum: Of their values.
+        magnitude: The sum of their absolute values.
+        until_ns: When the last of them was acknowledged, nanoseconds since the epoch.
+        receipt_id: Of the last request.
     """
 
     points: int = 0
@@ -83,7 +99,7 @@ class Known(NamedTuple):
     receipt_id: int = 0
 
     def plus(self, doubts: Iterable[Doubt]) -> Known:
-        """These and those."""
+        """Return the sum with these points in doubt included."""
         added = list(doubts)
         return Known(
             self.points + len(added),
@@ -95,21 +111,30 @@ class Known(NamedTuple):
 
     @property
     def slack(self) -> float:
-        """By how much a sum of the values may be off: one rounding for each value, each addition and the mean."""
+        """Return the error bound of a sum of the values.
+
+        One rounding for each value, each addition and the mean.
+        """
         return (self.points + 2) * _ROUNDING * self.magnitude
 
     def fits(self, shown: Shown) -> bool:
-        """Whether the service shows so many, and a mean that can be theirs."""
+        """Return whether the service shows this count, and a mean that can be theirs."""
         off = abs(shown.mean * self.points - self.sum)
         return shown.points == self.points and off <= self.slack + self.points * _LEAST_SINGLE
 
     def would_tell(self, value: float) -> bool:
-        """Whether the mean would be another without this value: beside many points, or large ones, rounding hides it."""
+        """Return whether the mean would change without this value.
+
+        Beside many points, or large ones, rounding hides it.
+        """
         return not self.magnitude or 2 * self.slack < (abs(value) or self.magnitude / self.points)
 
 
 class Reading(NamedTuple):
-    """An earlier reading of the component. ``at_ns`` is by our clock, ``shown_at_ns`` by the service's (None: not told)."""
+    """An earlier reading of the component.
+
+    ``at_ns`` is by our clock. ``shown_at_ns`` is by the service's. None: it did not say.
+    """
 
     receipt_id: int
     at_ns: int
@@ -118,13 +143,14 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a journal knows of the metrics of a component.
+    """Hold what a journal knows of the metrics of a component.
 
     Attributes:
-        groups: What was acknowledged, by metric in all (every metric) and by step (those in doubt); missing: nothing; None: it
-            is not known any more.
-        owner: Of the create with which this journal made the component for itself; None: others are expected to write to it.
-        readings: Those before, in order.
+        groups: What was acknowledged: each metric in all, and by step where points are in doubt.
+            Missing: nothing. None: not known any more.
+        owner: Of the create with which this journal made the component for itself. None: others
+            are expected to write to it.
+        readings: The earlier readings, in order.
     """
 
     groups: Mapping[Group, Known | None] = field(default_factory=dict)
@@ -133,9 +159,10 @@ class Account:
 
 
 class Finding(NamedTuple):
-    """What was found out about a point: "arrived", "not arrived", or None if nothing is certain; and why.
+    """Say what was found out about a point, and why.
 
-    ``shown_at_ns`` is when the service said so, by its own clock.
+    ``outcome`` None: nothing is certain. ``shown_at_ns`` is when the service said so, by its own
+    clock.
     """
 
     seq: int
@@ -147,23 +174,23 @@ class Finding(NamedTuple):
 def judge(
     doubts: Iterable[Doubt], account: Account, shown: ReadBack, *, now_ns: int, visible_after_s: float = VISIBLE_AFTER_S
 ) -> list[Finding]:
-    """Which points in doubt arrived.
+    """Return which points in doubt arrived.
 
     Args:
         doubts: All points in doubt of one component.
         account: What is known of its metrics.
         shown: What the service shows, read after the last of the requests in question.
-        now_ns: Nanoseconds since the epoch; used where the service does not tell its time.
+        now_ns: Nanoseconds since the epoch. Used if the service does not say its time.
         visible_after_s: See ``VISIBLE_AFTER_S``.
 
     Returns:
-        One finding for each, by step where that can be read, else for all points of a metric together.
+        One finding for each point: by step where that can be read, else by metric.
     """
     return list(_Judgment([*doubts], account, shown, now_ns, visible_after_s).findings())
 
 
 class _Judgment:
-    """One reading of one component."""
+    """Judge one reading of one component."""
 
     def __init__(self, doubts: Sequence[Doubt], account: Account, shown: ReadBack, now_ns: int, visible_after_s: float) -> None:
         self._doubts = doubts
@@ -174,7 +201,7 @@ class _Judgment:
         self._others = self._of_others()
 
     def findings(self) -> Iterator[Finding]:
-        """One for each point in doubt."""
+        """Yield one finding for each point in doubt."""
         by_step: dict[tuple[str, int], list[Doubt]] = defaultdict(list)
         others: dict[str, list[Doubt]] = defaultdict(list)
         for doubt in self._doubts:
@@ -195,11 +222,12 @@ class _Judgment:
         for name, group in others.items():
             known = self._known(name, None)
             if known is None:
-                yield from self._all(group, None, "read back: how many of its points were acknowledged is not known any more")
+                reason = "read back: how many of its points were acknowledged is not known any more"
+                yield from self._all(group, None, reason)
                 continue
             there = self._shown.totals.get(name, Shown(0, 0.0))
             outcome, reason = self._decide(group, known.plus(arrived[name]), there, "in all")
-            # A sum of points of which some are not told proves nothing about the others.
+            # A total that contains undecided points proves nothing about the others.
             yield from self._all(group, None if name in undecided else outcome, reason)
 
     def _known(self, name: str, step: int | None) -> Known | None:
@@ -211,23 +239,29 @@ class _Judgment:
     def _decide(
         self, group: Sequence[Doubt], known: Known, shown: Shown, which: str
     ) -> tuple[Literal["arrived", "not arrived"] | None, str]:
-        found = f"read back: {shown.points} points {which} are there, {known.points} of them were acknowledged"
+        there = f"{shown.points} points {which} are there"
+        found = f"read back: {there}, {known.points} of them were acknowledged"
+        doubtful = f"{found}, {len(group)} are in doubt"
         both = known.plus(group)
         if both.fits(shown):
             if self._others is not None:
-                return None, f"{found}, {len(group)} are in doubt: {self._others}, so that it is not told whose they are"
+                return None, f"{doubtful}: {self._others}, so that it is not told whose they are"
             if not all(both.would_tell(doubt.value) for doubt in group):
-                return None, f"{found}, {len(group)} are in doubt: the mean of so many does not tell which they are"
+                return None, f"{doubtful}: the mean of so many does not tell which they are"
             return "arrived", found
         if not known.fits(shown):
-            return None, f"{found}, {len(group)} are in doubt: it is not told which"
+            return None, f"{doubtful}: it is not told which"
         if not self._was_visible(both):
-            wait = f"read again {self._visible_after_s:g} s or more after a reading that did not show them"
-            return None, f"{found}; the service may not show the others yet: {wait}"
+            wait = f"read again {self._visible_after_s:g} s or more after a reading"
+            not_yet = "the service may not show the others yet"
+            return None, f"{found}; {not_yet}: {wait} that did not show them"
         return "not arrived", found
 
     def _was_visible(self, points: Known) -> bool:
-        """Whether the service has had its time to show these points, since a reading that came after all of them."""
+        """Return whether the service has had time to show these points.
+
+        The time counts from a reading that came after all of them.
+        """
         if self._visible_after_s <= 0:
             return True
         for reading in self._account.readings:
@@ -243,7 +277,7 @@ class _Judgment:
         return False
 
     def _of_others(self) -> str | None:
-        """Why points that are there may be somebody else's; None if they can't."""
+        """Return why points that exist may be somebody else's, or None if they can't be."""
         account = self._account
         if account.owner is None:
             return "other journals may write to the component, too"

@@ -1,8 +1,12 @@
-"""What an attestation says, and its body: as one is made here, and as one from elsewhere is read, with suspicion.
+"""Define what an attestation says. Write its body, or read one with suspicion.
 
-A body names entries by their writer and place, and components by name, so that it means the same in every copy of the journal.
-``Statement`` is the same in one journal's own numbers. Of what comes from elsewhere everything has a type and a bound, or it is
-refused. Pure: no I/O. ``follow`` says what a statement makes of entries; docs/journal-format.md has the body's members.
+A body names entries by their writer and place, and components by name. So it means the same in
+every copy of the journal. ``Statement`` says the same in one journal's own numbers.
+
+Invariant: everything read from elsewhere has a type and a bound, or is refused.
+
+``follow`` says what a statement makes of entries. docs/journal-format.md lists the body's members.
+Pure: no I/O.
 """
 
 from __future__ import annotations
@@ -25,32 +29,35 @@ DeliveryOutcome: TypeAlias = Literal["delivered", "superseded", "quarantined", "
 RELEASED: Final = "released"
 """The outcome of statements that make their entries pending again."""
 READBACK: Final = "readback"
-"""The action of receipts for what reading back told."""
+"""The action of receipts for what reading back found."""
 REOPEN: Final = "reopen"
-"""The action of receipts for what was found to be gone, and is pending again."""
+"""The action of receipts for what was found gone, and is pending again."""
 REPAIR: Final = "repair"
-"""The action of the statement of a repair: it says of other requests what became of entries."""
+"""The action of the statement of a repair: it says for other requests what became of entries."""
 MERGE: Final = "merge"
-"""The action of statements for what was decided, or found, when copies were brought together."""
+"""The action of statements for what was decided, or found, when copies were merged."""
 
 TEXT_CHARS_MAX: Final = 1 << 20
-"""Ours: of a member that is text (an error, a reason)."""
+"""Our own limit: characters of a member that is text (an error, a reason)."""
 UUID_CHARS_MAX: Final = 200
-"""Ours: of a writer's id; ours have 36."""
+"""Our own limit: characters of a writer's id. Ours have 36."""
 GENERATION_MAX: Final = 2**61
-"""Ours: of a lease, well below what makes a journal unusable (``check``)."""
+"""Our own limit: a lease's generation. Well below what makes a journal unusable (``check``)."""
 WRITERS_MAX: Final = 100_000
-"""Ours: whose entries one attestation names."""
+"""Our own limit: writers whose entries one attestation names."""
 _OUTCOMES: Final = frozenset(get_args(DeliveryOutcome))
 
 Intervals: TypeAlias = Sequence[tuple[int, int]]
-"""(first, last) of entries by ``seq``; what is between and not in the journal does not count."""
+"""(first, last) of entries by ``seq``. Numbers between that the journal lacks do not count."""
 Named: TypeAlias = Mapping[str, tuple[tuple[int, int], ...]]
 """Entries by their writer's uuid: (first, last) of runs of their places."""
 
 
 class Content(NamedTuple):
-    """Bytes in a place for uploads; bucket and prefix are '' for the configured ones."""
+    """Name bytes in a place for uploads.
+
+    ``bucket`` and ``prefix`` are '' for the configured ones.
+    """
 
     sha256: str
     bucket: str
@@ -58,39 +65,52 @@ class Content(NamedTuple):
 
 
 def content_of(blob: BlobRef) -> Content:
-    """What a blob is called in statements, and in the tables."""
+    """Return a blob's name in statements and in the tables."""
     return Content(blob.sha256, blob.bucket or "", blob.prefix or "")
 
 
 class Settled(NamedTuple):
-    """Entries that share an outcome (``DeliveryOutcome``) and its reason."""
+    """Hold entries that share an outcome (``DeliveryOutcome``) and its reason.
+
+    Attributes:
+        outcome: Of the entries.
+        reason: Of the outcome.
+        entries: The entries.
+        at_ns: Since when, if not since the statement: what a merge found settled.
+        receipt_id: The request that settled them, if another than the statement's. Not attested.
+    """
 
     outcome: str
     reason: str | None
     entries: Intervals
-    at_ns: int | None = None  # since when, if not since the statement: what a merge found settled
-    receipt_id: int | None = None  # by which request, if by another one than the statement's; not attested
+    at_ns: int | None = None
+    receipt_id: int | None = None
 
 
 class Statement(NamedTuple):
-    """What an attestation says. A named tuple: one with so many members is made in a quarter of the time of a dataclass.
+    """Say what an attestation says, in one journal's own numbers.
+
+    A named tuple: with so many members, a dataclass takes four times as long to make.
 
     Attributes:
-        action: Of the request ("metrics", "update", ...), or the decision ("plan", "release", "settle", "repair", ...).
-        outcome: Of the receipt; for decisions without one, what was decided.
-        component_id: None: of the journal.
-        entries: That it is about.
-        settled: What became of them; those it names no more stay as they are.
-        receipt_id: Of this journal; None when no request was needed.
+        action: Of the request ("metrics", "update", ...), or the decision ("plan", "release",
+            "settle", "repair", ...).
+        outcome: Of the receipt. For a decision without one: what was decided.
+        component_id: None: the journal itself.
+        entries: What the statement is about.
+        settled: What became of them. Entries it does not name stay as they are.
+        receipt_id: Of this journal. None: no request was needed.
         generation: Of the lease.
-        started_at_ns, finished_at_ns: Nanoseconds since the epoch.
-        attempts, request_id, error_code, error_text: As the receipt has them.
-        arn: The remote said that the component exists, under this ARN ('' if it did not say which).
-        missing: The remote said that the component does not exist (any more).
+        started_at_ns: Nanoseconds since the epoch.
+        finished_at_ns: Nanoseconds since the epoch.
+        attempts: As the receipt has it. So are ``request_id``, ``error_code`` and ``error_text``.
+        arn: The remote said that the component exists, under this ARN. '': without an ARN.
+        missing: The remote said that the component does not exist, or no longer.
         uploaded: (content, uri) of an upload.
-        forgotten: What was uploaded, is gone, and is to be uploaded again.
+        forgotten: An uploaded content that is gone, and must be uploaded again.
         more: Further members of the body.
-        runs: Where ``entries`` are in their writers' chains, in order of ``seq``; () if that is to be looked up.
+        runs: Where ``entries`` are in their writers' chains, in order of ``seq``. (): to be
+            looked up.
     """
 
     action: str
@@ -114,16 +134,16 @@ class Statement(NamedTuple):
     runs: Sequence[Run] = ()
 
     def apart(self) -> list[Settled]:
-        """What is not about all of its entries, and so must name its own."""
+        """Return the groups that are not about all entries, and must name their own."""
         return [settled for settled in self.settled if settled.entries != self.entries]
 
     def body(self, component: str | None, named: Mapping[str, str], apart: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-        """The members of its body.
+        """Return the members of the statement's body.
 
         Args:
-            component: The name.
-            named: Its entries, by the writer's uuid as text.
-            apart: The same of each of ``apart``.
+            component: Its name.
+            named: The statement's entries, by the writer's uuid, as text.
+            apart: The same for each group of ``apart``.
         """
         whole = [_group_body(each, None) for each in self.settled if each.entries == self.entries]
         settled = [*whole, *(_group_body(each, entries) for each, entries in zip(self.apart(), apart, strict=True))]
@@ -151,12 +171,15 @@ class Statement(NamedTuple):
 
 
 def _group_body(settled: Settled, entries: Mapping[str, str] | None) -> list[Any]:
-    """As it is in a body: without a fourth member, since the statement's own time."""
+    """Return a group as a body holds it.
+
+    Without a fourth member, the statement's time holds.
+    """
     return [settled.outcome, settled.reason, entries, *(() if settled.at_ns is None else (settled.at_ns,))]
 
 
 class Group(NamedTuple):
-    """Entries that share what became of them."""
+    """Hold entries that share what became of them."""
 
     outcome: str
     reason: str | None
@@ -165,7 +188,10 @@ class Group(NamedTuple):
 
 
 class Said(NamedTuple):
-    """What a body says; the names are those of ``Statement``. ``started_at_ns`` is None where there was no request."""
+    """Hold what a body says. The names are those of ``Statement``.
+
+    ``started_at_ns`` is None if there was no request.
+    """
 
     action: str
     outcome: str
@@ -186,16 +212,16 @@ class Said(NamedTuple):
 
     @property
     def released(self) -> bool:
-        """Whether it made its entries pending."""
+        """Return whether it made its entries pending."""
         return self.outcome == RELEASED
 
     def here(self, places: Callable[[Named], Intervals], component_id: int | None, receipt_id: int | None) -> Statement:
-        """The same in a journal's own numbers.
+        """Return the same as a statement in a journal's own numbers.
 
         Args:
-            places: Where those of the entries are that are there.
-            component_id: There; None if it is not.
-            receipt_id: There; None if there is none.
+            places: Returns where the named entries are in that journal.
+            component_id: In that journal. None: it has no such component.
+            receipt_id: In that journal. None: it has no receipt.
         """
         entries = places(self.entries)
         settled = [
@@ -213,21 +239,21 @@ class Said(NamedTuple):
 
 
 def looked(action: str, outcome: str) -> bool:
-    """Whether somebody looked what became of entries in doubt, and it was not told."""
+    """Return whether this says that a reading did not settle entries in doubt."""
     return action == READBACK and outcome == "in doubt"
 
 
 def read(body: object) -> Said:
-    """What a body says.
+    """Return what a body says.
 
     Raises:
-        ValueError: It is nothing that a journaltrack attests; the message says why, without quoting more than a little.
+        ValueError: No journaltrack attests this. The message says why, and quotes little.
     """
     return said(members_of(body))
 
 
 def said(members: Mapping[str, Any]) -> Said:
-    """What the members of a body say.
+    """Return what the members of a body say.
 
     Raises:
         ValueError: As ``read``.
@@ -259,7 +285,7 @@ def said(members: Mapping[str, Any]) -> Said:
 
 
 def members_of(body: object) -> dict[str, Any]:
-    """The members of a body.
+    """Return the members of a body.
 
     Raises:
         ValueError: It has none.
@@ -273,7 +299,8 @@ def members_of(body: object) -> dict[str, Any]:
 
 
 def _group(each: object, entries: Named, finished_at_ns: int) -> Group:
-    if not isinstance(each, list) or not 3 <= len(each) <= 4:  # noqa: PLR2004 - outcome, reason, entries, perhaps since when
+    # Outcome, reason, entries, and perhaps since when.
+    if not isinstance(each, list) or not 3 <= len(each) <= 4:  # noqa: PLR2004 - see above
         raise _wrong("settled", each)
     outcome, reason, named, *since = each
     if not isinstance(outcome, str) or outcome not in _OUTCOMES:
@@ -328,7 +355,7 @@ def _integer(value: object, name: str, highest: int = 2**63 - 1) -> int:
 
 
 def _storable(text: str) -> bool:
-    """Whether SQLite takes it as text."""
+    """Return whether SQLite takes it as text."""
     try:
         text.encode()
     except UnicodeEncodeError:

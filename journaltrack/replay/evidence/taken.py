@@ -1,10 +1,12 @@
-"""Where attestations came from that this journal's own passes did not make: a bundle, a file of receipts, another journal.
+"""Note where attestations came from: a bundle, receipts or another journal.
 
-Whoever takes attestations over says so in one of its own, before the first of them: which ones, and from what. So they can be told
-apart for ever from those of what was done here (``hearsay``), whatever the ones taken over say of themselves.
+Whoever takes attestations over says so in one of its own, before the first of them: which ones, and
+from what. So they can always be told apart from those of what was done here (``hearsay``), whatever
+they say of themselves.
 
-Taking over takes many transactions. The first one says that it has begun, the last one that it has ended: between them entries may be
-pending here that the source has sent, so that nothing is sent from here (``refuse_unfinished``).
+To take over needs many transactions. The first says that it has begun, and the last that it has
+ended. Between them, entries may be pending here that the source has sent. So nothing is sent from
+here (``refuse_unfinished``).
 """
 
 from __future__ import annotations
@@ -38,29 +40,34 @@ _BEGUN: Final = "begun"
 _ENDED: Final = "ended"
 _ID_CHARS: Final = 16
 _ALL: Final = (
-    "SELECT w.host, w.user, r.finished_at_ns, w.uuid, a.writer_seq, a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id "
-    f"JOIN writer w ON w.id = a.writer_id WHERE r.component_id IS NULL AND r.action = '{TAKEN}' ORDER BY a.id DESC"
+    "SELECT w.host, w.user, r.finished_at_ns, w.uuid, a.writer_seq, a.body "
+    "FROM receipt r JOIN attestation a ON a.receipt_id = r.id JOIN writer w ON w.id = a.writer_id "
+    f"WHERE r.component_id IS NULL AND r.action = '{TAKEN}' ORDER BY a.id DESC"
 )
-_NOTES: Final = (  # of those that have ended, no body is read
-    "SELECT r.outcome, r.finished_at_ns, w.uuid, a.writer_seq, a.id, CASE WHEN r.outcome = 'ended' THEN a.body END FROM receipt r "
+# Of those that have begun, the body is read only if needed (``_begun``).
+_NOTES: Final = (
+    "SELECT r.outcome, r.finished_at_ns, w.uuid, a.writer_seq, a.id, "
+    "CASE WHEN r.outcome = 'ended' THEN a.body END FROM receipt r "
     "JOIN attestation a ON a.receipt_id = r.id JOIN writer w ON w.id = a.writer_id "
-    f"WHERE r.component_id IS NULL AND r.action = '{TAKEN}' AND r.outcome IN ('{_BEGUN}', '{_ENDED}') ORDER BY a.id"
+    f"WHERE r.component_id IS NULL AND r.action = '{TAKEN}' "
+    f"AND r.outcome IN ('{_BEGUN}', '{_ENDED}') ORDER BY a.id"
 )
 _ENDS_OF_OTHERS: Final = "SELECT body FROM attestation WHERE receipt_id IS NULL AND instr(body, '\"ends\"')"
 _WITH_GAPS: Final = (
-    "SELECT a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id WHERE r.component_id IS NULL "
-    f"AND r.action = '{TAKEN}' AND r.outcome = '{_BEGUN}' AND instr(a.body, '\"gaps\"') ORDER BY a.id"
+    "SELECT a.body FROM receipt r JOIN attestation a ON a.receipt_id = r.id "
+    f"WHERE r.component_id IS NULL AND r.action = '{TAKEN}' AND r.outcome = '{_BEGUN}' "
+    "AND instr(a.body, '\"gaps\"') ORDER BY a.id"
 )
 _IDS: Final = re.compile(r"[0-9a-f-]{8,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What attestations were taken from.
+    """Say what attestations were taken from.
 
     Attributes:
         kind: "bundle", "receipts" or "journal".
-        id: The SHA-256 that its maker's command printed; of a journal its id.
+        id: The SHA-256 that its maker's command printed. Of a journal: its id.
     """
 
     kind: str
@@ -68,14 +75,20 @@ class Origin:
 
 
 def journal(journal_id: str) -> Origin:
-    """A journal as an origin; whoever made it chose its id."""
+    """Return a journal as an origin.
+
+    Whoever made the journal chose its id. An odd one is replaced by its SHA-256.
+    """
     return Origin(
         "journal", journal_id if _IDS.fullmatch(journal_id) else hashlib.sha256(journal_id.encode("utf-8", "replace")).hexdigest()
     )
 
 
 def bundle(folder: Path) -> Origin | None:
-    """The bundle that a journal's folder was unpacked from, by its manifest; None: it came in none."""
+    """Return the bundle that a journal's folder was unpacked from, or None.
+
+    The bundle's manifest in the folder says so.
+    """
     try:
         descriptor = os.open(folder / BUNDLE_MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -86,9 +99,14 @@ def bundle(folder: Path) -> Origin | None:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Attestations that were taken over: by their process's uuid, (first, last) of their places.
+    """Hold attestations that were taken over.
 
-    ``whole``: the journal itself came so, and all that was in it. Times are nanoseconds since the epoch.
+    Attributes:
+        origin: Where they came from.
+        at_ns: When, nanoseconds since the epoch.
+        by: Who took them over.
+        places: By their process's uuid: (first, last) of their places.
+        whole: Whether the journal itself came so, with everything in it.
     """
 
     origin: Origin
@@ -99,14 +117,20 @@ class Taken:
 
 
 def is_note(said: Said) -> bool:
-    """Return whether an attestation says where others came from, and nothing else. By its receipt this journal's own is known."""
+    """Return whether an attestation only says where others came from.
+
+    This journal's own ones are known by their receipt.
+    """
     return said.action == TAKEN and not said.settled and said.component is None
 
 
 def record(
     connection: sqlite3.Connection, attestor: Attestor, origin: Origin, places: Mapping[str, tuple[int, int]], *, whole: bool = False
 ) -> None:
-    """Inside of a transaction: say that these attestations were taken from there."""
+    """Say that these attestations were taken from there.
+
+    Call it inside a transaction.
+    """
     _note(connection, attestor, "taken", _of(origin, places) | ({"whole": True} if whole else {}))
 
 
@@ -120,23 +144,26 @@ def begin(
     gaps: Sequence[tuple[str, int, int, str]] = (),
     is_told_all: bool = True,
 ) -> None:
-    """Inside of a transaction: say that these attestations are being taken from there, and that it has not ended.
+    """Say that these attestations are being taken from there.
+
+    Call it inside a transaction.
 
     Args:
         connection: Of the transaction.
         attestor: Of this process.
         origin: Of the source.
         places: By the process's uuid: the first and the last of its attestations.
-        source: Where it is, for whoever does it again.
-        gaps: Places that were removed there between the entries that come: (uuid, first, last, digest). The attestations tell of them.
-        is_told_all: Whether the attestations tell all that became of entries there.
+        source: Where it is, for whoever tries it again.
+        gaps: Places removed there between the entries that come: (uuid, first, last, digest). The
+            attestations tell of them.
+        is_told_all: Whether the attestations tell everything that became of entries there.
     """
     more = {"source": source, "gaps": [list(gap) for gap in gaps] or None, "found": None if is_told_all else True}
     _note(connection, attestor, _BEGUN, _of(origin, places) | {name: value for name, value in more.items() if value is not None})
 
 
 def end(connection: sqlite3.Connection, attestor: Attestor, those: Iterable[Begun]) -> None:
-    """Inside of a transaction: say that these have ended, or that they are given up."""
+    """Say that these have ended, or are given up. Call it inside a transaction."""
     ends = [list(each.note) for each in those]
     if ends:
         _note(connection, attestor, _ENDED, {"ends": ends})
@@ -155,10 +182,11 @@ def _note(connection: sqlite3.Connection, attestor: Attestor, outcome: str, more
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A merge, or an import of receipts, that was begun and has not ended.
+    """Describe a merge, or an import of receipts, that has begun and has not ended.
 
     Attributes:
-        kind, id: Of what is taken over, see ``Origin``.
+        kind: Of the origin. See ``Origin``.
+        id: Of the origin.
         source: Where that was.
         at_ns: When it began, nanoseconds since the epoch.
     """
@@ -170,30 +198,31 @@ class Unfinished:
 
     @property
     def text(self) -> str:
-        """What is the matter."""
+        """Return what happened."""
         name = {"bundle": "the bundle", "receipts": "the receipts"}.get(self.kind, "the journal")
         which = f"{name} {limits.shown(self.id[:_ID_CHARS])} ({limits.shown(self.source)})"
         return f"{'an import' if self.kind == 'receipts' else 'a merge'} of {which} is not finished"
 
     @property
     def hint(self) -> str:
-        """What to do about it."""
+        """Return what to do about it."""
         source = limits.shown(self.source)
         again = {
             "receipts": f"run `journaltrack receipts import` of {source} again",
             "bundle": "sync the bundle again, or merge its journal again",
         }.get(self.kind, f"run `journaltrack merge` of {source} again")
-        return f"{again}: that finishes it; if the source is lost, `journaltrack sync --even-if-behind` sends what is pending as it is known here"
+        lost = "if the source is lost, `journaltrack sync --even-if-behind`"
+        return f"{again}: that finishes it; {lost} sends what is pending as it is known here"
 
 
 class Begun(NamedTuple):
-    """The same with what is to come.
+    """Hold an unfinished takeover, and what is still to come.
 
     Attributes:
-        what: It.
-        note: The process that began it, and the place of the attestation in which it said so.
+        what: The takeover.
+        note: The process that began it, and the place of the attestation that says so.
         places: By the process's uuid: (first, last) of the attestations that it brings.
-        is_told_all: Whether these tell all that became of entries there.
+        is_told_all: Whether these tell everything that became of entries there.
     """
 
     what: Unfinished
@@ -202,12 +231,19 @@ class Begun(NamedTuple):
     is_told_all: bool
 
     def is_here(self, heads: Mapping[str, int]) -> bool:
-        """Return whether all that it was to bring came otherwise, given how many attestations of each process are here."""
+        """Return whether everything that it was to bring came otherwise.
+
+        Args:
+            heads: By the process's uuid: how many of its attestations are here.
+        """
         return self.is_told_all and all(heads.get(uuid, 0) >= last for uuid, runs in self.places.items() for _, last in runs)
 
 
 def unfinished(database: Database) -> list[Begun]:
-    """Return what was begun here, or in the journal of which this is a copy, and has not ended; in order."""
+    """Return, in order, what was begun and has not ended.
+
+    It was begun here, or in the journal of which this is a copy.
+    """
     begun: dict[tuple[str, int], tuple[int, int]] = {}
     for outcome, at_ns, uuid, place, number, body in database.read(_NOTES):
         if outcome == _BEGUN:
@@ -224,51 +260,61 @@ def _begun(database: Database, note: tuple[str, int], number: int, at_ns: int) -
         kind, name = str(members["origin"]["kind"]), str(members["origin"]["id"])
         places = {str(uuid): ranges_in(text) for uuid, text in members["attestations"].items()}
         return Begun(Unfinished(kind, name, str(members["source"]), int(at_ns)), note, places, members.get("found") is not True)
+    # A crafted body.
     except (KeyError, TypeError, ValueError, AttributeError):
-        return None  # a crafted one
+        return None
 
 
 def _ends(body: object) -> list[tuple[str, int]]:
-    """The notes that it says have ended."""
+    """Return the notes that a body says have ended."""
     listed = (read_body(body) or {}).get("ends")
-    return [(str(each[0]), each[1]) for each in listed if isinstance(each, list) and len(each) == 2] if isinstance(listed, list) else []  # noqa: PLR2004
+    if not isinstance(listed, list):
+        return []
+    # Each is a process and a place.
+    return [(str(each[0]), each[1]) for each in listed if isinstance(each, list) and len(each) == 2]  # noqa: PLR2004
 
 
 def ended_elsewhere(database: Database) -> set[tuple[str, int]]:
-    """Return the notes of which another copy says that they have ended; reads what was attested without a request."""
+    """Return the notes of which another copy says that they have ended.
+
+    Reads what was attested without a request.
+    """
     return {note for (body,) in database.read(_ENDS_OF_OTHERS) for note in _ends(body)}
 
 
 def gaps_to_come(database: Database) -> dict[str, Removed]:
-    """Return what was removed in the sources of merges between entries that came from there, by their writers.
+    """Return, by writer, what sources of merges removed between entries that came.
 
     The attestations that tell of it come after the entries, or never if the merge was given up.
     """
     gaps: dict[str, Removed] = {}
     for (body,) in database.read(_WITH_GAPS):
-        with contextlib.suppress(ValueError, TypeError):  # a crafted one: nothing was removed by it
+        # A crafted body removed nothing.
+        with contextlib.suppress(ValueError, TypeError):
             take_gaps(gaps, read_body(body) or {}, "gaps")
     return gaps
 
 
 def refuse_unfinished(database: Database) -> None:
-    """Raise unless all that was begun has ended.
+    """Refuse to send while a merge or an import of receipts has not ended.
 
     Raises:
-        JournalBehindError: A merge, or an import of receipts, was killed: what is pending here may have been sent by its source.
+        JournalBehindError: One was killed: its source may have sent what is pending here.
     """
     for each in unfinished(database):
         raise JournalBehindError(
-            f"{each.what.text} in the journal at {database.path.parent}: what is pending here may have been sent there already; nothing was sent",
+            f"{each.what.text} in the journal at {database.path.parent}: what is pending here "
+            "may have been sent there already; nothing was sent",
             hint=each.what.hint,
         )
 
 
 def all_of(database: Database) -> list[Taken]:
-    """All that was recorded here, in order; what can't be read is left out.
+    """Return every readable takeover that was recorded here, in order.
 
-    What is taken over may itself say that it took something over. It gets no receipt here; and in a journal that came whole, it is covered
-    by the record of whoever unpacked it. So from the last one back, what has a receipt and is not covered is this journal's own.
+    What is taken over may itself say that it took something over. It gets no receipt here. In a
+    journal that came whole, the record of whoever unpacked it covers it. So, from the last one
+    back, what has a receipt and is not covered is this journal's own.
     """
     found: list[Taken] = []
     for host, user, at_ns, uuid, place, body in database.read(_ALL):

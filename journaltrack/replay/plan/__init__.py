@@ -1,1 +1,1 @@
-"""From pending entries to the requests to make. Decides, and sends nothing."""
+"""Turn pending entries into the requests to make. Decides, and sends nothing."""

@@ -1,8 +1,12 @@
-"""The requests that a replay can make, as values: what each carries, which entries it settles, how several calls fold into one.
+"""Define the requests that a replay can make, as values.
 
-Pure: no I/O, no clock, no randomness; must not know SQLite or any remote. An action's ``phase`` is the order in which
-actions may be performed: a component exists before anything else of it is sent, and a blob is uploaded before the
-reference that names it. ``plan`` makes them from entries.
+Each says what it carries, which entries it settles, and how several calls fold into one.
+``planner`` makes them from entries.
+
+Invariant: actions are performed in the order of their ``phase``. A component exists before
+anything else of it is sent. A blob is uploaded before the reference that names it.
+
+Pure: no I/O, no clock, no randomness. Must not know SQLite or any remote.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from journaltrack.journal.fold import Artifact, FieldMap, FieldValue, Part, Plac
 Mode: TypeAlias = Literal["create", "resume", "load", "job"]
 
 Run: TypeAlias = tuple[int, int, int]
-"""(writer's id, first, last): entries by their places in their writer's chain, which follow one another."""
+"""(writer's id, first, last): consecutive entries by their places in their writer's chain."""
 
 KEYS_MAX: dict[FieldMap, int] = {
     "parameters": limits.PARAMETERS_MAX,
@@ -32,7 +36,10 @@ KEYS_MAX: dict[FieldMap, int] = {
 
 @dataclass(frozen=True, slots=True)
 class ComponentSpec:
-    """What to create. ``owner`` comes back from ``describe`` and tells our own create from somebody else's."""
+    """Say what to create.
+
+    ``describe`` returns ``owner``, which tells our own create from somebody else's.
+    """
 
     name: str
     owner: str
@@ -41,7 +48,7 @@ class ComponentSpec:
 
 
 class MetricPoint(NamedTuple):
-    """One point; ``timestamp_ns`` is nanoseconds since the epoch, UTC."""
+    """One point. ``timestamp_ns`` is nanoseconds since the epoch, UTC."""
 
     name: str
     value: float
@@ -51,9 +58,10 @@ class MetricPoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Pending points of one component that can be sent as they are: columns of equal length, in order of ``seq``.
+    """Hold pending points of one component that can be sent as they are.
 
-    An ``Entry`` for each takes longer to make than all else that is done with it (benchmarks/settle.py).
+    Columns of equal length, in order of ``seq``. To make an ``Entry`` of each would take longer
+    than everything else done with it (benchmarks/settle.py).
     """
 
     component_id: int
@@ -69,7 +77,10 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """What an update sets on a component: keys that are named are replaced, the others are left alone."""
+    """Hold what an update sets on a component.
+
+    Keys that are named are replaced. The others are left alone.
+    """
 
     parameters: Mapping[str, str | float] = field(default_factory=dict)
     input_artifacts: Mapping[str, Artifact] = field(default_factory=dict)
@@ -79,9 +90,15 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One key of one map: its new value, the entry that says so, and the earlier entries which that one overrides.
+    """Set one key of one map to a new value.
 
-    ``parts`` are all of these entries in the order in which they were recorded; () for one alone.
+    Attributes:
+        map: The map.
+        key: The key.
+        value: The new value.
+        seq: The entry that sets it.
+        superseded: Earlier entries that this one overrides.
+        parts: All these entries in the order of recording. () for one entry alone.
     """
 
     map: FieldMap
@@ -93,7 +110,7 @@ class Change:
 
     @classmethod
     def of(cls, field_map: FieldMap, key: str, parts: Sequence[Part]) -> Change:
-        """Several entries as one; they are in order."""
+        """Fold several entries, which are in order, into one change."""
         value = parts[-1].value
         if field_map == "status":
             value = functools.reduce(merge_status, (part.value for part in parts))
@@ -101,34 +118,35 @@ class Change:
 
     @property
     def each(self) -> tuple[Part, ...]:
-        """All entries, in order."""
+        """Return all entries, in order."""
         return self.parts or (Part(Place(self.seq), self.value),)
 
     def without(self, seqs: Collection[int]) -> Change | None:
-        """The same without some of its entries; None if none is left."""
+        """Return the change without these entries. None if no entry is left."""
         left = [part for part in self.each if part.place.seq not in seqs]
         return Change.of(self.map, self.key, left) if left else None
 
     def split(self) -> tuple[Change, ...]:
-        """The earlier entries, and the later ones; () for one entry alone."""
+        """Return the earlier entries and the later ones. () for a single entry."""
         middle = len(self.parts) // 2
         return tuple(Change.of(self.map, self.key, half) for half in (self.parts[:middle], self.parts[middle:])) if middle else ()
 
 
 @dataclass(frozen=True, slots=True)
 class ComponentState:
-    """What the journal knows of a component beside its pending entries.
+    """Hold what the journal knows of a component beside its pending entries.
 
     Attributes:
         confirmed: The remote said that it exists.
-        create_attempted: A create was sent before and its outcome is not known.
-        keys: Keys per map that the remote holds by our doing.
+        create_attempted: A create was sent before, and its outcome is not known.
+        keys: Keys per map that the remote holds from us.
         locations: Where blobs of this component are, with the receipt of the upload.
         refused: Blobs whose upload is quarantined.
-        origins: ``Place.origin`` by writer; those that it does not name have 0.
-        held: Which entry the remote holds for each key by our doing, by map and key.
-        statuses: The status calls that arrived, in order; read only where one that is pending was recorded before the last of them.
-        own_until_ns: For ``Update.own_until_ns``; None: this journal made the component, it did not attach to it.
+        held: By map and key: the entry whose value the remote holds from us.
+        statuses: The status calls that arrived, in order. Read only if a pending one was
+            recorded before the last of them.
+        origins: ``Place.origin`` by writer. A writer without one has 0.
+        own_until_ns: For ``Update.own_until_ns``. None: this journal made the component.
     """
 
     confirmed: bool = False
@@ -142,9 +160,10 @@ class ComponentState:
     own_until_ns: int | None = None
 
     def overridden_by(self, field_map: str, key: str, place: Place) -> int | None:
-        """The later entry whose value the remote holds for a key, None if there is none: that value stays.
+        """Return the later entry whose value the remote holds for a key, or None.
 
-        A later one may have arrived first: it did not wait for an upload, the earlier one was released, or came by a merge.
+        That value stays. A later entry can arrive first: it did not wait for an upload, or the
+        earlier one was released or came by a merge.
         """
         held = self.held.get((field_map, key))
         return held.seq if held is not None and place.is_before(held) else None
@@ -152,11 +171,11 @@ class ComponentState:
 
 @dataclass(frozen=True, slots=True)
 class Ensure:
-    """The component shall exist.
+    """Make the component exist.
 
     Attributes:
-        attempted: An earlier request of this journal may have made it. False: if it is there with our own owner, another copy of
-            the journal made it.
+        attempted: An earlier request of this journal may have made it. False: if it exists with
+            our own owner, another copy of the journal made it.
     """
 
     phase: ClassVar[int] = 1
@@ -171,13 +190,13 @@ class Ensure:
     attempted: bool = True
 
     def split(self) -> tuple[Ensure, ...]:
-        """One request: can't be split."""
+        """Return (): a single request can't be split."""
         return ()
 
 
 @dataclass(frozen=True, slots=True)
 class Associate:
-    """The component shall belong to the trial, the trial to the experiment."""
+    """Put the component into the trial, and the trial into the experiment."""
 
     phase: ClassVar[int] = 2
     action: ClassVar[str] = "associate"
@@ -189,13 +208,13 @@ class Associate:
     seqs: tuple[int, ...]
 
     def split(self) -> tuple[Associate, ...]:
-        """One request: can't be split."""
+        """Return (): a single request can't be split."""
         return ()
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """The blob shall be in S3 under the artifact's name."""
+    """Put the blob into S3 under the artifact's name."""
 
     phase: ClassVar[int] = 2
     action: ClassVar[str] = "upload"
@@ -209,16 +228,19 @@ class Upload:
     seqs: tuple[int, ...]
 
     def split(self) -> tuple[Upload, ...]:
-        """One request: can't be split."""
+        """Return (): a single request can't be split."""
         return ()
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """The component's fields shall have these values.
+    """Set the component's fields to these values.
 
-    ``own_until_ns``: other journals may have set them later, and what the remote shows of after this time is theirs (``beside``): it is
-    when the last status of this journal that arrived was recorded, nanoseconds since the epoch. None: there are no others.
+    Attributes:
+        changes: The values, by map and key.
+        own_until_ns: When the last status of this journal that arrived was recorded, nanoseconds
+            since the epoch. What the remote shows after this time is another journal's
+            (``planner.beside``). None: no other journal writes to the component.
     """
 
     phase: ClassVar[int] = 3
@@ -231,18 +253,19 @@ class Update:
 
     @property
     def seqs(self) -> tuple[int, ...]:
-        """The entries that this settles, those overridden by later ones included."""
+        """Return the entries that this settles, the overridden ones included."""
         return tuple(sorted(seq for change in self.changes for seq in (change.seq, *change.superseded)))
 
     @property
     def ends(self) -> bool:
-        """Whether the component's run is over with it."""
+        """Return whether it ends the component's run."""
         return any(isinstance(c.value, Status) and c.value.primary in {"Completed", "Failed", "Stopped"} for c in self.changes)
 
     def split(self) -> tuple[Update, ...]:
-        """Two halves, to find the one entry that the remote refuses, in the order in which they may be made; () for a single entry.
+        """Return two halves, to find the entry that the remote refuses. () for one entry.
 
-        Where a later value is at fault, an earlier one is sent after all.
+        They are in the order in which to send them. If a later value is refused, an earlier one
+        is sent after all.
         """
         halves: Sequence[Sequence[Change]]
         if len(self.changes) > 1:
@@ -253,15 +276,16 @@ class Update:
         return tuple(replace(self, changes=tuple(half)) for half in halves)
 
     def fields(self) -> Fields:
-        """The request's content. Blobs must have been resolved before."""
+        """Return the request's content. Its blobs must be resolved."""
         return fold(self.changes)
 
 
 @dataclass(frozen=True, slots=True)
 class PutMetrics:
-    """These points shall be recorded. Not idempotent: sent twice they may be there twice.
+    """Record these points. Not idempotent: sent twice, they may exist twice.
 
-    ``runs`` are the places of its entries in their writers' chains, in order of ``seq``; () if that is not known.
+    ``runs`` are the places of its entries in their writers' chains, in order of ``seq``. ()
+    means not known.
     """
 
     phase: ClassVar[int] = 3
@@ -274,14 +298,22 @@ class PutMetrics:
     runs: tuple[Run, ...] = ()
 
     def split(self) -> tuple[PutMetrics, ...]:
-        """Two halves, to find the one point that the remote refuses; () for a single point."""
+        """Return two halves, to find the point that the remote refuses. () for one point."""
         if len(self.points) < 2:  # noqa: PLR2004
             return ()
         middle = len(self.points) // 2
         return (self.pick(range(middle)), self.pick(range(middle, len(self.points))))
 
     def within(self, now_ns: int, age_max_s: float, ahead_max_s: float) -> PutMetrics:
-        """The same with ``now_ns`` as the time of each point that is older or further ahead than that; steps and order stay."""
+        """Return the same with ``now_ns`` as the time of each point out of these bounds.
+
+        Steps and order stay.
+
+        Args:
+            now_ns: Nanoseconds since the epoch.
+            age_max_s: How old a point may be, seconds.
+            ahead_max_s: How far ahead a point may be, seconds.
+        """
         first_ns, last_ns = now_ns - int(age_max_s * 1e9), now_ns + int(ahead_max_s * 1e9)
         if all(first_ns <= point.timestamp_ns <= last_ns for point in self.points):
             return self
@@ -289,14 +321,14 @@ class PutMetrics:
         return replace(self, points=tuple(points))
 
     def pick(self, indexes: Iterable[int]) -> PutMetrics:
-        """The same for some of the points, by position."""
+        """Return the same with some of the points, by position."""
         chosen = list(indexes)
         return replace(self, points=tuple(self.points[i] for i in chosen), seqs=tuple(self.seqs[i] for i in chosen), runs=())
 
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """No request is needed: the entries are settled as they are."""
+    """Settle entries without a request."""
 
     phase: ClassVar[int] = 0
     action: ClassVar[str] = "settle"
@@ -312,7 +344,7 @@ Action: TypeAlias = Settle | Request
 
 
 def fold(changes: Iterable[Change]) -> Fields:
-    """The last value per key."""
+    """Return the last value per key."""
     maps: dict[str, dict[str, FieldValue]] = defaultdict(dict)
     for change in changes:
         maps[change.map][change.key] = change.value

@@ -1,14 +1,17 @@
-"""Pending entries, a chunk at a time, in the form that planning takes: plain metrics as columns, everything else as entries.
+"""Read what is pending, a chunk at a time, in the form that planning takes.
 
-Nearly all entries are metrics with nothing remarkable about them. Made into an ``Entry`` each, checked one by one, they cost more
-than all that is recorded of their delivery (benchmarks/settle.py). So SQLite picks those that can be sent as they are, by
-comparisons that fail for values of any wrong type or size; what it can't compare is looked at a column at a time. Whatever does
-not pass, for whatever reason, is read whole and left to ``plan``, which says what is the matter with it.
+Plain metrics come as columns, everything else as entries. Nearly all entries are plain metrics. To
+make an ``Entry`` of each and check it would cost more than to record its delivery
+(benchmarks/settle.py). So SQLite selects the metrics that can be sent as they are. Its comparisons
+fail for values of any wrong type or size, and what it can't compare is checked a column at a time.
+An entry that does not pass is read whole. ``planner`` says what is wrong with it.
 
-Invariants: every pending entry of a known component is in one chunk, once, either way; chunks follow each other in order of
-``seq``, and so do the entries in them. Reads alone; must not know how anything is sent.
+``read_states`` reads what the journal knows of components beside their pending entries.
 
-What the journal knows of components beside their pending entries: what a pass plans from. Reads alone.
+Invariants: every pending entry of a known component is in exactly one chunk, once. Chunks follow
+each other in order of ``seq``, and so do their entries.
+
+Only reads. Must not know how anything is sent.
 """
 
 from __future__ import annotations
@@ -40,32 +43,79 @@ if TYPE_CHECKING:
 
 _STATUS: Final = ("status", "")
 _MAY_HAVE_MADE_IT: Final = (
-    "SELECT 1 FROM receipt r LEFT JOIN attestation a ON a.receipt_id = r.id WHERE r.component_id = c.id AND r.action = 'ensure' "
-    "AND r.outcome IS NOT 'not sent' AND NOT coalesce(CASE WHEN json_valid(a.body) THEN json_extract(a.body, '$.no_effect') END, 0)"
+    "SELECT 1 FROM receipt r LEFT JOIN attestation a ON a.receipt_id = r.id "
+    "WHERE r.component_id = c.id AND r.action = 'ensure' AND r.outcome IS NOT 'not sent' AND NOT "
+    "coalesce(CASE WHEN json_valid(a.body) THEN json_extract(a.body, '$.no_effect') END, 0)"
 )
 
 _OTHERS_TOLD: Final = (
     "(EXISTS (SELECT 1 FROM writer WHERE journal_id <> (SELECT journal_id FROM meta)) "
     "OR EXISTS (SELECT 1 FROM receipt WHERE action IN ('merge', 'taken')))"
 )
-"""Whether anything came from other journals, or copies of this one: a request of theirs whose answer is not known may have made a component."""
-_FIRST_RECEIPTS: Final = 100  # of a component: whatever the length of its history, the request that made it is among these
+"""Whether anything came from other journals, or from copies of this one.
+
+A request of theirs whose answer is not known may have made a component.
+"""
+# Of a component. However long its history, the request that made it is among these.
+_FIRST_RECEIPTS: Final = 100
 
 _COLUMNS: Final = (
-    "e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, e.step, e.timestamp_ns, e.payload, "
-    "e.recorded_at_ns, e.digest"
+    "e.seq, e.writer_id, e.writer_seq, e.component_id, '', e.stream, e.kind, e.name, e.value, "
+    "e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest"
 )
+CHUNK_METRICS: Final = 20_000
+"""Metrics read and planned at a time. This bounds memory.
+
+They make 2,000 requests, so that waiting for the last ones costs little.
+"""
+CHUNK_OTHERS_MAX: Final = 60_000
+"""Other entries in a chunk, about 500 bytes each. Those of a component become one update."""
+
+# A character takes four bytes at most, and may be a NUL, where length() stops.
+_NAME_BYTES_MAX: Final = 4 * limits.METRIC_NAME_CHARS_MAX
+# In SQLite numbers are less than texts, and texts less than blobs. A comparison with a number
+# fails for both, and for NULL. Booleans of the whole: 1, or 0, or NULL.
+_PLAIN: Final = (
+    "(e.stream = 'metric' AND e.kind = 'metric' AND length(CAST(e.name AS BLOB)) "
+    f"BETWEEN 1 AND {_NAME_BYTES_MAX} AND e.value > -9e999 AND e.value < 9e999 "
+    f"AND ifnull(e.step, 0) BETWEEN 0 AND {limits.STEP_MAX} "
+    "AND e.timestamp_ns BETWEEN 0 AND 9223372036854775807 "
+    "AND e.writer_id < 9223372036854775807 AND e.writer_seq < 9223372036854775807 "
+    "AND e.component_id < 9223372036854775807 "
+    "AND (e.payload IS NULL OR typeof(e.payload) = 'text') "
+    "AND typeof(e.recorded_at_ns) = 'integer' AND e.digest >= x'')"
+)
+_UNSETTLED: Final = "e.seq NOT IN (SELECT seq FROM delivery)"
+_NEW: Final = "e.seq > ?1 AND e.seq <= ?2"
+_LISTED: Final = "e.seq IN (SELECT seq FROM unsettled WHERE seq > ?1 AND seq <= ?2)"
+"""Replaces ``_NEW`` up to the mark: what earlier passes left pending."""
+_SELECT_PLAIN: Final = (
+    "SELECT e.seq, e.component_id, e.writer_id, e.writer_seq, e.name, e.value, e.step, "
+    "e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest "
+    "FROM entry e "
+    f"WHERE {_NEW} AND {_UNSETTLED} AND {_PLAIN}"
+)
+_SENT: Final = 8
+"""How many of the first columns ``Points`` takes. ``Chunk.columns`` takes all."""
+_SINCE: Final = " AND e.recorded_at_ns >= ?4"
+_OF_THESE: Final = f"e.component_id IN (SELECT value FROM json_each(?5)) AND {_UNSETTLED}"
+_FIRST_ONES: Final = " ORDER BY e.seq LIMIT ?3"
+_SELECT_OTHERS: Final = (
+    f"{SELECT_ENTRY}WHERE {_NEW} AND {_UNSETTLED} "
+    f"AND ({_PLAIN} IS NOT 1 OR e.seq IN (SELECT value FROM json_each(?4))) ORDER BY e.seq LIMIT ?3"
+)
+_SELECT_AT: Final = f"{SELECT_ENTRY}WHERE e.seq IN (SELECT value FROM json_each(?)) AND {_UNSETTLED} ORDER BY e.seq"
 
 
 def read_states(database: Database, component_ids: Iterable[int]) -> dict[int, ComponentState]:
-    """What is known of these components, for ``plan``."""
+    """Return what is known of these components, for ``planner.plan``."""
     states = {}
     known_origins = origins(database.read)
     for component_id in component_ids:
         known = database.read(
-            # CASE, not AND: SQLite computes both sides of one, and the receipts of a long run are many.
-            f"SELECT confirmed_at_ns IS NOT NULL, CASE WHEN confirmed_at_ns IS NOT NULL THEN 0 WHEN EXISTS ({_MAY_HAVE_MADE_IT}) THEN 1 "
-            f"ELSE {_OTHERS_TOLD} END "
+            # CASE, not AND: SQLite would compute both sides, and a long run has many receipts.
+            "SELECT confirmed_at_ns IS NOT NULL, CASE WHEN confirmed_at_ns IS NOT NULL THEN 0 "
+            f"WHEN EXISTS ({_MAY_HAVE_MADE_IT}) THEN 1 ELSE {_OTHERS_TOLD} END "
             "FROM component c WHERE id = ?",
             (component_id,),
         )
@@ -90,14 +140,18 @@ def read_states(database: Database, component_ids: Iterable[int]) -> dict[int, C
 def _fields(
     database: Database, component_id: int, known_origins: Mapping[int, int]
 ) -> tuple[dict[str, set[str]], dict[tuple[str, str], Place], int]:
-    """The keys that the remote has by our doing; which entry it holds for each (none where that was made pending again); and when
-    the last status that it had from us was recorded.
+    """Return what the remote holds of the component's fields from us.
+
+    Returns:
+        The keys per map; the entry held for each (none if it was made pending again); when the
+        last status that the remote had from us was recorded, nanoseconds since the epoch.
     """
     own_until_ns = 0
     keys: dict[str, set[str]] = defaultdict(set)
     held: dict[tuple[str, str], Place] = {}
     rows = database.read(
-        "SELECT f.map, f.key, e.seq, e.recorded_at_ns, e.writer_id, d.outcome FROM field f LEFT JOIN entry e ON e.seq = f.seq "
+        "SELECT f.map, f.key, e.seq, e.recorded_at_ns, e.writer_id, d.outcome "
+        "FROM field f LEFT JOIN entry e ON e.seq = f.seq "
         "LEFT JOIN delivery d ON d.seq = f.seq WHERE f.component_id = ?",
         (component_id,),
     )
@@ -111,40 +165,52 @@ def _fields(
 
 
 def _statuses(database: Database, component_id: int, held: Place, known_origins: Mapping[int, int]) -> list[Part]:
-    """The status calls that arrived, if one that is pending was recorded before the last of them."""
+    """Return the status calls that arrived.
+
+    Empty unless a pending one was recorded before the last of them.
+    """
     of_kind = "AND e.component_id = ? AND e.stream <> 'metric' AND e.kind = 'status' ORDER BY e.seq"
     pending = []
-    # Apart, as in ``pending_count``: with both in one condition, SQLite reads all that there is of the component.
-    for begin in ("FROM entry e WHERE e.seq > (SELECT seq FROM mark)", "FROM unsettled u CROSS JOIN entry e ON e.seq = u.seq WHERE 1"):
-        sql = f"SELECT e.seq, e.recorded_at_ns, e.writer_id {begin} AND e.seq NOT IN (SELECT seq FROM delivery) {of_kind}"
+    # Two queries, as in ``pending_count``: with both in one condition, SQLite reads everything
+    # of the component.
+    for begin in (
+        "FROM entry e WHERE e.seq > (SELECT seq FROM mark)",
+        "FROM unsettled u CROSS JOIN entry e ON e.seq = u.seq WHERE 1",
+    ):
+        sql = f"SELECT e.seq, e.recorded_at_ns, e.writer_id {begin} AND {_UNSETTLED} {of_kind}"
         pending += database.read(sql, (component_id,))
     if not any(Place(seq, at_ns, known_origins.get(writer_id, 0)).is_before(held) for seq, at_ns, writer_id in pending):
         return []
-    arrived = f"SELECT {_COLUMNS} FROM entry e JOIN delivery d ON d.seq = e.seq WHERE d.outcome IN ('delivered', 'superseded') {of_kind}"
+    joined = "FROM entry e JOIN delivery d ON d.seq = e.seq"
+    arrived = f"SELECT {_COLUMNS} {joined} WHERE d.outcome IN ('delivered', 'superseded') {of_kind}"
     parts = []
     for row in database.read(arrived, (component_id,)):
         entry = entry_of(row)
-        with contextlib.suppress(ValueError):  # a damaged or crafted payload
+        # The payload may be damaged or crafted.
+        with contextlib.suppress(ValueError):
             place = Place(entry.seq, entry.recorded_at_ns, known_origins.get(entry.writer_id, 0))
             parts.append(Part(place, value_of(entry)))
     return parts_in_order(parts)
 
 
 def _is_shared(database: Database, component_id: int) -> bool:
-    """Whether the component was attached to: made by another journal, or expected to be."""
+    """Return whether another journal made the component, or was expected to."""
     ensured = database.read(
-        "SELECT entries FROM (SELECT action, outcome, entries FROM receipt WHERE component_id = ? ORDER BY id LIMIT ?) "
+        "SELECT entries FROM "
+        "(SELECT action, outcome, entries FROM receipt WHERE component_id = ? ORDER BY id LIMIT ?) "
         "WHERE action = 'ensure' AND outcome = 'delivered' LIMIT 1",
         (component_id, _FIRST_RECEIPTS),
     )
     if not ensured:
-        return True  # not known: it costs a request to look
+        # Not known: to assume it costs only a request.
+        return True
     try:
         named = ranges_in(ensured[0][0])
     except ValueError:
         return True
     attached = (
-        "SELECT 1 FROM entry e WHERE e.seq BETWEEN ? AND ? AND (e.kind = 'load' OR e.kind = 'create' AND "
+        "SELECT 1 FROM entry e WHERE e.seq BETWEEN ? AND ? "
+        "AND (e.kind = 'load' OR e.kind = 'create' AND "
         "CASE WHEN json_valid(e.payload) THEN json_extract(e.payload, '$.resume') END) LIMIT 1"
     )
     return any(database.read(attached, interval) for interval in named)
@@ -152,8 +218,9 @@ def _is_shared(database: Database, component_id: int) -> bool:
 
 def _refused_blobs(database: Database, component_id: int) -> frozenset[BlobRef]:
     rows = database.read(
-        "SELECT json_extract(e.payload, '$.sha256'), json_extract(e.payload, '$.bucket'), json_extract(e.payload, '$.prefix') "
-        f"{of_problems(database)} WHERE {PROBLEM} AND d.outcome = 'quarantined' AND e.component_id = ? "
+        "SELECT json_extract(e.payload, '$.sha256'), json_extract(e.payload, '$.bucket'), "
+        f"json_extract(e.payload, '$.prefix') {of_problems(database)} "
+        f"WHERE {PROBLEM} AND d.outcome = 'quarantined' AND e.component_id = ? "
         "AND e.stream <> 'metric' AND e.kind = 'upload' AND json_valid(e.payload)",
         (component_id,),
     )
@@ -161,52 +228,21 @@ def _refused_blobs(database: Database, component_id: int) -> frozenset[BlobRef]:
 
 
 def _locations(database: Database, component_id: int) -> dict[BlobRef, tuple[str, int]]:
-    rows = database.read("SELECT sha256, bucket, prefix, uri, receipt_id FROM location WHERE component_id = ?", (component_id,))
+    sql = "SELECT sha256, bucket, prefix, uri, receipt_id FROM location WHERE component_id = ?"
+    rows = database.read(sql, (component_id,))
     return {BlobRef(sha256, bucket or None, prefix or None): (uri, receipt) for sha256, bucket, prefix, uri, receipt in rows}
-
-
-CHUNK_METRICS: Final = 20_000
-"""Metrics read and planned at a time: bounds memory; 2,000 requests, so that waiting for the last ones costs little."""
-CHUNK_OTHERS_MAX: Final = 60_000
-"""Other entries in a chunk: those of a component become one update. About 500 bytes each."""
-
-_NAME_BYTES_MAX: Final = 4 * limits.METRIC_NAME_CHARS_MAX  # a character takes four bytes at most, and may be a NUL, where length() stops
-# In SQLite numbers are less than texts, and texts less than blobs: a comparison with a number fails for both, and for NULL.
-# Booleans of the whole: 1, or 0, or NULL.
-_PLAIN: Final = (
-    "(e.stream = 'metric' AND e.kind = 'metric' AND length(CAST(e.name AS BLOB)) "
-    f"BETWEEN 1 AND {_NAME_BYTES_MAX} AND e.value > -9e999 AND e.value < 9e999 AND ifnull(e.step, 0) BETWEEN 0 AND {limits.STEP_MAX} "
-    "AND e.timestamp_ns BETWEEN 0 AND 9223372036854775807 AND e.writer_id < 9223372036854775807 AND e.writer_seq < 9223372036854775807 "
-    "AND e.component_id < 9223372036854775807 AND (e.payload IS NULL OR typeof(e.payload) = 'text') "
-    "AND typeof(e.recorded_at_ns) = 'integer' AND e.digest >= x'')"
-)
-_UNSETTLED: Final = "e.seq NOT IN (SELECT seq FROM delivery)"
-_NEW: Final = "e.seq > ?1 AND e.seq <= ?2"
-_LISTED: Final = "e.seq IN (SELECT seq FROM unsettled WHERE seq > ?1 AND seq <= ?2)"
-"""Instead of ``_NEW``, up to the mark: what passes before have left pending."""
-_SELECT_PLAIN: Final = (
-    "SELECT e.seq, e.component_id, e.writer_id, e.writer_seq, e.name, e.value, e.step, e.timestamp_ns, e.payload, e.recorded_at_ns, e.digest "
-    "FROM entry e "
-    f"WHERE {_NEW} AND {_UNSETTLED} AND {_PLAIN}"
-)
-_SENT: Final = 8
-"""The first columns of those: what ``Points`` takes. The others are for ``Chunk.columns``."""
-_SINCE: Final = " AND e.recorded_at_ns >= ?4"
-_OF_THESE: Final = f"e.component_id IN (SELECT value FROM json_each(?5)) AND {_UNSETTLED}"
-_FIRST_ONES: Final = " ORDER BY e.seq LIMIT ?3"
-_SELECT_OTHERS: Final = (
-    f"{SELECT_ENTRY}WHERE {_NEW} AND {_UNSETTLED} "
-    f"AND ({_PLAIN} IS NOT 1 OR e.seq IN (SELECT value FROM json_each(?4))) ORDER BY e.seq LIMIT ?3"
-)
-
-_SELECT_AT: Final = f"{SELECT_ENTRY}WHERE e.seq IN (SELECT value FROM json_each(?)) AND {_UNSETTLED} ORDER BY e.seq"
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which entries are asked for. ``since_ns`` and ``entry`` say the same, the one of plain metrics, the other of all.
+    """Say which entries are asked for.
 
-    ``is_closed`` is asked before each chunk: what of a component can't be sent any more, by its id, is not read.
+    Attributes:
+        component: Whether a component's entries are wanted, by its name.
+        entry: Whether an entry is wanted.
+        since_ns: The same for plain metrics: recorded at or after this time. None: all.
+        is_closed: Asked before each chunk: whether nothing of a component can be sent any more,
+            by its id. Its entries are not read.
     """
 
     component: Callable[[str], bool] = lambda _: True
@@ -217,13 +253,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Pending entries that are planned together.
+    """Hold pending entries that are planned together.
 
     Attributes:
-        entries: In order of ``seq``: all that is not in ``points``.
+        entries: In order of ``seq``: everything that is not in ``points``.
         points: Plain metrics, by component.
-        columns: The same of all components, with what their digests are of beside what is sent.
-        upto_seq: What was pending up to here is in this chunk or an earlier one, if it was asked for.
+        columns: The same of all components, with the columns that their digests cover.
+        upto_seq: Every wanted entry that was pending up to here is in this chunk or an earlier
+            one.
     """
 
     entries: list[Entry]
@@ -233,28 +270,30 @@ class Chunk:
 
     @property
     def component_ids(self) -> set[int]:
-        """Of the entries."""
+        """Return the ids of the entries' components."""
         return {entry.component_id for entry in self.entries} | {each.component_id for each in self.points}
 
     @property
     def seqs(self) -> list[int]:
-        """Of the entries."""
+        """Return the ``seq`` of each entry, in order."""
         points = self.columns[0]
         return sorted([*points, *(entry.seq for entry in self.entries)]) if self.entries else points
 
     def rows(self) -> Iterable[tuple[Any, ...]]:
-        """The entries as ``chain.follow`` takes them."""
+        """Return the entries as ``chain.follow`` takes them."""
         seqs, component_ids, writer_ids, writer_seqs, *content = self.columns
         points = zip(seqs, writer_ids, writer_seqs, component_ids, repeat("metric"), repeat("metric"), *content, strict=False)
         if not self.entries:
             return points
-        # What of an unsound one could be kept may be what was recorded: without its digest it is in no chain.
+        # What is left of an unsound entry may equal what was recorded. Without a digest it is
+        # in no chain.
         others = (_row(entry) if entry.unsound is None else (*_row(entry)[:-1], None) for entry in self.entries)
         return sorted([*points, *others], key=itemgetter(0))
 
     def without(self, writer_ids: Collection[object]) -> Chunk:
-        """The same without what these processes recorded."""
-        if not writer_ids:  # nearly always
+        """Return the chunk without the entries of these writers."""
+        # Nearly always.
+        if not writer_ids:
             return self
         points = []
         for each in self.points:
@@ -273,7 +312,10 @@ _row: Final = attrgetter(
 
 
 class PendingChunks:
-    """What is pending, in chunks; once there is nothing more, iterating again goes on with what was appended since."""
+    """Iterate over what is pending, in chunks.
+
+    After the last chunk, a new iteration continues with what was appended since.
+    """
 
     def __init__(self, journal: Journal, wanted: Wanted) -> None:
         self._journal = journal
@@ -282,7 +324,8 @@ class PendingChunks:
         self._names: dict[int, object] = {}
 
     def __iter__(self) -> Iterator[Chunk]:
-        return iter(self._next, None)  # which, other than a generator, keeps no chunk while it reads the next one
+        # Unlike a generator, this keeps no chunk while it reads the next one.
+        return iter(self._next, None)
 
     def _next(self) -> Chunk | None:
         while (last_seq := self._journal.last_seq()) > self._after_seq:
@@ -294,18 +337,24 @@ class PendingChunks:
 
 
 def pending_chunks(journal: Journal, wanted: Wanted) -> Iterator[Chunk]:
-    """What is pending, in chunks, until there is nothing more; what is appended meanwhile comes last."""
+    """Return what is pending, in chunks. What is appended meanwhile comes last."""
     return iter(PendingChunks(journal, wanted))
 
 
 def pending_at(journal: Journal, seqs: Sequence[int]) -> list[Entry]:
-    """The entries of these that are still pending, in order of ``seq``; fewer if they take much memory."""
+    """Return those of these entries that are still pending, in order of ``seq``.
+
+    Fewer if they take much memory.
+    """
     rows = journal.database.read_page(_SELECT_AT, (json.dumps(list(seqs)),))
     return [vocabulary.entry_of(row) for row in rows]
 
 
 def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq: int, last_seq: int) -> Chunk:
-    """The first chunk above ``after_seq``; nothing above ``last_seq``, since what is appended between two queries would be passed over."""
+    """Return the first chunk above ``after_seq`` and up to ``last_seq``.
+
+    The bound matters: what is appended between the two queries would be missed.
+    """
     database = journal.database
     listed_up_to = queries.listed_up_to(database)
     place = _LISTED if after_seq < listed_up_to else _NEW
@@ -315,7 +364,8 @@ def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq:
     ids = None
     components = journal.components()
     chosen = [row.id for row in components if wanted.component(row.name) and not wanted.is_closed(row.id)]
-    if len(chosen) < len(components):  # a backlog of other runs stays in SQLite
+    # The backlog of other runs stays in SQLite.
+    if len(chosen) < len(components):
         ids = json.dumps(chosen)
         plain, others_too = (sql.replace(_UNSETTLED, _OF_THESE) for sql in (plain, others_too))
     columns = database.read_columns(plain, (after_seq, last_seq, CHUNK_METRICS, wanted.since_ns, ids))
@@ -328,28 +378,40 @@ def _read(journal: Journal, wanted: Wanted, names: dict[int, object], after_seq:
         odd = [seq for seq, fine in zip(seqs, sound, strict=True) if not fine]
         columns = [[*compress(column, sound)] for column in columns]
     others: list[Entry] = []
-    if upto_seq - after_seq != len(columns[0]):  # there is something between them
+    # If not equal, other entries lie between the plain metrics.
+    if upto_seq - after_seq != len(columns[0]):
         found = database.read_page(others_too, (after_seq, upto_seq, CHUNK_OTHERS_MAX, json.dumps(odd), ids))
-        if len(found) == CHUNK_OTHERS_MAX or _size(found) >= PAGE_BYTES_MAX:  # and perhaps more than that
+        # Perhaps more of them are there.
+        if len(found) == CHUNK_OTHERS_MAX or _size(found) >= PAGE_BYTES_MAX:
             upto_seq = found[-1][0]
             below = bisect.bisect_right(columns[0], upto_seq)
             columns = [column[:below] for column in columns]
-        others = [entry for row in found if wanted.component((entry := vocabulary.entry_of(row)).component) and wanted.entry(entry)]
+        read = map(vocabulary.entry_of, found)
+        others = [entry for entry in read if wanted.component(entry.component) and wanted.entry(entry)]
     return Chunk(others, _by_component(columns[:_SENT], names, wanted), columns, upto_seq)
 
 
 def _learn(journal: Journal, names: dict[int, object], component_ids: set[int]) -> None:
-    """Look up the components' names that are not known yet; one that is not there has none, and what it has recorded stays as it is."""
+    """Look up the components' names that are not known yet.
+
+    A component that does not exist has no name. Its entries stay pending.
+    """
     unknown = [each for each in component_ids if each not in names]
     if unknown:
-        ids = json.dumps([each for each in unknown if type(each) is int])  # infinity is a number here and in SQLite, and none in JSON
-        found = journal.database.read("SELECT id, name FROM component WHERE id IN (SELECT value FROM json_each(?))", (ids,))
+        # Infinity is a number here and in SQLite, but JSON has none.
+        ids = json.dumps([each for each in unknown if type(each) is int])
+        sql = "SELECT id, name FROM component WHERE id IN (SELECT value FROM json_each(?))"
+        found = journal.database.read(sql, (ids,))
         names.update(dict.fromkeys(unknown))
         names.update(found)
 
 
 def _all_sound(columns: Sequence[Sequence[Any]], names: Mapping[int, object]) -> bool:
-    """Whether all rows have the types that SQLite's comparisons leave open, names that AWS takes, and components that can be named."""
+    """Return whether all rows can be sent as they are.
+
+    Checks the types that SQLite's comparisons leave open, the names of metrics, and that the
+    components can be named.
+    """
     seqs, component_ids, writer_ids, writer_seqs, metrics, values, steps, times = columns[:_SENT]
     if not all(set(map(type, column)) <= {int} for column in (seqs, component_ids, writer_ids, writer_seqs, times)):
         return False
@@ -361,7 +423,10 @@ def _all_sound(columns: Sequence[Sequence[Any]], names: Mapping[int, object]) ->
 
 
 def _is_plain(name: object) -> bool:
-    """Whether a component can be named, or there is none of that name; what can't be is looked at one entry at a time."""
+    """Return whether a component can be named, or does not exist.
+
+    Entries of any other component are checked one at a time.
+    """
     return name is None or (isinstance(name, str) and len(name) <= limits.NAME_CHARS_MAX)
 
 
@@ -381,5 +446,5 @@ def _by_component(columns: Sequence[Sequence[Any]], names: Mapping[int, object],
 
 
 def _size(rows: Sequence[tuple[Any, ...]]) -> int:
-    """As ``Database.read_page`` counts."""
+    """Return the size of rows as ``Database.read_page`` counts it."""
     return sum(len(value) for row in rows for value in row if isinstance(value, (str, bytes)))

@@ -1,22 +1,27 @@
-"""From pending entries to the requests to make: ``plan(entries, states, points) -> [Action]``.
+"""Plan the requests that deliver pending entries.
 
-Pure: no I/O, no clock, no randomness; must not know SQLite or any remote. The rules of order are
-the phases of ``actions``. Coalescing lives here too: all parameters, artifacts and status calls of a component fold
-into one update (the last call per key wins), metrics go ten to a request, a content is uploaded once per component.
+``plan(entries, states, points) -> [Action]``:
 
-Every action names the entries that it settles. Entries of an unknown kind are in no action: they stay pending.
+- The order of requests is the ``phase`` of ``actions``.
+- All parameters, artifacts and status calls of a component fold into one update. The last call
+  per key wins. Metrics go ten to a request. A content is uploaded once per component.
+- Every action names the entries that it settles. Entries of an unknown kind are in no action:
+  they stay pending.
 
-Values of this journal beside those of others that write to the same component. Pure: what may be sent, and what is older.
+``beside`` compares values with those of other journals that write to the same component. A service
+holds the last value that it was sent, and does not say when it was recorded. It does show when the
+run whose status it holds began and ended. So:
 
-A service holds the last value that it was sent, and says of none when it was recorded. What it does show is when the run whose
-status it holds began and ended. A status that was recorded before that run's last known moment is older, and is not sent. A parameter
-or artifact that was recorded before that run *began*, and is there with another value, counts as older, too: the run that came later
-set it. Everything else is sent: whether it is older can't be known.
+- A status recorded before that run's last known moment is older, and is not sent.
+- A parameter or artifact recorded before that run *began*, and held with another value, counts as
+  older too: the later run set it.
+- Everything else is sent, since its age can't be known.
 
-What no tracker records and no service takes: names and payloads of an entry beyond every limit. Pure.
+``out_of_bounds`` refuses names and payloads beyond every limit. A tracker refuses these at the
+call, so they come from journals that somebody crafted. AWS would refuse them too, but only after
+megabytes were sent, and perhaps with the whole request.
 
-A tracker refuses these at the call, so they come from journals that somebody made. They are refused while a journal is read, before a
-request is built from them: AWS would refuse them too, but only after megabytes of them were sent, and perhaps with the whole request.
+Pure: no I/O, no clock, no randomness. Must not know SQLite or any remote.
 """
 
 from __future__ import annotations
@@ -70,22 +75,27 @@ if TYPE_CHECKING:
     from journaltrack.replay.remote import RemoteComponent
 
 _EXACT_NS: Final = 1_000_000_000
-"""A service keeps times in less detail than we do."""
+"""Services keep times in less detail than we do. Nanoseconds."""
+# MetricPoint(*members), without a call of Python code.
+_POINT: Final = partial(tuple.__new__, MetricPoint)
 
 
 class Beside(NamedTuple):
-    """What is left of an update; ``older`` says, by ``seq``, why the remote keeps its own."""
+    """Hold what is left of an update.
+
+    ``older`` says, by ``seq``, why the remote keeps its own value.
+    """
 
     update: Update
     older: Mapping[int, str]
 
 
 def beside(update: Update, found: RemoteComponent) -> Beside:
-    """Take out of an update what is older than what the remote holds.
+    """Remove from an update what is older than the remote's value.
 
     Args:
-        update: Its blobs are resolved.
-        found: The component as it is there.
+        update: With its blobs resolved.
+        found: The component as the remote holds it.
     """
     status = found.status
     own_ns = update.own_until_ns or 0
@@ -114,7 +124,8 @@ def _reason(change: Change, found: RemoteComponent, began_ns: int, known_ns: int
     primary = (found.status and found.status.primary) or "no status"
     if change.map == "status":
         return f"SageMaker holds a later status, of another journal: {primary}, at {_moment(known_ns)}"
-    return f"SageMaker holds another value, of a run that began later, at {_moment(began_ns)}, in another journal"
+    theirs = f"of a run that began later, at {_moment(began_ns)}, in another journal"
+    return f"SageMaker holds another value, {theirs}"
 
 
 def _moment(at_ns: int) -> str:
@@ -122,13 +133,13 @@ def _moment(at_ns: int) -> str:
 
 
 def out_of_bounds(entry: Entry) -> str | None:
-    """Why the entry can't be sent, whatever else it says; None if nothing is known against it.
+    """Return why the entry can't be sent, or None if no bound is broken.
 
     Raises:
         ValueError: Its payload can't be read.
     """
     if len(entry.component) > limits.NAME_CHARS_MAX:
-        return f"the component's name has {len(entry.component)} characters; SageMaker takes at most {limits.NAME_CHARS_MAX}"
+        return _too_long(entry.component, "the component's name", limits.NAME_CHARS_MAX)
     if entry.kind == vocabulary.CREATE:
         return _of_creation(entry.detail)
     if entry.kind == vocabulary.ASSOCIATE:
@@ -158,12 +169,14 @@ def _of_creation(detail: Mapping[str, object]) -> str | None:
 
 def _of_upload(entry: Entry) -> str | None:
     bucket, prefix = entry.detail.get("bucket"), entry.detail.get("prefix")
-    if isinstance(bucket, str) and len(bucket) > limits.ARTIFACT_VALUE_CHARS_MAX:  # also an access point's ARN
+    # The bucket may be given as an access point's ARN.
+    if isinstance(bucket, str) and len(bucket) > limits.ARTIFACT_VALUE_CHARS_MAX:
         return f"the bucket's name has {len(bucket)} characters"
     parts = (prefix if isinstance(prefix, str) else "", entry.component, entry.name or "")
     size_bytes = sum(len(part.encode(errors="replace")) + 1 for part in parts)
     if size_bytes > limits.OBJECT_KEY_BYTES_MAX:
-        return f"its place in S3 would have {size_bytes} bytes; S3 takes at most {limits.OBJECT_KEY_BYTES_MAX}"
+        most = limits.OBJECT_KEY_BYTES_MAX
+        return f"its place in S3 would have {size_bytes} bytes; S3 takes at most {most}"
     return None
 
 
@@ -173,12 +186,9 @@ def _too_long(text: object, what: str, chars_max: int) -> str | None:
     return None
 
 
-_POINT: Final = partial(tuple.__new__, MetricPoint)  # MetricPoint(*members), without a call of Python code
-
-
 @dataclass(slots=True)
 class _Component:
-    """What one component's entries add up to while they are read."""
+    """Collect one component's entries while they are read."""
 
     component_id: int
     name: str
@@ -193,29 +203,35 @@ class _Component:
 
 
 class Plan(NamedTuple):
-    """What is to be done: ``metrics`` in phase 3, beside the actions of that phase; they are made one by one, as they are asked for."""
+    """Hold the requests to make.
+
+    ``metrics`` belong to phase 3, beside the actions of that phase. They are made one by one, on
+    demand.
+    """
 
     actions: list[Action]
     metrics: Iterator[PutMetrics]
 
 
 def plan(entries: Iterable[Entry], states: Mapping[int, ComponentState], points: Iterable[Points] = ()) -> list[Action]:
-    """The requests that deliver these entries.
+    """Return the requests that deliver these entries.
 
     Args:
         entries: Pending entries in order of ``seq``.
-        states: What is known of their components, by component id; a missing one is a component never seen remotely.
-        points: Further pending entries, each component once: metrics of which it is known that they can be sent as they are.
+        states: What is known of their components, by component id. A missing one was never seen
+            remotely.
+        points: Further pending entries, each component once: metrics that can be sent as they
+            are.
 
     Returns:
-        Actions in order of their phase; within a phase they are independent of each other.
+        Actions in order of their phase. Within a phase they are independent of each other.
     """
     planned = prepare(entries, states, points)
     return [*planned.actions, *planned.metrics]
 
 
 def prepare(entries: Iterable[Entry], states: Mapping[int, ComponentState], points: Iterable[Points] = ()) -> Plan:
-    """As ``plan``, without making all requests of metrics at once."""
+    """Return the same as ``plan``, but make the requests of metrics on demand."""
     components: dict[int, _Component] = {}
     actions: list[Action] = []
     for entry in entries:
@@ -243,8 +259,9 @@ def resolve(update: Update, state: ComponentState) -> tuple[Update | None, list[
         state: Of its component, after the uploads.
 
     Returns:
-        The update without the references whose blob is not uploaded yet (they stay pending), None if nothing is left;
-        and what needs no request: references whose blob will not be uploaded at all, and what a later entry overrode meanwhile.
+        The update and what needs no request. The update lacks references whose blob is not
+        uploaded yet: they stay pending. It is None if nothing is left. No request is needed for
+        references whose blob will never be uploaded, nor for what a later entry overrode.
     """
     changes = []
     settled: list[Settle] = []
@@ -257,12 +274,16 @@ def resolve(update: Update, state: ComponentState) -> tuple[Update | None, list[
 
 
 def awaited(update: Update, state: ComponentState) -> list[int]:
-    """Entries of an update that wait for an upload."""
+    """Return the entries of an update that wait for an upload."""
     return [part.place.seq for change in update.changes for part in _apart(update.component_id, change, state).waiting]
 
 
 def in_turns(action: Action, state: ComponentState) -> Iterator[Action]:
-    """The actions that become of one: an update, what needs no request of it, and the update that follows the uploads."""
+    """Yield the actions that one planned action becomes.
+
+    An update becomes up to three kinds: the update now, what needs no request, and the update
+    after the uploads.
+    """
     if not isinstance(action, Update):
         yield action
         return
@@ -277,7 +298,7 @@ def in_turns(action: Action, state: ComponentState) -> Iterator[Action]:
 
 
 class _Apart(NamedTuple):
-    """The entries of a change: those that can be sent now, those that wait for an upload, and what became of the others."""
+    """Divide the entries of a change: to send now, waiting for an upload, settled."""
 
     ready: list[Part]
     waiting: list[Part]
@@ -301,17 +322,22 @@ def _apart(component_id: int, change: Change, state: ComponentState) -> _Apart:
         else:
             apart.waiting.append(part)
     if apart.waiting and apart.ready and apart.ready[-1].place.is_before(apart.waiting[-1].place):
-        return _Apart([], parts_in_order((*apart.ready, *apart.waiting)), apart.settled)  # the last one is worth the wait
+        # The last value counts, and it waits. To send an earlier one now would waste a request.
+        return _Apart([], parts_in_order((*apart.ready, *apart.waiting)), apart.settled)
     return apart
 
 
 def _read(entry: Entry, component: _Component, state: ComponentState) -> Settle | None:
-    """Add one entry to its component, or say why it can't be sent."""
+    """Add one entry to its component, or return why it can't be sent."""
     try:
-        problem = f"the entry can't be read: {entry.unsound}" if entry.unsound else vocabulary.undeliverable(entry) or out_of_bounds(entry)
+        if entry.unsound:
+            problem: str | None = f"the entry can't be read: {entry.unsound}"
+        else:
+            problem = vocabulary.undeliverable(entry) or out_of_bounds(entry)
         if problem is None:
             problem = _add(entry, component, state)
-    except ValueError as error:  # also JSONDecodeError: a damaged or crafted payload
+    # Also JSONDecodeError: the payload is damaged or crafted.
+    except ValueError as error:
         problem = f"the entry can't be read: {error}"
     return Settle(entry.component_id, (entry.seq,), "quarantined", problem) if problem else None
 
@@ -319,7 +345,8 @@ def _read(entry: Entry, component: _Component, state: ComponentState) -> Settle 
 def _add_association(entry: Entry, component: _Component) -> str | None:
     names = text_or_none(entry.detail.get("experiment")), text_or_none(entry.detail.get("trial"))
     if names not in component.associations and len(component.associations) >= limits.ASSOCIATIONS_MAX:
-        return f"the component goes into {limits.ASSOCIATIONS_MAX} trials already, which is the limit of one sync"
+        most = limits.ASSOCIATIONS_MAX
+        return f"the component goes into {most} trials already, which is the limit of one sync"
     component.associations[names].append(entry.seq)
     return None
 
@@ -352,7 +379,8 @@ def _add_change(entry: Entry, component: _Component, state: ComponentState) -> s
         if field_map != "status":
             held, taken = state.keys.get(field_map, frozenset()), component.keys[field_map]
             if key not in held and len(held | taken) >= KEYS_MAX[field_map]:
-                return f"the component has {KEYS_MAX[field_map]} {field_map.replace('_', ' ')} already, which is SageMaker's limit"
+                most = f"{KEYS_MAX[field_map]} {field_map.replace('_', ' ')}"
+                return f"the component has {most} already, which is SageMaker's limit"
             taken.add(key)
         parts = component.changes[field_map, key] = []
     parts.append(Part(Place(entry.seq, entry.recorded_at_ns, state.origins.get(entry.writer_id, 0)), value))
@@ -360,7 +388,7 @@ def _add_change(entry: Entry, component: _Component, state: ComponentState) -> s
 
 
 def _update(component: _Component, state: ComponentState) -> list[Action]:
-    """The last value of each key; what is older than the remote's needs no request."""
+    """Return the update with the last value of each key, and what is settled."""
     settled: list[Action] = []
     changes = []
     for (field_map, key), parts in component.changes.items():
@@ -378,7 +406,7 @@ def _update(component: _Component, state: ComponentState) -> list[Action]:
 
 
 def _left_open(part: Part, state: ComponentState) -> Status | None:
-    """What the status calls that were recorded after an older one, and arrived before it, leave of it."""
+    """Return what later status calls that arrived first leave open of an earlier one."""
     if not isinstance(part.value, Status):
         return None
     later: FieldValue = Status()
@@ -406,7 +434,8 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
     actions: list[Action] = []
     made = component.creates + component.loads
     if not (made or component.associations or component.uploads or component.changes or component.metrics or component.points):
-        return []  # all of it was refused: nobody need ask for the component
+        # All its entries were refused: no request needs the component.
+        return []
     if not state.confirmed:
         actions.append(_ensure(component, state))
     elif made:
@@ -427,7 +456,7 @@ def _requests(component: _Component, state: ComponentState) -> list[Action]:
 
 
 def _metrics(component: _Component) -> Iterator[PutMetrics]:
-    """All points of the component, ten to a request, in order of ``seq``."""
+    """Yield all points of the component, ten to a request, in order of ``seq``."""
     known = _joined(component)
     if known is None:
         return
@@ -442,7 +471,7 @@ def _metrics(component: _Component) -> Iterator[PutMetrics]:
 
 
 def _joined(component: _Component) -> Points | None:
-    """The component's points as columns, those that were read as entries among them."""
+    """Return the component's points as columns, also those read as entries."""
     known = component.points
     if not component.metrics:
         return known
